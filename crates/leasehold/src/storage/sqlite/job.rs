@@ -1,0 +1,121 @@
+//! What the thread is asked, and how it answers.
+
+use std::path::Path;
+
+use tokio::sync::oneshot;
+
+use super::connect::replaced_error;
+use super::leases::Leases;
+use super::tx::Tx;
+use crate::clock::Moment;
+use crate::error::{Error, Result};
+use crate::storage::{Acquire, Claim, Holder, Name, Release, Renew};
+
+/// What the thread is asked to do.
+#[derive(Debug)]
+pub(super) enum Job {
+    Acquire {
+        claims: Vec<Claim>,
+        sent: Moment,
+        reply: Reply<Acquire>,
+    },
+    Renew {
+        claims: Vec<Claim>,
+        sent: Moment,
+        reply: Reply<Renew>,
+    },
+    Release {
+        claims: Vec<Claim>,
+        reply: Reply<Release>,
+    },
+    Inspect {
+        name: Name,
+        reply: oneshot::Sender<Result<Option<Holder>>>,
+    },
+    List {
+        prefix: String,
+        after: Option<Name>,
+        limit: usize,
+        reply: oneshot::Sender<Result<Vec<Holder>>>,
+    },
+    /// Look whether the file is still the one at its path.
+    Check,
+    Close,
+}
+
+/// Where the answers to a batch go.
+pub(super) type Reply<T> = oneshot::Sender<Vec<Result<T>>>;
+
+/// The answers to one job.
+pub(super) enum Done {
+    Acquire(Vec<Result<Acquire>>),
+    Renew(Vec<Result<Renew>>),
+    Release(Vec<Result<Release>>),
+}
+
+impl Job {
+    pub(super) fn run(&self, tx: &mut Tx<'_>) -> rusqlite::Result<Done> {
+        Ok(match self {
+            Self::Acquire { claims, sent, .. } => {
+                Done::Acquire(claims.iter().map(|claim| tx.acquire(claim, *sent)).collect::<Result<_, _>>()?)
+            }
+            Self::Renew { claims, sent, .. } => {
+                Done::Renew(claims.iter().map(|claim| tx.renew(claim, *sent)).collect::<Result<_, _>>()?)
+            }
+            Self::Release { claims, .. } => {
+                Done::Release(claims.iter().map(|claim| tx.release(claim).map(Ok)).collect::<Result<_, _>>()?)
+            }
+            Self::Inspect { .. } | Self::List { .. } | Self::Check | Self::Close => Done::Renew(Vec::new()),
+        })
+    }
+
+    /// Answers; whoever has gone away made the outcome unknown to itself.
+    pub(super) fn answer(self, done: Done) {
+        match (self, done) {
+            (Self::Acquire { reply, .. }, Done::Acquire(done)) => drop(reply.send(done)),
+            (Self::Renew { reply, .. }, Done::Renew(done)) => drop(reply.send(done)),
+            (Self::Release { reply, .. }, Done::Release(done)) => drop(reply.send(done)),
+            _ => {}
+        }
+    }
+
+    pub(super) fn fail(self, error: &Error) {
+        match self {
+            Self::Acquire { claims, reply, .. } => drop(reply.send(all(&claims, || Err(error.clone())))),
+            Self::Renew { claims, reply, .. } => drop(reply.send(all(&claims, || Err(error.clone())))),
+            Self::Release { claims, reply } => drop(reply.send(all(&claims, || Err(error.clone())))),
+            Self::Inspect { reply, .. } => drop(reply.send(Err(error.clone()))),
+            Self::List { reply, .. } => drop(reply.send(Err(error.clone()))),
+            Self::Check | Self::Close => {}
+        }
+    }
+
+    /// Answers where the file is not the one that leases were written to: they bind nobody any more.
+    pub(super) fn fail_replaced(self, path: &Path) {
+        match self {
+            Self::Renew { claims, reply, .. } => drop(reply.send(all(&claims, || Ok(Renew::NotHeld)))),
+            Self::Release { claims, reply } => drop(reply.send(all(&claims, || Ok(Release::NotHeld)))),
+            other => other.fail(&replaced_error(path)),
+        }
+    }
+
+    /// Answers where no file can be opened: what was held in the one before binds nobody any more.
+    pub(super) fn fail_closed(self, error: &Error, lost: &Leases) {
+        let is_lost = |claim: &Claim| lost.holds(claim.owner);
+        match self {
+            Self::Renew { claims, reply, .. } => {
+                let answer = |claim| if is_lost(claim) { Ok(Renew::NotHeld) } else { Err(error.clone()) };
+                drop(reply.send(claims.iter().map(answer).collect()));
+            }
+            Self::Release { claims, reply } => {
+                let answer = |claim| if is_lost(claim) { Ok(Release::NotHeld) } else { Err(error.clone()) };
+                drop(reply.send(claims.iter().map(answer).collect()));
+            }
+            other => other.fail(error),
+        }
+    }
+}
+
+fn all<T>(claims: &[Claim], answer: impl Fn() -> Result<T>) -> Vec<Result<T>> {
+    claims.iter().map(|_| answer()).collect()
+}

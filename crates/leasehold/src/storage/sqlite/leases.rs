@@ -1,0 +1,83 @@
+//! What this storage's owners hold, as far as it knows: they are told when the file that says so is gone.
+
+use std::collections::HashMap;
+
+use super::job::{Done, Job};
+use crate::clock::Moment;
+use crate::storage::{Acquire, Claim, Name, Owner, Release, Renew};
+
+/// Leases that were granted or renewed through this storage, and not released through it.
+#[derive(Debug, Default)]
+pub(super) struct Leases(HashMap<Owner, Lease>);
+
+#[derive(Debug)]
+struct Lease {
+    name: Name,
+    until: Moment,
+}
+
+impl Leases {
+    /// Learns from the answers to a job.
+    pub(super) fn note(&mut self, job: &Job, done: &Done, now: Moment) {
+        match (job, done) {
+            (Job::Acquire { claims, .. }, Done::Acquire(done)) => {
+                for (claim, answer) in claims.iter().zip(done) {
+                    if let Ok(Acquire::Granted { .. }) = answer {
+                        self.keep(claim, now);
+                    }
+                }
+            }
+            (Job::Renew { claims, .. }, Done::Renew(done)) => {
+                for (claim, answer) in claims.iter().zip(done) {
+                    match answer {
+                        Ok(Renew::Renewed { .. }) => self.keep(claim, now),
+                        Ok(Renew::NotHeld) => self.forget(claim.owner),
+                        Err(_) => {}
+                    }
+                }
+            }
+            (Job::Release { claims, .. }, Done::Release(done)) => {
+                for (claim, answer) in claims.iter().zip(done) {
+                    if let Ok(Release::Released | Release::NotHeld) = answer {
+                        self.forget(claim.owner);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes over what another set holds.
+    pub(super) fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    pub(super) fn owners(&self) -> impl Iterator<Item = Owner> + '_ {
+        self.0.keys().copied()
+    }
+
+    pub(super) fn holds(&self, owner: Owner) -> bool {
+        self.0.contains_key(&owner)
+    }
+
+    pub(super) fn has_name(&self, name: &Name) -> bool {
+        self.0.values().any(|lease| lease.name == *name)
+    }
+
+    fn keep(&mut self, claim: &Claim, now: Moment) {
+        // Some are never released here: whoever resumed the ticket does it.
+        if self.0.len() >= 64 && self.0.len().is_power_of_two() {
+            self.0.retain(|_, lease| lease.until > now);
+        }
+        let lease = Lease { name: claim.name.clone(), until: now.after(claim.ttl) };
+        self.0.insert(claim.owner, lease);
+    }
+
+    fn forget(&mut self, owner: Owner) {
+        self.0.remove(&owner);
+    }
+}
