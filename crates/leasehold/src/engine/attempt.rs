@@ -1,0 +1,642 @@
+//! One acquisition, from the call to a grant or a refusal. Pure: it is told the time and says what to do.
+//!
+//! The owner id is fixed before the first request (rule R1), so an unknown outcome is asked again under the
+//! same id, and whatever is given up is released by it (R4, R8). What may still be owed to the storage when
+//! the caller leaves is a [`Debt`], which the resolver pays.
+
+use std::cmp::{max, min};
+use std::time::Duration;
+
+use super::planted::{self, Bug};
+use crate::clock::{Moment, nanos};
+use crate::error::{Error, ErrorKind, Result};
+use crate::options::Wait;
+use crate::storage::{Acquire, Holder, Owner, Token, WAITER_HEARTBEAT, WAITER_TTL};
+
+/// What happens to an attempt.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// It is its turn in the local queue. `subscribed` tells whether hints are subscribed to already.
+    Turn { subscribed: bool },
+    /// The claim sent at `sent` was answered.
+    Answer { sent: Moment, answer: Result<Acquire> },
+    /// It may be worth asking again.
+    Hint,
+    /// The moment that [`Attempt::wake`] asked for has come.
+    Wake,
+    /// The caller is gone.
+    Leave,
+    /// The storage was silent for too long, as the one ahead in the local queue has found.
+    Silence(Error),
+}
+
+/// What to do about it.
+#[derive(Debug)]
+pub(crate) enum Action {
+    Rest,
+    /// Send the claim, leaving a waiter's entry if `wait`; call [`Attempt::sent`] when it leaves.
+    Ask {
+        wait: bool,
+    },
+    /// The lock is granted to the claim that was sent at `sent`.
+    Granted {
+        sent: Moment,
+        token: Token,
+        ttl: Duration,
+        unknown_until: Moment,
+    },
+    /// The attempt is over. Nothing follows.
+    End {
+        refusal: Refusal,
+        debt: Debt,
+    },
+}
+
+/// Why an attempt ended without the lock.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// Somebody else holds.
+    Contended(Option<Holder>),
+    /// The caller left; nobody listens.
+    Left,
+    /// The storage refused the claim for good.
+    Refused(Error),
+    /// The storage did not answer.
+    Unavailable(Option<Error>),
+}
+
+/// What may have to be undone at the storage.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Debt {
+    Nothing,
+    Owed {
+        /// The claim sent then is not answered yet.
+        awaiting: Option<Moment>,
+        /// Until then a claim whose answer was lost may still be executed.
+        unknown_until: Moment,
+        /// By then everything has ended by itself.
+        expires: Moment,
+    },
+}
+
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    owner: Owner,
+    ttl: Duration,
+    plan: Plan,
+    state: State,
+    started: Moment,
+    /// How often it has asked.
+    asked: u32,
+    /// Whether claims leave a waiter's entry.
+    wait: bool,
+    /// Whether a waiter's entry may have been left, or a lease that came too late to be used.
+    left: bool,
+    /// A hint came while a claim was under way.
+    hinted: bool,
+    /// Whether any claim was answered for certain.
+    answered: bool,
+    /// How often a grant came when too little was left of it, and was not taken.
+    stale: u32,
+    first_sent: Moment,
+    last_sent: Moment,
+    unknown_until: Moment,
+    heard: Moment,
+    failures: u32,
+    seen: Option<Holder>,
+    error: Option<Error>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Plan {
+    Once,
+    Poll { attempts: u32, interval: Duration },
+    Line { until: Moment },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// In the local queue, behind others.
+    Behind,
+    /// The claim is to be sent.
+    Queued,
+    Asking(Moment),
+    Resting(Moment),
+    Over,
+}
+
+impl Attempt {
+    pub(crate) fn new(owner: Owner, ttl: Duration, wait: Wait, once: bool, now: Moment) -> Self {
+        let plan = match wait {
+            _ if once => Plan::Once,
+            Wait::Attempts { attempts, interval } => Plan::Poll { attempts, interval },
+            Wait::For(limit) => Plan::Line { until: now.after(limit) },
+            Wait::Forever => Plan::Line { until: Moment::FAR },
+        };
+        Self {
+            owner,
+            ttl,
+            plan,
+            state: State::Behind,
+            started: now,
+            asked: 0,
+            wait: false,
+            left: false,
+            hinted: false,
+            answered: false,
+            stale: 0,
+            first_sent: Moment::ZERO,
+            last_sent: Moment::ZERO,
+            unknown_until: Moment::ZERO,
+            heard: now,
+            failures: 0,
+            seen: None,
+            error: None,
+        }
+    }
+
+    /// Whether it stands in line, behind the others of this process.
+    pub(crate) fn lines_up(&self) -> bool {
+        matches!(self.plan, Plan::Line { .. })
+    }
+
+    /// Whether it asks once, and being refused is an answer.
+    pub(crate) fn is_once(&self) -> bool {
+        matches!(self.plan, Plan::Once)
+    }
+
+    /// Whether it waits without a limit.
+    pub(crate) fn is_endless(&self) -> bool {
+        matches!(self.plan, Plan::Line { until: Moment::FAR })
+    }
+
+    pub(crate) fn waited(&self, now: Moment) -> Duration {
+        now.since(self.started)
+    }
+
+    /// Whether the storage has said that somebody else comes first.
+    pub(crate) fn was_refused(&self) -> bool {
+        self.answered
+    }
+
+    /// What the storage said instead of an answer, if it does not answer at present.
+    pub(crate) fn error(&self) -> Option<&Error> {
+        self.error.as_ref()
+    }
+
+    /// Who was last seen holding the lock.
+    pub(crate) fn seen(&self) -> Option<&Holder> {
+        self.seen.as_ref()
+    }
+
+    pub(crate) fn wake(&self) -> Moment {
+        match self.state {
+            State::Resting(until) => min(until, self.limit()),
+            State::Over => Moment::FAR,
+            State::Behind | State::Queued | State::Asking(_) => self.limit(),
+        }
+    }
+
+    /// The claim leaves now.
+    pub(crate) fn sent(&mut self, now: Moment) {
+        self.state = State::Asking(now);
+        if self.asked == 0 {
+            self.first_sent = now;
+        }
+        self.asked = self.asked.saturating_add(1);
+        self.last_sent = now;
+        self.hinted = false;
+        self.left |= self.wait;
+    }
+
+    pub(crate) fn step(&mut self, now: Moment, input: Input) -> Action {
+        match input {
+            _ if self.state == State::Over => Action::Rest,
+            Input::Leave => self.end(Refusal::Left),
+            Input::Silence(error) => match self.plan {
+                Plan::Line { until: Moment::FAR } => self.end(Refusal::Unavailable(Some(error))),
+                _ => Action::Rest,
+            },
+            Input::Turn { subscribed } if self.state == State::Behind => {
+                // The first claim of a process leaves no entry: most locks are free, and then there is no
+                // need to subscribe to anything.
+                self.wait = self.lines_up() && subscribed;
+                self.heard = now;
+                self.ask()
+            }
+            Input::Answer { sent, answer } if self.state == State::Asking(sent) => {
+                self.answered(now, sent, answer)
+            }
+            Input::Hint => match self.state {
+                State::Resting(_) if self.lines_up() => self.ask(),
+                State::Queued | State::Asking(_) => {
+                    self.hinted = true;
+                    Action::Rest
+                }
+                _ => Action::Rest,
+            },
+            Input::Wake if self.overdue(now) => self.give_up(),
+            Input::Wake => match self.state {
+                State::Resting(until) if now >= until => self.ask(),
+                _ => Action::Rest,
+            },
+            Input::Turn { .. } | Input::Answer { .. } => Action::Rest,
+        }
+    }
+
+    fn answered(&mut self, now: Moment, sent: Moment, answer: Result<Acquire>) -> Action {
+        self.state = State::Resting(now);
+        match answer {
+            Ok(Acquire::Granted { token, ttl }) => {
+                if now >= sent.after(ttl / 2) {
+                    // Too little is left to be worth having. Asking again gives a full TTL.
+                    self.left = true;
+                    self.stale = self.stale.saturating_add(1);
+                    return if self.stale < STALE_MAX && !self.overdue(now) {
+                        self.ask()
+                    } else {
+                        self.too_slow()
+                    };
+                }
+                self.state = State::Over;
+                Action::Granted { sent, token, ttl, unknown_until: self.unknown_until }
+            }
+            Ok(Acquire::Held { holder, retry_after }) => {
+                self.heard = now;
+                self.answered = true;
+                self.failures = 0;
+                self.error = None;
+                self.seen = holder;
+                self.refused(now, retry_after)
+            }
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                self.unknown_until = executable_until(sent, self.ttl);
+                self.failures = self.failures.saturating_add(1);
+                self.error = Some(error);
+                self.unanswered(now)
+            }
+            Err(error) => {
+                self.unknown_until = executable_until(sent, self.ttl);
+                self.end(Refusal::Refused(error))
+            }
+        }
+    }
+
+    fn too_slow(&mut self) -> Action {
+        let text = "the storage answers so slowly that its leases are over; take a longer ttl";
+        self.end(Refusal::Unavailable(Some(Error::new(ErrorKind::Unavailable, text))))
+    }
+
+    fn refused(&mut self, now: Moment, retry_after: Option<Duration>) -> Action {
+        match self.plan {
+            Plan::Once => self.give_up(),
+            Plan::Poll { attempts, interval } if planted::is(Bug::IntervalAfterLastTry) => {
+                if self.asked > attempts { self.give_up() } else { self.rest(now.after(interval)) }
+            }
+            Plan::Poll { attempts, .. } if self.asked >= attempts => self.give_up(),
+            Plan::Poll { interval, .. } => self.rest(now.after(max(interval, INTERVAL_SHORTEST))),
+            Plan::Line { .. } if self.overdue(now) => self.give_up(),
+            // Rule R6: subscribed first, asked again after, and only then at rest.
+            Plan::Line { .. } if !self.wait => {
+                self.wait = true;
+                self.ask()
+            }
+            Plan::Line { .. } if self.hinted => self.ask(),
+            Plan::Line { .. } if planted::is(Bug::NoRecheck) => self.rest(Moment::FAR),
+            Plan::Line { .. } => {
+                let pause = retry_after.map_or(WAITER_HEARTBEAT, |after| after.saturating_add(ROUNDING));
+                self.rest(now.after(min(pause, self.jitter(WAITER_HEARTBEAT))))
+            }
+        }
+    }
+
+    fn unanswered(&mut self, now: Moment) -> Action {
+        match self.plan {
+            Plan::Once => self.give_up(),
+            Plan::Poll { attempts, .. } if self.asked >= attempts => self.give_up(),
+            Plan::Poll { interval, .. } => self.rest(now.after(max(interval, INTERVAL_SHORTEST))),
+            Plan::Line { .. } if self.overdue(now) || now >= self.heard.after(SILENCE) => self.give_up(),
+            Plan::Line { .. } => {
+                let doubled = BACKOFF_SHORTEST.saturating_mul(1 << min(self.failures, 10));
+                self.rest(now.after(self.jitter(min(doubled, BACKOFF_LONGEST))))
+            }
+        }
+    }
+
+    fn ask(&mut self) -> Action {
+        self.state = State::Queued;
+        Action::Ask { wait: self.wait }
+    }
+
+    fn rest(&mut self, until: Moment) -> Action {
+        self.state = State::Resting(until);
+        Action::Rest
+    }
+
+    fn overdue(&self, now: Moment) -> bool {
+        now >= self.limit()
+    }
+
+    /// When the wait is over. A wait shorter than a round trip still gets its first answer.
+    fn limit(&self) -> Moment {
+        match self.plan {
+            Plan::Line { until }
+                if matches!(self.state, State::Queued | State::Asking(_)) && !self.answered =>
+            {
+                let first = if self.asked == 0 { self.started } else { self.first_sent };
+                max(until, first.after(FIRST_ANSWER))
+            }
+            Plan::Line { until } => until,
+            _ => Moment::FAR,
+        }
+    }
+
+    fn give_up(&mut self) -> Action {
+        let refusal = match (&self.error, self.seen.take()) {
+            (Some(error), _) => Refusal::Unavailable(Some(error.clone())),
+            (None, None) if self.state != State::Behind && !self.answered => Refusal::Unavailable(None),
+            (None, seen) => Refusal::Contended(seen),
+        };
+        self.end(refusal)
+    }
+
+    fn end(&mut self, refusal: Refusal) -> Action {
+        let awaiting = match self.state {
+            State::Asking(sent) => Some(sent),
+            _ => None,
+        };
+        self.state = State::Over;
+        // A definite answer to a claim sent after the last unknown one could be executed settles that one too.
+        let unknown = self.unknown_until >= self.last_sent && self.unknown_until > Moment::ZERO;
+        let left = self.left && !planted::is(Bug::CancelledWaiterStays);
+        let debt = if awaiting.is_some() || left || unknown {
+            // A waiter's entry may outlive the lease that it waits for, and would keep others from it.
+            let leaves = if self.left { max(self.ttl, WAITER_TTL) } else { self.ttl };
+            let expires = self.last_sent.after(by_a_slow_clock(leaves + patience(self.ttl)));
+            Debt::Owed { awaiting, unknown_until: self.unknown_until, expires }
+        } else {
+            Debt::Nothing
+        };
+        Action::End { refusal, debt }
+    }
+
+    /// `span`, shortened by up to a quarter.
+    fn jitter(&self, span: Duration) -> Duration {
+        span - Duration::from_nanos(self.owner.spread(self.asked, nanos(span / 4)))
+    }
+}
+
+/// How late a storage may execute a claim, and how long its answer is waited for.
+pub(crate) fn patience(ttl: Duration) -> Duration {
+    (ttl / 2).clamp(Duration::from_millis(50), Duration::from_secs(4))
+}
+
+/// Until when whatever was sent at `sent` may still be executed, whoever sent it.
+pub(crate) fn any_executable_until(sent: Moment) -> Moment {
+    executable_until(sent, Duration::MAX)
+}
+
+/// Until when a claim sent at `sent` may still be executed.
+pub(crate) fn executable_until(sent: Moment, ttl: Duration) -> Moment {
+    if planted::is(Bug::GhostAcquire) {
+        return Moment::ZERO;
+    }
+    sent.after(by_a_slow_clock(patience(ttl)))
+}
+
+/// How long a span of the storage's clock may last here: it may run 1 % slower, and count roughly.
+pub(crate) fn by_a_slow_clock(span: Duration) -> Duration {
+    span + span / 64 + LATE
+}
+
+const LATE: Duration = Duration::from_millis(20);
+/// Storages round what is left of a lease.
+const ROUNDING: Duration = Duration::from_millis(1);
+/// How many grants may come too late before an attempt gives up.
+const STALE_MAX: u32 = 3;
+/// The shortest pause between two attempts.
+const INTERVAL_SHORTEST: Duration = Duration::from_millis(1);
+/// How long a wait of no time at all waits for its one answer.
+const FIRST_ANSWER: Duration = Duration::from_secs(1);
+/// How long a storage may be silent before a wait without limit ends.
+const SILENCE: Duration = Duration::from_secs(30);
+const BACKOFF_SHORTEST: Duration = Duration::from_millis(10);
+const BACKOFF_LONGEST: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::Name;
+
+    const TTL: Duration = Duration::from_secs(10);
+    const T0: Moment = Moment::from_nanos(1_000_000_000_000);
+
+    fn at(millis: u64) -> Moment {
+        T0.after(Duration::from_millis(millis))
+    }
+
+    fn attempt(wait: Wait, once: bool) -> Attempt {
+        Attempt::new(Owner::random(), TTL, wait, once, T0)
+    }
+
+    fn held(sent: Moment) -> Input {
+        let name = Name::new("a").expect("valid");
+        let holder = Holder::new(name, Owner::random(), Token::new(1), Duration::from_secs(9));
+        let retry_after = Some(holder.remaining);
+        Input::Answer { sent, answer: Ok(Acquire::Held { holder: Some(holder), retry_after }) }
+    }
+
+    fn granted(sent: Moment) -> Input {
+        Input::Answer { sent, answer: Ok(Acquire::Granted { token: Token::new(7), ttl: TTL }) }
+    }
+
+    fn silence(sent: Moment) -> Input {
+        Input::Answer { sent, answer: Err(Error::new(ErrorKind::Unavailable, "silence")) }
+    }
+
+    /// Takes its turn and sends the first claim.
+    fn asked(attempt: &mut Attempt, subscribed: bool) -> bool {
+        let Action::Ask { wait } = attempt.step(T0, Input::Turn { subscribed }) else {
+            panic!("does not ask")
+        };
+        attempt.sent(T0);
+        wait
+    }
+
+    #[test]
+    fn a_free_lock_takes_one_claim_and_no_subscription() {
+        let mut attempt = attempt(Wait::Forever, false);
+        assert!(!asked(&mut attempt, false));
+        assert!(matches!(
+            attempt.step(at(1), granted(T0)),
+            Action::Granted { unknown_until: Moment::ZERO, .. }
+        ));
+    }
+
+    #[test]
+    fn subscribes_then_asks_again_then_rests() {
+        let mut attempt = attempt(Wait::Forever, false);
+        assert!(!asked(&mut attempt, false));
+        assert!(matches!(attempt.step(at(1), held(T0)), Action::Ask { wait: true }));
+        attempt.sent(at(1));
+        assert!(matches!(attempt.step(at(2), held(at(1))), Action::Rest));
+        assert!(attempt.wake() <= at(2).after(WAITER_HEARTBEAT));
+        assert!(matches!(attempt.step(at(3), Input::Hint), Action::Ask { wait: true }));
+    }
+
+    #[test]
+    fn a_hint_while_asking_is_not_forgotten() {
+        let mut attempt = attempt(Wait::Forever, false);
+        asked(&mut attempt, true);
+        assert!(matches!(attempt.step(at(1), Input::Hint), Action::Rest));
+        assert!(matches!(attempt.step(at(2), held(T0)), Action::Ask { .. }));
+    }
+
+    #[test]
+    fn the_wait_ends_in_time_and_the_entry_is_owed() {
+        let mut attempt = attempt(Wait::For(Duration::from_secs(1)), false);
+        asked(&mut attempt, true);
+        assert!(matches!(attempt.step(at(1), held(T0)), Action::Rest));
+        assert_eq!(attempt.wake(), at(1_000));
+        let Action::End { refusal: Refusal::Contended(Some(_)), debt } = attempt.step(at(1_000), Input::Wake)
+        else {
+            panic!("does not end")
+        };
+        assert!(matches!(debt, Debt::Owed { awaiting: None, unknown_until: Moment::ZERO, .. }));
+    }
+
+    #[test]
+    fn no_time_at_all_still_gets_one_answer() {
+        let mut attempt = attempt(Wait::For(Duration::ZERO), false);
+        asked(&mut attempt, true);
+        assert!(matches!(attempt.step(T0, Input::Wake), Action::Rest));
+        assert!(matches!(
+            attempt.step(at(5), held(T0)),
+            Action::End { refusal: Refusal::Contended(Some(_)), .. }
+        ));
+    }
+
+    #[test]
+    fn a_refused_try_owes_nothing() {
+        let mut attempt = attempt(Wait::Forever, true);
+        assert!(!asked(&mut attempt, true), "a try leaves no entry");
+        let Action::End { debt, .. } = attempt.step(at(1), held(T0)) else { panic!("does not end") };
+        assert_eq!(debt, Debt::Nothing);
+    }
+
+    #[test]
+    fn leaving_while_a_claim_is_under_way_owes_its_answer() {
+        let mut attempt = attempt(Wait::Forever, false);
+        asked(&mut attempt, false);
+        let Action::End { refusal: Refusal::Left, debt } = attempt.step(at(1), Input::Leave) else {
+            panic!("stays")
+        };
+        assert!(matches!(debt, Debt::Owed { awaiting: Some(sent), .. } if sent == T0));
+    }
+
+    #[test]
+    fn leaving_before_anything_was_sent_owes_nothing() {
+        let mut attempt = attempt(Wait::Forever, false);
+        let Action::End { debt, .. } = attempt.step(at(1), Input::Leave) else { panic!("stays") };
+        assert_eq!(debt, Debt::Nothing);
+    }
+
+    #[test]
+    fn silence_is_asked_again_under_the_same_owner_and_stays_unknown_in_the_grant() {
+        let mut attempt = attempt(Wait::Forever, false);
+        asked(&mut attempt, false);
+        assert!(matches!(attempt.step(at(100), silence(T0)), Action::Rest));
+        let again = attempt.wake();
+        assert!(matches!(attempt.step(again, Input::Wake), Action::Ask { .. }));
+        attempt.sent(again);
+        let Action::Granted { unknown_until, .. } = attempt.step(again, granted(again)) else {
+            panic!("not granted")
+        };
+        assert_eq!(unknown_until, executable_until(T0, TTL), "the first claim may still be executed");
+    }
+
+    #[test]
+    fn endless_silence_ends_a_wait_without_limit() {
+        let mut attempt = attempt(Wait::Forever, false);
+        asked(&mut attempt, false);
+        let (mut now, mut sent) = (at(100), T0);
+        let refusal = loop {
+            match attempt.step(now, silence(sent)) {
+                Action::Rest => {}
+                Action::End { refusal, .. } => break refusal,
+                other => panic!("{other:?}"),
+            }
+            sent = attempt.wake();
+            assert!(matches!(attempt.step(sent, Input::Wake), Action::Ask { .. }));
+            attempt.sent(sent);
+            now = sent.after(Duration::from_millis(100));
+        };
+        assert!(matches!(refusal, Refusal::Unavailable(Some(_))));
+        assert!(now >= T0.after(SILENCE) && now <= T0.after(SILENCE + Duration::from_secs(2)), "{now:?}");
+    }
+
+    #[test]
+    fn attempts_counts_all_tries_and_does_not_pause_after_the_last() {
+        let mut attempt = attempt(Wait::Attempts { attempts: 3, interval: Duration::from_secs(1) }, false);
+        assert!(!asked(&mut attempt, true));
+        let mut sent = T0;
+        for _ in 0..2 {
+            assert!(matches!(attempt.step(sent, held(sent)), Action::Rest));
+            sent = attempt.wake();
+            assert!(matches!(attempt.step(sent, Input::Wake), Action::Ask { wait: false }));
+            attempt.sent(sent);
+        }
+        assert!(matches!(
+            attempt.step(sent, held(sent)),
+            Action::End { refusal: Refusal::Contended(Some(_)), .. }
+        ));
+        assert_eq!(sent, at(2_000));
+    }
+
+    #[test]
+    fn a_grant_that_arrives_late_is_asked_for_again() {
+        let mut attempt = attempt(Wait::Forever, false);
+        asked(&mut attempt, false);
+        assert!(matches!(attempt.step(at(5_000), granted(T0)), Action::Ask { .. }));
+    }
+
+    #[test]
+    fn a_grant_that_arrives_late_is_undone_by_who_leaves_before_asking_again() {
+        let mut attempt = attempt(Wait::Forever, false);
+        asked(&mut attempt, false);
+        assert!(matches!(attempt.step(at(5_000), granted(T0)), Action::Ask { .. }));
+        let Action::End { debt, .. } = attempt.step(at(5_001), Input::Leave) else { panic!("stays") };
+        assert!(matches!(debt, Debt::Owed { awaiting: None, .. }), "the storage has granted it: {debt:?}");
+    }
+
+    #[test]
+    fn what_a_clock_that_runs_slower_keeps_is_waited_for() {
+        let waiters_entry = {
+            let mut attempt = attempt(Wait::Forever, false);
+            asked(&mut attempt, true);
+            match attempt.step(at(1), Input::Leave) {
+                Action::End { debt: Debt::Owed { expires, .. }, .. } => expires,
+                other => panic!("{other:?}"),
+            }
+        };
+        let latest = (TTL + patience(TTL)) * 101 / 100;
+        assert!(waiters_entry.since(T0) > latest, "{waiters_entry:?}");
+        assert!(executable_until(T0, TTL).since(T0) > patience(TTL) * 101 / 100);
+    }
+
+    #[test]
+    fn a_refusal_for_good_is_not_asked_again() {
+        let mut attempt = attempt(Wait::Forever, false);
+        asked(&mut attempt, false);
+        let answer = Err(Error::new(ErrorKind::Unsupported, "no"));
+        let Action::End { refusal: Refusal::Refused(_), debt } =
+            attempt.step(at(1), Input::Answer { sent: T0, answer })
+        else {
+            panic!("asks again")
+        };
+        assert!(
+            matches!(debt, Debt::Owed { awaiting: None, .. }),
+            "`Err` means unknown to the clean-up: {debt:?}"
+        );
+    }
+}

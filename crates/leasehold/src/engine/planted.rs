@@ -1,0 +1,62 @@
+//! Classic defects, for the tests of the tests: whoever checks locks must be seen to catch them.
+//!
+//! Compiled in only with the feature `planted-bugs`, and asleep until [`wake`] is called. Without it,
+//! [`is`] is a constant and costs nothing.
+
+/// A defect, where the engine asks whether it has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Bug {
+    CancelledWaiterStays = 1,
+    DeadlineFromReply,
+    DropWithoutRelease,
+    DropWithoutResolver,
+    ExpiredStillListed,
+    GhostAcquire,
+    IntervalAfterLastTry,
+    LateRenewalRevives,
+    NoRecheck,
+    OwnerPerClient,
+}
+
+#[cfg(not(feature = "planted-bugs"))]
+pub(crate) const fn is(_: Bug) -> bool {
+    false
+}
+
+#[cfg(feature = "planted-bugs")]
+pub(crate) use self::awake::is;
+#[cfg(feature = "planted-bugs")]
+pub use self::awake::wake;
+
+#[cfg(feature = "planted-bugs")]
+mod awake {
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    use super::Bug;
+
+    static AWAKE: AtomicU8 = AtomicU8::new(0);
+
+    pub(crate) fn is(bug: Bug) -> bool {
+        AWAKE.load(Ordering::Relaxed) == bug as u8
+    }
+
+    /// Gives every client of this process the defect of that name, and no other; whether there is one.
+    pub fn wake(name: &str) -> bool {
+        let bug = match name {
+            "cancelled-waiter-stays" => Bug::CancelledWaiterStays,
+            "deadline-from-reply" => Bug::DeadlineFromReply,
+            "drop-without-release" => Bug::DropWithoutRelease,
+            "drop-without-resolver" => Bug::DropWithoutResolver,
+            "expired-still-listed" => Bug::ExpiredStillListed,
+            "ghost-acquire" => Bug::GhostAcquire,
+            "interval-after-last-try" => Bug::IntervalAfterLastTry,
+            "late-renewal-revives" => Bug::LateRenewalRevives,
+            "no-recheck" => Bug::NoRecheck,
+            "owner-per-client" => Bug::OwnerPerClient,
+            _ => return false,
+        };
+        AWAKE.store(bug as u8, Ordering::Relaxed);
+        true
+    }
+}

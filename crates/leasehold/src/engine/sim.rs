@@ -1,0 +1,162 @@
+//! A seeded, deterministic simulator of the engine: several of them over a model of a storage, under one
+//! virtual clock, without threads, sockets or sleep.
+//!
+//! What runs is the real engine, glue included: only its loop's sleep is replaced by the simulator, which
+//! calls [`Actor::turn`](super::actor::Actor::turn) whenever something has come in or is due. The network,
+//! the storage, the clocks and the callers are drawn from a seed, so a run that fails can be repeated.
+//!
+//! `LEASEHOLD_SIM_SCHEDULES=n` runs more of them, `LEASEHOLD_SIM_SEED=s` begins elsewhere.
+
+mod client;
+mod invariants;
+mod model;
+mod schedule;
+mod seeds;
+mod wire;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::LazyLock;
+
+use tokio::runtime::{EnterGuard, Runtime};
+
+use self::client::Client;
+use self::invariants::{Law, Violation};
+use self::schedule::Sabotage;
+use self::world::{Tally, World};
+use super::actor::Actor;
+
+/// How many runs there are unless the environment says otherwise.
+const SCHEDULES: u64 = 10_000;
+/// How much of a failed run is shown.
+const LAST: usize = 150;
+
+#[test]
+fn every_schedule_keeps_every_rule() {
+    let (first, schedules) = (number("LEASEHOLD_SIM_SEED", 1), number("LEASEHOLD_SIM_SCHEDULES", SCHEDULES));
+    let _time = standing_time();
+    let mut sum = Tally::default();
+    let mut failed = Vec::new();
+    for seed in first..first + schedules {
+        match run(seed, None) {
+            Ok(tally) => sum.add(&tally),
+            Err((steps, violation)) => failed.push((steps, seed, violation)),
+        }
+    }
+    if let Some((_, seed, _)) = failed.iter().min_by_key(|(steps, ..)| steps) {
+        for (steps, seed, violation) in &failed {
+            println!("seed {seed}, {steps} steps: {violation}");
+        }
+        fail(*seed);
+    }
+    println!("{schedules} schedules from seed {first}: {sum:?}");
+    assert!(schedules < 1000 || sum.grants > schedules, "too little happens: {sum:?}");
+}
+
+#[test]
+fn a_schedule_is_repeated_by_its_seed() {
+    let _time = standing_time();
+    for seed in 1..30 {
+        let traces = [(); 2].map(|()| {
+            let mut world = World::new(seed, None, true);
+            let _ = world.run();
+            world.trace
+        });
+        assert!(traces[0] == traces[1], "seed {seed}");
+    }
+}
+
+#[test]
+fn every_planted_defect_is_caught() {
+    const WITHIN: u64 = 6000;
+    let defects: &[(Sabotage, &[Law])] = &[
+        (Sabotage::DeadlineFromReply, &[Law::Exclusion]),
+        (Sabotage::DropWithoutResolver, &[Law::Resolved, Law::Residue]),
+        (Sabotage::EntryKept, &[Law::Residue]),
+        (Sabotage::NoMargin, &[Law::Exclusion]),
+        (Sabotage::NoPatience, &[Law::Resolved, Law::Residue]),
+        (Sabotage::NoRecheckAfterHint, &[Law::Progress]),
+        (Sabotage::NoSecondRelease, &[Law::Resolved, Law::Residue]),
+        (Sabotage::ReleaseIgnoresOwner, &[Law::Exclusion]),
+        (Sabotage::RenewShortens, &[Law::Exclusion]),
+        (Sabotage::RenewUpserts, &[Law::Resolved, Law::Exclusion]),
+        (Sabotage::ReviveAfterLoss, &[Law::Final, Law::Exclusion]),
+        (Sabotage::ShortenWithoutPatience, &[Law::Exclusion]),
+        (Sabotage::TokenRestarts, &[Law::Tokens]),
+    ];
+    let _time = standing_time();
+    let mut missed = Vec::new();
+    for (sabotage, laws) in defects {
+        let mut seeds = 1..=WITHIN;
+        match seeds.find_map(|seed| run(seed, Some(*sabotage)).err().map(|(_, violation)| (seed, violation)))
+        {
+            None => missed.push(format!("{sabotage:?} is not noticed")),
+            Some((seed, violation)) => {
+                println!("{sabotage:?}: seed {seed}: {violation}");
+                if !laws.contains(&violation.law) {
+                    missed.push(format!("{sabotage:?} is noticed for another reason: {violation}"));
+                }
+            }
+        }
+    }
+    assert!(missed.is_empty(), "\n{}", missed.join("\n"));
+}
+
+/// Runs one schedule again, and shows how it went if it fails.
+pub(super) fn replay(seed: u64) {
+    let _time = standing_time();
+    if run(seed, None).is_err() {
+        fail(seed);
+    }
+}
+
+fn run(seed: u64, sabotage: Option<Sabotage>) -> Result<Tally, (u64, Violation)> {
+    let mut world = World::new(seed, sabotage, false);
+    guarded(&mut world).map_err(|violation| (world.tally.steps, violation))
+}
+
+/// An assertion of the engine is a violation too.
+fn guarded(world: &mut World) -> Result<Tally, Violation> {
+    catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(Violation::new(Law::Panic, text.unwrap_or_default()))
+    })
+}
+
+fn fail(seed: u64) -> ! {
+    let mut world = World::new(seed, None, true);
+    let violation = guarded(&mut world).expect_err("a schedule that goes another way the second time");
+    let machines: Vec<_> = (0..).zip(&world.clients).map(|(index, client)| machines(index, client)).collect();
+    let trace = world.trace.unwrap_or_default();
+    let last = trace.len().saturating_sub(LAST);
+    panic!(
+        "\n{}\n{}\n{}\n{violation}\n\nFor sim/seeds.rs:\n\n#[test]\nfn seed_{seed}() {{\n    sim::replay({seed});\n}}\n",
+        trace.first().map_or("", String::as_str),
+        trace[last..].join("\n"),
+        machines.concat()
+    );
+}
+
+fn machines(index: usize, client: &Client) -> String {
+    let machines = client.actor().map(Actor::machines).unwrap_or_default();
+    let now = client.clock();
+    format!(
+        "client {index} at {now:?}:\n{}",
+        machines.iter().map(|m| format!("    {m}\n")).collect::<String>()
+    )
+}
+
+/// The engine limits its calls with tokio's timers. They are made here, and never fire: the simulator keeps
+/// those limits itself.
+fn standing_time() -> EnterGuard<'static> {
+    static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_time().start_paused(true).build().expect("a runtime without I/O")
+    });
+    RUNTIME.enter()
+}
+
+fn number(variable: &str, otherwise: u64) -> u64 {
+    std::env::var(variable).ok().map_or(otherwise, |text| text.parse().expect("a number"))
+}

@@ -1,0 +1,161 @@
+//! The storage of the simulator: the contract written down once more, with time as an argument.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use super::schedule::Sabotage;
+use crate::clock::nanos;
+use crate::error::{Error, ErrorKind, Result};
+use crate::storage::{Acquire, Claim, Hint, Holder, Name, Owner, Release, Renew, Token, WAITER_TTL};
+
+#[derive(Default)]
+pub(super) struct Model {
+    pub(super) locks: BTreeMap<Name, Record>,
+    pub(super) fair: bool,
+    pub(super) sabotage: Option<Sabotage>,
+    /// What is to be hinted.
+    pub(super) hints: Vec<Hint>,
+    /// Leases that had ended by themselves before the lock was granted again.
+    pub(super) overtaken: HashSet<(Name, Token)>,
+    /// The grants that were made since somebody looked.
+    pub(super) grants: Vec<(Name, Owner, Token)>,
+}
+
+#[derive(Default)]
+pub(super) struct Record {
+    last: u64,
+    pub(super) lease: Option<Lease>,
+    pub(super) queue: VecDeque<Entry>,
+}
+
+#[derive(Clone)]
+pub(super) struct Lease {
+    pub(super) owner: Owner,
+    pub(super) until: u64,
+}
+
+pub(super) struct Entry {
+    pub(super) owner: Owner,
+    pub(super) until: u64,
+}
+
+impl Model {
+    /// Executes a claim that is good until `not_after`; all by the clock of the storage.
+    pub(super) fn acquire(&mut self, claim: &Claim, not_after: u64, now: u64) -> Result<Acquire> {
+        if now >= not_after && self.sabotage != Some(Sabotage::NoPatience) {
+            return Err(too_late());
+        }
+        let shortens = self.sabotage == Some(Sabotage::RenewShortens);
+        let record = self.locks.entry(claim.name.clone()).or_default();
+        let until = now + nanos(claim.ttl);
+        if let Some(lease) = record.live(now)
+            && lease.owner == claim.owner
+        {
+            lease.until = if shortens { until } else { std::cmp::max(lease.until, until) };
+            return Ok(Acquire::Granted { token: Token::new(record.last), ttl: claim.ttl });
+        }
+        let turn = record.first(now).is_none_or(|first| first == claim.owner);
+        if record.live(now).is_none() && (turn || !self.fair) {
+            record.queue.retain(|entry| entry.owner != claim.owner);
+            let before = Token::new(record.last);
+            record.last = match self.sabotage {
+                Some(Sabotage::TokenRestarts) if record.lease.is_none() => 1,
+                _ => std::cmp::max(record.last + 1, now / 1000),
+            };
+            if record.lease.replace(Lease { owner: claim.owner, until }).is_some() {
+                self.overtaken.insert((claim.name.clone(), before));
+            }
+            let token = Token::new(record.last);
+            self.grants.push((claim.name.clone(), claim.owner, token));
+            return Ok(Acquire::Granted { token, ttl: claim.ttl });
+        }
+        if claim.wait && self.fair {
+            record.enqueue(claim.owner, now + nanos(WAITER_TTL));
+        }
+        let holder = record.holder(&claim.name, now);
+        let retry_after = holder.as_ref().map(|holder| holder.remaining);
+        Ok(Acquire::Held { holder, retry_after })
+    }
+
+    /// Executes a renewal; one that shortens is good until `not_after`.
+    pub(super) fn renew(&mut self, claim: &Claim, not_after: u64, now: u64) -> Result<Renew> {
+        let unhurried = self.sabotage == Some(Sabotage::ShortenWithoutPatience);
+        if claim.shorten && now >= not_after && !unhurried {
+            return Err(too_late());
+        }
+        let shortens = claim.shorten || self.sabotage == Some(Sabotage::RenewShortens);
+        let upserts = self.sabotage == Some(Sabotage::RenewUpserts);
+        let Some(record) = self.locks.get_mut(&claim.name) else {
+            return Ok(Renew::NotHeld);
+        };
+        let until = now + nanos(claim.ttl);
+        match record.live(now) {
+            Some(lease) if lease.owner == claim.owner => {
+                lease.until = if shortens { until } else { std::cmp::max(lease.until, until) };
+            }
+            None if upserts => record.lease = Some(Lease { owner: claim.owner, until }),
+            _ => return Ok(Renew::NotHeld),
+        }
+        Ok(Renew::Renewed { ttl: claim.ttl })
+    }
+
+    pub(super) fn release(&mut self, claim: &Claim, now: u64) -> Release {
+        let Some(record) = self.locks.get_mut(&claim.name) else {
+            return Release::NotHeld;
+        };
+        if self.sabotage != Some(Sabotage::EntryKept) {
+            record.queue.retain(|entry| entry.owner != claim.owner);
+        }
+        let anybody = self.sabotage == Some(Sabotage::ReleaseIgnoresOwner);
+        let held = record.live(now).is_some_and(|lease| lease.owner == claim.owner || anybody);
+        if held {
+            record.lease = None;
+            self.hints.push(Hint::Owner(claim.owner));
+        }
+        if record.live(now).is_none()
+            && let Some(next) = record.first(now)
+        {
+            self.hints.push(Hint::Owner(next));
+        }
+        if held { Release::Released } else { Release::NotHeld }
+    }
+
+    pub(super) fn inspect(&mut self, name: &Name, now: u64) -> Option<Holder> {
+        self.locks.get_mut(name)?.holder(name, now)
+    }
+
+    /// Forgets every lease and every waiter, as a server that keeps nothing on disk.
+    pub(super) fn forget(&mut self) {
+        self.locks.clear();
+    }
+}
+
+fn too_late() -> Error {
+    Error::new(ErrorKind::Unavailable, "the claim came too late")
+}
+
+impl Record {
+    pub(super) fn live(&mut self, now: u64) -> Option<&mut Lease> {
+        self.lease.as_mut().filter(|lease| lease.until > now)
+    }
+
+    fn first(&mut self, now: u64) -> Option<Owner> {
+        while self.queue.front().is_some_and(|entry| entry.until <= now) {
+            self.queue.pop_front();
+        }
+        self.queue.front().map(|entry| entry.owner)
+    }
+
+    fn enqueue(&mut self, owner: Owner, until: u64) {
+        match self.queue.iter_mut().find(|entry| entry.owner == owner) {
+            Some(entry) => entry.until = until,
+            None => self.queue.push_back(Entry { owner, until }),
+        }
+    }
+
+    fn holder(&mut self, name: &Name, now: u64) -> Option<Holder> {
+        let token = Token::new(self.last);
+        let lease = self.live(now)?;
+        Some(Holder::new(name.clone(), lease.owner, token, Duration::from_nanos(lease.until - now)))
+    }
+}

@@ -1,0 +1,177 @@
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_core::Stream;
+use tokio::sync::broadcast;
+
+use crate::guard::Lost;
+use crate::storage::{Holder, Name, Owner, Token};
+
+/// Tells what happened to the locks of one client. Each is also a `tracing` event under `leasehold`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A lock was granted.
+    Acquired {
+        /// The lock.
+        name: Name,
+        /// Its fencing token.
+        token: Token,
+        /// From the call to the grant.
+        waited: Duration,
+    },
+    /// Somebody's lease was ended by this client's `break_lock`.
+    Broken {
+        /// The lock.
+        name: Name,
+        /// Whose lease it was.
+        owner: Owner,
+        /// Its fencing token.
+        token: Token,
+    },
+    /// A lock that was held is lost.
+    Lost {
+        /// The lock.
+        name: Name,
+        /// Its fencing token.
+        token: Token,
+        /// Why.
+        lost: Lost,
+    },
+    /// The reader was slow and this many events are gone. The locks were not affected.
+    Missed {
+        /// How many.
+        count: u64,
+    },
+    /// A lock was released by its holder.
+    Released {
+        /// The lock.
+        name: Name,
+        /// Its fencing token.
+        token: Token,
+        /// From the grant to the release.
+        held: Duration,
+    },
+    /// A renewal was not answered. The lock is still held and at risk. Told once for each outage.
+    RenewFailed {
+        /// The lock.
+        name: Name,
+        /// Its fencing token.
+        token: Token,
+        /// What is left of the lease.
+        remaining: Duration,
+    },
+    /// A lease was renewed.
+    Renewed {
+        /// The lock.
+        name: Name,
+        /// Its fencing token.
+        token: Token,
+    },
+    /// Somebody else holds the lock; the caller waits.
+    Waiting {
+        /// The lock.
+        name: Name,
+        /// Who holds it, if the storage says so.
+        holder: Option<Holder>,
+    },
+}
+
+/// The events of one client: a bounded stream that ends when the client is closed.
+#[derive(Debug)]
+pub struct Events(Buffered<Event>);
+
+impl Events {
+    pub(crate) fn new(events: broadcast::Receiver<Event>) -> Self {
+        Self(Buffered::new(events))
+    }
+
+    /// Waits for the next event; `None` when the client was closed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future loses no event.
+    pub async fn next(&mut self) -> Option<Event> {
+        std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+}
+
+impl Stream for Events {
+    type Item = Event;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        self.get_mut().0.poll(cx).map(|next| match next {
+            Some(Ok(event)) => Some(event),
+            Some(Err(count)) => Some(Event::Missed { count }),
+            None => None,
+        })
+    }
+}
+
+/// What an observer of one lock sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Change {
+    /// Somebody holds the lock.
+    Locked {
+        /// Who.
+        holder: Holder,
+    },
+    /// Nobody holds the lock: it was released, broken, or its lease ended.
+    Unlocked,
+}
+
+/// What happens to one lock, whoever holds it; see [`Locks::observe`](crate::Locks::observe).
+#[derive(Debug)]
+pub struct Changes(pub(crate) tokio::sync::mpsc::Receiver<Change>);
+
+impl Changes {
+    /// Waits for the next change; `None` when the client was closed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future loses no change.
+    pub async fn next(&mut self) -> Option<Change> {
+        self.0.recv().await
+    }
+}
+
+impl Stream for Changes {
+    type Item = Change;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Change>> {
+        self.get_mut().0.poll_recv(cx)
+    }
+}
+
+type Received<T> = (Result<T, broadcast::error::RecvError>, broadcast::Receiver<T>);
+
+/// A broadcast receiver that can be polled: its `recv` borrows it, so the future owns it and gives it back.
+struct Buffered<T>(Pin<Box<dyn Future<Output = Received<T>> + Send + Sync>>);
+
+impl<T: Clone + Send + Sync + 'static> Buffered<T> {
+    fn new(receiver: broadcast::Receiver<T>) -> Self {
+        Self(Box::pin(Self::receive(receiver)))
+    }
+
+    async fn receive(mut receiver: broadcast::Receiver<T>) -> Received<T> {
+        (receiver.recv().await, receiver)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, u64>>> {
+        let (received, receiver) = std::task::ready!(self.0.as_mut().poll(cx));
+        self.0 = Box::pin(Self::receive(receiver));
+        Poll::Ready(match received {
+            Ok(item) => Some(Ok(item)),
+            Err(broadcast::error::RecvError::Lagged(count)) => Some(Err(count)),
+            Err(broadcast::error::RecvError::Closed) => None,
+        })
+    }
+}
+
+impl<T> std::fmt::Debug for Buffered<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Buffered")
+    }
+}

@@ -1,0 +1,229 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::engine::{Handle, Hold};
+use crate::error::{Error, Result};
+use crate::options;
+use crate::storage::{Name, Owner, Token};
+use crate::ticket::Ticket;
+
+/// Proves that this process holds a lock, until it is released, dropped or lost.
+///
+/// A lock with a TTL can be lost while you work: the process may be paused, the storage unreachable, the
+/// lock broken by an operator. [`Guard::lost`] tells you as soon as this process can know, from a local
+/// deadline that needs nobody's answer. Only the [`Token`], checked by whatever you write to, makes a
+/// paused holder harmless.
+///
+/// Dropping a guard gives the lock up: the release is sent in the background at once, and repeated until the
+/// storage answers or the lease is over. Use [`Guard::release`] to know how it ended. A process that exits
+/// right after a drop may leave the lease to its TTL; [`Locks::close`](crate::Locks::close) waits.
+#[must_use = "dropping a Guard gives the lock up"]
+pub struct Guard {
+    hold: Arc<Hold>,
+    engine: Handle,
+    /// Whether `drop` has nothing left to do.
+    done: bool,
+}
+
+/// Says why a lock that was held is lost. Final: a lost lock is never held again by the same guard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Lost {
+    /// The client was closed.
+    Closed,
+    /// The local deadline passed before a renewal was answered.
+    Expired,
+    /// `max_hold` was over.
+    MaxHold,
+    /// The storage says that the lease is not ours: it ended, was broken, or somebody else holds.
+    Taken,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Closed => "the client was closed",
+            Self::Expired => "the lease ended before it could be renewed",
+            Self::MaxHold => "it was held for max_hold",
+            Self::Taken => "the storage ended the lease",
+        })
+    }
+}
+
+impl Guard {
+    pub(crate) fn new(hold: Arc<Hold>, engine: Handle) -> Self {
+        Self { hold, engine, done: false }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn hold(&self) -> &Hold {
+        &self.hold
+    }
+
+    /// Returns the name of the lock.
+    pub fn name(&self) -> &Name {
+        &self.hold.name
+    }
+
+    /// Returns the fencing token: larger than that of every earlier grant of this name.
+    pub fn token(&self) -> Token {
+        self.hold.token
+    }
+
+    /// Returns the id of this acquisition.
+    pub fn owner(&self) -> Owner {
+        self.hold.owner
+    }
+
+    /// Tells whether the lock is held right now. Reads the clock, asks nobody, never blocks.
+    ///
+    /// Right even if the program was paused until this instant. Once `false`, for ever `false`.
+    pub fn is_held(&self) -> bool {
+        self.hold.is_held()
+    }
+
+    /// Returns what is left of the lease if it is not renewed again; zero once lost. Asks nobody.
+    pub fn remaining(&self) -> Duration {
+        self.hold.remaining()
+    }
+
+    /// Waits until the lock is lost and tells why. Any number of tasks may wait.
+    ///
+    /// Comes at the local deadline at the latest, which is earlier than the end of the lease at the
+    /// storage, whether or not the storage answers.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future changes nothing.
+    pub async fn lost(&self) -> Lost {
+        self.hold.lost().await
+    }
+
+    pub(crate) fn why_lost(&self) -> Option<Lost> {
+        // Looks at the clock first, so that a deadline which has passed is known to have.
+        if self.is_held() { None } else { self.hold.why_lost() }
+    }
+
+    /// Makes sure that at least `least` is left of the lease: renews now if less is left.
+    ///
+    /// # Errors
+    ///
+    /// - [`Lost`](crate::ErrorKind::Lost) if the lock is lost.
+    /// - [`Unavailable`](crate::ErrorKind::Unavailable) if the storage did not answer; the lock is still held.
+    /// - [`Invalid`](crate::ErrorKind::Invalid) if a full TTL would not be enough.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future may leave a renewal under way, which does no harm.
+    pub async fn ensure(&self, least: Duration) -> Result<()> {
+        let most = self.hold.longest();
+        if least > most {
+            return Err(Error::invalid(format!(
+                "a renewed lease lasts less than that; take the lock with a longer ttl ensure=`{least:?}` at_most=`{most:?}`"
+            )));
+        }
+        if self.remaining() >= least {
+            return Ok(());
+        }
+        self.engine.renew(&self.hold, None).await?;
+        if self.remaining() >= least {
+            return Ok(());
+        }
+        match self.hold.why_lost() {
+            Some(lost) => Err(Error::lost_for(self.name(), lost)),
+            None => Err(Error::unavailable(self.name(), least, None)),
+        }
+    }
+
+    /// Asks the storage whether the lock is still held, now.
+    ///
+    /// # Errors
+    ///
+    /// - [`Lost`](crate::ErrorKind::Lost) if it is not; the guard is lost from then on.
+    /// - [`Unavailable`](crate::ErrorKind::Unavailable) if the storage did not answer; nothing has changed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future changes nothing.
+    pub async fn verify(&self) -> Result<()> {
+        self.engine.verify(&self.hold).await
+    }
+
+    /// Replaces the TTL: the lease lasts `ttl` from now, and as long after each renewal.
+    ///
+    /// # Errors
+    ///
+    /// - [`Invalid`](crate::ErrorKind::Invalid) if `ttl` is out of bounds.
+    /// - [`Lost`](crate::ErrorKind::Lost) if the lock is lost.
+    /// - [`Unavailable`](crate::ErrorKind::Unavailable) if the storage did not answer. The lock is still held,
+    ///   for the shorter of the two TTLs, and renewals go on with the new one.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future may or may not change the TTL.
+    pub async fn extend(&self, ttl: Duration) -> Result<()> {
+        options::check_ttl(ttl, self.engine.limits())?;
+        self.engine.renew(&self.hold, Some(ttl)).await
+    }
+
+    /// Gives the lock up. `Ok` means that it was held, without a break, until now.
+    ///
+    /// # Errors
+    ///
+    /// - [`Lost`](crate::ErrorKind::Lost) if it was lost before: the work may have overlapped with another's.
+    /// - [`Unavailable`](crate::ErrorKind::Unavailable) if the storage did not answer within 5 s or the lease.
+    ///   The release is repeated in the background; at the latest the TTL frees the lock.
+    ///
+    /// # Cancel safety
+    ///
+    /// The release goes on when this future is dropped.
+    pub async fn release(mut self) -> Result<()> {
+        self.done = true;
+        self.engine.release(&self.hold).await
+    }
+
+    /// Writes the lease down to hand it to somebody else. Renewal stops; the lease ends with its TTL unless
+    /// [`Locks::resume`](crate::Locks::resume) takes it up, here or in another process.
+    ///
+    /// The storage is told in the background that the lease outlives this process;
+    /// [`Locks::close`](crate::Locks::close) waits until it knows. A process that dies before that takes the
+    /// lease with it on SQLite, and whoever resumes the ticket finds it lost. So does whoever resumes the
+    /// ticket of a guard that was lost before: maybe only after a moment, when this client's release arrives.
+    pub fn into_ticket(mut self) -> Ticket {
+        self.done = true;
+        let ticket = self.ticket();
+        self.engine.detach(&self.hold);
+        ticket
+    }
+
+    /// Returns the ticket of this lease without giving it away: it can be verified elsewhere while this guard
+    /// holds, and is renewed and released by this guard.
+    pub fn ticket(&self) -> Ticket {
+        self.hold.ticket()
+    }
+
+    /// Stops renewing and lets the lease end with its TTL, even if this process ends before.
+    pub fn forget(mut self) {
+        self.done = true;
+        self.engine.detach(&self.hold);
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.done {
+            self.engine.abandon(&self.hold);
+        }
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard")
+            .field("name", self.name())
+            .field("token", &self.token())
+            .field("remaining", &self.remaining())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,177 @@
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+
+use crate::engine::Handle;
+use crate::error::{Error, ErrorKind, Result};
+use crate::guard::Guard;
+use crate::options::{DEFAULT_INTERVAL, Options, Renewal, Wait};
+use crate::storage::Name;
+
+/// Names one lock and says how to take it. Holds nothing; may be used any number of times.
+///
+/// Setters never fail. What they set is checked when the lock is acquired, before anything is sent.
+#[must_use = "a Lock holds nothing until `acquire` is awaited"]
+#[derive(Clone, Debug)]
+pub struct Lock {
+    engine: Handle,
+    name: String,
+    options: Options,
+}
+
+impl Lock {
+    pub(crate) fn new(engine: Handle, name: &str, options: Options) -> Self {
+        Self { engine, name: name.to_owned(), options }
+    }
+
+    /// Sets how long the lease lasts if it is not renewed: 100 ms to 24 h, 10 s unless set.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.options.ttl = ttl;
+        self
+    }
+
+    /// Sets how long to wait: a [`Duration`] or a [`Wait`]. Without end unless set.
+    pub fn wait(mut self, wait: impl Into<Wait>) -> Self {
+        self.options.wait = wait.into();
+        self
+    }
+
+    /// Asks `n` more times after the first, 50 ms apart unless [`Lock::interval`] says otherwise.
+    pub fn retries(mut self, n: u32) -> Self {
+        let interval = match self.options.wait {
+            Wait::Attempts { interval, .. } => interval,
+            _ => DEFAULT_INTERVAL,
+        };
+        self.options.wait = Wait::Attempts { attempts: n.saturating_add(1), interval };
+        self
+    }
+
+    /// Sets the pause between two attempts; asks once more if [`Lock::retries`] was not called.
+    pub fn interval(mut self, interval: Duration) -> Self {
+        let attempts = match self.options.wait {
+            Wait::Attempts { attempts, .. } => attempts,
+            _ => 2,
+        };
+        self.options.wait = Wait::Attempts { attempts, interval };
+        self
+    }
+
+    /// Sets when the lease is renewed: every third of the TTL unless set.
+    pub fn renewal(mut self, renewal: Renewal) -> Self {
+        self.options.renewal = renewal;
+        self
+    }
+
+    /// Gives the lock up after this time, whatever the holder does; at least 100 ms. No limit unless set.
+    pub fn max_hold(mut self, max_hold: Duration) -> Self {
+        self.options.max_hold = Some(max_hold);
+        self
+    }
+
+    /// Sets what others see of this holder: at most 4 KiB, `program@host:pid` unless set.
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.options.label = label.into();
+        self
+    }
+
+    /// Replaces all options.
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Returns the name as it was given.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Waits for the lock, in line, for as long as [`Lock::wait`] says.
+    ///
+    /// # Errors
+    ///
+    /// - [`Contended`](ErrorKind::Contended) if somebody else held it for the whole wait.
+    /// - [`Unavailable`](ErrorKind::Unavailable) if the storage did not answer.
+    /// - [`Invalid`](ErrorKind::Invalid) if the name or an option is out of bounds; nothing was sent.
+    /// - [`Closed`](ErrorKind::Closed) if the client was closed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future gives up the place in the queue. Nothing stays held, also if the lock was just
+    /// being granted.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leasehold::Result<()> {
+    /// # use std::time::Duration;
+    /// let locks = leasehold::Locks::connect("memory:").await?;
+    /// let guard = locks.lock("invoice/42").wait(Duration::from_secs(5)).acquire().await?;
+    /// println!("write with token {}", guard.token());
+    /// guard.release().await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn acquire(&self) -> Result<Guard> {
+        let guard = self.engine.acquire(self.checked()?, self.options.clone(), false).await?;
+        guard.ok_or_else(|| Error::new(ErrorKind::Internal, "a wait ended without an answer"))
+    }
+
+    /// Asks once. `None` means that somebody else has the lock, which is an answer and not an error.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lock::acquire`], but never [`Contended`](ErrorKind::Contended).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future leaves nothing held.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leasehold::Result<()> {
+    /// let locks = leasehold::Locks::connect("memory:").await?;
+    /// let first = locks.lock("nightly").try_acquire().await?;
+    /// assert!(first.is_some());
+    /// assert!(locks.lock("nightly").try_acquire().await?.is_none());
+    /// # Ok(()) }
+    /// ```
+    pub async fn try_acquire(&self) -> Result<Option<Guard>> {
+        self.engine.acquire(self.checked()?, self.options.clone(), true).await
+    }
+
+    /// Acquires the lock, runs `work`, and releases. The work is dropped at the moment the lock is lost.
+    ///
+    /// If the work ends and the lock is lost at the same moment, the loss counts. If only the release is not
+    /// answered, the result is returned: the lock was held until the work ended.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lock::acquire`], and [`Lost`](ErrorKind::Lost) if the lock was lost before the work ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future drops the work and gives the lock up.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leasehold::Result<()> {
+    /// let locks = leasehold::Locks::connect("memory:").await?;
+    /// let sum = locks.lock("report").run(async |guard| guard.token().get() + 1).await?;
+    /// assert!(sum > 1);
+    /// # Ok(()) }
+    /// ```
+    pub async fn run<T>(&self, work: impl AsyncFnOnce(&Guard) -> T) -> Result<T> {
+        let guard = self.acquire().await?;
+        let name = guard.name().clone();
+        let done = match select(pin!(guard.lost()), pin!(work(&guard))).await {
+            Either::Left((lost, _)) => Err(Error::lost_for(&name, lost)),
+            Either::Right((done, _)) => Ok(done),
+        }?;
+        match guard.release().await {
+            Err(error) if error.kind() == ErrorKind::Lost => Err(error),
+            _ => Ok(done),
+        }
+    }
+
+    fn checked(&self) -> Result<Name> {
+        let name = Name::new(&self.name)?;
+        self.options.check(self.engine.limits())?;
+        Ok(name)
+    }
+}

@@ -1,0 +1,286 @@
+use std::fmt;
+use std::time::Duration;
+
+use crate::engine::{self, Handle, Home};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Changes, Events};
+use crate::guard::Guard;
+use crate::lock::Lock;
+use crate::options::{Options, Renewal, Wait};
+use crate::storage::{AnyStorage, Guarantees, Holder, Limits, Name, Storage, Tier, url};
+use crate::ticket::Ticket;
+
+/// A client: gives out locks over one storage. Cheap to clone; all clones are the same client.
+///
+/// Its engine runs on a thread of its own, so that a program that blocks its runtime, or has none, keeps
+/// its locks. When the last clone and the last [`Guard`] are dropped, what is still being released is
+/// finished in the background and the thread ends.
+#[derive(Clone)]
+pub struct Locks {
+    engine: Handle,
+    defaults: Options,
+}
+
+impl Locks {
+    /// Connects to the storage that a URL names, with default options.
+    ///
+    /// | URL | storage |
+    /// |---|---|
+    /// | `sqlite:` | a file in the platform's state directory, for the processes of this machine |
+    /// | `sqlite:PATH` | that file |
+    /// | `memory:` | this client alone; `memory:NAME` is shared by the clients of this process |
+    ///
+    /// # Errors
+    ///
+    /// - [`Invalid`](ErrorKind::Invalid) if the URL is wrong; the text lists what is known.
+    /// - [`Unavailable`](ErrorKind::Unavailable) if the storage cannot be reached.
+    /// - [`Unsupported`](ErrorKind::Unsupported) if the feature for that scheme is off, or the storage is not
+    ///   fit to keep locks.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future leaves nothing running.
+    pub async fn connect(url: &str) -> Result<Self> {
+        Self::builder().connect(url).await
+    }
+
+    /// Uses a storage that is already there, with default options.
+    pub fn new(storage: impl Storage) -> Self {
+        let (storage, defaults) = (AnyStorage::new(storage), Options::default());
+        Self { engine: engine::start(storage, Home::Thread), defaults }
+    }
+
+    /// Starts to set the options that every lock of a client begins with.
+    pub fn builder() -> Builder {
+        Builder { defaults: Options::default(), home: Home::Thread, required: None }
+    }
+
+    /// Names a lock. Sends nothing and cannot fail; a bad name is an error of `acquire`.
+    pub fn lock(&self, name: impl AsRef<str>) -> Lock {
+        Lock::new(self.engine.clone(), name.as_ref(), self.defaults.clone())
+    }
+
+    /// Takes up a lease that was written down: renews it and returns its guard.
+    ///
+    /// From then on the lease is bound to no process: if this one is killed, it ends with its TTL. A ticket that is
+    /// resumed twice, by two clients, gives two guards of one lease; whoever releases first ends both.
+    ///
+    /// # Errors
+    ///
+    /// - [`Lost`](ErrorKind::Lost) if the lease is over.
+    /// - [`Invalid`](ErrorKind::Invalid) if this client has the lease already, or the ticket was changed.
+    /// - [`Unavailable`](ErrorKind::Unavailable) if the storage did not answer; the ticket is as good as before.
+    /// - [`Closed`](ErrorKind::Closed) if the client was closed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future leaves the lease to the ticket: it ends with its TTL unless it is resumed again.
+    pub async fn resume(&self, ticket: Ticket) -> Result<Guard> {
+        let options = Options { ttl: ticket.ttl, ..self.defaults.clone() };
+        self.engine.resume(ticket, options).await
+    }
+
+    /// Looks at who holds a lock, without changing anything.
+    ///
+    /// # Errors
+    ///
+    /// - [`Invalid`](ErrorKind::Invalid) if the name is out of bounds.
+    /// - [`Unavailable`](ErrorKind::Unavailable) if the storage did not answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future changes nothing.
+    pub async fn inspect(&self, name: impl AsRef<str>) -> Result<Option<Holder>> {
+        self.engine.inspect(Name::new(name)?).await
+    }
+
+    /// Lists the holders of all locks whose names begin with `prefix`, ordered by name.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](ErrorKind::Unavailable) if the storage did not answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future changes nothing.
+    pub async fn list(&self, prefix: impl AsRef<str>) -> Result<Vec<Holder>> {
+        self.engine.list(prefix.as_ref()).await
+    }
+
+    /// Ends the lease of whoever holds a lock now, and returns who that was; `None` if it was free.
+    ///
+    /// Ends only the lease that was seen: if the lock changes hands meanwhile, the new holder keeps it and
+    /// `None` is returned. The holder's guard is lost, at once where the storage can tell it and at its next
+    /// renewal otherwise; the next holder's token is larger. Reported as [`Event::Broken`](crate::Event).
+    ///
+    /// # Errors
+    ///
+    /// - [`Invalid`](ErrorKind::Invalid) if the name is out of bounds.
+    /// - [`Unavailable`](ErrorKind::Unavailable) if the storage did not answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future may or may not break the lock.
+    pub async fn break_lock(&self, name: impl AsRef<str>) -> Result<Option<Holder>> {
+        self.engine.break_lock(Name::new(name)?).await
+    }
+
+    /// Observes one lock, whoever holds it: what it is now, and then every change, also by expiry.
+    ///
+    /// A reader that is slow, or holds shorter than the storage's notice, may see several changes as one;
+    /// the last state always arrives.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](ErrorKind::Invalid) if the name is out of bounds, [`Closed`](ErrorKind::Closed) if the
+    /// client was closed.
+    pub fn observe(&self, name: impl AsRef<str>) -> Result<Changes> {
+        self.engine.observe(Name::new(name)?)
+    }
+
+    /// Returns what happens to the locks of this client from now on.
+    pub fn events(&self) -> Events {
+        self.engine.events()
+    }
+
+    /// Lists the locks that guards of this client hold now, ordered by name. Asks nobody.
+    pub fn held(&self) -> Vec<Holder> {
+        self.engine.held()
+    }
+
+    /// Says what the storage promises, as found when it was connected.
+    pub fn guarantees(&self) -> Guarantees {
+        self.engine.guarantees()
+    }
+
+    /// Ends this client and all its clones: waiting acquisitions fail, held locks are lost and released.
+    /// Waits until the storage has confirmed every release, for at most 5 s.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](ErrorKind::Unavailable) if some leases are left to their TTL.
+    ///
+    /// # Cancel safety
+    ///
+    /// The client closes even if this future is dropped.
+    pub async fn close(&self) -> Result<()> {
+        self.engine.close().await
+    }
+}
+
+/// Shows the storage without its secrets.
+impl fmt::Debug for Locks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Locks").field(&format_args!("{}", self.engine)).finish()
+    }
+}
+
+/// Sets the options that every lock of a client begins with, and connects.
+#[must_use = "a Builder does nothing until `connect` or `build`"]
+#[derive(Clone, Debug)]
+pub struct Builder {
+    defaults: Options,
+    home: Home,
+    required: Option<Tier>,
+}
+
+impl Builder {
+    /// Sets [`Lock::ttl`] for every lock.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.defaults.ttl = ttl;
+        self
+    }
+
+    /// Sets [`Lock::wait`] for every lock.
+    pub fn wait(mut self, wait: impl Into<Wait>) -> Self {
+        self.defaults.wait = wait.into();
+        self
+    }
+
+    /// Sets [`Lock::renewal`] for every lock.
+    pub fn renewal(mut self, renewal: Renewal) -> Self {
+        self.defaults.renewal = renewal;
+        self
+    }
+
+    /// Sets [`Lock::max_hold`] for every lock.
+    pub fn max_hold(mut self, max_hold: Duration) -> Self {
+        self.defaults.max_hold = Some(max_hold);
+        self
+    }
+
+    /// Sets [`Lock::label`] for every lock.
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.defaults.label = label.into();
+        self
+    }
+
+    /// Replaces all options.
+    pub fn options(mut self, options: Options) -> Self {
+        self.defaults = options;
+        self
+    }
+
+    /// Refuses a storage that promises less than `tier`.
+    pub fn require(mut self, tier: Tier) -> Self {
+        self.required = Some(tier);
+        self
+    }
+
+    /// Runs the engine as a task of the current tokio runtime instead of a thread of its own.
+    ///
+    /// For tests with paused time, which then need no server and no sleep. In a program, a runtime that is
+    /// blocked would not renew: leave it at the default there.
+    pub fn on_current_runtime(mut self) -> Self {
+        self.home = Home::CurrentRuntime;
+        self
+    }
+
+    /// Connects to the storage that a URL names; see [`Locks::connect`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Locks::connect`], and [`Unsupported`](ErrorKind::Unsupported) if the storage promises less than
+    /// was required.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future leaves nothing running.
+    pub async fn connect(self, url: &str) -> Result<Locks> {
+        let target = url::parse(url)?;
+        // What no storage allows is refused before anything is sent; what this one does not, in `finish`.
+        self.defaults.check(&Limits::default())?;
+        let engine = engine::connect(target, self.home).await?;
+        self.finish(engine)
+    }
+
+    /// Uses a storage that is already there.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](ErrorKind::Unsupported) if the storage promises less than was required.
+    ///
+    /// # Panics
+    ///
+    /// With [`Builder::on_current_runtime`], outside of a tokio runtime.
+    pub fn build(self, storage: impl Storage) -> Result<Locks> {
+        let engine = engine::start(AnyStorage::new(storage), self.home);
+        self.finish(engine)
+    }
+
+    fn finish(self, engine: Handle) -> Result<Locks> {
+        self.defaults.check(engine.limits())?;
+        let has = engine.guarantees().tier;
+        if let Some(required) = self.required
+            && has < required
+        {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "the storage promises less than required; choose another one required=`{required}` has=`{has}`"
+                ),
+            ));
+        }
+        Ok(Locks { engine, defaults: self.defaults })
+    }
+}

@@ -1,0 +1,185 @@
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::storage::Limits;
+
+/// How a lock is taken and kept. Plain values; the setters of [`Lock`](crate::Lock) and
+/// [`Builder`](crate::Builder) write to one of these.
+///
+/// Checked when a lock is acquired, before anything is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Options {
+    /// How long the lease lasts if it is not renewed. 100 ms to 24 h; the storage may allow less.
+    /// Default: 10 s.
+    pub ttl: Duration,
+    /// How long to wait for the lock. Default: [`Wait::Forever`].
+    pub wait: Wait,
+    /// When the lease is renewed. Default: [`Renewal::Automatic`].
+    pub renewal: Renewal,
+    /// After this time the lock is given up, whatever the holder does; at least 100 ms. Default: none.
+    pub max_hold: Option<Duration>,
+    /// What `inspect` and the errors of others show of this holder; at most 4 KiB.
+    /// Default: `program@host:pid`.
+    pub label: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            ttl: Duration::from_secs(10),
+            wait: Wait::Forever,
+            renewal: Renewal::Automatic,
+            max_hold: None,
+            label: DEFAULT_LABEL.clone(),
+        }
+    }
+}
+
+/// How long to wait for a lock that somebody else holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Wait {
+    /// Ask this many times in all, this far apart; there is no pause after the last one. Keeps no place in
+    /// the queue. 1 or more attempts.
+    Attempts {
+        /// How often to ask in all.
+        attempts: u32,
+        /// How long to pause between two of them.
+        interval: Duration,
+    },
+    /// Wait in line for at most this long.
+    For(Duration),
+    /// Wait in line for as long as it takes. A storage that answers nothing for 30 s ends the wait with
+    /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable).
+    #[default]
+    Forever,
+}
+
+impl From<Duration> for Wait {
+    fn from(limit: Duration) -> Self {
+        Self::For(limit)
+    }
+}
+
+/// When a lease is renewed while it is held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Renewal {
+    /// Every third of the TTL.
+    #[default]
+    Automatic,
+    /// This often; less than the TTL.
+    Every(Duration),
+    /// Only by `extend` and `ensure`. The lock is lost when the TTL is over.
+    Never,
+}
+
+/// How far apart [`Lock::retries`](crate::Lock::retries) asks, unless told otherwise.
+pub(crate) const DEFAULT_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The shortest `max_hold` and renewal interval.
+const SHORTEST: Duration = Duration::from_millis(100);
+const RENEWAL_SHORTEST: Duration = Duration::from_millis(10);
+/// The longest label, in bytes.
+const LABEL_MAX: usize = 4096;
+
+impl Options {
+    /// Checks every value against its bounds and those of the storage.
+    pub(crate) fn check(&self, limits: &Limits) -> Result<()> {
+        check_ttl(self.ttl, limits)?;
+        if let Wait::Attempts { attempts: 0, .. } = self.wait {
+            return Err(Error::invalid("at least one attempt is needed; 1 asks once attempts=`0`"));
+        }
+        if let Renewal::Every(every) = self.renewal
+            && !(RENEWAL_SHORTEST..self.ttl).contains(&every)
+        {
+            return Err(Error::invalid(format!(
+                "the renewal interval is at least {RENEWAL_SHORTEST:?} and less than the ttl renewal=`{every:?}` ttl=`{:?}`",
+                self.ttl
+            )));
+        }
+        if let Some(max_hold) = self.max_hold
+            && max_hold < SHORTEST
+        {
+            return Err(Error::invalid(format!("max_hold is at least {SHORTEST:?} max_hold=`{max_hold:?}`")));
+        }
+        if self.label.len() > LABEL_MAX {
+            let length = self.label.len();
+            return Err(Error::invalid(format!("a label has at most {LABEL_MAX} bytes length=`{length}`")));
+        }
+        Ok(())
+    }
+}
+
+/// Checks a TTL against the bounds of the storage.
+pub(crate) fn check_ttl(ttl: Duration, limits: &Limits) -> Result<()> {
+    if (limits.ttl_min..=limits.ttl_max).contains(&ttl) {
+        return Ok(());
+    }
+    let (min, max) = (limits.ttl_min, limits.ttl_max);
+    Err(Error::invalid(format!(
+        "the ttl is at least {min:?} and at most {max:?} on this storage ttl=`{ttl:?}`"
+    )))
+}
+
+static DEFAULT_LABEL: LazyLock<String> = LazyLock::new(|| {
+    let program = std::env::args_os().next().map(std::path::PathBuf::from);
+    let program = program.as_deref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy());
+    let label = format!("{}@{}:{}", program.as_deref().unwrap_or("unknown"), host(), std::process::id());
+    label.chars().take(1024).collect()
+});
+
+#[cfg(unix)]
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(not(unix))]
+fn host() -> String {
+    std::env::var("COMPUTERNAME").unwrap_or_else(|_| "localhost".to_owned())
+}
+
+/// The label as records carry it.
+pub(crate) fn shared_label(label: &str) -> Option<Arc<str>> {
+    (!label.is_empty()).then(|| label.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    #[test]
+    fn bounds_name_the_option_and_the_bound() {
+        let limits = Limits::default();
+        let ok = Options::default();
+        assert!(ok.check(&limits).is_ok());
+        let ms = Duration::from_millis;
+        let cases = [
+            (Options { ttl: ms(99), ..ok.clone() }, "ttl is at least 100ms"),
+            (Options { ttl: ms(86_400_001), ..ok.clone() }, "at most 86400s"),
+            (Options { ttl: Duration::MAX, ..ok.clone() }, "at most 86400s"),
+            (
+                Options { wait: Wait::Attempts { attempts: 0, interval: ms(1) }, ..ok.clone() },
+                "at least one attempt",
+            ),
+            (Options { renewal: Renewal::Every(ms(10_000)), ..ok.clone() }, "less than the ttl"),
+            (Options { renewal: Renewal::Every(ms(9)), ..ok.clone() }, "at least 10ms"),
+            (Options { max_hold: Some(ms(99)), ..ok.clone() }, "max_hold is at least 100ms"),
+            (Options { label: "x".repeat(4097), ..ok.clone() }, "at most 4096 bytes"),
+        ];
+        for (options, text) in cases {
+            let error = options.check(&limits).expect_err(text);
+            assert_eq!(error.kind(), ErrorKind::Invalid);
+            assert!(error.to_string().contains(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn default_label_tells_who_and_where() {
+        let label = &*DEFAULT_LABEL;
+        assert!(label.contains('@') && label.ends_with(&format!(":{}", std::process::id())), "{label}");
+    }
+}

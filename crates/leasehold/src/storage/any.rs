@@ -1,0 +1,149 @@
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_core::Stream;
+
+use super::{Acquire, Claim, Guarantees, Hint, Holder, Limits, Name, Release, Renew, Storage, url};
+use crate::error::Result;
+
+/// Holds any storage, its type forgotten. A storage itself, so it can be wrapped. Cheap to clone.
+#[derive(Clone)]
+pub struct AnyStorage(Arc<dyn Erased>);
+
+impl AnyStorage {
+    /// Forgets the type of a storage.
+    pub fn new(storage: impl Storage) -> Self {
+        Self(Arc::new(storage))
+    }
+
+    /// Connects to the storage that a URL names, as [`Locks::connect`](crate::Locks::connect) does, but
+    /// without an engine: for those who call or wrap a storage themselves.
+    ///
+    /// # Errors
+    ///
+    /// - [`Invalid`](crate::ErrorKind::Invalid) if the URL is wrong; the text lists what is known.
+    /// - [`Unavailable`](crate::ErrorKind::Unavailable) if the storage cannot be reached.
+    /// - [`Unsupported`](crate::ErrorKind::Unsupported) if the feature for that scheme is off, or the storage
+    ///   is not fit to keep locks.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future leaves nothing running.
+    pub async fn connect(url: &str) -> Result<Self> {
+        url::parse(url)?.connect().await
+    }
+}
+
+impl fmt::Debug for AnyStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for AnyStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl Storage for AnyStorage {
+    fn guarantees(&self) -> Guarantees {
+        self.0.guarantees()
+    }
+
+    fn limits(&self) -> Limits {
+        self.0.limits()
+    }
+
+    async fn acquire(&self, claims: &[Claim]) -> Vec<Result<Acquire>> {
+        self.0.acquire(claims).await
+    }
+
+    async fn renew(&self, claims: &[Claim]) -> Vec<Result<Renew>> {
+        self.0.renew(claims).await
+    }
+
+    async fn release(&self, claims: &[Claim]) -> Vec<Result<Release>> {
+        self.0.release(claims).await
+    }
+
+    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
+        self.0.inspect(name).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
+        self.0.list(prefix, after, limit).await
+    }
+
+    fn watch(&self, names: &[Name]) {
+        self.0.watch(names);
+    }
+
+    fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {
+        self.0.hints()
+    }
+}
+
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// [`Storage`] with its futures boxed: the one place where that happens.
+trait Erased: fmt::Debug + fmt::Display + Send + Sync {
+    fn guarantees(&self) -> Guarantees;
+    fn limits(&self) -> Limits;
+    fn acquire<'a>(&'a self, claims: &'a [Claim]) -> Boxed<'a, Vec<Result<Acquire>>>;
+    fn renew<'a>(&'a self, claims: &'a [Claim]) -> Boxed<'a, Vec<Result<Renew>>>;
+    fn release<'a>(&'a self, claims: &'a [Claim]) -> Boxed<'a, Vec<Result<Release>>>;
+    fn inspect<'a>(&'a self, name: &'a Name) -> Boxed<'a, Result<Option<Holder>>>;
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a Name>,
+        limit: usize,
+    ) -> Boxed<'a, Result<Vec<Holder>>>;
+    fn watch(&self, names: &[Name]);
+    fn hints(&self) -> Pin<Box<dyn Stream<Item = Hint> + Send>>;
+}
+
+impl<S: Storage> Erased for S {
+    fn guarantees(&self) -> Guarantees {
+        Storage::guarantees(self)
+    }
+
+    fn limits(&self) -> Limits {
+        Storage::limits(self)
+    }
+
+    fn acquire<'a>(&'a self, claims: &'a [Claim]) -> Boxed<'a, Vec<Result<Acquire>>> {
+        Box::pin(Storage::acquire(self, claims))
+    }
+
+    fn renew<'a>(&'a self, claims: &'a [Claim]) -> Boxed<'a, Vec<Result<Renew>>> {
+        Box::pin(Storage::renew(self, claims))
+    }
+
+    fn release<'a>(&'a self, claims: &'a [Claim]) -> Boxed<'a, Vec<Result<Release>>> {
+        Box::pin(Storage::release(self, claims))
+    }
+
+    fn inspect<'a>(&'a self, name: &'a Name) -> Boxed<'a, Result<Option<Holder>>> {
+        Box::pin(Storage::inspect(self, name))
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a Name>,
+        limit: usize,
+    ) -> Boxed<'a, Result<Vec<Holder>>> {
+        Box::pin(Storage::list(self, prefix, after, limit))
+    }
+
+    fn watch(&self, names: &[Name]) {
+        Storage::watch(self, names);
+    }
+
+    fn hints(&self) -> Pin<Box<dyn Stream<Item = Hint> + Send>> {
+        Box::pin(Storage::hints(self))
+    }
+}

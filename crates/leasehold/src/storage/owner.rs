@@ -1,0 +1,91 @@
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Identifies one acquisition: 128 random bits, used once and never again.
+///
+/// Made before the first request is sent, so that a request whose answer was lost can be repeated, or
+/// undone, under the same identity. Shown as 32 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Owner(u128);
+
+impl Owner {
+    /// Draws a new id from the operating system's random source.
+    ///
+    /// # Panics
+    ///
+    /// If the operating system has no random source, which no supported platform allows once it is up.
+    pub fn random() -> Self {
+        let mut bytes = [0; 16];
+        #[expect(clippy::disallowed_methods, reason = "this is the door")]
+        getrandom::fill(&mut bytes).expect("the operating system has a random source");
+        Self(u128::from_be_bytes(bytes))
+    }
+
+    /// Returns the id as 16 bytes, for storages that keep it as such.
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+
+    /// Makes the id from what [`Owner::to_bytes`] gave.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(u128::from_be_bytes(bytes))
+    }
+
+    /// A number in `0..n` that depends only on this id and `salt`: jitter, without another random source.
+    pub(crate) fn spread(self, salt: u32, n: u64) -> u64 {
+        // A multiplicative hash (Knuth); the id is random already, the salt only has to shuffle it.
+        let mixed = (self.0 ^ u128::from(salt)).wrapping_mul(0x2d35_8dcc_aa6c_78a5_8bb8_4b93_962e_acc9);
+        u64::try_from((mixed >> 64) % u128::from(std::cmp::max(n, 1))).expect("BUG: below a u64")
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Owner({self})")
+    }
+}
+
+impl FromStr for Owner {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let hex = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        match u128::from_str_radix(text, 16) {
+            Ok(id) if hex => Ok(Self(id)),
+            _ => Err(Error::new(ErrorKind::Invalid, "an owner id is 32 lower-case hexadecimal digits")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_round_trips() {
+        let owner = Owner::random();
+        assert_eq!(owner.to_string().parse::<Owner>().expect("valid"), owner);
+        assert_eq!(Owner::from_bytes(owner.to_bytes()), owner);
+        for bad in ["", "0", &"g".repeat(32), &"A".repeat(32), &"+".repeat(32)] {
+            assert!(bad.parse::<Owner>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn spread_stays_in_range_and_spreads() {
+        let owner = Owner::random();
+        let drawn: std::collections::HashSet<_> =
+            (0..100).map(|salt| owner.spread(salt, 1_000_000)).collect();
+        assert!(drawn.iter().all(|&x| x < 1_000_000));
+        assert!(drawn.len() > 90, "{}", drawn.len());
+        assert_eq!(owner.spread(7, 0), 0);
+    }
+}

@@ -1,0 +1,49 @@
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Orders the acquisitions of one name: each grant's token is larger than every earlier one's, also
+/// across releases, expiry and restarts.
+///
+/// Send it with every write to whatever the lock protects, and let that refuse a token smaller than the
+/// largest it has seen (Kleppmann, "How to do distributed locking", 2016). That check is what makes a
+/// lock safe against a holder that was paused. Written as decimal digits; below 2^63 on every storage.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(u64);
+
+impl Token {
+    /// Makes a token of a number that a storage gave.
+    pub const fn new(token: u64) -> Self {
+        Self(token)
+    }
+
+    /// Returns the number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token({})", self.0)
+    }
+}
+
+impl FromStr for Token {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        match text.parse() {
+            Ok(token) if digits => Ok(Self(token)),
+            _ => Err(Error::new(ErrorKind::Invalid, "a fencing token is a decimal number below 2^64")),
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! The engine over the memory storage, under paused time: no server, no sleep.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use leasehold::storage::Memory;
+use leasehold::{Change, ErrorKind, Event, Locks, Lost, Renewal, Wait};
+
+const TTL: Duration = Duration::from_secs(10);
+
+fn client(memory: &Memory) -> Locks {
+    Locks::builder().on_current_runtime().build(memory.clone()).expect("memory promises enough")
+}
+
+/// Lets the engine and every other task run until nothing is left to do at this moment.
+async fn settle() {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_is_held_by_one_and_tokens_grow() {
+    let memory = Memory::new();
+    let (a, b) = (client(&memory), client(&memory));
+    let first = a.lock("x").acquire().await.expect("free");
+    assert!(first.is_held());
+    assert!(first.remaining() > Duration::from_secs(9));
+    assert!(b.lock("x").try_acquire().await.expect("asked").is_none());
+    let token = first.token();
+    first.release().await.expect("ours");
+    let second = b.lock("x").try_acquire().await.expect("asked").expect("free");
+    assert!(second.token() > token);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_lock_is_renewed_for_ever() {
+    let memory = Memory::new();
+    let (a, b) = (client(&memory), client(&memory));
+    let guard = a.lock("x").ttl(TTL).acquire().await.expect("free");
+    for _ in 0..100 {
+        tokio::time::sleep(TTL / 2).await;
+        assert!(guard.is_held());
+        assert!(b.lock("x").try_acquire().await.expect("asked").is_none());
+    }
+    guard.release().await.expect("ours");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_renewal_the_lock_is_lost_before_the_storage_gives_it_away() {
+    let memory = Memory::new();
+    let (a, b) = (client(&memory), client(&memory));
+    let guard = a.lock("x").ttl(TTL).renewal(Renewal::Never).acquire().await.expect("free");
+    let start = tokio::time::Instant::now();
+    assert_eq!(guard.lost().await, Lost::Expired);
+    let passed = start.elapsed();
+    assert!(passed < TTL && passed > TTL - Duration::from_millis(150), "{passed:?}");
+    assert!(!guard.is_held());
+    // The engine has let it go, so the next one need not wait for the TTL.
+    let next = b.lock("x").acquire().await.expect("free");
+    let error = guard.release().await.expect_err("lost");
+    assert_eq!((error.kind(), error.lost()), (ErrorKind::Lost, Some(Lost::Expired)));
+    assert!(next.is_held());
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_ends_when_it_says_and_names_the_holder() {
+    let memory = Memory::new();
+    let (a, b) = (client(&memory), client(&memory));
+    let _guard = a.lock("x").label("the first").acquire().await.expect("free");
+    let start = tokio::time::Instant::now();
+    let error = b.lock("x").wait(Duration::from_secs(3)).acquire().await.expect_err("held");
+    assert_eq!(error.kind(), ErrorKind::Contended);
+    let waited = start.elapsed();
+    assert!(waited >= Duration::from_secs(3) && waited < Duration::from_millis(3_100), "{waited:?}");
+    assert_eq!(error.holder().and_then(|holder| holder.label.as_deref()), Some("the first"));
+    assert!(error.to_string().contains("holder=`the first`"), "{error}");
+    // No entry is left that would hold up the next.
+    assert_eq!(b.inspect("x").await.expect("asked").expect("held").waiters, Some(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_count_tries_and_do_not_sleep_after_the_last() {
+    let memory = Memory::new();
+    let (a, b) = (client(&memory), client(&memory));
+    let _guard = a.lock("x").acquire().await.expect("free");
+    let start = tokio::time::Instant::now();
+    let wait = Wait::Attempts { attempts: 3, interval: Duration::from_secs(1) };
+    let error = b.lock("x").wait(wait).acquire().await.expect_err("held");
+    assert_eq!(error.kind(), ErrorKind::Contended);
+    let waited = start.elapsed();
+    assert!(waited >= Duration::from_secs(2) && waited < Duration::from_millis(2_100), "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiters_are_woken_in_the_order_in_which_they_came() {
+    let memory = Memory::new();
+    let clients: Vec<_> = (0..5).map(|_| client(&memory)).collect();
+    let guard = clients[0].lock("x").acquire().await.expect("free");
+    let (order, mut served) = tokio::sync::mpsc::unbounded_channel();
+    for (i, client) in clients.iter().enumerate().skip(1) {
+        let (client, order) = (client.clone(), order.clone());
+        tokio::spawn(async move {
+            let guard = client.lock("x").acquire().await.expect("in turn");
+            order.send(i).expect("listened to");
+            guard.release().await.expect("ours");
+        });
+        settle().await;
+    }
+    let start = tokio::time::Instant::now();
+    guard.release().await.expect("ours");
+    for expected in 1..5 {
+        assert_eq!(served.recv().await, Some(expected));
+    }
+    assert!(start.elapsed() < Duration::from_millis(50), "woken, not polled: {:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn five_hundred_tasks_cost_the_storage_one_waiter() {
+    let memory = Memory::new();
+    let (a, b) = (client(&memory), client(&memory));
+    let guard = a.lock("x").acquire().await.expect("free");
+    let tasks: Vec<_> = (0..500)
+        .map(|_| {
+            let b = b.clone();
+            tokio::spawn(async move { b.lock("x").acquire().await.expect("in turn").release().await })
+        })
+        .collect();
+    settle().await;
+    assert_eq!(a.inspect("x").await.expect("asked").expect("held").waiters, Some(1));
+    guard.release().await.expect("ours");
+    for task in tasks {
+        task.await.expect("runs").expect("ours");
+    }
+    assert!(a.inspect("x").await.expect("asked").is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_guard_is_released_and_a_dropped_wait_leaves_the_line() {
+    let memory = Memory::new();
+    let (a, b) = (client(&memory), client(&memory));
+    let guard = a.lock("x").acquire().await.expect("free");
+    let waiting = tokio::time::timeout(Duration::from_secs(1), b.lock("x").acquire()).await;
+    assert!(waiting.is_err());
+    settle().await;
+    assert_eq!(a.inspect("x").await.expect("asked").expect("held").waiters, Some(0));
+    drop(guard);
+    settle().await;
+    assert!(a.inspect("x").await.expect("asked").is_none());
+    assert!(a.held().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn run_drops_the_work_when_the_lock_is_lost() {
+    let memory = Memory::new();
+    let (a, b) = (client(&memory), client(&memory));
+    let (started, running) = tokio::sync::oneshot::channel();
+    let work = tokio::spawn(async move {
+        a.lock("x")
+            .ttl(TTL)
+            .run(async |_| {
+                started.send(()).expect("listened to");
+                std::future::pending::<()>().await;
+            })
+            .await
+    });
+    running.await.expect("started");
+    let broken = b.break_lock("x").await.expect("asked").expect("held");
+    let error = work.await.expect("runs").expect_err("lost");
+    assert_eq!((error.kind(), error.lost()), (ErrorKind::Lost, Some(Lost::Taken)));
+    assert!(b.lock("x").try_acquire().await.expect("asked").expect("free").token() > broken.token);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_learns_at_once_that_its_lock_was_broken() {
+    for held_for in [Duration::ZERO, Duration::from_millis(99), Duration::from_secs(1), TTL] {
+        let memory = Memory::new();
+        let (a, b) = (client(&memory), client(&memory));
+        let guard = a.lock("x").ttl(TTL).acquire().await.expect("free");
+        tokio::time::sleep(held_for).await;
+        let start = tokio::time::Instant::now();
+        b.break_lock("x").await.expect("asked").expect("held");
+        assert_eq!(guard.lost().await, Lost::Taken);
+        let told = start.elapsed();
+        assert!(told <= Duration::from_millis(110), "held for {held_for:?}, told after {told:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn max_hold_ends_a_hold_that_is_renewed() {
+    let memory = Memory::new();
+    let a = client(&memory);
+    let guard = a.lock("x").ttl(TTL).max_hold(Duration::from_secs(25)).acquire().await.expect("free");
+    let start = tokio::time::Instant::now();
+    assert_eq!(guard.lost().await, Lost::MaxHold);
+    assert!(start.elapsed().abs_diff(Duration::from_secs(25)) < Duration::from_millis(50));
+    settle().await;
+    assert!(a.inspect("x").await.expect("asked").is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn extend_and_ensure_and_verify() {
+    let memory = Memory::new();
+    let (a, b) = (client(&memory), client(&memory));
+    let guard = a.lock("x").ttl(TTL).renewal(Renewal::Never).acquire().await.expect("free");
+    guard.extend(Duration::from_secs(60)).await.expect("held");
+    assert!(guard.remaining() > Duration::from_secs(59));
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    guard.ensure(Duration::from_secs(20)).await.expect("enough is left");
+    assert!(guard.remaining() < Duration::from_secs(30));
+    guard.ensure(Duration::from_secs(50)).await.expect("renewed");
+    assert!(guard.remaining() > Duration::from_secs(59));
+    assert_eq!(guard.ensure(Duration::from_secs(60)).await.expect_err("never").kind(), ErrorKind::Invalid);
+    assert_eq!(guard.extend(Duration::from_millis(1)).await.expect_err("bounds").kind(), ErrorKind::Invalid);
+    guard.extend(Duration::from_secs(1)).await.expect("held");
+    assert!(guard.remaining() < Duration::from_secs(1));
+    guard.verify().await.expect("ours");
+    b.break_lock("x").await.expect("asked").expect("held");
+    assert_eq!(guard.verify().await.expect_err("broken").kind(), ErrorKind::Lost);
+    assert!(!guard.is_held());
+    assert_eq!(guard.extend(TTL).await.expect_err("lost").kind(), ErrorKind::Lost);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ticket_hands_the_lease_over() {
+    let memory = Memory::new();
+    let (a, b) = (client(&memory), client(&memory));
+    let guard = a.lock("x").ttl(TTL).acquire().await.expect("free");
+    let token = guard.token();
+    let text = guard.into_ticket().to_string();
+    assert!(a.held().is_empty());
+    let resumed = b.resume(text.parse().expect("a ticket")).await.expect("alive");
+    assert_eq!(resumed.token(), token);
+    tokio::time::sleep(TTL * 3).await;
+    assert!(resumed.is_held(), "renewed by whoever resumed it");
+    resumed.release().await.expect("ours");
+    let error = a.resume(text.parse().expect("a ticket")).await.expect_err("over");
+    assert_eq!(error.kind(), ErrorKind::Lost);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forgotten_lease_ends_with_its_ttl() {
+    let memory = Memory::new();
+    let a = client(&memory);
+    a.lock("x").ttl(TTL).acquire().await.expect("free").forget();
+    tokio::time::sleep(TTL - Duration::from_secs(1)).await;
+    assert!(a.lock("x").try_acquire().await.expect("asked").is_none());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(a.lock("x").try_acquire().await.expect("asked").is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn observers_see_locks_come_and_go_also_by_expiry() {
+    let memory = Memory::new();
+    let (a, b) = (client(&memory), client(&memory));
+    let mut changes = b.observe("x").expect("valid");
+    assert_eq!(changes.next().await, Some(Change::Unlocked));
+    let guard = a.lock("x").ttl(TTL).acquire().await.expect("free");
+    let Some(Change::Locked { holder }) = changes.next().await else { panic!("not locked") };
+    assert_eq!(holder.token, guard.token());
+    guard.release().await.expect("ours");
+    assert_eq!(changes.next().await, Some(Change::Unlocked));
+    a.lock("x").ttl(TTL).acquire().await.expect("free").forget();
+    assert!(matches!(changes.next().await, Some(Change::Locked { .. })));
+    let start = tokio::time::Instant::now();
+    assert_eq!(changes.next().await, Some(Change::Unlocked));
+    assert!(start.elapsed() <= TTL + Duration::from_millis(100), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_releases_loses_and_refuses() {
+    let memory = Memory::new();
+    let (a, b) = (client(&memory), client(&memory));
+    let guard = a.lock("x").acquire().await.expect("free");
+    let held = b.lock("y").acquire().await.expect("free");
+    let waiting = tokio::spawn({
+        let a = a.clone();
+        async move { a.lock("y").acquire().await }
+    });
+    settle().await;
+    a.close().await.expect("confirmed");
+    assert_eq!(guard.lost().await, Lost::Closed);
+    assert_eq!(waiting.await.expect("runs").expect_err("closed").kind(), ErrorKind::Closed);
+    assert!(b.inspect("x").await.expect("asked").is_none());
+    assert_eq!(b.inspect("y").await.expect("asked").expect("held").waiters, Some(0));
+    assert_eq!(a.lock("x").acquire().await.expect_err("closed").kind(), ErrorKind::Closed);
+    a.close().await.expect("closed already");
+    held.release().await.expect("ours");
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_tell_the_story_and_a_slow_reader_learns_what_it_missed() {
+    let memory = Memory::new();
+    let a = client(&memory);
+    let mut events = a.events();
+    let guard = a.lock("x").ttl(TTL).acquire().await.expect("free");
+    tokio::time::sleep(TTL / 2).await;
+    guard.release().await.expect("ours");
+    assert!(matches!(events.next().await, Some(Event::Acquired { .. })));
+    assert!(matches!(events.next().await, Some(Event::Renewed { .. })));
+    assert!(matches!(events.next().await, Some(Event::Released { .. })));
+    for _ in 0..2_000 {
+        a.lock("x").acquire().await.expect("free").release().await.expect("ours");
+    }
+    assert!(matches!(StreamExt::next(&mut events).await, Some(Event::Missed { count: 2_976 })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn bad_input_is_refused_before_anything_is_sent() {
+    let a = client(&Memory::new());
+    let long = "x".repeat(513);
+    for name in ["", "a\0b", long.as_str()] {
+        assert_eq!(a.lock(name).acquire().await.expect_err("name").kind(), ErrorKind::Invalid);
+        assert_eq!(a.inspect(name).await.expect_err("name").kind(), ErrorKind::Invalid);
+        assert_eq!(a.break_lock(name).await.expect_err("name").kind(), ErrorKind::Invalid);
+    }
+    for ttl in [Duration::ZERO, Duration::from_millis(99), Duration::MAX] {
+        assert_eq!(a.lock("x").ttl(ttl).acquire().await.expect_err("ttl").kind(), ErrorKind::Invalid);
+    }
+    assert_eq!(a.lock("x").retries(u32::MAX).try_acquire().await.expect("asked").map(drop), Some(()));
+}
+
+#[test]
+fn works_without_any_runtime_and_on_a_thread_of_its_own() {
+    // `pollster` brings no timer and no reactor: the engine has its own.
+    let work = async {
+        let a = Locks::connect("memory:engine-thread").await.expect("connects");
+        let b = Locks::connect("memory:engine-thread").await.expect("connects");
+        let guard = a.lock("x").ttl(Duration::from_millis(300)).acquire().await.expect("free");
+        // The program blocks its thread for three TTLs; the lock is renewed all the same.
+        #[expect(clippy::disallowed_methods, reason = "a program that blocks its thread is what is tested")]
+        std::thread::sleep(Duration::from_millis(900));
+        assert!(guard.is_held());
+        assert!(b.lock("x").try_acquire().await.expect("asked").is_none());
+        guard.release().await.expect("ours");
+        b.lock("x").acquire().await.expect("free").release().await.expect("ours");
+        a.close().await.expect("confirmed");
+    };
+    block_on(work);
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    pollster::block_on(work)
+}

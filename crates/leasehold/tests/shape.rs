@@ -1,0 +1,152 @@
+//! What the types promise to the compiler: that they may cross threads, that futures may be spawned, that an
+//! error is one word. `#[must_use]` is shown in the doc tests of the crate.
+
+use std::error::Error as StdError;
+use std::fmt::{Debug, Display};
+use std::hash::Hash;
+use std::time::Duration;
+
+use leasehold::storage::{
+    self, Acquire, AnyStorage, Claim, Hint, Kind, Limits, Memory, Release, Renew, Storage,
+};
+use leasehold::{
+    Builder, Change, Changes, Error, ErrorKind, Event, Events, Guarantees, Guard, Holder, LeaseClock, Lock,
+    Locks, Lost, Name, Options, Owner, Renewal, Result, Ticket, Tier, Token, Wait, blocking,
+};
+
+const fn crosses_threads<T: Send + Sync + Unpin + Debug + 'static>() {}
+const fn is_cloned<T: Clone>() {}
+const fn is_plain<T: Copy + Eq + Hash>() {}
+
+#[test]
+fn everything_crosses_threads_and_has_no_lifetime() {
+    crosses_threads::<Locks>();
+    crosses_threads::<Builder>();
+    crosses_threads::<Lock>();
+    crosses_threads::<Guard>();
+    crosses_threads::<Ticket>();
+    crosses_threads::<Options>();
+    crosses_threads::<Wait>();
+    crosses_threads::<Renewal>();
+    crosses_threads::<Error>();
+    crosses_threads::<ErrorKind>();
+    crosses_threads::<Lost>();
+    crosses_threads::<Event>();
+    crosses_threads::<Events>();
+    crosses_threads::<Change>();
+    crosses_threads::<Changes>();
+    crosses_threads::<Guarantees>();
+    crosses_threads::<LeaseClock>();
+    crosses_threads::<Tier>();
+    crosses_threads::<Holder>();
+    crosses_threads::<Name>();
+    crosses_threads::<Owner>();
+    crosses_threads::<Token>();
+    crosses_threads::<AnyStorage>();
+    crosses_threads::<Memory>();
+    crosses_threads::<Claim>();
+    crosses_threads::<Kind>();
+    crosses_threads::<Limits>();
+    crosses_threads::<Acquire>();
+    crosses_threads::<Renew>();
+    crosses_threads::<Release>();
+    crosses_threads::<Hint>();
+    crosses_threads::<blocking::Locks>();
+    crosses_threads::<blocking::Builder>();
+    crosses_threads::<blocking::Lock>();
+    crosses_threads::<blocking::Guard>();
+    crosses_threads::<blocking::Events>();
+    crosses_threads::<blocking::Changes>();
+    #[cfg(feature = "sqlite")]
+    crosses_threads::<storage::sqlite::Sqlite>();
+}
+
+#[test]
+fn what_may_be_shared_is_cloned_and_what_is_plain_is_copied() {
+    is_cloned::<Locks>();
+    is_cloned::<Builder>();
+    is_cloned::<Lock>();
+    is_cloned::<Error>();
+    is_cloned::<Event>();
+    is_cloned::<AnyStorage>();
+    is_cloned::<blocking::Locks>();
+    is_plain::<Owner>();
+    is_plain::<Token>();
+    is_plain::<ErrorKind>();
+    is_plain::<Lost>();
+    is_plain::<Kind>();
+}
+
+#[test]
+fn an_error_is_one_word_also_inside_of_a_result() {
+    let word = size_of::<usize>();
+    assert_eq!(size_of::<Error>(), word);
+    assert_eq!(size_of::<Result<()>>(), word);
+    const fn is_an_error<T: StdError + Display>() {}
+    is_an_error::<Error>();
+}
+
+fn is_send<T: Send>(value: T) -> T {
+    value
+}
+
+/// Compiled and not called.
+#[expect(dead_code, reason = "the compiler is the test")]
+fn every_future_is_send(locks: &Locks, lock: &Lock, guard: &Guard, given: Guard, ticket: Ticket) {
+    let second = Duration::from_secs(1);
+    drop(is_send(Locks::connect("memory:")));
+    drop(is_send(Locks::builder().connect("memory:")));
+    drop(is_send(locks.resume(ticket)));
+    drop(is_send(locks.inspect("a")));
+    drop(is_send(locks.list("")));
+    drop(is_send(locks.break_lock("a")));
+    drop(is_send(locks.close()));
+    drop(is_send(lock.acquire()));
+    drop(is_send(lock.try_acquire()));
+    drop(is_send(lock.run(async |guard| guard.token())));
+    drop(is_send(guard.lost()));
+    drop(is_send(guard.ensure(second)));
+    drop(is_send(guard.verify()));
+    drop(is_send(guard.extend(second)));
+    drop(is_send(given.release()));
+}
+
+/// Compiled and not called.
+#[expect(dead_code, reason = "the compiler is the test")]
+fn a_storage_is_used_from_any_thread<S: Storage>(storage: &S, claims: &[Claim], name: &Name) {
+    drop(is_send(storage.acquire(claims)));
+    drop(is_send(storage.renew(claims)));
+    drop(is_send(storage.release(claims)));
+    drop(is_send(storage.inspect(name)));
+    drop(is_send(storage.list("", None, 1)));
+    drop(is_send(storage.hints()));
+    let _any: AnyStorage = AnyStorage::new(Memory::new());
+}
+
+#[tokio::test]
+async fn work_under_a_lock_is_spawned() {
+    let locks = Locks::connect("memory:").await.expect("memory is always there");
+    let lock = locks.lock("a");
+    let prefix = String::from("token ");
+    let task = tokio::spawn(async move {
+        lock.run(async |guard: &Guard| {
+            // Held across an await, as real work is.
+            tokio::task::yield_now().await;
+            format!("{prefix}{}", guard.token())
+        })
+        .await
+    });
+    let said = task.await.expect("no panic").expect("nobody else wants it");
+    assert!(said.starts_with("token "), "{said}");
+}
+
+#[test]
+fn the_default_options_are_the_documented_ones() {
+    let options = Options::default();
+    assert_eq!(options.ttl, Duration::from_secs(10));
+    assert_eq!(options.wait, Wait::Forever);
+    assert_eq!(options.renewal, Renewal::Automatic);
+    assert_eq!(options.max_hold, None);
+    assert!(options.label.contains('@'), "{}", options.label);
+    assert_eq!(storage::WAITER_TTL, 3 * storage::WAITER_HEARTBEAT);
+}
