@@ -1,0 +1,139 @@
+//! A storage that promises push says when it is worth asking again.
+
+use leasehold::storage::{Claim, Hint, Storage};
+
+use super::cases;
+use crate::case::Need;
+use crate::context::{Client, Context, Ears};
+
+cases!("hints":
+    [Need::Push] => [
+        a_release_hints_the_next_waiter,
+        each_client_hears_of_its_own_waiter,
+        a_watched_name_is_hinted_when_it_is_locked,
+        a_watched_name_is_hinted_when_it_is_unlocked,
+    ],
+    [Need::Push, Need::Fair] => [
+        a_first_waiter_that_leaves_passes_the_turn_on,
+    ],
+    [] => [
+        a_listener_that_leaves_does_no_harm,
+    ],
+);
+
+/// A hint may be missing now and then; one that never comes is not promised.
+const TRIES: usize = 3;
+
+async fn a_release_hints_the_next_waiter(case: Context) {
+    let (a, b) = (case.client().await, case.client().await);
+    let mut ears = b.ears();
+    for _ in 0..TRIES {
+        let case = case.fresh();
+        let (holder, waiter) = (case.claim("a"), case.claim("a").wait(true));
+        a.take(&holder, "nobody holds it").await;
+        b.refused(&waiter, "it is held").await;
+        a.give(&holder, "it was granted").await;
+        if hears(&case, &mut ears, &waiter).await {
+            b.take(&waiter, "the hint said that it is its turn").await;
+            return;
+        }
+    }
+    panic!("no release hinted the next waiter");
+}
+
+async fn each_client_hears_of_its_own_waiter(case: Context) {
+    let (a, b, c) = (case.client().await, case.client().await, case.client().await);
+    let (mut b_ears, mut c_ears) = (b.ears(), c.ears());
+    let (mut b_heard, mut c_heard) = (false, false);
+    for _ in 0..TRIES {
+        let case = case.fresh();
+        let (one, two) = (case.claim("1"), case.claim("2"));
+        let (b_waits, c_waits) = (case.claim("1").wait(true), case.claim("2").wait(true));
+        a.take(&one, "nobody holds it").await;
+        a.take(&two, "nobody holds it").await;
+        b.refused(&b_waits, "it is held").await;
+        c.refused(&c_waits, "it is held").await;
+        a.give(&one, "it was granted").await;
+        a.give(&two, "it was granted").await;
+        b_heard |= hears(&case, &mut b_ears, &b_waits).await;
+        c_heard |= hears(&case, &mut c_ears, &c_waits).await;
+        if b_heard && c_heard {
+            return;
+        }
+    }
+    panic!("of two clients with a waiter each, one heard: {b_heard}, the other: {c_heard}");
+}
+
+async fn a_first_waiter_that_leaves_passes_the_turn_on(case: Context) {
+    let (a, b) = (case.client().await, case.client().await);
+    let mut ears = b.ears();
+    for _ in 0..TRIES {
+        let case = case.fresh();
+        let (holder, first) = (case.claim("a"), case.claim("a").wait(true));
+        let second = case.claim("a").wait(true);
+        a.take(&holder, "nobody holds it").await;
+        b.refused(&first, "it is held").await;
+        b.refused(&second, "it is held").await;
+        a.give(&holder, "it was granted").await;
+        // It was the first one's turn, and it goes without taking it.
+        b.release(&first).await;
+        if hears(&case, &mut ears, &second).await {
+            return;
+        }
+    }
+    panic!("no first waiter that left passed the turn on");
+}
+
+async fn a_watched_name_is_hinted_when_it_is_locked(case: Context) {
+    let (a, b, ears) = watching(&case).await;
+    let mut ears = ears;
+    for i in 0..TRIES {
+        let claim = case.claim(&format!("watched {i}"));
+        b.0.watch(std::slice::from_ref(&claim.name));
+        ears.forget();
+        a.take(&claim, "nobody holds it").await;
+        if ears.hear(&Hint::Name(claim.name), case.timing.slack()).await {
+            return;
+        }
+    }
+    panic!("no watched name was hinted when it was locked");
+}
+
+async fn a_watched_name_is_hinted_when_it_is_unlocked(case: Context) {
+    let (a, b, ears) = watching(&case).await;
+    let mut ears = ears;
+    for i in 0..TRIES {
+        let claim = case.claim(&format!("watched {i}"));
+        a.take(&claim, "nobody holds it").await;
+        b.0.watch(std::slice::from_ref(&claim.name));
+        ears.forget();
+        a.give(&claim, "it was granted").await;
+        if ears.hear(&Hint::Name(claim.name), case.timing.slack()).await {
+            return;
+        }
+    }
+    panic!("no watched name was hinted when it was unlocked");
+}
+
+async fn a_listener_that_leaves_does_no_harm(case: Context) {
+    let (a, b) = (case.client().await, case.client().await);
+    drop(b.0.hints());
+    let (holder, waiter) = (case.claim("a"), case.claim("a").wait(true));
+    b.0.watch(std::slice::from_ref(&holder.name));
+    a.take(&holder, "nobody holds it").await;
+    b.refused(&waiter, "it is held").await;
+    a.give(&holder, "it was granted").await;
+    b.take(&waiter, "it is the first waiter's turn").await;
+    b.0.watch(&[]);
+    b.give(&waiter, "it was granted").await;
+}
+
+async fn watching(case: &Context) -> (Client, Client, Ears) {
+    let (a, b) = (case.client().await, case.client().await);
+    let ears = b.ears();
+    (a, b, ears)
+}
+
+async fn hears(case: &Context, ears: &mut Ears, waiter: &Claim) -> bool {
+    ears.hear(&Hint::Owner(waiter.owner), case.timing.slack()).await
+}

@@ -1,0 +1,222 @@
+//! The same promises, as a user of [`leasehold::Locks`] sees them over this storage.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::future::join_all;
+use leasehold::{Change, ErrorKind, Guard, Locks, Lost};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::cases;
+use crate::case::Need;
+use crate::context::Context;
+
+cases!("locks":
+    [] => [
+        a_lock_is_held_by_one_client,
+        a_waiter_gets_what_is_released,
+        a_held_lock_is_renewed,
+        a_dropped_guard_frees_the_lock,
+        a_dropped_wait_leaves_nothing_behind,
+        a_lock_that_was_broken_is_lost,
+        a_ticket_is_taken_up_by_another_client,
+        an_observer_sees_a_lock_come_and_go,
+        tasks_of_several_clients_never_overlap,
+        a_closed_client_holds_nothing,
+    ],
+    [Need::Fair] => [
+        clients_are_served_in_order,
+    ],
+);
+
+async fn a_lock_is_held_by_one_client(case: Context) {
+    let (a, b, name) = (case.locks().await, case.locks().await, case.name("a"));
+    let first = take(&a, &name).await;
+    let second = b.lock(&name).try_acquire().await.expect("the storage answers");
+    assert!(second.is_none(), "two clients hold one lock");
+    let token = first.token();
+    first.release().await.expect("it was held until now");
+    let next = take(&b, &name).await;
+    assert!(next.token() > token, "after the token {token} came {}", next.token());
+    next.release().await.expect("it was held until now");
+}
+
+async fn a_waiter_gets_what_is_released(case: Context) {
+    let (a, b, name) = (case.locks().await, case.locks().await, case.name("a"));
+    let first = take(&a, &name).await;
+    let waiting = tokio::spawn({
+        let name = name.clone();
+        async move { take(&b, &name).await }
+    });
+    sleep(case.timing.short(&case.limits)).await;
+    assert!(!waiting.is_finished(), "granted while another client holds it");
+    first.release().await.expect("it was held until now");
+    let second = timeout(case.timing.slack(), waiting).await;
+    let second = second.expect("the waiter is granted soon after the release");
+    second.expect("it waited").release().await.expect("it was held until now");
+}
+
+async fn a_held_lock_is_renewed(case: Context) {
+    let (a, b, name) = (case.locks().await, case.locks().await, case.name("a"));
+    let ttl = case.timing.short(&case.limits) * 4;
+    let guard = a.lock(&name).ttl(ttl).acquire().await.expect("nobody holds it");
+    let end = Instant::now() + ttl * 2;
+    while Instant::now() < end {
+        assert!(guard.is_held(), "it is renewed, and lost");
+        let other = b.lock(&name).try_acquire().await.expect("the storage answers");
+        assert!(other.is_none(), "granted to another while it is renewed");
+        sleep(ttl / 8).await;
+    }
+    guard.release().await.expect("it was held until now");
+}
+
+async fn a_dropped_guard_frees_the_lock(case: Context) {
+    let (a, b, name) = (case.locks().await, case.locks().await, case.name("a"));
+    drop(take(&a, &name).await);
+    let next = timeout(case.timing.slack(), take(&b, &name)).await;
+    next.expect("free soon after the drop").release().await.expect("it was held until now");
+}
+
+async fn a_dropped_wait_leaves_nothing_behind(case: Context) {
+    let (a, b, name) = (case.locks().await, case.locks().await, case.name("a"));
+    let first = take(&a, &name).await;
+    let waited = timeout(case.timing.short(&case.limits), take(&b, &name)).await;
+    assert!(waited.is_err(), "granted while another client holds it");
+    first.release().await.expect("it was held until now");
+    let end = Instant::now() + case.timing.slack();
+    loop {
+        if let Some(guard) = a.lock(&name).try_acquire().await.expect("the storage answers") {
+            return guard.release().await.expect("it was held until now");
+        }
+        assert!(Instant::now() < end, "a wait that was dropped still stands in the queue");
+        sleep(case.timing.pause()).await;
+    }
+}
+
+async fn a_lock_that_was_broken_is_lost(case: Context) {
+    let (a, b, name) = (case.locks().await, case.locks().await, case.name("a"));
+    let ttl = case.timing.short(&case.limits) * 4;
+    let guard = a.lock(&name).ttl(ttl).acquire().await.expect("nobody holds it");
+    let broken = b.break_lock(&name).await.expect("the storage answers");
+    let owner = broken.expect("it was held").owner;
+    assert_eq!(owner, guard.owner(), "the owner that was put out");
+    let lost = timeout(ttl + case.timing.slack(), guard.lost()).await;
+    assert_eq!(lost.expect("told at the next renewal"), Lost::Taken);
+    let error = guard.release().await.expect_err("it was lost before");
+    assert_eq!(error.kind(), ErrorKind::Lost);
+}
+
+async fn a_ticket_is_taken_up_by_another_client(case: Context) {
+    let (a, b, name) = (case.locks().await, case.locks().await, case.name("a"));
+    let guard = take(&a, &name).await;
+    let token = guard.token();
+    let ticket = guard.into_ticket();
+    a.close().await.expect("nothing is owed but what the ticket holds");
+    let guard = b.resume(ticket.clone()).await.expect("the lease is alive");
+    assert_eq!(guard.token(), token, "one lease, one token");
+    guard.release().await.expect("it was held until now");
+    let error = b.resume(ticket).await.expect_err("the lease is over");
+    assert_eq!(error.kind(), ErrorKind::Lost);
+}
+
+async fn an_observer_sees_a_lock_come_and_go(case: Context) {
+    let (a, b, name) = (case.locks().await, case.locks().await, case.name("a"));
+    let mut changes = b.observe(&name).expect("a valid name");
+    let guard = take(&a, &name).await;
+    let within = case.timing.slack();
+    let come = async {
+        while let Some(change) = changes.next().await {
+            if matches!(&change, Change::Locked { holder } if holder.owner == guard.owner()) {
+                return;
+            }
+        }
+    };
+    timeout(within, come).await.expect("an observer sees that it was locked");
+    guard.release().await.expect("it was held until now");
+    let go = async {
+        while let Some(change) = changes.next().await {
+            if matches!(change, Change::Unlocked) {
+                return;
+            }
+        }
+    };
+    timeout(within, go).await.expect("an observer sees that it was unlocked");
+}
+
+async fn tasks_of_several_clients_never_overlap(case: Context) {
+    let (inside, name) = (Arc::new(AtomicBool::new(false)), case.name("a"));
+    let mut tasks = Vec::new();
+    for _ in 0..3 {
+        let locks = case.locks().await;
+        for _ in 0..4 {
+            let (locks, inside, name) = (locks.clone(), Arc::clone(&inside), name.clone());
+            tasks.push(tokio::spawn(async move {
+                let mut last = None;
+                for _ in 0..5 {
+                    let guard = take(&locks, &name).await;
+                    assert!(!inside.swap(true, Ordering::SeqCst), "two tasks are inside");
+                    assert!(last < Some(guard.token()), "after {last:?} came {:?}", guard.token());
+                    last = Some(guard.token());
+                    tokio::task::yield_now().await;
+                    inside.store(false, Ordering::SeqCst);
+                    guard.release().await.expect("it was held until now");
+                }
+            }));
+        }
+    }
+    for task in join_all(tasks).await {
+        task.expect("no task was inside with another");
+    }
+}
+
+async fn a_closed_client_holds_nothing(case: Context) {
+    let (a, b, name) = (case.locks().await, case.locks().await, case.name("a"));
+    let guard = take(&a, &name).await;
+    a.close().await.expect("the storage confirms every release");
+    assert!(!guard.is_held(), "its client was closed");
+    let next = b.lock(&name).try_acquire().await.expect("the storage answers");
+    assert!(next.is_some(), "a closed client still holds the lock");
+}
+
+async fn clients_are_served_in_order(case: Context) {
+    let (first, name) = (case.locks().await, case.name("a"));
+    let guard = take(&first, &name).await;
+    let (tx, mut served) = mpsc::unbounded_channel();
+    let mut waiters = Vec::new();
+    for i in 0..3 {
+        let (locks, wanted, tx) = (case.locks().await, name.clone(), tx.clone());
+        waiters.push(tokio::spawn(async move {
+            let guard = take(&locks, &wanted).await;
+            tx.send(i).expect("the case listens");
+            guard.release().await.expect("it was held until now");
+        }));
+        // The next one comes when the storage has seen this one.
+        let end = Instant::now() + case.timing.slack();
+        loop {
+            let holder = first.inspect(&name).await.expect("the storage answers");
+            match holder.and_then(|holder| holder.waiters) {
+                Some(n) if n > i => break,
+                Some(_) => sleep(case.timing.pause()).await,
+                None => {
+                    sleep(case.timing.short(&case.limits)).await;
+                    break;
+                }
+            }
+            assert!(Instant::now() < end, "the storage has not seen waiter {i}");
+        }
+    }
+    guard.release().await.expect("it was held until now");
+    for expected in 0..3 {
+        let next = timeout(case.timing.slack(), served.recv()).await;
+        assert_eq!(next.expect("served soon"), Some(expected), "the order of service");
+    }
+    for waiter in waiters {
+        waiter.await.expect("it was served");
+    }
+}
+
+async fn take(locks: &Locks, name: &leasehold::Name) -> Guard {
+    let taken = locks.lock(name).acquire().await;
+    taken.unwrap_or_else(|error| panic!("not granted: {error}"))
+}

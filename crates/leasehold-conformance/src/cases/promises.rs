@@ -1,0 +1,32 @@
+//! What a storage says of itself holds, and stays.
+
+use std::time::Duration;
+
+use leasehold::storage::Storage;
+
+use super::cases;
+use crate::context::Context;
+
+cases!("promises":
+    [] => [
+        limits_are_within_the_bounds_of_the_contract,
+        every_client_promises_the_same,
+    ],
+);
+
+async fn limits_are_within_the_bounds_of_the_contract(case: Context) {
+    let limits = case.limits;
+    let (least, most) = (Duration::from_millis(100), Duration::from_secs(24 * 60 * 60));
+    assert!(
+        least <= limits.ttl_min && limits.ttl_min <= limits.ttl_max && limits.ttl_max <= most,
+        "{least:?} ≤ ttl_min ≤ ttl_max ≤ {most:?}: {limits:?}"
+    );
+    assert!(limits.batch_max >= 1, "at least one claim in a batch: {limits:?}");
+    assert!(limits.batches_in_flight >= 1, "at least one batch at a time: {limits:?}");
+}
+
+async fn every_client_promises_the_same(case: Context) {
+    let (a, b) = (case.client().await, case.client().await);
+    assert_eq!(a.0.guarantees(), b.0.guarantees(), "the guarantees of two clients");
+    assert_eq!(a.0.limits(), b.0.limits(), "the limits of two clients");
+}

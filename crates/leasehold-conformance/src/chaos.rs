@@ -1,0 +1,479 @@
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_core::Stream;
+use futures_util::{StreamExt, stream};
+use leasehold::storage::{Acquire, Claim, Guarantees, Hint, Holder, Limits, Name, Release, Renew, Storage};
+use leasehold::{Error, ErrorKind, Result};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+/// Wraps a storage and breaks its calls on demand: fails them, delays them, loses their answers.
+///
+/// For tests of what a program does when a lock is lost, and of the engine itself. Until something is asked
+/// of [`Chaos::controls`], every call passes and is only counted. Nothing is random but what was given a
+/// seed. Its calls need a tokio runtime, which the engine always has.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> leasehold::Result<()> {
+/// # use leasehold::storage::{Claim, Memory, Name, Owner, Storage};
+/// # use std::time::Duration;
+/// use leasehold_conformance::{Chaos, Fault, Verb};
+///
+/// let chaos = Chaos::new(Memory::new());
+/// let controls = chaos.controls();
+/// controls.next(Verb::Renew, 1, Fault::LoseReply);
+///
+/// let claim = [Claim::new(Name::new("invoice/42")?, Owner::random(), Duration::from_secs(10))];
+/// chaos.acquire(&claim).await;
+/// assert!(chaos.renew(&claim).await[0].is_err()); // renewed, but nobody is told
+/// assert!(chaos.renew(&claim).await[0].is_ok());
+/// assert_eq!(controls.calls(Verb::Renew), 2);
+/// # Ok(()) }
+/// ```
+pub struct Chaos<S> {
+    inner: Arc<S>,
+    shared: Arc<Shared>,
+}
+
+/// Says what becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The storage executes it so much later, even if the caller has gone. Claims have so much less patience
+    /// then, so a storage that keeps its promises refuses those that come too late.
+    Delay(Duration),
+    /// The storage executes it twice; the second answer is returned.
+    Duplicate,
+    /// It fails before it reaches the storage.
+    Fail,
+    /// The caller gets an error at once, and the storage executes it so much later, as [`Fault::Delay`]: what
+    /// a connection that breaks behind the request does.
+    Ghost(Duration),
+    /// Nothing happens until [`Controls::heal`]; then as [`Fault::Delay`].
+    Hang,
+    /// The storage executes it, and the caller gets an error.
+    LoseReply,
+    /// The storage executes it.
+    Pass,
+}
+
+/// Says what becomes of a hint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HintFault {
+    /// It comes so much later.
+    Delay(Duration),
+    /// It never comes.
+    Drop,
+    /// It comes twice.
+    Duplicate,
+    /// It comes.
+    Pass,
+}
+
+/// A call of a storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verb {
+    /// [`Storage::acquire`]
+    Acquire,
+    /// [`Storage::inspect`]
+    Inspect,
+    /// [`Storage::list`]
+    List,
+    /// [`Storage::release`]
+    Release,
+    /// [`Storage::renew`]
+    Renew,
+}
+
+/// Controls a [`Chaos`] while it is used. Cheap to clone; all clones control the same.
+#[derive(Clone)]
+pub struct Controls(Arc<Shared>);
+
+impl<S: Storage> Chaos<S> {
+    /// Wraps a storage; everything passes.
+    pub fn new(storage: S) -> Self {
+        Self { inner: Arc::new(storage), shared: Arc::new(Shared::default()) }
+    }
+
+    /// Returns what controls this wrapper and its clones.
+    pub fn controls(&self) -> Controls {
+        Controls(Arc::clone(&self.shared))
+    }
+
+    /// Makes another client's wrapper, under the same controls and counted together.
+    #[must_use]
+    pub fn beside(&self, storage: S) -> Self {
+        Self { inner: Arc::new(storage), shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl Controls {
+    /// Does this to every call of that verb until told otherwise.
+    pub fn always(&self, verb: Verb, fault: Fault) {
+        self.0.state().of(verb).always = fault;
+    }
+
+    /// Does this to the next `n` calls of that verb, after those that were told before.
+    pub fn next(&self, verb: Verb, n: usize, fault: Fault) {
+        let mut state = self.0.state();
+        state.of(verb).next.extend(std::iter::repeat_n(fault, n));
+    }
+
+    /// Does this to about `percent` of a hundred calls of that verb, as the seed decides; the others pass
+    /// or do what [`Controls::always`] says.
+    pub fn sometimes(&self, verb: Verb, percent: u8, fault: Fault, seed: u64) {
+        self.0.state().of(verb).chance = Some(Chance { percent, fault, seed });
+    }
+
+    /// Does this to every hint until told otherwise.
+    pub fn hints(&self, fault: HintFault) {
+        self.0.state().hints = fault;
+    }
+
+    /// Lets everything pass from now on. Hanging calls are executed now, late as they are.
+    pub fn heal(&self) {
+        let mut state = self.0.state();
+        state.hints = HintFault::Pass;
+        for plan in &mut state.plans {
+            (plan.always, plan.chance) = (Fault::Pass, None);
+            plan.next.clear();
+        }
+        drop(state);
+        self.0.heals.send_modify(|heals| *heals += 1);
+    }
+
+    /// Returns how many calls of that verb were made.
+    pub fn calls(&self, verb: Verb) -> usize {
+        self.0.state().of(verb).calls
+    }
+
+    /// Returns how many claims came with the calls of that verb.
+    pub fn claims(&self, verb: Verb) -> usize {
+        self.0.state().of(verb).claims
+    }
+
+    /// Returns how many calls are under way now, with those whose caller has gone.
+    pub fn in_flight(&self) -> usize {
+        self.0.state().in_flight
+    }
+
+    /// Starts to count from zero.
+    pub fn forget_counts(&self) {
+        for plan in &mut self.0.state().plans {
+            (plan.calls, plan.claims) = (0, 0);
+        }
+    }
+}
+
+impl fmt::Debug for Controls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Controls").field("in_flight", &self.in_flight()).finish_non_exhaustive()
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Chaos<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Chaos").field(&self.inner).finish()
+    }
+}
+
+impl<S: fmt::Display> fmt::Display for Chaos<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "chaos({})", self.inner)
+    }
+}
+
+impl<S: Storage> Storage for Chaos<S> {
+    fn guarantees(&self) -> Guarantees {
+        self.inner.guarantees()
+    }
+
+    fn limits(&self) -> Limits {
+        self.inner.limits()
+    }
+
+    async fn acquire(&self, claims: &[Claim]) -> Vec<Result<Acquire>> {
+        let (n, owned) = (claims.len(), claims.to_vec());
+        let call = move |inner: Arc<S>, late| {
+            let claims = impatient(&owned, late);
+            async move { inner.acquire(&claims).await }
+        };
+        self.call(Verb::Acquire, n, call, || errors(n)).await
+    }
+
+    async fn renew(&self, claims: &[Claim]) -> Vec<Result<Renew>> {
+        let (n, owned) = (claims.len(), claims.to_vec());
+        let call = move |inner: Arc<S>, late| {
+            let claims = impatient(&owned, late);
+            async move { inner.renew(&claims).await }
+        };
+        self.call(Verb::Renew, n, call, || errors(n)).await
+    }
+
+    async fn release(&self, claims: &[Claim]) -> Vec<Result<Release>> {
+        let (n, owned) = (claims.len(), claims.to_vec());
+        let call = move |inner: Arc<S>, late| {
+            let claims = impatient(&owned, late);
+            async move { inner.release(&claims).await }
+        };
+        self.call(Verb::Release, n, call, || errors(n)).await
+    }
+
+    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
+        let name = name.clone();
+        let call = move |inner: Arc<S>, _| {
+            let name = name.clone();
+            async move { inner.inspect(&name).await }
+        };
+        self.call(Verb::Inspect, 1, call, || Err(error())).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
+        let (prefix, after) = (prefix.to_owned(), after.cloned());
+        let call = move |inner: Arc<S>, _| {
+            let (prefix, after) = (prefix.clone(), after.clone());
+            async move { inner.list(&prefix, after.as_ref(), limit).await }
+        };
+        self.call(Verb::List, 1, call, || Err(error())).await
+    }
+
+    fn watch(&self, names: &[Name]) {
+        self.inner.watch(names);
+    }
+
+    fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(self.inner.hints()).flat_map(move |hint| {
+            let fault = shared.state().hints;
+            let copies = match fault {
+                HintFault::Drop => 0,
+                HintFault::Duplicate => 2,
+                HintFault::Delay(_) | HintFault::Pass => 1,
+            };
+            stream::iter(std::iter::repeat_n(hint, copies)).then(move |hint| async move {
+                if let HintFault::Delay(by) = fault {
+                    sleep(by).await;
+                }
+                hint
+            })
+        })
+    }
+}
+
+impl<S: Storage> Chaos<S> {
+    /// Makes a call, or what is planned instead. `call` may be made more than once, each time told how late.
+    async fn call<T, C, F>(&self, verb: Verb, claims: usize, call: C, failed: impl FnOnce() -> T) -> T
+    where
+        T: Send + 'static,
+        C: Fn(Arc<S>, Duration) -> F + Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let (fault, under_way) = self.shared.begin(verb, claims);
+        let inner = Arc::clone(&self.inner);
+        match fault {
+            Fault::Pass => {
+                let answer = call(inner, Duration::ZERO).await;
+                drop(under_way);
+                answer
+            }
+            Fault::Fail => failed(),
+            Fault::LoseReply => {
+                call(inner, Duration::ZERO).await;
+                drop(under_way);
+                failed()
+            }
+            Fault::Duplicate => {
+                call(Arc::clone(&inner), Duration::ZERO).await;
+                let answer = call(inner, Duration::ZERO).await;
+                drop(under_way);
+                answer
+            }
+            Fault::Delay(by) => late(under_way, Box::pin(sleep(by)), inner, call).await,
+            Fault::Ghost(by) => {
+                // Its task goes on without anybody who waits for it.
+                drop(send_late(under_way, Box::pin(sleep(by)), inner, call));
+                failed()
+            }
+            Fault::Hang => {
+                let mut heals = self.shared.heals.subscribe();
+                let healed = Box::pin(async move {
+                    // An error means that the wrapper is gone: as good as healed.
+                    heals.changed().await.unwrap_or_default();
+                });
+                late(under_way, healed, inner, call).await
+            }
+        }
+    }
+}
+
+/// Makes the call after `until`, and waits for its answer.
+async fn late<S, T, C, F>(
+    under_way: UnderWay,
+    until: Pin<Box<dyn Future<Output = ()> + Send>>,
+    inner: Arc<S>,
+    call: C,
+) -> T
+where
+    S: Storage,
+    T: Send + 'static,
+    C: Fn(Arc<S>, Duration) -> F + Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    match send_late(under_way, until, inner, call).await {
+        Ok(answer) => answer,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime is shutting down, so nobody is there to be answered.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Makes the call after `until`, in a task: what was sent is executed even if the caller has gone.
+fn send_late<S, T, C, F>(
+    under_way: UnderWay,
+    until: Pin<Box<dyn Future<Output = ()> + Send>>,
+    inner: Arc<S>,
+    call: C,
+) -> JoinHandle<T>
+where
+    S: Storage,
+    T: Send + 'static,
+    C: Fn(Arc<S>, Duration) -> F + Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    let sent = Instant::now();
+    tokio::spawn(async move {
+        until.await;
+        let answer = call(inner, sent.elapsed()).await;
+        drop(under_way);
+        answer
+    })
+}
+
+fn impatient(claims: &[Claim], late: Duration) -> Vec<Claim> {
+    let less = |claim: &Claim| claim.clone().patience(claim.patience.saturating_sub(late));
+    claims.iter().map(less).collect()
+}
+
+fn errors<T>(n: usize) -> Vec<Result<T>> {
+    (0..n).map(|_| Err(error())).collect()
+}
+
+fn error() -> Error {
+    Error::new(ErrorKind::Unavailable, "the storage did not answer; chaos did this")
+}
+
+struct Shared {
+    state: Mutex<State>,
+    heals: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    plans: [Plan; 5],
+    hints: HintFault,
+    in_flight: usize,
+}
+
+/// What becomes of the calls of one verb.
+#[derive(Default)]
+struct Plan {
+    always: Fault,
+    next: std::collections::VecDeque<Fault>,
+    chance: Option<Chance>,
+    calls: usize,
+    claims: usize,
+}
+
+struct Chance {
+    percent: u8,
+    fault: Fault,
+    seed: u64,
+}
+
+#[expect(clippy::derivable_impls, reason = "the variants are in the order of the alphabet")]
+impl Default for Fault {
+    fn default() -> Self {
+        Self::Pass
+    }
+}
+
+#[expect(clippy::derivable_impls, reason = "the variants are in the order of the alphabet")]
+impl Default for HintFault {
+    fn default() -> Self {
+        Self::Pass
+    }
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self { state: Mutex::default(), heals: watch::Sender::new(0) }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a call and decides what becomes of it.
+    fn begin(self: &Arc<Self>, verb: Verb, claims: usize) -> (Fault, UnderWay) {
+        let mut state = self.state();
+        state.in_flight += 1;
+        let plan = state.of(verb);
+        plan.calls += 1;
+        plan.claims += claims;
+        let fault = plan.decide();
+        drop(state);
+        (fault, UnderWay(Arc::clone(self)))
+    }
+}
+
+impl State {
+    fn of(&mut self, verb: Verb) -> &mut Plan {
+        let [acquire, inspect, list, release, renew] = &mut self.plans;
+        match verb {
+            Verb::Acquire => acquire,
+            Verb::Inspect => inspect,
+            Verb::List => list,
+            Verb::Release => release,
+            Verb::Renew => renew,
+        }
+    }
+}
+
+impl Plan {
+    fn decide(&mut self) -> Fault {
+        if let Some(fault) = self.next.pop_front() {
+            return fault;
+        }
+        let strikes = |chance: &mut Chance| chance.strikes().then_some(chance.fault);
+        self.chance.as_mut().and_then(strikes).unwrap_or(self.always)
+    }
+}
+
+impl Chance {
+    /// SplitMix64: one addition and three mixing steps per draw, the same on every machine.
+    fn strikes(&mut self) -> bool {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.seed;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % 100 < u64::from(self.percent)
+    }
+}
+
+/// Counts a call as in flight until it is dropped.
+struct UnderWay(Arc<Shared>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.state().in_flight -= 1;
+    }
+}

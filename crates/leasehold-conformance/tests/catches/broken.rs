@@ -1,0 +1,442 @@
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_core::Stream;
+use futures_util::StreamExt;
+use leasehold::storage::{
+    Acquire, Claim, Guarantees, Hint, Holder, Limits, Memory, Name, Owner, Release, Renew, Storage, Token,
+};
+use leasehold::{Error, ErrorKind, Result};
+
+pub(crate) const PASSWORD: &str = "S3CRET";
+
+/// What is wrong with a storage. Each was found in some lock library or is one statement away from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sin {
+    /// Tells everybody who releases that he held.
+    AlwaysSaysReleased,
+    /// Zips answers with claims the wrong way round.
+    AnswersBackwards,
+    /// Answers an owner that holds without giving a new TTL.
+    AsksAgainInVain,
+    /// Looks whether the lock is free, and takes it later.
+    ChecksThenActs,
+    /// Keeps labels in a column of 255 bytes.
+    CutsLabels,
+    /// Counts the TTL in units that are too short.
+    EndsEarly,
+    /// Leaves a waiter's entry for those too who do not wait.
+    EverybodyWaits,
+    /// Forgets to tell observers.
+    HintsNoName,
+    /// Forgets to wake the next waiter.
+    HintsNoOwner,
+    /// Executes whatever arrives, however late.
+    IgnoresPatience,
+    /// Releases leases, but not waiters' entries.
+    KeepsEntries,
+    /// Orders waiters by when an owner was first seen.
+    KeepsPlaces,
+    /// Grants what is free, whoever waits.
+    LetsNewcomersPass,
+    /// Sorts as a language does, not as bytes do.
+    ListsByCollation,
+    /// Takes the later end, whatever the claim says.
+    NeverShortens,
+    /// Counts the token up whenever it grants.
+    NewTokenForTheSameOwner,
+    None,
+    /// Splices the prefix into a LIKE.
+    PrefixIsAPattern,
+    /// Has no sin, and promises nothing either.
+    PromisesNothing,
+    /// Deletes by name.
+    ReleasesForAnybody,
+    /// Shows the TTL as what remains.
+    RemainderStands,
+    /// Inserts the lease if it is not there to be renewed.
+    RenewsAsUpsert,
+    /// Answers a renewal without moving the deadline.
+    RenewsInWordsOnly,
+    /// Executes a renewal that shortens, however late it comes.
+    ShortensLate,
+    /// Writes the end of the lease whenever its owner asks again.
+    ShortensWhenAskedAgain,
+    /// Writes the end of the lease with every renewal.
+    ShortensWithEveryRenewal,
+    /// Derives `Debug`.
+    ShowsItsPassword,
+    /// Runs a batch as one transaction, which fails as one.
+    SpoilsBatches,
+    /// Takes the number of the lease that expired over into the next.
+    TokenReusedAfterExpiry,
+    /// Deletes the counter along with the lease.
+    TokensRestart,
+    /// Compares names as a padded CHAR column does.
+    TrimsNames,
+}
+
+/// A client of a memory storage with one sin.
+pub(crate) struct Broken {
+    inner: Memory,
+    sin: Sin,
+    shared: Arc<Mutex<Shared>>,
+}
+
+/// What the clients of one broken storage share beside its memory.
+#[derive(Default)]
+struct Shared {
+    tokens: HashMap<Name, Counter>,
+    ttls: HashMap<Name, Duration>,
+    queues: HashMap<Name, Vec<Claim>>,
+    left: HashSet<Owner>,
+}
+
+/// A broken token counter: what it says for the true token of the present grant.
+#[derive(Default)]
+struct Counter {
+    owner: Option<Owner>,
+    released: bool,
+    shown: u64,
+}
+
+impl Broken {
+    pub(crate) fn new(sin: Sin) -> Self {
+        Self { inner: Memory::new(), sin, shared: Arc::default() }
+    }
+
+    pub(crate) fn client(&self) -> Self {
+        Self { inner: self.inner.clone(), sin: self.sin, shared: Arc::clone(&self.shared) }
+    }
+
+    fn is(&self, sin: Sin) -> bool {
+        self.sin == sin
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let password = if self.is(Sin::ShowsItsPassword) { PASSWORD } else { "" };
+        f.debug_struct("Broken").field("password", &password).finish()
+    }
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("broken")
+    }
+}
+
+impl Storage for Broken {
+    fn guarantees(&self) -> Guarantees {
+        let guarantees = self.inner.guarantees();
+        if self.is(Sin::PromisesNothing) {
+            return Guarantees::new(guarantees.tier, guarantees.clock);
+        }
+        guarantees
+    }
+
+    fn limits(&self) -> Limits {
+        self.inner.limits()
+    }
+
+    async fn acquire(&self, claims: &[Claim]) -> Vec<Result<Acquire>> {
+        if self.is(Sin::SpoilsBatches) && claims.iter().any(|claim| claim.patience.is_zero()) {
+            return claims.iter().map(|_| Err(spoiled())).collect();
+        }
+        let mut answers = Vec::new();
+        for claim in claims {
+            answers.push(self.acquire_one(&self.bent(claim)).await);
+        }
+        self.in_place(answers)
+    }
+
+    async fn renew(&self, claims: &[Claim]) -> Vec<Result<Renew>> {
+        let mut answers = Vec::new();
+        for claim in claims {
+            answers.push(self.renew_one(&self.bent(claim)).await);
+        }
+        self.in_place(answers)
+    }
+
+    async fn release(&self, claims: &[Claim]) -> Vec<Result<Release>> {
+        let mut answers = Vec::new();
+        for claim in claims {
+            answers.push(self.release_one(&self.bent(claim)).await);
+        }
+        self.in_place(answers)
+    }
+
+    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
+        let bent = self.bent_name(name);
+        let holder = self.inner.inspect(&bent).await?;
+        Ok(holder.map(|holder| self.shown(holder)))
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
+        let mut holders = if self.is(Sin::PrefixIsAPattern) {
+            let mut all = self.inner.list("", after, usize::MAX).await?;
+            all.retain(|holder| like(holder.name.as_str(), &format!("{prefix}%")));
+            all
+        } else {
+            self.inner.list(prefix, after, usize::MAX).await?
+        };
+        if self.is(Sin::ListsByCollation) {
+            holders.sort_by_key(|holder| holder.name.as_str().to_lowercase());
+        }
+        holders.truncate(limit);
+        Ok(holders.into_iter().map(|holder| self.shown(holder)).collect())
+    }
+
+    fn watch(&self, names: &[Name]) {
+        self.inner.watch(names);
+    }
+
+    fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {
+        let sin = self.sin;
+        Box::pin(self.inner.hints().filter(move |hint| {
+            let forgotten = match hint {
+                Hint::Owner(_) => sin == Sin::HintsNoOwner,
+                Hint::Name(_) => sin == Sin::HintsNoName,
+                _ => false,
+            };
+            std::future::ready(!forgotten)
+        }))
+    }
+}
+
+impl Broken {
+    async fn acquire_one(&self, claim: &Claim) -> Result<Acquire> {
+        let seen = self.inner.inspect(&claim.name).await?;
+        if self.is(Sin::AsksAgainInVain)
+            && let Some(holder) = seen.as_ref().filter(|holder| holder.owner == claim.owner)
+        {
+            let (token, ttl) = (holder.token, claim.ttl);
+            return Ok(Acquire::Granted { token, ttl });
+        }
+        if self.is(Sin::ChecksThenActs) {
+            tokio::task::yield_now().await;
+        }
+        let answer = match self.sin {
+            Sin::LetsNewcomersPass | Sin::KeepsPlaces => self.acquire_out_of_turn(claim).await,
+            _ => self.inner_acquire(claim).await,
+        }?;
+        match answer {
+            Acquire::Granted { token, .. } => {
+                if self.is(Sin::ShortensWhenAskedAgain) && seen.is_some() {
+                    let shortening = claim.clone().shorten(true).patience(Duration::MAX);
+                    only(self.inner.renew(&[shortening]).await)?;
+                }
+                let ttl = claim.ttl;
+                self.shared().ttls.insert(claim.name.clone(), ttl);
+                let token = self.count(claim, token);
+                Ok(Acquire::Granted { token, ttl })
+            }
+            Acquire::Held { holder: Some(holder), .. }
+                if self.is(Sin::ChecksThenActs) && seen.is_none() && !claim.patience.is_zero() =>
+            {
+                let (token, ttl) = (Token::new(holder.token.get() + 1), claim.ttl);
+                Ok(Acquire::Granted { token, ttl })
+            }
+            Acquire::Held { holder, retry_after } => {
+                let holder = holder.map(|holder| self.shown(holder));
+                Ok(Acquire::Held { holder, retry_after })
+            }
+            other => Ok(other),
+        }
+    }
+
+    async fn renew_one(&self, claim: &Claim) -> Result<Renew> {
+        if self.is(Sin::RenewsInWordsOnly) {
+            let holder = self.inner.inspect(&claim.name).await?;
+            return Ok(match holder {
+                Some(holder) if holder.owner == claim.owner => Renew::Renewed { ttl: claim.ttl },
+                _ => Renew::NotHeld,
+            });
+        }
+        let mut renewing = self.shortened(claim);
+        match self.sin {
+            Sin::NeverShortens => renewing.shorten = false,
+            Sin::ShortensLate if claim.shorten => renewing.patience = Duration::MAX,
+            Sin::ShortensWithEveryRenewal if !claim.shorten => {
+                renewing = renewing.shorten(true).patience(Duration::MAX);
+            }
+            _ => {}
+        }
+        let answer = only(self.inner.renew(&[renewing]).await)?;
+        if answer != Renew::NotHeld {
+            self.shared().ttls.insert(claim.name.clone(), claim.ttl);
+            return Ok(Renew::Renewed { ttl: claim.ttl });
+        }
+        if self.is(Sin::RenewsAsUpsert) {
+            let upsert = claim.clone().wait(false).patience(Duration::MAX);
+            if let Acquire::Granted { ttl, .. } = self.inner_acquire(&upsert).await? {
+                return Ok(Renew::Renewed { ttl });
+            }
+        }
+        Ok(answer)
+    }
+
+    async fn release_one(&self, claim: &Claim) -> Result<Release> {
+        let holder = self.inner.inspect(&claim.name).await?;
+        let ours = holder.as_ref().is_some_and(|holder| holder.owner == claim.owner);
+        if self.is(Sin::KeepsEntries) && !ours {
+            return Ok(Release::NotHeld);
+        }
+        {
+            let mut shared = self.shared();
+            shared.left.insert(claim.owner);
+            if let Some(queue) = shared.queues.get_mut(&claim.name) {
+                queue.retain(|waiter| waiter.owner != claim.owner);
+            }
+            if let Some(counter) = shared.tokens.get_mut(&claim.name).filter(|_| ours) {
+                counter.released = true;
+            }
+        }
+        let answer = only(self.inner.release(std::slice::from_ref(claim)).await)?;
+        if let Some(holder) = holder.filter(|_| self.is(Sin::ReleasesForAnybody) && !ours) {
+            let mut theirs = claim.clone();
+            theirs.owner = holder.owner;
+            return only(self.inner.release(&[theirs]).await);
+        }
+        if self.is(Sin::AlwaysSaysReleased) {
+            return Ok(Release::Released);
+        }
+        Ok(answer)
+    }
+
+    /// Acquires with a queue of its own: who stands in the way leaves for a moment.
+    async fn acquire_out_of_turn(&self, claim: &Claim) -> Result<Acquire> {
+        let queue = self.shared().queues.get(&claim.name).cloned().unwrap_or_default();
+        let (waits, comes_back) = (
+            queue.iter().any(|waiter| waiter.owner == claim.owner),
+            self.shared().left.contains(&claim.owner),
+        );
+        let passes = match self.sin {
+            Sin::LetsNewcomersPass => true,
+            _ => comes_back && claim.wait && !waits,
+        };
+        let others: Vec<_> =
+            queue.iter().filter(|waiter| passes && waiter.owner != claim.owner).cloned().collect();
+        for other in &others {
+            only(self.inner.release(std::slice::from_ref(other)).await)?;
+        }
+        let answer = self.inner_acquire(claim).await;
+        for other in &others {
+            self.inner_acquire(other).await?;
+        }
+        let mut shared = self.shared();
+        let queue = shared.queues.entry(claim.name.clone()).or_default();
+        match &answer {
+            Ok(Acquire::Held { .. }) if claim.wait && !waits && comes_back => queue.insert(0, claim.clone()),
+            Ok(Acquire::Held { .. }) if claim.wait && !waits => queue.push(claim.clone()),
+            Ok(Acquire::Granted { .. }) => queue.retain(|waiter| waiter.owner != claim.owner),
+            _ => {}
+        }
+        answer
+    }
+
+    async fn inner_acquire(&self, claim: &Claim) -> Result<Acquire> {
+        only(self.inner.acquire(&[self.shortened(claim)]).await)
+    }
+
+    fn shortened(&self, claim: &Claim) -> Claim {
+        let mut shortened = claim.clone();
+        if self.is(Sin::EndsEarly) {
+            shortened.ttl = claim.ttl * 9 / 10;
+        }
+        shortened
+    }
+
+    /// What the claim becomes before it reaches the memory.
+    fn bent(&self, claim: &Claim) -> Claim {
+        let mut bent = claim.clone();
+        bent.name = self.bent_name(&claim.name);
+        match self.sin {
+            Sin::EverybodyWaits => bent.wait = true,
+            Sin::IgnoresPatience => bent.patience = Duration::MAX,
+            Sin::CutsLabels => bent.label = bent.label.as_deref().map(|label| cut(label).into()),
+            _ => {}
+        }
+        bent
+    }
+
+    fn bent_name(&self, name: &Name) -> Name {
+        let trimmed = Name::new(name.as_str().trim_end_matches(' '));
+        match trimmed {
+            Ok(trimmed) if self.is(Sin::TrimsNames) => trimmed,
+            _ => name.clone(),
+        }
+    }
+
+    /// The token that the broken counter gives with this grant.
+    fn count(&self, claim: &Claim, token: Token) -> Token {
+        let mut shared = self.shared();
+        let counter = shared.tokens.entry(claim.name.clone()).or_default();
+        let (again, released) = (counter.owner == Some(claim.owner), counter.released);
+        counter.shown = match self.sin {
+            Sin::NewTokenForTheSameOwner => counter.shown + 1,
+            _ if again && !released => return Token::new(counter.shown),
+            Sin::TokensRestart if released => 1,
+            Sin::TokensRestart => counter.shown + 1,
+            Sin::TokenReusedAfterExpiry if counter.owner.is_some() && !released => counter.shown,
+            _ => token.get(),
+        };
+        (counter.owner, counter.released) = (Some(claim.owner), false);
+        Token::new(counter.shown)
+    }
+
+    /// What others see of a holder.
+    fn shown(&self, mut holder: Holder) -> Holder {
+        let shared = self.shared();
+        if let Some(counter) = shared.tokens.get(&holder.name) {
+            holder.token = Token::new(counter.shown);
+        }
+        if let Some(ttl) = shared.ttls.get(&holder.name).filter(|_| self.is(Sin::RemainderStands)) {
+            holder.remaining = *ttl;
+        }
+        holder
+    }
+
+    fn in_place<T>(&self, mut answers: Vec<T>) -> Vec<T> {
+        if self.is(Sin::AnswersBackwards) {
+            answers.reverse();
+        }
+        answers
+    }
+}
+
+/// SQL's LIKE: `%` is anything, `_` is any one character.
+fn like(text: &str, pattern: &str) -> bool {
+    let Some(first) = pattern.chars().next() else {
+        return text.is_empty();
+    };
+    let rest = &pattern[first.len_utf8()..];
+    let mut chars = text.chars();
+    match (first, chars.next()) {
+        ('%', None) => like(text, rest),
+        ('%', Some(_)) => like(text, rest) || like(chars.as_str(), pattern),
+        ('_', Some(_)) => like(chars.as_str(), rest),
+        (literal, Some(c)) if literal == c => like(chars.as_str(), rest),
+        _ => false,
+    }
+}
+
+fn cut(label: &str) -> &str {
+    let end = (0..=std::cmp::min(255, label.len())).rev().find(|&end| label.is_char_boundary(end));
+    label.get(..end.unwrap_or_default()).unwrap_or_default()
+}
+
+fn spoiled() -> Error {
+    Error::new(ErrorKind::Unavailable, "another claim of the batch failed")
+}
+
+fn only<T>(answers: Vec<Result<T>>) -> Result<T> {
+    answers.into_iter().next().expect("BUG: one answer for one claim")
+}

@@ -1,0 +1,349 @@
+//! A suite that has never caught anything proves nothing: here are storages that are broken on purpose, each
+//! in one way, and the cases that catch each. No other case may fail.
+
+mod broken;
+
+use std::collections::BTreeSet;
+use std::sync::Once;
+
+use leasehold_conformance::{Space, Verdict, outcomes};
+
+use crate::broken::{Broken, Sin};
+
+#[test]
+fn a_sound_storage_passes() {
+    caught(Sin::None, &[]);
+}
+
+#[test]
+fn release_that_does_not_check_the_owner() {
+    caught(
+        Sin::ReleasesForAnybody,
+        &[
+            "batches::release_answers_each_claim_in_its_place",
+            "inspect::waiters_are_counted_if_known",
+            "queue::a_waiter_that_leaves_lets_the_others_pass",
+            "queue::a_waiter_that_left_stands_last_when_it_comes_back",
+            "queue::release_removes_a_waiters_entry",
+            "release::release_by_a_waiter_leaves_the_holder",
+            "release::release_of_an_expired_lease_leaves_its_successor",
+            "release::release_touches_only_its_owner",
+        ],
+    );
+}
+
+#[test]
+fn release_that_always_says_released() {
+    caught(
+        Sin::AlwaysSaysReleased,
+        &[
+            "batches::release_answers_each_claim_in_its_place",
+            "release::a_second_release_is_not_held",
+            "release::release_by_a_waiter_leaves_the_holder",
+            "release::release_of_a_free_name_is_not_held",
+            "release::release_of_an_expired_lease_is_not_held",
+            "release::release_of_an_expired_lease_leaves_its_successor",
+            "release::release_touches_only_its_owner",
+            "release::release_works_over_any_client",
+        ],
+    );
+}
+
+#[test]
+fn renewal_that_is_an_upsert() {
+    caught(
+        Sin::RenewsAsUpsert,
+        &[
+            "batches::renew_answers_each_claim_in_its_place",
+            "renewal::renew_never_resurrects_what_expired",
+            "renewal::renew_never_resurrects_what_was_released",
+            "renewal::renew_of_a_free_name_is_not_held",
+        ],
+    );
+}
+
+#[test]
+fn renewal_that_keeps_the_old_deadline() {
+    caught(
+        Sin::RenewsInWordsOnly,
+        &[
+            "inspect::a_renewal_shows_in_what_remains",
+            "renewal::renew_gives_a_full_ttl",
+            "renewal::renew_shortens_when_the_claim_says_so",
+        ],
+    );
+}
+
+#[test]
+fn renewals_that_all_bring_the_end_forward() {
+    caught(Sin::ShortensWithEveryRenewal, &["renewal::renew_never_shortens"]);
+}
+
+#[test]
+fn asking_again_that_brings_the_end_forward() {
+    caught(Sin::ShortensWhenAskedAgain, &["exclusion::asking_again_never_shortens"]);
+}
+
+#[test]
+fn a_lease_that_cannot_be_shortened() {
+    caught(Sin::NeverShortens, &["renewal::renew_shortens_when_the_claim_says_so"]);
+}
+
+#[test]
+fn shortening_that_has_no_patience() {
+    caught(Sin::ShortensLate, &["renewal::a_shortening_renew_that_comes_too_late_changes_nothing"]);
+}
+
+#[test]
+fn asking_again_that_keeps_the_old_deadline() {
+    caught(Sin::AsksAgainInVain, &["exclusion::asking_again_gives_a_full_ttl"]);
+}
+
+#[test]
+fn asking_again_that_gives_a_new_token() {
+    caught(
+        Sin::NewTokenForTheSameOwner,
+        &[
+            "batches::acquire_answers_each_claim_in_its_place",
+            "exclusion::asking_again_grants_the_same_token",
+            "exclusion::asking_again_over_another_client_is_granted",
+        ],
+    );
+}
+
+#[test]
+fn tokens_that_restart_after_a_release() {
+    caught(
+        Sin::TokensRestart,
+        &[
+            "fencing::tokens_grow_over_a_reconnect",
+            "fencing::tokens_grow_over_clients",
+            "fencing::tokens_grow_over_releases",
+            "fencing::tokens_grow_when_a_holder_is_put_out",
+            "fencing::tokens_grow_while_clients_fight",
+            "fencing::tokens_grow_while_other_names_come_and_go",
+        ],
+    );
+}
+
+#[test]
+fn a_token_that_is_used_again_after_expiry() {
+    caught(
+        Sin::TokenReusedAfterExpiry,
+        &["fencing::tokens_grow_over_expiry", "fencing::tokens_grow_while_clients_fight"],
+    );
+}
+
+#[test]
+fn a_check_before_the_act() {
+    caught(
+        Sin::ChecksThenActs,
+        &[
+            "batches::batches_that_cross_do_not_block_each_other",
+            "exclusion::holds_never_overlap",
+            "exclusion::one_of_many_concurrent_claims_is_granted",
+        ],
+    );
+}
+
+#[test]
+fn a_lease_that_ends_early() {
+    caught(
+        Sin::EndsEarly,
+        &[
+            "exclusion::holds_never_overlap",
+            "expiry::nobody_is_granted_before_the_ttl_is_over",
+            "inspect::a_renewal_shows_in_what_remains",
+            "inspect::what_remains_is_shown",
+        ],
+    );
+}
+
+#[test]
+fn a_release_that_leaves_the_waiters_entry() {
+    caught(
+        Sin::KeepsEntries,
+        &[
+            "hints::a_first_waiter_that_leaves_passes_the_turn_on",
+            "inspect::waiters_are_counted_if_known",
+            "queue::a_waiter_that_leaves_lets_the_others_pass",
+            "queue::a_waiter_that_left_stands_last_when_it_comes_back",
+            "queue::release_removes_a_waiters_entry",
+        ],
+    );
+}
+
+#[test]
+fn newcomers_that_overtake_waiters() {
+    caught(
+        Sin::LetsNewcomersPass,
+        &[
+            "queue::a_first_waiter_is_not_overtaken",
+            "queue::a_waiter_that_left_stands_last_when_it_comes_back",
+            "queue::an_entry_that_is_refreshed_lives_on",
+            "queue::asking_again_keeps_the_place",
+            "queue::expiry_keeps_the_order",
+            "queue::waiters_of_several_clients_are_served_in_order",
+        ],
+    );
+}
+
+#[test]
+fn a_place_that_is_kept_for_those_who_left() {
+    caught(Sin::KeepsPlaces, &["queue::a_waiter_that_left_stands_last_when_it_comes_back"]);
+}
+
+#[test]
+fn a_try_that_leaves_an_entry() {
+    caught(Sin::EverybodyWaits, &["queue::a_claim_that_does_not_wait_leaves_no_entry"]);
+}
+
+#[test]
+fn patience_that_is_ignored() {
+    caught(
+        Sin::IgnoresPatience,
+        &[
+            "patience::a_claim_that_comes_too_late_is_not_granted",
+            "patience::a_claim_that_comes_too_late_leaves_no_entry",
+            "patience::a_claim_that_comes_too_late_leaves_no_lease",
+            "renewal::a_shortening_renew_that_comes_too_late_changes_nothing",
+        ],
+    );
+}
+
+#[test]
+fn waiters_that_are_not_hinted() {
+    caught(
+        Sin::HintsNoOwner,
+        &[
+            "hints::a_first_waiter_that_leaves_passes_the_turn_on",
+            "hints::a_release_hints_the_next_waiter",
+            "hints::each_client_hears_of_its_own_waiter",
+        ],
+    );
+}
+
+#[test]
+fn watched_names_that_are_not_hinted() {
+    caught(
+        Sin::HintsNoName,
+        &[
+            "hints::a_watched_name_is_hinted_when_it_is_locked",
+            "hints::a_watched_name_is_hinted_when_it_is_unlocked",
+        ],
+    );
+}
+
+#[test]
+fn one_refusal_that_spoils_the_batch() {
+    caught(Sin::SpoilsBatches, &["batches::a_refused_claim_does_not_spoil_its_batch"]);
+}
+
+#[test]
+fn answers_in_the_wrong_places() {
+    caught(
+        Sin::AnswersBackwards,
+        &[
+            "batches::acquire_answers_each_claim_in_its_place",
+            "batches::release_answers_each_claim_in_its_place",
+            "batches::renew_answers_each_claim_in_its_place",
+        ],
+    );
+}
+
+#[test]
+fn a_prefix_that_is_a_pattern() {
+    caught(Sin::PrefixIsAPattern, &["list::a_prefix_is_taken_literally"]);
+}
+
+#[test]
+fn a_list_in_the_order_of_some_language() {
+    caught(Sin::ListsByCollation, &["list::names_are_listed_in_order"]);
+}
+
+#[test]
+fn a_remainder_that_never_shrinks() {
+    caught(Sin::RemainderStands, &["inspect::what_remains_is_shown"]);
+}
+
+#[test]
+fn names_that_lose_their_trailing_space() {
+    caught(
+        Sin::TrimsNames,
+        &["names::hostile_names_come_back_byte_by_byte", "names::names_that_look_alike_do_not_exclude"],
+    );
+}
+
+#[test]
+fn labels_that_are_cut() {
+    caught(Sin::CutsLabels, &["labels::the_longest_label_comes_back"]);
+}
+
+#[test]
+fn a_password_that_is_shown() {
+    caught(Sin::ShowsItsPassword, &["secrets::a_storage_shows_no_secret"]);
+}
+
+#[test]
+fn what_is_not_promised_is_ignored_with_a_reason() {
+    silence();
+    let unfair = space(Sin::PromisesNothing);
+    let ignored = outcomes(&unfair).into_iter().filter_map(|(case, verdict)| match verdict {
+        Verdict::Ignored(reason) => Some((case.group(), reason)),
+        Verdict::Passed => None,
+        other => panic!("{case:?}: {other:?}"),
+    });
+    let ignored: BTreeSet<_> = ignored.collect();
+    let expected = [
+        ("fencing", "fencing not promised"),
+        ("hints", "push not promised"),
+        ("inspect", "fair not promised"),
+        ("locks", "fair not promised"),
+        ("queue", "fair not promised"),
+    ];
+    let expected: BTreeSet<_> = expected.map(|(group, reason)| (group, reason.to_owned())).into();
+    assert_eq!(ignored, expected);
+}
+
+/// Runs all cases over a storage with this sin; exactly these may fail.
+fn caught(sin: Sin, expected: &[&str]) {
+    silence();
+    let failed = outcomes(&space(sin)).into_iter().filter_map(|(case, verdict)| match verdict {
+        Verdict::Failed(text) => Some((format!("{}::{}", case.group(), case.name()), text)),
+        _ => None,
+    });
+    // What a user sees of a broken storage follows from the clauses that it breaks.
+    let failed: Vec<_> = failed.filter(|(name, _)| !name.starts_with("locks::")).collect();
+    let names: BTreeSet<_> = failed.iter().map(|(name, _)| name.as_str()).collect();
+    let expected: BTreeSet<_> = expected.iter().copied().collect();
+    assert_eq!(names, expected, "{sin:?} was caught by: {failed:#?}");
+}
+
+fn space(sin: Sin) -> Space {
+    let make = move || {
+        let first = Broken::new(sin);
+        move || {
+            let client = first.client();
+            async { Ok(client) }
+        }
+    };
+    Space::simulated("broken", make).secret(broken::PASSWORD)
+}
+
+/// Keeps the panics of cases that are meant to fail out of the output; the verdicts carry their texts.
+fn silence() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        let is_case = || {
+            let thread = std::thread::current();
+            let name = thread.name().unwrap_or_default();
+            leasehold_conformance::cases().iter().any(|case| case.name() == name)
+        };
+        std::panic::set_hook(Box::new(move |panic| {
+            if !is_case() {
+                usual(panic);
+            }
+        }));
+    });
+}

@@ -1,0 +1,100 @@
+//! The engine never turns without end: not for an interval, however short, nor for a storage that is fast.
+
+use std::time::Duration;
+
+use leasehold::storage::Memory;
+use leasehold::{Renewal, blocking};
+use leasehold_conformance::{Chaos, Fault, Verb};
+use tokio::time::sleep;
+
+use crate::{broken, client, ends, in_the_end, ms, s, take};
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_renewed_as_often_as_its_interval_says() {
+    let (locks, controls) = broken(&Memory::new());
+    controls.always(Verb::Renew, Fault::Delay(ms(1)));
+    let lock = locks.lock("x").ttl(s(3600)).renewal(Renewal::Every(s(1)));
+    let guard = lock.acquire().await.expect("free");
+    sleep(s(36)).await;
+    let renewals = controls.calls(Verb::Renew);
+    assert!((30..50).contains(&renewals), "36 s at one per second took {renewals} renewals");
+    assert!(guard.is_held());
+}
+
+#[test]
+fn renewing_over_a_storage_that_answers_at_once_lets_time_pass() {
+    in_the_end(async {
+        let locks = client(Memory::new());
+        let lock = locks.lock("x").ttl(s(86_400)).renewal(Renewal::Every(s(10)));
+        let guard = lock.acquire().await.expect("free");
+        sleep(s(60)).await;
+        assert!(guard.is_held());
+    });
+}
+
+#[test]
+fn renewing_at_an_interval_leaves_an_engine_of_its_own_idle() {
+    ends(|| {
+        let chaos = Chaos::new(Memory::new());
+        let controls = chaos.controls();
+        let locks = blocking::Locks::new(chaos);
+        let lock = locks.lock("x").ttl(s(86_400)).renewal(Renewal::Every(s(60)));
+        let guard = lock.acquire().expect("free");
+        locks.lock("x").wait(ms(300)).acquire().expect_err("it is held");
+        assert!(controls.calls(Verb::Renew) < 3, "a minute has not passed");
+        guard.release().expect("held");
+    });
+}
+
+#[test]
+fn an_interval_of_nothing_lets_the_holder_release() {
+    in_the_end(async {
+        let memory = Memory::new();
+        let (locks, other) = (client(memory.clone()), client(memory));
+        let guard = take(&locks, "x", s(10)).await;
+        let asking = tokio::spawn(async move {
+            other.lock("x").retries(u32::MAX).interval(Duration::ZERO).acquire().await.is_ok()
+        });
+        sleep(ms(10)).await;
+        guard.release().await.expect("held");
+        assert!(asking.await.expect("no panic"));
+    });
+}
+
+#[test]
+fn an_interval_of_nothing_lets_other_locks_of_the_client_through() {
+    ends(|| {
+        let memory = Memory::new();
+        let locks = blocking::Locks::new(memory.clone());
+        let chaos = Chaos::new(memory);
+        let controls = chaos.controls();
+        let asking = blocking::Locks::new(chaos);
+        let guard = locks.lock("x").acquire().expect("free");
+        let busy = asking.clone();
+        let thread = std::thread::spawn(move || {
+            busy.lock("x").retries(u32::MAX).interval(Duration::ZERO).acquire().is_ok()
+        });
+        while controls.calls(Verb::Acquire) < 10 {
+            std::thread::yield_now();
+        }
+        asking.lock("other").acquire().expect("free").release().expect("held");
+        guard.release().expect("held");
+        assert!(thread.join().expect("no panic"), "granted once it was free");
+    });
+}
+
+#[test]
+fn waiting_for_nothing_is_not_asking_without_end() {
+    in_the_end(async {
+        let memory = Memory::new();
+        let ((locks, controls), holder) = (broken(&memory), client(memory));
+        let guard = take(&holder, "x", s(10)).await;
+        let lock = locks.lock("x").retries(u32::MAX).interval(Duration::ZERO);
+        let asking = tokio::spawn(async move { lock.acquire().await.is_ok() });
+        sleep(ms(100)).await;
+        let asked = controls.calls(Verb::Acquire);
+        assert!((50..=102).contains(&asked), "asked {asked} times in 100 ms");
+        guard.release().await.expect("held");
+        assert!(asking.await.expect("no panic"));
+    });
+}

@@ -1,0 +1,151 @@
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_core::Stream;
+use futures_util::{StreamExt, stream};
+use leasehold::Result;
+use leasehold::storage::{
+    Acquire, Claim, Guarantees, Hint, Holder, Limits, Memory, Name, Release, Renew, Storage,
+};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::sleep;
+
+/// What a storage does that no other does, and that the contract does not rule out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Oddity {
+    /// Answers an acquire so long after it was executed.
+    AnswersLate(Duration),
+    /// Says that it granted this TTL, whatever was asked for.
+    GrantsFor(Duration),
+    /// Lists from the beginning, whatever it is to begin after.
+    ListsTheSamePage,
+    /// Takes so long to inspect.
+    LooksSlowly(Duration),
+    PanicsWhenItIsToHint,
+    PanicsWhenItIsToWatch,
+    /// Shows holders whose lease never ends.
+    RemainsForEver,
+}
+
+/// A memory with one oddity.
+pub(crate) struct Odd {
+    memory: Memory,
+    oddity: Oddity,
+    looks: Looks,
+    hints: Mutex<Option<UnboundedReceiver<Hint>>>,
+    hint: UnboundedSender<Hint>,
+}
+
+/// Counts the looks that are under way.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Looks(Arc<(AtomicUsize, AtomicUsize)>);
+
+impl Odd {
+    pub(crate) fn new(memory: &Memory, oddity: Oddity) -> Self {
+        let (hint, hints) = unbounded_channel();
+        let (memory, looks, hints) = (memory.clone(), Looks::default(), Mutex::new(Some(hints)));
+        Self { memory, oddity, looks, hints, hint }
+    }
+
+    pub(crate) fn looks(&self) -> Looks {
+        self.looks.clone()
+    }
+
+    /// Where hints can be put in.
+    pub(crate) fn hint(&self) -> UnboundedSender<Hint> {
+        self.hint.clone()
+    }
+}
+
+impl Looks {
+    /// The most that were under way at a time.
+    pub(crate) fn most(&self) -> usize {
+        self.0.1.load(Ordering::Relaxed)
+    }
+
+    fn begin(&self) {
+        let now = self.0.0.fetch_add(1, Ordering::Relaxed) + 1;
+        self.0.1.fetch_max(now, Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Odd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Odd").field(&self.oddity).finish()
+    }
+}
+
+impl fmt::Display for Odd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("odd")
+    }
+}
+
+impl Storage for Odd {
+    fn guarantees(&self) -> Guarantees {
+        self.memory.guarantees()
+    }
+
+    fn limits(&self) -> Limits {
+        self.memory.limits()
+    }
+
+    async fn acquire(&self, claims: &[Claim]) -> Vec<Result<Acquire>> {
+        let answers = self.memory.acquire(claims).await;
+        if let Oddity::AnswersLate(by) = self.oddity {
+            sleep(by).await;
+        }
+        let said = |answer| match (answer, self.oddity) {
+            (Acquire::Granted { token, .. }, Oddity::GrantsFor(ttl)) => Acquire::Granted { token, ttl },
+            (answer, _) => answer,
+        };
+        answers.into_iter().map(|answer| answer.map(said)).collect()
+    }
+
+    async fn renew(&self, claims: &[Claim]) -> Vec<Result<Renew>> {
+        self.memory.renew(claims).await
+    }
+
+    async fn release(&self, claims: &[Claim]) -> Vec<Result<Release>> {
+        self.memory.release(claims).await
+    }
+
+    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
+        self.looks.begin();
+        if let Oddity::LooksSlowly(by) = self.oddity {
+            sleep(by).await;
+        }
+        self.looks.end();
+        let mut holder = self.memory.inspect(name).await?;
+        if let Some(holder) = holder.as_mut().filter(|_| self.oddity == Oddity::RemainsForEver) {
+            holder.remaining = Duration::MAX;
+        }
+        Ok(holder)
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
+        let after = after.filter(|_| self.oddity != Oddity::ListsTheSamePage);
+        self.memory.list(prefix, after, limit).await
+    }
+
+    fn watch(&self, names: &[Name]) {
+        assert_ne!(self.oddity, Oddity::PanicsWhenItIsToWatch, "told to panic");
+        self.memory.watch(names);
+    }
+
+    fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {
+        assert_ne!(self.oddity, Oddity::PanicsWhenItIsToHint, "told to panic");
+        let put_in = self.hints.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let put_in = stream::unfold(put_in, |put_in| async {
+            let mut put_in = put_in?;
+            put_in.recv().await.map(|hint| (hint, Some(put_in)))
+        });
+        stream::select(Box::pin(self.memory.hints()), Box::pin(put_in.chain(stream::pending())))
+    }
+}
