@@ -1,0 +1,328 @@
+//! The whole command line. Doc comments are the help text.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use leasehold::Ticket;
+
+/// Distributed locks from the shell, over the database you already run.
+///
+/// `leasehold run NAME -- CMD` takes the lock, runs the command, and releases the lock. The other commands
+/// look at locks, break them, and hand leases from one process to another as tickets.
+#[derive(Debug, Parser)]
+#[command(name = "leasehold", version, after_help = EXIT_CODES, subcommand_required = true, arg_required_else_help = false)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 success; 1 doctor found a fault; 64 bad usage, or no permission; 69 storage unavailable;
+70 a bug, or nowhere to print; 75 contended; 76 lost. `run`: the command's own; 128+n if signal n ended it;
+126 if it cannot be executed; 127 if it was not found.";
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// The storage, as a URL: `sqlite:`, `sqlite:PATH` [default: $LEASEHOLD_STORE, else `sqlite:`, a file in the
+    /// state directory]
+    ///
+    /// `memory:`, which the library has too, lives in one process only, so no two commands would meet there.
+    ///
+    /// Others on this machine can see the arguments of a process: if the URL contains a password, use
+    /// --store-file or $LEASEHOLD_STORE.
+    #[arg(long, global = true, value_name = "URL", conflicts_with = "store_file")]
+    pub(crate) store: Option<String>,
+
+    /// A file that contains the storage's URL and that only you can read
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) store_file: Option<PathBuf>,
+
+    /// Print JSON, one object per line [default: text for people]
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// Print nothing but results and errors: nothing while you wait, nothing when `verify` and `release` succeed
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+
+    /// Log to stderr: -v what happens to the locks of this command, -vv everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Take a lock, run a command, release the lock
+    ///
+    /// The command finds LEASEHOLD_NAME, LEASEHOLD_TOKEN (the fencing token), LEASEHOLD_TICKET and
+    /// LEASEHOLD_STORE in its environment. It runs in a process group of its own, which gets every signal that
+    /// `leasehold` gets, and which ends when the lock is lost or `leasehold` dies, even by kill -9. A process
+    /// that leaves the group, as daemons do, is out of reach. When the command ends, the lock is released;
+    /// processes that it left behind live on without the lock. A job that is suspended (Ctrl-Z) for longer
+    /// than the TTL loses the lock.
+    Run(Run),
+
+    /// Take a lock and print its ticket; the lease then ends with its TTL unless it is renewed
+    ///
+    /// Nobody keeps the lease: renew it with `leasehold renew TICKET` before the TTL is over.
+    Acquire(Acquire),
+
+    /// Give the lease of a ticket a full TTL from now
+    Renew(Renew),
+
+    /// Release the lease of a ticket; exit code 76 if it is over already
+    Release(OfTicket),
+
+    /// Ask whether the lease of a ticket still holds the lock, without renewing it: exit code 0, or 76
+    Verify(OfTicket),
+
+    /// Show who holds a lock
+    Inspect(OfName),
+
+    /// List who holds which lock
+    List(List),
+
+    /// Print every change of a lock: what it is now, then each time it is locked or unlocked
+    Watch(OfName),
+
+    /// End the lease of whoever holds a lock; their command is ended too, as soon as they notice
+    Break(OfName),
+
+    /// Check the storage: connection, promises, a round trip, latency; exit code 1 if something is wrong
+    Doctor,
+
+    /// Print a completion script for a shell
+    Completions(Completions),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct OfName {
+    /// The lock; after `--` if it begins with `-`
+    pub(crate) name: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct OfTicket {
+    /// A ticket, as `acquire` prints it and LEASEHOLD_TICKET contains it
+    pub(crate) ticket: Ticket,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Renew {
+    /// A ticket, as `acquire` prints it and LEASEHOLD_TICKET contains it
+    pub(crate) ticket: Ticket,
+
+    /// How long the lease lasts from now [default: the ticket's TTL]
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub(crate) ttl: Option<Duration>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct List {
+    /// Only locks whose names begin with this; after `--` if it begins with `-` [default: all locks]
+    #[arg(default_value = "", hide_default_value = true)]
+    pub(crate) prefix: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Completions {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Acquire {
+    /// The lock; after `--` if it begins with `-`
+    pub(crate) name: String,
+
+    #[command(flatten)]
+    pub(crate) lock: LockOptions,
+}
+
+/// How to take a lock: the same for `run` and `acquire`.
+#[derive(Args, Debug)]
+pub(crate) struct LockOptions {
+    /// How long the lease lasts if it is not renewed: 100ms to 24h
+    #[arg(long, value_name = "D", default_value = "10s", value_parser = duration)]
+    pub(crate) ttl: Duration,
+
+    /// How long to wait in line for the lock: a duration or `forever`
+    #[arg(long, value_name = "D", default_value = "forever", value_parser = patience, conflicts_with_all = ["try_once", "retries"])]
+    pub(crate) wait: Patience,
+
+    /// Ask once: exit with 75 if somebody else has the lock
+    #[arg(long = "try", conflicts_with = "retries")]
+    pub(crate) try_once: bool,
+
+    /// Ask up to N more times after the first, out of line
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub(crate) retries: Option<u32>,
+
+    /// With --retries: how long to pause between two of them [default: 50ms]
+    #[arg(long, value_name = "D", value_parser = duration, requires = "retries")]
+    pub(crate) interval: Option<Duration>,
+
+    /// What others see of this holder [default: `leasehold@host:pid`]
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) label: Option<String>,
+}
+
+#[derive(Args, Debug)]
+#[command(
+    override_usage = "leasehold run [OPTIONS] NAME -- CMD…\n       leasehold run [OPTIONS] -- -NAME -- CMD…"
+)]
+pub(crate) struct Run {
+    /// The lock; if it begins with `-`, write `run -- NAME -- CMD…`
+    pub(crate) name: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) lock: LockOptions,
+
+    /// Give the lock up after this time, as if it were lost, however long the command takes [default: no limit]
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub(crate) max_hold: Option<Duration>,
+
+    /// Hold the lock for at least this time from the grant, also if the command ends earlier; `run` itself
+    /// does not wait [default: no minimum]
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub(crate) at_least: Option<Duration>,
+
+    /// What happens to the command's process group when the lock is lost
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnLost::Term)]
+    pub(crate) on_lost: OnLost,
+
+    /// With --on-lost=term: how long after SIGTERM comes SIGKILL [default: 5s]
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub(crate) grace: Option<Duration>,
+
+    /// The command and its arguments
+    #[arg(last = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnLost {
+    /// SIGTERM, and SIGKILL after the grace time; exit code 76
+    Term,
+    /// SIGKILL at once; exit code 76
+    Kill,
+    /// Nothing but a warning; the command's own exit code
+    Ignore,
+}
+
+impl OnLost {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Term => "term",
+            Self::Kill => "kill",
+            Self::Ignore => "ignore",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    For(Duration),
+    Forever,
+}
+
+impl LockOptions {
+    pub(crate) const DEFAULT_INTERVAL: Duration = Duration::from_millis(50);
+}
+
+impl Run {
+    pub(crate) const DEFAULT_GRACE: Duration = Duration::from_secs(5);
+
+    /// Returns the lock's name and the command, or what is wrong with the options.
+    pub(crate) fn check(&self) -> Result<(String, Vec<OsString>), String> {
+        if self.grace.is_some() && self.on_lost != OnLost::Term {
+            return Err("--grace goes with --on-lost=term only".to_owned());
+        }
+        if let (Some(least), Some(most)) = (self.at_least, self.max_hold)
+            && least > most
+        {
+            return Err("--at-least is longer than --max-hold".to_owned());
+        }
+        if self.at_least.is_some_and(|least| least > LONGEST_TTL) {
+            return Err("--at-least is at most 24h, the longest TTL".to_owned());
+        }
+        let (name, command) = match (&self.name, self.command.as_slice()) {
+            (Some(name), command) => (name.clone(), command),
+            // The second `--` is asked for, so that a forgotten name never makes a lock of the command's.
+            (None, [name, dashes, command @ ..]) if dashes == "--" => {
+                let name = name.to_str().ok_or("a lock's name is UTF-8")?;
+                (name.to_owned(), command)
+            }
+            (None, _) => return Err("no lock was named; write `leasehold run NAME -- CMD…`".to_owned()),
+        };
+        if command.is_empty() {
+            return Err("no command was given; write `leasehold run NAME -- CMD…`".to_owned());
+        }
+        Ok((name, command.to_vec()))
+    }
+}
+
+const LONGEST_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn duration(text: &str) -> Result<Duration, String> {
+    read_duration(text).ok_or_else(|| {
+        wrong(text, "a duration is a number with a unit (ms s m h d), such as 500ms, 5s, 2m or 1h")
+    })
+}
+
+fn patience(text: &str) -> Result<Patience, String> {
+    if text == "forever" {
+        return Ok(Patience::Forever);
+    }
+    read_duration(text).map(Patience::For).ok_or_else(|| {
+        wrong(text, "a wait is `forever` or a number with a unit (ms s m h d), such as 500ms, 5s, 2m or 1h")
+    })
+}
+
+fn count(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| wrong(text, "a count is a whole number, such as 3"))
+}
+
+fn read_duration(text: &str) -> Option<Duration> {
+    // The library knows many more, among them a month, which only its case tells from a minute.
+    const UNITS: [&str; 5] = ["ms", "s", "m", "h", "d"];
+    let mut units = text.split(|c: char| !c.is_alphabetic()).filter(|unit| !unit.is_empty());
+    if !units.all(|unit| UNITS.contains(&unit)) {
+        return None;
+    }
+    humantime::parse_duration(text).ok()
+}
+
+/// What is wrong with a number that cannot be read.
+fn wrong(text: &str, otherwise: &str) -> String {
+    let negative = text.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    if negative { "it must not be negative".to_owned() } else { otherwise.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("1d"), Ok(Duration::from_secs(86_400)));
+        assert_eq!(patience("forever"), Ok(Patience::Forever));
+        for bad in ["", "5", "-1s", "5 parsecs", "forever", "1M", "1month", "2years", "1m 1M"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

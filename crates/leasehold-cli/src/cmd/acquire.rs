@@ -1,0 +1,64 @@
+//! `leasehold acquire NAME`
+
+use leasehold::Ticket;
+use serde::Serialize;
+
+use crate::args::Acquire;
+use crate::exit::{Exit, Failure, Result};
+use crate::output::{self, millis};
+use crate::session::{self, Context};
+use crate::waiting;
+
+pub(crate) async fn run(args: &Acquire, cx: &Context) -> Result<Exit> {
+    if output::is_closed() {
+        return Err(Failure::new(
+            Exit::Bug,
+            "nobody would get the ticket, so the lock was not taken: stdout is closed; if you do not want the ticket, write `>/dev/null`",
+        ));
+    }
+    let ticket = cx
+        .with_locks(async |locks| {
+            let lock = session::lock(locks, &args.name, &args.lock);
+            let guard = tokio::select! {
+                guard = lock.acquire() => guard?,
+                never = waiting::show(locks, locks.events(), cx.output) => match never {},
+            };
+            Ok(guard.into_ticket())
+        })
+        .await?;
+    match print(&ticket, cx) {
+        Err(undelivered) => Err(give_back(ticket, undelivered, cx).await),
+        printed => printed,
+    }
+}
+
+/// Releases what nobody can release any more without its ticket.
+async fn give_back(ticket: Ticket, undelivered: Failure, cx: &Context) -> Failure {
+    let name = ticket.name().clone();
+    let why = undelivered.text.unwrap_or_else(|| "nobody reads stdout".to_owned());
+    let released = cx.with_locks(async |locks| Ok(locks.resume(ticket).await?.release().await?)).await;
+    let then = match released {
+        Ok(()) => "so the lock was released again",
+        Err(_) => "and the lock could not be released; it ends with its ttl",
+    };
+    Failure::new(Exit::Bug, format!("the ticket could not be printed, {then} name=`{name}` error=`{why}`"))
+}
+
+/// Prints a ticket whose lease the storage is known to keep.
+pub(crate) fn print(ticket: &Ticket, cx: &Context) -> Result<Exit> {
+    #[derive(Serialize)]
+    struct Json<'a> {
+        name: &'a str,
+        ticket: String,
+        token: String,
+        ttl_ms: u64,
+    }
+    let json = Json {
+        name: ticket.name().as_str(),
+        ticket: ticket.to_string(),
+        token: ticket.token().to_string(),
+        ttl_ms: millis(ticket.ttl()),
+    };
+    cx.output.result(&json, || ticket.to_string())?;
+    Ok(Exit::Success)
+}

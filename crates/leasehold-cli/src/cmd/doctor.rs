@@ -1,0 +1,233 @@
+//! `leasehold doctor`
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use leasehold::{Guarantees, LeaseClock, Locks, Wait};
+use rustix::fs::Access;
+use serde::Serialize;
+
+use crate::exit::{Exit, Result, chain};
+use crate::output::{safe, short};
+use crate::session::Context;
+
+pub(crate) async fn run(cx: &Context) -> Result<Exit> {
+    let mut report = Report { storage: cx.store.shown(), tier: None, checks: Vec::new() };
+    let examined = cx
+        .with_locks(async |locks| {
+            report.storage = storage(locks);
+            report.ok("connect", report.storage.clone());
+            examine(locks, &mut report).await;
+            Ok(())
+        })
+        .await;
+    if let Err(failure) = examined {
+        match failure.text {
+            Some(text) if report.checks.is_empty() => {
+                let text = format!("{text} storage=`{}`", report.storage);
+                report.fail("connect", text);
+            }
+            // What is wrong was said already, and closing only meets it once more.
+            Some(_) if report.has_failed() => {}
+            Some(text) => report.fail("close", text),
+            None => return Err(failure),
+        }
+    }
+    print(&report, cx)
+}
+
+fn print(report: &Report, cx: &Context) -> Result<Exit> {
+    cx.output.result(report, || {
+        let checks = report.checks.iter().map(|check| {
+            let status = check.status.as_str();
+            format!("{status:<4}  {:<10}  {}", check.name, safe(&check.detail))
+        });
+        checks.collect::<Vec<_>>().join("\n")
+    })?;
+    Ok(if report.has_failed() { Exit::Unhealthy } else { Exit::Success })
+}
+
+async fn examine(locks: &Locks, report: &mut Report) {
+    file(report);
+    promises(locks.guarantees(), report);
+    match round_trip(locks).await {
+        Err(error) => report.fail("round trip", chain(&error)),
+        Ok(trip) => {
+            report.ok("round trip", "acquired, renewed, inspected and released a lock of its own".to_owned());
+            trip.report(report);
+        }
+    }
+}
+
+/// Where SQLite's file is and who may change it.
+fn file(report: &mut Report) {
+    let Some(path) = report.storage.strip_prefix("sqlite:").map(PathBuf::from) else {
+        return;
+    };
+    let shown = path.display();
+    match path.metadata() {
+        Err(error) => report.fail("file", format!("cannot be looked at path=`{shown}` error=`{error}`")),
+        Ok(file) if file.mode() & 0o002 != 0 => {
+            let mode = file.mode() & 0o777;
+            report.warn(
+                "file",
+                format!("everybody may change it; run `chmod o-w` on it path=`{shown}` mode=`{mode:03o}`"),
+            );
+        }
+        Ok(file) if !is_writable(&path) => {
+            let (mode, uid) = (file.mode() & 0o777, file.uid());
+            report.fail(
+                "file",
+                format!(
+                    "it or its directory cannot be written to; change the owner or the permissions path=`{shown}` mode=`{mode:03o}` uid=`{uid}`"
+                ),
+            );
+        }
+        Ok(file) => {
+            let (mode, uid) = (file.mode() & 0o777, file.uid());
+            report.ok("file", format!("path=`{shown}` mode=`{mode:03o}` uid=`{uid}`"));
+        }
+    }
+}
+
+/// SQLite writes to the file, and makes others beside it.
+fn is_writable(file: &Path) -> bool {
+    let may = Access::READ_OK | Access::WRITE_OK;
+    let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    rustix::fs::access(file, may).is_ok() && rustix::fs::access(dir, may | Access::EXEC_OK).is_ok()
+}
+
+fn promises(has: Guarantees, report: &mut Report) {
+    report.tier = Some(has.tier.to_string());
+    report.ok("tier", format!("{}: which faults the storage survives", has.tier));
+    match has.clock {
+        LeaseClock::Boot => report.ok("clock", "the machine's, which nobody can set".to_owned()),
+        LeaseClock::ServerMonotonic => report.ok("clock", "the server's, which nobody can set".to_owned()),
+        _ => report.warn("clock", "the server's wall clock: setting it ends or stretches leases".to_owned()),
+    }
+    if has.fencing {
+        report.ok("fencing", "tokens grow for ever".to_owned());
+    } else {
+        report.warn("fencing", "tokens may start again: do not rely on them".to_owned());
+    }
+    let order = if has.fair { "in the order in which they came" } else { "in no order" };
+    let wake = if has.push { "woken by a release" } else { "woken by polling" };
+    report.ok("waiters", format!("served {order}, {wake}"));
+}
+
+/// What taking and releasing a scratch lock twice has shown.
+struct RoundTrip {
+    tokens: [u64; 2],
+    seen: bool,
+    slowest: Duration,
+    ttl: Duration,
+}
+
+async fn round_trip(locks: &Locks) -> leasehold::Result<RoundTrip> {
+    const TTL: Duration = Duration::from_secs(10);
+    // Nobody else's name: the process id tells the doctors of one machine apart, the time those of several.
+    let nanos = super::run::clock::boot_nanos();
+    let name = format!("leasehold.doctor/{}-{nanos}", std::process::id());
+    let once = Wait::Attempts { attempts: 1, interval: Duration::ZERO };
+    let lock = locks.lock(&name).ttl(TTL).wait(once);
+    let (mut tokens, mut seen, mut slowest) = ([0; 2], true, Duration::ZERO);
+    for token in &mut tokens {
+        let start = super::run::clock::boot_nanos();
+        let guard = lock.acquire().await?;
+        slowest = std::cmp::max(slowest, since(start));
+        *token = guard.token().get();
+        let start = super::run::clock::boot_nanos();
+        guard.extend(TTL).await?;
+        slowest = std::cmp::max(slowest, since(start));
+        let holder = locks.inspect(&name).await?;
+        seen &= holder.is_some_and(|holder| holder.owner == guard.owner() && holder.token == guard.token());
+        guard.release().await?;
+        seen &= locks.inspect(&name).await?.is_none();
+    }
+    Ok(RoundTrip { tokens, seen, slowest, ttl: TTL })
+}
+
+fn since(start: u64) -> Duration {
+    Duration::from_nanos(super::run::clock::boot_nanos().saturating_sub(start))
+}
+
+impl RoundTrip {
+    fn report(&self, report: &mut Report) {
+        let [first, second] = self.tokens;
+        if second > first {
+            report.ok("token", format!("grows: {first}, then {second}"));
+        } else {
+            report.fail("token", format!("does not grow: {first}, then {second}"));
+        }
+        if self.seen {
+            report.ok("inspect", "shows the holder, and none after the release".to_owned());
+        } else {
+            report.fail("inspect", "does not show what was just done".to_owned());
+        }
+        let latency = format!("{} at most, with the default ttl of {}", short(self.slowest), short(self.ttl));
+        // Renewals come every third of the TTL: an answer that takes a tenth leaves room for two more.
+        if self.slowest * 10 < self.ttl {
+            report.ok("latency", latency);
+        } else {
+            report.warn("latency", format!("{latency}; use a longer ttl"));
+        }
+    }
+}
+
+/// The storage's name without its secrets, as the library shows it.
+fn storage(locks: &Locks) -> String {
+    let shown = format!("{locks:?}");
+    let inner = shown.strip_prefix("Locks(").and_then(|s| s.strip_suffix(')'));
+    inner.unwrap_or(&shown).to_owned()
+}
+
+#[derive(Serialize)]
+struct Report {
+    storage: String,
+    tier: Option<String>,
+    checks: Vec<Check>,
+}
+
+impl Report {
+    fn ok(&mut self, name: &'static str, detail: String) {
+        self.checks.push(Check { name, status: Status::Ok, detail });
+    }
+
+    fn warn(&mut self, name: &'static str, detail: String) {
+        self.checks.push(Check { name, status: Status::Warn, detail });
+    }
+
+    fn has_failed(&self) -> bool {
+        self.checks.iter().any(|check| check.status == Status::Fail)
+    }
+
+    fn fail(&mut self, name: &'static str, detail: String) {
+        self.checks.push(Check { name, status: Status::Fail, detail });
+    }
+}
+
+#[derive(Serialize)]
+struct Check {
+    name: &'static str,
+    status: Status,
+    detail: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Ok,
+    Warn,
+    Fail,
+}
+
+impl Status {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warn => "warn",
+            Self::Fail => "FAIL",
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! `leasehold release TICKET`
+
+use leasehold::ErrorKind;
+use serde::Serialize;
+
+use crate::args::OfTicket;
+use crate::exit::{Exit, Result};
+use crate::session::{self, Context};
+
+pub(crate) async fn run(args: OfTicket, cx: &Context) -> Result<Exit> {
+    let (name, token) = (args.ticket.name().clone(), args.ticket.token());
+    let print = |released| {
+        let json = Json { name: name.as_str(), released, token: token.to_string() };
+        cx.output.status(&json, || format!("{name} is released"))
+    };
+    cx.with_locks(async |locks| {
+        let released = match locks.resume(args.ticket).await {
+            Ok(guard) => guard.release().await,
+            Err(error) => Err(error),
+        };
+        let Err(error) = released else {
+            return Ok(());
+        };
+        if error.kind() == ErrorKind::Lost && cx.output.json {
+            print(false)?;
+        }
+        Err(session::of_ticket(error, &name, locks).await)
+    })
+    .await?;
+    print(true)?;
+    Ok(Exit::Success)
+}
+
+#[derive(Serialize)]
+struct Json<'a> {
+    name: &'a str,
+    released: bool,
+    token: String,
+}

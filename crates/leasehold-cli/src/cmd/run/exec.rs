@@ -1,0 +1,62 @@
+//! `leasehold __exec PARENT PIPE CMD…`: becomes the command, after it has asked the kernel to end it with its
+//! parent, and has told the guardian, through the parent's pipe, which group it heads.
+//!
+//! Between fork and exec only `unsafe` code could do that; so the program starts itself again to do it.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::path::{self, Path};
+use std::process::Command;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::process;
+
+use super::guardian;
+use crate::exit::Exit;
+use crate::output::complain;
+
+pub(super) const VERB: &str = "__exec";
+
+/// Returns only if the command cannot be executed.
+pub(super) fn main(args: &[OsString]) -> Exit {
+    let [parent, pipe, program, args @ ..] = args else {
+        return Exit::Usage;
+    };
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Err(error) = process::set_parent_process_death_signal(Some(process::Signal::KILL)) {
+        complain(&format!("cannot tie the command to this process error=`{error}`"));
+        return Exit::Bug;
+    }
+    // The parent may have died before the kernel was asked; then nobody holds the lock any more.
+    let now = process::getppid().map(|pid| pid.as_raw_nonzero().get().to_string());
+    if now.as_deref().map(OsStr::new) != Some(parent) {
+        return Exit::Lost;
+    }
+    tell_guardian(parent, pipe);
+    let error = Command::new(program).args(args).exec();
+    let (exit, what) = match error.kind() {
+        io::ErrorKind::NotFound if !is_there(program) => {
+            (Exit::NotFound, "the command was not found; check its name and PATH")
+        }
+        _ => (Exit::NotExecutable, "the command cannot be executed; check its permissions"),
+    };
+    complain(&format!("{what} command=`{}` error=`{error}`", program.display()));
+    exit
+}
+
+/// The parent tells it too, but it may be killed before it gets to that; the command must not run by then.
+fn tell_guardian(parent: &OsStr, pipe: &OsStr) {
+    let path = Path::new("/proc").join(parent).join("fd").join(pipe);
+    // Without waiting: a guardian that is gone reads nothing.
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    if let Ok(pipe) = rustix::fs::open(path, flags, Mode::empty()) {
+        let line = guardian::group_line(process::getpid());
+        let _ = rustix::io::write(pipe, line.as_bytes());
+    }
+}
+
+/// Whether it is the interpreter of a script that is missing. A name without a slash was looked up in PATH.
+fn is_there(program: &OsStr) -> bool {
+    program.to_string_lossy().contains(path::MAIN_SEPARATOR) && Path::new(program).exists()
+}

@@ -1,0 +1,123 @@
+//! Job control. The command runs in a background group of our terminal, so that a pipeline around us keeps the
+//! foreground; it gets the foreground when it first asks for it, which stops it with SIGTTIN or SIGTTOU.
+
+use std::fs::{File, OpenOptions};
+
+use nix::sys::signal::{SigSet, SigmaskHow};
+use rustix::process::{self, Pid, Signal};
+use rustix::termios::{tcgetpgrp, tcsetpgrp};
+
+use super::child::Child;
+
+pub(super) struct Terminal {
+    /// The controlling terminal, if there is one.
+    tty: Option<File>,
+    /// Whether the command had the foreground when it was last stopped.
+    had_it: bool,
+}
+
+impl Terminal {
+    pub(super) fn open() -> Self {
+        let tty = OpenOptions::new().read(true).write(true).open("/dev/tty").ok();
+        Self { tty, had_it: false }
+    }
+
+    /// The command was stopped: gives it the terminal if that is what it needs, or else stops with it.
+    pub(super) fn stopped(&mut self, child: &Child, by: Signal) {
+        let Some(foreground) = self.foreground() else {
+            return;
+        };
+        let wants_it = by == Signal::TTIN || by == Signal::TTOU;
+        let has_it = foreground == child.group();
+        if wants_it && (has_it || foreground == process::getpgrp()) {
+            self.give(child.group());
+            child.signal(Signal::CONT);
+            return;
+        }
+        if is_orphaned() {
+            // Nobody would continue us. The kernel discards such stops, except for SIGSTOP; so do we.
+            if by != Signal::STOP {
+                child.signal(Signal::CONT);
+            }
+            return;
+        }
+        self.had_it = has_it;
+        if has_it {
+            self.give(process::getpgrp());
+        }
+        if by == Signal::TSTP && !has_it {
+            // The signal came through us: our group has had it.
+            let _ = process::kill_process(process::getpid(), Signal::STOP);
+        } else {
+            // Whoever waits for us must see why, as another `run` around us does to give us its terminal.
+            let _ = process::kill_current_process_group(if wants_it { by } else { Signal::STOP });
+        }
+    }
+
+    /// We were continued: so is the command, with the terminal if it had it and we were given it.
+    pub(super) fn continued(&mut self, child: &Child) {
+        if self.had_it && self.foreground() == Some(process::getpgrp()) {
+            self.give(child.group());
+        }
+        self.had_it = false;
+        child.signal(Signal::CONT);
+    }
+
+    /// The command ended: what comes after us in the same job finds the terminal as it was. Says whether the
+    /// command had it.
+    pub(super) fn take_back(&self, child: &Child) -> bool {
+        let had_it = self.foreground() == Some(child.group());
+        if had_it {
+            self.give(process::getpgrp());
+        }
+        had_it
+    }
+
+    fn foreground(&self) -> Option<Pid> {
+        tcgetpgrp(self.tty.as_ref()?).ok()
+    }
+
+    fn give(&self, group: Pid) {
+        let Some(tty) = &self.tty else {
+            return;
+        };
+        // Or else the kernel would stop our own group when we take the foreground back.
+        let mut background_writes = SigSet::empty();
+        background_writes.add(nix::sys::signal::Signal::SIGTTOU);
+        let before = background_writes.thread_swap_mask(SigmaskHow::SIG_BLOCK);
+        let _ = tcsetpgrp(tty, group);
+        if let Ok(before) = before {
+            let _ = before.thread_set_mask();
+        }
+    }
+}
+
+/// Stops this process as SIGTSTP does by default, unless nobody would ever continue it.
+pub(crate) fn stop_self() {
+    if !is_orphaned() {
+        let _ = process::kill_process(process::getpid(), Signal::STOP);
+    }
+}
+
+/// Whether no process outside of our group, but inside our session, is the parent of one in our group.
+/// Looks along our own ancestors, where a shell with job control is.
+pub(super) fn is_orphaned() -> bool {
+    let (group, session) = (process::getpgrp(), process::getsid(None).ok());
+    let mut ancestor = process::getppid();
+    while let Some(pid) = ancestor {
+        if process::getsid(Some(pid)).ok() != session {
+            return true;
+        }
+        if process::getpgid(Some(pid)).ok() != Some(group) {
+            return false;
+        }
+        ancestor = parent(pid);
+    }
+    true
+}
+
+fn parent(pid: Pid) -> Option<Pid> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?;
+    Pid::from_raw(parent.parse().ok()?)
+}

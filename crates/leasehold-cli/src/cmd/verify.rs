@@ -1,0 +1,37 @@
+//! `leasehold verify TICKET`
+
+use serde::Serialize;
+
+use crate::args::OfTicket;
+use crate::exit::{Exit, Failure, Result};
+use crate::output::{describe, millis, short};
+use crate::session::Context;
+
+pub(crate) async fn run(args: &OfTicket, cx: &Context) -> Result<Exit> {
+    let (name, owner) = (args.ticket.name(), args.ticket.owner());
+    let holder = cx.with_locks(async |locks| Ok(locks.inspect(name.as_str()).await?)).await?;
+    let ours = holder.as_ref().filter(|holder| holder.owner == owner);
+    let json = Json {
+        name: name.as_str(),
+        held: ours.is_some(),
+        token: args.ticket.token().to_string(),
+        remaining_ms: ours.map(|holder| millis(holder.remaining)),
+    };
+    if let Some(ours) = ours {
+        cx.output.status(&json, || format!("{name} is held, {} left", short(ours.remaining)))?;
+        return Ok(Exit::Success);
+    }
+    if cx.output.json {
+        cx.output.result(&json, String::new)?;
+    }
+    let now = holder.map_or_else(|| "free".to_owned(), |holder| describe(&holder));
+    Err(Failure::new(Exit::Lost, format!("the lease of this ticket has ended name=`{name}` now=`{now}`")))
+}
+
+#[derive(Serialize)]
+struct Json<'a> {
+    name: &'a str,
+    held: bool,
+    token: String,
+    remaining_ms: Option<u64>,
+}

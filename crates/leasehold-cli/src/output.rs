@@ -1,0 +1,153 @@
+//! What is printed: results on stdout, as text or JSON; one line per failure on stderr.
+
+use std::io::{self, ErrorKind, Write as _};
+use std::time::Duration;
+
+use leasehold::Holder;
+use rustix::fs::OFlags;
+use serde::Serialize;
+
+use crate::exit::{Exit, Failure, Result};
+
+/// Prints results in one of two shapes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Output {
+    pub(crate) json: bool,
+    pub(crate) quiet: bool,
+}
+
+impl Output {
+    /// Prints one result: `json` as an object on a line of its own, or `text` for people.
+    pub(crate) fn result(self, json: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+        if self.json {
+            let json = serde_json::to_string(json);
+            line(&json.map_err(|e| Failure::system("cannot print a result", e))?)
+        } else {
+            line(&text())
+        }
+    }
+
+    /// Prints what only confirms the exit code: not with `--quiet`, unless as JSON.
+    pub(crate) fn status(self, json: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+        if self.quiet && !self.json { Ok(()) } else { self.result(json, text) }
+    }
+}
+
+/// Prints one line and flushes it. A reader that has gone ends the program quietly.
+pub(crate) fn line(line: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    let written = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+    written.map_err(|error| match error.kind() {
+        ErrorKind::BrokenPipe => Failure::quiet(Exit::Success),
+        _ => Failure::system("cannot write to stdout", error),
+    })
+}
+
+/// Whether stdout was closed when we were started. The runtime then puts the null device there, opened for
+/// reading and writing, which nobody does who wants to throw output away in a shell.
+pub(crate) fn is_closed() -> bool {
+    let stdout = rustix::stdio::stdout();
+    let both = rustix::fs::fcntl_getfl(stdout).is_ok_and(|flags| flags.contains(OFlags::RDWR));
+    let null = rustix::fs::stat("/dev/null").map(|null| null.st_rdev);
+    both && rustix::fs::fstat(stdout).is_ok_and(|file| Ok(file.st_rdev) == null)
+}
+
+/// Says something on stderr, on one line. That nobody can read it is no reason to fail.
+pub(crate) fn complain(text: &str) {
+    let line = format!("leasehold: {}\n", safe(text.trim_end()));
+    // One write, so that the lines of several processes do not mix.
+    let _ = io::stderr().write_all(line.as_bytes());
+}
+
+/// A holder, as `inspect`, `list`, `watch` and `break` print it.
+#[derive(Debug, Serialize)]
+pub(crate) struct HolderJson<'a> {
+    token: String,
+    owner: String,
+    label: Option<&'a str>,
+    remaining_ms: u64,
+    waiters: Option<u64>,
+}
+
+impl<'a> From<&'a Holder> for HolderJson<'a> {
+    fn from(holder: &'a Holder) -> Self {
+        Self {
+            token: holder.token.to_string(),
+            owner: holder.owner.to_string(),
+            label: holder.label.as_deref(),
+            remaining_ms: millis(holder.remaining),
+            waiters: holder.waiters,
+        }
+    }
+}
+
+/// A holder on one line: `held by LABEL for 3s, 8s left, 2 waiting, token 17…`.
+pub(crate) fn describe(holder: &Holder) -> String {
+    let held_for = holder.held_for.map(|d| format!(" for {}", short(d))).unwrap_or_default();
+    let waiters = holder.waiters.map(|n| format!(", {n} waiting")).unwrap_or_default();
+    format!(
+        "held by {}{held_for}, {} left{waiters}, token {}",
+        label(holder),
+        short(holder.remaining),
+        holder.token
+    )
+}
+
+/// The label, safe to print on a terminal.
+pub(crate) fn label(holder: &Holder) -> String {
+    match holder.label.as_deref().filter(|label| !label.is_empty()) {
+        Some(label) => safe(label),
+        None => "(no label)".to_owned(),
+    }
+}
+
+/// The text with everything escaped that could end the line or command a terminal.
+pub(crate) fn safe(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\'' | '"' | '\\' => safe.push(c),
+            _ => safe.extend(c.escape_debug()),
+        }
+    }
+    safe
+}
+
+/// A duration as people read it: `40µs`, `850ms`, `8.2s`, `3m 20s`.
+pub(crate) fn short(duration: Duration) -> String {
+    if duration.is_zero() {
+        "0s".to_owned()
+    } else if duration < Duration::from_millis(1) {
+        format!("{}µs", duration.as_micros())
+    } else if duration < Duration::from_secs(1) {
+        format!("{}ms", duration.as_millis())
+    } else if duration < Duration::from_secs(60) {
+        format!("{:.1}s", duration.as_secs_f64())
+    } else {
+        humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string()
+    }
+}
+
+/// Whole milliseconds, saturating.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_stays_on_its_line() {
+        assert_eq!(safe("it's \"ä\"\n\u{1b}[2J\u{202e}"), "it's \"ä\"\\n\\u{1b}[2J\\u{202e}");
+    }
+
+    #[test]
+    fn durations_read_well() {
+        assert_eq!(short(Duration::ZERO), "0s");
+        assert_eq!(short(Duration::from_micros(40)), "40µs");
+        assert_eq!(short(Duration::from_millis(850)), "850ms");
+        assert_eq!(short(Duration::from_millis(8200)), "8.2s");
+        assert_eq!(short(Duration::from_millis(200_999)), "3m 20s");
+    }
+}

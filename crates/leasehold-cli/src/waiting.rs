@@ -1,0 +1,138 @@
+//! The line that tells who holds the lock, while somebody waits for it.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use leasehold::{Event, Events, Holder, Locks, Name, Ticket};
+
+use crate::output::{self, Output, complain, short};
+
+/// Where a command finds the ticket of the lock that it runs under.
+pub(crate) const TICKET: &str = "LEASEHOLD_TICKET";
+
+/// After this, somebody may wonder why nothing happens.
+const LONG: Duration = Duration::from_secs(10);
+
+const DEADLOCK: &str = "this command runs under the same lock; it would wait for itself";
+
+/// Shows on a terminal who holds the lock, until it is dropped; then the line is gone. Elsewhere, says it once,
+/// if the wait is long.
+pub(crate) async fn show(locks: &Locks, mut events: Events, output: Output) -> Infallible {
+    if output.quiet {
+        return std::future::pending().await;
+    }
+    let (name, holder) = loop {
+        match events.next().await {
+            Some(Event::Waiting { name, holder }) => break (name, holder),
+            Some(_) => {}
+            None => return std::future::pending().await,
+        }
+    };
+    let wait = Wait { locks, name, holder, waited: Duration::ZERO };
+    if io::stderr().is_terminal() { wait.draw().await } else { wait.say().await }
+}
+
+struct Wait<'a> {
+    locks: &'a Locks,
+    name: Name,
+    /// Who was last seen.
+    holder: Option<Holder>,
+    waited: Duration,
+}
+
+impl Wait<'_> {
+    async fn draw(mut self) -> Infallible {
+        const TICK: Duration = Duration::from_secs(1);
+        let mut said = self.is_for_ourselves();
+        if said {
+            complain(&format!("{}: {DEADLOCK}", self.what()));
+        }
+        let mut line = Line { shown: false };
+        loop {
+            if in_foreground() {
+                line.draw(&self.to_string());
+            } else if self.waited >= LONG && !said && !line.shown {
+                complain(&self.to_string());
+                said = true;
+            }
+            self.sleep(TICK).await;
+        }
+    }
+
+    async fn say(mut self) -> Infallible {
+        if !self.is_for_ourselves() {
+            self.sleep(LONG).await;
+        }
+        let hint = if self.is_for_ourselves() { format!("; {DEADLOCK}") } else { String::new() };
+        complain(&format!("{self}{hint}"));
+        std::future::pending().await
+    }
+
+    async fn sleep(&mut self, time: Duration) {
+        tokio::time::sleep(time).await;
+        self.waited += time;
+        // Only a person looking costs the storage this question.
+        if let Ok(seen) = self.locks.inspect(self.name.as_str()).await {
+            self.holder = seen;
+        }
+    }
+
+    /// Whether the lease is the one that this very command runs under.
+    fn is_for_ourselves(&self) -> bool {
+        let ours = std::env::var(TICKET).ok().and_then(|ticket| ticket.parse::<Ticket>().ok());
+        let holder = self.holder.as_ref().map(|holder| holder.owner);
+        holder.is_some() && ours.map(|ticket| ticket.owner()) == holder
+    }
+
+    fn what(&self) -> String {
+        format!("waiting {} for {}", short(self.waited), self.name)
+    }
+}
+
+/// `waiting 3s for NAME: held by LABEL for 8s`
+impl fmt::Display for Wait<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.what())?;
+        let Some(holder) = &self.holder else {
+            return f.write_str("in line");
+        };
+        write!(f, "held by {}", output::label(holder))?;
+        holder.held_for.map_or(Ok(()), |d| write!(f, " for {}", short(d)))
+    }
+}
+
+struct Line {
+    shown: bool,
+}
+
+impl Line {
+    fn draw(&mut self, text: &str) {
+        let text: String = format!("leasehold: {text}").chars().take(width()).collect();
+        let _ = io::stderr().write_all(format!("\r\x1b[K{text}").as_bytes());
+        self.shown = true;
+    }
+}
+
+/// A job in the background does not write over what the foreground shows, but for one line after a long wait.
+fn in_foreground() -> bool {
+    rustix::termios::tcgetpgrp(rustix::stdio::stderr()).is_ok_and(|group| group == rustix::process::getpgrp())
+}
+
+/// How much fits on one line, so that the line can be cleared.
+fn width() -> usize {
+    match rustix::termios::tcgetwinsize(rustix::stdio::stderr()) {
+        Ok(size) if size.ws_col > 1 => usize::from(size.ws_col) - 1,
+        // Not known: what every terminal has.
+        _ => 79,
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if self.shown {
+            let _ = io::stderr().write_all(b"\r\x1b[K");
+        }
+    }
+}

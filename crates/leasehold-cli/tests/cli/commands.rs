@@ -1,0 +1,287 @@
+//! The other commands, for people and for programs.
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::harness::{Running, World, code, output, parse, text};
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().expect("an object").keys().map(String::as_str).collect()
+}
+
+#[test]
+fn ticket_goes_round() {
+    let world = World::new();
+    let acquired = world.output(&["acquire", "lock", "--ttl", "1m", "--label", "me"]);
+    assert_eq!((code(&acquired), text(&acquired.stderr)), (0, String::new()));
+    let ticket = text(&acquired.stdout);
+    assert!(ticket.starts_with("lh1.") && ticket.ends_with(".60000.lock"), "{ticket}");
+
+    // The process that took it has ended, and the lease lives.
+    assert_eq!(code(&world.output(&["acquire", "lock", "--try"])), 75);
+    assert_eq!(code(&world.output(&["verify", &ticket])), 0);
+    let renewed = world.json(&["renew", &ticket]);
+    assert_eq!(renewed["ticket"], ticket);
+    assert_eq!(renewed["ttl_ms"], 60_000);
+    assert!(renewed["token"].is_string());
+    let verified = world.json(&["verify", &ticket]);
+    assert_eq!((&verified["name"], &verified["held"]), (&json!("lock"), &json!(true)));
+    let longer = world.json(&["renew", &ticket, "--ttl", "5m"]);
+    assert_eq!(longer["ttl_ms"], 300_000);
+    let released = world.json(&["release", &ticket]);
+    assert_eq!((&released["name"], &released["released"]), (&json!("lock"), &json!(true)));
+
+    let next = world.json(&["acquire", "lock", "--label", "next"]);
+    for command in ["verify", "renew", "release"] {
+        let over = world.output(&[command, &ticket]);
+        let stderr = text(&over.stderr);
+        assert!(
+            stderr.contains("the lease of this ticket has ended") && stderr.contains("held by next"),
+            "{stderr}"
+        );
+        assert!(!stderr.contains("unfinished"), "{stderr}");
+        assert_eq!(code(&over), 76, "{over:?}");
+        assert_eq!((text(&over.stdout), text(&over.stderr).lines().count()), (String::new(), 1), "{over:?}");
+    }
+    let over = world.output(&["--json", "verify", &ticket]);
+    assert_eq!((code(&over), &parse(&text(&over.stdout))["held"]), (76, &json!(false)));
+    let next = next["ticket"].as_str().expect("text");
+    for command in ["verify", "release"] {
+        let quiet = world.output(&["-q", command, next]);
+        assert_eq!(
+            (code(&quiet), text(&quiet.stdout), text(&quiet.stderr)),
+            (0, String::new(), String::new())
+        );
+    }
+    assert_eq!(world.json(&["inspect", "lock"]), json!({"name": "lock", "held": false}));
+    for command in ["verify", "renew", "release"] {
+        assert!(text(&world.output(&[command, &ticket]).stderr).contains("now=`free`"));
+    }
+}
+
+#[test]
+fn verify_does_not_renew_and_tells_the_tickets_apart() {
+    let world = World::new();
+    let first = text(&world.output(&["acquire", "lock"]).stdout);
+    assert_eq!(world.json(&["break", "lock"])["broken"], true);
+    let second = text(&world.output(&["acquire", "lock", "--ttl", "1m"]).stdout);
+    assert_eq!(code(&world.output(&["verify", &first])), 76);
+    assert_eq!(code(&world.output(&["release", &first])), 76);
+    let left = world.json(&["verify", &second])["remaining_ms"].as_u64().expect("held");
+    let later = world.json(&["verify", &second])["remaining_ms"].as_u64().expect("held");
+    assert!(later <= left, "{left} {later}");
+}
+
+#[test]
+fn shapes_of_json() {
+    let world = World::new();
+    let acquired = world.json(&["acquire", "a/1", "--label", "l\n1"]);
+    assert_eq!(keys(&acquired), ["name", "ticket", "token", "ttl_ms"]);
+    world.json(&["acquire", "a/2"]);
+    world.json(&["acquire", "b"]);
+
+    let seen = world.json(&["inspect", "a/1"]);
+    assert_eq!(keys(&seen), ["held", "label", "name", "owner", "remaining_ms", "token", "waiters"]);
+    assert_eq!(
+        (&seen["held"], &seen["label"], &seen["token"]),
+        (&json!(true), &json!("l\n1"), &acquired["token"])
+    );
+
+    let listed = text(&world.output(&["list", "a/", "--json"]).stdout);
+    let listed: Vec<_> = listed.lines().map(parse).collect();
+    assert_eq!(listed.iter().map(|holder| &holder["name"]).collect::<Vec<_>>(), ["a/1", "a/2"]);
+    assert!(listed.iter().all(|holder| keys(holder) == keys(&seen)));
+    assert_eq!(text(&world.output(&["list", "--json"]).stdout).lines().count(), 3);
+    assert_eq!(text(&world.output(&["list", "none", "--json"]).stdout), "");
+
+    let broken = world.json(&["break", "b"]);
+    assert_eq!((&broken["broken"], &broken["name"]), (&json!(true), &json!("b")));
+    assert_eq!(world.json(&["break", "b"]), json!({"name": "b", "broken": false}));
+}
+
+#[test]
+fn holder_without_a_label_says_so() {
+    let world = World::new();
+    world.json(&["acquire", "lock", "--label", ""]);
+    assert!(text(&world.output(&["inspect", "lock"]).stdout).contains("held by (no label)"));
+}
+
+/// A shell that runs the program, found in `$L`, in a world.
+fn shell(world: &World, script: &str) -> std::process::Command {
+    let mut shell = std::process::Command::new("sh");
+    shell
+        .args(["-c", script])
+        .env("L", env!("CARGO_BIN_EXE_leasehold"))
+        .env("LEASEHOLD_STORE", world.store());
+    shell
+}
+
+#[test]
+fn ticket_that_nobody_gets_leaves_no_lock() {
+    let world = World::new();
+    for (redirection, tells) in [(">&-", "stdout is closed"), (">/dev/full", "released again")] {
+        let lost = output(&mut shell(&world, &format!("$L acquire lock --ttl 1h {redirection}")));
+        assert_eq!(code(&lost), 70, "{lost:?}");
+        assert!(text(&lost.stderr).contains(tells), "{lost:?}");
+        assert_eq!(world.json(&["inspect", "lock"])["held"], false);
+    }
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let piped = world.leasehold(["acquire", "lock", "--ttl", "1h"]).stdout(writer).output().expect("ran");
+    assert_eq!(code(&piped), 70, "{piped:?}");
+    assert_eq!(world.json(&["inspect", "lock"])["held"], false);
+    // Not wanted is not the same.
+    assert_eq!(code(&output(&mut shell(&world, "$L acquire other >/dev/null"))), 0);
+    assert_eq!(world.json(&["inspect", "other"])["held"], true);
+}
+
+#[test]
+fn results_that_cannot_be_printed_are_a_failure() {
+    let world = World::new();
+    world.json(&["acquire", "lock/1", "--ttl", "1h"]);
+    for command in ["inspect lock", "list lock --json", "doctor", "completions bash", "--help"] {
+        let full = output(&mut shell(&world, &format!("$L {command} >/dev/full")));
+        assert_eq!((code(&full), text(&full.stderr).lines().count()), (70, 1), "{full:?}");
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let gone = world.leasehold(command.split(' ')).stdout(writer).output().expect("ran");
+        assert_eq!((code(&gone), text(&gone.stderr)), (0, String::new()), "{gone:?}");
+    }
+}
+
+#[test]
+fn text_escapes_what_could_trick_a_terminal() {
+    let world = World::new();
+    let name = "evil\u{1b}[2J\nname";
+    world.json(&["acquire", name, "--label", "\u{1b}]0;label\u{7}"]);
+    for args in [&["inspect", name][..], &["list"], &["break", name], &["inspect", name]] {
+        let output = world.output(args);
+        assert_eq!(code(&output), 0);
+        let stdout = text(&output.stdout);
+        assert!(stdout.chars().all(|c| c == '\n' || !c.is_control()), "{stdout:?}");
+        assert!(stdout.contains(r"evil\u{1b}[2J\nname"), "{stdout:?}");
+    }
+}
+
+#[test]
+fn list_has_columns() {
+    let world = World::new();
+    world.json(&["acquire", "short", "--label", "one"]);
+    world.json(&["acquire", "a-much-longer-name", "--label", "two"]);
+    let listed = text(&world.output(&["list"]).stdout);
+    let lines: Vec<_> = listed.lines().collect();
+    assert!(lines[0].starts_with("NAME ") && lines.len() == 3, "{listed}");
+    let column = lines[0].find("HOLDER").expect("a head");
+    assert_eq!((&lines[1][column..column + 4], &lines[2][column..column + 4]), ("two ", "one "));
+}
+
+#[test]
+fn names_that_begin_with_a_dash_follow_two() {
+    let world = World::new();
+    let name = "--name";
+    assert_eq!(world.json(&["acquire", "--", name])["name"], name);
+    assert_eq!(world.json(&["inspect", "--", name])["held"], true);
+    assert_eq!(text(&world.output(&["list", "--json", "--", "--n"]).stdout).lines().count(), 1);
+    assert_eq!(world.json(&["break", "--", name])["broken"], true);
+    let run = world.output(&["run", "--ttl", "5s", "--", name, "--", "sh", "-c", "echo $LEASEHOLD_NAME"]);
+    assert_eq!((code(&run), text(&run.stdout)), (0, name.to_owned()));
+    let watch = Running::start(&mut world.leasehold(["watch", "--", name]));
+    assert_eq!(watch.line(), format!("unlocked  {name}"));
+}
+
+#[test]
+fn watch_tells_every_change() {
+    let world = World::new();
+    let watch = Running::start(&mut world.leasehold(["watch", "lock", "--json"]));
+    assert_eq!(parse(&watch.line()), json!({"event": "unlocked", "name": "lock"}));
+    let mut run = Running::start(&mut world.run(&["--label", "me"], "echo in; read _"));
+    run.line();
+    let locked = parse(&watch.line());
+    assert_eq!(keys(&locked), ["event", "label", "name", "owner", "remaining_ms", "token", "waiters"]);
+    assert_eq!((&locked["event"], &locked["label"]), (&json!("locked"), &json!("me")));
+    run.write("\n");
+    assert_eq!(parse(&watch.line())["event"], "unlocked");
+    watch.signal(Signal::INT);
+    assert_eq!(code(&watch.finish()), 130);
+}
+
+#[test]
+fn doctor_finds_a_good_storage_good_and_a_bad_one_bad() {
+    let world = World::new();
+    let report = world.json(&["doctor"]);
+    assert_eq!(keys(&report), ["checks", "storage", "tier"]);
+    let checks = report["checks"].as_array().expect("a list");
+    assert!(checks.len() > 5 && checks.iter().all(|check| check["status"] == "ok"), "{report}");
+    assert_eq!(text(&world.output(&["list"]).stdout), "", "the scratch lock is gone");
+    assert_eq!(text(&world.output(&["doctor"]).stdout).lines().count(), checks.len());
+
+    std::fs::write(world.path("file"), "").expect("written");
+    let bad = output(&mut world.leasehold(["doctor", "--json", "--store", "sqlite:file/locks.db"]));
+    assert_eq!(code(&bad), 1, "{bad:?}");
+    let report = parse(&text(&bad.stdout));
+    assert_eq!(report["storage"], "sqlite:file/locks.db");
+    assert_eq!(
+        (&report["checks"][0]["name"], &report["checks"][0]["status"]),
+        (&json!("connect"), &json!("fail"))
+    );
+    let detail = report["checks"][0]["detail"].as_str().expect("text");
+    assert!(detail.contains("storage=`sqlite:file/locks.db`"), "{detail}");
+}
+
+#[test]
+fn doctor_finds_a_file_that_cannot_be_written_to() {
+    // Permissions do not bind root.
+    if rustix::process::geteuid().is_root() {
+        return;
+    }
+    let world = World::new();
+    world.json(&["acquire", "lock"]);
+    let permit = |mode| {
+        std::fs::set_permissions(world.path("locks.db"), std::os::unix::fs::PermissionsExt::from_mode(mode))
+    };
+    permit(0o444).expect("changed");
+    let bad = world.output(&["doctor", "--json"]);
+    permit(0o600).expect("changed");
+    assert_eq!(code(&bad), 1, "{bad:?}");
+    let report = parse(&text(&bad.stdout));
+    let failed = |check: &&Value| check["status"] == "fail";
+    let failed: Vec<_> = report["checks"].as_array().expect("a list").iter().filter(failed).collect();
+    assert!(failed.iter().any(|check| check["name"] == "file" || check["name"] == "connect"), "{report}");
+    assert!(failed.iter().all(|check| check["name"] != "close"), "{report}");
+}
+
+#[test]
+fn help_and_completions_go_to_stdout() {
+    let world = World::new();
+    for args in [
+        &["--help"][..],
+        &["run", "--help"],
+        &["--version"],
+        &["completions", "bash"],
+        &["completions", "zsh"],
+    ] {
+        let output = world.output(args);
+        assert_eq!((code(&output), text(&output.stderr)), (0, String::new()));
+        let stdout = text(&output.stdout);
+        assert!(stdout.contains("leasehold") || stdout.contains("LEASEHOLD"), "{stdout}");
+        assert!(!stdout.contains("__exec") && !stdout.contains("__guard"), "{stdout}");
+    }
+}
+
+#[test]
+fn verbose_logs_to_stderr_only() {
+    let world = World::new();
+    let quiet = world.output(&["-q", "acquire", "lock"]);
+    assert_eq!(text(&quiet.stderr), "");
+    for verbose in ["-v", "-vv"] {
+        let verbose = world.output(&[verbose, "run", "other", "--", "echo", "out"]);
+        let stderr = text(&verbose.stderr);
+        assert!(stderr.contains("Acquired") && stderr.contains("Released"), "{stderr}");
+        assert_eq!(text(&verbose.stdout), "out");
+    }
+    let waiter = Running::start(&mut world.leasehold(["-v", "acquire", "lock"]));
+    world.waiters(1);
+    assert_eq!(code(&world.output(&["release", &text(&quiet.stdout)])), 0);
+    let waited = text(&waiter.finish().stderr);
+    assert!(waited.contains("Waiting") && waited.contains("Acquired"), "{waited}");
+}

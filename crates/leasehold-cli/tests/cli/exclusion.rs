@@ -1,0 +1,151 @@
+//! One at a time, and what the command finds in its environment.
+
+use crate::harness::{Running, World, code, eventually, ms, output, text};
+
+#[test]
+fn second_waits_for_the_first() {
+    let world = World::new();
+    let mut first = Running::start(&mut world.run(&[], "echo in; read _; echo out"));
+    assert_eq!(first.line(), "in");
+
+    let refused = output(&mut world.run(&["--try"], "echo never"));
+    assert_eq!((code(&refused), text(&refused.stdout)), (75, String::new()));
+
+    let second = Running::start(&mut world.run(&[], "echo second"));
+    world.waiters(1);
+    first.write("\n");
+    let first = first.finish();
+    assert_eq!((code(&first), text(&first.stdout)), (0, "out".to_owned()));
+    let second = second.finish();
+    assert_eq!((code(&second), text(&second.stdout)), (0, "second".to_owned()));
+    assert_eq!(text(&second.stderr), "");
+}
+
+#[test]
+fn long_wait_is_told_once_without_a_terminal() {
+    let world = World::new();
+    let mut holder = Running::start(&mut world.run(&["--label", "somebody"], "echo in; read _"));
+    holder.line();
+    let mut waiter = world.run(&[], "echo second");
+    let told = world.path("told");
+    waiter.stderr(std::fs::File::create(&told).expect("made"));
+    let mut waiter = Running::start_with_stderr(&mut waiter);
+    let read = || std::fs::read_to_string(&told).expect("there");
+    eventually("the line", || !read().is_empty());
+    assert!(read().starts_with("leasehold: waiting 10.0s for lock: held by somebody for "), "{}", read());
+    let quiet = Running::start(&mut world.leasehold(["-q", "run", "lock", "--", "true"]));
+    world.waiters(2);
+    holder.write("\n");
+    assert_eq!(code(&holder.finish()), 0);
+    assert_eq!(waiter.wait().code(), Some(0));
+    assert_eq!(read().lines().count(), 1);
+    assert_eq!(text(&quiet.finish().stderr), "");
+}
+
+#[test]
+fn wait_for_ourselves_is_told_at_once() {
+    let world = World::new();
+    let bin = env!("CARGO_BIN_EXE_leasehold");
+    let script =
+        format!("{bin} run lock --wait 1s -- true; echo code:$?; {bin} -q run lock --wait 1ms -- true");
+    let run = output(&mut world.run(&[], &script));
+    assert_eq!(text(&run.stdout), "code:75", "{run:?}");
+    let stderr = text(&run.stderr);
+    assert!(stderr.lines().next().is_some_and(|line| line.contains("it would wait for itself")), "{stderr}");
+    assert_eq!(stderr.matches("it would wait for itself").count(), 1, "{stderr}");
+}
+
+#[test]
+fn many_never_overlap_and_their_tokens_grow() {
+    const RUNS: usize = 8;
+    let world = World::new();
+    let script = "mkdir inside || exit 9; echo $LEASEHOLD_TOKEN >> tokens; rmdir inside";
+    let runs: Vec<_> = (0..RUNS).map(|_| Running::start(&mut world.run(&[], script))).collect();
+    for run in runs {
+        let run = run.finish();
+        assert_eq!(code(&run), 0, "{run:?}");
+    }
+    let tokens = std::fs::read_to_string(world.path("tokens")).expect("written");
+    let tokens: Vec<u64> = tokens.lines().map(|line| line.parse().expect("a number")).collect();
+    assert_eq!(tokens.len(), RUNS);
+    assert!(tokens.is_sorted_by(|a, b| a < b), "{tokens:?}");
+}
+
+#[test]
+fn nested_runs_see_the_inner_lock_and_ours_wins_over_what_was_inherited() {
+    let world = World::new();
+    let show = "echo $LEASEHOLD_NAME $LEASEHOLD_TOKEN $LEASEHOLD_TICKET $LEASEHOLD_STORE";
+    let bin = env!("CARGO_BIN_EXE_leasehold");
+    let script = format!("{show}; {bin} run inner -- sh -c '{show}'");
+    let mut command =
+        world.leasehold(["--store", "sqlite:locks.db", "run", "outer", "--", "sh", "-c", &script]);
+    for inherited in ["LEASEHOLD_NAME", "LEASEHOLD_TOKEN", "LEASEHOLD_TICKET", "LEASEHOLD_STORE"] {
+        command.env(inherited, "memory:inherited");
+    }
+    let output = output(&mut command);
+    assert_eq!(code(&output), 0, "{output:?}");
+    let stdout = text(&output.stdout);
+    let lines: Vec<Vec<_>> = stdout.lines().map(|line| line.split(' ').collect()).collect();
+    for (line, name) in lines.iter().zip(["outer", "inner"]) {
+        assert_eq!(line[0], name);
+        assert!(line[1].parse::<u64>().is_ok(), "{line:?}");
+        assert!(line[2].starts_with("lh1.") && line[2].ends_with(&format!(".{}.10000.{name}", line[1])));
+        // A relative file is passed on as an absolute one.
+        assert!(line[3].starts_with("sqlite:/") && line[3].ends_with("/locks.db"), "{line:?}");
+    }
+    assert_ne!(lines[0][2], lines[1][2]);
+}
+
+#[test]
+fn stdin_and_arguments_pass_through_unchanged() {
+    let world = World::new();
+    let mut cat = Running::start(&mut world.leasehold(["run", "lock", "--", "cat"]));
+    cat.write("a b\nc\n");
+    let cat = cat.finish();
+    assert_eq!((code(&cat), text(&cat.stdout)), (0, "a b\nc".to_owned()));
+
+    let args = ["run", "lock", "--", "printf", "%s\n", "--store", "-x", "--", "", "a b", "--help"];
+    let printf = output(&mut world.leasehold(args));
+    assert_eq!(text(&printf.stdout), "--store\n-x\n--\n\na b\n--help");
+}
+
+#[test]
+fn command_is_started_as_a_shell_would() {
+    let world = World::new();
+    // No signal blocked, SIGPIPE not ignored, at the head of a group of its own.
+    let run =
+        output(&mut world.run(&[], "grep -E 'SigBlk|SigIgn' /proc/self/status; ps -o pgid= -p $$; echo $$"));
+    let stdout = text(&run.stdout);
+    let words: Vec<_> = stdout.split_whitespace().collect();
+    let mask = |at: usize| u64::from_str_radix(words[at], 16).expect("a mask");
+    assert_eq!((mask(1), mask(3) & (1 << 12)), (0, 0), "{stdout}");
+    assert_eq!(words[4], words[5], "{stdout}");
+    // Nothing of ours open.
+    let open = output(&mut world.leasehold(["run", "lock", "--", "ls", "/proc/self/fd"]));
+    let without_us = output(std::process::Command::new("ls").arg("/proc/self/fd"));
+    assert_eq!(text(&open.stdout), text(&without_us.stdout));
+}
+
+#[test]
+fn held_for_at_least_so_long_after_the_command_ended() {
+    let world = World::new();
+    let run = output(&mut world.run(&["--ttl", &ms(60_000), "--at-least", &ms(2_000)], "exit 4"));
+    assert_eq!(code(&run), 4, "{run:?}");
+    let holder = world.json(&["inspect", "lock"]);
+    assert_eq!(holder["held"], true, "{holder}");
+    assert!(holder["remaining_ms"].as_u64().expect("a number") <= 60_000 / 2, "{holder}");
+    world.held(false);
+}
+
+#[test]
+fn processes_left_behind_live_on_and_keep_nothing() {
+    let world = World::new();
+    // It keeps no pipe of ours open, so that only its process is left.
+    let run = output(&mut world.run(&[], "sleep 1000 >/dev/null 2>&1 & echo $!"));
+    let left = text(&run.stdout);
+    assert_eq!(code(&run), 0);
+    assert!(crate::harness::lives(&left));
+    assert_eq!(world.json(&["inspect", "lock"])["held"], false);
+    let pid = left.parse().ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("still there");
+}

@@ -1,0 +1,225 @@
+//! A world of its own for each test: a directory, a storage in it, and the programs started there.
+
+use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+use serde_json::Value;
+
+/// How long anything may take before a test gives up on it.
+pub(crate) fn limit() -> Duration {
+    scaled(Duration::from_secs(20))
+}
+
+/// A duration that decides something, stretched on slow machines by `LEASEHOLD_TEST_TIME`.
+pub(crate) fn scaled(duration: Duration) -> Duration {
+    let factor = std::env::var("LEASEHOLD_TEST_TIME").ok().and_then(|f| f.parse().ok());
+    duration.mul_f64(factor.unwrap_or(1.0))
+}
+
+/// The same, as the command line reads it.
+pub(crate) fn ms(millis: u64) -> String {
+    format!("{}ms", scaled(Duration::from_millis(millis)).as_millis())
+}
+
+pub(crate) struct World {
+    dir: tempfile::TempDir,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self { dir: tempfile::tempdir().expect("a directory") }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn store(&self) -> String {
+        format!("sqlite:{}", self.path("locks.db").display())
+    }
+
+    /// The program, with the world's storage and nothing else of ours in its environment.
+    pub(crate) fn leasehold<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        // A test runner in the background is given some signals ignored.
+        let mut command = Command::new("env");
+        command.args(["--default-signal", env!("CARGO_BIN_EXE_leasehold")]);
+        command.args(args).env("LEASEHOLD_STORE", self.store()).current_dir(self.dir.path());
+        for inherited in ["LEASEHOLD_NAME", "LEASEHOLD_TOKEN", "LEASEHOLD_TICKET"] {
+            command.env_remove(inherited);
+        }
+        command
+    }
+
+    /// `leasehold run OPTIONS lock -- sh -c SCRIPT`
+    pub(crate) fn run(&self, options: &[&str], script: &str) -> Command {
+        let mut args = vec!["run", "lock"];
+        args.extend(options);
+        args.extend(["--", "sh", "-c", script]);
+        self.leasehold(args)
+    }
+
+    pub(crate) fn output(&self, args: &[&str]) -> Output {
+        output(&mut self.leasehold(args))
+    }
+
+    /// The one object that a command prints with `--json`.
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
+        let mut all = vec!["--json"];
+        all.extend(args);
+        let output = self.output(&all);
+        assert_eq!(code(&output), 0, "{output:?}");
+        parse(&text(&output.stdout))
+    }
+
+    /// Waits until that many wait for `lock`.
+    pub(crate) fn waiters(&self, count: u64) {
+        eventually("the waiters", || self.json(&["inspect", "lock"])["waiters"] == count);
+    }
+
+    /// Waits until `lock` is held or free.
+    pub(crate) fn held(&self, held: bool) {
+        eventually("the holder", || self.json(&["inspect", "lock"])["held"] == held);
+    }
+}
+
+pub(crate) fn parse(line: &str) -> Value {
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8").trim_end().to_owned()
+}
+
+/// Runs a program to its end, with nothing on stdin.
+pub(crate) fn output(command: &mut Command) -> Output {
+    let running = Running::start(command);
+    running.finish()
+}
+
+/// The exit code as a shell counts it: on a terminal, we die of the signals that the keyboard sends.
+pub(crate) fn code(output: &Output) -> i32 {
+    let by_signal = || output.status.signal().map(|n| 128 + n);
+    output.status.code().or_else(by_signal).expect("ended")
+}
+
+/// A started program, its stdout read line by line.
+pub(crate) struct Running {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: Receiver<String>,
+    stderr: Option<thread::JoinHandle<Vec<u8>>>,
+}
+
+impl Running {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        Self::start_with_stderr(command.stderr(Stdio::piped()))
+    }
+
+    /// The same, with stderr as the command has it.
+    pub(crate) fn start_with_stderr(command: &mut Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("starts");
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take().expect("piped"));
+        let stderr = child.stderr.take().map(|mut stderr| {
+            thread::spawn(move || {
+                let mut read = Vec::new();
+                stderr.read_to_end(&mut read).expect("readable");
+                read
+            })
+        });
+        Self { child, stdin, lines: lines(stdout), stderr }
+    }
+
+    /// The next line of stdout.
+    pub(crate) fn line(&self) -> String {
+        self.lines.recv_timeout(limit()).expect("a line in time")
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(self.pid(), signal).expect("still there");
+    }
+
+    pub(crate) fn write(&mut self, text: &str) {
+        let stdin = self.stdin.as_mut().expect("open");
+        stdin.write_all(text.as_bytes()).and_then(|()| stdin.flush()).expect("written");
+    }
+
+    pub(crate) fn close_stdin(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Waits for the end of the program, and for everybody who has its stdout or stderr open.
+    pub(crate) fn finish(mut self) -> Output {
+        self.close_stdin();
+        let status = self.wait();
+        let mut stdout = Vec::new();
+        loop {
+            match self.lines.recv_timeout(limit()) {
+                Ok(line) => stdout.extend([line.as_bytes(), b"\n"].concat()),
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(mpsc::RecvTimeoutError::Timeout) => panic!("stdout is still open"),
+            }
+        }
+        let stderr = self.stderr.take().expect("once").join().expect("read");
+        Output { status, stdout, stderr }
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        eventually("the end of the program", || {
+            status = self.child.try_wait().expect("our child");
+            status.is_some()
+        });
+        status.expect("just seen")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(crate) fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
+    let (tx, rx) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(from).lines() {
+            let Ok(line) = line else { break };
+            if tx.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    rx
+}
+
+/// Looks again and again, for what nobody tells a test.
+#[expect(clippy::disallowed_methods, reason = "there is no event for what other processes do")]
+pub(crate) fn eventually(what: &str, mut seen: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !seen() {
+        assert!(start.elapsed() < limit(), "never seen: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether a process is there and no zombie.
+pub(crate) fn lives(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(Path::new("/proc").join(pid.trim()).join("stat"));
+    stat.is_ok_and(|stat| !stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X'])))
+}
+
+pub(crate) fn gone(pid: &str) {
+    eventually("the end of a process", || !lives(pid));
+}
