@@ -1,0 +1,189 @@
+//! A storage of your own: the whole contract over a map in memory, without a queue and without push.
+//!
+//! `cargo run --example your_own_storage`
+//!
+//! What it promises is proved by the suite, one case per clause of the contract (this one passes). In `tests/conformance.rs` of
+//! your crate, with `harness = false`:
+//!
+//! ```ignore
+//! fn main() -> std::process::ExitCode {
+//!     let shared = Shelf::default();
+//!     leasehold_conformance::run("shelf", move || {
+//!         let client = shared.clone();
+//!         async { Ok(client) }
+//!     })
+//! }
+//! ```
+
+use std::cmp::max;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_core::Stream;
+use leasehold::storage::{
+    Acquire, Claim, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Owner, Release, Renew, Storage, Tier,
+    Token,
+};
+use leasehold::{Error, ErrorKind, Locks, Result};
+use tokio::time::Instant;
+
+/// Remembers who holds which lock, on a shelf.
+#[derive(Clone, Debug, Default)]
+pub struct Shelf(Arc<Mutex<BTreeMap<Name, Record>>>);
+
+#[derive(Debug, Default)]
+struct Record {
+    /// Stays when the lease is over, so that tokens never start again.
+    last_token: u64,
+    lease: Option<Lease>,
+}
+
+#[derive(Debug)]
+struct Lease {
+    owner: Owner,
+    label: Option<Arc<str>>,
+    until: Instant,
+}
+
+impl Storage for Shelf {
+    fn guarantees(&self) -> Guarantees {
+        // No more than what is true: not fair, no push, and everything is gone with the process.
+        let mut guarantees = Guarantees::new(Tier::CrashSafe, LeaseClock::ServerMonotonic);
+        guarantees.fencing = true;
+        guarantees
+    }
+
+    fn limits(&self) -> Limits {
+        Limits::default()
+    }
+
+    async fn acquire(&self, claims: &[Claim]) -> Vec<Result<Acquire>> {
+        let sent = Instant::now();
+        let (mut records, now) = (self.records(), Instant::now());
+        let acquire = |claim: &Claim| {
+            in_time(claim, now - sent)?;
+            let record = records.entry(claim.name.clone()).or_default();
+            match record.holder(&claim.name, now) {
+                Some(holder) if holder.owner != claim.owner => {
+                    let retry_after = Some(holder.remaining);
+                    Ok(Acquire::Held { holder: Some(holder), retry_after })
+                }
+                held => {
+                    // Asked again by its holder, it gives the same token, and takes nothing away.
+                    record.last_token += u64::from(held.is_none());
+                    let already = held.map_or(now, |own| now + own.remaining);
+                    record.lease = Some(Lease {
+                        owner: claim.owner,
+                        label: claim.label.clone(),
+                        until: max(now + claim.ttl, already),
+                    });
+                    Ok(Acquire::Granted { token: Token::new(record.last_token), ttl: claim.ttl })
+                }
+            }
+        };
+        claims.iter().map(acquire).collect()
+    }
+
+    async fn renew(&self, claims: &[Claim]) -> Vec<Result<Renew>> {
+        let sent = Instant::now();
+        let (mut records, now) = (self.records(), Instant::now());
+        let renew = |claim: &Claim| {
+            let record = records.get_mut(&claim.name);
+            let Some(lease) = record.and_then(|record| record.own(claim, now)) else {
+                return Ok(Renew::NotHeld);
+            };
+            if claim.shorten {
+                in_time(claim, now - sent)?;
+                lease.until = now + claim.ttl;
+            } else {
+                // It may come late, after one for longer.
+                lease.until = max(now + claim.ttl, lease.until);
+            }
+            Ok(Renew::Renewed { ttl: claim.ttl })
+        };
+        claims.iter().map(renew).collect()
+    }
+
+    async fn release(&self, claims: &[Claim]) -> Vec<Result<Release>> {
+        let (mut records, now) = (self.records(), Instant::now());
+        let release = |claim: &Claim| {
+            let record = records.get_mut(&claim.name);
+            let Some(lease) = record.and_then(|record| record.own(claim, now)) else {
+                return Ok(Release::NotHeld);
+            };
+            lease.until = now;
+            Ok(Release::Released)
+        };
+        claims.iter().map(release).collect()
+    }
+
+    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
+        let records = self.records();
+        Ok(records.get(name).and_then(|record| record.holder(name, Instant::now())))
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
+        let (records, now) = (self.records(), Instant::now());
+        let wanted =
+            |name: &Name| name.as_str().starts_with(prefix) && after.is_none_or(|after| name > after);
+        let wanted = records.iter().filter(|(name, _)| wanted(name));
+        Ok(wanted.filter_map(|(name, record)| record.holder(name, now)).take(limit).collect())
+    }
+
+    fn watch(&self, _names: &[Name]) {
+        // Nothing to send hints from: observers look for themselves.
+    }
+
+    fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {
+        // None ever come: waiters ask again by themselves.
+        futures_util::stream::pending()
+    }
+}
+
+impl Shelf {
+    fn records(&self) -> MutexGuard<'_, BTreeMap<Name, Record>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Record {
+    fn holder(&self, name: &Name, now: Instant) -> Option<Holder> {
+        let lease = self.lease.as_ref().filter(|lease| lease.until > now)?;
+        let mut holder =
+            Holder::new(name.clone(), lease.owner, Token::new(self.last_token), lease.until - now);
+        holder.label = lease.label.clone();
+        Some(holder)
+    }
+
+    /// The lease of the owner who asks, if it is alive.
+    fn own(&mut self, claim: &Claim, now: Instant) -> Option<&mut Lease> {
+        self.lease.as_mut().filter(|lease| lease.owner == claim.owner && lease.until > now)
+    }
+}
+
+/// Refuses a claim that is executed later than its patience allows.
+fn in_time(claim: &Claim, late: Duration) -> Result<()> {
+    if late < claim.patience {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Unavailable, "the claim came too late; ask again"))
+}
+
+impl fmt::Display for Shelf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("shelf")
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let locks = Locks::new(Shelf::default());
+    let guard = locks.lock("invoice/42").acquire().await?;
+    assert!(locks.lock("invoice/42").try_acquire().await?.is_none());
+    guard.release().await?;
+    let again = locks.lock("invoice/42").acquire().await?;
+    assert!(again.is_held());
+    again.release().await
+}
