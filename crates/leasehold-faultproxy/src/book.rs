@@ -1,0 +1,141 @@
+//! The book of a proxy: which traps are armed, what happened, and who waits to learn it.
+
+use std::collections::BTreeMap;
+
+use tokio::sync::{broadcast, watch};
+
+use crate::rules::{ConnId, Which};
+use crate::stats::{Event, Stats};
+use crate::trap::{Trap, TrapCount, TrapId};
+
+/// How many events wait for a slow reader before it misses some.
+const EVENTS: usize = 16 * 1024;
+
+#[derive(Debug)]
+pub(crate) struct Book {
+    pub(crate) stats: Stats,
+    published: watch::Sender<Stats>,
+    /// `None` once the proxy has stopped.
+    events: Option<broadcast::Sender<Event>>,
+    traps: BTreeMap<TrapId, Armed>,
+    last_trap: u64,
+}
+
+#[derive(Debug)]
+struct Armed {
+    trap: Trap,
+    left: u64,
+    count: watch::Sender<TrapCount>,
+}
+
+impl Book {
+    pub(crate) fn new() -> Self {
+        Self {
+            stats: Stats::default(),
+            published: watch::Sender::new(Stats::default()),
+            events: Some(broadcast::Sender::new(EVENTS)),
+            traps: BTreeMap::new(),
+            last_trap: 0,
+        }
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<Stats> {
+        self.published.subscribe()
+    }
+
+    pub(crate) fn events(&self) -> broadcast::Receiver<Event> {
+        match &self.events {
+            Some(events) => events.subscribe(),
+            None => broadcast::channel(1).1,
+        }
+    }
+
+    pub(crate) fn note(&self, event: Event) {
+        if let Some(events) = &self.events {
+            // Nobody has to listen.
+            let _ = events.send(event);
+        }
+    }
+
+    /// Tells those who wait.
+    pub(crate) fn publish(&self) {
+        self.published.send_if_modified(|published| {
+            let changed = *published != self.stats;
+            *published = self.stats;
+            changed
+        });
+    }
+
+    /// Lets those go who wait: nothing more happens.
+    pub(crate) fn close(&mut self) {
+        self.stats.open = 0;
+        self.publish();
+        self.published = watch::Sender::new(self.stats);
+        self.events = None;
+        self.traps.clear();
+    }
+
+    pub(crate) fn arm(&mut self, trap: Trap) -> (TrapId, watch::Receiver<TrapCount>) {
+        // A spent trap that nobody follows is of no more use.
+        self.traps.retain(|_, armed| armed.left > 0 || armed.count.receiver_count() > 0);
+        self.last_trap += 1;
+        let id = TrapId(self.last_trap);
+        let count = watch::Sender::new(TrapCount::default());
+        let receiver = count.subscribe();
+        // Of a proxy that has stopped nobody waits for anything.
+        if self.events.is_some() {
+            self.traps.insert(id, Armed { left: trap.times, trap, count });
+        }
+        (id, receiver)
+    }
+
+    pub(crate) fn disarm(&mut self, id: TrapId) -> bool {
+        self.traps.remove(&id).is_some()
+    }
+
+    pub(crate) fn disarm_all(&mut self) {
+        self.traps.clear();
+    }
+
+    /// The traps that look at every connection to come.
+    pub(crate) fn for_new(&self) -> impl Iterator<Item = (TrapId, &Trap)> {
+        let lasts = |armed: &Armed| armed.left > 0 && matches!(armed.trap.which, Which::All | Which::New);
+        let lasting = self.traps.iter().filter(move |(_, armed)| lasts(armed));
+        lasting.map(|(id, armed)| (*id, &armed.trap))
+    }
+
+    pub(crate) fn is_live(&self, id: TrapId) -> bool {
+        self.traps.get(&id).is_some_and(|armed| armed.left > 0)
+    }
+
+    /// Takes one of the times that the trap works.
+    pub(crate) fn spend(&mut self, id: TrapId) {
+        if let Some(armed) = self.traps.get_mut(&id) {
+            armed.left = armed.left.saturating_sub(1);
+        }
+    }
+
+    pub(crate) fn passed(&mut self, id: TrapId, connection: ConnId) {
+        self.stats.passed += 1;
+        self.note(Event::Passed(id, connection));
+        self.count(id, |count| {
+            count.passed += 1;
+            count.passed_on = Some(connection);
+        });
+    }
+
+    pub(crate) fn sprung(&mut self, id: TrapId, connection: ConnId) {
+        self.stats.sprung += 1;
+        self.note(Event::Sprung(id, connection));
+        self.count(id, |count| {
+            count.sprung += 1;
+            count.sprung_on = Some(connection);
+        });
+    }
+
+    fn count(&self, id: TrapId, change: impl FnOnce(&mut TrapCount)) {
+        if let Some(armed) = self.traps.get(&id) {
+            armed.count.send_modify(change);
+        }
+    }
+}

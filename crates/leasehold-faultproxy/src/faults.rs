@@ -1,0 +1,145 @@
+//! The handle that changes the rules of a running proxy.
+
+use std::io;
+
+use tokio::sync::{broadcast, watch};
+
+use crate::Stopped;
+use crate::rules::{Door, End, Flow, To, Which};
+use crate::state::Common;
+use crate::stats::{Connection, Event, Stats};
+use crate::trap::{ArmedTrap, Trap, TrapId};
+use crate::wire::Upstream;
+
+/// Changes the rules of a proxy while it runs, and tells what it did. Clones control the same proxy.
+///
+/// A rule that forbids something holds as soon as the call returns: no byte is forwarded by the old one. What a
+/// rule brings about (an end, bytes that may go again) begins then and can be waited for. Once the proxy has
+/// stopped, rules change nothing.
+#[derive(Clone, Debug)]
+pub struct Faults {
+    common: Common,
+    stats: watch::Receiver<Stats>,
+}
+
+impl Faults {
+    pub(crate) fn new(common: Common) -> Self {
+        let stats = common.lock().book.watch();
+        Self { common, stats }
+    }
+
+    /// Sets how bytes go in one direction.
+    pub fn flow(&self, which: Which, to: To, flow: Flow) {
+        self.common.change(|state| state.set_flow(which, to, flow));
+    }
+
+    /// Sets how bytes go in both directions.
+    pub fn flow_both(&self, which: Which, flow: Flow) {
+        self.common.change(|state| To::BOTH.map(|to| state.set_flow(which, to, flow)));
+    }
+
+    /// Ends a connection as soon as so many more bytes have gone in this direction, counted for each connection
+    /// from now, or from its start if it is new. It replaces the last such rule.
+    ///
+    /// The bytes before a reset arrive if the receiver has room for them; a reset overtakes the others, as it
+    /// does without a proxy.
+    pub fn cut_after(&self, which: Which, to: To, bytes: u64, end: End) {
+        self.common.change(|state| state.cut_after(which, to, bytes, end));
+    }
+
+    /// Ends connections now, whatever holds them. What was not yet forwarded is lost.
+    pub fn end(&self, which: Which, end: End) {
+        self.common.change(|state| state.end(which, end));
+    }
+
+    /// Lets go what traps hold or delay.
+    pub fn resume(&self, which: Which) {
+        self.common.change(|state| state.resume(which));
+    }
+
+    /// Arms a trap.
+    #[must_use = "the trap says when it has sprung; drop it if nobody wants to know"]
+    pub fn arm(&self, trap: Trap) -> ArmedTrap {
+        self.common.change(|state| state.arm(trap))
+    }
+
+    /// Disarms a trap; what it holds stays held. Returns whether it was armed.
+    pub fn disarm(&self, trap: TrapId) -> bool {
+        self.common.change(|state| state.disarm(trap))
+    }
+
+    /// Says what happens to new connections.
+    ///
+    /// # Errors
+    ///
+    /// If the port cannot be opened again; the door stays as it was.
+    pub fn door(&self, door: Door) -> io::Result<()> {
+        self.common.change(|state| state.set_door(door))
+    }
+
+    /// Sends new connections to another server, as a failover does behind one address.
+    pub fn upstream(&self, upstream: impl Into<Upstream>) {
+        let upstream = upstream.into();
+        self.common.change(|state| state.upstream = upstream);
+    }
+
+    /// Takes every rule and trap back: all flows pass, what was held goes on, the door is open.
+    ///
+    /// # Errors
+    ///
+    /// If the port cannot be opened again.
+    pub fn heal(&self) -> io::Result<()> {
+        self.common.change(|state| state.heal())
+    }
+
+    /// Returns the counts of now.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.common.lock().book.stats
+    }
+
+    /// Waits until the counts are as wanted, and returns them. What holds for a moment only may be missed: wait for
+    /// a count that only grows, or for one that stays.
+    ///
+    /// # Errors
+    ///
+    /// If the proxy stopped before.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn wait_for(&self, wanted: impl FnMut(&Stats) -> bool) -> Result<Stats, Stopped> {
+        self.stats.clone().wait_for(wanted).await.map(|stats| *stats).map_err(|_| Stopped)
+    }
+
+    /// Lists the open connections, the oldest first.
+    #[must_use]
+    pub fn connections(&self) -> Vec<Connection> {
+        self.common.lock().connections()
+    }
+
+    /// Listens to what happens from now on.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        Events(self.common.lock().book.events())
+    }
+}
+
+/// Tells what happens, one after the other.
+#[derive(Debug)]
+pub struct Events(broadcast::Receiver<Event>);
+
+impl Events {
+    /// Waits for the next event. `None`: the proxy has stopped.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses no event.
+    pub async fn next(&mut self) -> Option<Event> {
+        match self.0.recv().await {
+            Ok(event) => Some(event),
+            Err(broadcast::error::RecvError::Lagged(missed)) => Some(Event::Missed(missed)),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}

@@ -1,0 +1,515 @@
+//! One direction of one connection: takes the time and what was read and written, and says what may be done.
+//! No sockets and no clock.
+
+use std::cmp;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::book::Book;
+use crate::random::Random;
+use crate::rules::{ConnId, End, Flow};
+use crate::trap::{Act, Deed, Marker, Trap, TrapId};
+
+/// How much is read at once.
+pub(crate) const READ: usize = 16 * 1024;
+/// How much is on its way in a direction that delays, and in one that does not.
+const ROOM_DELAYED: usize = 256 * 1024;
+const ROOM: usize = READ;
+/// How many pieces are on their way, however small.
+const PIECES: usize = 2 * 1024;
+/// The longest delay that is kept; a longer one is this one.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+#[derive(Debug)]
+pub(crate) struct Lane {
+    connection: ConnId,
+    flow: Flow,
+    held: bool,
+    phase: Phase,
+    queue: VecDeque<Piece>,
+    queued: usize,
+    tail: Option<Tail>,
+    /// How much was read and written since the connection was opened.
+    pub(crate) read: u64,
+    pub(crate) sent: u64,
+    cut: Option<(u64, End)>,
+    stops: VecDeque<Stop>,
+    scans: Vec<Scan>,
+    /// Nothing goes before: a trap's delay.
+    not_before: Option<Instant>,
+    /// The throttle lets the next byte go.
+    free_at: Option<Instant>,
+    random: Random,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Flowing,
+    /// A rule closed it: what still comes is thrown away.
+    Discarding,
+    Finished,
+    /// The receiver is gone.
+    Broken,
+}
+
+/// What was read at once.
+#[derive(Debug)]
+struct Piece {
+    bytes: Vec<u8>,
+    start: usize,
+    came: Came,
+}
+
+/// When it came, and which part of the jitter it is late.
+#[derive(Clone, Copy, Debug)]
+struct Came {
+    at: Instant,
+    part: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Tail {
+    last: Last,
+    came: Came,
+}
+
+/// How the sender ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Last {
+    Orderly,
+    Reset,
+}
+
+/// A trap's deed that waits for the reply.
+#[derive(Clone, Copy, Debug)]
+struct Stop {
+    at: u64,
+    trap: TrapId,
+    deed: Deed,
+}
+
+/// How far a trap has found its marker.
+#[derive(Debug)]
+struct Scan {
+    trap: TrapId,
+    marker: Arc<Marker>,
+    act: Act,
+    matched: usize,
+    /// It has sprung, and the last byte has not yet gone.
+    sprung: bool,
+}
+
+/// What may be done now.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// So much may be read.
+    pub(crate) read: usize,
+    /// So much of the head may be written.
+    pub(crate) write: usize,
+    /// Something may be done then.
+    pub(crate) wake: Option<Instant>,
+    /// All was written: the receiver learns of the end.
+    pub(crate) finish: Option<Last>,
+    /// A rule ends the connection.
+    pub(crate) end: Option<End>,
+}
+
+impl Plan {
+    fn reading(read: usize) -> Self {
+        Self { read, ..Self::default() }
+    }
+
+    fn ending(end: End) -> Self {
+        Self { end: Some(end), ..Self::default() }
+    }
+}
+
+impl Lane {
+    pub(crate) fn new(connection: ConnId, flow: Flow, random: Random) -> Self {
+        Self {
+            connection,
+            flow,
+            held: false,
+            phase: Phase::Flowing,
+            queue: VecDeque::new(),
+            queued: 0,
+            tail: None,
+            read: 0,
+            sent: 0,
+            cut: None,
+            stops: VecDeque::new(),
+            scans: Vec::new(),
+            not_before: None,
+            free_at: None,
+            random,
+        }
+    }
+
+    pub(crate) fn set_flow(&mut self, flow: Flow) {
+        self.flow = flow;
+        self.free_at = None;
+    }
+
+    /// Lets go what traps hold or delay.
+    pub(crate) fn resume(&mut self) {
+        self.held = false;
+        self.not_before = None;
+    }
+
+    pub(crate) fn cut_after(&mut self, bytes: u64, end: End) {
+        self.cut = Some((self.sent.saturating_add(bytes), end));
+    }
+
+    pub(crate) fn forget_rules(&mut self) {
+        self.set_flow(Flow::Pass);
+        self.resume();
+        self.cut = None;
+        self.stops.clear();
+        self.scans.clear();
+    }
+
+    pub(crate) fn look_for(&mut self, trap: TrapId, what: &Trap) {
+        self.scans.push(Scan {
+            trap,
+            marker: Arc::clone(&what.marker),
+            act: what.act,
+            matched: 0,
+            sprung: false,
+        });
+    }
+
+    pub(crate) fn look_no_more(&mut self, trap: TrapId) {
+        self.scans.retain(|scan| scan.trap != trap);
+        self.stops.retain(|stop| stop.trap != trap);
+    }
+
+    /// Says what may be done now. What a trap does happens here.
+    pub(crate) fn plan(&mut self, now: Instant, book: &mut Book) -> Plan {
+        match self.phase {
+            Phase::Flowing => {}
+            Phase::Discarding if self.tail.is_none() => return Plan::reading(READ),
+            Phase::Discarding | Phase::Finished | Phase::Broken => return Plan::default(),
+        }
+        if self.held || self.flow.is_stopped() {
+            return Plan::default();
+        }
+        if let Some((at, end)) = self.cut
+            && self.sent >= at
+        {
+            self.cut = None;
+            return Plan::ending(end);
+        }
+        let mut plan = Plan::reading(self.room());
+        let Some(came) = self.queue.front().map(|piece| piece.came).or(self.tail.map(|tail| tail.came))
+        else {
+            return plan;
+        };
+        let gates = [Some(self.due(came)), self.not_before, self.free_at];
+        let due = gates.into_iter().flatten().fold(now, cmp::max);
+        if due > now {
+            plan.wake = Some(due);
+            return plan;
+        }
+        if self.queue.is_empty() {
+            plan.finish = self.tail.map(|tail| tail.last);
+            return plan;
+        }
+        if let Some(deed) = self.springs(book) {
+            return self.carry_out(deed, now);
+        }
+        plan.write = self.may_write(book);
+        plan
+    }
+
+    /// The next bytes to write.
+    pub(crate) fn head(&self, most: usize) -> &[u8] {
+        let head = self.queue.front().map(|piece| &piece.bytes[piece.start..]).unwrap_or_default();
+        &head[..cmp::min(most, head.len())]
+    }
+
+    /// Takes note that so much of the head was written. Returns the deeds of traps that wait for the reply.
+    pub(crate) fn wrote(&mut self, n: usize, now: Instant, book: &mut Book) -> Vec<(TrapId, Deed)> {
+        let mut waiting = Vec::new();
+        let Some(head) = self.queue.front_mut() else { return waiting };
+        let bytes = &head.bytes[head.start..head.start + n];
+        for scan in &mut self.scans {
+            for byte in bytes {
+                scan.matched = scan.marker.next(scan.matched, *byte);
+            }
+            // The plan lets no byte go after one that completes a marker, so looking at the end is enough.
+            if !scan.marker.is_whole(scan.matched) {
+                continue;
+            }
+            if scan.sprung {
+                scan.sprung = false;
+                book.passed(scan.trap, self.connection);
+            } else if book.is_live(scan.trap) {
+                book.spend(scan.trap);
+                book.passed(scan.trap, self.connection);
+                match scan.act {
+                    Act::Reply(deed) => waiting.push((scan.trap, deed)),
+                    Act::Watch | Act::Here(_) => book.sprung(scan.trap, self.connection),
+                }
+            }
+        }
+        self.scans.retain(|scan| scan.sprung || book.is_live(scan.trap));
+        head.start += n;
+        if head.start == head.bytes.len() {
+            self.queue.pop_front();
+        }
+        self.queued -= n;
+        self.sent += wide(n);
+        if let Flow::Throttle { bytes_per_second } = self.flow {
+            let nanos = u128::from(wide(n)) * 1_000_000_000 / u128::from(cmp::max(1, bytes_per_second));
+            let pause = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+            // Counted from when it was free, so that being woken late costs nothing; but no time is saved up.
+            let from = self.free_at.filter(|at| now.duration_since(*at) < pause).unwrap_or(now);
+            self.free_at = Some(after(from, pause));
+        }
+        waiting
+    }
+
+    /// A trap in the other direction waits for the reply: what is read from now on.
+    pub(crate) fn stop_at_reply(&mut self, trap: TrapId, deed: Deed) {
+        self.stops.push_back(Stop { at: self.read, trap, deed });
+    }
+
+    /// Takes note of what was read. Returns how much of it is thrown away.
+    pub(crate) fn came(&mut self, bytes: &[u8], now: Instant) -> usize {
+        self.read += wide(bytes.len());
+        if self.phase != Phase::Flowing {
+            return bytes.len();
+        }
+        let came = self.stamp(now);
+        self.queue.push_back(Piece { bytes: bytes.to_vec(), start: 0, came });
+        self.queued += bytes.len();
+        0
+    }
+
+    /// Takes note that the sender ended.
+    pub(crate) fn ended(&mut self, last: Last, now: Instant) {
+        let came = self.stamp(now);
+        self.tail = Some(Tail { last, came });
+        if self.phase == Phase::Discarding {
+            self.phase = Phase::Finished;
+        }
+    }
+
+    /// The receiver has been told of the end.
+    pub(crate) fn finish(&mut self) {
+        self.phase = Phase::Finished;
+    }
+
+    /// The receiver is gone. Returns how much it will not get.
+    pub(crate) fn breaks(&mut self) -> usize {
+        self.phase = Phase::Broken;
+        self.drop_queue()
+    }
+
+    /// The receiver was told of an end by a rule. Returns how much it will not get.
+    pub(crate) fn half_close(&mut self) -> usize {
+        if self.phase == Phase::Flowing {
+            self.phase = if self.tail.is_some() { Phase::Finished } else { Phase::Discarding };
+        }
+        self.drop_queue()
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.phase == Phase::Flowing
+    }
+
+    /// Whether nothing more happens in this direction.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Finished | Phase::Broken)
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.phase == Phase::Broken
+    }
+
+    pub(crate) fn queued(&self) -> usize {
+        self.queued
+    }
+
+    fn drop_queue(&mut self) -> usize {
+        self.queue.clear();
+        std::mem::take(&mut self.queued)
+    }
+
+    fn room(&self) -> usize {
+        if self.tail.is_some() || self.queue.len() >= PIECES {
+            return 0;
+        }
+        let room = if matches!(self.flow, Flow::Delay { .. }) { ROOM_DELAYED } else { ROOM };
+        cmp::min(READ, room.saturating_sub(self.queued))
+    }
+
+    fn stamp(&mut self, now: Instant) -> Came {
+        Came { at: now, part: self.random.next() }
+    }
+
+    fn due(&self, came: Came) -> Instant {
+        let Flow::Delay { by, jitter } = self.flow else { return came.at };
+        let jitter =
+            cmp::min(jitter, LONGEST).as_nanos() * u128::from(came.part) / (u128::from(u64::MAX) + 1);
+        let jitter = Duration::from_nanos(u64::try_from(jitter).unwrap_or(u64::MAX));
+        after(after(came.at, by), jitter)
+    }
+
+    /// The deed of a trap whose moment is now: before the first byte of a reply, or before the last byte of a marker.
+    fn springs(&mut self, book: &mut Book) -> Option<Deed> {
+        if let Some(stop) = self.stops.front().copied()
+            && stop.at <= self.sent
+        {
+            self.stops.pop_front();
+            book.sprung(stop.trap, self.connection);
+            return Some(stop.deed);
+        }
+        let next = *self.head(1).first()?;
+        let scan = self.scans.iter_mut().find(|scan| {
+            let waiting = matches!(scan.act, Act::Here(_)) && !scan.sprung && book.is_live(scan.trap);
+            waiting && scan.marker.find(scan.matched, &[next]).is_some()
+        })?;
+        let Act::Here(deed) = scan.act else { return None };
+        scan.sprung = true;
+        book.spend(scan.trap);
+        book.sprung(scan.trap, self.connection);
+        Some(deed)
+    }
+
+    fn carry_out(&mut self, deed: Deed, now: Instant) -> Plan {
+        match deed {
+            Deed::Cut(end) => Plan::ending(end),
+            Deed::Hold => {
+                self.held = true;
+                Plan::default()
+            }
+            Deed::Delay(by) => {
+                let until = after(now, by);
+                self.not_before = Some(until);
+                Plan { wake: Some(until), ..Plan::reading(self.room()) }
+            }
+        }
+    }
+
+    fn may_write(&self, book: &Book) -> usize {
+        let head = self.head(usize::MAX);
+        let mut n = head.len();
+        let up_to = |at: u64, n: usize| cmp::min(n, usize::try_from(at - self.sent).unwrap_or(usize::MAX));
+        if let Some((at, _)) = self.cut {
+            n = up_to(at, n);
+        }
+        if let Some(stop) = self.stops.front() {
+            n = up_to(stop.at, n);
+        }
+        if let Flow::Throttle { bytes_per_second } = self.flow {
+            n = cmp::min(n, usize::try_from(cmp::max(1, bytes_per_second / 50)).unwrap_or(usize::MAX));
+        }
+        for scan in self.scans.iter().filter(|scan| scan.sprung || book.is_live(scan.trap)) {
+            if let Some(last) = scan.marker.find(scan.matched, &head[..n]) {
+                let before = matches!(scan.act, Act::Here(_)) && !scan.sprung;
+                n = if before { last } else { last + 1 };
+            }
+        }
+        n
+    }
+}
+
+fn after(at: Instant, by: Duration) -> Instant {
+    at + cmp::min(by, LONGEST)
+}
+
+fn wide(n: usize) -> u64 {
+    u64::try_from(n).expect("BUG: a length fits in 64 bits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lane(seed: u64, flow: Flow) -> Lane {
+        Lane::new(ConnId::new(1), flow, Random::of(seed, 1, 0))
+    }
+
+    /// How late each of ten pieces goes that come at once.
+    fn lateness(seed: u64, flow: Flow) -> Vec<Duration> {
+        let (mut lane, mut book, start) = (lane(seed, flow), Book::new(), Instant::now());
+        let mut now = start;
+        for _ in 0..10 {
+            lane.came(b"abc", start);
+        }
+        let mut late = Vec::new();
+        while late.len() < 10 {
+            let plan = lane.plan(now, &mut book);
+            match plan.wake {
+                Some(at) => now = at,
+                None => {
+                    assert_eq!(plan.write, 3);
+                    lane.wrote(3, now, &mut book);
+                    late.push(now - start);
+                }
+            }
+        }
+        late
+    }
+
+    #[test]
+    fn a_seed_decides_the_jitter() {
+        let (by, jitter) = (Duration::from_millis(5), Duration::from_millis(100));
+        let flow = Flow::Delay { by, jitter };
+        assert_eq!(lateness(1, flow), lateness(1, flow));
+        assert_ne!(lateness(1, flow), lateness(2, flow));
+        let late = lateness(3, flow);
+        assert!(late.is_sorted(), "{late:?}");
+        assert!(late.iter().all(|late| (by..by + jitter).contains(late)), "{late:?}");
+        assert_eq!(lateness(1, Flow::delay(by)), [by; 10]);
+    }
+
+    #[test]
+    fn the_longest_durations_are_kept_within_bounds() {
+        let forever = Flow::Delay { by: Duration::MAX, jitter: Duration::MAX };
+        assert!(lateness(1, forever).iter().all(|late| (LONGEST..2 * LONGEST).contains(late)));
+    }
+
+    #[test]
+    fn a_throttle_spreads_evenly() {
+        // Pieces of three bytes go one byte at a time, ten a second.
+        let (mut lane, mut book, start) = (lane(1, Flow::throttle(10)), Book::new(), Instant::now());
+        lane.came(b"abc", start);
+        for n in 0..3 {
+            let now = start + n * Duration::from_millis(100);
+            assert_eq!(lane.plan(now, &mut book).write, 1);
+            lane.wrote(1, now, &mut book);
+            assert_eq!(lane.plan(now, &mut book).write, 0);
+        }
+        assert_eq!(lane.sent, 3);
+    }
+
+    #[test]
+    fn the_end_comes_after_the_bytes_and_as_late() {
+        let by = Duration::from_secs(1);
+        let (mut lane, mut book, start) = (lane(1, Flow::delay(by)), Book::new(), Instant::now());
+        lane.came(b"abc", start);
+        lane.ended(Last::Reset, start + by / 2);
+        let plan = lane.plan(start, &mut book);
+        assert_eq!((plan.read, plan.wake, plan.finish), (0, Some(start + by), None));
+        lane.wrote(3, start + by, &mut book);
+        let plan = lane.plan(start + by, &mut book);
+        assert_eq!((plan.wake, plan.finish), (Some(start + by + by / 2), None));
+        assert_eq!(lane.plan(start + 2 * by, &mut book).finish, Some(Last::Reset));
+    }
+
+    #[test]
+    fn tiny_pieces_do_not_pile_up() {
+        let (mut lane, mut book, now) = (lane(1, Flow::delay(LONGEST)), Book::new(), Instant::now());
+        let mut pieces = 0;
+        while lane.plan(now, &mut book).read > 0 {
+            lane.came(b"a", now);
+            pieces += 1;
+        }
+        assert_eq!(pieces, PIECES);
+    }
+}

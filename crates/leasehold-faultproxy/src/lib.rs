@@ -1,0 +1,38 @@
+#![doc = include_str!("../README.md")]
+
+mod book;
+mod door;
+mod faults;
+mod lane;
+mod link;
+mod proxy;
+mod random;
+mod rules;
+pub mod script;
+mod state;
+mod stats;
+mod trap;
+mod url;
+mod wire;
+
+use std::fmt;
+
+pub use crate::faults::{Events, Faults};
+pub use crate::proxy::{Builder, Proxy};
+pub use crate::rules::{ConnId, Door, End, Flow, To, Which};
+pub use crate::stats::{Connection, Event, Stats};
+pub use crate::trap::{ArmedTrap, Trap, TrapCount, TrapId};
+pub use crate::wire::Upstream;
+
+/// Says that what somebody waited for will not happen: the proxy has stopped, or the trap was disarmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stopped;
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the proxy has stopped or the trap was disarmed; keep both until the wait is over")
+    }
+}
+
+impl std::error::Error for Stopped {}

@@ -1,0 +1,174 @@
+//! The proxy: its thread, its port, its end.
+
+use std::future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime;
+use tokio::sync::oneshot;
+use tokio::time;
+
+use crate::door::Port;
+use crate::faults::Faults;
+use crate::link;
+use crate::state::{Common, Shared, State};
+use crate::url;
+use crate::wire::Upstream;
+
+/// Stands between clients and a server, and does to their connections what a test says.
+///
+/// It runs in a thread of its own, so that it goes on while the test's runtime is paused or blocked. Dropping it
+/// closes its port and every connection before `drop` returns.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    faults: Faults,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Proxy {
+    /// Starts a proxy on a free port of 127.0.0.1 before a server, which need not run yet.
+    ///
+    /// # Errors
+    ///
+    /// If there is no free port or no thread to be had.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future stops the proxy.
+    pub async fn start(upstream: impl Into<Upstream>) -> io::Result<Self> {
+        Self::builder().start(upstream).await
+    }
+
+    /// Starts a proxy that is not as the others.
+    pub fn builder() -> Builder {
+        Builder { listen: SocketAddr::from(([127, 0, 0, 1], 0)), seed: 0 }
+    }
+
+    /// Returns the address that clients connect to.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns a URL with its host and port replaced by those of the proxy; user, password, path and options stay. A
+    /// list of hosts becomes the one proxy. What has no `//` is taken for `host:port`.
+    #[must_use]
+    pub fn url_for(&self, url: &str) -> String {
+        url::through(self.address, url)
+    }
+
+    /// Returns the handle that changes the rules.
+    #[must_use]
+    pub fn faults(&self) -> Faults {
+        self.faults.clone()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // Dropping the sender is the signal.
+        self.stop.take();
+        if let Some(thread) = self.thread.take() {
+            // It panics only by a bug, and has printed it then.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Starts a proxy with an address or a seed of one's own.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a builder does nothing until it is started"]
+pub struct Builder {
+    listen: SocketAddr,
+    seed: u64,
+}
+
+impl Builder {
+    /// Listens here, on loopback; port 0 is any that is free.
+    pub fn listen(self, listen: SocketAddr) -> Self {
+        Self { listen, ..self }
+    }
+
+    /// Decides the jitter: the nth piece that a connection reads in a direction is late by the same part of it
+    /// in every run.
+    pub fn seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// Starts the proxy.
+    ///
+    /// # Errors
+    ///
+    /// If the address is not on loopback or is taken, or there is no thread to be had.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future stops the proxy.
+    pub async fn start(self, upstream: impl Into<Upstream>) -> io::Result<Proxy> {
+        let (started, start) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel();
+        let upstream = upstream.into();
+        let body = move || run(self, upstream, started, stopped);
+        let thread = std::thread::Builder::new().name("faultproxy".to_owned()).spawn(body)?;
+        let (address, common) = start.await.unwrap_or_else(|_| Err(io::Error::other("the thread ended")))?;
+        Ok(Proxy { address, faults: Faults::new(common), stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+type Started = io::Result<(SocketAddr, Common)>;
+
+/// The thread of a proxy.
+fn run(
+    builder: Builder,
+    upstream: Upstream,
+    started: oneshot::Sender<Started>,
+    stopped: oneshot::Receiver<()>,
+) {
+    let runtime = match runtime::Builder::new_current_thread().enable_io().enable_time().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = started.send(Err(error));
+            return;
+        }
+    };
+    runtime.block_on(async {
+        let common = match open(builder, upstream) {
+            Ok((address, common)) => {
+                let _ = started.send(Ok((address, Arc::clone(&common))));
+                common
+            }
+            Err(error) => {
+                let _ = started.send(Err(error));
+                return;
+            }
+        };
+        tokio::select! {
+            _ = stopped => {}
+            () = accept(&common) => {}
+        }
+        common.lock().stop();
+    });
+    // The tasks of the connections end here and close their sockets. A lookup that hangs is not waited for.
+    runtime.shutdown_background();
+}
+
+fn open(builder: Builder, upstream: Upstream) -> Started {
+    let (port, listener) = Port::reserve(builder.listen)?;
+    let address = port.address();
+    Ok((address, Arc::new(Shared::new(State::new(port, listener, upstream, builder.seed)))))
+}
+
+async fn accept(common: &Common) {
+    loop {
+        match future::poll_fn(|cx| common.lock().poll_accept(cx)).await {
+            Ok((id, client)) => drop(tokio::spawn(link::run(Arc::clone(common), id, client))),
+            // Out of descriptors, or a client that is gone already: the next may be better.
+            Err(_) => time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! Numbers that a seed decides.
+
+/// SplitMix64: small, and the same for ever.
+#[derive(Debug)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The stream of one direction of one connection, whatever the others draw.
+    pub(crate) fn of(seed: u64, connection: u64, direction: usize) -> Self {
+        let direction = u64::try_from(direction).expect("BUG: there are two directions");
+        let mut mixed = Self::new(seed ^ connection.wrapping_mul(2).wrapping_add(direction).rotate_left(32));
+        Self::new(mixed.next())
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+}

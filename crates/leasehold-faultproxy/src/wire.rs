@@ -1,0 +1,180 @@
+//! A connected socket, TCP or Unix, and where a server listens.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use rustix::net::{RecvFlags, Shutdown};
+use tokio::net::TcpStream;
+#[cfg(unix)]
+use tokio::net::UnixStream;
+
+/// Says where the server listens: `host:port`, or `unix:/path/of/the.sock`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Upstream {
+    /// A host and a port, looked up for each connection.
+    Tcp(String),
+    /// A Unix socket.
+    #[cfg(unix)]
+    Unix(PathBuf),
+}
+
+impl Upstream {
+    pub(crate) async fn connect(&self) -> io::Result<Wire> {
+        match self {
+            Self::Tcp(address) => {
+                let stream = TcpStream::connect(address).await?;
+                Ok(Wire::tcp(stream))
+            }
+            #[cfg(unix)]
+            Self::Unix(path) => Ok(Wire::Unix(UnixStream::connect(path).await?)),
+        }
+    }
+}
+
+impl From<&str> for Upstream {
+    fn from(text: &str) -> Self {
+        match text.strip_prefix("unix:") {
+            #[cfg(unix)]
+            Some(path) => Self::Unix(PathBuf::from(path)),
+            _ => Self::Tcp(text.to_owned()),
+        }
+    }
+}
+
+impl From<String> for Upstream {
+    fn from(text: String) -> Self {
+        text.as_str().into()
+    }
+}
+
+impl From<SocketAddr> for Upstream {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address.to_string())
+    }
+}
+
+#[cfg(unix)]
+impl From<PathBuf> for Upstream {
+    fn from(path: PathBuf) -> Self {
+        Self::Unix(path)
+    }
+}
+
+/// Reads strictly, where [`From`] leaves it to the connecting to find out what cannot be.
+impl FromStr for Upstream {
+    type Err = io::Error;
+
+    fn from_str(text: &str) -> io::Result<Self> {
+        let good = match text.strip_prefix("unix:") {
+            Some(path) => cfg!(unix) && !path.is_empty(),
+            None => text.rsplit_once(':').is_some_and(|(host, port)| {
+                !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+            }),
+        };
+        if good {
+            Ok(text.into())
+        } else {
+            let why = format!("write host:port or unix:path: server=`{text}`");
+            Err(io::Error::new(io::ErrorKind::InvalidInput, why))
+        }
+    }
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => f.write_str(address),
+            #[cfg(unix)]
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum Wire {
+    Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(UnixStream),
+}
+
+impl Wire {
+    pub(crate) fn tcp(stream: TcpStream) -> Self {
+        // A proxy must not wait for more. A socket that is already dead says so at the first read.
+        let _ = stream.set_nodelay(true);
+        Self::Tcp(stream)
+    }
+
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.readable().await,
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.readable().await,
+        }
+    }
+
+    pub(crate) async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.writable().await,
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.writable().await,
+        }
+    }
+
+    pub(crate) fn try_read(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_read(bytes),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.try_read(bytes),
+        }
+    }
+
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_write(bytes),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.try_write(bytes),
+        }
+    }
+
+    /// Tells the peer that nothing more comes. A peer that is gone need not be told.
+    pub(crate) fn finish(&self) {
+        let _ = match self {
+            Self::Tcp(stream) => rustix::net::shutdown(stream, Shutdown::Write),
+            #[cfg(unix)]
+            Self::Unix(stream) => rustix::net::shutdown(stream, Shutdown::Write),
+        };
+    }
+
+    /// Makes closing a reset. A Unix socket knows none: it is closed.
+    pub(crate) fn will_reset(&self) {
+        match self {
+            Self::Tcp(stream) => {
+                let _ = stream.set_zero_linger();
+            }
+            #[cfg(unix)]
+            Self::Unix(_) => {}
+        }
+    }
+
+    /// Makes closing orderly: a socket that is closed with bytes unread resets its peer.
+    pub(crate) fn will_close(&self) {
+        self.finish();
+        let mut unread = [0; crate::lane::READ];
+        // As much as a socket may hold. A peer that never stops sending is reset in the end, as by any server.
+        for _ in 0..1024 {
+            // Past the runtime, which may not know yet that there is something to read.
+            let read = match self {
+                Self::Tcp(stream) => rustix::net::recv(stream, &mut unread, RecvFlags::DONTWAIT),
+                #[cfg(unix)]
+                Self::Unix(stream) => rustix::net::recv(stream, &mut unread, RecvFlags::DONTWAIT),
+            };
+            if !read.is_ok_and(|(_, n)| n > 0) {
+                break;
+            }
+        }
+    }
+}

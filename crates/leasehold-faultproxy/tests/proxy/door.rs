@@ -1,0 +1,105 @@
+//! What happens to new connections.
+
+use std::io;
+
+use leasehold_faultproxy::{Door, End, Proxy, Which};
+use tokio::net::TcpStream;
+
+use crate::bench::{Bench, ends_by_reset, ends_orderly, receive, send, soon};
+
+#[tokio::test]
+async fn a_closed_port_refuses_and_opens_again() {
+    let bench = Bench::new().await;
+    let mut pair = bench.pair().await;
+    for _ in 0..3 {
+        bench.faults.door(Door::Closed).expect("closing works");
+        let error = TcpStream::connect(bench.proxy.addr()).await.expect_err("the port is closed");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        // Those who are in stay in.
+        pair.talk().await;
+        bench.faults.door(Door::Open).expect("the port is still ours");
+        bench.pair().await.talk().await;
+    }
+}
+
+#[tokio::test]
+async fn nobody_gets_a_closed_port() {
+    let bench = Bench::new().await;
+    bench.faults.door(Door::Closed).expect("closing works");
+    let taken = tokio::net::TcpListener::bind(bench.proxy.addr()).await;
+    assert_eq!(taken.expect_err("the port is reserved").kind(), io::ErrorKind::AddrInUse);
+}
+
+#[tokio::test]
+async fn a_door_that_resets_accepts_first() {
+    let bench = Bench::new().await;
+    bench.faults.door(Door::Reset).expect("the port is open");
+    bench.connect_and_be_reset().await;
+    let stats = soon(bench.faults.wait_for(|stats| stats.refused == 1)).await.expect("the proxy runs");
+    assert_eq!((stats.accepted, stats.open), (0, 0));
+    bench.faults.door(Door::Open).expect("the port is open");
+    bench.pair().await.talk().await;
+}
+
+#[tokio::test]
+async fn a_silent_door_accepts_and_never_answers() {
+    let bench = Bench::new().await;
+    bench.faults.door(Door::Silent).expect("the port is open");
+    let mut first = bench.connect().await;
+    send(&mut first, b"anybody there?").await;
+    let mut second = bench.connect().await;
+    let stats = soon(bench.faults.wait_for(|stats| stats.open == 2)).await.expect("the proxy runs");
+    assert_eq!(stats.from_client, 0);
+    bench.faults.end(Which::One(leasehold_faultproxy::ConnId::new(2)), End::Close);
+    ends_orderly(&mut second).await;
+    // The server wakes up.
+    bench.faults.door(Door::Open).expect("the port is open");
+    let mut server = bench.accept().await;
+    assert_eq!(receive(&mut server, 14).await, b"anybody there?");
+}
+
+#[tokio::test]
+async fn a_silent_connection_can_be_reset() {
+    let bench = Bench::new().await;
+    bench.faults.door(Door::Silent).expect("the port is open");
+    let mut client = bench.connect().await;
+    soon(bench.faults.wait_for(|stats| stats.open == 1)).await.expect("the proxy runs");
+    bench.faults.end(Which::All, End::Reset);
+    ends_by_reset(&mut client).await;
+    bench.all_closed().await;
+}
+
+#[tokio::test]
+async fn a_proxy_stays_on_loopback() {
+    let everywhere = Proxy::builder().listen(([0, 0, 0, 0], 0).into());
+    let error = everywhere.start("127.0.0.1:1").await.expect_err("it is not loopback");
+    assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    let six = Proxy::builder().listen((std::net::Ipv6Addr::LOCALHOST, 0).into()).start("127.0.0.1:1").await;
+    if let Ok(six) = six {
+        assert!(six.url_for("redis://h/0").starts_with("redis://[::1]:"));
+    }
+}
+
+#[tokio::test]
+async fn two_proxies_do_not_share_a_port() {
+    let bench = Bench::new().await;
+    let error = Proxy::builder().listen(bench.proxy.addr()).start("127.0.0.1:1").await;
+    assert_eq!(error.expect_err("it is taken").kind(), io::ErrorKind::AddrInUse);
+}
+
+#[tokio::test]
+async fn a_port_can_be_taken_again_at_once() {
+    let mut bench = Bench::new().await;
+    let address = bench.proxy.addr();
+    for _ in 0..3 {
+        let mut pair = bench.pair().await;
+        pair.talk().await;
+        // The proxy closes first, and the system remembers the connection for a while.
+        bench.faults.end(Which::All, End::Close);
+        ends_orderly(&mut pair.client).await;
+        let server = bench.listener.local_addr().expect("it is bound");
+        drop(bench.proxy);
+        let proxy = Proxy::builder().listen(address).start(server).await.expect("the port is free");
+        bench = Bench { faults: proxy.faults(), proxy, listener: bench.listener };
+    }
+}
