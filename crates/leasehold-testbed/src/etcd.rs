@@ -1,0 +1,416 @@
+//! etcd: one member, or three.
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::process::Command;
+use std::sync::Arc;
+
+use rustix::process::Signal;
+
+use crate::client::ask;
+use crate::install::{self, User};
+use crate::ports::{Port, retry_ports};
+use crate::process::{Program, Server};
+use crate::scratch::Scratch;
+use crate::tls::Tls;
+use crate::wait::until;
+use crate::{Error, Result, count};
+
+/// Is an etcd of one or three members. Every write is on disk before it is answered.
+#[derive(Debug)]
+pub struct Etcd {
+    members: Vec<EtcdMember>,
+    access: Access,
+}
+
+/// Is one member. What [`Server`] can do, it can.
+#[derive(Debug)]
+pub struct EtcdMember {
+    server: Server,
+    ports: Arc<Ports>,
+    access: Access,
+}
+
+/// Configures an [`Etcd`]. By default it asks for no password, speaks plain HTTP/2, and keeps etcd's own times: a
+/// leader is missed after a second.
+#[derive(Clone, Debug, Default)]
+pub struct EtcdOptions {
+    password: Option<String>,
+    tls: bool,
+    args: Vec<String>,
+}
+
+impl Etcd {
+    /// Starts one member with the default options.
+    ///
+    /// # Errors
+    ///
+    /// If it is not installed, or does not start.
+    pub fn start() -> Result<Self> {
+        Self::options().start()
+    }
+
+    /// Begins with the defaults.
+    #[must_use]
+    pub fn options() -> EtcdOptions {
+        EtcdOptions::default()
+    }
+
+    /// Returns its URL, with every member: `etcd://`, or `etcds://` with TLS.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let hosts: Vec<_> =
+            self.members.iter().map(|member| format!("127.0.0.1:{}", member.port())).collect();
+        let scheme = if self.access.tls.is_some() { "etcds" } else { "etcd" };
+        let credentials = match &self.access.password {
+            Some(password) => format!("root:{password}@"),
+            None => String::new(),
+        };
+        format!("{scheme}://{credentials}{}", hosts.join(","))
+    }
+
+    /// Returns the certificates, if it uses TLS.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Tls> {
+        self.access.tls.as_ref()
+    }
+
+    /// Returns the members.
+    #[must_use]
+    pub fn members(&self) -> &[EtcdMember] {
+        &self.members
+    }
+
+    /// Sends one command through `etcdctl`, to whichever member answers.
+    ///
+    /// # Errors
+    ///
+    /// If it is refused, or nobody answers.
+    pub fn command(&self, args: &[&str]) -> Result<String> {
+        let ports: Vec<_> = self.members.iter().map(EtcdMember::port).collect();
+        self.access.command(&ports, args)
+    }
+
+    /// Counts the connections of clients to all members.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not tell.
+    pub fn connections(&self) -> Result<u64> {
+        self.members.iter().map(EtcdMember::connections).sum()
+    }
+
+    /// Counts the calls that all members have got since they started.
+    ///
+    /// # Errors
+    ///
+    /// If one does not tell.
+    pub fn commands(&self) -> Result<u64> {
+        self.members.iter().map(EtcdMember::commands).sum()
+    }
+
+    /// Waits until there is a leader, and returns it.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    pub fn leader(&self) -> Result<&EtcdMember> {
+        until("a leader", || {
+            let leader = self.members.iter().find(|member| member.leads());
+            leader.ok_or_else(|| Error::new("nobody leads"))
+        })
+    }
+
+    /// Makes another member the leader, and returns it.
+    ///
+    /// # Errors
+    ///
+    /// If it does not happen.
+    pub fn failover(&self) -> Result<&EtcdMember> {
+        let old = self.leader()?;
+        // On a loaded machine a member may take too long to answer, or the old one may lose an election meanwhile.
+        until("the leader to hand over", || {
+            if !old.leads() {
+                return Ok(());
+            }
+            let other = self.members.iter().find(|member| member.port() != old.port() && member.is_running());
+            let other = other.ok_or_else(|| Error::new("there is no other member to lead"))?;
+            let id = format!("{:x}", other.status()?.member);
+            old.command(&["move-leader", &id]).map(drop)
+        })?;
+        self.await_leader_other_than(old)
+    }
+
+    /// Waits until another member leads, for example after the leader was killed.
+    ///
+    /// # Errors
+    ///
+    /// If none does.
+    pub fn await_leader_other_than(&self, old: &EtcdMember) -> Result<&EtcdMember> {
+        until("another leader", || {
+            let leader = self.members.iter().find(|member| member.port() != old.port() && member.leads());
+            leader.ok_or_else(|| Error::new("nobody else leads"))
+        })
+    }
+}
+
+/// A single member: what one can do to a server, one can do to it.
+impl Deref for Etcd {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.members[0].server
+    }
+}
+
+impl EtcdMember {
+    /// Returns the port of its clients.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.ports.client.number()
+    }
+
+    /// Sends one command through `etcdctl` to this member.
+    ///
+    /// # Errors
+    ///
+    /// If it is refused, or the member does not answer.
+    pub fn command(&self, args: &[&str]) -> Result<String> {
+        self.access.command(&[self.port()], args)
+    }
+
+    /// Counts the connections of its clients.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not tell.
+    pub fn connections(&self) -> Result<u64> {
+        count::connections(self.port())
+    }
+
+    /// Counts the calls that it has got since it started: an open watch or lease is one.
+    ///
+    /// # Errors
+    ///
+    /// If it does not answer.
+    pub fn commands(&self) -> Result<u64> {
+        Ok(self.command_counts()?.values().sum())
+    }
+
+    /// Counts the calls that it has got since it started by method, such as `Txn`.
+    ///
+    /// # Errors
+    ///
+    /// If it does not answer.
+    pub fn command_counts(&self) -> Result<BTreeMap<String, u64>> {
+        let mut counts = BTreeMap::new();
+        for line in count::metrics(self.ports.metrics.number())?.lines() {
+            let Some(line) = line.strip_prefix("grpc_server_started_total{") else { continue };
+            let method = line.split_once("grpc_method=\"").and_then(|(_, rest)| rest.split_once('"'));
+            let calls = line.rsplit_once(' ').and_then(|(_, calls)| calls.parse().ok());
+            if let (Some((method, _)), Some(calls @ 1..)) = (method, calls) {
+                *counts.entry(method.to_owned()).or_default() += calls;
+            }
+        }
+        Ok(counts)
+    }
+
+    fn leads(&self) -> bool {
+        // One that is down does not, and need not be asked for two seconds.
+        self.is_running() && self.status().is_ok_and(|status| status.leader == status.member)
+    }
+
+    fn status(&self) -> Result<Status> {
+        let fields = self.command(&["endpoint", "status", "--write-out=fields"])?;
+        let field = |name: &str| {
+            let value = fields.lines().find_map(|line| line.strip_prefix(name)?.split_once(" : "));
+            let value = value.and_then(|(_, value)| value.trim().parse::<u64>().ok());
+            value.ok_or_else(|| Error::new(format!("the member does not tell its state field=`{name}`")))
+        };
+        Ok(Status { member: field("\"MemberID\"")?, leader: field("\"Leader\"")? })
+    }
+}
+
+struct Status {
+    member: u64,
+    leader: u64,
+}
+
+impl Deref for EtcdMember {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+impl EtcdOptions {
+    /// Asks for a password, of the user `root`.
+    #[must_use]
+    pub fn password(mut self, password: &str) -> Self {
+        self.password = Some(password.to_owned());
+        self
+    }
+
+    /// Speaks TLS only to clients.
+    #[must_use]
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
+        self
+    }
+
+    /// Adds an argument, such as `--quota-backend-bytes=1000000`.
+    #[must_use]
+    pub fn arg(mut self, arg: &str) -> Self {
+        self.args.push(arg.to_owned());
+        self
+    }
+
+    /// Starts one member.
+    ///
+    /// # Errors
+    ///
+    /// If it is not installed, or does not start.
+    pub fn start(&self) -> Result<Etcd> {
+        self.start_members(1)
+    }
+
+    /// Starts three members.
+    ///
+    /// # Errors
+    ///
+    /// If one does not start.
+    pub fn start_three(&self) -> Result<Etcd> {
+        self.start_members(3)
+    }
+
+    fn start_members(&self, n: usize) -> Result<Etcd> {
+        install::program("etcdctl")?;
+        retry_ports(|| self.try_start(n))
+    }
+
+    fn try_start(&self, n: usize) -> Result<Etcd> {
+        let scratch = Scratch::new()?;
+        let tls = if self.tls { Some(Tls::in_scratch(&scratch)?) } else { None };
+        let access = Access { password: self.password.clone(), tls };
+        let ports = (0..n).map(|_| Ports::free().map(Arc::new)).collect::<Result<Vec<_>>>()?;
+        let cluster: Vec<_> =
+            ports.iter().enumerate().map(|(i, ports)| format!("member-{i}={}", ports.peer_url())).collect();
+        let cluster = cluster.join(",");
+        let members = ports.iter().enumerate().map(|(i, ports)| {
+            let name = format!("member-{i}");
+            let directory = scratch.directory(&name, &User::Own)?;
+            let program = Program {
+                name: "etcd",
+                args: self.args(&name, &cluster, ports, &access).into_iter().map(Into::into).collect(),
+                user: User::Own,
+                terminate: Signal::TERM,
+                directory,
+            };
+            let (asked, port) = (access.clone(), ports.client.number());
+            let ready = move || asked.command(&[port], &["endpoint", "health"]).map(drop);
+            let server = Server::prepare(&scratch, program, ready);
+            // It answers once most of them are there.
+            server.launch()?;
+            Ok(EtcdMember { server, ports: ports.clone(), access: access.clone() })
+        });
+        let etcd = Etcd { members: members.collect::<Result<_>>()?, access };
+        if let Some(password) = &self.password {
+            etcd.protect(password)?;
+        }
+        for member in &etcd.members {
+            member.await_ready()?;
+        }
+        Ok(etcd)
+    }
+
+    fn args(&self, name: &str, cluster: &str, ports: &Ports, access: &Access) -> Vec<String> {
+        let client = format!("{}://127.0.0.1:{}", access.scheme(), ports.client.number());
+        let mut args = vec![
+            format!("--name={name}"),
+            "--data-dir=data".to_owned(),
+            format!("--listen-client-urls={client}"),
+            format!("--advertise-client-urls={client}"),
+            format!("--listen-peer-urls={}", ports.peer_url()),
+            format!("--initial-advertise-peer-urls={}", ports.peer_url()),
+            format!("--initial-cluster={cluster}"),
+            format!("--listen-metrics-urls=http://127.0.0.1:{}", ports.metrics.number()),
+            "--logger=zap".to_owned(),
+            // It is a client of its own, which would be counted.
+            "--enable-grpc-gateway=false".to_owned(),
+        ];
+        if let Some(tls) = &access.tls {
+            args.push(format!("--cert-file={}", tls.server_cert().display()));
+            args.push(format!("--key-file={}", tls.server_key().display()));
+        }
+        args.extend(self.args.iter().cloned());
+        args
+    }
+}
+
+impl Etcd {
+    /// Only a server that runs can be given a password.
+    fn protect(&self, password: &str) -> Result<()> {
+        let ports: Vec<_> = self.members.iter().map(EtcdMember::port).collect();
+        let open = Access { password: None, tls: self.access.tls.clone() };
+        until("etcd to answer", || match self.members.iter().find(|member| !member.is_running()) {
+            // Said by `await_ready`, which has its log.
+            Some(_) => Ok(String::new()),
+            None => open.command(&ports, &["endpoint", "health"]),
+        })?;
+        if let Some(ended) = self.members.iter().find(|member| !member.is_running()) {
+            return ended.await_ready();
+        }
+        open.command(&ports, &["user", "add", &format!("root:{password}")])?;
+        open.command(&ports, &["user", "grant-role", "root", "root"])?;
+        open.command(&ports, &["auth", "enable"]).map(drop)
+    }
+}
+
+/// The ports of one member.
+#[derive(Debug)]
+struct Ports {
+    client: Port,
+    peer: Port,
+    metrics: Port,
+}
+
+impl Ports {
+    fn free() -> Result<Self> {
+        Ok(Self { client: Port::free()?, peer: Port::free()?, metrics: Port::free()? })
+    }
+
+    fn peer_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.peer.number())
+    }
+}
+
+/// How clients get in.
+#[derive(Clone, Debug)]
+struct Access {
+    password: Option<String>,
+    tls: Option<Tls>,
+}
+
+impl Access {
+    fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
+    fn command(&self, ports: &[u16], args: &[&str]) -> Result<String> {
+        let endpoints: Vec<_> =
+            ports.iter().map(|port| format!("{}://127.0.0.1:{port}", self.scheme())).collect();
+        let mut command = Command::new(install::program("etcdctl")?);
+        command
+            .env("ETCDCTL_API", "3")
+            .env("ETCDCTL_ENDPOINTS", endpoints.join(","))
+            .env("ETCDCTL_COMMAND_TIMEOUT", "5s");
+        if let Some(password) = &self.password {
+            command.env("ETCDCTL_USER", format!("root:{password}"));
+        }
+        if let Some(tls) = &self.tls {
+            command.env("ETCDCTL_CACERT", tls.ca());
+        }
+        ask(command.args(args))
+    }
+}

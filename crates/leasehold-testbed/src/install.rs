@@ -1,0 +1,110 @@
+//! Finding the servers' programs, or saying how to get them.
+
+use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::{Error, Result};
+
+/// Finds a program in PATH and where Debian puts servers.
+///
+/// # Errors
+///
+/// If it is not there; the text is the command that installs it.
+pub(crate) fn program(name: &str) -> Result<PathBuf> {
+    find(name, std::env::var_os("PATH").unwrap_or_default())
+}
+
+fn find(name: &str, path: OsString) -> Result<PathBuf> {
+    let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    // An empty PATH hides the rest too, so that a test can take a server away.
+    if !path.is_empty() {
+        places.extend(["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from));
+        places.extend(debian_postgres());
+        places.extend(cache().map(|cache| cache.join("mongod-6.0.5")));
+    }
+    let mut found = places.into_iter().map(|place| place.join(name));
+    found.find(|path| is_executable(path)).ok_or_else(|| {
+        Error::new(format!("`{name}` is not installed; as root on Debian, install it with: scripts/setup"))
+    })
+}
+
+/// Debian keeps them out of PATH, in a directory per version; the newest first.
+fn debian_postgres() -> Vec<PathBuf> {
+    let Ok(versions) = std::fs::read_dir("/usr/lib/postgresql") else { return Vec::new() };
+    let mut versions: Vec<_> = versions.flatten().map(|version| version.path()).collect();
+    versions.sort_by_key(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        std::cmp::Reverse(name.parse::<u32>().unwrap_or(0))
+    });
+    versions.into_iter().map(|version| version.join("bin")).collect()
+}
+
+/// Where `scripts/setup` puts what no package has.
+fn cache() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from);
+    let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
+    cache.map(|cache| cache.join("leasehold"))
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+}
+
+/// Who runs a server.
+#[derive(Clone, Debug)]
+pub(crate) enum User {
+    /// Whoever runs the test.
+    Own,
+    /// Somebody else, which only root may choose.
+    Other { uid: u32, gid: u32 },
+}
+
+impl User {
+    /// Somebody who is not root, which PostgreSQL and PgBouncer insist on: its own user, if the test runs as root.
+    pub(crate) fn not_root() -> Result<Self> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(Self::Own);
+        }
+        let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let user = ["postgres", "nobody"].iter().find_map(|name| {
+            let line = passwd.lines().find(|line| line.split(':').next() == Some(name))?;
+            let mut ids = line.split(':').skip(2).map_while(|id| id.parse().ok());
+            Some(Self::Other { uid: ids.next()?, gid: ids.next()? })
+        });
+        user.ok_or_else(|| {
+            Error::new("there is no user `postgres`, and root may not run it; install with: scripts/setup")
+        })
+    }
+
+    /// A command that runs as them. It becomes the program: the process is the server's.
+    pub(crate) fn command(&self, program: &Path) -> Result<Command> {
+        match self {
+            Self::Own => Ok(Command::new(program)),
+            Self::Other { uid, gid } => {
+                let mut command = Command::new(self::program("setpriv")?);
+                command
+                    .args([format!("--reuid={uid}"), format!("--regid={gid}")])
+                    .args(["--clear-groups", "--"])
+                    .arg(program)
+                    // Ours is closed to them.
+                    .env("HOME", "/nonexistent");
+                Ok(command)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named_with_the_command_that_installs_it() {
+        for name in ["redis-server", "initdb", "mongod", "etcd", "pgbouncer"] {
+            let error = find(name, OsString::new()).expect_err("PATH is empty").to_string();
+            assert!(error.contains(name) && error.ends_with("scripts/setup"), "{error}");
+        }
+    }
+}

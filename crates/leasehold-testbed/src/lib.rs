@@ -1,0 +1,32 @@
+#![doc = include_str!("../README.md")]
+
+mod client;
+mod count;
+mod error;
+pub mod etcd;
+mod install;
+pub mod mongodb;
+pub mod pgbouncer;
+mod ports;
+pub mod postgres;
+mod process;
+mod random;
+pub mod redis;
+mod scratch;
+pub mod setup;
+pub mod shared;
+pub mod tls;
+mod wait;
+
+pub use error::{Error, Result};
+pub use etcd::Etcd;
+pub use mongodb::MongoDb;
+pub use pgbouncer::PgBouncer;
+pub use ports::Port;
+pub use postgres::{Postgres, PostgresPair};
+pub use process::Server;
+pub use redis::{Redis, RedisCluster, RedisSentinels};
+pub use scratch::Scratch;
+pub use setup::Setup;
+pub use tls::Tls;
+pub use wait::{scaled, until};

@@ -1,0 +1,444 @@
+//! MongoDB: a replica set of one member, or of three.
+
+mod scram;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::Arc;
+
+/// The crate of [`bson::Document`], for commands.
+pub use bson;
+use bson::{Document, doc};
+use rustix::process::Signal;
+
+use self::wire::Connection;
+use crate::error::Context as _;
+use crate::install::{self, User};
+use crate::ports::{Port, retry_ports};
+use crate::process::{Program, Server};
+use crate::scratch::Scratch;
+use crate::tls::Tls;
+use crate::wait::until;
+use crate::{Error, Result};
+
+/// What the replica set is called.
+const SET: &str = "leasehold";
+const USER: &str = "leasehold";
+
+/// Is a replica set of one or three members, which miss a primary after two seconds. Test commands are enabled,
+/// so `configureFailPoint` can fail, delay or cut chosen commands.
+#[derive(Debug)]
+pub struct MongoDb {
+    members: Vec<MongoDbMember>,
+    access: Access,
+}
+
+/// Is one member. What [`Server`] can do, it can.
+#[derive(Debug)]
+pub struct MongoDbMember {
+    server: Server,
+    port: Arc<Port>,
+    access: Access,
+}
+
+/// Configures a [`MongoDb`]. By default it asks for no password.
+#[derive(Clone, Debug, Default)]
+pub struct MongoDbOptions {
+    password: Option<String>,
+    tls: bool,
+    args: Vec<String>,
+}
+
+impl MongoDb {
+    /// Starts one member with the default options.
+    ///
+    /// # Errors
+    ///
+    /// If it is not installed, or does not start.
+    pub fn start() -> Result<Self> {
+        Self::options().start()
+    }
+
+    /// Begins with the defaults.
+    #[must_use]
+    pub fn options() -> MongoDbOptions {
+        MongoDbOptions::default()
+    }
+
+    /// Returns its URL, with every member: `mongodb://`. With TLS the client has to trust [`Tls::ca`].
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.url_of("leasehold")
+    }
+
+    /// Returns the URL of another database of it. There is nothing to make before it is used.
+    #[must_use]
+    pub fn url_of(&self, database: &str) -> String {
+        let hosts: Vec<_> = self.members.iter().map(|member| member.host()).collect();
+        let (credentials, source) = match &self.access.password {
+            Some(password) => (format!("{USER}:{password}@"), "&authSource=admin"),
+            None => (String::new(), ""),
+        };
+        let tls = if self.access.tls.is_some() { "&tls=true" } else { "" };
+        format!("mongodb://{credentials}{}/{database}?replicaSet={SET}{source}{tls}", hosts.join(","))
+    }
+
+    /// Returns the certificates, if it uses TLS.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Tls> {
+        self.access.tls.as_ref()
+    }
+
+    /// Returns the members.
+    #[must_use]
+    pub fn members(&self) -> &[MongoDbMember] {
+        &self.members
+    }
+
+    /// Sends one command to the primary.
+    ///
+    /// # Errors
+    ///
+    /// If it is refused, or nobody answers for ten seconds.
+    pub fn command(&self, database: &str, command: Document) -> Result<Document> {
+        self.primary()?.command(database, command)
+    }
+
+    /// Counts the connections to all members, other than those that ask; with three, those between them too.
+    ///
+    /// # Errors
+    ///
+    /// If one does not answer.
+    pub fn connections(&self) -> Result<u64> {
+        self.members.iter().map(MongoDbMember::connections).sum()
+    }
+
+    /// Counts the commands of all members since they started, without those of the replica set, of asking for
+    /// this, of authentication and of drivers that look who is primary.
+    ///
+    /// # Errors
+    ///
+    /// If one does not answer.
+    pub fn commands(&self) -> Result<u64> {
+        self.members.iter().map(MongoDbMember::commands).sum()
+    }
+
+    /// Waits until there is a primary, and returns it.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    pub fn primary(&self) -> Result<&MongoDbMember> {
+        until("a primary", || {
+            let primary = self.members.iter().find(|member| member.is_primary());
+            primary.ok_or_else(|| Error::new("nobody is primary"))
+        })
+    }
+
+    /// Makes the primary step down, and returns the next one.
+    ///
+    /// # Errors
+    ///
+    /// If no other is elected.
+    pub fn failover(&self) -> Result<&MongoDbMember> {
+        let old = self.primary()?;
+        until("the primary to step down", || {
+            let step_down = doc! { "replSetStepDown": 60, "secondaryCatchUpPeriodSecs": 10 };
+            old.command("admin", step_down)
+                .map(drop)
+                .or_else(|error| if old.is_primary() { Err(error) } else { Ok(()) })
+        })?;
+        let new = self.await_primary_other_than(old)?;
+        // From here on it may be elected again.
+        until("the old primary to be eligible", || old.command("admin", doc! { "replSetFreeze": 0 }))?;
+        Ok(new)
+    }
+
+    /// Waits until another member is primary, for example after the primary was killed.
+    ///
+    /// # Errors
+    ///
+    /// If none is elected.
+    pub fn await_primary_other_than(&self, old: &MongoDbMember) -> Result<&MongoDbMember> {
+        until("another primary", || {
+            let new = self.members.iter().find(|member| member.port() != old.port() && member.is_primary());
+            new.ok_or_else(|| Error::new("nobody else is primary"))
+        })
+    }
+}
+
+/// A single member: what one can do to a server, one can do to it.
+impl Deref for MongoDb {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.members[0].server
+    }
+}
+
+impl MongoDbMember {
+    /// Returns its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port.number()
+    }
+
+    /// Sends one command to this member, over a connection of its own.
+    ///
+    /// # Errors
+    ///
+    /// If it is refused, or the member does not answer for ten seconds.
+    pub fn command(&self, database: &str, command: Document) -> Result<Document> {
+        self.access.connect(self.port())?.command(database, command)
+    }
+
+    /// Counts the connections, other than the one that asks; of three members, those of the other two too.
+    ///
+    /// # Errors
+    ///
+    /// If it does not answer.
+    pub fn connections(&self) -> Result<u64> {
+        let status = self.status()?;
+        let connections = status.get_document("connections").context("no connections")?;
+        let current = connections.get_i32("current").context("no connections")?;
+        Ok(u64::try_from(current).unwrap_or(0).saturating_sub(1))
+    }
+
+    /// Counts the commands since it started; see [`MongoDb::commands`].
+    ///
+    /// # Errors
+    ///
+    /// If it does not answer.
+    pub fn commands(&self) -> Result<u64> {
+        Ok(self.command_counts()?.values().sum())
+    }
+
+    /// Counts the commands since it started by name; see [`MongoDb::commands`].
+    ///
+    /// # Errors
+    ///
+    /// If it does not answer.
+    pub fn command_counts(&self) -> Result<BTreeMap<String, u64>> {
+        let status = self.status()?;
+        let commands = status.get_document("metrics").and_then(|metrics| metrics.get_document("commands"));
+        let mut counts = BTreeMap::new();
+        for (name, stats) in commands.context("no counts")? {
+            let total = stats.as_document().and_then(|stats| stats.get_i64("total").ok());
+            if let Some(total @ 1..) = total
+                && !is_overhead(name)
+            {
+                counts.insert(name.clone(), total.unsigned_abs());
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Whether it is the primary, in its own view.
+    #[must_use]
+    pub fn is_primary(&self) -> bool {
+        // One that is down or stopped is none.
+        self.is_running()
+            && self.access.hello(self.port()).is_ok_and(|hello| is_true(&hello, "isWritablePrimary"))
+    }
+
+    fn status(&self) -> Result<Document> {
+        self.command("admin", doc! { "serverStatus": 1 })
+    }
+
+    fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port())
+    }
+}
+
+impl Deref for MongoDbMember {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+impl MongoDbOptions {
+    /// Asks for a password, of the user `leasehold`.
+    #[must_use]
+    pub fn password(mut self, password: &str) -> Self {
+        self.password = Some(password.to_owned());
+        self
+    }
+
+    /// Speaks TLS only.
+    #[must_use]
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
+        self
+    }
+
+    /// Adds an argument, such as `--setParameter=ttlMonitorSleepSecs=1`.
+    #[must_use]
+    pub fn arg(mut self, arg: &str) -> Self {
+        self.args.push(arg.to_owned());
+        self
+    }
+
+    /// Starts one member.
+    ///
+    /// # Errors
+    ///
+    /// If it is not installed, or does not start.
+    pub fn start(&self) -> Result<MongoDb> {
+        retry_ports(|| self.try_start(1))
+    }
+
+    /// Starts three members.
+    ///
+    /// # Errors
+    ///
+    /// If one does not start.
+    pub fn start_three(&self) -> Result<MongoDb> {
+        retry_ports(|| self.try_start(3))
+    }
+
+    fn try_start(&self, n: usize) -> Result<MongoDb> {
+        let scratch = Scratch::new()?;
+        if self.tls {
+            install::program("openssl")?;
+        }
+        let tls = if self.tls { Some(Tls::in_scratch(&scratch)?) } else { None };
+        let access = Access { password: self.password.clone(), tls };
+        // By this the members know each other.
+        scratch.file("keyfile", "bGVhc2Vob2xkbGVhc2Vob2xk", &User::Own)?;
+        let members = (0..n).map(|i| {
+            let directory = scratch.directory(&format!("member-{i}"), &User::Own)?;
+            std::fs::create_dir(directory.join("data")).context("cannot make a directory")?;
+            let port = Arc::new(Port::free()?);
+            let program = Program {
+                name: "mongod",
+                args: self.args(&scratch, &port, &access).into_iter().map(Into::into).collect(),
+                user: User::Own,
+                terminate: Signal::TERM,
+                directory,
+            };
+            let (asked, number) = (access.clone(), port.number());
+            let server = Server::prepare(&scratch, program, move || is_ready(&asked.hello(number)?, n));
+            server.launch()?;
+            Ok(MongoDbMember { server, port, access: access.clone() })
+        });
+        let set = MongoDb { members: members.collect::<Result<_>>()?, access };
+        set.initiate()?;
+        Ok(set)
+    }
+
+    fn args(&self, scratch: &Scratch, port: &Port, access: &Access) -> Vec<String> {
+        let mut args = vec![
+            format!("--port={}", port.number()),
+            "--bind_ip=127.0.0.1".to_owned(),
+            "--nounixsocket".to_owned(),
+            "--dbpath=data".to_owned(),
+            format!("--replSet={SET}"),
+            "--wiredTigerCacheSizeGB=0.25".to_owned(),
+            "--oplogSize=64".to_owned(),
+            "--setParameter=enableTestCommands=1".to_owned(),
+            "--setParameter=diagnosticDataCollectionEnabled=false".to_owned(),
+        ];
+        if access.password.is_some() {
+            args.push(format!("--keyFile={}", scratch.path().join("keyfile").display()));
+        }
+        if let Some(tls) = &access.tls {
+            args.push("--tlsMode=requireTLS".to_owned());
+            args.push("--tlsAllowConnectionsWithoutCertificates".to_owned());
+            args.push(format!("--tlsCertificateKeyFile={}", tls.server_pem().display()));
+            args.push(format!("--tlsCAFile={}", tls.ca().display()));
+        }
+        args.extend(self.args.iter().cloned());
+        args
+    }
+}
+
+impl MongoDb {
+    /// Makes the members a set, and the user, who is the first: until then MongoDB trusts this machine.
+    fn initiate(&self) -> Result<()> {
+        for member in &self.members {
+            member.await_ready()?;
+        }
+        let members =
+            self.members.iter().zip(0..).map(|(member, id)| doc! { "_id": id, "host": member.host() });
+        let config = doc! {
+            "_id": SET,
+            "members": members.collect::<Vec<_>>(),
+            "settings": { "electionTimeoutMillis": 2000, "heartbeatIntervalMillis": 500 },
+        };
+        let open = Access { password: None, tls: self.access.tls.clone() };
+        let mut connection = open.connect(self.members[0].port())?;
+        connection.command("admin", doc! { "replSetInitiate": config })?;
+        let primary = self.primary()?;
+        if let Some(password) = &self.access.password {
+            let user = doc! {
+                "createUser": USER,
+                "pwd": password,
+                "roles": ["root"],
+                "mechanisms": ["SCRAM-SHA-256"],
+                "writeConcern": { "w": "majority" },
+            };
+            open.connect(primary.port())?.command("admin", user)?;
+        }
+        for member in &self.members {
+            until("the member to be primary or secondary", || {
+                is_settled(&self.access.hello(member.port())?)?;
+                member.status().map(drop)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// How clients get in.
+#[derive(Clone, Debug)]
+struct Access {
+    password: Option<String>,
+    tls: Option<Tls>,
+}
+
+impl Access {
+    fn connect(&self, port: u16) -> Result<Connection> {
+        let mut connection = Connection::open(port, self.tls.as_ref())?;
+        if let Some(password) = &self.password {
+            connection.authenticate(USER, password)?;
+        }
+        Ok(connection)
+    }
+
+    /// Who it is, which it tells everybody.
+    fn hello(&self, port: u16) -> Result<Document> {
+        Connection::open(port, self.tls.as_ref())?.command("admin", doc! { "hello": 1 })
+    }
+}
+
+/// A single member is ready when it is primary, one of several when it takes part; before they are a set, when it
+/// answers.
+fn is_ready(hello: &Document, members: usize) -> Result<()> {
+    if !hello.contains_key("setName") {
+        return Ok(());
+    }
+    match members {
+        1 if !is_true(hello, "isWritablePrimary") => Err(Error::new("it is not yet primary")),
+        _ => is_settled(hello),
+    }
+}
+
+fn is_settled(hello: &Document) -> Result<()> {
+    if is_true(hello, "isWritablePrimary") || is_true(hello, "secondary") {
+        return Ok(());
+    }
+    Err(Error::new("it is neither primary nor secondary"))
+}
+
+fn is_true(hello: &Document, name: &str) -> bool {
+    hello.get_bool(name).unwrap_or(false)
+}
+
+/// Commands that nobody sends for the sake of a lock.
+fn is_overhead(name: &str) -> bool {
+    let names = ["serverStatus", "hello", "isMaster", "ismaster", "saslStart", "saslContinue", "<UNKNOWN>"];
+    names.contains(&name) || name.starts_with("replSet")
+}

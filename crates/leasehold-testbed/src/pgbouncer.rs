@@ -1,0 +1,164 @@
+//! PgBouncer before a PostgreSQL, in transaction mode.
+
+use std::ops::Deref;
+
+use rustix::process::Signal;
+
+use crate::install::User;
+use crate::ports::{Port, retry_ports};
+use crate::postgres::{Address, Postgres};
+use crate::process::{Program, Server};
+use crate::{Error, Result};
+
+/// Is a PgBouncer that gives a connection of its PostgreSQL to a client for one transaction at a time. It asks for
+/// the same password as the PostgreSQL, and speaks TLS if that does. What [`Server`] can do, it can.
+#[derive(Debug)]
+pub struct PgBouncer {
+    server: Server,
+    address: Address,
+}
+
+impl PgBouncer {
+    /// Starts one before `postgres`, with ten connections for each database.
+    ///
+    /// # Errors
+    ///
+    /// If it is not installed, or does not start.
+    pub fn start(postgres: &Postgres) -> Result<Self> {
+        Self::start_with(postgres, &[])
+    }
+
+    /// Starts one before `postgres` with these settings, such as `("default_pool_size", "1")`.
+    ///
+    /// # Errors
+    ///
+    /// If it is not installed, or does not start.
+    pub fn start_with(postgres: &Postgres, settings: &[(&str, &str)]) -> Result<Self> {
+        let user = User::not_root()?;
+        retry_ports(|| {
+            let address = Address { port: Port::free()?.into(), ..postgres.address().clone() };
+            let name = format!("pgbouncer-{}", address.port.number());
+            let scratch = postgres.scratch();
+            let directory = scratch.directory(&name, &user)?;
+            let password = address.password.clone().unwrap_or_default();
+            scratch.file(&format!("{name}/users"), &format!("\"leasehold\" \"{password}\"\n"), &user)?;
+            let config = config(postgres, &address, settings);
+            let program = Program {
+                name: "pgbouncer",
+                args: vec![scratch.file(&format!("{name}/pgbouncer.ini"), &config, &user)?.into()],
+                user: user.clone(),
+                terminate: Signal::TERM,
+                directory,
+            };
+            let asked = address.clone();
+            let server = Server::start(scratch, program, move || asked.sql("select 1").map(drop))?;
+            Ok(Self { server, address })
+        })
+    }
+
+    /// Returns its URL, which looks as that of a PostgreSQL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.url_of("leasehold")
+    }
+
+    /// Returns the URL of another database.
+    #[must_use]
+    pub fn url_of(&self, database: &str) -> String {
+        self.address.url(database)
+    }
+
+    /// Returns its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.address.port.number()
+    }
+
+    /// Runs statements through it, as [`Postgres::sql`] does.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn sql(&self, sql: &str) -> Result<String> {
+        self.address.sql(sql)
+    }
+
+    /// Asks its console, for example `show pools`, and returns the rows: columns are separated by `|`.
+    ///
+    /// # Errors
+    ///
+    /// If it does not answer.
+    pub fn console(&self, command: &str) -> Result<String> {
+        self.address.sql_in("pgbouncer", command)
+    }
+
+    /// Counts the connections of clients, without those to its console.
+    ///
+    /// # Errors
+    ///
+    /// As [`PgBouncer::console`].
+    pub fn connections(&self) -> Result<u64> {
+        let clients = self.console("show clients")?;
+        let clients = clients.lines().filter(|line| line.split('|').nth(2) != Some("pgbouncer"));
+        Ok(u64::try_from(clients.count()).unwrap_or(u64::MAX))
+    }
+
+    /// Counts the statements since it started, without those to its console.
+    ///
+    /// # Errors
+    ///
+    /// As [`PgBouncer::console`].
+    pub fn commands(&self) -> Result<u64> {
+        self.console("show stats_totals")?
+            .lines()
+            .map(|line| line.split('|').collect::<Vec<_>>())
+            .filter(|columns| columns.first() != Some(&"pgbouncer"))
+            .map(|columns| {
+                let count = columns.get(2).and_then(|count| count.parse::<u64>().ok());
+                count.ok_or_else(|| Error::new("PgBouncer does not tell how much it did"))
+            })
+            .sum()
+    }
+}
+
+impl Deref for PgBouncer {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+fn config(postgres: &Postgres, address: &Address, settings: &[(&str, &str)]) -> String {
+    let mut config = format!(
+        "[databases]\n\
+         * = host=127.0.0.1 port={}\n\
+         [pgbouncer]\n\
+         listen_addr = 127.0.0.1\n\
+         listen_port = {}\n\
+         unix_socket_dir =\n\
+         auth_file = users\n\
+         auth_type = {}\n\
+         admin_users = leasehold\n\
+         pool_mode = transaction\n\
+         default_pool_size = 10\n\
+         max_client_conn = 1000\n\
+         server_login_retry = 1\n",
+        postgres.port(),
+        address.port.number(),
+        if address.password.is_some() { "scram-sha-256" } else { "trust" },
+    );
+    if let Some(tls) = &address.tls {
+        config += &format!(
+            "client_tls_sslmode = require\nclient_tls_cert_file = {}\nclient_tls_key_file = {}\n\
+             server_tls_sslmode = verify-full\nserver_tls_ca_file = {}\n",
+            tls.server_cert().display(),
+            tls.server_key().display(),
+            tls.ca().display(),
+        );
+    }
+    for (name, value) in settings {
+        config += &format!("{name} = {value}\n");
+    }
+    config
+}

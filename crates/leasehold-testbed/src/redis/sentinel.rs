@@ -1,0 +1,234 @@
+//! A primary, replicas, and three Sentinels that promote one when two of them miss the primary.
+
+use std::ops::Deref;
+
+use rustix::process::Signal;
+
+use super::{Address, Redis, RedisOptions};
+use crate::install::User;
+use crate::ports::{Port, retry_ports};
+use crate::process::{Program, Server};
+use crate::scratch::Scratch;
+use crate::tls::Tls;
+use crate::wait::until;
+use crate::{Error, Result};
+
+/// What the Sentinels call the primary.
+const NAME: &str = "leasehold";
+
+/// Is a primary with one replica, and three Sentinels with a quorum of two that miss a primary after a second.
+#[derive(Debug)]
+pub struct RedisSentinels {
+    sentinels: Vec<Sentinel>,
+    servers: Vec<Redis>,
+}
+
+/// Is one of the Sentinels. What [`Server`] can do, it can.
+#[derive(Debug)]
+pub struct Sentinel {
+    server: Server,
+    address: Address,
+}
+
+impl RedisSentinels {
+    /// Starts all five, and waits until they know each other.
+    ///
+    /// # Errors
+    ///
+    /// If one does not start.
+    pub fn start() -> Result<Self> {
+        Self::start_with(Redis::options())
+    }
+
+    /// Starts all five with these options of the servers. An ACL user is not supported.
+    ///
+    /// # Errors
+    ///
+    /// If one does not start.
+    pub fn start_with(options: RedisOptions) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let primary = options.clone().start_in(&scratch, "primary")?;
+        let replicaof = format!("127.0.0.1 {}", primary.port());
+        let replica = options.setting("replicaof", &replicaof).start_in(&scratch, "replica")?;
+        primary.await_replicas(1)?;
+        let sentinels = (0..3)
+            .map(|i| Sentinel::start(&scratch, &format!("sentinel-{i}"), &primary))
+            .collect::<Result<_>>()?;
+        let all = Self { sentinels, servers: vec![primary, replica] };
+        all.await_ready()?;
+        Ok(all)
+    }
+
+    /// Returns the URL: `redis+sentinel://`, every Sentinel, the primary's name, the database.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let hosts: Vec<_> = self.sentinels.iter().map(|sentinel| sentinel.address.host()).collect();
+        let tls = if self.servers[0].tls().is_some() { "s" } else { "" };
+        let credentials = self.servers[0].address.credentials();
+        format!("redis{tls}+sentinel://{credentials}{}/{NAME}/0", hosts.join(","))
+    }
+
+    /// Returns the servers: at the start the first is the primary.
+    #[must_use]
+    pub fn servers(&self) -> &[Redis] {
+        &self.servers
+    }
+
+    /// Returns the Sentinels.
+    #[must_use]
+    pub fn sentinels(&self) -> &[Sentinel] {
+        &self.sentinels
+    }
+
+    /// Returns the primary, as most of the Sentinels see it.
+    ///
+    /// # Errors
+    ///
+    /// If they do not agree.
+    pub fn primary(&self) -> Result<&Redis> {
+        let seen: Vec<_> =
+            self.sentinels.iter().filter_map(|sentinel| sentinel.primary_port().ok()).collect();
+        let primary = self.servers.iter().find(|server| {
+            seen.iter().filter(|port| **port == server.port()).count() * 2 > self.sentinels.len()
+        });
+        primary.ok_or_else(|| Error::new("the Sentinels do not agree on a primary"))
+    }
+
+    /// Asks the Sentinels for a failover, and waits until another one is the primary.
+    ///
+    /// # Errors
+    ///
+    /// If it does not happen.
+    pub fn failover(&self) -> Result<&Redis> {
+        let old = self.primary()?.port();
+        let leader = &self.sentinels[0];
+        // It gives up one that it began too early, when it has not yet seen that the replica is well.
+        until("the Sentinels to fail over", || {
+            if leader.primary_port()? == old {
+                leader.address.command(&["sentinel", "failover", NAME])?;
+                return Err(Error::new("the Sentinel has begun"));
+            }
+            Ok(())
+        })?;
+        self.await_primary_other_than(old)
+    }
+
+    /// Waits until the Sentinels have made another one the primary, for example after it was killed.
+    ///
+    /// # Errors
+    ///
+    /// If it does not happen.
+    pub fn await_primary_other_than(&self, port: u16) -> Result<&Redis> {
+        until("another primary", || {
+            let primary = self.primary()?;
+            if primary.port() == port || !primary.is_primary()? {
+                return Err(Error::new("the primary is the old one"));
+            }
+            Ok(primary)
+        })
+    }
+
+    /// Each knows the others and the replica, so that a failover can begin.
+    fn await_ready(&self) -> Result<()> {
+        until("the Sentinels to know each other", || {
+            for sentinel in &self.sentinels {
+                sentinel.address.command(&["sentinel", "ckquorum", NAME])?;
+                let known = sentinel.address.command(&["sentinel", "master", NAME])?;
+                let mut lines = known.lines();
+                let mut field = |name| {
+                    lines.find(|line| *line == name)?;
+                    lines.next()?.parse::<usize>().ok()
+                };
+                let (replicas, others) = (field("num-slaves"), field("num-other-sentinels"));
+                if replicas != Some(self.servers.len() - 1) || others != Some(self.sentinels.len() - 1) {
+                    return Err(Error::new(format!("replicas=`{replicas:?}` other Sentinels=`{others:?}`")));
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Sentinel {
+    fn start(scratch: &Scratch, name: &str, primary: &Redis) -> Result<Self> {
+        let directory = scratch.directory(name, &User::Own)?;
+        retry_ports(|| {
+            let address = Address {
+                port: Port::free()?.into(),
+                socket: None,
+                user: None,
+                password: None,
+                tls: primary.tls().cloned(),
+            };
+            let config = config(&directory.display().to_string(), &address, primary);
+            let program = Program {
+                name: "redis-server",
+                args: vec![
+                    scratch.file(&format!("{name}.conf"), &config, &User::Own)?.into(),
+                    "--sentinel".into(),
+                ],
+                user: User::Own,
+                terminate: Signal::TERM,
+                directory: directory.clone(),
+            };
+            let asked = address.clone();
+            let server = Server::start(scratch, program, move || asked.command(&["ping"]).map(drop))?;
+            Ok(Self { server, address })
+        })
+    }
+
+    /// Returns its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.address.port.number()
+    }
+
+    /// Returns the port of the primary, as it sees it.
+    ///
+    /// # Errors
+    ///
+    /// If it does not answer.
+    pub fn primary_port(&self) -> Result<u16> {
+        let answer = self.address.command(&["sentinel", "get-master-addr-by-name", NAME])?;
+        let port = answer.lines().nth(1).and_then(|line| line.parse().ok());
+        port.ok_or_else(|| Error::new("the Sentinel knows no primary"))
+    }
+}
+
+impl Deref for Sentinel {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+fn config(directory: &str, address: &Address, primary: &Redis) -> String {
+    let port = address.port.number();
+    let listen = match &address.tls {
+        None => format!("port {port}\n"),
+        Some(tls) => tls_config(port, tls),
+    };
+    let password = match &primary.address.password {
+        Some(password) => format!("sentinel auth-pass {NAME} {password}\n"),
+        None => String::new(),
+    };
+    format!(
+        "bind 127.0.0.1\n{listen}dir {directory}\n\
+         sentinel monitor {NAME} 127.0.0.1 {primary} 2\n\
+         sentinel down-after-milliseconds {NAME} 1000\n\
+         sentinel failover-timeout {NAME} 3000\n\
+         sentinel parallel-syncs {NAME} 1\n{password}",
+        primary = primary.port(),
+    )
+}
+
+fn tls_config(port: u16, tls: &Tls) -> String {
+    format!(
+        "port 0\ntls-port {port}\ntls-cert-file {}\ntls-key-file {}\ntls-ca-cert-file {}\n\
+         tls-auth-clients optional\ntls-replication yes\n",
+        tls.server_cert().display(),
+        tls.server_key().display(),
+        tls.ca().display(),
+    )
+}

@@ -1,0 +1,445 @@
+//! Every set-up by its name, and what can be done with any of them.
+
+use std::path::PathBuf;
+
+use crate::redis::RedisOptions;
+use crate::{
+    Error, Etcd, MongoDb, PgBouncer, Postgres, PostgresPair, Redis, RedisCluster, RedisSentinels, Result,
+    Server, Tls, until,
+};
+
+/// Is what a test, a nemesis or a person can do with every set-up. Dropping it ends its servers.
+pub trait Setup: Send + Sync {
+    /// Returns the URL of the whole, without what a client trusts.
+    fn url(&self) -> String;
+
+    /// Returns every server of it: to be killed, stopped, started again.
+    fn servers(&self) -> Vec<&Server>;
+
+    /// Returns the certificate of the authority that the client has to trust, if it uses TLS.
+    fn ca(&self) -> Option<PathBuf>;
+
+    /// Counts the connections to the servers, as each of them does; those that are down count nothing.
+    ///
+    /// # Errors
+    ///
+    /// If one does not answer.
+    fn connections(&self) -> Result<u64>;
+
+    /// Counts what the servers were asked, as each of them does; those that are down count nothing.
+    ///
+    /// # Errors
+    ///
+    /// If one does not answer.
+    fn commands(&self) -> Result<u64>;
+
+    /// Waits until the whole can be written to again, with every server up: after one was killed and started again,
+    /// or continued.
+    ///
+    /// # Errors
+    ///
+    /// If one has ended, or it does not come to that.
+    fn await_ready(&self) -> Result<()> {
+        self.servers().into_iter().try_for_each(Server::await_ready)
+    }
+
+    /// Makes another server the one that is written to, in order, where there is another.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or it does not happen.
+    fn failover(&self) -> Result<()> {
+        Err(Error::new("this set-up has nobody to fail over to"))
+    }
+}
+
+/// How a set-up is to be started.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Wanted {
+    /// With TLS.
+    pub tls: bool,
+    /// With a password.
+    pub password: Option<String>,
+}
+
+impl Wanted {
+    /// With TLS, or without.
+    #[must_use]
+    pub fn tls(mut self, tls: bool) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// With a password, or without.
+    #[must_use]
+    pub fn password(mut self, password: Option<&str>) -> Self {
+        self.password = password.map(str::to_owned);
+        self
+    }
+}
+
+/// Starts a set-up.
+pub type Start = fn(&Wanted) -> Result<Box<dyn Setup>>;
+
+/// Every set-up: its name, what it is, how it starts. A new one is a line here.
+pub const ALL: &[(&str, &str, Start)] = &[
+    ("redis", "one Redis", |wanted| Ok(Box::new(redis(wanted).start()?))),
+    ("redis-quorum", "three Redis that know nothing of each other", |wanted| {
+        Ok(Box::new(Independent((0..3).map(|_| redis(wanted).start()).collect::<Result<_>>()?)))
+    }),
+    ("redis-sentinel", "a Redis primary, its replica, three Sentinels", |wanted| {
+        Ok(Box::new(RedisSentinels::start_with(redis(wanted))?))
+    }),
+    ("redis-cluster", "a Redis Cluster of three", |wanted| {
+        Ok(Box::new(RedisCluster::start_with(redis(wanted))?))
+    }),
+    ("postgres", "one PostgreSQL", |wanted| Ok(Box::new(postgres(wanted).start()?))),
+    ("postgres-standby", "a PostgreSQL primary and its streaming standby", |wanted| {
+        Ok(Box::new(PostgresPair::start_with(postgres(wanted))?))
+    }),
+    ("pgbouncer", "PgBouncer in transaction mode before a PostgreSQL", |wanted| {
+        let postgres = postgres(wanted).start()?;
+        let bouncer = PgBouncer::start(&postgres)?;
+        Ok(Box::new(Pooled { bouncer, postgres }))
+    }),
+    ("mongodb", "a MongoDB replica set of one", |wanted| Ok(Box::new(mongodb(wanted).start()?))),
+    ("mongodb-three", "a MongoDB replica set of three", |wanted| {
+        Ok(Box::new(mongodb(wanted).start_three()?))
+    }),
+    ("etcd", "one etcd", |wanted| Ok(Box::new(etcd(wanted).start()?))),
+    ("etcd-three", "an etcd of three members", |wanted| Ok(Box::new(etcd(wanted).start_three()?))),
+];
+
+/// Starts the set-up with that name.
+///
+/// # Errors
+///
+/// If there is none; the text lists them. If it does not start.
+pub fn start(name: &str, wanted: &Wanted) -> Result<Box<dyn Setup>> {
+    match ALL.iter().find(|(known, ..)| *known == name) {
+        Some((_, _, start)) => start(wanted),
+        None => {
+            let names: Vec<_> = ALL.iter().map(|(name, ..)| *name).collect();
+            Err(Error::new(format!("unknown set-up name=`{name}` valid=`{}`", names.join(", "))))
+        }
+    }
+}
+
+/// Several Redis that know nothing of each other.
+struct Independent(Vec<Redis>);
+
+/// A PgBouncer, and what it is before.
+struct Pooled {
+    // The first to end.
+    bouncer: PgBouncer,
+    postgres: Postgres,
+}
+
+impl Setup for Redis {
+    fn url(&self) -> String {
+        self.url()
+    }
+
+    fn servers(&self) -> Vec<&Server> {
+        vec![self]
+    }
+
+    fn ca(&self) -> Option<PathBuf> {
+        self.tls().map(Tls::ca)
+    }
+
+    fn connections(&self) -> Result<u64> {
+        if_up(self, || self.connections())
+    }
+
+    fn commands(&self) -> Result<u64> {
+        if_up(self, || self.commands())
+    }
+}
+
+impl Setup for Independent {
+    fn url(&self) -> String {
+        let first = self.0[0].url();
+        let (scheme, first) = first.split_once("://").unwrap_or_default();
+        let (first, database) = first.rsplit_once('/').unwrap_or_default();
+        let others = self.0[1..].iter().map(|redis| format!(",127.0.0.1:{}", redis.port()));
+        format!("{scheme}+quorum://{first}{}/{database}", others.collect::<String>())
+    }
+
+    fn servers(&self) -> Vec<&Server> {
+        self.0.iter().map(|redis| &**redis).collect()
+    }
+
+    fn ca(&self) -> Option<PathBuf> {
+        self.0[0].tls().map(Tls::ca)
+    }
+
+    fn connections(&self) -> Result<u64> {
+        self.0.iter().map(Setup::connections).sum()
+    }
+
+    fn commands(&self) -> Result<u64> {
+        self.0.iter().map(Setup::commands).sum()
+    }
+}
+
+impl Setup for RedisSentinels {
+    fn url(&self) -> String {
+        self.url()
+    }
+
+    fn servers(&self) -> Vec<&Server> {
+        let sentinels = self.sentinels().iter().map(|sentinel| &**sentinel);
+        RedisSentinels::servers(self).iter().map(|redis| &**redis).chain(sentinels).collect()
+    }
+
+    fn ca(&self) -> Option<PathBuf> {
+        RedisSentinels::servers(self)[0].tls().map(Tls::ca)
+    }
+
+    fn connections(&self) -> Result<u64> {
+        RedisSentinels::servers(self).iter().map(Setup::connections).sum()
+    }
+
+    fn commands(&self) -> Result<u64> {
+        RedisSentinels::servers(self).iter().map(Setup::commands).sum()
+    }
+
+    fn await_ready(&self) -> Result<()> {
+        Setup::servers(self).into_iter().try_for_each(Server::await_ready)?;
+        until("a primary", || match self.primary()?.is_primary()? {
+            true => Ok(()),
+            false => Err(Error::new("the Sentinels' primary is a replica")),
+        })
+    }
+
+    fn failover(&self) -> Result<()> {
+        self.failover().map(drop)
+    }
+}
+
+impl Setup for RedisCluster {
+    fn url(&self) -> String {
+        self.url()
+    }
+
+    fn servers(&self) -> Vec<&Server> {
+        self.nodes().iter().map(|node| &**node).collect()
+    }
+
+    fn ca(&self) -> Option<PathBuf> {
+        self.nodes()[0].tls().map(Tls::ca)
+    }
+
+    fn await_ready(&self) -> Result<()> {
+        Setup::servers(self).into_iter().try_for_each(Server::await_ready)?;
+        self.await_ready()
+    }
+
+    fn connections(&self) -> Result<u64> {
+        self.nodes().iter().map(Setup::connections).sum()
+    }
+
+    fn commands(&self) -> Result<u64> {
+        self.nodes().iter().map(Setup::commands).sum()
+    }
+}
+
+impl Setup for Postgres {
+    fn url(&self) -> String {
+        self.url()
+    }
+
+    fn servers(&self) -> Vec<&Server> {
+        vec![self]
+    }
+
+    fn ca(&self) -> Option<PathBuf> {
+        self.tls().map(Tls::ca)
+    }
+
+    fn connections(&self) -> Result<u64> {
+        if_up(self, || self.connections())
+    }
+
+    fn commands(&self) -> Result<u64> {
+        if_up(self, || self.commands())
+    }
+}
+
+impl Setup for PostgresPair {
+    fn url(&self) -> String {
+        self.url()
+    }
+
+    fn servers(&self) -> Vec<&Server> {
+        vec![&self.primary, &self.standby]
+    }
+
+    fn ca(&self) -> Option<PathBuf> {
+        self.primary.tls().map(Tls::ca)
+    }
+
+    fn connections(&self) -> Result<u64> {
+        Ok(Setup::connections(&self.primary)? + Setup::connections(&self.standby)?)
+    }
+
+    fn commands(&self) -> Result<u64> {
+        Ok(Setup::commands(&self.primary)? + Setup::commands(&self.standby)?)
+    }
+
+    /// Once: who was primary is killed and does not come back as a standby.
+    fn failover(&self) -> Result<()> {
+        if self.standby.is_primary()? {
+            return Err(Error::new("the standby was promoted before; start another pair"));
+        }
+        self.await_caught_up()?;
+        self.primary.kill9();
+        self.standby.promote()
+    }
+}
+
+impl Setup for Pooled {
+    fn url(&self) -> String {
+        self.bouncer.url()
+    }
+
+    fn servers(&self) -> Vec<&Server> {
+        vec![&self.bouncer, &self.postgres]
+    }
+
+    fn ca(&self) -> Option<PathBuf> {
+        self.postgres.tls().map(Tls::ca)
+    }
+
+    /// PgBouncer answers through PostgreSQL, so that comes first.
+    fn await_ready(&self) -> Result<()> {
+        self.postgres.await_ready()?;
+        self.bouncer.await_ready()
+    }
+
+    fn connections(&self) -> Result<u64> {
+        if_up(&self.bouncer, || self.bouncer.connections())
+    }
+
+    fn commands(&self) -> Result<u64> {
+        if_up(&self.bouncer, || self.bouncer.commands())
+    }
+}
+
+impl Setup for MongoDb {
+    fn url(&self) -> String {
+        self.url()
+    }
+
+    fn servers(&self) -> Vec<&Server> {
+        self.members().iter().map(|member| &**member).collect()
+    }
+
+    fn ca(&self) -> Option<PathBuf> {
+        self.tls().map(Tls::ca)
+    }
+
+    fn await_ready(&self) -> Result<()> {
+        Setup::servers(self).into_iter().try_for_each(Server::await_ready)?;
+        self.primary().map(drop)
+    }
+
+    fn connections(&self) -> Result<u64> {
+        self.members().iter().map(|member| if_up(member, || member.connections())).sum()
+    }
+
+    fn commands(&self) -> Result<u64> {
+        self.members().iter().map(|member| if_up(member, || member.commands())).sum()
+    }
+
+    fn failover(&self) -> Result<()> {
+        if self.members().len() == 1 {
+            return Err(Error::new("this set-up has nobody to fail over to"));
+        }
+        self.failover().map(drop)
+    }
+}
+
+impl Setup for Etcd {
+    fn url(&self) -> String {
+        self.url()
+    }
+
+    fn servers(&self) -> Vec<&Server> {
+        self.members().iter().map(|member| &**member).collect()
+    }
+
+    fn ca(&self) -> Option<PathBuf> {
+        self.tls().map(Tls::ca)
+    }
+
+    fn await_ready(&self) -> Result<()> {
+        Setup::servers(self).into_iter().try_for_each(Server::await_ready)?;
+        self.leader().map(drop)
+    }
+
+    fn connections(&self) -> Result<u64> {
+        self.members().iter().map(|member| if_up(member, || member.connections())).sum()
+    }
+
+    fn commands(&self) -> Result<u64> {
+        self.members().iter().map(|member| if_up(member, || member.commands())).sum()
+    }
+
+    fn failover(&self) -> Result<()> {
+        if self.members().len() == 1 {
+            return Err(Error::new("this set-up has nobody to fail over to"));
+        }
+        self.failover().map(drop)
+    }
+}
+
+fn if_up(server: &Server, count: impl Fn() -> Result<u64>) -> Result<u64> {
+    if server.is_running() { count() } else { Ok(0) }
+}
+
+fn redis(wanted: &Wanted) -> RedisOptions {
+    let mut options = Redis::options();
+    if wanted.tls {
+        options = options.tls();
+    }
+    match &wanted.password {
+        Some(password) => options.password(password),
+        None => options,
+    }
+}
+
+fn postgres(wanted: &Wanted) -> crate::postgres::PostgresOptions {
+    let mut options = Postgres::options();
+    if wanted.tls {
+        options = options.tls();
+    }
+    match &wanted.password {
+        Some(password) => options.password(password),
+        None => options,
+    }
+}
+
+fn mongodb(wanted: &Wanted) -> crate::mongodb::MongoDbOptions {
+    let mut options = MongoDb::options();
+    if wanted.tls {
+        options = options.tls();
+    }
+    match &wanted.password {
+        Some(password) => options.password(password),
+        None => options,
+    }
+}
+
+fn etcd(wanted: &Wanted) -> crate::etcd::EtcdOptions {
+    let mut options = Etcd::options();
+    if wanted.tls {
+        options = options.tls();
+    }
+    match &wanted.password {
+        Some(password) => options.password(password),
+        None => options,
+    }
+}

@@ -1,0 +1,98 @@
+//! Every MongoDB set-up starts, answers, survives what tests do to it, and elects another primary.
+
+use leasehold_testbed::mongodb::MongoDbMember;
+use leasehold_testbed::mongodb::bson::{Document, doc};
+use leasehold_testbed::{MongoDb, Result, shared, until};
+
+fn write(mongodb: &MongoDb) -> Result<Document> {
+    let concern = doc! { "w": "majority", "j": true };
+    let insert =
+        doc! { "insert": "things", "documents": [{ "_id": "key", "n": 42 }], "writeConcern": concern };
+    mongodb.command("leasehold", insert)
+}
+
+fn read(member: &MongoDbMember) -> Result<i32> {
+    let find = doc! { "find": "things", "filter": { "_id": "key" }, "$readPreference": { "mode": "primaryPreferred" } };
+    let found = member.command("leasehold", find)?;
+    let batch =
+        found.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch")).expect("a cursor");
+    let first = batch.first().and_then(|first| first.as_document()).expect("it is there");
+    Ok(first.get_i32("n").expect("it has its field"))
+}
+
+#[test]
+fn keeps_its_data_through_kill_9_and_counts() -> Result<()> {
+    let mongodb = MongoDb::start()?;
+    let member = &mongodb.members()[0];
+    let before = member.command_counts()?;
+    write(&mongodb)?;
+    let after = member.command_counts()?;
+    assert!(after["insert"] > before.get("insert").copied().unwrap_or(0));
+    assert!(mongodb.commands()? >= after.values().sum());
+
+    let before = mongodb.connections()?;
+    let connection = std::net::TcpStream::connect(("127.0.0.1", member.port()))?;
+    until("the connection to count", || match mongodb.connections()? {
+        n if n > before => Ok(()),
+        n => Err(leasehold_testbed::Error::new(format!("{n}"))),
+    })?;
+    drop(connection);
+
+    mongodb.kill9();
+    assert!(!mongodb.is_running());
+    read(member).expect_err("nobody listens");
+    mongodb.restart()?;
+    assert_eq!(read(member)?, 42);
+    mongodb.stop();
+    read(member).expect_err("nobody answers");
+    mongodb.cont();
+    assert_eq!(read(mongodb.primary()?)?, 42);
+    mongodb.terminate()?;
+    mongodb.restart()?;
+    assert_eq!(read(member)?, 42);
+    Ok(())
+}
+
+#[test]
+fn failpoints_make_outcomes_unknown() -> Result<()> {
+    let mongodb = MongoDb::start()?;
+    let data = doc! { "failCommands": ["insert"], "closeConnection": true };
+    mongodb.command(
+        "admin",
+        doc! { "configureFailPoint": "failCommand", "mode": { "times": 1 }, "data": data },
+    )?;
+    write(&mongodb).expect_err("the connection is closed");
+    write(&mongodb)?;
+    Ok(())
+}
+
+#[test]
+fn three_members_elect_another_primary() -> Result<()> {
+    let mongodb = MongoDb::options().password("s3cret").start_three()?;
+    write(&mongodb)?;
+    let first = mongodb.primary()?;
+    first.kill9();
+    let second = mongodb.await_primary_other_than(first)?;
+    assert_eq!(read(second)?, 42);
+    first.restart()?;
+    let third = mongodb.failover()?;
+    assert_ne!(third.port(), second.port());
+    assert_eq!(read(third)?, 42);
+    Ok(())
+}
+
+#[test]
+fn password_and_tls() -> Result<()> {
+    let mongodb = MongoDb::options().password("s3cret").tls().start()?;
+    assert!(mongodb.url().contains("tls=true"), "{}", mongodb.url());
+    write(&mongodb)?;
+    mongodb.restart()?;
+    assert_eq!(read(&mongodb.members()[0])?, 42);
+    Ok(())
+}
+
+#[test]
+fn the_shared_one_is_one() -> Result<()> {
+    assert_eq!(shared::mongodb()?.url(), shared::mongodb()?.url());
+    Ok(())
+}
