@@ -1,0 +1,48 @@
+//! Randomness that a seed repeats.
+
+use std::time::Duration;
+
+/// SplitMix64: the same throws for the same seed, on every machine.
+#[derive(Clone, Debug)]
+pub struct Dice(u64);
+
+impl Dice {
+    /// Begins with a seed.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// Throws.
+    pub fn throw(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `n`.
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.throw() % std::cmp::max(n, 1)
+    }
+
+    /// Whether something that happens so often in a hundred times happens now.
+    pub fn percent(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+
+    /// A span of `from..to` milliseconds.
+    pub fn millis(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(from + self.below(to.saturating_sub(from)))
+    }
+
+    /// One of several.
+    ///
+    /// # Panics
+    ///
+    /// If there are none.
+    pub fn of<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
+        let n = u64::try_from(choices.len()).unwrap_or(u64::MAX);
+        choices.get(usize::try_from(self.below(n)).unwrap_or(0)).expect("BUG: a choice among none")
+    }
+}

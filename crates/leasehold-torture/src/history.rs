@@ -1,0 +1,359 @@
+//! The events of all, put together: calls with their ends, holds with what was claimed, faults with their time.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::{fs, io};
+
+use crate::clock::{bound, ms};
+use crate::event::{Ev, Event, Mode, Op};
+
+/// What happened in a run.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// All events, in the order of their time.
+    pub events: Vec<Event>,
+    /// Every call, in the order in which they were made.
+    pub calls: Vec<Call>,
+    /// Every grant that was seen, in the order in which they were seen.
+    pub holds: Vec<Hold>,
+    /// What the nemesis did.
+    pub faults: Vec<Fault>,
+    /// When the machine kept threads from running: from, to.
+    pub stalls: Vec<(u64, u64)>,
+}
+
+/// A call and its end.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// What was called.
+    pub op: Op,
+    /// The event before it.
+    pub invoke: Event,
+    /// The event after it. None if its worker was killed, or is stuck.
+    pub end: Option<Event>,
+    /// When its worker was killed, if that ended it.
+    pub killed: Option<u64>,
+}
+
+/// A grant, and for how long its guard claimed to hold.
+#[derive(Clone, Debug)]
+pub struct Hold {
+    /// The acquisition.
+    pub call: Call,
+    /// The grant.
+    pub ok: Event,
+    /// Until when the lock was claimed to be held: the earliest of all that ends a claim.
+    pub until: u64,
+    /// What ended the claim.
+    pub ended_by: Option<Event>,
+    /// The last deadline that was claimed.
+    pub deadline: u64,
+    /// The longest TTL that it had.
+    pub ttl: u64,
+    /// The release, or the drop of the guard.
+    pub release: Option<Call>,
+    /// The loss.
+    pub lost: Option<Event>,
+    /// A claim that came after the loss.
+    pub revived: Option<Event>,
+    /// Whether somebody else ended the lease on purpose.
+    pub broken: bool,
+}
+
+/// Something that the nemesis did.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// What.
+    pub doing: String,
+    /// To which worker; to all if none.
+    pub target: Option<i64>,
+    /// From when.
+    pub from: u64,
+    /// Until when; the end of time if it never ended.
+    pub to: u64,
+    /// The event that began it.
+    pub event: Event,
+}
+
+impl Call {
+    /// When it was made.
+    pub fn from(&self) -> u64 {
+        self.invoke.t
+    }
+
+    /// When it returned, or was killed; the end of time if it did neither.
+    pub fn to(&self) -> u64 {
+        self.end.as_ref().map(|end| end.t).or(self.killed).unwrap_or(u64::MAX)
+    }
+
+    /// What kind of end it had.
+    pub fn outcome(&self) -> Option<Ev> {
+        self.end.as_ref().map(|end| end.ev)
+    }
+
+    /// Whether it stands in line.
+    pub fn lines_up(&self) -> bool {
+        matches!(self.invoke.mode, Some(Mode::Wait | Mode::Patient))
+    }
+
+    /// Its TTL, in nanoseconds.
+    pub fn ttl(&self) -> u64 {
+        ms(self.invoke.ttl_ms.unwrap_or(0))
+    }
+
+    fn why(&self) -> &str {
+        self.end.as_ref().map_or("", |end| &end.why)
+    }
+
+    /// Whether it was told that somebody else has the lock.
+    pub fn was_refused(&self) -> bool {
+        self.op == Op::Acquire && self.outcome() == Some(Ev::Fail) && self.why() == "held"
+    }
+
+    /// Whether its caller dropped it.
+    pub fn was_cancelled(&self) -> bool {
+        self.outcome() == Some(Ev::Info) && self.why() == "cancelled"
+    }
+}
+
+impl Hold {
+    /// The lock.
+    pub fn lock(&self) -> &str {
+        &self.call.invoke.lock
+    }
+
+    /// The fencing token.
+    pub fn token(&self) -> u64 {
+        self.ok.tok.unwrap_or(0)
+    }
+
+    /// Since when it was claimed to be held.
+    pub fn from(&self) -> u64 {
+        self.ok.t
+    }
+
+    /// From when on the storage may not have it any more, if it is asked to end it: a definite answer, or
+    /// the end of the lease.
+    pub fn surely_over(&self) -> u64 {
+        match &self.release {
+            Some(Call { op: Op::Release, end: Some(end), .. }) if end.ev != Ev::Info => end.t,
+            _ => self.lease_over(),
+        }
+    }
+
+    /// When the storage has ended the lease by itself, however late it was renewed.
+    pub fn lease_over(&self) -> u64 {
+        let last = std::cmp::max(self.deadline, self.until);
+        let ended = std::cmp::max(last, self.release.as_ref().map_or(0, Call::from));
+        ended.saturating_add(self.ttl).saturating_add(bound(500))
+    }
+}
+
+impl Fault {
+    /// Whether it was going on between these moments, or had ended less than `after` before.
+    pub fn touches(&self, from: u64, to: u64, after: u64) -> bool {
+        self.from <= to && self.to.saturating_add(after) >= from
+    }
+
+    /// Whether it was done to that worker, or to all.
+    pub fn is_on(&self, w: i64) -> bool {
+        self.target.is_none_or(|target| target == w)
+    }
+}
+
+impl History {
+    /// Reads all files of a directory.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be read, or a line other than the last of a file is no event.
+    pub fn read(directory: &Path) -> io::Result<Self> {
+        let mut events = Vec::new();
+        let mut paths: Vec<_> = fs::read_dir(directory)?.collect::<Result<Vec<_>, _>>()?;
+        paths.sort_by_key(fs::DirEntry::path);
+        for path in
+            paths.iter().map(fs::DirEntry::path).filter(|path| path.extension().is_some_and(|e| e == "jsonl"))
+        {
+            let text = fs::read_to_string(&path)?;
+            let mut lines = text.lines().peekable();
+            while let Some(line) = lines.next() {
+                match serde_json::from_str(line) {
+                    Ok(event) => events.push(event),
+                    // Whoever wrote it was killed.
+                    Err(_) if lines.peek().is_none() => {}
+                    Err(error) => return Err(io::Error::other(format!("{}: {error}", path.display()))),
+                }
+            }
+        }
+        Ok(Self::of(events))
+    }
+
+    /// Puts events together.
+    pub fn of(mut events: Vec<Event>) -> Self {
+        // Stable: events of one file keep their order.
+        events.sort_by_key(|event| event.t);
+        let (mut calls, faults) = (calls(&events), faults(&events));
+        for call in calls.iter_mut().filter(|call| call.end.is_none()) {
+            let kills = |fault: &&Fault| fault.doing == "kill" && fault.target == Some(call.invoke.w);
+            call.killed = faults.iter().find(kills).map(|fault| fault.from);
+        }
+        let holds = holds(&events, &calls, &faults);
+        let stalls = events.iter().filter(|event| event.ev == Ev::Stall);
+        let stalls = stalls.map(|event| (event.t.saturating_sub(event.v.unwrap_or(0)), event.t)).collect();
+        Self { events, calls, holds, faults, stalls }
+    }
+
+    /// The acquisitions of every lock.
+    pub fn acquires(&self) -> impl Iterator<Item = &Call> {
+        self.calls.iter().filter(|call| call.op == Op::Acquire)
+    }
+
+    /// The holds of each lock, in the order of their grants.
+    pub fn holds_by_lock(&self) -> BTreeMap<&str, Vec<&Hold>> {
+        let mut locks: BTreeMap<&str, Vec<&Hold>> = BTreeMap::new();
+        for hold in &self.holds {
+            locks.entry(hold.lock()).or_default().push(hold);
+        }
+        locks
+    }
+
+    /// What the nemesis did to this worker between these moments, or less than `after` before.
+    pub fn fault_on(&self, w: i64, from: u64, to: u64, after: u64) -> Option<&Fault> {
+        self.faults.iter().find(|fault| fault.is_on(w) && fault.touches(from, to, after))
+    }
+
+    /// What the nemesis did to anybody between these moments, or less than `after` before.
+    pub fn fault(&self, from: u64, to: u64, after: u64) -> Option<&Fault> {
+        self.faults.iter().find(|fault| fault.touches(from, to, after))
+    }
+
+    /// For how long the machine kept threads from running between these moments.
+    pub fn stalled(&self, from: u64, to: u64) -> u64 {
+        let overlap = |&(a, b): &(u64, u64)| std::cmp::min(b, to).saturating_sub(std::cmp::max(a, from));
+        self.stalls.iter().map(overlap).max().unwrap_or(0)
+    }
+
+    /// When the run ended.
+    pub fn end(&self) -> u64 {
+        self.events.last().map_or(0, |event| event.t)
+    }
+}
+
+fn calls(events: &[Event]) -> Vec<Call> {
+    let (mut calls, mut open) = (Vec::<Call>::new(), HashMap::new());
+    for event in events.iter().filter(|event| event.w >= 0) {
+        match (event.ev, event.op) {
+            (Ev::Invoke, Some(op)) => {
+                open.insert((event.w, event.i), calls.len());
+                calls.push(Call { op, invoke: event.clone(), end: None, killed: None });
+            }
+            (Ev::Ok | Ev::Fail | Ev::Info, _) => {
+                let call = open.remove(&(event.w, event.i)).and_then(|at| calls.get_mut(at));
+                if let Some(call) = call {
+                    call.end = Some(event.clone());
+                }
+            }
+            _ => {}
+        }
+    }
+    calls
+}
+
+fn faults(events: &[Event]) -> Vec<Fault> {
+    let mut faults: Vec<Fault> = Vec::new();
+    for event in events {
+        match event.ev {
+            Ev::Begin => faults.push(Fault {
+                doing: event.doing.clone(),
+                target: event.target,
+                from: event.t,
+                to: u64::MAX,
+                event: event.clone(),
+            }),
+            Ev::End => {
+                if let Some(fault) = faults.iter_mut().rev().find(|fault| fault.event.i == event.i) {
+                    fault.to = event.t;
+                    fault.event.owner.clone_from(&event.owner);
+                }
+            }
+            _ => {}
+        }
+    }
+    faults
+}
+
+fn holds(events: &[Event], calls: &[Call], faults: &[Fault]) -> Vec<Hold> {
+    let (mut holds, mut at) = (Vec::<Hold>::new(), HashMap::new());
+    let granted = |call: &&Call| call.op == Op::Acquire && call.outcome() == Some(Ev::Ok);
+    for call in calls.iter().filter(granted) {
+        let Some(ok) = call.end.clone() else { continue };
+        let deadline = ok.dl.unwrap_or(ok.t);
+        at.insert((ok.w, ok.i), holds.len());
+        holds.push(Hold {
+            call: call.clone(),
+            until: u64::MAX,
+            ended_by: None,
+            deadline,
+            ttl: call.ttl(),
+            release: None,
+            lost: None,
+            revived: None,
+            broken: false,
+            ok,
+        });
+    }
+    for event in events.iter().filter(|event| event.w >= 0) {
+        let Some(hold) = event.of.and_then(|of| at.get(&(event.w, of))).and_then(|at| holds.get_mut(*at))
+        else {
+            continue;
+        };
+        match (event.ev, event.op) {
+            (Ev::Claim, _) => match (event.dl, &hold.lost) {
+                (Some(dl), Some(_)) if dl > event.t => hold.revived = Some(event.clone()),
+                (Some(dl), None) => hold.deadline = dl,
+                _ => {}
+            },
+            (Ev::Lost, _) => {
+                hold.lost.get_or_insert_with(|| event.clone());
+                hold.end(event);
+            }
+            (Ev::Invoke, Some(Op::Release | Op::Drop)) => hold.end(event),
+            // What is left when the TTL is replaced by a shorter one is known when that is answered.
+            (Ev::Invoke, Some(Op::Extend)) => {
+                hold.deadline = std::cmp::min(hold.deadline, event.t);
+                hold.ttl = std::cmp::max(hold.ttl, ms(event.ttl_ms.unwrap_or(0)));
+            }
+            _ => {}
+        }
+    }
+    for call in calls.iter().filter(|call| matches!(call.op, Op::Release | Op::Drop)) {
+        let hold =
+            call.invoke.of.and_then(|of| at.get(&(call.invoke.w, of))).and_then(|at| holds.get_mut(*at));
+        if let Some(hold) = hold {
+            hold.release = Some(call.clone());
+        }
+    }
+    for hold in &mut holds {
+        let asked = hold.call.from();
+        for fault in faults.iter().filter(|fault| fault.from >= asked) {
+            let killed = fault.doing == "kill" && fault.target == Some(hold.ok.w);
+            let broken =
+                fault.doing == "break" && fault.event.owner == hold.ok.owner && !hold.ok.owner.is_empty();
+            hold.broken |= broken;
+            if killed || broken {
+                hold.end(&fault.event);
+            }
+        }
+        hold.until = std::cmp::min(hold.until, hold.deadline);
+    }
+    holds.sort_by_key(Hold::from);
+    holds
+}
+
+impl Hold {
+    fn end(&mut self, by: &Event) {
+        if by.t < self.until {
+            (self.until, self.ended_by) = (by.t, Some(by.clone()));
+        }
+    }
+}

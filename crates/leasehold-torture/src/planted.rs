@@ -1,0 +1,316 @@
+//! Classic defects, planted on purpose: a check that has never caught one proves nothing.
+//!
+//! Those of a storage are a wrapper over any storage; those of the engine are compiled into the library only
+//! with its feature `planted-bugs`, and sleep there until one is woken.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use futures_core::Stream;
+use futures_util::StreamExt;
+use leasehold::storage::{
+    Acquire, Claim, Guarantees, Hint, Holder, Limits, Name, Owner, Release, Renew, Storage, Token,
+};
+use leasehold::{Error, ErrorKind, Result};
+
+/// A defect. Each was found in some lock library or is one statement away from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Defect {
+    // ── of the engine ──
+    /// The waiter's entry of one who left stays.
+    CancelledWaiterStays,
+    /// Deadlines count from the answer.
+    DeadlineFromReply,
+    /// A guard that is dropped releases nothing.
+    DropWithoutRelease,
+    /// A claim under way whose caller left is not undone.
+    DropWithoutResolver,
+    /// A lock that is lost is still listed as held.
+    ExpiredStillListed,
+    /// Claims may be executed whenever they arrive, and are not undone after that.
+    GhostAcquire,
+    /// One pause, and one try, more than was asked for.
+    IntervalAfterLastTry,
+    /// A renewal that is answered after the deadline revives the lease.
+    LateRenewalRevives,
+    /// Who waits asks again only when hinted.
+    NoRecheck,
+    /// One owner id for all acquisitions of a client.
+    OwnerPerClient,
+
+    // ── of a storage ──
+    /// An error is taken for "somebody else has it".
+    ErrorIsContention,
+    /// An error is taken for a grant.
+    ErrorIsSuccess,
+    /// No waiter is ever hinted.
+    ForgetsHints,
+    /// Executes whatever arrives, however late.
+    IgnoresPatience,
+    /// Releases leases, but not waiters' entries.
+    KeepsEntries,
+    /// Deletes by name.
+    ReleasesForAnybody,
+    /// Inserts the lease if it is not there to be renewed.
+    RenewsAsUpsert,
+    /// A shorter TTL deletes the lease, and that is called a renewal.
+    ShorterTtlDeletes,
+    /// Whoever takes an expired lock over gets the deadline of the one before.
+    TakeoverKeepsDeadline,
+    /// Deletes the counter along with the lease.
+    TokensRestart,
+}
+
+impl Defect {
+    /// All of them.
+    pub fn all() -> &'static [Self] {
+        Self::value_variants()
+    }
+
+    /// Its name on the command line.
+    ///
+    /// # Panics
+    ///
+    /// Never: every defect has a name.
+    pub fn name(self) -> String {
+        self.to_possible_value().expect("BUG: a defect without a name").get_name().to_owned()
+    }
+
+    /// Wakes it, if it is one of the engine's.
+    ///
+    /// # Errors
+    ///
+    /// If it is, and this program was built without them.
+    pub fn wake(self) -> std::result::Result<(), &'static str> {
+        let Some(name) = self.of_the_engine() else { return Ok(()) };
+        wake(name)
+    }
+
+    /// Whether it is in the part of a storage that runs in the client: before the network, not behind it.
+    pub(crate) fn is_of_the_driver(self) -> bool {
+        matches!(self, Self::ErrorIsContention | Self::ErrorIsSuccess)
+    }
+
+    fn of_the_engine(self) -> Option<&'static str> {
+        Some(match self {
+            Self::CancelledWaiterStays => "cancelled-waiter-stays",
+            Self::DeadlineFromReply => "deadline-from-reply",
+            Self::DropWithoutRelease => "drop-without-release",
+            Self::DropWithoutResolver => "drop-without-resolver",
+            Self::ExpiredStillListed => "expired-still-listed",
+            Self::GhostAcquire => "ghost-acquire",
+            Self::IntervalAfterLastTry => "interval-after-last-try",
+            Self::LateRenewalRevives => "late-renewal-revives",
+            Self::NoRecheck => "no-recheck",
+            Self::OwnerPerClient => "owner-per-client",
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(feature = "planted-bugs")]
+fn wake(name: &str) -> std::result::Result<(), &'static str> {
+    if leasehold::__planted::wake(name) { Ok(()) } else { Err("the engine has no such defect") }
+}
+
+#[cfg(not(feature = "planted-bugs"))]
+fn wake(_: &str) -> std::result::Result<(), &'static str> {
+    Err("built without the feature `planted-bugs`")
+}
+
+/// A storage with a defect, or without. Each client of the same locks is made by [`Defective::beside`].
+pub struct Defective<S> {
+    inner: S,
+    defect: Option<Defect>,
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    names: HashMap<Name, Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    owner: Option<Owner>,
+    released: bool,
+    ttl: Duration,
+    token: u64,
+}
+
+impl<S: Storage> Defective<S> {
+    /// Wraps the storage of a first client.
+    pub fn new(inner: S, defect: Option<Defect>) -> Self {
+        Self { inner, defect, shared: Arc::default() }
+    }
+
+    /// Wraps the storage of another one.
+    #[must_use]
+    pub fn beside(&self, inner: S) -> Self {
+        Self { inner, defect: self.defect, shared: Arc::clone(&self.shared) }
+    }
+
+    fn is(&self, defect: Defect) -> bool {
+        self.defect == Some(defect)
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn acquire_one(&self, claim: &Claim) -> Result<Acquire> {
+        let mut bent = claim.clone();
+        if self.is(Defect::IgnoresPatience) {
+            bent.patience = Duration::MAX;
+        }
+        let answer = match only(self.inner.acquire(&[bent]).await) {
+            Err(_) if self.is(Defect::ErrorIsContention) => {
+                return Ok(Acquire::Held { holder: None, retry_after: None });
+            }
+            Err(_) if self.is(Defect::ErrorIsSuccess) => {
+                let token = self.shared().names.get(&claim.name).map_or(1, |known| known.token + 1);
+                return Ok(Acquire::Granted { token: Token::new(token), ttl: claim.ttl });
+            }
+            answer => answer?,
+        };
+        let Acquire::Granted { token, ttl } = answer else { return Ok(answer) };
+        let (taken_over, token) = {
+            let mut shared = self.shared();
+            let known = shared.names.entry(claim.name.clone()).or_default();
+            let again = known.owner == Some(claim.owner);
+            let taken_over = known.owner.is_some() && !again && !known.released;
+            known.token = match self.defect {
+                Some(Defect::TokensRestart) if again => known.token,
+                Some(Defect::TokensRestart) if known.released => 1,
+                Some(Defect::TokensRestart) => known.token + 1,
+                _ => token.get(),
+            };
+            (known.owner, known.released, known.ttl) = (Some(claim.owner), false, claim.ttl);
+            (taken_over, Token::new(known.token))
+        };
+        if taken_over && self.is(Defect::TakeoverKeepsDeadline) {
+            let over = Claim::new(claim.name.clone(), claim.owner, Duration::from_millis(1));
+            let over = over.shorten(true).patience(Duration::from_secs(1));
+            only(self.inner.renew(&[over]).await)?;
+        }
+        Ok(Acquire::Granted { token, ttl })
+    }
+
+    async fn renew_one(&self, claim: &Claim) -> Result<Renew> {
+        let shorter = self.shared().names.get(&claim.name).is_some_and(|known| claim.ttl < known.ttl);
+        if shorter && self.is(Defect::ShorterTtlDeletes) {
+            only(self.inner.release(std::slice::from_ref(claim)).await)?;
+            return Ok(Renew::Renewed { ttl: claim.ttl });
+        }
+        let answer = only(self.inner.renew(std::slice::from_ref(claim)).await)?;
+        if answer == Renew::NotHeld && self.is(Defect::RenewsAsUpsert) {
+            let upsert = claim.clone().wait(false).patience(Duration::MAX);
+            if let Acquire::Granted { ttl, .. } = only(self.inner.acquire(&[upsert]).await)? {
+                return Ok(Renew::Renewed { ttl });
+            }
+        }
+        Ok(answer)
+    }
+
+    async fn release_one(&self, claim: &Claim) -> Result<Release> {
+        let mut bent = claim.clone();
+        if self.is(Defect::ReleasesForAnybody) || self.is(Defect::KeepsEntries) {
+            let holder = self.inner.inspect(&claim.name).await?.map(|holder| holder.owner);
+            match holder {
+                Some(owner) if self.is(Defect::ReleasesForAnybody) => bent.owner = owner,
+                holder if self.is(Defect::KeepsEntries) && holder != Some(claim.owner) => {
+                    return Ok(Release::NotHeld);
+                }
+                _ => {}
+            }
+        }
+        let answer = only(self.inner.release(&[bent]).await);
+        if answer.is_ok()
+            && let Some(known) = self.shared().names.get_mut(&claim.name)
+            && known.owner == Some(claim.owner)
+        {
+            known.released = true;
+        }
+        answer
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Defective<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Defective").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+impl<S: fmt::Display> fmt::Display for Defective<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.inner, f)
+    }
+}
+
+impl<S: Storage> Storage for Defective<S> {
+    fn guarantees(&self) -> Guarantees {
+        self.inner.guarantees()
+    }
+
+    fn limits(&self) -> Limits {
+        self.inner.limits()
+    }
+
+    async fn acquire(&self, claims: &[Claim]) -> Vec<Result<Acquire>> {
+        if self.defect.is_none() {
+            return self.inner.acquire(claims).await;
+        }
+        let mut answers = Vec::new();
+        for claim in claims {
+            answers.push(self.acquire_one(claim).await);
+        }
+        answers
+    }
+
+    async fn renew(&self, claims: &[Claim]) -> Vec<Result<Renew>> {
+        if self.defect.is_none() {
+            return self.inner.renew(claims).await;
+        }
+        let mut answers = Vec::new();
+        for claim in claims {
+            answers.push(self.renew_one(claim).await);
+        }
+        answers
+    }
+
+    async fn release(&self, claims: &[Claim]) -> Vec<Result<Release>> {
+        if self.defect.is_none() {
+            return self.inner.release(claims).await;
+        }
+        let mut answers = Vec::new();
+        for claim in claims {
+            answers.push(self.release_one(claim).await);
+        }
+        answers
+    }
+
+    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
+        self.inner.inspect(name).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
+        self.inner.list(prefix, after, limit).await
+    }
+
+    fn watch(&self, names: &[Name]) {
+        self.inner.watch(names);
+    }
+
+    fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {
+        let forgets = self.is(Defect::ForgetsHints);
+        Box::pin(self.inner.hints()).filter(move |_| std::future::ready(!forgets))
+    }
+}
+
+fn only<T>(answers: Vec<Result<T>>) -> Result<T> {
+    let missing = || Err(Error::new(ErrorKind::Internal, "the storage did not answer the claim"));
+    answers.into_iter().next().unwrap_or_else(missing)
+}

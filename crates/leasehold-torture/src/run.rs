@@ -1,0 +1,331 @@
+//! A run: resources, workers, the nemesis; then calm, a last look at the storage, and the verdicts.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fs, io};
+
+use leasehold::Locks;
+
+use crate::checks::ALL;
+use crate::clock::{self, bound, ms, nanos};
+use crate::event::{Ev, Event, Log, NEMESIS};
+use crate::history::History;
+use crate::nemesis::{Strike, Terms, schedule};
+use crate::planted::Defect;
+use crate::report::Report;
+use crate::resource;
+use crate::target::{MemoryTarget, Running, SqliteTarget, Target, Under};
+use crate::worker::{Plan, Style, watch_stalls};
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The storage.
+    pub url: String,
+    /// For how long.
+    pub length: Duration,
+    /// Decides the schedule and what the workers throw.
+    pub seed: u64,
+    /// How many workers.
+    pub workers: usize,
+    /// How many tasks share a worker's client.
+    pub tasks: u64,
+    /// How many locks they fight for.
+    pub locks: usize,
+    /// The TTL.
+    pub ttl: Duration,
+    /// Only these faults; none if it is empty; all if there is none.
+    pub faults: Option<Vec<String>>,
+    /// What the workers are like.
+    pub style: Style,
+    /// No calm between faults.
+    pub restless: bool,
+    /// What is planted.
+    pub defect: Option<Defect>,
+    /// Stop as soon as one of these checks fails.
+    pub until: Vec<String>,
+    /// Where the history goes; somewhere temporary if there is none.
+    pub directory: Option<PathBuf>,
+    /// This program.
+    pub program: PathBuf,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The verdicts.
+    pub report: Report,
+    /// Where the history is.
+    pub directory: PathBuf,
+    /// What was done.
+    pub strikes: Vec<Strike>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Runs.
+///
+/// # Errors
+///
+/// If the storage is not one that can be tortured, or the run cannot be set up or read.
+pub fn run(options: &Options) -> io::Result<Outcome> {
+    let under = Under {
+        url: options.url.clone(),
+        program: options.program.clone(),
+        defect: options.defect,
+        ttl: options.ttl,
+    };
+    match options.url.split(':').next() {
+        Some("memory") => over(&MemoryTarget::new(under), options),
+        Some("sqlite") => over(&SqliteTarget::new(under)?, options),
+        _ => Err(io::Error::other("no such target; there are: memory: sqlite:PATH")),
+    }
+}
+
+/// How long a worker may take to end.
+const LAST_CALLS: Duration = Duration::from_secs(10);
+
+fn over<T: Target>(target: &T, options: &Options) -> io::Result<Outcome> {
+    let start = clock::now();
+    let directory = match &options.directory {
+        Some(directory) => directory.clone(),
+        None => tempfile::Builder::new().prefix("leasehold-torture-").tempdir()?.keep(),
+    };
+    fs::create_dir_all(&directory)?;
+    if fs::read_dir(&directory)?.next().is_some() {
+        return Err(io::Error::other("the directory of a history is empty before the run"));
+    }
+    // Apart: the path of a socket has to be short.
+    let sockets = tempfile::tempdir()?;
+    let socket = sockets.path().join("resources");
+    resource::serve(&socket, &directory)?;
+    let log = Arc::new(Log::open(&directory, NEMESIS)?);
+    watch_stalls(&log);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let operator = runtime.block_on(target.operator()).map_err(io::Error::other)?;
+
+    let locks: Vec<_> = (0..options.locks).map(|n| format!("torture-{}/{n}", options.seed)).collect();
+    let faults: Vec<String> = target.faults().into_iter().map(str::to_owned).collect();
+    let faults = match &options.faults {
+        Some(wanted) => match wanted.iter().find(|wanted| !faults.contains(wanted)) {
+            Some(unknown) => {
+                let text = format!("no such fault: {unknown}; there are: {}", faults.join(", "));
+                return Err(io::Error::other(text));
+            }
+            None => wanted.clone(),
+        },
+        None => faults,
+    };
+    let strikes = schedule(
+        options.seed,
+        &Terms {
+            faults: &faults,
+            workers: options.workers,
+            locks: options.locks,
+            ttl: options.ttl,
+            length: options.length,
+            restless: options.restless,
+        },
+    );
+
+    let mut run = Run {
+        target,
+        options,
+        log,
+        directory,
+        locks,
+        socket,
+        operator,
+        runtime,
+        places: Vec::new(),
+        start,
+        looked: 0,
+    };
+    for place in 0..options.workers {
+        let worker = run.worker(place, 0)?;
+        run.places.push(worker);
+    }
+    run.strike(&strikes)?;
+    let (mut ended, killed) = (true, run.places.iter().any(|place| place.generation > 0));
+    for mut place in std::mem::take(&mut run.places) {
+        ended &= place.worker.finish(LAST_CALLS);
+    }
+    if !ended {
+        run.log.write(Event { ev: Ev::Probe, res: "a worker did not end".to_owned(), ..Event::default() });
+    }
+    run.probe(killed);
+    let history = History::read(&run.directory)?;
+    let took = Duration::from_nanos(clock::now() - start);
+    Ok(Outcome { report: Report::of(&history), directory: run.directory.clone(), strikes, took })
+}
+
+struct Run<'a, T> {
+    target: &'a T,
+    options: &'a Options,
+    log: Arc<Log>,
+    directory: PathBuf,
+    locks: Vec<String>,
+    socket: PathBuf,
+    operator: Locks,
+    runtime: tokio::runtime::Runtime,
+    places: Vec<Place>,
+    start: u64,
+    /// When the checks last looked.
+    looked: u64,
+}
+
+/// A worker's place. One that was killed is followed by another.
+struct Place {
+    worker: Box<dyn Running>,
+    w: i64,
+    generation: usize,
+}
+
+impl<T: Target> Run<'_, T> {
+    fn worker(&self, place: usize, generation: usize) -> io::Result<Place> {
+        let n = place + self.options.workers * generation;
+        let w = i64::try_from(n).unwrap_or(i64::MAX);
+        let plan = Plan {
+            w,
+            seed: self.options.seed.wrapping_mul(1_000_003).wrapping_add(u64::try_from(n).unwrap_or(0)),
+            locks: self.locks.clone(),
+            style: self.options.style,
+            ttl_ms: clock::millis(self.options.ttl),
+            tasks: self.options.tasks,
+            directory: self.directory.clone(),
+            socket: self.socket.clone(),
+        };
+        Ok(Place { worker: self.target.start(&plan)?, w, generation })
+    }
+
+    /// Does what is scheduled, until the time is over or enough was seen.
+    fn strike(&mut self, strikes: &[Strike]) -> io::Result<()> {
+        for strike in strikes {
+            if self.rest_until(self.start + nanos(strike.at))? {
+                return Ok(());
+            }
+            self.do_it(strike)?;
+        }
+        self.rest_until(self.start + nanos(self.options.length)).map(drop)
+    }
+
+    /// Waits; true if one of the checks that would be enough has failed.
+    fn rest_until(&mut self, until: u64) -> io::Result<bool> {
+        while clock::now() < until {
+            let left = Duration::from_nanos(until.saturating_sub(clock::now()));
+            clock::pause(std::cmp::min(left, Duration::from_millis(100)));
+            if !self.options.until.is_empty() && clock::now() > self.looked + ms(700) {
+                self.looked = clock::now();
+                if self.looked > self.start + ms(1_500) && self.enough()? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn enough(&self) -> io::Result<bool> {
+        // The files are read one after the other while they grow: only what is in all of them counts.
+        let seen = clock::now().saturating_sub(bound(100));
+        let mut events = History::read(&self.directory)?.events;
+        events.retain(|event| event.t <= seen);
+        let history = History::of(events);
+        let wanted = ALL.iter().filter(|check| self.options.until.iter().any(|name| name == check.name));
+        Ok(wanted.into_iter().any(|check| !(check.run)(&history).passed()))
+    }
+
+    fn do_it(&mut self, strike: &Strike) -> io::Result<()> {
+        let place = strike.place.filter(|_| self.target.reaches_one(&strike.fault));
+        let target = place.and_then(|place| self.places.get(place)).map(|place| place.w);
+        let i = self.log.number();
+        let event = Event { i, doing: strike.fault.clone(), target, ..Event::default() };
+        let lock = self.locks.get(strike.lock).cloned().unwrap_or_default();
+        let broken = strike.fault == "break";
+        let begin = Event { ev: Ev::Begin, ..event.clone() };
+        // A break ends one hold; it is done to no worker.
+        let begin = if broken { Event { lock: lock.clone(), target: Some(NEMESIS), ..begin } } else { begin };
+        self.log.write(begin);
+        let mut owner = String::new();
+        match (strike.fault.as_str(), strike.place) {
+            ("kill", Some(place)) => {
+                let old = self.places.get_mut(place).ok_or_else(|| io::Error::other("no such worker"))?;
+                old.worker.kill();
+                let generation = old.generation + 1;
+                self.log.write(Event { ev: Ev::End, ..event });
+                let new = self.worker(place, generation)?;
+                if let Some(old) = self.places.get_mut(place) {
+                    *old = new;
+                }
+                return Ok(());
+            }
+            ("stop", Some(place)) => {
+                if let Some(place) = self.places.get_mut(place) {
+                    place.worker.stop();
+                }
+                self.rest_until(clock::now() + nanos(strike.span))?;
+                if let Some(place) = self.places.get_mut(place) {
+                    place.worker.go_on();
+                }
+            }
+            ("break", _) => {
+                if let Ok(Some(holder)) = self.runtime.block_on(self.operator.break_lock(&lock)) {
+                    owner = holder.owner.to_string();
+                }
+            }
+            (fault, _) => {
+                let over = self.target.strike(fault, target, strike.span)?;
+                self.rest_until(clock::now() + nanos(strike.span))?;
+                over();
+            }
+        }
+        let end = Event { ev: Ev::End, owner, ..event };
+        self.log.write(if broken { Event { lock, target: Some(NEMESIS), ..end } } else { end });
+        Ok(())
+    }
+
+    /// Looks whether anything is left when everybody has gone.
+    fn probe(&self, killed: bool) {
+        let ttl = nanos(self.options.ttl) * 2;
+        // What was clean is clean at once; what was killed, when its lease and its place have ended.
+        let waiters = nanos(leasehold::storage::WAITER_TTL);
+        let until = clock::now() + bound(2_000) + ttl + if killed { waiters } else { 0 };
+        for lock in &self.locks {
+            let res = loop {
+                let res = self.runtime.block_on(self.look(lock));
+                if res == "clean" || clock::now() > until {
+                    break res;
+                }
+                clock::pause(Duration::from_millis(20));
+            };
+            self.log.write(Event { ev: Ev::Probe, lock: lock.clone(), res, ..Event::default() });
+        }
+        // An error leaves the rest to the TTL; nobody comes after us.
+        drop(self.runtime.block_on(self.operator.close()));
+    }
+
+    async fn look(&self, lock: &str) -> String {
+        match self.operator.inspect(lock).await {
+            Ok(Some(holder)) => return format!("held by {}", holder.owner),
+            Err(error) => return error.to_string(),
+            Ok(None) => {}
+        }
+        match self.operator.lock(lock).ttl(Duration::from_secs(5)).try_acquire().await {
+            Ok(Some(guard)) => match guard.release().await {
+                Ok(()) => "clean".to_owned(),
+                Err(error) => error.to_string(),
+            },
+            Ok(None) => "a waiter who is gone stands in the way".to_owned(),
+            Err(error) => error.to_string(),
+        }
+    }
+}
+
+/// Checks a history that is there.
+///
+/// # Errors
+///
+/// If it cannot be read.
+pub fn check(directory: &Path) -> io::Result<Report> {
+    Ok(Report::of(&History::read(directory)?))
+}

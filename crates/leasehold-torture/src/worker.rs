@@ -1,0 +1,331 @@
+//! A worker: takes locks in every way there is, uses what they protect, gives them up in every way there is,
+//! and writes all of it down. It knows the library's public API and nothing else.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use leasehold::{ErrorKind, Guard, Locks, Renewal};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use crate::clock::{self, ms, nanos};
+use crate::dice::Dice;
+use crate::event::{Ev, Event, Log, Mode, Op};
+use crate::resource::Resources;
+
+/// What a worker is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// Its number.
+    pub w: i64,
+    /// What its throws begin with.
+    pub seed: u64,
+    /// The locks that all fight for.
+    pub locks: Vec<String>,
+    /// The TTL; some leases have twice as much.
+    pub ttl_ms: u64,
+    /// What it is like.
+    pub style: Style,
+    /// How many tasks share the client.
+    pub tasks: u64,
+    /// Where the history is written.
+    pub directory: PathBuf,
+    /// Where the resources are.
+    pub socket: PathBuf,
+}
+
+/// What a worker is like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+pub enum Style {
+    /// Does everything.
+    #[default]
+    Mixed,
+    /// Holds for long, and often without renewal, so that leases end by themselves.
+    Clingy,
+    /// Never waits, and holds for a moment.
+    Hasty,
+    /// Never waits, and holds until a renewal is due.
+    Brisk,
+    /// Always stands in line, and holds for a moment.
+    Orderly,
+}
+
+/// Works until told to stop; then closes the client.
+pub async fn work(plan: Plan, locks: Locks, log: Arc<Log>, stop: watch::Receiver<bool>) {
+    let tasks = (0..plan.tasks).map(|task| {
+        let (plan, locks, log, stop) = (plan.clone(), locks.clone(), Arc::clone(&log), stop.clone());
+        let dice = Dice::new(plan.seed.wrapping_add(task << 32));
+        tokio::spawn(async move {
+            let Ok(resources) = Resources::connect(&plan.socket) else { return };
+            Worker { alone: plan.tasks == 1, plan, locks, log, dice, resources, stop }.run().await;
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        // A panic has been printed; the calls without an end tell the checks.
+        drop(task.await);
+    }
+    let i = log.number();
+    log.write(Event { i, op: Some(Op::Close), ..Event::default() });
+    let end = match locks.close().await {
+        Ok(()) => Event { ev: Ev::Ok, ..Event::default() },
+        Err(error) => Event { ev: Ev::Info, why: word(error.kind()), ..Event::default() },
+    };
+    log.write(Event { i, ..end });
+}
+
+/// How many descriptors this process has open.
+pub fn descriptors() -> u64 {
+    fs::read_dir(Path::new("/proc/self/fd")).map_or(0, |open| open.count()).try_into().unwrap_or(0)
+}
+
+/// Notes for how long this process was kept from running, for as long as the log is used by others.
+pub fn watch_stalls(log: &Arc<Log>) {
+    const BEAT: Duration = Duration::from_millis(10);
+    let log = Arc::downgrade(log);
+    std::thread::spawn(move || {
+        loop {
+            let before = clock::now();
+            clock::pause(BEAT);
+            let Some(log) = log.upgrade() else { return };
+            let now = clock::now();
+            let over = (now - before).saturating_sub(nanos(BEAT));
+            if over > ms(20) {
+                log.write_at(now, Event { ev: Ev::Stall, v: Some(over), ..Event::default() });
+            }
+        }
+    });
+}
+
+struct Worker {
+    plan: Plan,
+    locks: Locks,
+    log: Arc<Log>,
+    dice: Dice,
+    resources: Resources,
+    stop: watch::Receiver<bool>,
+    /// No other task uses this client.
+    alone: bool,
+}
+
+/// A lock that was granted.
+struct Held {
+    /// The number of the acquisition.
+    of: u64,
+    guard: Guard,
+    /// It is not renewed.
+    never: bool,
+}
+
+impl Worker {
+    async fn run(&mut self) {
+        while !*self.stop.borrow() {
+            sleep(self.dice.millis(0, 40)).await;
+            let lock = self.dice.of(&self.plan.locks).clone();
+            if let Some(held) = self.acquire(&lock).await {
+                self.hold(&lock, held).await;
+            }
+            self.ledger();
+        }
+    }
+
+    /// Asks for a lock in one of the ways there are.
+    async fn acquire(&mut self, lock: &str) -> Option<Held> {
+        let ttl_ms = if self.dice.percent(75) { self.plan.ttl_ms } else { self.plan.ttl_ms * 2 };
+        let never = self.dice.percent(if self.plan.style == Style::Clingy { 50 } else { 20 });
+        let renewal = if never { Renewal::Never } else { Renewal::Automatic };
+        let wanted = self.locks.lock(lock).ttl(Duration::from_millis(ttl_ms)).renewal(renewal);
+        let (mode, wait_ms) = match self.dice.below(100) {
+            _ if matches!(self.plan.style, Style::Hasty | Style::Brisk) => (Mode::Try, 0),
+            _ if self.plan.style == Style::Orderly => (Mode::Patient, PATIENT),
+            0..30 => (Mode::Try, 0),
+            30..40 => (Mode::Retry, 500),
+            40..65 => (Mode::Wait, 20 + self.dice.below(2 * self.plan.ttl_ms)),
+            _ => (Mode::Patient, PATIENT),
+        };
+        let wanted = match mode {
+            Mode::Try => wanted,
+            // Three tries and two pauses.
+            Mode::Retry => wanted.retries(2).interval(Duration::from_millis(wait_ms / 2)),
+            Mode::Wait | Mode::Patient => wanted.wait(Duration::from_millis(wait_ms)),
+        };
+        let leaves = self.dice.percent(15).then(|| self.dice.millis(0, self.plan.ttl_ms));
+        let i = self.log.number();
+        let why = if never { "never" } else { "" }.to_owned();
+        let event =
+            Event { i, op: Some(Op::Acquire), lock: lock.to_owned(), mode: Some(mode), ..Event::default() };
+        self.log.write(Event { wait_ms: Some(wait_ms), ttl_ms: Some(ttl_ms), why, ..event });
+        let asked = async {
+            match mode {
+                Mode::Try => wanted.try_acquire().await,
+                _ => wanted.acquire().await.map(Some),
+            }
+        };
+        let leaving = async {
+            match leaves {
+                Some(after) => sleep(after).await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut stop = self.stop.clone();
+        let answer = tokio::select! {
+            answer = asked => Some(answer),
+            () = leaving => None,
+            _ = stop.wait_for(|stop| *stop) => None,
+        };
+        let end = |ev, why: &str| Event { i, ev, why: why.to_owned(), ..Event::default() };
+        match answer {
+            Some(Ok(Some(guard))) => {
+                let (t, owner, tok) = (clock::now(), guard.owner().to_string(), Some(guard.token().get()));
+                let dl = Some(t + nanos(guard.remaining()));
+                self.log.write_at(t, Event { owner, tok, dl, ..end(Ev::Ok, "") });
+                return Some(Held { of: i, guard, never });
+            }
+            Some(Ok(None)) => self.log.write(end(Ev::Fail, "held")),
+            Some(Err(error)) => match error.kind() {
+                ErrorKind::Contended => self.log.write(end(Ev::Fail, "held")),
+                ErrorKind::Closed => self.log.write(end(Ev::Fail, "closed")),
+                kind => self.log.write(end(Ev::Info, &word(kind))),
+            },
+            None => self.log.write(end(Ev::Info, "cancelled")),
+        };
+        None
+    }
+
+    /// Holds a lock for a while, and ends it in one of the ways there are.
+    async fn hold(&mut self, lock: &str, Held { of, guard, never }: Held) {
+        let ttl = self.plan.ttl_ms;
+        let planned = match self.dice.below(100) {
+            _ if matches!(self.plan.style, Style::Hasty | Style::Orderly) => self.dice.millis(1, 20),
+            _ if self.plan.style == Style::Brisk => self.dice.millis(ttl / 4, ttl * 2 / 3),
+            0..70 if self.plan.style == Style::Clingy => self.dice.millis(ttl / 2, ttl * 3),
+            0..78 => self.dice.millis(1, 50),
+            78..94 => self.dice.millis(ttl / 5, ttl),
+            _ => self.dice.millis(ttl, ttl * 5 / 2),
+        };
+        let (until, mut claimed) = (clock::now() + nanos(planned), 0);
+        while clock::now() < until && !*self.stop.borrow() {
+            let beat = self.dice.millis(2, 25);
+            let lost = tokio::select! {
+                lost = guard.lost() => Some(lost),
+                () = sleep(beat) => None,
+            };
+            if let Some(lost) = lost {
+                let why = format!("{lost:?}").to_lowercase();
+                self.log.write(Event { ev: Ev::Lost, of: Some(of), why, ..Event::default() });
+                self.after_loss(of, &guard).await;
+                break;
+            }
+            claimed = self.claim(of, &guard, claimed);
+            self.use_it(of, lock, &guard, never).await;
+        }
+        self.give_up(of, guard).await;
+    }
+
+    /// Writes down until when the guard claims to hold, if that has changed.
+    fn claim(&self, of: u64, guard: &Guard, claimed: u64) -> u64 {
+        let t = clock::now();
+        let left = nanos(guard.remaining());
+        if left == 0 || (t + left).abs_diff(claimed) < ms(2) {
+            return claimed;
+        }
+        self.log.write_at(t, Event { ev: Ev::Claim, of: Some(of), dl: Some(t + left), ..Event::default() });
+        t + left
+    }
+
+    async fn use_it(&mut self, of: u64, lock: &str, guard: &Guard, never: bool) {
+        let (owner, token) = (guard.owner().to_string(), guard.token().get());
+        match self.dice.below(100) {
+            0..35 if guard.is_held() => drop(self.resources.write(lock, &owner, token)),
+            35..65 => {
+                let Ok(was) = self.resources.count(lock) else { return };
+                sleep(self.dice.millis(0, 15)).await;
+                if guard.remaining() > SPARE {
+                    // An error means that the run is over.
+                    drop(self.resources.set(lock, &owner, was));
+                }
+            }
+            65..72 => {
+                let event = Event { op: Some(Op::Verify), of: Some(of), ..Event::default() };
+                self.call(event, guard.verify()).await;
+            }
+            // One that nobody renews is there to end by itself.
+            72..78 if !never => {
+                let ttl = self.dice.millis(self.plan.ttl_ms / 2, self.plan.ttl_ms * 2);
+                let ttl_ms = Some(clock::millis(ttl));
+                let event = Event { op: Some(Op::Extend), of: Some(of), ttl_ms, ..Event::default() };
+                self.call(event, guard.extend(ttl)).await;
+                self.claim(of, guard, 0);
+            }
+            _ => {}
+        }
+    }
+
+    /// A lock that is lost stays lost, and is listed nowhere.
+    async fn after_loss(&self, of: u64, guard: &Guard) {
+        self.ledger();
+        for _ in 0..8 {
+            self.claim(of, guard, 0);
+            sleep(Duration::from_millis(8)).await;
+        }
+    }
+
+    async fn give_up(&mut self, of: u64, guard: Guard) {
+        let event = Event { op: Some(Op::Release), of: Some(of), ..Event::default() };
+        match self.dice.below(100) {
+            0..60 => self.call(event, guard.release()).await,
+            60..90 => {
+                let i = self.log.number();
+                self.log.write(Event { i, op: Some(Op::Drop), ..event });
+                drop(guard);
+                self.log.write(Event { i, ev: Ev::Ok, ..Event::default() });
+            }
+            _ => {
+                let i = self.log.number();
+                self.log.write(Event { i, ..event });
+                let patience = self.dice.millis(0, 5);
+                let end = match tokio::time::timeout(patience, guard.release()).await {
+                    Ok(Ok(())) => Event { ev: Ev::Ok, ..Event::default() },
+                    Ok(Err(error)) => failed(error.kind()),
+                    Err(_) => Event { ev: Ev::Info, why: "cancelled".to_owned(), ..Event::default() },
+                };
+                self.log.write(Event { i, ..end });
+            }
+        }
+    }
+
+    async fn call(&self, event: Event, call: impl Future<Output = leasehold::Result<()>>) {
+        let i = self.log.number();
+        self.log.write(Event { i, ..event });
+        let end = match call.await {
+            Ok(()) => Event { ev: Ev::Ok, ..Event::default() },
+            Err(error) => failed(error.kind()),
+        };
+        self.log.write(Event { i, ..end });
+    }
+
+    /// Nothing is held: the client lists nothing.
+    fn ledger(&self) {
+        let held = self.locks.held().len().try_into().unwrap_or(0);
+        if self.alone {
+            self.log.write(Event { ev: Ev::Ledger, v: Some(held), ..Event::default() });
+        }
+    }
+}
+
+/// How long a patient worker waits, in milliseconds.
+const PATIENT: u64 = 20_000;
+/// What must be left of a lease before an update without a token is sent.
+const SPARE: Duration = Duration::from_millis(60);
+
+fn failed(kind: ErrorKind) -> Event {
+    let ev = if kind == ErrorKind::Unavailable { Ev::Info } else { Ev::Fail };
+    Event { ev, why: word(kind), ..Event::default() }
+}
+
+fn word(kind: ErrorKind) -> String {
+    format!("{kind:?}").to_lowercase()
+}

@@ -1,0 +1,37 @@
+//! A short torture of what every machine has: all checks pass. `scripts/torture` does the same for longer.
+
+use std::process::Command;
+
+/// How long each run is, in seconds. They run at the same time.
+const SECONDS: &str = "40";
+
+#[test]
+fn memory_with_every_fault_of_its_calls() {
+    torture("memory:", "1", &[]);
+}
+
+#[test]
+fn memory_without_a_moment_of_calm() {
+    torture("memory:", "2", &["--restless", "--ttl-ms", "500", "--style", "clingy"]);
+}
+
+#[test]
+fn sqlite_with_processes_that_are_killed_and_stopped() {
+    let directory = tempfile::tempdir().expect("a directory for the file");
+    torture(&format!("sqlite:{}", directory.path().join("locks.db").display()), "3", &[]);
+}
+
+#[test]
+fn sqlite_without_a_moment_of_calm() {
+    let directory = tempfile::tempdir().expect("a directory for the file");
+    torture(&format!("sqlite:{}", directory.path().join("locks.db").display()), "4", &["--restless"]);
+}
+
+fn torture(url: &str, seed: &str, more: &[&str]) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_torture"));
+    command.args(["run", url, "--seconds", SECONDS, "--seed", seed, "--schedule"]).args(more);
+    let output = command.output().expect("the program runs");
+    let (said, complained) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{url} with seed {seed}:\n{said}{complained}");
+}
