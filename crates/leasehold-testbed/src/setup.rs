@@ -94,6 +94,9 @@ pub const ALL: &[(&str, &str, Start)] = &[
     ("redis-cluster", "a Redis Cluster of three", |wanted| {
         Ok(Box::new(RedisCluster::start_with(redis(wanted))?))
     }),
+    ("redis-cluster-replicas", "a Redis Cluster of three, with a replica each", |wanted| {
+        Ok(Box::new(RedisCluster::options().servers(redis(wanted)).replicas(1).start()?))
+    }),
     ("postgres", "one PostgreSQL", |wanted| Ok(Box::new(postgres(wanted).start()?))),
     ("postgres-standby", "a PostgreSQL primary and its streaming standby", |wanted| {
         Ok(Box::new(PostgresPair::start_with(postgres(wanted))?))
@@ -243,6 +246,11 @@ impl Setup for RedisCluster {
 
     fn commands(&self) -> Result<u64> {
         self.nodes().iter().map(Setup::commands).sum()
+    }
+
+    /// One of the three; which one is for [`RedisCluster::failover`].
+    fn failover(&self) -> Result<()> {
+        self.failover("any").map(drop)
     }
 }
 

@@ -25,6 +25,7 @@ setups! {
     redis_quorum: "redis-quorum" false,
     redis_sentinel: "redis-sentinel" true,
     redis_cluster: "redis-cluster" false,
+    redis_cluster_replicas: "redis-cluster-replicas" true,
     postgres: "postgres" false,
     postgres_standby: "postgres-standby" true,
     pgbouncer: "pgbouncer" false,

@@ -80,7 +80,7 @@ fn help() -> String {
         With a command, runs it with the URLs in LEASEHOLD_TEST_URLS, and ends them with it.\n\n"
         .to_owned();
     for (name, what, _) in setup::ALL {
-        help += &format!("  {name:<18}{what}\n");
+        help += &format!("  {name:<24}{what}\n");
     }
     help.trim_end().to_owned()
 }

@@ -1,5 +1,6 @@
-//! A Cluster of three primaries, without replicas.
+//! A Cluster of three primaries, with as many replicas each as wanted.
 
+use super::slots::id_of;
 use super::{Redis, RedisOptions};
 use crate::ports::Port;
 use crate::scratch::Scratch;
@@ -7,23 +8,32 @@ use crate::wait::until;
 use crate::{Error, Result};
 
 const SLOTS: usize = 16_384;
+const PRIMARIES: usize = 3;
 
-/// Is a Cluster of three. A node that is missed for a second counts as failed.
+/// Is a Cluster of three primaries. A node that is missed for a second counts as failed.
 #[derive(Debug)]
 pub struct RedisCluster {
+    /// At the start, the first three are the primaries.
     nodes: Vec<Redis>,
     /// Where they talk to each other.
     buses: Vec<Port>,
 }
 
+/// Configures a [`RedisCluster`].
+#[derive(Clone, Debug, Default)]
+pub struct RedisClusterOptions {
+    replicas: usize,
+    servers: RedisOptions,
+}
+
 impl RedisCluster {
-    /// Starts three nodes and joins them.
+    /// Starts three nodes and joins them; there are no replicas.
     ///
     /// # Errors
     ///
     /// If one does not start.
     pub fn start() -> Result<Self> {
-        Self::start_with(Redis::options())
+        Self::options().start()
     }
 
     /// Starts three nodes with these options and joins them.
@@ -32,23 +42,13 @@ impl RedisCluster {
     ///
     /// If one does not start.
     pub fn start_with(options: RedisOptions) -> Result<Self> {
-        let scratch = Scratch::new()?;
-        let buses = (0..3).map(|_| Port::free()).collect::<Result<Vec<_>>>()?;
-        let nodes = buses.iter().enumerate().map(|(i, bus)| {
-            let mut options = options
-                .clone()
-                .setting("cluster-enabled", "yes")
-                .setting("cluster-port", &bus.number().to_string())
-                .setting("cluster-node-timeout", "1000")
-                .setting("cluster-config-file", "nodes.conf");
-            if options.tls {
-                options = options.setting("tls-cluster", "yes");
-            }
-            options.start_in(&scratch, &format!("node-{i}"))
-        });
-        let cluster = Self { nodes: nodes.collect::<Result<_>>()?, buses };
-        cluster.join()?;
-        Ok(cluster)
+        Self::options().servers(options).start()
+    }
+
+    /// Begins with the defaults.
+    #[must_use]
+    pub fn options() -> RedisClusterOptions {
+        RedisClusterOptions::default()
     }
 
     /// Returns the URL: `redis+cluster://`, every node.
@@ -65,39 +65,77 @@ impl RedisCluster {
         &self.nodes
     }
 
-    /// Returns the node that serves a key.
+    /// Asks a replica of the primary that serves `key` to take over, in order: nothing is lost. Returns the new
+    /// primary.
     ///
     /// # Errors
     ///
-    /// If nobody answers.
-    pub fn node_of(&self, key: &str) -> Result<&Redis> {
-        let slot: usize = parse(&self.nodes[0].command(&["cluster", "keyslot", key])?)?;
-        let per_node = SLOTS.div_ceil(self.nodes.len());
-        Ok(&self.nodes[slot / per_node])
+    /// If it has no replica, or it does not happen.
+    pub fn failover(&self, key: &str) -> Result<&Redis> {
+        let slot = self.slot_of(key)?;
+        let old = self.primary_of(slot)?;
+        let replica = self.replica_of(old)?;
+        // It gives up when it was asked before it has followed long enough.
+        until("the replica to take over", || {
+            if !replica.is_primary()? {
+                replica.command(&["cluster", "failover"])?;
+                return Err(Error::new("the replica has begun"));
+            }
+            Ok(())
+        })?;
+        self.await_primary_other_than(slot, old)
     }
 
-    /// Waits until every node sees every slot served.
+    /// Kills the primary that serves `key`, and waits until a replica has taken over: the last writes may be lost.
+    /// Returns the new primary.
+    ///
+    /// # Errors
+    ///
+    /// If it has no replica, or it does not happen.
+    pub fn failover_by_kill(&self, key: &str) -> Result<&Redis> {
+        let slot = self.slot_of(key)?;
+        let old = self.primary_of(slot)?;
+        self.replica_of(old)?;
+        old.kill9();
+        self.await_primary_other_than(slot, old)
+    }
+
+    /// Waits until every node that runs sees every slot served, and every primary's replicas follow.
     ///
     /// # Errors
     ///
     /// If they do not.
     pub fn await_ready(&self) -> Result<()> {
-        for node in &self.nodes {
+        for node in self.nodes.iter().filter(|node| node.is_running()) {
             until("the Cluster to serve every slot", || {
                 let info = node.command(&["cluster", "info"])?;
-                let known = format!("cluster_known_nodes:{}", self.nodes.len());
-                if info.contains("cluster_state:ok") && info.contains(&known) {
-                    return Ok(());
+                let known = format!("cluster_known_nodes:{}\r", self.nodes.len());
+                if !info.contains("cluster_state:ok") || !info.contains(&known) {
+                    return Err(Error::new(info));
                 }
-                Err(Error::new(info))
+                let link = node.info("replication")?;
+                match link.contains("master_link_status:down") {
+                    true => Err(Error::new(link)),
+                    false => Ok(()),
+                }
             })?;
         }
         Ok(())
     }
 
+    fn await_primary_other_than(&self, slot: u16, old: &Redis) -> Result<&Redis> {
+        let new = until("another primary", || match self.primary_of(slot)? {
+            new if new.port() != old.port() => Ok(new),
+            _ => Err(Error::new("the primary is the old one")),
+        })?;
+        self.await_ready()?;
+        Ok(new)
+    }
+
     fn join(&self) -> Result<()> {
-        let per_node = SLOTS.div_ceil(self.nodes.len());
-        for (i, node) in self.nodes.iter().enumerate() {
+        let per_node = SLOTS.div_ceil(PRIMARIES);
+        let (primaries, replicas) = self.nodes.split_at(PRIMARIES);
+        for (i, node) in primaries.iter().enumerate() {
             let (first, end) = (i * per_node, std::cmp::min((i + 1) * per_node, SLOTS));
             node.command(&["cluster", "set-config-epoch", &(i + 1).to_string()])?;
             node.command(&["cluster", "addslotsrange", &first.to_string(), &(end - 1).to_string()])?;
@@ -106,10 +144,59 @@ impl RedisCluster {
             let (port, bus) = (node.port().to_string(), bus.number().to_string());
             self.nodes[0].command(&["cluster", "meet", "127.0.0.1", &port, &bus])?;
         }
+        for (i, replica) in replicas.iter().enumerate() {
+            let primary = id_of(&primaries[i % PRIMARIES])?;
+            // It must have heard of the primary first.
+            until("the replica to know its primary", || {
+                replica.command(&["cluster", "replicate", &primary])
+            })?;
+        }
         self.await_ready()
     }
 }
 
-fn parse<T: std::str::FromStr>(text: &str) -> Result<T> {
-    text.trim().parse().map_err(|_| Error::new(format!("not a number text=`{text}`")))
+impl RedisClusterOptions {
+    /// Gives each primary so many replicas, so that it can fail over.
+    #[must_use]
+    pub fn replicas(mut self, replicas: usize) -> Self {
+        self.replicas = replicas;
+        self
+    }
+
+    /// Starts all nodes with these options.
+    #[must_use]
+    pub fn servers(mut self, servers: RedisOptions) -> Self {
+        self.servers = servers;
+        self
+    }
+
+    /// Starts the nodes and joins them.
+    ///
+    /// # Errors
+    ///
+    /// If one does not start.
+    pub fn start(self) -> Result<RedisCluster> {
+        let scratch = Scratch::new()?;
+        let count = PRIMARIES * (1 + self.replicas);
+        let buses = (0..count).map(|_| Port::free()).collect::<Result<Vec<_>>>()?;
+        let nodes = buses.iter().enumerate().map(|(i, bus)| {
+            let mut options = self
+                .servers
+                .clone()
+                .setting("cluster-enabled", "yes")
+                .setting("cluster-port", &bus.number().to_string())
+                .setting("cluster-node-timeout", "1000")
+                // A replica that was behind for a while may still be elected: the test asked for a failover.
+                .setting("cluster-replica-validity-factor", "0")
+                .setting("cluster-allow-replica-migration", "no")
+                .setting("cluster-config-file", "nodes.conf");
+            if options.tls {
+                options = options.setting("tls-cluster", "yes");
+            }
+            options.start_in(&scratch, &format!("node-{i}"))
+        });
+        let cluster = RedisCluster { nodes: nodes.collect::<Result<_>>()?, buses };
+        cluster.join()?;
+        Ok(cluster)
+    }
 }

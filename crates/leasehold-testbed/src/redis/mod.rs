@@ -1,44 +1,33 @@
 //! Redis: one server, several that know nothing of each other, a primary with a replica and Sentinels, a Cluster.
 
 mod cluster;
+mod options;
 mod sentinel;
+mod slots;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Deref;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
-use rustix::process::Signal;
-
-pub use self::cluster::RedisCluster;
+pub use self::cluster::{RedisCluster, RedisClusterOptions};
+pub use self::options::RedisOptions;
 pub use self::sentinel::{RedisSentinels, Sentinel};
+pub use self::slots::Migration;
 use crate::client::ask;
-use crate::install::{self, User};
-use crate::ports::{Port, retry_ports};
-use crate::process::{Program, Server};
-use crate::scratch::Scratch;
+use crate::ports::Port;
+use crate::process::Server;
 use crate::tls::Tls;
 use crate::wait::until;
-use crate::{Error, Result};
+use crate::{Error, Result, install};
 
 /// Is one `redis-server`. What [`Server`] can do, it can.
 #[derive(Debug)]
 pub struct Redis {
     server: Server,
     address: Address,
-}
-
-/// Configures a [`Redis`]. By default it keeps every write through a `kill -9`, evicts nothing, asks for no
-/// password, and allows `DEBUG`.
-#[derive(Clone, Debug, Default)]
-pub struct RedisOptions {
-    volatile: bool,
-    password: Option<String>,
-    user: Option<String>,
-    tls: bool,
-    unix_socket: bool,
-    settings: Vec<(String, String)>,
 }
 
 impl Redis {
@@ -72,6 +61,12 @@ impl Redis {
         self.address.url()
     }
 
+    /// Returns its URL for another user than its own, such as one of [`RedisOptions::acl`].
+    #[must_use]
+    pub fn url_as(&self, user: &str, password: &str) -> String {
+        self.address.clone().with_user(user, password).url()
+    }
+
     /// Returns the URL of its Unix socket: `redis+unix://`, if it has one.
     #[must_use]
     pub fn socket_url(&self) -> Option<String> {
@@ -98,6 +93,29 @@ impl Redis {
     /// If it is refused, or nobody answers for ten seconds.
     pub fn command(&self, args: &[&str]) -> Result<String> {
         self.address.command(args)
+    }
+
+    /// Sends one command as another user.
+    ///
+    /// # Errors
+    ///
+    /// As [`Redis::command`].
+    pub fn command_as(&self, user: &str, password: &str, args: &[&str]) -> Result<String> {
+        self.address.clone().with_user(user, password).command(args)
+    }
+
+    /// Sends one command, and returns the answer as `redis-cli` shows it to a person: numbered, a string in quotes
+    /// with `\x00` for what cannot be printed. An argument in such quotes is sent as what they stand for, so keys with
+    /// any bytes can be listed, and named again.
+    ///
+    /// # Errors
+    ///
+    /// As [`Redis::command`].
+    pub fn quoted(&self, args: &[&str]) -> Result<String> {
+        // It takes none without quotes that is empty, or has a space.
+        let args: Vec<_> = args.iter().map(|arg| quote(arg)).collect();
+        let args: Vec<_> = args.iter().map(|arg| &**arg).collect();
+        self.address.ask(&["--no-raw", "--quoted-input"], &args)
     }
 
     /// Counts the connections of clients, other than the one that asks.
@@ -193,136 +211,6 @@ impl Deref for Redis {
     }
 }
 
-impl RedisOptions {
-    /// Keeps nothing on disk: a killed server forgets all.
-    #[must_use]
-    pub fn volatile(mut self) -> Self {
-        self.volatile = true;
-        self
-    }
-
-    /// Asks for a password.
-    #[must_use]
-    pub fn password(mut self, password: &str) -> Self {
-        self.password = Some(password.to_owned());
-        self
-    }
-
-    /// Knows only this user (ACL), with this password.
-    #[must_use]
-    pub fn user(mut self, user: &str, password: &str) -> Self {
-        self.user = Some(user.to_owned());
-        self.password(password)
-    }
-
-    /// Speaks TLS only.
-    #[must_use]
-    pub fn tls(mut self) -> Self {
-        self.tls = true;
-        self
-    }
-
-    /// Also listens on a Unix socket.
-    #[must_use]
-    pub fn unix_socket(mut self) -> Self {
-        self.unix_socket = true;
-        self
-    }
-
-    /// Forgets keys when its memory is full, as a cache does: what a storage has to notice.
-    #[must_use]
-    pub fn evicting(self, bytes: u64, policy: &str) -> Self {
-        self.setting("maxmemory", &bytes.to_string()).setting("maxmemory-policy", policy)
-    }
-
-    /// Adds a line to its configuration, which wins over those before it.
-    #[must_use]
-    pub fn setting(mut self, name: &str, value: &str) -> Self {
-        self.settings.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// Starts it.
-    ///
-    /// # Errors
-    ///
-    /// If it is not installed, or does not start.
-    pub fn start(self) -> Result<Redis> {
-        self.start_in(&Scratch::new()?, "redis")
-    }
-
-    /// Starts it in a directory `name` of its own.
-    fn start_in(self, scratch: &Scratch, name: &str) -> Result<Redis> {
-        install::program("redis-cli")?;
-        let directory = scratch.directory(name, &User::Own)?;
-        let tls = if self.tls { Some(Tls::in_scratch(scratch)?) } else { None };
-        retry_ports(|| {
-            let address = Address {
-                port: Port::free()?.into(),
-                socket: self.unix_socket.then(|| directory.join("redis.sock")),
-                user: self.user.clone(),
-                password: self.password.clone(),
-                tls: tls.clone(),
-            };
-            let config = self.config(&directory, &address);
-            let program = Program {
-                name: "redis-server",
-                args: vec![scratch.file(&format!("{name}.conf"), &config, &User::Own)?.into()],
-                user: User::Own,
-                terminate: Signal::TERM,
-                directory: directory.clone(),
-            };
-            let asked = address.clone();
-            // While it loads its data, it answers with an error.
-            let server = Server::start(scratch, program, move || asked.command(&["ping"]).map(drop))?;
-            Ok(Redis { server, address })
-        })
-    }
-
-    /// A file and not arguments: a server that was promoted writes it down there.
-    fn config(&self, directory: &Path, address: &Address) -> String {
-        let port = address.port.number();
-        let mut lines = vec![
-            "bind 127.0.0.1".to_owned(),
-            format!("dir {}", directory.display()),
-            "save \"\"".to_owned(),
-            "enable-debug-command yes".to_owned(),
-            "repl-diskless-sync-delay 0".to_owned(),
-        ];
-        if !self.volatile {
-            lines.extend(["appendonly yes".to_owned(), "appendfsync always".to_owned()]);
-        }
-        if let Some(tls) = &address.tls {
-            lines.extend([
-                "port 0".to_owned(),
-                format!("tls-port {port}"),
-                format!("tls-cert-file {}", tls.server_cert().display()),
-                format!("tls-key-file {}", tls.server_key().display()),
-                format!("tls-ca-cert-file {}", tls.ca().display()),
-                "tls-auth-clients optional".to_owned(),
-                "tls-replication yes".to_owned(),
-            ]);
-        } else {
-            lines.push(format!("port {port}"));
-        }
-        if let Some(socket) = &address.socket {
-            lines.push(format!("unixsocket {}", socket.display()));
-        }
-        match (&self.user, &self.password) {
-            (Some(user), Some(password)) => {
-                lines.push("user default off".to_owned());
-                lines.push(format!("user {user} on >{password} ~* &* +@all"));
-            }
-            (None, Some(password)) => {
-                lines.extend([format!("requirepass {password}"), format!("masterauth {password}")]);
-            }
-            _ => {}
-        }
-        lines.extend(self.settings.iter().map(|(name, value)| format!("{name} {value}")));
-        lines.join("\n") + "\n"
-    }
-}
-
 /// How to reach one.
 #[derive(Clone, Debug)]
 struct Address {
@@ -350,9 +238,19 @@ impl Address {
         }
     }
 
+    fn with_user(mut self, user: &str, password: &str) -> Self {
+        self.user = Some(user.to_owned());
+        self.password = Some(password.to_owned());
+        self
+    }
+
     fn command(&self, args: &[&str]) -> Result<String> {
+        self.ask(&[], args)
+    }
+
+    fn ask(&self, options: &[&str], args: &[&str]) -> Result<String> {
         let mut command = Command::new(install::program("redis-cli")?);
-        command.args(["-e", "-p", &self.port.number().to_string()]);
+        command.args(["-e", "-p", &self.port.number().to_string()]).args(options);
         if let Some(user) = &self.user {
             command.args(["--user", user]);
         }
@@ -361,9 +259,18 @@ impl Address {
         }
         if let Some(tls) = &self.tls {
             command.arg("--tls").arg("--cacert").arg(tls.ca());
+            // Where none is asked for, it does no harm.
+            command.arg("--cert").arg(tls.client_cert()).arg("--key").arg(tls.client_key());
         }
         ask(command.args(args))
     }
+}
+
+fn quote(arg: &str) -> Cow<'_, str> {
+    if arg.starts_with('"') {
+        return Cow::Borrowed(arg);
+    }
+    Cow::Owned(format!("\"{}\"", arg.replace('\\', "\\\\").replace('"', "\\\"")))
 }
 
 /// Reads `name:value` out of `INFO`.

@@ -9,7 +9,6 @@ use crate::install::User;
 use crate::ports::{Port, retry_ports};
 use crate::process::{Program, Server};
 use crate::scratch::Scratch;
-use crate::tls::Tls;
 use crate::wait::until;
 use crate::{Error, Result};
 
@@ -40,7 +39,8 @@ impl RedisSentinels {
         Self::start_with(Redis::options())
     }
 
-    /// Starts all five with these options of the servers. An ACL user is not supported.
+    /// Starts all five with these options of the servers; the Sentinels have the same kind of TLS, and a password of
+    /// their own.
     ///
     /// # Errors
     ///
@@ -49,23 +49,29 @@ impl RedisSentinels {
         let scratch = Scratch::new()?;
         let primary = options.clone().start_in(&scratch, "primary")?;
         let replicaof = format!("127.0.0.1 {}", primary.port());
-        let replica = options.setting("replicaof", &replicaof).start_in(&scratch, "replica")?;
+        let replica = options.clone().setting("replicaof", &replicaof).start_in(&scratch, "replica")?;
         primary.await_replicas(1)?;
         let sentinels = (0..3)
-            .map(|i| Sentinel::start(&scratch, &format!("sentinel-{i}"), &primary))
+            .map(|i| Sentinel::start(&scratch, &format!("sentinel-{i}"), &primary, &options))
             .collect::<Result<_>>()?;
         let all = Self { sentinels, servers: vec![primary, replica] };
         all.await_ready()?;
         Ok(all)
     }
 
-    /// Returns the URL: `redis+sentinel://`, every Sentinel, the primary's name, the database.
+    /// Returns the URL: `redis+sentinel://`, every Sentinel, the primary's name, the database; and as options the
+    /// Sentinels' user and password, if they ask for them.
     #[must_use]
     pub fn url(&self) -> String {
         let hosts: Vec<_> = self.sentinels.iter().map(|sentinel| sentinel.address.host()).collect();
         let tls = if self.servers[0].tls().is_some() { "s" } else { "" };
         let credentials = self.servers[0].address.credentials();
-        format!("redis{tls}+sentinel://{credentials}{}/{NAME}/0", hosts.join(","))
+        let Address { user, password, .. } = &self.sentinels[0].address;
+        let user = user.iter().map(|user| format!("sentinel_user={user}"));
+        let options: Vec<_> =
+            user.chain(password.iter().map(|password| format!("sentinel_password={password}"))).collect();
+        let options = if options.is_empty() { String::new() } else { format!("?{}", options.join("&")) };
+        format!("redis{tls}+sentinel://{credentials}{}/{NAME}/0{options}", hosts.join(","))
     }
 
     /// Returns the servers: at the start the first is the primary.
@@ -150,17 +156,17 @@ impl RedisSentinels {
 }
 
 impl Sentinel {
-    fn start(scratch: &Scratch, name: &str, primary: &Redis) -> Result<Self> {
+    fn start(scratch: &Scratch, name: &str, primary: &Redis, options: &RedisOptions) -> Result<Self> {
         let directory = scratch.directory(name, &User::Own)?;
         retry_ports(|| {
             let address = Address {
                 port: Port::free()?.into(),
                 socket: None,
-                user: None,
-                password: None,
+                user: options.sentinel.user.clone(),
+                password: options.sentinel.password.clone(),
                 tls: primary.tls().cloned(),
             };
-            let config = config(&directory.display().to_string(), &address, primary);
+            let config = config(&directory.display().to_string(), &address, primary, options);
             let program = Program {
                 name: "redis-server",
                 args: vec![
@@ -203,32 +209,26 @@ impl Deref for Sentinel {
     }
 }
 
-fn config(directory: &str, address: &Address, primary: &Redis) -> String {
-    let port = address.port.number();
-    let listen = match &address.tls {
-        None => format!("port {port}\n"),
-        Some(tls) => tls_config(port, tls),
-    };
-    let password = match &primary.address.password {
-        Some(password) => format!("sentinel auth-pass {NAME} {password}\n"),
-        None => String::new(),
-    };
-    format!(
-        "bind 127.0.0.1\n{listen}dir {directory}\n\
-         sentinel monitor {NAME} 127.0.0.1 {primary} 2\n\
-         sentinel down-after-milliseconds {NAME} 1000\n\
-         sentinel failover-timeout {NAME} 3000\n\
-         sentinel parallel-syncs {NAME} 1\n{password}",
-        primary = primary.port(),
-    )
-}
-
-fn tls_config(port: u16, tls: &Tls) -> String {
-    format!(
-        "port 0\ntls-port {port}\ntls-cert-file {}\ntls-key-file {}\ntls-ca-cert-file {}\n\
-         tls-auth-clients optional\ntls-replication yes\n",
-        tls.server_cert().display(),
-        tls.server_key().display(),
-        tls.ca().display(),
-    )
+fn config(directory: &str, address: &Address, primary: &Redis, options: &RedisOptions) -> String {
+    let mut lines = options.listen(address);
+    lines.push(format!("dir {directory}"));
+    lines.push(format!("sentinel monitor {NAME} 127.0.0.1 {} 2", primary.port()));
+    lines.push(format!("sentinel down-after-milliseconds {NAME} 1000"));
+    lines.push(format!("sentinel failover-timeout {NAME} 3000"));
+    lines.push(format!("sentinel parallel-syncs {NAME} 1"));
+    let Address { user, password, .. } = &primary.address;
+    lines.extend(user.iter().map(|user| format!("sentinel auth-user {NAME} {user}")));
+    lines.extend(password.iter().map(|password| format!("sentinel auth-pass {NAME} {password}")));
+    // Its own, for clients; and for itself, since it asks the other Sentinels.
+    match (&address.user, &address.password) {
+        (Some(user), Some(password)) => lines.extend([
+            "user default off".to_owned(),
+            format!("user {user} on >{password} ~* &* +@all"),
+            format!("sentinel sentinel-user {user}"),
+            format!("sentinel sentinel-pass {password}"),
+        ]),
+        (None, Some(password)) => lines.push(format!("requirepass {password}")),
+        _ => {}
+    }
+    lines.join("\n") + "\n"
 }
