@@ -25,7 +25,7 @@ pub use pgbouncer::PgBouncer;
 pub use ports::Port;
 pub use postgres::{Postgres, PostgresPair};
 pub use process::Server;
-pub use redis::{Redis, RedisCluster, RedisOptions, RedisSentinels};
+pub use redis::{Redis, RedisCluster, RedisOptions, RedisProxy, RedisSentinels};
 pub use scratch::Scratch;
 pub use setup::Setup;
 pub use tls::Tls;

@@ -2,6 +2,8 @@
 
 mod cluster;
 mod options;
+pub mod proxy;
+mod resp;
 mod sentinel;
 mod slots;
 
@@ -14,6 +16,7 @@ use std::sync::Arc;
 
 pub use self::cluster::{RedisCluster, RedisClusterOptions};
 pub use self::options::RedisOptions;
+pub use self::proxy::RedisProxy;
 pub use self::sentinel::{RedisSentinels, Sentinel};
 pub use self::slots::Migration;
 use crate::client::ask;
