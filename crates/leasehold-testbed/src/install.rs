@@ -41,6 +41,40 @@ fn debian_postgres() -> Vec<PathBuf> {
     versions.into_iter().map(|version| version.join("bin")).collect()
 }
 
+/// Finds the packages of npm that the tests run beside ours.
+///
+/// # Errors
+///
+/// If they are not there, or not those; the text is the command that installs them.
+pub(crate) fn node_modules() -> Result<PathBuf> {
+    let directory = installed("interop-node", "package-lock.json", NODE)?;
+    Ok(directory.join("node_modules"))
+}
+
+/// Finds a Python that has the packages of PyPI that the tests run beside ours.
+///
+/// # Errors
+///
+/// If it is not there, or has not those; the text is the command that installs them.
+pub(crate) fn python() -> Result<PathBuf> {
+    let directory = installed("interop-python", "requirements.txt", PYTHON)?;
+    Ok(directory.join("bin/python"))
+}
+
+const NODE: &str = include_str!("../interop/package-lock.json");
+const PYTHON: &str = include_str!("../interop/requirements.txt");
+
+/// What was installed by `list`, which is there as the last.
+fn installed(name: &str, file: &str, list: &str) -> Result<PathBuf> {
+    let directory = cache().map(|cache| cache.join(name)).unwrap_or_default();
+    match std::fs::read_to_string(directory.join(file)) {
+        Ok(there) if there == list => Ok(directory),
+        _ => Err(Error::new(format!(
+            "the packages of {file} are not installed; install them with: scripts/setup"
+        ))),
+    }
+}
+
 /// Where `scripts/setup` puts what no package has.
 fn cache() -> Option<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from);
@@ -106,5 +140,7 @@ mod tests {
             let error = find(name, OsString::new()).expect_err("PATH is empty").to_string();
             assert!(error.contains(name) && error.ends_with("scripts/setup"), "{error}");
         }
+        let error = installed("interop-cobol", "list.txt", "a list").expect_err("there is none").to_string();
+        assert!(error.contains("list.txt") && error.ends_with("scripts/setup"), "{error}");
     }
 }

@@ -5,6 +5,7 @@ mod count;
 mod error;
 pub mod etcd;
 mod install;
+pub mod interop;
 pub mod mongodb;
 pub mod pgbouncer;
 mod ports;
@@ -20,6 +21,7 @@ mod wait;
 
 pub use error::{Error, Result};
 pub use etcd::Etcd;
+pub use interop::Interop;
 pub use mongodb::MongoDb;
 pub use pgbouncer::PgBouncer;
 pub use ports::Port;

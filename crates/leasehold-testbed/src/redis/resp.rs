@@ -3,12 +3,15 @@
 /// No reply of a server is nested deeper; a request that is would be an attack.
 const DEPTH: usize = 128;
 
+/// A request's words, and its length.
+type Request = (Vec<Vec<u8>>, usize);
+
 /// Returns the words of the request at the start of `bytes`, and its length; none if it is not whole yet.
 ///
 /// # Errors
 ///
 /// If it is none.
-pub(super) fn request(bytes: &[u8]) -> Result<Option<(Vec<Vec<u8>>, usize)>, NotResp> {
+pub(super) fn request(bytes: &[u8]) -> Result<Option<Request>, NotResp> {
     let Some((line, mut at)) = line(bytes, 0) else { return Ok(None) };
     let Some(count) = line.strip_prefix(b"*") else {
         // As a person types it.

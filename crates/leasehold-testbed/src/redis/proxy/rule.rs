@@ -169,8 +169,7 @@ impl Armed {
         }
         let Rule { skip, times, .. } = self.0.rule;
         state.seen += 1;
-        let takes = state.seen > skip && state.seen - skip <= times;
-        takes
+        state.seen > skip && state.seen - skip <= times
     }
 
     /// It has done what it says; or is about to, and holds something back.
