@@ -22,7 +22,8 @@ fn find(name: &str, path: OsString) -> Result<PathBuf> {
     if !path.is_empty() {
         places.extend(["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from));
         places.extend(debian_postgres());
-        places.extend(cache().map(|cache| cache.join("mongod-6.0.5")));
+        let cached = |name| cache().map(|cache| cache.join(name));
+        places.extend(["mongod-6.0.5", "valkey-8.0.1"].into_iter().filter_map(cached));
     }
     let mut found = places.into_iter().map(|place| place.join(name));
     found.find(|path| is_executable(path)).ok_or_else(|| {
@@ -136,7 +137,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_with_the_command_that_installs_it() {
-        for name in ["redis-server", "initdb", "mongod", "etcd", "pgbouncer"] {
+        for name in ["redis-server", "valkey-server", "initdb", "mongod", "etcd", "pgbouncer"] {
             let error = find(name, OsString::new()).expect_err("PATH is empty").to_string();
             assert!(error.contains(name) && error.ends_with("scripts/setup"), "{error}");
         }

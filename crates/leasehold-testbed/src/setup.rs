@@ -97,6 +97,7 @@ pub const ALL: &[(&str, &str, Start)] = &[
     ("redis-cluster-replicas", "a Redis Cluster of three, with a replica each", |wanted| {
         Ok(Box::new(RedisCluster::options().servers(redis(wanted)).replicas(1).start()?))
     }),
+    ("valkey", "one Valkey", |wanted| Ok(Box::new(redis(wanted).valkey().start()?))),
     ("postgres", "one PostgreSQL", |wanted| Ok(Box::new(postgres(wanted).start()?))),
     ("postgres-standby", "a PostgreSQL primary and its streaming standby", |wanted| {
         Ok(Box::new(PostgresPair::start_with(postgres(wanted))?))

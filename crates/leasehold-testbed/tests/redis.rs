@@ -294,3 +294,24 @@ fn a_slot_on_its_way_asks_and_tells_to_try_again() -> Result<()> {
     assert_eq!(to.command(&["mget", "{key}a", "{key}b"])?, "1\n2");
     Ok(())
 }
+
+#[test]
+fn valkey_is_started_in_its_place() -> Result<()> {
+    let valkey = || Redis::options().valkey();
+    let one = valkey().start()?;
+    assert!(one.info("server")?.contains("valkey_version:"), "{}", one.info("server")?);
+
+    let all = RedisSentinels::start_with(valkey())?;
+    assert!(all.sentinels()[0].log().exists());
+    let first = all.primary()?;
+    assert_ne!(all.failover()?.port(), first.port());
+
+    let cluster = RedisCluster::options().servers(valkey()).replicas(1).start()?;
+    let (slot, from) = (cluster.slot_of("key")?, cluster.node_of("key")?);
+    from.command(&["set", "key", "value"])?;
+    let to = cluster.nodes()[..3].iter().find(|node| node.port() != from.port()).expect("there are three");
+    cluster.migrate_slot(slot, to)?;
+    assert_eq!(cluster.node_of("key")?.command(&["get", "key"])?, "value");
+    assert_ne!(cluster.failover("key")?.port(), to.port());
+    Ok(())
+}

@@ -26,6 +26,7 @@ setups! {
     redis_sentinel: "redis-sentinel" true,
     redis_cluster: "redis-cluster" false,
     redis_cluster_replicas: "redis-cluster-replicas" true,
+    valkey: "valkey" false,
     postgres: "postgres" false,
     postgres_standby: "postgres-standby" true,
     pgbouncer: "pgbouncer" false,

@@ -16,6 +16,7 @@ use crate::tls::Tls;
 /// evicts nothing, asks for no password, and allows `DEBUG`.
 #[derive(Clone, Debug, Default)]
 pub struct RedisOptions {
+    valkey: bool,
     volatile: bool,
     password: Option<String>,
     user: Option<String>,
@@ -35,6 +36,13 @@ pub(super) struct Credentials {
 }
 
 impl RedisOptions {
+    /// Starts Valkey, which went its own way after Redis 7.2; Sentinels too.
+    #[must_use]
+    pub fn valkey(mut self) -> Self {
+        self.valkey = true;
+        self
+    }
+
     /// Keeps nothing on disk: a killed server forgets all.
     #[must_use]
     pub fn volatile(mut self) -> Self {
@@ -136,7 +144,7 @@ impl RedisOptions {
             };
             let config = self.config(&directory, &address);
             let program = Program {
-                name: "redis-server",
+                name: self.program(),
                 args: vec![scratch.file(&format!("{name}.conf"), &config, &User::Own)?.into()],
                 user: User::Own,
                 terminate: Signal::TERM,
@@ -147,6 +155,11 @@ impl RedisOptions {
             let server = Server::start(scratch, program, move || asked.command(&["ping"]).map(drop))?;
             Ok(Redis { server, address })
         })
+    }
+
+    /// What to run; for a Sentinel too.
+    pub(super) fn program(&self) -> &'static str {
+        if self.valkey { "valkey-server" } else { "redis-server" }
     }
 
     /// A file and not arguments: a server that was promoted writes it down there.

@@ -168,7 +168,7 @@ impl Sentinel {
             };
             let config = config(&directory.display().to_string(), &address, primary, options);
             let program = Program {
-                name: "redis-server",
+                name: options.program(),
                 args: vec![
                     scratch.file(&format!("{name}.conf"), &config, &User::Own)?.into(),
                     "--sentinel".into(),
