@@ -1,4 +1,4 @@
-// As npm distributed-locks 1.0.5 with its storage distributed-locks-redis does, which the registry has no longer: the
+// As npm distributed-locks 1.0.5 with distributed-locks-redis does, for which the registry answers 404: the
 // key is a prefix, a colon and the name, the value names the key, the machine and a UUID, the time to live is in
 // seconds; it cannot extend, and does not say whether there was something to release.
 'use strict';

@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use crate::etcd::EtcdOptions;
+use crate::mongodb::MongoDbOptions;
+use crate::postgres::PostgresOptions;
 use crate::redis::RedisOptions;
 use crate::{
     Error, Etcd, MongoDb, PgBouncer, Postgres, PostgresPair, Redis, RedisCluster, RedisSentinels, Result,
@@ -76,6 +79,14 @@ impl Wanted {
     pub fn password(mut self, password: Option<&str>) -> Self {
         self.password = password.map(str::to_owned);
         self
+    }
+
+    fn apply<O>(&self, options: O, tls: fn(O) -> O, password: fn(O, &str) -> O) -> O {
+        let options = if self.tls { tls(options) } else { options };
+        match &self.password {
+            Some(word) => password(options, word),
+            None => options,
+        }
     }
 }
 
@@ -337,72 +348,48 @@ impl Setup for Pooled {
     }
 }
 
-impl Setup for MongoDb {
-    fn url(&self) -> String {
-        self.url()
-    }
+/// Those that are members who choose one of them.
+macro_rules! members {
+    ($($type:ty, $chosen:ident;)*) => {
+        $(impl Setup for $type {
+            fn url(&self) -> String {
+                self.url()
+            }
 
-    fn servers(&self) -> Vec<&Server> {
-        self.members().iter().map(|member| &**member).collect()
-    }
+            fn servers(&self) -> Vec<&Server> {
+                self.members().iter().map(|member| &**member).collect()
+            }
 
-    fn ca(&self) -> Option<PathBuf> {
-        self.tls().map(Tls::ca)
-    }
+            fn ca(&self) -> Option<PathBuf> {
+                self.tls().map(Tls::ca)
+            }
 
-    fn await_ready(&self) -> Result<()> {
-        Setup::servers(self).into_iter().try_for_each(Server::await_ready)?;
-        self.primary().map(drop)
-    }
+            fn await_ready(&self) -> Result<()> {
+                Setup::servers(self).into_iter().try_for_each(Server::await_ready)?;
+                self.$chosen().map(drop)
+            }
 
-    fn connections(&self) -> Result<u64> {
-        self.members().iter().map(|member| if_up(member, || member.connections())).sum()
-    }
+            fn connections(&self) -> Result<u64> {
+                self.members().iter().map(|member| if_up(member, || member.connections())).sum()
+            }
 
-    fn commands(&self) -> Result<u64> {
-        self.members().iter().map(|member| if_up(member, || member.commands())).sum()
-    }
+            fn commands(&self) -> Result<u64> {
+                self.members().iter().map(|member| if_up(member, || member.commands())).sum()
+            }
 
-    fn failover(&self) -> Result<()> {
-        if self.members().len() == 1 {
-            return Err(Error::new("this set-up has nobody to fail over to"));
-        }
-        self.failover().map(drop)
-    }
+            fn failover(&self) -> Result<()> {
+                if self.members().len() == 1 {
+                    return Err(Error::new("this set-up has nobody to fail over to"));
+                }
+                self.failover().map(drop)
+            }
+        })*
+    };
 }
 
-impl Setup for Etcd {
-    fn url(&self) -> String {
-        self.url()
-    }
-
-    fn servers(&self) -> Vec<&Server> {
-        self.members().iter().map(|member| &**member).collect()
-    }
-
-    fn ca(&self) -> Option<PathBuf> {
-        self.tls().map(Tls::ca)
-    }
-
-    fn await_ready(&self) -> Result<()> {
-        Setup::servers(self).into_iter().try_for_each(Server::await_ready)?;
-        self.leader().map(drop)
-    }
-
-    fn connections(&self) -> Result<u64> {
-        self.members().iter().map(|member| if_up(member, || member.connections())).sum()
-    }
-
-    fn commands(&self) -> Result<u64> {
-        self.members().iter().map(|member| if_up(member, || member.commands())).sum()
-    }
-
-    fn failover(&self) -> Result<()> {
-        if self.members().len() == 1 {
-            return Err(Error::new("this set-up has nobody to fail over to"));
-        }
-        self.failover().map(drop)
-    }
+members! {
+    MongoDb, primary;
+    Etcd, leader;
 }
 
 fn if_up(server: &Server, count: impl Fn() -> Result<u64>) -> Result<u64> {
@@ -410,45 +397,17 @@ fn if_up(server: &Server, count: impl Fn() -> Result<u64>) -> Result<u64> {
 }
 
 fn redis(wanted: &Wanted) -> RedisOptions {
-    let mut options = Redis::options();
-    if wanted.tls {
-        options = options.tls();
-    }
-    match &wanted.password {
-        Some(password) => options.password(password),
-        None => options,
-    }
+    wanted.apply(Redis::options(), RedisOptions::tls, RedisOptions::password)
 }
 
-fn postgres(wanted: &Wanted) -> crate::postgres::PostgresOptions {
-    let mut options = Postgres::options();
-    if wanted.tls {
-        options = options.tls();
-    }
-    match &wanted.password {
-        Some(password) => options.password(password),
-        None => options,
-    }
+fn postgres(wanted: &Wanted) -> PostgresOptions {
+    wanted.apply(Postgres::options(), PostgresOptions::tls, PostgresOptions::password)
 }
 
-fn mongodb(wanted: &Wanted) -> crate::mongodb::MongoDbOptions {
-    let mut options = MongoDb::options();
-    if wanted.tls {
-        options = options.tls();
-    }
-    match &wanted.password {
-        Some(password) => options.password(password),
-        None => options,
-    }
+fn mongodb(wanted: &Wanted) -> MongoDbOptions {
+    wanted.apply(MongoDb::options(), MongoDbOptions::tls, MongoDbOptions::password)
 }
 
-fn etcd(wanted: &Wanted) -> crate::etcd::EtcdOptions {
-    let mut options = Etcd::options();
-    if wanted.tls {
-        options = options.tls();
-    }
-    match &wanted.password {
-        Some(password) => options.password(password),
-        None => options,
-    }
+fn etcd(wanted: &Wanted) -> EtcdOptions {
+    wanted.apply(Etcd::options(), EtcdOptions::tls, EtcdOptions::password)
 }
