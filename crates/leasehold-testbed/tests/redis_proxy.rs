@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use leasehold_testbed::redis::proxy::{Rule, hostile, states};
-use leasehold_testbed::{Error, Redis, RedisProxy, Result, shared, until};
+use leasehold_testbed::{Error, Redis, RedisProxy, Result, interop, shared, until};
 
 /// Is a client that sends as it likes, and reads as much as it expects.
 struct Client(TcpStream);
@@ -215,6 +215,21 @@ fn it_says_what_no_server_says() -> Result<()> {
         client.expect(&bytes);
         client.expect(b"+PONG\r\n");
         assert_eq!(rule.hits(), 1, "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn drivers_cannot_tell_it_from_the_server() -> Result<()> {
+    let proxy = RedisProxy::before(shared::redis()?)?;
+    let ttl = std::time::Duration::from_secs(600);
+    for package in interop::ALL {
+        let client = package.start(&proxy.url())?;
+        let name = format!("through-proxy-{}", package.name);
+        assert!(client.acquire(&name, ttl)? && client.release()?, "{}", package.name);
+        let loading = proxy.add(Rule::on("*").containing(name.as_str()).error(states::READONLY));
+        let error = client.acquire(&name, ttl).expect_err("the rule says so").to_string();
+        assert!(loading.hits() == 1 && error.contains("replica"), "{}: {error}", package.name);
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! A Cluster of three primaries, with as many replicas each as wanted.
 
 use super::slots::id_of;
-use super::{Redis, RedisOptions};
+use super::{MISSED_MS, Redis, RedisOptions};
 use crate::ports::Port;
 use crate::scratch::Scratch;
 use crate::wait::until;
@@ -10,7 +10,7 @@ use crate::{Error, Result};
 const SLOTS: usize = 16_384;
 const PRIMARIES: usize = 3;
 
-/// Is a Cluster of three primaries. A node that is missed for a second counts as failed.
+/// Is a Cluster of three primaries. A node that is missed for two seconds counts as failed.
 #[derive(Debug)]
 pub struct RedisCluster {
     /// At the start, the first three are the primaries.
@@ -185,7 +185,7 @@ impl RedisClusterOptions {
                 .clone()
                 .setting("cluster-enabled", "yes")
                 .setting("cluster-port", &bus.number().to_string())
-                .setting("cluster-node-timeout", "1000")
+                .setting("cluster-node-timeout", MISSED_MS)
                 // A replica that was behind for a while may still be elected: the test asked for a failover.
                 .setting("cluster-replica-validity-factor", "0")
                 .setting("cluster-allow-replica-migration", "no")

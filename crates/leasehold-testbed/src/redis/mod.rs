@@ -214,6 +214,10 @@ impl Deref for Redis {
     }
 }
 
+/// After so many milliseconds the others count one as failed. A Sentinel asks a primary that it has just got to know
+/// for the first time after a second: with no more than that, it would sometimes depose one that is well.
+const MISSED_MS: &str = "2000";
+
 /// How to reach one.
 #[derive(Clone, Debug)]
 struct Address {

@@ -4,7 +4,7 @@ use std::ops::Deref;
 
 use rustix::process::Signal;
 
-use super::{Address, Redis, RedisOptions};
+use super::{Address, MISSED_MS, Redis, RedisOptions};
 use crate::install::User;
 use crate::ports::{Port, retry_ports};
 use crate::process::{Program, Server};
@@ -15,7 +15,7 @@ use crate::{Error, Result};
 /// What the Sentinels call the primary.
 const NAME: &str = "leasehold";
 
-/// Is a primary with one replica, and three Sentinels with a quorum of two that miss a primary after a second.
+/// Is a primary with one replica, and three Sentinels with a quorum of two that miss a primary after two seconds.
 #[derive(Debug)]
 pub struct RedisSentinels {
     sentinels: Vec<Sentinel>,
@@ -107,6 +107,10 @@ impl RedisSentinels {
     /// If it does not happen.
     pub fn failover(&self) -> Result<&Redis> {
         let old = self.primary()?.port();
+        // One that still takes the replica for a primary that has come back would make it a replica again.
+        until("the Sentinels to see that the replica is one", || {
+            self.sentinels.iter().try_for_each(Sentinel::sees_replicas)
+        })?;
         let leader = &self.sentinels[0];
         // It gives up one that it began too early, when it has not yet seen that the replica is well.
         until("the Sentinels to fail over", || {
@@ -199,6 +203,20 @@ impl Sentinel {
         let port = answer.lines().nth(1).and_then(|line| line.parse().ok());
         port.ok_or_else(|| Error::new("the Sentinel knows no primary"))
     }
+
+    /// Each is up, and says so of itself. A Sentinel that does not answer has no say.
+    fn sees_replicas(&self) -> Result<()> {
+        let Ok(answer) = self.address.command(&["sentinel", "replicas", NAME]) else { return Ok(()) };
+        let lines: Vec<_> = answer.lines().collect();
+        for (name, wanted) in [("flags", "slave"), ("role-reported", "slave"), ("master-link-status", "ok")] {
+            for pair in lines.chunks(2).filter(|pair| pair[0] == name) {
+                if pair.get(1) != Some(&wanted) {
+                    return Err(Error::new(format!("a Sentinel sees {}", pair.join("="))));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Deref for Sentinel {
@@ -213,7 +231,7 @@ fn config(directory: &str, address: &Address, primary: &Redis, options: &RedisOp
     let mut lines = options.listen(address);
     lines.push(format!("dir {directory}"));
     lines.push(format!("sentinel monitor {NAME} 127.0.0.1 {} 2", primary.port()));
-    lines.push(format!("sentinel down-after-milliseconds {NAME} 1000"));
+    lines.push(format!("sentinel down-after-milliseconds {NAME} {MISSED_MS}"));
     lines.push(format!("sentinel failover-timeout {NAME} 3000"));
     lines.push(format!("sentinel parallel-syncs {NAME} 1"));
     let Address { user, password, .. } = &primary.address;
