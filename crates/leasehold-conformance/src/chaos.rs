@@ -8,7 +8,7 @@ use futures_core::Stream;
 use futures_util::{StreamExt, stream};
 use leasehold::storage::{Acquire, Claim, Guarantees, Hint, Holder, Limits, Name, Release, Renew, Storage};
 use leasehold::{Error, ErrorKind, Result};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
@@ -137,6 +137,13 @@ impl Controls {
         self.0.state().hints = fault;
     }
 
+    /// Gives everybody who listens a hint that the storage did not send: [`Hint::Restarted`] shows how holders
+    /// take it that the storage has forgotten them.
+    pub fn hint(&self, hint: Hint) {
+        // Nobody listens: nobody to tell.
+        let _ = self.0.forged.send(hint);
+    }
+
     /// Lets everything pass from now on. Hanging calls are executed now, late as they are.
     pub fn heal(&self) {
         let mut state = self.0.state();
@@ -250,7 +257,8 @@ impl<S: Storage> Storage for Chaos<S> {
 
     fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {
         let shared = Arc::clone(&self.shared);
-        Box::pin(self.inner.hints()).flat_map(move |hint| {
+        let forged = stream::unfold(self.shared.forged.subscribe(), next_forged);
+        let sent = Box::pin(self.inner.hints()).flat_map(move |hint| {
             let fault = shared.state().hints;
             let copies = match fault {
                 HintFault::Drop => 0,
@@ -263,7 +271,18 @@ impl<S: Storage> Storage for Chaos<S> {
                 }
                 hint
             })
-        })
+        });
+        stream::select(sent, Box::pin(forged))
+    }
+}
+
+async fn next_forged(mut forged: broadcast::Receiver<Hint>) -> Option<(Hint, broadcast::Receiver<Hint>)> {
+    match forged.recv().await {
+        Ok(hint) => Some((hint, forged)),
+        // Of so many hints some may go missing; not that there were any.
+        // Some are missing: the one that says the most stands for them.
+        Err(broadcast::error::RecvError::Lagged(_)) => Some((Hint::Restarted, forged)),
+        Err(broadcast::error::RecvError::Closed) => None,
     }
 }
 
@@ -372,7 +391,11 @@ fn error() -> Error {
 struct Shared {
     state: Mutex<State>,
     heals: watch::Sender<u64>,
+    forged: broadcast::Sender<Hint>,
 }
+
+/// How many hints a listener may be behind.
+const HINTS: usize = 1024;
 
 #[derive(Default)]
 struct State {
@@ -413,7 +436,7 @@ impl Default for HintFault {
 
 impl Default for Shared {
     fn default() -> Self {
-        Self { state: Mutex::default(), heals: watch::Sender::new(0) }
+        Self { state: Mutex::default(), heals: watch::Sender::new(0), forged: broadcast::Sender::new(HINTS) }
     }
 }
 

@@ -172,6 +172,21 @@ async fn hints_are_dropped_doubled_and_delayed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn hints_are_forged_and_no_fault_touches_those() {
+    let (_, chaos, controls) = chaos();
+    let mut hints = Box::pin(chaos.hints());
+    controls.hints(HintFault::Drop);
+    controls.hint(Hint::Restarted);
+    controls.hint(Hint::Any);
+    assert_eq!((hints.next().await, hints.next().await), (Some(Hint::Restarted), Some(Hint::Any)));
+    for _ in 0..2_000 {
+        controls.hint(Hint::Any);
+    }
+    assert_eq!(hints.next().await, Some(Hint::Restarted), "some are missing");
+    assert_eq!(hints.next().await, Some(Hint::Any));
+}
+
+#[tokio::test(start_paused = true)]
 async fn it_passes_what_it_is_not_told_about() {
     let (_, chaos, controls) = chaos();
     let claim = claim();

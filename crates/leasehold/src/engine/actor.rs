@@ -6,6 +6,7 @@ mod commands;
 mod probe;
 mod seats;
 mod steps;
+mod sweep;
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -21,6 +22,7 @@ use tokio::sync::{broadcast, mpsc};
 use self::calls::{Done, list_all};
 use self::seats::Seat;
 use self::steps::Step;
+use self::sweep::Sweep;
 use super::alarm::Alarm;
 use super::keeper::Keeper;
 use super::lane::Lanes;
@@ -54,6 +56,10 @@ pub(crate) struct Actor {
     subscribe_at: Moment,
     /// Locks that were released here: whoever waits here need not wait for the storage's hint.
     nudges: Vec<Name>,
+    /// Which holds are still to be verified after the storage may have forgotten some.
+    sweep: Sweep,
+    /// How many looks at holds are under way that nobody asked for.
+    looking: usize,
     closing: Option<Closing>,
 }
 
@@ -97,6 +103,8 @@ impl Actor {
             hints: None,
             subscribe_at: Moment::FAR,
             nudges: Vec::new(),
+            sweep: Sweep::default(),
+            looking: 0,
             closing: None,
         }
     }
@@ -131,6 +139,7 @@ impl Actor {
     pub(super) fn turn(&mut self, open: &mut bool) {
         self.take_what_is_ready(open);
         self.wake_who_is_due();
+        self.sweep();
         self.depart();
     }
 
@@ -289,6 +298,7 @@ impl Actor {
                 self.hint_first(&holder.name);
             }
             Done::Verified { owner, seen, reply } => {
+                self.looking -= usize::from(reply.is_none());
                 let answer = match seen {
                     Ok(Some(holder)) if holder.owner == owner => Ok(()),
                     Ok(_) => {
@@ -320,12 +330,18 @@ impl Actor {
                 self.observers.hint(&name, now);
                 self.hint_first(&name);
             }
-            Hint::Any => {
-                self.observers.hint_all(now);
-                for owner in self.queues.firsts() {
-                    self.step(owner, now, Step::Hint);
-                }
+            Hint::Any => self.hint_all(now),
+            Hint::Restarted => {
+                self.restarted(now);
+                self.hint_all(now);
             }
+        }
+    }
+
+    fn hint_all(&mut self, now: Moment) {
+        self.observers.hint_all(now);
+        for owner in self.queues.firsts() {
+            self.step(owner, now, Step::Hint);
         }
     }
 

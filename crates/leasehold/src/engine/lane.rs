@@ -43,6 +43,13 @@ impl Lanes {
         }
     }
 
+    /// Whether less is waiting than may be under way.
+    pub(crate) fn has_room(&self, class: Class) -> bool {
+        self.classes
+            .get(&class)
+            .is_none_or(|lane| lane.waiting.len() < lane.batch_max.saturating_mul(lane.batches_max))
+    }
+
     /// The next batch that may leave now. [`Lanes::landed`] must follow each.
     pub(crate) fn depart(&mut self) -> Option<(Class, Vec<Owner>)> {
         self.classes.iter_mut().find_map(|(class, lane)| lane.depart().map(|batch| (*class, batch)))

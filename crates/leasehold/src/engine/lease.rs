@@ -23,6 +23,8 @@ pub(crate) enum Input {
     Answer { sent: Moment, answer: Option<Renew> },
     /// Renew now, whatever the plan says.
     RenewNow,
+    /// The storage may have forgotten it: only a renewal sent from now on tells.
+    Verify,
     /// Replace the TTL and renew now.
     Extend(Duration),
     /// The storage was seen to have another holder, or none.
@@ -50,6 +52,8 @@ pub(crate) struct Lease {
     call: Call,
     /// Renew again as soon as the present call is answered.
     again: bool,
+    /// All leases are renewed at once, so that the renewals after these have to be spread anew.
+    bunched: bool,
     /// The next call brings the end of the lease forward.
     shorten: bool,
     /// Calls that do so and may still be executed, for the first time or once more.
@@ -99,6 +103,7 @@ impl Lease {
             renew_at: Moment::FAR,
             call: Call::None,
             again: false,
+            bunched: false,
             shorten: false,
             shortened: None,
             calls: 0,
@@ -131,6 +136,11 @@ impl Lease {
 
     pub(crate) fn ttl(&self) -> Duration {
         self.ttl
+    }
+
+    /// Whether it is renewed at all unless its holder asks for it.
+    pub(crate) fn is_renewed(&self) -> bool {
+        self.renewal != Renewal::Never
     }
 
     /// The TTL that a renewal is sure to give, whatever was executed late.
@@ -234,6 +244,10 @@ impl Lease {
                 self.renew_now()
             }
             Input::RenewNow => self.renew_now(),
+            Input::Verify => {
+                self.bunched = true;
+                self.renew_now()
+            }
             Input::Gone => Action::Rest,
         }
     }
@@ -299,6 +313,11 @@ impl Lease {
                 return;
             }
         };
+        let interval = if std::mem::take(&mut self.bunched) {
+            interval - Duration::from_nanos(self.owner.spread(self.renewals, nanos(interval / 8 * 7)))
+        } else {
+            interval
+        };
         // On a grid, so that renewals which fall due close together leave together.
         let grid = min(ttl / GRID, interval / 16);
         self.renew_at = min(sent.after(interval).floor(grid), due);
@@ -352,6 +371,42 @@ mod tests {
 
     fn renewed(sent: Moment) -> Input {
         Input::Answer { sent, answer: Some(Renew::Renewed { ttl: TTL }) }
+    }
+
+    #[test]
+    fn verified_by_a_renewal_sent_from_now_on() {
+        let mut lease = lease();
+        assert_eq!(lease.step(at(1), Input::Verify), Action::Renew);
+        assert_eq!(lease.step(at(2), Input::Verify), Action::Rest, "that one has not left yet");
+        lease.sent(at(3));
+        assert_eq!(lease.step(at(4), Input::Verify), Action::Rest);
+        assert_eq!(lease.step(at(5), renewed(at(3))), Action::Renew, "it was sent before");
+        lease.sent(at(6));
+        assert_eq!(lease.step(at(7), renewed(at(6))), Action::Rest);
+        assert_eq!(lease.deadline(), at(10_006 - 102));
+    }
+
+    #[test]
+    fn renewals_that_were_bunched_spread_over_the_whole_interval_once() {
+        let (mut early, mut late) = (0, 0);
+        for _ in 0..1000 {
+            let mut lease = lease();
+            assert_eq!(lease.step(at(1), Input::Verify), Action::Renew);
+            lease.sent(at(1));
+            assert_eq!(lease.step(at(2), Input::Answer { sent: at(1), answer: None }), Action::Rest);
+            assert_eq!(lease.step(at(600), Input::Wake), Action::Renew);
+            lease.sent(at(600));
+            assert_eq!(lease.step(at(601), renewed(at(600))), Action::Rest);
+            let next = lease.wake();
+            assert!(next > at(600) && next <= at(600 + 3_334), "{next:?}");
+            early += u32::from(next < at(600 + 1_100));
+            late += u32::from(next > at(600 + 2_200));
+            assert_eq!(lease.step(next, Input::Wake), Action::Renew);
+            lease.sent(next);
+            lease.step(next, renewed(next));
+            assert!(lease.wake() >= next.after(Duration::from_millis(2_489)), "as ever from then on");
+        }
+        assert!(early > 200 && late > 200, "{early} early, {late} late");
     }
 
     #[test]

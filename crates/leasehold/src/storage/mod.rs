@@ -64,7 +64,8 @@ use crate::error::Result;
 /// *A dropped call is an unknown outcome,* never a broken storage. The engine limits the time of each call
 /// by dropping it.
 ///
-/// *Hints may be early, late, repeated or missing.* [`Hint::Any`] is sent after every reconnect.
+/// *Hints may be early, late, repeated or missing.* [`Hint::Any`] is sent after every reconnect, and
+/// [`Hint::Restarted`] instead if leases may have been forgotten meanwhile.
 ///
 /// *No retries, no sleeping, no renewals inside a storage.* The engine does those.
 ///
@@ -245,6 +246,9 @@ pub enum Hint {
     Name(Name),
     /// It may be this owner's turn; or, if it holds, its lease may have been ended by somebody.
     Owner(Owner),
+    /// The storage may have forgotten leases: it was restarted, or another server answers now. Everybody asks
+    /// again, and every hold is verified at once.
+    Restarted,
 }
 
 /// Whoever holds a lock, as seen by looking. The picture may be old by the time it is read.

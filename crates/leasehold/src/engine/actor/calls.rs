@@ -123,6 +123,7 @@ impl Actor {
             if *looks == 2 {
                 return;
             }
+            self.looking += 1;
         }
         let (storage, name) = (self.storage.clone(), claim.name.clone());
         self.calls.push(Box::pin(async move {

@@ -143,6 +143,7 @@ impl Actor {
         let stage =
             Stage::Held { hold: Arc::clone(&hold), lease, unknown_until, asked: Vec::new(), looks: 0 };
         self.sit(owner, claim, stage);
+        self.verify_if_older(owner, sent);
         hold
     }
 

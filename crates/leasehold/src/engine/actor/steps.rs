@@ -33,6 +33,8 @@ pub(super) enum Step {
     /// Somebody holds what a ticket is for.
     Found(Result<Option<Holder>>),
     RenewNow,
+    /// The storage may have forgotten it.
+    Verify,
     Extend(Duration),
     Acquired {
         sent: Moment,
@@ -66,6 +68,7 @@ impl Actor {
                     Step::Silence(error) => attempt::Input::Silence(error),
                     Step::Extend(_)
                     | Step::RenewNow
+                    | Step::Verify
                     | Step::Gone
                     | Step::Found(_)
                     | Step::Renewed { .. }
@@ -257,6 +260,7 @@ impl Actor {
             // Somebody may have ended it. To look is enough: a hint renews nothing.
             Step::Hint => return self.verify(owner, None),
             Step::RenewNow => lease::Input::RenewNow,
+            Step::Verify => lease::Input::Verify,
             Step::Extend(ttl) => lease::Input::Extend(ttl),
             Step::Gone => lease::Input::Gone,
             Step::Close => return self.lose(owner, now, Lost::Closed),

@@ -1,6 +1,6 @@
 //! A program that uses locks: the real engine without its sleeping loop, real guards, and a caller.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
-use super::wire::{Call, Wire};
+use super::wire::{Ask, Call, Wire};
 use crate::clock::{Clock, Moment};
 use crate::engine::actor::Actor;
 use crate::engine::{Command, Handle, Resumed, prepare};
@@ -38,6 +38,10 @@ pub(super) struct Client {
     pub(super) paused_until: u64,
     /// True time when the engine wants to be woken.
     pub(super) wake: u64,
+    /// Holds that the engine has not asked about since the storage restarted.
+    pub(super) unverified: BTreeSet<Owner>,
+    /// When it was told that the storage restarted, if it was.
+    pub(super) restarted: Option<u64>,
     /// Something has come in that the engine has not seen.
     pub(super) dirty: bool,
 }
@@ -124,6 +128,8 @@ impl Client {
             confirmed: Vec::new(),
             paused_until: 0,
             wake: u64::MAX,
+            unverified: BTreeSet::new(),
+            restarted: None,
             dirty: false,
         }
     }
@@ -329,6 +335,7 @@ impl Client {
         self.resumes.clear();
         self.releases.clear();
         self.guards.clear();
+        self.unverified.clear();
         self.wake = u64::MAX;
         self.dirty = false;
     }
@@ -346,6 +353,20 @@ impl Client {
             if held.guard.hold().believed() <= now {
                 held.guard.hold().revive(now.after(ttl));
             }
+        }
+    }
+
+    /// Notes which holds the engine asks about.
+    pub(super) fn asks(&mut self, ask: &Ask) {
+        match ask {
+            Ask::Renew(claims) => {
+                self.unverified.retain(|owner| claims.iter().all(|claim| claim.owner != *owner));
+            }
+            Ask::Inspect(name) => {
+                let seen = self.guards.iter().map(|held| &held.guard).filter(|guard| guard.name() == name);
+                seen.for_each(|guard| _ = self.unverified.remove(&guard.owner()));
+            }
+            Ask::Acquire(_) | Ask::Release(_) => {}
         }
     }
 

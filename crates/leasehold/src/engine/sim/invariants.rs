@@ -1,6 +1,6 @@
 //! What must hold after every step, whatever happens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::schedule::{SECOND, Weather};
@@ -32,6 +32,8 @@ pub(super) enum Law {
     Rest,
     /// Without faults, the number of calls is bounded.
     Thrift,
+    /// Whoever holds when the storage says that it restarted asks whether it still does, at once.
+    Verified,
     /// An assertion of the engine.
     Panic,
 }
@@ -113,6 +115,7 @@ impl World {
     pub(super) fn check(&mut self) -> Result<(), Violation> {
         self.check_exclusion()?;
         self.check_finality()?;
+        self.check_verified()?;
         self.check_storage()?;
         self.check_progress()
     }
@@ -157,6 +160,27 @@ impl World {
                     held.over = true;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// A hold that is to be verified after a restart waits for nothing but answers about others, or itself.
+    fn check_verified(&mut self) -> Result<(), Violation> {
+        for (index, client) in self.clients.iter_mut().enumerate() {
+            if !client.is_awake(self.now) || client.dirty {
+                continue;
+            }
+            let unverified = std::mem::take(&mut client.unverified);
+            let believed =
+                |owner: &Owner| client.believers(self.now).any(|held| held.guard.owner() == *owner);
+            let still: BTreeSet<_> = unverified.into_iter().filter(believed).collect();
+            if let Some(owner) = still.first()
+                && !self.calls.values().any(|call| call.is_about_a_hold_of(index))
+            {
+                let text = format!("{owner}: the storage has restarted, and nobody asks whether it is held");
+                return Err(Violation::new(Law::Verified, text));
+            }
+            client.unverified = still;
         }
         Ok(())
     }

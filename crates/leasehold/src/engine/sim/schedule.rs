@@ -189,6 +189,8 @@ impl Weather {
 pub(super) enum Sabotage {
     /// The engine counts a deadline from the answer.
     DeadlineFromReply,
+    /// The engine only asks again when the storage has restarted.
+    DeafToRestarts,
     /// The engine undoes nothing for a caller who left.
     DropWithoutResolver,
     /// The storage keeps a waiter's place when it leaves.

@@ -60,6 +60,11 @@ impl Wire {
         std::mem::take(&mut self.state().fresh)
     }
 
+    /// Whether hints are subscribed to.
+    pub(super) fn is_listened_to(&self) -> bool {
+        self.state().hints.is_some()
+    }
+
     pub(super) fn hint(&self, hint: Hint) {
         if let Some(hints) = &self.state().hints {
             // An engine that has ended needs no hint.

@@ -33,7 +33,7 @@ pub(super) struct World {
     pub(super) clients: Vec<Client>,
     pub(super) names: Vec<Name>,
     agenda: BTreeMap<(u64, u64), What>,
-    calls: HashMap<u64, Pending>,
+    pub(super) calls: HashMap<u64, Pending>,
     counter: u64,
     /// All faults are over.
     pub(super) healed: Option<u64>,
@@ -77,7 +77,7 @@ pub(super) struct Tally {
     pub(super) excused: u64,
 }
 
-struct Pending {
+pub(super) struct Pending {
     client: usize,
     life: u32,
     ask: Ask,
@@ -356,6 +356,7 @@ impl World {
             self.plan(self.now, What::Proceed);
             return;
         }
+        self.clients[client].asks(&ask);
         match &ask {
             Ask::Acquire(claims) => self.tally.acquires += count(claims.len()),
             Ask::Release(claims) => self.tally.releases += count(claims.len()),
@@ -552,6 +553,7 @@ impl World {
                     self.tally.hints += 1;
                     self.hinted.extend(self.clients[client].seekers.iter().map(|seeker| seeker.owner));
                     self.trace(|w| format!("client {client} is hinted {}", w.hint_text(&hint)));
+                    let hint = self.sabotaged_hint(client, hint);
                     self.clients[client].wire.hint(hint);
                     self.clients[client].dirty = true;
                 }
@@ -584,6 +586,7 @@ impl World {
                 self.down_until = self.now + self.dice.between(10 * MS, 500 * MS);
                 let until = self.now + self.weather.longest_ttl() * 103 / 100 + SECOND / 100;
                 self.laws.excuse_all(until);
+                self.tell_of_restart();
             }
             What::Outage { long } => {
                 self.trace(|_| format!("storage is out of reach for {:?}", Duration::from_nanos(long)));
@@ -690,6 +693,7 @@ impl World {
         let seeking = client_of.seekers.iter().map(|seeker| seeker.owner);
         let owners: Vec<_> = seeking.chain(client_of.guards.iter().map(|held| held.guard.owner())).collect();
         let hint = match self.dice.between(0, 3) {
+            0 if self.whims.strikes(300) => Hint::Restarted,
             0 => Hint::Any,
             1 => Hint::Name(self.names[self.dice.index(self.names.len())].clone()),
             _ if owners.is_empty() => Hint::Owner(self.dice.owner()),
@@ -817,6 +821,20 @@ impl World {
         }
     }
 
+    /// Every client sees that another server answers when it is in touch again, and may be told so twice.
+    fn tell_of_restart(&mut self) {
+        for client in 0..self.clients.len() {
+            if self.weather.deaf || self.whims.strikes(self.weather.lose_hint / 2) {
+                continue;
+            }
+            let life = self.clients[client].life;
+            for _ in 0..self.whims.between(1, 2) {
+                let at = self.down_until + self.whims.between(MS, 100 * MS);
+                self.plan(at, What::Hint { client, life, hint: Hint::Restarted });
+            }
+        }
+    }
+
     // ── planted defects of the engine ──────────────────────────────────────────────────────────────────
 
     /// What the defective engine would not have asked at all.
@@ -840,6 +858,17 @@ impl World {
             }
             _ => None,
         }
+    }
+
+    /// What the defective engine makes of a hint. Notes what an engine has to ask about.
+    fn sabotaged_hint(&mut self, client: usize, hint: Hint) -> Hint {
+        if hint != Hint::Restarted || !self.clients[client].wire.is_listened_to() {
+            return hint;
+        }
+        let holds: Vec<_> = self.clients[client].believers(self.now).map(|held| held.guard.owner()).collect();
+        self.clients[client].unverified.extend(holds);
+        self.clients[client].restarted = Some(self.now);
+        if self.sabotage == Some(Sabotage::DeafToRestarts) { Hint::Any } else { hint }
     }
 
     /// What the defective engine makes of an answer.
@@ -880,6 +909,17 @@ impl World {
     /// Remembers what the defects depend on.
     fn note(&mut self, client: usize, answer: &Answer, id: u64) {
         self.trace(|_| format!("client {client} is answered #{id}: {}", brief(answer)));
+        if let (Ask::Acquire(claims), Answer::Acquire(answers)) = (&self.calls[&id].ask, answer) {
+            // Sent before the restart, granted after: it may be forgotten as well.
+            let restarted = self.clients[client].restarted;
+            let older = restarted.is_some_and(|restarted| self.calls[&id].sent <= restarted);
+            let granted = claims
+                .iter()
+                .zip(answers)
+                .filter(|(_, answer)| older && matches!(answer, Ok(Acquire::Granted { .. })));
+            let owners: Vec<_> = granted.map(|(claim, _)| claim.owner).collect();
+            self.clients[client].unverified.extend(owners);
+        }
         match (&self.calls[&id].ask, answer, self.sabotage) {
             (Ask::Release(claims), Answer::Release(answers), Some(Sabotage::NoSecondRelease)) => {
                 let sure = claims.iter().zip(answers).filter(|(_, answer)| answer.is_ok());
@@ -930,6 +970,14 @@ impl World {
 
 fn count(len: usize) -> u64 {
     u64::try_from(len).expect("few")
+}
+
+impl Pending {
+    /// Whether a client waits for an answer about a hold, so that it may not ask about another yet.
+    pub(super) fn is_about_a_hold_of(&self, client: usize) -> bool {
+        let about = matches!(self.ask, Ask::Inspect(_) | Ask::Renew(_));
+        about && self.client == client && self.reply.is_some()
+    }
 }
 
 /// How long the engine waits for an answer, as `Actor::board` decides.

@@ -1,0 +1,107 @@
+//! Verifies every hold after the storage may have forgotten some: a renewal sent early tells. The lanes are fed
+//! batch by batch, so that renewals that fall due meanwhile do not stand behind a hundred thousand others.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::Actor;
+use super::seats::Stage;
+use super::steps::Step;
+use crate::clock::Moment;
+use crate::engine::lane::Class;
+use crate::storage::Owner;
+
+/// The holds that are still to be verified.
+#[derive(Debug, Default)]
+pub(super) struct Sweep {
+    /// By the lane they use.
+    renew: BTreeMap<Class, VecDeque<Owner>>,
+    /// Those that want no renewals.
+    look: VecDeque<Owner>,
+    /// The storage has said it again: all of them once more.
+    again: bool,
+    /// When it said so last. What was sent before may be forgotten though it was granted.
+    heard: Option<Moment>,
+}
+
+/// How many looks that were not asked for there may be at a time.
+const LOOKS_MAX: usize = 16;
+
+impl Actor {
+    /// The storage may have forgotten leases. However often it says so, one sweep is under way, and one follows.
+    pub(super) fn restarted(&mut self, now: Moment) {
+        self.sweep.heard = Some(now);
+        self.sweep.again = true;
+    }
+
+    /// Verifies a hold if it was asked for before the storage restarted and granted after.
+    pub(super) fn verify_if_older(&mut self, owner: Owner, sent: Moment) {
+        if self.sweep.heard.is_some_and(|heard| sent <= heard) {
+            self.sweep_later(owner);
+        }
+    }
+
+    /// Sends as much of the sweep as there is room for.
+    pub(super) fn sweep(&mut self) {
+        if self.sweep.again && self.sweep.is_drained() {
+            self.sweep.again = false;
+            self.begin_sweep();
+        }
+        if self.sweep.is_drained() {
+            return;
+        }
+        let now = self.clock.now();
+        let classes: Vec<_> = self.sweep.renew.keys().copied().collect();
+        for class in classes {
+            while self.renews.has_room(class)
+                && let Some(owner) = self.sweep.next_of(class)
+            {
+                self.step(owner, now, Step::Verify);
+            }
+        }
+        while self.looking < LOOKS_MAX
+            && let Some(owner) = self.sweep.look.pop_front()
+        {
+            self.verify(owner, None);
+        }
+    }
+
+    fn begin_sweep(&mut self) {
+        let held = self.seats.iter().filter_map(|(owner, seat)| match &seat.stage {
+            Stage::Held { lease, .. } => Some((lease.deadline(), *owner)),
+            _ => None,
+        });
+        let mut held: Vec<_> = held.collect();
+        held.sort_unstable(); // those with the least left go first
+        tracing::info!(target: "leasehold", holds = held.len(), "the storage may have restarted");
+        for (_, owner) in held {
+            self.sweep_later(owner);
+        }
+    }
+
+    fn sweep_later(&mut self, owner: Owner) {
+        if let Some(Stage::Held { lease, .. }) = self.seats.get(&owner).map(|seat| &seat.stage) {
+            let sweep = &mut self.sweep;
+            let line = if lease.is_renewed() {
+                sweep.renew.entry(Class::of(lease.ttl())).or_default()
+            } else {
+                &mut sweep.look
+            };
+            line.push_back(owner);
+        }
+    }
+}
+
+impl Sweep {
+    fn is_drained(&self) -> bool {
+        self.renew.is_empty() && self.look.is_empty()
+    }
+
+    fn next_of(&mut self, class: Class) -> Option<Owner> {
+        let line = self.renew.get_mut(&class)?;
+        let next = line.pop_front();
+        if line.is_empty() {
+            self.renew.remove(&class);
+        }
+        next
+    }
+}
