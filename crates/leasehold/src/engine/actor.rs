@@ -8,7 +8,6 @@ mod seats;
 mod steps;
 mod sweep;
 
-use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,14 +25,16 @@ use self::sweep::Sweep;
 use super::alarm::Alarm;
 use super::keeper::Keeper;
 use super::lane::Lanes;
+use super::linger::Linger;
 use super::observers::Observers;
+use super::owners::Owners;
 use super::queue::Queues;
 use super::{CLOSE_LIMIT, Command, Reply, Shared};
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::guard::Lost;
-use crate::storage::{AnyStorage, Hint, Name, Owner, Storage};
+use crate::storage::{AnyStorage, Hint, Name, Storage};
 
 pub(crate) struct Actor {
     storage: AnyStorage,
@@ -43,7 +44,7 @@ pub(crate) struct Actor {
     /// Guards talk back through this; weak, so that the engine does not keep itself alive.
     commands: mpsc::WeakUnboundedSender<Command>,
     events: broadcast::Sender<Event>,
-    seats: HashMap<Owner, Seat>,
+    seats: Owners<Seat>,
     queues: Queues,
     keeper: Keeper,
     observers: Observers,
@@ -96,7 +97,7 @@ impl Actor {
             inbox,
             commands,
             events,
-            seats: HashMap::new(),
+            seats: Owners::default(),
             queues: Queues::default(),
             keeper: Keeper::default(),
             calls: FuturesUnordered::new(),
@@ -110,19 +111,24 @@ impl Actor {
     }
 
     /// Works until the last handle is dropped, or the client is closed, and nothing is owed any more.
-    pub(super) async fn run(mut self, mut alarm: Alarm) {
-        let (mut open, mut turns) = (true, 0_u32);
+    pub(super) async fn run(mut self, mut alarm: Alarm, mut linger: Linger) {
+        let (mut open, mut turns, mut busy) = (true, 0_u32, false);
         loop {
             turns = turns.wrapping_add(1);
             if turns.is_multiple_of(YIELD_EVERY) {
                 // A storage that answers at once would keep timers and other tasks waiting for ever.
                 tokio::task::yield_now().await;
             }
-            self.turn(&mut open);
+            busy |= self.turn(&mut open);
             if self.finished(open) {
                 return self.finish();
             }
+            if linger.stays(self.clock.now(), std::mem::take(&mut busy), !self.calls.is_empty()) {
+                tokio::task::yield_now().await;
+                continue;
+            }
             let next = self.next_wake();
+            busy = true;
             tokio::select! {
                 Some(done) = self.calls.next() => self.done(done),
                 command = self.inbox.recv(), if open => match command {
@@ -130,32 +136,39 @@ impl Actor {
                     None => open = false,
                 },
                 hint = next_hint(&mut self.hints) => self.hint(hint),
-                () = alarm.sleep_until(next) => {}
+                () = alarm.sleep_until(next) => busy = false,
             }
         }
     }
 
-    /// Does all that can be done now, without waiting for anything.
-    pub(super) fn turn(&mut self, open: &mut bool) {
-        self.take_what_is_ready(open);
+    /// Does all that can be done now, without waiting for anything; whether anything had come in.
+    pub(super) fn turn(&mut self, open: &mut bool) -> bool {
+        let came = self.take_what_is_ready(open);
         self.wake_who_is_due();
         self.sweep();
         self.depart();
+        came
     }
 
     /// Takes all that has come in, so that claims which come together leave together.
-    fn take_what_is_ready(&mut self, open: &mut bool) {
+    fn take_what_is_ready(&mut self, open: &mut bool) -> bool {
+        let mut came = false;
         for _ in 0..BURST {
             let Some(Some(done)) = self.calls.next().now_or_never() else { break };
+            came = true;
             self.done(done);
         }
         for _ in 0..BURST {
             let Some(hint) = next_hint(&mut self.hints).now_or_never() else { break };
+            came = true;
             self.hint(hint);
         }
         for _ in 0..BURST {
             match self.inbox.try_recv() {
-                Ok(command) => self.command(command),
+                Ok(command) => {
+                    came = true;
+                    self.command(command);
+                }
                 Err(mpsc::error::TryRecvError::Empty) => break,
                 Err(mpsc::error::TryRecvError::Disconnected) => {
                     *open = false;
@@ -163,6 +176,7 @@ impl Actor {
                 }
             }
         }
+        came
     }
 
     pub(super) fn finished(&self, open: bool) -> bool {

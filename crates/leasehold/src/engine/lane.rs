@@ -102,7 +102,9 @@ impl Lane {
         if self.waiting.len() == 1 {
             return self.waiting.pop_front().map(|(owner, _)| vec![owner]);
         }
-        let (mut batch, mut names, mut left) = (Vec::new(), HashSet::new(), VecDeque::new());
+        let most = std::cmp::min(self.waiting.len(), self.batch_max);
+        let (mut batch, mut names) = (Vec::with_capacity(most), HashSet::with_capacity(most));
+        let mut left = VecDeque::new();
         while let Some((owner, name)) = self.waiting.pop_front() {
             if batch.len() == self.batch_max {
                 left.push_back((owner, name));

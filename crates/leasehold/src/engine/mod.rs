@@ -11,14 +11,15 @@ mod hold;
 mod keeper;
 mod lane;
 mod lease;
+mod linger;
 mod observers;
+mod owners;
 pub(crate) mod planted;
 mod queue;
 mod resolver;
 #[cfg(test)]
 mod sim;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,6 +30,8 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use self::actor::Actor;
 use self::alarm::Alarm;
 pub(crate) use self::hold::Hold;
+use self::linger::Linger;
+use self::owners::Owners;
 use self::planted::Bug;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -63,7 +66,7 @@ pub(crate) async fn connect(target: url::Target, home: Home) -> Result<Handle> {
                 let clock = Clock::boot();
                 let (handle, actor) = prepare(storage, clock.clone());
                 if ready.send(Ok(handle)).is_ok() {
-                    actor.run(Alarm::boot(clock)).await;
+                    actor.run(Alarm::boot(clock), Linger::new()).await;
                 }
             })?;
             connected.await.unwrap_or_else(|_| {
@@ -79,13 +82,13 @@ pub(crate) fn start(storage: AnyStorage, home: Home) -> Handle {
         Home::CurrentRuntime => {
             let clock = Clock::tokio();
             let (handle, actor) = prepare(storage, clock.clone());
-            tokio::spawn(async move { actor.run(Alarm::tokio(clock)).await });
+            tokio::spawn(async move { actor.run(Alarm::tokio(clock), Linger::never()).await });
             handle
         }
         Home::Thread => {
             let clock = Clock::boot();
             let (handle, actor) = prepare(storage, clock.clone());
-            if let Err(error) = on_thread(async move { actor.run(Alarm::boot(clock)).await }) {
+            if let Err(error) = on_thread(async move { actor.run(Alarm::boot(clock), Linger::new()).await }) {
                 // The actor is dropped with its end of the channel: every call says so.
                 tracing::error!(target: "leasehold", %error, "no engine");
             }
@@ -133,7 +136,8 @@ fn on_thread(work: impl Future<Output = ()> + Send + 'static) -> Result<()> {
         |source| Error::new(ErrorKind::Internal, "cannot start the engine's thread").with_source(source);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let thread = std::thread::Builder::new().name("leasehold".to_owned());
-    thread.spawn(move || runtime.block_on(work)).map_err(failed)?;
+    // As a task: whatever wakes it from within the runtime then needs no system call.
+    thread.spawn(move || runtime.block_on(async { runtime.spawn(work).await })).map_err(failed)?;
     Ok(())
 }
 
@@ -163,12 +167,12 @@ pub(crate) struct Shared {
     guarantees: Guarantees,
     storage: String,
     events: broadcast::WeakSender<Event>,
-    holds: Mutex<HashMap<Owner, Arc<Hold>>>,
+    holds: Mutex<Owners<Arc<Hold>>>,
     closed: AtomicBool,
 }
 
 impl Shared {
-    fn holds(&self) -> MutexGuard<'_, HashMap<Owner, Arc<Hold>>> {
+    fn holds(&self) -> MutexGuard<'_, Owners<Arc<Hold>>> {
         self.holds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -190,15 +194,19 @@ impl Handle {
         };
         // Dropped with this future: then the engine undoes whatever it had begun. A guard that was on its
         // way here is dropped with the channel, which releases it.
-        let _leaving = Leaving { engine: self, command: Some(Command::Leave { owner }) };
-        self.ask(|reply| Command::Acquire { owner, name, options, once, reply }).await
+        let leaving = Leaving { engine: self, command: Some(Command::Leave { owner }) };
+        let answer = self.ask(|reply| Command::Acquire { owner, name, options, once, reply }).await;
+        leaving.not_needed();
+        answer
     }
 
     pub(crate) async fn resume(&self, ticket: Ticket, options: Options) -> Result<Guard> {
         options::check_ttl(ticket.ttl, self.limits())?;
         let (owner, by) = (ticket.owner, Owner::random());
-        let _leaving = Leaving { engine: self, command: Some(Command::LeaveResume { owner, by }) };
-        self.ask(|reply| Command::Resume { by, ticket, options, reply }).await.map(Resumed::into_guard)
+        let leaving = Leaving { engine: self, command: Some(Command::LeaveResume { owner, by }) };
+        let answer = self.ask(|reply| Command::Resume { by, ticket, options, reply }).await;
+        leaving.not_needed();
+        answer.map(Resumed::into_guard)
     }
 
     pub(crate) async fn inspect(&self, name: Name) -> Result<Option<Holder>> {
@@ -362,6 +370,13 @@ impl Drop for Resumed {
 struct Leaving<'a> {
     engine: &'a Handle,
     command: Option<Command>,
+}
+
+impl Leaving<'_> {
+    /// The engine has answered, so that nothing is left to undo: that wakes it for nothing.
+    fn not_needed(mut self) {
+        self.command = None;
+    }
 }
 
 impl Drop for Leaving<'_> {

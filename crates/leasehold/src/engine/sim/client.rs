@@ -214,8 +214,6 @@ impl Client {
                 Ok(_) | Err(oneshot::error::TryRecvError::Closed) => {}
             }
             busy = true;
-            // As `Handle::acquire` does when it returns.
-            self.tell(Command::Leave { owner: seeker.owner });
         }
         self.seekers = waiting;
         let mut waiting = Vec::new();
@@ -229,8 +227,6 @@ impl Client {
                 Ok(_) | Err(oneshot::error::TryRecvError::Closed) => {}
             }
             busy = true;
-            // As `Handle::resume` does when it returns.
-            self.tell(Command::LeaveResume { owner: resumer.owner, by: resumer.by });
         }
         self.resumes = waiting;
         let confirmed = &mut self.confirmed;
