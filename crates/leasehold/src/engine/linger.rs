@@ -97,7 +97,7 @@ impl Linger {
             return false;
         }
         if self.trust == 0 {
-            if self.crowd.as_ref().is_none_or(Crowd::is_there) {
+            if self.crowd.as_mut().is_none_or(Crowd::is_there) {
                 self.rest = REST;
                 return false;
             }
@@ -131,11 +131,13 @@ impl Habit {
 }
 
 /// Tells whether more threads want to run than there are processors.
+#[cfg(target_os = "linux")]
 struct Crowd {
-    #[cfg(target_os = "linux")]
     loads: std::fs::File,
-    #[cfg(target_os = "linux")]
     processors: usize,
+    /// How many wanted to run when it looked, smoothed, in sixteenths: a runtime wakes a thread too many now and
+    /// then.
+    running: usize,
 }
 
 #[cfg(target_os = "linux")]
@@ -143,15 +145,17 @@ impl Crowd {
     fn new() -> Option<Self> {
         let processors = std::thread::available_parallelism().ok()?.get();
         let loads = std::fs::File::open("/proc/loadavg").ok()?;
-        (processors > 1).then_some(Self { loads, processors })
+        (processors > 1).then_some(Self { loads, processors, running: 0 })
     }
 
-    fn is_there(&self) -> bool {
-        self.running().is_none_or(|running| running > self.processors)
+    fn is_there(&mut self) -> bool {
+        let Some(running) = self.look() else { return true };
+        self.running = (self.running * 3).saturating_add(running.saturating_mul(16)) / 4;
+        self.running > self.processors * 16 + 8
     }
 
     /// How many threads run or want to, this one among them (proc_loadavg(5)).
-    fn running(&self) -> Option<usize> {
+    fn look(&self) -> Option<usize> {
         use std::os::unix::fs::FileExt;
         let mut text = [0; 64];
         let len = self.loads.read_at(&mut text, 0).ok()?;
@@ -161,14 +165,18 @@ impl Crowd {
     }
 }
 
+/// Where that cannot be seen, nobody stays awake.
+#[cfg(not(target_os = "linux"))]
+enum Crowd {}
+
 #[cfg(not(target_os = "linux"))]
 impl Crowd {
     fn new() -> Option<Self> {
         None
     }
 
-    fn is_there(&self) -> bool {
-        true
+    fn is_there(&mut self) -> bool {
+        match *self {}
     }
 }
 
