@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use crate::clock;
+use crate::engine::owners::ByOwner;
 use crate::storage::{Limits, Name, Owner};
 
 /// The lanes of one verb, one for each class of TTLs: how long an answer is waited for depends on the TTL, and
@@ -67,6 +68,8 @@ impl Lanes {
 #[derive(Debug)]
 struct Lane {
     waiting: VecDeque<(Owner, Name)>,
+    /// Those of `waiting`. Who is withdrawn is mostly not among them, and must not cost a walk along all who wait.
+    owners: HashSet<Owner, ByOwner>,
     under_way: usize,
     batch_max: usize,
     batches_max: usize,
@@ -77,6 +80,7 @@ impl Lane {
         let (batch_max, batches_max) = (limits.batch_max, limits.batches_in_flight);
         Self {
             waiting: VecDeque::new(),
+            owners: HashSet::default(),
             under_way: 0,
             batch_max: std::cmp::max(batch_max, 1),
             batches_max: std::cmp::max(batches_max, 1),
@@ -84,11 +88,16 @@ impl Lane {
     }
 
     fn push(&mut self, owner: Owner, name: Name) {
+        let is_new = self.owners.insert(owner);
+        debug_assert!(is_new, "an acquisition has one claim of a verb at a time");
         self.waiting.push_back((owner, name));
     }
 
     /// Takes back a claim that has not left; whether it was still there.
     fn withdraw(&mut self, owner: Owner) -> bool {
+        if !self.owners.remove(&owner) {
+            return false;
+        }
         let place = self.waiting.iter().position(|(other, _)| *other == owner);
         place.is_some_and(|place| self.waiting.remove(place).is_some())
     }
@@ -100,25 +109,29 @@ impl Lane {
         }
         self.under_way += 1;
         if self.waiting.len() == 1 {
-            return self.waiting.pop_front().map(|(owner, _)| vec![owner]);
+            let (owner, _) = self.waiting.pop_front()?;
+            self.owners.remove(&owner);
+            return Some(vec![owner]);
         }
         let most = std::cmp::min(self.waiting.len(), self.batch_max);
         let (mut batch, mut names) = (Vec::with_capacity(most), HashSet::with_capacity(most));
         let mut left = VecDeque::new();
         while let Some((owner, name)) = self.waiting.pop_front() {
             if batch.len() == self.batch_max {
-                left.push_back((owner, name));
+                self.waiting.push_front((owner, name));
                 break;
             }
             if names.contains(&name) {
                 left.push_back((owner, name));
             } else {
                 names.insert(name);
+                self.owners.remove(&owner);
                 batch.push(owner);
             }
         }
-        left.append(&mut self.waiting);
-        self.waiting = left;
+        for earlier in left.into_iter().rev() {
+            self.waiting.push_front(earlier);
+        }
         Some(batch)
     }
 
