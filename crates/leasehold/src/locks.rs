@@ -46,13 +46,15 @@ impl Locks {
 
     /// Uses a storage that is already there, with default options.
     pub fn new(storage: impl Storage) -> Self {
-        let (storage, defaults) = (AnyStorage::new(storage), Options::default());
-        Self { engine: engine::start(storage, Home::Thread), defaults }
+        let engine = engine::start(AnyStorage::new(storage), Home::Thread);
+        let mut defaults = Options::default();
+        defaults.ttl = defaults.ttl.clamp(engine.limits().ttl_min, engine.limits().ttl_max);
+        Self { engine, defaults }
     }
 
     /// Starts to set the options that every lock of a client begins with.
     pub fn builder() -> Builder {
-        Builder { defaults: Options::default(), home: Home::Thread, required: None }
+        Builder { defaults: Options::default(), ttl_given: false, home: Home::Thread, required: None }
     }
 
     /// Names a lock. Sends nothing and cannot fail; a bad name is an error of `acquire`.
@@ -180,14 +182,17 @@ impl fmt::Debug for Locks {
 #[derive(Clone, Debug)]
 pub struct Builder {
     defaults: Options,
+    /// Whether somebody chose the TTL; if not, the storage may bound it.
+    ttl_given: bool,
     home: Home,
     required: Option<Tier>,
 }
 
 impl Builder {
-    /// Sets [`Lock::ttl`] for every lock.
+    /// Sets [`Lock::ttl`] for every lock. Default: 10 s, or what the storage allows if that is less.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.defaults.ttl = ttl;
+        self.ttl_given = true;
         self
     }
 
@@ -268,8 +273,12 @@ impl Builder {
         self.finish(engine)
     }
 
-    fn finish(self, engine: Handle) -> Result<Locks> {
-        self.defaults.check(engine.limits())?;
+    fn finish(mut self, engine: Handle) -> Result<Locks> {
+        let limits = engine.limits();
+        if !self.ttl_given {
+            self.defaults.ttl = self.defaults.ttl.clamp(limits.ttl_min, limits.ttl_max);
+        }
+        self.defaults.check(limits)?;
         let has = engine.guarantees().tier;
         if let Some(required) = self.required
             && has < required

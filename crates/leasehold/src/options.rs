@@ -12,7 +12,7 @@ use crate::storage::Limits;
 #[non_exhaustive]
 pub struct Options {
     /// How long the lease lasts if it is not renewed. 100 ms to 24 h; the storage may allow less.
-    /// Default: 10 s.
+    /// Default: 10 s, or what the storage allows if that is less.
     pub ttl: Duration,
     /// How long to wait for the lock. Default: [`Wait::Forever`].
     pub wait: Wait,
