@@ -8,8 +8,14 @@ mod any;
 mod memory;
 mod name;
 mod owner;
+#[cfg(feature = "redis")]
+pub mod redis;
+#[cfg(feature = "redis")]
+pub mod redis_quorum;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(feature = "redis")]
+mod tls;
 mod token;
 pub(crate) mod url;
 

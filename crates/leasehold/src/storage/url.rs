@@ -1,6 +1,8 @@
 //! Storage URLs: `scheme:rest?option=value`. Strict: whatever is not understood is an error that says what is.
 
 use std::fmt;
+#[cfg(feature = "redis")]
+use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
@@ -9,13 +11,29 @@ use super::memory::Memory;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Every scheme there is, with the feature that brings it; `None` is always there.
-const SCHEMES: &[(&str, Option<&str>)] = &[("memory", None), ("sqlite", Some("sqlite"))];
+const SCHEMES: &[(&str, Option<&str>)] = &[
+    ("memory", None),
+    ("sqlite", Some("sqlite")),
+    ("redis", Some("redis")),
+    ("rediss", Some("redis")),
+    ("redis+unix", Some("redis")),
+    ("redis+sentinel", Some("redis")),
+    ("rediss+sentinel", Some("redis")),
+    ("redis+cluster", Some("redis")),
+    ("rediss+cluster", Some("redis")),
+    ("redis+quorum", Some("redis")),
+    ("rediss+quorum", Some("redis")),
+];
 
 /// What a URL names, checked as far as that goes without I/O.
 pub(crate) enum Target {
     Memory(Memory),
     #[cfg(feature = "sqlite")]
     Sqlite(super::sqlite::Config),
+    #[cfg(feature = "redis")]
+    Redis(Box<super::redis::Config>),
+    #[cfg(feature = "redis")]
+    RedisQuorum(super::redis_quorum::Config),
 }
 
 /// Reads a URL. No I/O.
@@ -29,6 +47,13 @@ pub(crate) fn parse(text: &str) -> Result<Target> {
         }
         #[cfg(feature = "sqlite")]
         "sqlite" => Ok(Target::Sqlite(super::sqlite::Config::from_url(&url)?)),
+        #[cfg(feature = "redis")]
+        "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel" | "redis+cluster"
+        | "rediss+cluster" => Ok(Target::Redis(Box::new(super::redis::Config::from_url(scheme, &url)?))),
+        #[cfg(feature = "redis")]
+        "redis+quorum" | "rediss+quorum" => {
+            Ok(Target::RedisQuorum(super::redis_quorum::Config::from_url(scheme, &url)?))
+        }
         _ => match SCHEMES.iter().find(|(known, _)| *known == scheme) {
             Some((_, Some(feature))) => Err(Error::new(
                 ErrorKind::Unsupported,
@@ -48,6 +73,12 @@ impl Target {
             Self::Memory(memory) => Ok(AnyStorage::new(memory)),
             #[cfg(feature = "sqlite")]
             Self::Sqlite(config) => Ok(AnyStorage::new(super::sqlite::Sqlite::open(config).await?)),
+            #[cfg(feature = "redis")]
+            Self::Redis(config) => Ok(AnyStorage::new(super::redis::Redis::connect(*config).await?)),
+            #[cfg(feature = "redis")]
+            Self::RedisQuorum(config) => {
+                Ok(AnyStorage::new(super::redis_quorum::RedisQuorum::connect(config).await?))
+            }
         }
     }
 }
@@ -56,18 +87,73 @@ impl Target {
 pub(crate) struct Url {
     /// What stands before the `?`, percent-decoded.
     pub(crate) path: String,
+    /// The same, as it was written.
+    #[cfg(feature = "redis")]
+    raw: String,
     options: Vec<(String, String)>,
 }
 
+/// What stands between the `//` and the `?` of a URL that names servers, decoded.
+#[cfg(feature = "redis")]
+pub(crate) struct Authority {
+    pub(crate) user: Option<String>,
+    pub(crate) password: Option<String>,
+    /// Each with its port, if one is given.
+    pub(crate) hosts: Vec<(String, Option<u16>)>,
+    /// What follows the first `/` after the hosts.
+    pub(crate) path: String,
+}
+
 impl Url {
-    fn parse(rest: &str) -> Result<Self> {
+    pub(crate) fn parse(rest: &str) -> Result<Self> {
         let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
         let pairs = query.split('&').filter(|pair| !pair.is_empty());
         let options = pairs.map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             Ok((decode(key)?, decode(value)?))
         });
-        Ok(Self { path: decode(path)?, options: options.collect::<Result<_>>()? })
+        Ok(Self {
+            path: decode(path)?,
+            #[cfg(feature = "redis")]
+            raw: path.to_owned(),
+            options: options.collect::<Result<_>>()?,
+        })
+    }
+
+    /// Reads `//[user[:password]@]host[:port][,host[:port]…][/path]`. The text of an error repeats none of it.
+    #[cfg(feature = "redis")]
+    pub(crate) fn authority(&self) -> Result<Authority> {
+        let shape = "`//[user[:password]@]host[:port][,…][/path]`";
+        let wrong = |what: &str| {
+            let text = "the URL is not of that shape; write special characters as %XX";
+            Error::invalid(format!("{text} wrong=`{what}` valid={shape}"))
+        };
+        let rest = self.raw.strip_prefix("//").ok_or_else(|| wrong("no `//`"))?;
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        // A `/` in a password ends the authority early, and what follows would be shown as a path.
+        if path.contains('@') {
+            return Err(wrong("an `@` after the first `/`"));
+        }
+        let (login, hosts) = match authority.rsplit_once('@') {
+            Some((login, hosts)) => (Some(login), hosts),
+            None => (None, authority),
+        };
+        let (user, password) =
+            match login.map(|login| login.split_once(':').map_or((login, None), |(u, p)| (u, Some(p)))) {
+                Some((user, password)) => (Some(user).filter(|user| !user.is_empty()), password),
+                None => (None, None),
+            };
+        if [user, password].into_iter().flatten().any(|text| text.contains(['@', ':'])) {
+            return Err(wrong("the user or the password"));
+        }
+        let hosts =
+            hosts.split(',').map(|host| host_and_port(host).ok_or_else(|| wrong("a host or its port")));
+        Ok(Authority {
+            user: user.map(decode).transpose()?,
+            password: password.map(decode).transpose()?,
+            hosts: hosts.collect::<Result<_>>()?,
+            path: decode(path)?,
+        })
     }
 
     /// Hands each option to `set`. One that is not in `known`, or comes twice, is an error that lists those.
@@ -101,6 +187,58 @@ impl fmt::Debug for Url {
     }
 }
 
+/// Reads `host`, `host:port`, `[v6]` or `[v6]:port`.
+#[cfg(feature = "redis")]
+pub(crate) fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, rest) = rest.split_once(']')?;
+            (host, if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?) })
+        }
+        None => text.rsplit_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+    };
+    let port = port
+        .map(|port| port.parse::<u16>().ok().filter(|port| *port != 0))
+        .map_or(Some(None), |port| port.map(Some))?;
+    let host = decode(host)
+        .ok()
+        .filter(|host| !host.is_empty() && (text.starts_with('[') || !host.contains(':')))?;
+    Some((host, port))
+}
+
+/// Reads an option that is `true` or `false`.
+#[cfg(feature = "redis")]
+pub(crate) fn flag(option: &str, value: &str) -> Result<bool> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(bad_value(option, value, "true, false")),
+    }
+}
+
+/// Reads an option that is a duration: a whole number with `ms`, `s`, `m` or `h`.
+#[cfg(feature = "redis")]
+pub(crate) fn duration(option: &str, value: &str) -> Result<Duration> {
+    let digits = value.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match &value[digits.len()..] {
+        "ms" => Some(1),
+        "s" => Some(1000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    let ms = unit.and_then(|unit| digits.parse::<u64>().ok()?.checked_mul(unit));
+    ms.map(Duration::from_millis)
+        .ok_or_else(|| bad_value(option, value, "a whole number with ms, s, m or h, as in 30s"))
+}
+
+/// Says what would have been understood.
+#[cfg(feature = "redis")]
+pub(crate) fn bad_value(option: &str, value: &str, valid: &str) -> Error {
+    let value = value.escape_debug();
+    Error::invalid(format!("unknown value in the URL option=`{option}` value=`{value}` valid=`{valid}`"))
+}
+
 fn decode(text: &str) -> Result<String> {
     let decoded = percent_decode_str(text).decode_utf8();
     decoded.map(Into::into).map_err(|_| Error::invalid("the URL is not UTF-8 after percent-decoding"))
@@ -125,7 +263,7 @@ mod tests {
 
     #[test]
     fn unknown_schemes_list_the_known_ones() {
-        for url in ["", "nonsense", "mysql://u:S3CRET@h/", "redis://:S3CRET@h", "/tmp/x"] {
+        for url in ["", "nonsense", "mysql://u:S3CRET@h/", "mongo://:S3CRET@h", "/tmp/x"] {
             let error = error(url);
             assert_eq!(error.kind(), ErrorKind::Invalid);
             assert!(error.to_string().contains("memory: sqlite:"), "{error}");

@@ -114,7 +114,7 @@ mod tests {
     fn config(url: &str) -> Result<Config> {
         match parse(url)? {
             Target::Sqlite(config) => Ok(config),
-            Target::Memory(_) => panic!("another storage"),
+            _ => panic!("another storage"),
         }
     }
 

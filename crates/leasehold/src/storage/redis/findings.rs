@@ -1,0 +1,163 @@
+//! What a person wants to know of a server: what it is, and what to change for it to promise more.
+
+use super::config::{Config, Servers};
+use super::facts::Facts;
+use super::link::Link;
+
+/// One thing that was found out about a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Finding {
+    /// What it is about, in a word.
+    pub about: &'static str,
+    /// What was found, and what to do where that falls short.
+    pub detail: String,
+    /// Whether it is as it should be.
+    pub good: bool,
+}
+
+/// The first versions of each branch in which no script is known to break out of the interpreter: CVE-2025-49844,
+/// CVE-2025-46817 and CVE-2025-46818, and with them the older CVE-2024-46981. Every later branch began without.
+const MENDED_REDIS: &[[u32; 3]] = &[[6, 2, 20], [7, 2, 11], [7, 4, 6], [8, 0, 4], [8, 2, 2]];
+const MENDED_VALKEY: &[[u32; 3]] = &[[7, 2, 11], [8, 0, 6], [8, 1, 4]];
+
+impl Finding {
+    fn good(about: &'static str, detail: impl Into<String>) -> Self {
+        Self { about, detail: detail.into(), good: true }
+    }
+
+    pub(in crate::storage) fn bad(about: &'static str, detail: impl Into<String>) -> Self {
+        Self { about, detail: detail.into(), good: false }
+    }
+}
+
+impl Link {
+    pub(in crate::storage) fn findings(&self, config: &Config) -> Vec<Finding> {
+        self.facts.findings(config, &self.place)
+    }
+}
+
+impl Facts {
+    fn findings(&self, config: &Config, place: &str) -> Vec<Finding> {
+        let part = match &config.servers {
+            Servers::One(_) => "one server",
+            Servers::Sentinels { .. } => "the primary, as the Sentinels say",
+            Servers::Cluster(_) => "a primary of a Cluster",
+            Servers::Quorum(_) => "one of a quorum",
+        };
+        let (product, version, replicas) = (&self.product, &self.version, self.replicas);
+        let mut all = vec![Finding::good(
+            "server",
+            format!("{part} server=`{place}` product=`{product}` version=`{version}` replicas=`{replicas}`"),
+        )];
+        all.extend(self.holes(place));
+        if !self.known {
+            let text = "the user may not call INFO, so nothing can be promised; give it `+info +config|get`";
+            all.push(Finding::bad("server", format!("{text} server=`{place}`")));
+            return all;
+        }
+        all.extend([self.memory(place), self.disk(config, place), self.failover(config, place)]);
+        all
+    }
+
+    fn memory(&self, place: &str) -> Finding {
+        let policy = &self.policy;
+        let (good, text) = if self.evicts() {
+            (false, "when it is full, locks are forgotten; set `maxmemory-policy noeviction`")
+        } else if policy.is_empty() {
+            (false, "what happens when it is full is unknown; give the user `+config|get`")
+        } else {
+            (true, "when it is full, new locks are refused and none is forgotten")
+        };
+        Finding { about: "memory", detail: format!("{text} server=`{place}` policy=`{policy}`"), good }
+    }
+
+    fn disk(&self, config: &Config, place: &str) -> Finding {
+        let (journal, fsync) = (if self.journal { "yes" } else { "no" }, &self.fsync);
+        let text = if self.synced {
+            "a grant is there before it is answered, so a restart forgets nothing"
+        } else if matches!(config.servers, Servers::Quorum(_)) {
+            "after a restart it grants nothing for `max_ttl`, which bounds every TTL; without that bound set \
+             `appendonly yes` and `appendfsync always`"
+        } else if self.journal && fsync.is_empty() {
+            "when a grant is there is unknown, so a restart may forget it; give the user `+config|get`"
+        } else {
+            "a restart may forget locks; for restart-safe set `appendonly yes` and `appendfsync always`"
+        };
+        let detail = format!("{text} server=`{place}` appendonly=`{journal}` appendfsync=`{fsync}`");
+        Finding { about: "disk", detail, good: self.synced }
+    }
+
+    fn failover(&self, config: &Config, place: &str) -> Finding {
+        const QUORUM: &str = "three servers or more that know nothing of each other (`redis+quorum:`)";
+        const GRACE: &str = "the URL option `failover_grace`, as long as the longest TTL";
+        let replicas = self.replicas;
+        let (good, text) = match (&config.servers, config.failover_grace) {
+            (Servers::Quorum(_), _) => {
+                (true, "a majority decides, and none takes another one's place".to_owned())
+            }
+            (_, Some(_)) => (true, "a new primary grants nothing until every lease has ended".to_owned()),
+            (Servers::Cluster(_), None) => {
+                let text = format!("may forget the last grants; for failover-safe use {QUORUM}");
+                (replicas == 0, if replicas == 0 { format!("there is none; {text}") } else { text })
+            }
+            (Servers::One(_), None) if replicas == 0 => {
+                (true, format!("there is none, and no lock while this server is away; else use {QUORUM}"))
+            }
+            _ => {
+                (false, format!("may forget the last grants; for failover-safe set {GRACE}, or use {QUORUM}"))
+            }
+        };
+        let detail = format!("{text} server=`{place}` replicas=`{replicas}`");
+        Finding { about: "failover", detail, good }
+    }
+
+    /// Warns of a version whose scripts are known to break out, which concerns whoever may call them.
+    fn holes(&self, place: &str) -> Option<Finding> {
+        let mended = if self.product == "valkey" { MENDED_VALKEY } else { MENDED_REDIS };
+        let version = read(&self.version)?;
+        if is_mended(version, mended) {
+            return None;
+        }
+        let list: Vec<_> = mended.iter().map(|[a, b, c]| format!("{a}.{b}.{c}")).collect();
+        let (list, version) = (list.join(", "), &self.version);
+        Some(Finding::bad(
+            "security",
+            format!(
+                "whoever may call scripts can break into this version (CVE-2025-49844 and others); update to {list} \
+                 or later, unless your distribution has mended it server=`{place}` version=`{version}`"
+            ),
+        ))
+    }
+}
+
+fn is_mended(version: [u32; 3], mended: &[[u32; 3]]) -> bool {
+    let branch = mended.iter().find(|first| first[..2] == version[..2]);
+    branch.map_or_else(|| mended.last().is_some_and(|last| version > *last), |first| version >= *first)
+}
+
+fn read(version: &str) -> Option<[u32; 3]> {
+    let mut numbers = version.split('.').map(|number| number.parse().ok());
+    Some([numbers.next()??, numbers.next()??, numbers.next()??])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_with_holes_are_told_from_those_without() {
+        let redis = |version: &str| is_mended(read(version).expect("a version"), MENDED_REDIS);
+        let valkey = |version: &str| is_mended(read(version).expect("a version"), MENDED_VALKEY);
+        for old in ["6.0.16", "6.2.19", "7.0.15", "7.2.10", "7.4.5", "8.0.3", "8.2.1"] {
+            assert!(!redis(old), "{old}");
+        }
+        for new in ["6.2.20", "6.2.21", "7.2.11", "7.4.6", "8.0.4", "8.2.2", "8.4.0", "9.0.0"] {
+            assert!(redis(new), "{new}");
+        }
+        for (old, new) in [("7.2.10", "7.2.11"), ("8.0.5", "8.0.6"), ("8.1.3", "8.1.4"), ("8.0.1", "9.0.0")] {
+            assert!(!valkey(old) && valkey(new), "{old} {new}");
+        }
+        assert_eq!(read("unstable"), None);
+    }
+}

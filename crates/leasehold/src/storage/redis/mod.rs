@@ -1,0 +1,298 @@
+#![doc = include_str!("README.md")]
+
+pub(in crate::storage) mod answers;
+pub(in crate::storage) mod claims;
+mod cluster;
+pub(in crate::storage) mod config;
+pub(in crate::storage) mod connect;
+pub(in crate::storage) mod facts;
+mod findings;
+pub(in crate::storage) mod hints;
+pub(in crate::storage) mod keys;
+pub(in crate::storage) mod link;
+pub(in crate::storage) mod list;
+mod replicas;
+pub(in crate::storage) mod request;
+pub(in crate::storage) mod server_clock;
+mod slots;
+mod verbs;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_core::Stream;
+use futures_util::StreamExt;
+use futures_util::stream;
+use tokio::sync::mpsc;
+
+use self::claims::Around;
+use self::cluster::Cluster;
+pub use self::config::Config;
+use self::config::Servers;
+use self::connect::Connector;
+pub use self::findings::Finding;
+use self::hints::{Hinter, Listener};
+use self::link::Server;
+use self::verbs::{Acquiring, Inspecting, Releasing, Renewing};
+use super::{Acquire, Claim, Guarantees, Hint, Holder, Limits, Name, Owner, Release, Renew, Storage};
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Keeps locks in Redis or Valkey.
+pub struct Redis {
+    config: Arc<Config>,
+    guarantees: Guarantees,
+    clock: Clock,
+    reach: Reach,
+    /// What this client's channel is called; random.
+    client: String,
+    hinter: Arc<Hinter>,
+    received: Mutex<Option<mpsc::UnboundedReceiver<Hint>>>,
+}
+
+/// Who is asked.
+#[derive(Clone)]
+enum Reach {
+    /// Always the same, or whoever the Sentinels call the primary.
+    One(Primary),
+    /// The node that serves the lock.
+    Cluster(Arc<Cluster>),
+}
+
+/// A server, once or twice.
+#[derive(Clone)]
+struct Primary {
+    server: Arc<Server>,
+    /// The same, by a connection that is blocked while replicas are waited for.
+    acquires: Option<Arc<Server>>,
+}
+
+/// The most claims in one call: the server does nothing else for about a millisecond.
+const BATCH_MAX: usize = 256;
+/// While the server works on one batch, the next one travels.
+const BATCHES_IN_FLIGHT: usize = 2;
+
+impl Redis {
+    /// Connects, and asks the server what can be promised.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` if a file of the URL cannot be used or the server refuses the password. `Unavailable` if no primary
+    /// answers. `Unsupported` if the server evicts keys, or is a node of a Cluster.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection again.
+    pub async fn connect(config: Config) -> Result<Self> {
+        let config = Arc::new(config);
+        let (hinter, received) = Hinter::new();
+        let (reach, guarantees) = Reach::connect(&config, &hinter).await?;
+        Ok(Self {
+            guarantees,
+            clock: Clock::boot(),
+            reach,
+            client: Owner::random().to_string()[..16].to_owned(),
+            hinter,
+            received: Mutex::new(Some(received)),
+            config,
+        })
+    }
+
+    /// Says what the servers are, and what to change for them to promise more.
+    ///
+    /// # Errors
+    ///
+    /// As [`Redis::connect`], if no server answers.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn findings(&self) -> Result<Vec<Finding>> {
+        match &self.reach {
+            Reach::One(Primary { server, .. }) => Ok(server.link().await?.findings(&self.config)),
+            Reach::Cluster(cluster) => Ok(cluster.findings().await),
+        }
+    }
+
+    fn around(&self) -> Around<'_> {
+        Around {
+            config: &self.config,
+            client: &self.client,
+            listening: self.hinter.is_listening(),
+            cluster: matches!(self.reach, Reach::Cluster(_)),
+        }
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis").field("servers", &self.config.servers).finish_non_exhaustive()
+    }
+}
+
+/// Shows where it is, and no user or password.
+impl fmt::Display for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.config)
+    }
+}
+
+impl Storage for Redis {
+    fn guarantees(&self) -> Guarantees {
+        self.guarantees
+    }
+
+    fn limits(&self) -> Limits {
+        let limits =
+            Limits { batch_max: BATCH_MAX, batches_in_flight: BATCHES_IN_FLIGHT, ..Limits::default() };
+        match self.config.failover_grace {
+            Some(grace) => Limits { ttl_max: grace, ..limits },
+            None => limits,
+        }
+    }
+
+    fn acquire(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<Acquire>>> + Send {
+        let (around, sent) = (self.around(), self.clock.now());
+        async move {
+            match &self.reach {
+                Reach::One(Primary { acquires: Some(server), .. }) => {
+                    each(claims, async |claims| {
+                        let link = server.link().await?;
+                        replicas::acquire(around, server, &link, claims, sent).await
+                    })
+                    .await
+                }
+                Reach::One(Primary { server, .. }) => {
+                    each(claims, async |claims| {
+                        let link = server.link().await?;
+                        claims::acquire(around, server, &link, claims, sent).await
+                    })
+                    .await
+                }
+                Reach::Cluster(cluster) => cluster.each(&Acquiring { around, sent }, claims).await,
+            }
+        }
+    }
+
+    fn renew(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<Renew>>> + Send {
+        let (around, sent) = (self.around(), self.clock.now());
+        async move {
+            match &self.reach {
+                Reach::One(Primary { server, .. }) => {
+                    each(claims, async |claims| {
+                        let link = server.link().await?;
+                        claims::renew(around, server, &link, claims, sent).await
+                    })
+                    .await
+                }
+                Reach::Cluster(cluster) => cluster.each(&Renewing { around, sent }, claims).await,
+            }
+        }
+    }
+
+    async fn release(&self, claims: &[Claim]) -> Vec<Result<Release>> {
+        let around = self.around();
+        match &self.reach {
+            Reach::One(Primary { server, .. }) => {
+                each(claims, async |claims| {
+                    let link = server.link().await?;
+                    claims::release(around, server, &link, claims).await
+                })
+                .await
+            }
+            Reach::Cluster(cluster) => cluster.each(&Releasing { around }, claims).await,
+        }
+    }
+
+    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
+        let keys = &self.config.keys;
+        let seen = match &self.reach {
+            Reach::One(Primary { server, .. }) => {
+                let link = server.link().await?;
+                let answer = claims::inspect_request(keys, &[name]).on(server, &link).await?;
+                claims::inspected(answer, &[name])?.pop()
+            }
+            Reach::Cluster(cluster) => {
+                cluster.each(&Inspecting { keys }, std::slice::from_ref(name)).await.pop()
+            }
+        };
+        seen.unwrap_or(Ok(None))
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
+        let holders = match &self.reach {
+            Reach::One(Primary { server, .. }) => list::on(server, &self.config.keys, prefix, after).await?,
+            Reach::Cluster(cluster) => cluster.list(prefix, after).await?,
+        };
+        Ok(list::page(holders, limit))
+    }
+
+    fn watch(&self, names: &[Name]) {
+        self.hinter.watch(names);
+    }
+
+    fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {
+        let received = self.received.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match received {
+            Some(received) => Listener {
+                reach: self.reach.clone(),
+                keys: self.config.keys.clone(),
+                channel: self.config.keys.channels() + &self.client,
+                hinter: Arc::clone(&self.hinter),
+                received,
+            }
+            .stream()
+            .left_stream(),
+            None => stream::pending().right_stream(),
+        }
+    }
+}
+
+impl Reach {
+    async fn connect(config: &Arc<Config>, hinter: &Arc<Hinter>) -> Result<(Self, Guarantees)> {
+        let tls = || config.access.tls.as_ref().map(|tls| tls.connector()).transpose();
+        let connector = match &config.servers {
+            Servers::One(place) => Connector::to(place.clone(), config, tls()?),
+            Servers::Sentinels { sentinels, primary, login } => {
+                Connector::by_sentinels(sentinels, primary, login, config, tls()?)
+            }
+            Servers::Cluster(seeds) => {
+                let (cluster, guarantees) = Cluster::connect(seeds, tls()?, config, hinter).await?;
+                return Ok((Self::Cluster(cluster), guarantees));
+            }
+            Servers::Quorum(_) => {
+                let text = "a quorum is a storage of its own; write `redis+quorum:`";
+                return Err(Error::new(ErrorKind::Unsupported, text));
+            }
+        };
+        let Primary { server, acquires } = Primary::new(&connector, config, hinter);
+        let link = server.link().await?;
+        if link.facts.cluster {
+            let text = "the server is a node of a Cluster; write `redis+cluster:`";
+            return Err(Error::new(ErrorKind::Unsupported, format!("{text} server=`{}`", link.place)));
+        }
+        Ok((Self::One(Primary { server, acquires }), link.facts.guarantees(config)))
+    }
+}
+
+impl Primary {
+    fn new(connector: &Connector, config: &Config, hinter: &Arc<Hinter>) -> Self {
+        let server = || {
+            let hinter = Arc::clone(hinter);
+            Server::new(connector.clone(), move || hinter.send(Hint::Restarted))
+        };
+        Self { server: server(), acquires: (config.wait_replicas > 0).then(server) }
+    }
+}
+
+/// Answers each claim, with the same error if the whole call failed.
+async fn each<T>(
+    claims: &[Claim],
+    call: impl AsyncFnOnce(&[&Claim]) -> Result<Vec<Result<T>>>,
+) -> Vec<Result<T>> {
+    let all: Vec<_> = claims.iter().collect();
+    match call(&all).await {
+        Ok(answers) => answers,
+        Err(error) => claims.iter().map(|_| Err(error.clone())).collect(),
+    }
+}

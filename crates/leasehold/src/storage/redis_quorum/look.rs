@@ -1,0 +1,76 @@
+//! Who holds, as a majority shows it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::ballot::{leader, majority, undecided};
+use super::nodes::{LONGEST, Nodes};
+use crate::error::Result;
+use crate::storage::{Holder, Name, Owner};
+
+/// How long a majority may take to list.
+const LIST_LIMIT: Duration = Duration::from_secs(4);
+const UNCERTAIN: &str = "no majority of the servers answered in time; check them, and retry";
+
+pub(super) async fn inspect(nodes: &Nodes, name: &Name) -> Result<Option<Holder>> {
+    let mut answers = nodes.ask(|node| {
+        let name = name.clone();
+        Some(async move { node.inspect(&name).await })
+    });
+    let (mut seen, mut errors) = (Vec::new(), Vec::new());
+    let until = nodes.clock.now().after(LONGEST);
+    loop {
+        if let Some(holder) = leader(seen.iter().flatten(), nodes.len()) {
+            return Ok(Some(holder));
+        }
+        let open = nodes.len() - seen.len();
+        if most(&seen) + open < majority(nodes.len()) {
+            return Ok(None);
+        }
+        match answers.next(until).await {
+            Some((_, Ok(holder))) => seen.push(holder),
+            Some((_, Err(error))) => errors.push(error),
+            None => {
+                let answered = seen.len() + errors.len();
+                return Err(undecided(UNCERTAIN, errors.iter(), answered, nodes.len()));
+            }
+        }
+    }
+}
+
+/// At how many servers the same owner holds.
+fn most(seen: &[Option<Holder>]) -> usize {
+    let owners = seen.iter().flatten().map(|holder| holder.owner);
+    owners.clone().map(|owner| owners.clone().filter(|other| *other == owner).count()).max().unwrap_or(0)
+}
+
+/// The holders that a majority shows. While a server is silent, those that it alone would decide are left out.
+pub(super) async fn list(nodes: &Nodes, prefix: &str, after: Option<&Name>) -> Result<Vec<Holder>> {
+    let (prefix, after): (Arc<str>, _) = (prefix.into(), after.cloned());
+    let mut answers = nodes.ask(|node| {
+        let (prefix, after) = (Arc::clone(&prefix), after.clone());
+        Some(async move { node.list(&prefix, after.as_ref()).await })
+    });
+    let mut until = nodes.clock.now().after(LIST_LIMIT);
+    let (mut seen, mut answered, mut errors): (BTreeMap<(Name, Owner), Vec<Holder>>, _, _) =
+        (BTreeMap::new(), 0, Vec::new());
+    while let Some((_, answer)) = answers.next(until).await {
+        match answer {
+            Ok(holders) => {
+                answered += 1;
+                for holder in holders {
+                    seen.entry((holder.name.clone(), holder.owner)).or_default().push(holder);
+                }
+            }
+            Err(error) => errors.push(error),
+        }
+        if answered == majority(nodes.len()) {
+            until = nodes.clock.now().after(LONGEST);
+        }
+    }
+    if answered < majority(nodes.len()) {
+        return Err(undecided(UNCERTAIN, errors.iter(), answered + errors.len(), nodes.len()));
+    }
+    Ok(seen.into_values().filter_map(|same| leader(same.iter(), nodes.len())).collect())
+}

@@ -1,0 +1,199 @@
+#![doc = include_str!("README.md")]
+
+mod acquire;
+mod ballot;
+mod config;
+mod hints;
+mod keep;
+mod look;
+mod node;
+mod nodes;
+mod script;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_core::Stream;
+use futures_util::{StreamExt, stream};
+use tokio::sync::mpsc;
+
+use self::ballot::{majority, undecided};
+pub use self::config::Config;
+use self::node::{Identities, Node};
+use self::nodes::{LONGEST, Nodes};
+use super::redis::Finding;
+use super::redis::connect::{Connector, LIMIT};
+use super::redis::hints::{Hinter, Listener};
+use super::redis::link::{Link, Server};
+use super::redis::list::page;
+use super::{
+    Acquire, Claim, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Owner, Release, Renew, Storage, Tier,
+};
+use crate::clock::Clock;
+use crate::error::{ErrorKind, Result};
+
+/// Keeps locks in several independent Redis or Valkey servers, of which a majority decides.
+pub struct RedisQuorum {
+    config: Arc<Config>,
+    guarantees: Guarantees,
+    ttl_max: Duration,
+    nodes: Arc<Nodes>,
+    /// What this client's channel is called at every server; random.
+    client: Arc<str>,
+    received: Mutex<Option<Vec<mpsc::UnboundedReceiver<Hint>>>>,
+}
+
+/// The most claims in one call: a server does nothing else for about a millisecond.
+const BATCH_MAX: usize = 128;
+/// While the servers work on one batch, the next one travels.
+const BATCHES_IN_FLIGHT: usize = 2;
+
+impl RedisQuorum {
+    /// Connects, and asks the servers what can be promised. A minority of them may be down; they join later.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` if a file of the URL cannot be used, a server refuses the password, or two addresses lead to the same
+    /// server. `Unavailable` if fewer than a majority answer. `Unsupported` if a server evicts keys, is a replica or a
+    /// node of a Cluster, or does not tell what it is.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connections again.
+    pub async fn connect(config: Config) -> Result<Self> {
+        let config = Arc::new(config);
+        let client: Arc<str> = Owner::random().to_string()[..16].into();
+        let tls = config.redis.access.tls.as_ref().map(|tls| tls.connector()).transpose()?;
+        let identities = Identities::of(config.places.len());
+        let (mut all, mut received) = (Vec::new(), Vec::new());
+        for (index, place) in config.places.iter().enumerate() {
+            let (hinter, hints) = Hinter::new();
+            received.push(hints);
+            let restarted = Arc::clone(&hinter);
+            let connector = Connector::to(place.clone(), &config.redis, tls.clone());
+            let server = Server::new(connector, move || restarted.send(Hint::Restarted));
+            all.push(Node::new(index, server, hinter, &config, &client, &identities));
+        }
+        let nodes = Nodes { all, clock: Clock::boot() };
+        let links = join(&nodes).await?;
+        let facts = || links.iter().map(|link| &link.facts);
+        let forgetful = links.len() < nodes.len() || facts().any(|facts| !facts.survives_restart());
+        let tier = if facts().any(|facts| facts.evicts()) { Tier::Advisory } else { Tier::FailoverSafe };
+        Ok(Self {
+            guarantees: Guarantees {
+                fencing: true,
+                push: true,
+                ..Guarantees::new(tier, LeaseClock::ServerWall)
+            },
+            ttl_max: if forgetful { config.max_ttl } else { Limits::default().ttl_max },
+            nodes: Arc::new(nodes),
+            client,
+            received: Mutex::new(Some(received)),
+            config,
+        })
+    }
+
+    /// Says what each server is, and what to change for it to promise more.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn findings(&self) -> Vec<Finding> {
+        let found = self.nodes.all.iter().map(async |node| match node.server.link().await {
+            Ok(link) => link.findings(&self.config.redis),
+            Err(error) => vec![Finding::bad("server", error.to_string())],
+        });
+        futures_util::future::join_all(found).await.concat()
+    }
+}
+
+/// Waits for a majority, and a moment for the others. What is wrong with any for good is an error.
+async fn join(nodes: &Nodes) -> Result<Vec<Arc<Link>>> {
+    let mut answers = nodes.ask(|node| Some(async move { node.join().await }));
+    let mut until = nodes.clock.now().after(LIMIT * 2);
+    let (mut links, mut errors) = (Vec::new(), Vec::new());
+    while let Some((_, answer)) = answers.next(until).await {
+        match answer {
+            Ok(link) => links.push(link),
+            Err(error) if error.kind() == ErrorKind::Unavailable => errors.push(error),
+            Err(error) => return Err(error),
+        }
+        if links.len() == majority(nodes.len()) {
+            until = nodes.clock.now().after(LONGEST);
+        }
+    }
+    if links.len() < majority(nodes.len()) {
+        let text = "no majority of the servers can be reached; check the URL and the servers, and retry";
+        return Err(undecided(text, errors.iter(), links.len() + errors.len(), nodes.len()));
+    }
+    Ok(links)
+}
+
+impl fmt::Debug for RedisQuorum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisQuorum").field("servers", &self.config.places).finish_non_exhaustive()
+    }
+}
+
+/// Shows where it is, and no user or password.
+impl fmt::Display for RedisQuorum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.config.fmt(f)
+    }
+}
+
+impl Storage for RedisQuorum {
+    fn guarantees(&self) -> Guarantees {
+        self.guarantees
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            ttl_max: self.ttl_max,
+            batch_max: BATCH_MAX,
+            batches_in_flight: BATCHES_IN_FLIGHT,
+            ..Limits::default()
+        }
+    }
+
+    fn acquire(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<Acquire>>> + Send {
+        let sent = self.nodes.clock.now();
+        acquire::acquire(&self.nodes, claims, sent)
+    }
+
+    fn renew(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<Renew>>> + Send {
+        let sent = self.nodes.clock.now();
+        keep::renew(&self.nodes, claims, sent)
+    }
+
+    fn release(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<Release>>> + Send {
+        let sent = self.nodes.clock.now();
+        keep::release(&self.nodes, claims, sent)
+    }
+
+    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
+        look::inspect(&self.nodes, name).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
+        Ok(page(look::list(&self.nodes, prefix, after).await?, limit))
+    }
+
+    fn watch(&self, names: &[Name]) {
+        for node in &self.nodes.all {
+            node.hinter.watch(names);
+        }
+    }
+
+    fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {
+        let received = self.received.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(received) = received else { return stream::pending().left_stream() };
+        let keys = &self.config.redis.keys;
+        let listeners = self.nodes.all.iter().zip(received).map(|(node, received)| {
+            let channel = keys.channels() + &self.client;
+            Listener::at(&node.server, keys.clone(), channel, Arc::clone(&node.hinter), received).stream()
+        });
+        hints::merge(listeners.collect()).right_stream()
+    }
+}
