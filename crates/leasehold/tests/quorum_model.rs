@@ -1,0 +1,382 @@
+//! Every interleaving of a small quorum: three servers and a few clients that each acquire once, while leases end and a
+//! server may forget everything. The protocol of `storage/redis_quorum` keeps its promises in all of them, and each of
+//! its parts is needed: without it a violation is found.
+//!
+//! A step is what one server does to one request, so every delay and loss is covered: what is lost is a step that never
+//! comes. A release, a withdrawal and an expiry are the same to a server: a lock that is free from one moment to the next.
+
+use std::collections::{HashSet, VecDeque};
+
+const SERVERS: usize = 3;
+const MAJORITY: usize = 2;
+
+/// What is left out of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flaw {
+    None,
+    /// The token is chosen and given in the step that takes the lock.
+    OneStep,
+    /// A token is written whoever has the lock by then.
+    CommitToAnybody,
+    /// A server that has forgotten everything counts at once.
+    NoRestartGuard,
+}
+
+/// What may happen besides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum World {
+    /// A lease may end at a server at any moment, as if no clock could be trusted. Tokens have to be right all the same.
+    BadClocks,
+    /// No lease ends at a server before its holder knows. Then only one may hold at a time, also if one server forgets
+    /// everything once; but what tokens it forgets with it, only its clock can make up for, and that is not modelled.
+    GoodClocks,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Server<const C: usize> {
+    /// Who has the lock.
+    owner: Option<u8>,
+    /// The largest token that it knows.
+    last: u8,
+    /// Whose lock it has forgotten: until that one is over, its vote does not count.
+    forgot: Option<u8>,
+    /// What it has answered to each client.
+    proposed: [Proposed; C],
+    committed: [Committed; C],
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Proposed {
+    NotYet,
+    Refused,
+    /// Granted, though the vote does not count.
+    Uncounted(u8),
+    /// Granted, with the last token.
+    Granted(u8),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Committed {
+    NotYet,
+    Refused,
+    Written,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Client {
+    phase: Phase,
+    token: u8,
+    /// The largest token that anybody was granted before this client began.
+    floor: u8,
+    /// Its lease has ended somewhere while it was still asking: what it is granted is not believed.
+    late: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Phase {
+    Idle,
+    Proposing,
+    Committing,
+    Holding,
+    /// It was granted the token, and has released it or let it expire.
+    Done,
+    Failed,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct State<const C: usize> {
+    /// Sorted: which server is which makes no difference.
+    servers: [Server<C>; SERVERS],
+    clients: [Client; C],
+    /// The largest token that anybody was granted.
+    granted: u8,
+    /// Whether a server has forgotten everything already.
+    crashed: bool,
+}
+
+struct Model {
+    flaw: Flaw,
+    world: World,
+}
+
+impl Client {
+    /// Whether its holder believes that it holds.
+    fn is_live(self) -> bool {
+        self.phase == Phase::Holding && !self.late
+    }
+
+    fn is_over(self) -> bool {
+        matches!(self.phase, Phase::Done | Phase::Failed) || (self.phase == Phase::Holding && self.late)
+    }
+
+    fn was_granted(self) -> bool {
+        matches!(self.phase, Phase::Holding | Phase::Done)
+    }
+}
+
+impl<const C: usize> State<C> {
+    fn first() -> Self {
+        let server = Server {
+            owner: None,
+            last: 0,
+            forgot: None,
+            proposed: [Proposed::NotYet; C],
+            committed: [Committed::NotYet; C],
+        };
+        let client = Client { phase: Phase::Idle, token: 0, floor: 0, late: false };
+        Self { servers: [server; SERVERS], clients: [client; C], granted: 0, crashed: false }
+    }
+
+    fn owner(client: usize) -> Option<u8> {
+        Some(u8::try_from(client).expect("few clients"))
+    }
+
+    fn of(&self, owner: u8) -> Client {
+        self.clients[usize::from(owner)]
+    }
+
+    fn hand_out(&mut self, client: usize, token: u8) {
+        self.clients[client].token = token;
+        self.clients[client].phase = Phase::Holding;
+        self.granted = std::cmp::max(self.granted, token);
+    }
+
+    /// What is wrong in this state.
+    fn violation(&self) -> Option<&'static str> {
+        let granted = || self.clients.iter().filter(|client| client.was_granted());
+        let tokens: HashSet<_> = granted().map(|client| client.token).collect();
+        if tokens.len() < granted().count() {
+            return Some("the same token twice");
+        }
+        if granted().any(|client| client.token <= client.floor) {
+            return Some("a token that is not larger than an earlier one");
+        }
+        None
+    }
+
+    /// Makes states equal that only differ in what nobody will look at again.
+    fn forget_what_does_not_matter(&mut self, world: World) {
+        for (i, client) in self.clients.iter_mut().enumerate() {
+            let asks = matches!(client.phase, Phase::Proposing | Phase::Committing);
+            for server in self.servers.iter_mut().filter(|_| !asks) {
+                (server.proposed[i], server.committed[i]) = (Proposed::NotYet, Committed::NotYet);
+            }
+            match world {
+                World::BadClocks => client.late = false,
+                World::GoodClocks => {
+                    client.floor = 0;
+                    client.late &= !matches!(client.phase, Phase::Done | Phase::Failed);
+                    if !matches!(client.phase, Phase::Committing | Phase::Holding) {
+                        client.token = 0;
+                    }
+                }
+            }
+        }
+        if world == World::GoodClocks {
+            self.granted = 0;
+        }
+        let clients = self.clients;
+        for server in &mut self.servers {
+            server.forgot = server.forgot.filter(|owner| !clients[usize::from(*owner)].is_over());
+        }
+        self.servers.sort_unstable();
+    }
+
+    fn two_hold(&self) -> bool {
+        self.clients.iter().filter(|client| client.is_live()).count() > 1
+    }
+}
+
+impl Model {
+    fn next<const C: usize>(&self, state: &State<C>, mut to: impl FnMut(State<C>)) {
+        let mut to = |mut next: State<C>| {
+            next.forget_what_does_not_matter(self.world);
+            to(next);
+        };
+        for server in 0..SERVERS {
+            self.happens(state, server, &mut to);
+        }
+        for client in 0..C {
+            match state.clients[client].phase {
+                Phase::Idle => {
+                    let mut next = *state;
+                    next.clients[client] =
+                        Client { phase: Phase::Proposing, floor: state.granted, ..state.clients[client] };
+                    to(next);
+                }
+                Phase::Proposing => self.propose(state, client, &mut to),
+                Phase::Committing => self.commit(state, client, &mut to),
+                Phase::Holding => self.hold(state, client, &mut to),
+                Phase::Done | Phase::Failed => {}
+            }
+        }
+    }
+
+    /// What a server does by itself.
+    fn happens<const C: usize>(&self, state: &State<C>, server: usize, to: &mut impl FnMut(State<C>)) {
+        let here = state.servers[server];
+        if let Some(owner) = here.owner {
+            let client = state.of(owner);
+            if self.world == World::BadClocks || !client.is_live() {
+                let mut next = *state;
+                next.servers[server].owner = None;
+                next.clients[usize::from(owner)].late |= !matches!(client.phase, Phase::Done | Phase::Failed);
+                to(next);
+            }
+        }
+        if self.world == World::GoodClocks && !state.crashed {
+            let mut next = *state;
+            next.crashed = true;
+            (next.servers[server].owner, next.servers[server].last) = (None, 0);
+            if self.flaw != Flaw::NoRestartGuard {
+                next.servers[server].forgot = here.owner;
+            }
+            to(next);
+        }
+    }
+
+    fn propose<const C: usize>(&self, state: &State<C>, client: usize, to: &mut impl FnMut(State<C>)) {
+        let me = State::<C>::owner(client);
+        let (mut counted, mut last, mut open) = (0, 0, false);
+        for (server, here) in state.servers.iter().enumerate() {
+            match here.proposed[client] {
+                Proposed::NotYet => {
+                    open = true;
+                    let mut next = *state;
+                    let there = &mut next.servers[server];
+                    there.proposed[client] = if here.owner.is_some() {
+                        Proposed::Refused
+                    } else {
+                        there.owner = me;
+                        if self.flaw == Flaw::OneStep {
+                            there.last += 1;
+                        }
+                        let young = here.forgot.is_some_and(|owner| !state.of(owner).is_over());
+                        if young { Proposed::Uncounted(there.last) } else { Proposed::Granted(there.last) }
+                    };
+                    to(next);
+                }
+                Proposed::Granted(token) => (counted, last) = (counted + 1, std::cmp::max(last, token)),
+                Proposed::Uncounted(token) => last = std::cmp::max(last, token),
+                Proposed::Refused => {}
+            }
+        }
+        if counted >= MAJORITY {
+            let mut next = *state;
+            if self.flaw == Flaw::OneStep {
+                next.hand_out(client, last);
+            } else {
+                next.clients[client] =
+                    Client { phase: Phase::Committing, token: last + 1, ..state.clients[client] };
+            }
+            to(next);
+        } else if !open {
+            to(state.with_phase(client, Phase::Failed));
+        }
+    }
+
+    fn commit<const C: usize>(&self, state: &State<C>, client: usize, to: &mut impl FnMut(State<C>)) {
+        let (me, token) = (State::<C>::owner(client), state.clients[client].token);
+        let mut written = 0;
+        for (server, here) in state.servers.iter().enumerate() {
+            let granted = matches!(here.proposed[client], Proposed::Granted(_) | Proposed::Uncounted(_));
+            match here.committed[client] {
+                Committed::NotYet if granted => {
+                    let mut next = *state;
+                    let there = &mut next.servers[server];
+                    let fits = match self.flaw {
+                        Flaw::CommitToAnybody => true,
+                        _ => here.owner == me && token > here.last,
+                    };
+                    there.committed[client] = if fits { Committed::Written } else { Committed::Refused };
+                    if fits {
+                        there.last = std::cmp::max(there.last, token);
+                    }
+                    to(next);
+                }
+                Committed::Written => {
+                    written += usize::from(matches!(here.proposed[client], Proposed::Granted(_)));
+                }
+                Committed::NotYet | Committed::Refused => {}
+            }
+        }
+        if written >= MAJORITY {
+            let mut next = *state;
+            next.hand_out(client, token);
+            to(next);
+        }
+        // It may give up at any moment.
+        to(state.with_phase(client, Phase::Failed));
+    }
+
+    fn hold<const C: usize>(&self, state: &State<C>, client: usize, to: &mut impl FnMut(State<C>)) {
+        to(state.with_phase(client, Phase::Done));
+        let (me, token) = (State::<C>::owner(client), state.clients[client].token);
+        // A renewal has found a server without the lock. The filling may come long after, when nothing is as it was.
+        for (server, here) in state.servers.iter().enumerate() {
+            if here.owner.is_none() && token > here.last {
+                let mut next = *state;
+                (next.servers[server].owner, next.servers[server].last) = (me, token);
+                to(next);
+            }
+        }
+    }
+
+    /// Goes through every state that can be reached. How many there are, or what is wrong in one of them.
+    fn check<const C: usize>(&self) -> Result<usize, &'static str> {
+        let first = State::<C>::first();
+        let (mut seen, mut queue) = (HashSet::from([first]), VecDeque::from([first]));
+        while let Some(state) = queue.pop_front() {
+            match self.world {
+                World::BadClocks => state.violation().map_or(Ok(()), Err)?,
+                World::GoodClocks if state.two_hold() => return Err("two hold at the same time"),
+                World::GoodClocks => {}
+            }
+            self.next(&state, |next| {
+                if seen.insert(next) {
+                    queue.push_back(next);
+                }
+            });
+        }
+        Ok(seen.len())
+    }
+}
+
+impl<const C: usize> State<C> {
+    fn with_phase(&self, client: usize, phase: Phase) -> Self {
+        let mut next = *self;
+        next.clients[client].phase = phase;
+        next
+    }
+}
+
+fn check<const C: usize>(flaw: Flaw, world: World) -> Result<usize, &'static str> {
+    Model { flaw, world }.check::<C>()
+}
+
+#[test]
+fn tokens_are_unique_and_grow_whatever_the_clocks_do() {
+    let states = check::<2>(Flaw::None, World::BadClocks).expect("no violation");
+    assert!(states > 1_000, "{states}");
+}
+
+#[test]
+fn one_holds_at_a_time_though_a_server_forgets_everything() {
+    let states = check::<2>(Flaw::None, World::GoodClocks).expect("no violation");
+    assert!(states > 1_000, "{states}");
+}
+
+#[test]
+fn a_token_chosen_in_one_step_is_given_twice() {
+    assert!(check::<2>(Flaw::OneStep, World::BadClocks).is_err());
+}
+
+#[test]
+fn a_token_committed_to_anybody_is_given_twice() {
+    assert!(check::<3>(Flaw::CommitToAnybody, World::BadClocks).is_err());
+}
+
+#[test]
+fn two_hold_if_a_server_that_forgot_counts_at_once() {
+    assert!(check::<2>(Flaw::NoRestartGuard, World::GoodClocks).is_err());
+}

@@ -1,0 +1,324 @@
+//! What runs out: connections, memory, patience of those who read logs.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use leasehold::{ErrorKind, Event};
+use leasehold_faultproxy::{Door, End, Proxy, Which};
+use leasehold_testbed::Redis;
+
+use crate::logs::Logs;
+use crate::tools::*;
+
+// 48
+#[test]
+fn a_client_has_two_connections_however_many_wait() {
+    run(async {
+        let redis = Redis::start().expect("a server");
+        let (holder, locks) = (client(&redis.url()).await, client(&redis.url()).await);
+        let mut guards = Vec::new();
+        for name in 0..20 {
+            guards.push(hold(&holder, &name.to_string(), LONG).await);
+        }
+        let waiting: Vec<_> = (0..1_000)
+            .map(|i| {
+                let lock = locks.lock((i % 20).to_string());
+                tokio::spawn(async move { lock.acquire().await.expect("granted").release().await })
+            })
+            .collect();
+        for name in 0..20 {
+            // Only the first of a client stands in line at the server.
+            waiters(&holder, &name.to_string(), 1).await;
+        }
+        until("both to listen", || match connections(&redis) {
+            4 => Ok(()),
+            n => Err(leasehold_testbed::Error::new(format!("{n} connections"))),
+        });
+        for guard in guards {
+            guard.release().await.expect("released");
+        }
+        for outcome in within(LONG, join_all(waiting)).await {
+            outcome.expect("no panic").expect("released");
+        }
+        assert_eq!(connections(&redis), 4);
+        locks.close().await.expect("closed");
+        drop((locks, holder));
+        none_are_left(&redis);
+    });
+}
+
+#[test]
+fn a_client_that_is_dropped_closes_its_connections() {
+    run(async {
+        let redis = Redis::start().expect("a server");
+        let (storage, hints) = listening(&redis.url()).await;
+        assert_eq!(connections(&redis), 2);
+        drop(hints);
+        until("one to go", || match connections(&redis) {
+            1 => Ok(()),
+            n => Err(leasehold_testbed::Error::new(format!("{n} connections"))),
+        });
+        drop(storage);
+        none_are_left(&redis);
+        let locks = client(&redis.url()).await;
+        drop(hold(&locks, "job", LONG).await);
+        drop(locks);
+        none_are_left(&redis);
+    });
+}
+
+const ROLE: &str = "LEASEHOLD_TEST_REDIS_WAITER";
+
+// 55
+#[test]
+fn waiting_costs_no_processor_whether_the_server_is_there_or_not() {
+    let redis = Redis::start().expect("a server");
+    let holder = run(client(&redis.url()));
+    let guard = run(hold(&holder, "job", LONG));
+    // This test's own executable, since the other tests of this process do cost something.
+    let mut waiter = Command::new(std::env::current_exe().expect("a path"))
+        .args(["--exact", "limits::a_process_that_waits", "--nocapture"])
+        .env(ROLE, redis.url())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("started");
+    let mut said = BufReader::new(waiter.stdout.take().expect("piped")).lines();
+    let mut hear = |word: &str| loop {
+        let line = said.next().expect("it runs").expect("text");
+        if let Some((_, rest)) = line.split_once(word) {
+            return rest.trim().to_owned();
+        }
+    };
+    hear("waiting");
+    let there: u64 = hear("used").parse().expect("milliseconds");
+    redis.kill9();
+    waiter.stdin.take().expect("piped").write_all(b"gone\n").expect("it reads");
+    let gone: u64 = hear("used").parse().expect("milliseconds");
+    waiter.kill().expect("killed");
+    waiter.wait().expect("ended");
+    drop(guard);
+    assert!(there < 250, "{there} ms of 1500 with a server");
+    assert!(gone < 400, "{gone} ms of 1500 without");
+}
+
+/// Waits for 500 locks, and tells what that costs: with a server, and once it is told that there is none.
+#[test]
+fn a_process_that_waits() {
+    let Ok(url) = std::env::var(ROLE) else { return };
+    run(async {
+        let locks = client(&url).await;
+        for i in 0..500 {
+            let lock = locks.lock("job");
+            let free = locks.lock(format!("held{}", i % 50));
+            tokio::spawn(async move { lock.acquire().await.map(std::mem::forget) });
+            tokio::spawn(async move { free.acquire().await.map(std::mem::forget) });
+        }
+        waiters(&locks, "job", 1).await;
+        println!("waiting");
+        for turn in 0..2 {
+            if turn == 1 {
+                std::io::stdin().read_line(&mut String::new()).expect("a line");
+            }
+            // What happens at once is not what is meant.
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            let before = cpu();
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            println!("used {}", (cpu() - before).as_millis());
+        }
+        std::future::pending::<()>().await;
+    });
+}
+
+fn cpu() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+fn none_are_left(redis: &Redis) {
+    until("all to go", || match connections(redis) {
+        0 => Ok(()),
+        n => Err(leasehold_testbed::Error::new(format!("{n} connections"))),
+    });
+}
+
+#[test]
+fn an_idle_client_only_shows_that_it_lives() {
+    run(async {
+        let redis = Redis::start().expect("a server");
+        let (_storage, _hints) = listening(&redis.url()).await;
+        until("the first sign of life", || match redis.command_counts()?.get("ping") {
+            Some(_) => Ok(()),
+            None => Err(leasehold_testbed::Error::new("none")),
+        });
+        let before = redis.command_counts().expect("answered");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let calls = since(&redis, &before);
+        assert!(calls.get("ping").copied().unwrap_or(0) <= 2, "{calls:?}");
+        assert!(
+            calls.keys().all(|name| ["ping", "client|list", "config|get"].contains(&name.as_str())),
+            "{calls:?}"
+        );
+    });
+}
+
+// 50
+#[test]
+fn a_flood_of_claims_loses_no_hold() {
+    run(async {
+        let url = own(&common().url());
+        let locks = client(&url).await;
+        let mut events = locks.events();
+        let ttl = time(1_500);
+        let holds: Vec<_> = join_all((0..20).map(|i| {
+            let lock = locks.lock(format!("held{i}")).ttl(ttl);
+            async move { lock.acquire().await.expect("granted") }
+        }))
+        .await;
+        let flood: Vec<_> = (0..400)
+            .map(|i| {
+                let locks = locks.clone();
+                tokio::spawn(async move {
+                    for turn in 0..20 {
+                        let guard =
+                            locks.lock(format!("flood{i}-{turn}")).try_acquire().await.expect("answered");
+                        guard.expect("free").release().await.expect("released");
+                    }
+                })
+            })
+            .collect();
+        for worker in within(LONG, join_all(flood)).await {
+            worker.expect("no panic");
+        }
+        assert!(holds.iter().all(leasehold::Guard::is_held));
+        while let Some(event) = futures_util::future::poll_immediate(events.next()).await.flatten() {
+            assert!(!matches!(event, Event::Lost { .. } | Event::RenewFailed { .. }), "{event:?}");
+        }
+    });
+}
+
+// 54
+#[test]
+fn a_server_that_takes_no_more_clients_keeps_those_it_has() {
+    run(async {
+        let redis = Redis::start().expect("a server");
+        let locks = client(&redis.url()).await;
+        let guard = hold(&locks, "job", time(1_500)).await;
+        until("it to listen", || match connections(&redis) {
+            2 => Ok(()),
+            n => Err(leasehold_testbed::Error::new(format!("{n} connections"))),
+        });
+        // Ours, and the one that says so.
+        tell(&redis, &["config", "set", "maxclients", "2"]);
+        // The server says why and hangs up; whether that is heard is a race.
+        assert_eq!(refusal(&redis.url()).await.kind(), ErrorKind::Unavailable);
+        guard.ensure(time(1_400)).await.expect("renewed");
+        hold(&locks, "other", LONG).await.release().await.expect("released");
+        guard.release().await.expect("released");
+    });
+}
+
+// 55, 62
+#[test]
+fn a_server_that_is_down_is_asked_a_few_times_a_second() {
+    run(async {
+        let proxy = Proxy::start(format!("127.0.0.1:{}", common().port())).await.expect("a proxy");
+        let through = own(&proxy.url_for(&common().url()));
+        let direct = through.replace(&proxy.addr().to_string(), &format!("127.0.0.1:{}", common().port()));
+        let (holder, locks) = (client(&direct).await, client(&through).await);
+        let guard = hold(&holder, "job", LONG).await;
+        let waiting: Vec<_> = (0..500)
+            .map(|i| {
+                let lock = locks.lock(if i % 2 == 0 { "job".to_owned() } else { format!("free{i}") });
+                tokio::spawn(async move {
+                    let guard = lock.acquire().await.expect("granted");
+                    // Those that were granted just before are left to their TTL, maybe.
+                    drop(guard.release().await);
+                })
+            })
+            .collect();
+        waiters(&holder, "job", 1).await;
+        proxy.faults().door(Door::Reset).expect("closed");
+        proxy.faults().end(Which::All, End::Reset);
+        let seconds = 3;
+        let before = proxy.faults().stats().refused;
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        let tries = proxy.faults().stats().refused - before;
+        // A few more at the beginning, when it may have been a moment only.
+        assert!(tries <= 5 * seconds + 8, "{tries} connections in {seconds} s");
+        assert!(tries >= 2, "{tries}");
+        proxy.faults().heal().expect("opened");
+        guard.release().await.expect("released");
+        for outcome in within(LONG, join_all(waiting)).await {
+            outcome.expect("no panic");
+        }
+    });
+}
+
+// 60
+#[test]
+fn full_memory_refuses_claims_and_neither_renewals_nor_releases() {
+    run(async {
+        let redis = Redis::start().expect("a server");
+        let (storage, mut hints) = listening(&redis.url()).await;
+        let (mine, next) = (claim("job"), claim("job").wait(true));
+        let token = take(&storage, &mine).await;
+        is_held(&storage, &next).await;
+        tell(&redis, &["config", "set", "maxmemory", "1mb"]);
+        until("its memory to be full", || match redis.command(&["set", "x", "y"]) {
+            Err(error) if error.to_string().contains("OOM") => Ok(()),
+            other => Err(leasehold_testbed::Error::new(format!("{other:?}"))),
+        });
+        let error = acquire(&storage, &claim("other")).await.expect_err("no room");
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.to_string().contains("memory is full") && error.to_string().contains("OOM"), "{error}");
+        let error = acquire(&storage, &claim("job").wait(true)).await.expect_err("no room for its place");
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+
+        assert_eq!(renewed(&storage, &mine).await, mine.ttl);
+        // A longer TTL than any before has to be written down: it is given as far as that goes.
+        let mut longer = mine.clone();
+        longer.ttl = 2 * mine.ttl;
+        assert_eq!(renewed(&storage, &longer).await, mine.ttl);
+        assert_eq!(take(&storage, &mine).await, token, "asking again needs no memory");
+        assert_eq!(release(&storage, &mine).await.expect("answered"), leasehold::storage::Release::Released);
+        let hint = within(LONG, futures_util::StreamExt::next(&mut hints)).await;
+        assert_eq!(hint, Some(leasehold::storage::Hint::Owner(next.owner)));
+        assert_eq!(release(&storage, &next).await.expect("answered"), leasehold::storage::Release::NotHeld);
+        tell(&redis, &["config", "set", "maxmemory", "0"]);
+        assert!(take(&storage, &next).await > token);
+    });
+}
+
+async fn renewed(storage: &Bare, claim: &leasehold::storage::Claim) -> Duration {
+    match renew(storage, claim).await {
+        Ok(leasehold::storage::Renew::Renewed { ttl }) => ttl,
+        other => panic!("not renewed: {other:?}"),
+    }
+}
+
+// 62
+#[test]
+fn a_server_that_is_down_fills_no_log() {
+    let logs = Logs::of_all();
+    run(async {
+        let redis = Redis::start().expect("a server");
+        let locks = client(&redis.url()).await;
+        let waiting: Vec<_> = (0..100)
+            .map(|i| {
+                let lock = locks.lock(format!("quiet{}", i % 3)).wait(Duration::from_secs(2));
+                tokio::spawn(async move { lock.acquire().await.map(drop) })
+            })
+            .collect();
+        let guard = hold(&locks, "quiet", time(1_000)).await;
+        redis.kill9();
+        guard.lost().await;
+        let _ = within(LONG, join_all(waiting)).await;
+    });
+    let ours =
+        |line: &String| line.contains("quiet") && (line.starts_with("WARN") || line.starts_with("ERROR"));
+    let lines: Vec<_> = logs.lines().into_iter().filter(ours).collect();
+    assert!(!lines.is_empty() && lines.len() <= 50, "{} lines: {:?}", lines.len(), &lines);
+}

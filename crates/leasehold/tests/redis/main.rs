@@ -1,0 +1,14 @@
+//! The Redis storage against real servers, one test per promise. The number in a comment is that of a way in which
+//! locks fail.
+#![cfg(all(unix, feature = "redis"))]
+
+mod access;
+mod clocks;
+mod cluster;
+mod limits;
+mod logs;
+mod sentinel;
+mod states;
+mod tools;
+mod unknown;
+mod waking;

@@ -1,0 +1,338 @@
+//! Sentinel: the primary is found, also after it has changed, and whoever holds learns what became of the lease.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use leasehold::storage::{Acquire, Hint, Release, Renew};
+use leasehold::{ErrorKind, Locks, Lost, Tier};
+use leasehold_testbed::{Redis, RedisSentinels};
+use tokio::time::Instant;
+
+use crate::tools::*;
+
+/// Cuts the replica off: from here on nothing reaches it, whatever the primary grants.
+fn cut_off(primary: &Redis, replica: &Redis) {
+    replica.stop();
+    primary.command(&["client", "kill", "type", "replica"]).expect("cut off");
+}
+
+/// Kills the primary; another one takes over. When this returns, it has.
+fn fail_over(servers: &RedisSentinels) -> &Redis {
+    let primary = servers.primary().expect("a primary");
+    primary.kill9();
+    servers.await_primary_other_than(primary.port()).expect("another primary")
+}
+
+/// Asks until there is an answer; what comes before may only be `Unavailable`.
+async fn answered<T>(mut ask: impl AsyncFnMut() -> leasehold::Result<T>) -> T {
+    within(LONG, async {
+        loop {
+            match ask().await {
+                Ok(answer) => return answer,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+}
+
+// 71
+#[test]
+fn a_failover_that_forgets_a_lease_is_noticed_at_once_and_tokens_grow() {
+    let servers = RedisSentinels::start().expect("servers");
+    run(async {
+        let (locks, rival) = (client(&servers.url()).await, client(&servers.url()).await);
+        assert_eq!(locks.guarantees().tier, Tier::CrashSafe);
+        let [primary, replica] = servers.servers() else { panic!("two servers") };
+        cut_off(primary, replica);
+        let guard = hold(&locks, "job", LONG).await;
+        let token = guard.token();
+        primary.kill9();
+        replica.cont();
+        let new = servers.await_primary_other_than(primary.port()).expect("another primary");
+        assert_eq!(new.command(&["exists", "leasehold:job"]).expect("an answer"), "0");
+        // It connects again within a second, and asks once.
+        assert_eq!(within(soon(), guard.lost()).await, Lost::Taken);
+        let next = within(soon(), rival.lock("job").acquire()).await.expect("granted");
+        assert!(next.token() > token);
+        next.release().await.expect("held until now");
+    });
+}
+
+// 71
+#[test]
+fn a_lease_that_the_new_primary_has_goes_on() {
+    let servers = RedisSentinels::start().expect("servers");
+    run(async {
+        let url = with(&servers.url(), "wait_replicas=1");
+        let (locks, rival) = (client(&url).await, client(&servers.url()).await);
+        let ttl = time(10_000);
+        let guard = hold(&locks, "job", ttl).await;
+        fail_over(&servers);
+        answered(async || guard.verify().await).await;
+        assert!(answered(async || rival.lock("job").try_acquire().await).await.is_none());
+        within(ttl, guard.ensure(ttl * 9 / 10)).await.expect("renewed at the new primary");
+        guard.release().await.expect("held until now");
+        let next = answered(async || rival.lock("job").try_acquire().await).await;
+        next.expect("it is free").release().await.expect("held until now");
+    });
+}
+
+// 71
+#[test]
+fn a_waiter_is_served_by_the_new_primary() {
+    let servers = RedisSentinels::start().expect("servers");
+    run(async {
+        let (locks, rival) = (client(&servers.url()).await, client(&servers.url()).await);
+        let guard = hold(&locks, "job", LONG).await;
+        let waiting = rival.lock("job").ttl(LONG);
+        let waiting = tokio::spawn(async move { waiting.acquire().await });
+        waiters(&locks, "job", 1).await;
+        fail_over(&servers);
+        drop(guard);
+        let next = within(LONG, waiting).await.expect("no panic").expect("granted");
+        next.release().await.expect("held until now");
+    });
+}
+
+// 71, 86
+#[test]
+fn a_demoted_primary_is_left_for_the_new_one() {
+    let servers = RedisSentinels::start().expect("servers");
+    run(async {
+        let (storage, mut hints) = listening(&servers.url()).await;
+        let mine = claim("job");
+        let token = take(&storage, &mine).await;
+        let old = servers.primary().expect("a primary").port();
+        let new = servers.failover().expect("another primary");
+        assert_ne!(new.port(), old);
+        let again = answered(async || acquire(&storage, &mine).await).await;
+        assert!(matches!(again, Acquire::Granted { token: again, .. } if again == token), "{again:?}");
+        assert!(new.command(&["get", "leasehold:job"]).expect("an answer").contains(&mine.owner.to_string()));
+        within(LONG, async { while hints.next().await != Some(Hint::Restarted) {} }).await;
+    });
+}
+
+// 86
+#[test]
+fn a_server_that_became_a_replica_grants_nothing() {
+    let (primary, other) = (Redis::start().expect("a server"), Redis::start().expect("a server"));
+    run(async {
+        let storage = bare(&primary.url()).await;
+        let mine = claim("job");
+        take(&storage, &mine).await;
+        primary.command(&["replicaof", "127.0.0.1", &other.port().to_string()]).expect("demoted");
+        for _ in 0..3 {
+            // READONLY by the old connection, and then the new one is refused.
+            let error = acquire(&storage, &claim("other")).await.expect_err("it does not write");
+            assert_eq!(error.kind(), ErrorKind::Unavailable);
+            assert!(error.to_string().contains("replica"), "{error}");
+        }
+        primary.promote().expect("promoted");
+        answered(async || acquire(&storage, &claim("third")).await).await;
+    });
+}
+
+#[test]
+fn a_sentinel_that_is_dead_or_silent_changes_nothing() {
+    let servers = RedisSentinels::start().expect("servers");
+    run(async {
+        servers.sentinels()[0].stop();
+        let (storage, mut hints) = listening(&servers.url()).await;
+        let mine = claim("job");
+        take(&storage, &mine).await;
+        servers.sentinels()[0].kill9();
+        let after = bare(&servers.url()).await;
+        is_held(&after, &claim("job")).await;
+        // Two of three are enough, also to fail over.
+        fail_over(&servers);
+        within(LONG, async { while hints.next().await != Some(Hint::Restarted) {} }).await;
+        answered(async || acquire(&storage, &claim("next")).await).await;
+    });
+}
+
+#[test]
+fn a_primary_that_no_sentinel_knows_is_a_wrong_url() {
+    let servers = RedisSentinels::start().expect("servers");
+    run(async {
+        let error = refusal(&servers.url().replace("/leasehold/", "/nobody/")).await;
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains("primary=`nobody`"), "{error}");
+        let error = refusal("redis+sentinel://127.0.0.1:1,127.0.0.1:2/leasehold").await;
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+    });
+}
+
+#[test]
+fn sentinels_have_a_password_of_their_own() {
+    let options = Redis::options().password("s3cret").sentinel_user("watch", "w0rd");
+    let servers = RedisSentinels::start_with(options).expect("servers");
+    run(async {
+        let storage = bare(&servers.url()).await;
+        take(&storage, &claim("job")).await;
+        for wrong in ["w0rd", "s3cret"] {
+            let error = refusal(&servers.url().replace(wrong, "Wr0ng")).await;
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+            let shown = format!("{error} {error:?} {storage} {storage:?}");
+            assert!(!["w0rd", "s3cret", "Wr0ng"].iter().any(|secret| shown.contains(secret)), "{shown}");
+        }
+    });
+}
+
+#[test]
+fn a_grant_that_too_few_replicas_have_is_none() {
+    let servers = RedisSentinels::start().expect("servers");
+    let [_, replica] = servers.servers() else { panic!("two servers") };
+    run(async {
+        let url = with(&servers.url(), "wait_replicas=1");
+        let (storage, locks) = (bare(&url).await, client(&url).await);
+        replica.stop();
+        let mine = claim("job").patience(time(1_000));
+        let error = acquire(&storage, &mine).await.expect_err("nobody has it");
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.to_string().contains("wait_replicas=`1` answered=`0`"), "{error}");
+        // It stands at the primary, so what others are told is true; a renewal waits for nobody.
+        is_held(&storage, &claim("job")).await;
+        assert!(matches!(renew(&storage, &mine).await, Ok(Renew::Renewed { .. })));
+        assert_eq!(release(&storage, &mine).await.expect("an answer"), Release::Released);
+
+        // An attempt in vain leaves nothing.
+        let error =
+            locks.lock("vain").ttl(time(2_000)).wait(time(1_500)).acquire().await.expect_err("in vain");
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        within(LONG, async { while locks.inspect("vain").await.expect("an answer").is_some() {} }).await;
+
+        let asking = tokio::spawn({
+            let lock = locks.lock("job").ttl(LONG);
+            async move { lock.acquire().await }
+        });
+        within(LONG, async { while locks.inspect("job").await.expect("an answer").is_none() {} }).await;
+        assert!(!asking.is_finished());
+        replica.cont();
+        let guard = within(LONG, asking).await.expect("no panic").expect("granted");
+        guard.release().await.expect("held until now");
+    });
+}
+
+// 72
+#[test]
+fn replicas_that_have_a_grant_are_no_promise_when_another_one_is_promoted() {
+    let primary = Redis::start().expect("a server");
+    let follow = || {
+        let port = primary.port().to_string();
+        Redis::options().setting("replicaof", &format!("127.0.0.1 {port}")).start().expect("a replica")
+    };
+    let (has, lacks) = (follow(), follow());
+    primary.await_replicas(2).expect("they follow");
+    run(async {
+        let storage = bare(&with(&primary.url(), "wait_replicas=1")).await;
+        // The one has it, the other not.
+        lacks.stop();
+        let mine = claim("job");
+        let token = take(&storage, &mine).await;
+        assert!(has.command(&["get", "leasehold:job"]).expect("an answer").contains(&mine.owner.to_string()));
+        primary.command(&["client", "kill", "type", "replica"]).expect("cut off");
+        primary.kill9();
+        // What the kernel has kept for it was sent before it was cut off, and must not reach it.
+        lacks.kill9();
+        lacks.restart().expect("it starts");
+        lacks.promote().expect("promoted");
+        let elsewhere = bare(&lacks.url()).await;
+        let again = take(&elsewhere, &claim("job")).await;
+        // Two hold it; whoever checks tokens is safe.
+        assert!(again > token);
+    });
+}
+
+#[test]
+fn failover_grace_keeps_others_out_until_every_forgotten_lease_is_over() {
+    let servers = RedisSentinels::start().expect("servers");
+    run(async {
+        let grace = time(3_000);
+        let url = with(&servers.url(), &format!("failover_grace={}ms", grace.as_millis()));
+        let begun = Instant::now();
+        // No lease may be longer.
+        let client = async || Locks::builder().ttl(grace).connect(&url).await.expect("connected");
+        let (locks, rival) = (client().await, client().await);
+        assert_eq!(locks.guarantees().tier, Tier::FailoverSafe);
+        // A primary that nobody knows is a new one.
+        let guard = hold(&locks, "job", grace).await;
+        assert!(begun.elapsed() >= grace);
+        let token = guard.token();
+
+        let [primary, replica] = servers.servers() else { panic!("two servers") };
+        guard.release().await.expect("held until now");
+        cut_off(primary, replica);
+        let guard = hold(&locks, "job", grace).await;
+        let waiting = rival.lock("job").ttl(grace);
+        let waiting = tokio::spawn(async move { waiting.acquire().await });
+        waiters(&locks, "job", 1).await;
+        primary.kill9();
+        let killed = Instant::now();
+        replica.cont();
+        within(LONG, guard.lost()).await;
+        let lost = Instant::now();
+        let next = within(LONG, waiting).await.expect("no panic").expect("granted");
+        // The new primary has forgotten the lease, and yet it was over before somebody else got it.
+        assert!(lost < Instant::now() && killed.elapsed() >= grace, "{:?}", killed.elapsed());
+        assert!(next.token() > token);
+        next.release().await.expect("held until now");
+    });
+}
+
+#[test]
+fn failover_grace_delays_no_renewal() {
+    let servers = RedisSentinels::start().expect("servers");
+    run(async {
+        let grace = time(8_000);
+        let url = with(&servers.url(), &format!("failover_grace={}ms&wait_replicas=1", grace.as_millis()));
+        let storage = bare(&url).await;
+        let mine = {
+            let claim = claim("job");
+            leasehold::storage::Claim::new(claim.name, claim.owner, grace)
+        };
+        let granted = async {
+            while !matches!(acquire(&storage, &mine).await, Ok(Acquire::Granted { .. })) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        within(LONG, granted).await;
+        fail_over(&servers);
+        let renewed = answered(async || renew(&storage, &mine).await).await;
+        assert!(matches!(renewed, Renew::Renewed { .. }), "{renewed:?}");
+        // Others must wait for what is free, too, and are told for how long.
+        let free = claim("free").patience(grace);
+        match answered(async || acquire(&storage, &free).await).await {
+            Acquire::Held { holder: None, retry_after: Some(after) } => assert!(after <= grace, "{after:?}"),
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(renew(&storage, &mine).await, Ok(Renew::Renewed { .. })));
+    });
+}
+
+#[test]
+fn clients_with_another_failover_grace_are_refused() {
+    run(async {
+        let prefix = prefix();
+        let url = |grace| {
+            with(&with(&common().url(), &format!("prefix={prefix}")), &format!("failover_grace={grace}"))
+        };
+        let (storage, other) = (bare(&url("200ms")).await, bare(&url("300ms")).await);
+        let granted = async {
+            while !matches!(acquire(&storage, &claim("job")).await, Ok(Acquire::Granted { .. })) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        within(LONG, granted).await;
+        let error = acquire(&other, &claim("next")).await.expect_err("it has another grace");
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("theirs=`200ms`"), "{error}");
+        // Longer leases than the grace cannot be had; the usual TTL is as long as may be.
+        let error = Locks::builder().ttl(Duration::from_millis(201)).connect(&url("200ms")).await;
+        assert_eq!(error.expect_err("too long").kind(), ErrorKind::Invalid);
+        let locks = Locks::connect(&url("200ms")).await.expect("connected");
+        let error = locks.lock("long").ttl(Duration::from_millis(201)).acquire().await.expect_err("too long");
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+    });
+}
