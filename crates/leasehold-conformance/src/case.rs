@@ -89,6 +89,11 @@ impl Case {
         Some(format!("{missing:?} not promised").to_lowercase())
     }
 
+    /// Whether the case is about the order in which waiters are served.
+    pub(crate) fn needs_order(&self) -> bool {
+        self.needs.iter().any(|need| matches!(need, Need::Fair))
+    }
+
     pub(crate) fn run_promised(&self, space: &Space) -> Verdict {
         let run = self.run;
         let ended = limited(self.name, space, move |space| async move {

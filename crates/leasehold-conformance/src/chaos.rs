@@ -47,6 +47,9 @@ pub enum Fault {
     /// The storage executes it so much later, even if the caller has gone. Claims have so much less patience
     /// then, so a storage that keeps its promises refuses those that come too late.
     Delay(Duration),
+    /// The storage executes it now, and the caller gets the answer so much later, as over a link that is slow on
+    /// the way back.
+    DelayReply(Duration),
     /// The storage executes it twice; the second answer is returned.
     Duplicate,
     /// It fails before it reaches the storage.
@@ -279,7 +282,6 @@ impl<S: Storage> Storage for Chaos<S> {
 async fn next_forged(mut forged: broadcast::Receiver<Hint>) -> Option<(Hint, broadcast::Receiver<Hint>)> {
     match forged.recv().await {
         Ok(hint) => Some((hint, forged)),
-        // Of so many hints some may go missing; not that there were any.
         // Some are missing: the one that says the most stands for them.
         Err(broadcast::error::RecvError::Lagged(_)) => Some((Hint::Restarted, forged)),
         Err(broadcast::error::RecvError::Closed) => None,
@@ -307,6 +309,12 @@ impl<S: Storage> Chaos<S> {
                 call(inner, Duration::ZERO).await;
                 drop(under_way);
                 failed()
+            }
+            Fault::DelayReply(by) => {
+                let answer = call(inner, Duration::ZERO).await;
+                drop(under_way);
+                sleep(by).await;
+                answer
             }
             Fault::Duplicate => {
                 call(Arc::clone(&inner), Duration::ZERO).await;

@@ -22,6 +22,7 @@ pub struct Space {
     secrets: Vec<String>,
     timing: Timing,
     paused: bool,
+    unfair: bool,
 }
 
 impl Space {
@@ -80,6 +81,17 @@ impl Space {
         Self { timing, ..self }
     }
 
+    /// Says that this storage means not to serve waiters in any order: cases about it are left out, instead of ignored.
+    /// If it promises an order after all, they run.
+    #[must_use]
+    pub fn unfair(self) -> Self {
+        Self { unfair: true, ..self }
+    }
+
+    pub(crate) fn is_unfair(&self) -> bool {
+        self.unfair
+    }
+
     /// What one case connects to.
     pub(crate) fn open(&self) -> Connect {
         (self.open)()
@@ -108,6 +120,7 @@ impl Space {
             secrets: Vec::new(),
             timing: Timing::from_env(),
             paused,
+            unfair: false,
         }
     }
 }

@@ -46,6 +46,20 @@ async fn what_loses_its_reply_has_happened() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_delays_its_reply_has_happened_before_it() {
+    let (memory, chaos, controls) = chaos();
+    controls.next(Verb::Acquire, 1, Fault::DelayReply(SOON));
+    let asked = Instant::now();
+    let (claim, looks) = (claim(), async {
+        sleep(SOON / 2).await;
+        is_held(&memory).await
+    });
+    let (answers, held) = tokio::join!(chaos.acquire(&claim), looks);
+    assert!(held && answers[0].is_ok());
+    assert_eq!(asked.elapsed(), SOON);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_delayed_happens_though_the_caller_has_gone() {
     let (memory, chaos, controls) = chaos();
     controls.always(Verb::Acquire, Fault::Delay(SOON));
