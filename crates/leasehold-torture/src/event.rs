@@ -41,7 +41,7 @@ pub struct Event {
     /// How the lock is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
-    /// The longest that the call may wait for somebody else.
+    /// The longest that the call may wait for somebody else; or for how long after a fault nobody is granted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait_ms: Option<u64>,
     /// The TTL of the lease.
@@ -56,7 +56,7 @@ pub struct Event {
     /// Until when the library says that the lock is held, on the clock of `t`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dl: Option<u64>,
-    /// The reason of a failure or loss, as one word.
+    /// The reason of a failure or loss, as one word; or of what a fault excuses.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub why: String,
     /// The answer of a call or of a resource.
@@ -109,6 +109,8 @@ pub enum Ev {
     Ledger,
     /// A client that was closed has left `v` descriptors open.
     Left,
+    /// What the storage promises: `res` is its tier, `why` says what else.
+    Promise,
 }
 
 /// What is called.

@@ -20,6 +20,12 @@ pub struct History {
     pub faults: Vec<Fault>,
     /// When the machine kept threads from running: from, to.
     pub stalls: Vec<(u64, u64)>,
+    /// Which faults the storage promises to survive, as a word.
+    pub tier: String,
+    /// Whether it promises to serve waiters in their order.
+    pub fair: bool,
+    /// Whether it promises to wake them.
+    pub push: bool,
 }
 
 /// A call and its end.
@@ -155,6 +161,11 @@ impl Fault {
         self.from <= to && self.to.saturating_add(after) >= from
     }
 
+    /// Why it excuses that holders are forgotten, if it does: the storage does not promise to survive it.
+    pub fn excuse(&self) -> Option<&str> {
+        Some(self.event.why.as_str()).filter(|why| !why.is_empty())
+    }
+
     /// Whether it was done to that worker, or to all.
     pub fn is_on(&self, w: i64) -> bool {
         self.target.is_none_or(|target| target == w)
@@ -200,7 +211,10 @@ impl History {
         let holds = holds(&events, &calls, &faults);
         let stalls = events.iter().filter(|event| event.ev == Ev::Stall);
         let stalls = stalls.map(|event| (event.t.saturating_sub(event.v.unwrap_or(0)), event.t)).collect();
-        Self { events, calls, holds, faults, stalls }
+        let promise = events.iter().find(|event| event.ev == Ev::Promise);
+        let (tier, why) = promise.map_or(("unknown", "fair push"), |event| (&event.res, &event.why));
+        let (tier, fair, push) = (tier.to_owned(), why.contains("fair"), why.contains("push"));
+        Self { events, calls, holds, faults, stalls, tier, fair, push }
     }
 
     /// The acquisitions of every lock.
@@ -225,6 +239,12 @@ impl History {
     /// What the nemesis did to anybody between these moments, or less than `after` before.
     pub fn fault(&self, from: u64, to: u64, after: u64) -> Option<&Fault> {
         self.faults.iter().find(|fault| fault.touches(from, to, after))
+    }
+
+    /// What the storage does not promise to survive and began between these moments, or had ended less than
+    /// `after` before.
+    pub fn beyond(&self, from: u64, to: u64, after: u64) -> Option<&Fault> {
+        self.faults.iter().find(|fault| fault.excuse().is_some() && fault.touches(from, to, after))
     }
 
     /// For how long the machine kept threads from running between these moments.

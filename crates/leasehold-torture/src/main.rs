@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use leasehold::Locks;
 use leasehold::storage::AnyStorage;
+use leasehold::{ErrorKind, Locks};
 use leasehold_torture::clock::{self, bound};
 use leasehold_torture::event::{Ev, Event, Log};
 use leasehold_torture::planted::{Defect, Defective};
@@ -53,7 +53,7 @@ enum Command {
 
 #[derive(clap::Args)]
 struct RunArgs {
-    /// The storage: `memory:` or `sqlite:PATH`.
+    /// The storage: `memory:`, `sqlite:PATH`, or servers that are started, `testbed:NAME`.
     url: String,
     /// For how many minutes.
     #[arg(long, conflicts_with = "seconds")]
@@ -165,7 +165,7 @@ fn torture(args: &RunArgs) -> Result<bool, Box<dyn Error>> {
 }
 
 fn replay(args: &RunArgs, seed: u64, seconds: u64) -> String {
-    let mut line = format!("scripts/torture {} --seconds {seconds} --seed {seed}", args.url);
+    let mut line = format!("scripts/torture '{}' --seconds {seconds} --seed {seed}", args.url);
     let mut add = |option: &str, value: String, usual: &str| {
         if value != usual {
             line.push_str(&format!(" --{option} '{value}'"));
@@ -201,9 +201,14 @@ fn worker(url: &str, defect: Option<Defect>) -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let before = descriptors();
     runtime.block_on(async {
-        let locks = match defect {
-            None => Locks::connect(url).await?,
-            Some(_) => Locks::new(Defective::new(AnyStorage::connect(url).await?, defect)),
+        let locks = loop {
+            match connect(url, &plan, defect).await {
+                // Begun in the midst of a fault.
+                Err(error) if error.kind() == ErrorKind::Unavailable => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                connected => break connected?,
+            }
         };
         work(plan, locks, Arc::clone(&log), stopped).await;
         Ok::<_, leasehold::Error>(())
@@ -216,4 +221,13 @@ fn worker(url: &str, defect: Option<Defect>) -> Result<(), Box<dyn Error>> {
     let v = Some(descriptors().saturating_sub(before));
     log.write(Event { ev: Ev::Left, v, ..Event::default() });
     Ok(())
+}
+
+async fn connect(url: &str, plan: &Plan, defect: Option<Defect>) -> leasehold::Result<Locks> {
+    // Some storages allow no longer TTL than the run's, and the default is one.
+    let builder = Locks::builder().ttl(Duration::from_millis(plan.ttl_ms));
+    match defect {
+        None => builder.connect(url).await,
+        Some(_) => builder.build(Defective::new(AnyStorage::connect(url).await?, defect)),
+    }
 }

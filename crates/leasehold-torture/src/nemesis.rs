@@ -65,7 +65,7 @@ pub fn schedule(seed: u64, terms: &Terms<'_>) -> Vec<Strike> {
             _ => span,
         };
         let calm = match (terms.restless, dice.percent(50)) {
-            (true, _) => dice.millis(20, 60),
+            (true, _) => dice.millis(20, 20 + ttl / 5),
             (false, true) => dice.millis(100, 800),
             (false, false) => dice.millis(ttl * 2 + 3_000, ttl * 2 + 6_000),
         };

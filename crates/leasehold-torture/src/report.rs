@@ -26,8 +26,12 @@ impl Report {
         let start = history.events.first().map_or(0, |event| event.t);
         let stalls = history.stalls.len();
         let length = std::time::Duration::from_nanos(history.end() - start);
-        let summary =
-            format!("{calls} calls, {holds} holds, {faults} faults, {stalls} stalls in {length:.0?}");
+        let summary = format!(
+            "{calls} calls, {holds} holds, {faults} faults, {stalls} stalls in {length:.0?}; {}{}{}",
+            history.tier,
+            if history.fair { ", fair" } else { "" },
+            if history.push { ", push" } else { "" },
+        );
         Self {
             verdicts: ALL.map(|check| (check, (check.run)(history))).into(),
             start,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use std::{fs, io};
 
 use leasehold::Locks;
+use leasehold::storage::{Guarantees, Tier};
 
 use crate::checks::ALL;
 use crate::clock::{self, bound, ms, nanos};
@@ -15,7 +16,7 @@ use crate::nemesis::{Strike, Terms, schedule};
 use crate::planted::Defect;
 use crate::report::Report;
 use crate::resource;
-use crate::target::{MemoryTarget, Running, SqliteTarget, Target, Under};
+use crate::target::{Blow, MemoryTarget, Running, ServersTarget, SqliteTarget, Target, Under};
 use crate::worker::{Plan, Style, watch_stalls};
 
 /// What to run.
@@ -79,15 +80,18 @@ pub fn run(options: &Options) -> io::Result<Outcome> {
     match options.url.split(':').next() {
         Some("memory") => over(&MemoryTarget::new(under), options),
         Some("sqlite") => over(&SqliteTarget::new(under)?, options),
-        _ => Err(io::Error::other("no such target; there are: memory: sqlite:PATH")),
+        Some("testbed") => over(&ServersTarget::new(under)?, options),
+        _ => Err(io::Error::other("no such target; there are: memory: sqlite:PATH testbed:NAME")),
     }
 }
 
+/// How long the first lock of a run may take.
+const FIRST: Duration = Duration::from_secs(60);
 /// How long a worker may take to end.
 const LAST_CALLS: Duration = Duration::from_secs(10);
 
 fn over<T: Target>(target: &T, options: &Options) -> io::Result<Outcome> {
-    let start = clock::now();
+    let began = clock::now();
     let directory = match &options.directory {
         Some(directory) => directory.clone(),
         None => tempfile::Builder::new().prefix("leasehold-torture-").tempdir()?.keep(),
@@ -104,8 +108,18 @@ fn over<T: Target>(target: &T, options: &Options) -> io::Result<Outcome> {
     watch_stalls(&log);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let operator = runtime.block_on(target.operator()).map_err(io::Error::other)?;
+    let Guarantees { tier, fair, push, .. } = operator.guarantees();
+    let words = [(fair, "fair"), (push, "push")].into_iter().filter(|(is, _)| *is);
+    let why = words.map(|(_, word)| word).collect::<Vec<_>>().join(" ");
+    log.write(Event { ev: Ev::Promise, res: tier.to_string(), why, ..Event::default() });
 
     let locks: Vec<_> = (0..options.locks).map(|n| format!("torture-{}/{n}", options.seed)).collect();
+    // A storage that is careful grants nothing until it knows that nobody was forgotten.
+    let first = operator.lock(format!("torture-{}/first", options.seed)).ttl(options.ttl).wait(FIRST);
+    runtime
+        .block_on(async { first.acquire().await?.release().await })
+        .map_err(|error| io::Error::other(format!("no lock was granted before the run: {error}")))?;
+    let start = clock::now();
     let faults: Vec<String> = target.faults().into_iter().map(str::to_owned).collect();
     let faults = match &options.faults {
         Some(wanted) => match wanted.iter().find(|wanted| !faults.contains(wanted)) {
@@ -117,7 +131,7 @@ fn over<T: Target>(target: &T, options: &Options) -> io::Result<Outcome> {
         },
         None => faults,
     };
-    let strikes = schedule(
+    let mut strikes = schedule(
         options.seed,
         &Terms {
             faults: &faults,
@@ -129,6 +143,10 @@ fn over<T: Target>(target: &T, options: &Options) -> io::Result<Outcome> {
         },
     );
 
+    for strike in strikes.iter_mut().filter(|strike| !target.reaches_one(&strike.fault)) {
+        strike.place = None;
+    }
+
     let mut run = Run {
         target,
         options,
@@ -137,6 +155,7 @@ fn over<T: Target>(target: &T, options: &Options) -> io::Result<Outcome> {
         locks,
         socket,
         operator,
+        tier,
         runtime,
         places: Vec::new(),
         start,
@@ -146,6 +165,7 @@ fn over<T: Target>(target: &T, options: &Options) -> io::Result<Outcome> {
         let worker = run.worker(place, 0)?;
         run.places.push(worker);
     }
+    run.await_workers()?;
     run.strike(&strikes)?;
     let (mut ended, killed) = (true, run.places.iter().any(|place| place.generation > 0));
     for mut place in std::mem::take(&mut run.places) {
@@ -155,8 +175,9 @@ fn over<T: Target>(target: &T, options: &Options) -> io::Result<Outcome> {
         run.log.write(Event { ev: Ev::Probe, res: "a worker did not end".to_owned(), ..Event::default() });
     }
     run.probe(killed);
+    run.probe_servers();
     let history = History::read(&run.directory)?;
-    let took = Duration::from_nanos(clock::now() - start);
+    let took = Duration::from_nanos(clock::now() - began);
     Ok(Outcome { report: Report::of(&history), directory: run.directory.clone(), strikes, took })
 }
 
@@ -168,6 +189,8 @@ struct Run<'a, T> {
     locks: Vec<String>,
     socket: PathBuf,
     operator: Locks,
+    /// What the storage promises.
+    tier: Tier,
     runtime: tokio::runtime::Runtime,
     places: Vec<Place>,
     start: u64,
@@ -199,13 +222,35 @@ impl<T: Target> Run<'_, T> {
         Ok(Place { worker: self.target.start(&plan)?, w, generation })
     }
 
+    /// Waits until every worker has made a call, and begins then.
+    fn await_workers(&mut self) -> io::Result<()> {
+        let until = clock::now() + nanos(FIRST);
+        let mut awaited: Vec<_> = (0..self.options.workers).collect();
+        while !awaited.is_empty() && clock::now() < until {
+            clock::pause(Duration::from_millis(10));
+            let events = History::read(&self.directory)?.events;
+            awaited.retain(|w| {
+                !events.iter().any(|event| i64::try_from(*w) == Ok(event.w) && event.op.is_some())
+            });
+        }
+        if !awaited.is_empty() {
+            return Err(io::Error::other(format!("these workers did not begin: {awaited:?}")));
+        }
+        self.start = clock::now();
+        Ok(())
+    }
+
     /// Does what is scheduled, until the time is over or enough was seen.
     fn strike(&mut self, strikes: &[Strike]) -> io::Result<()> {
+        // Servers take their time to fail over and to come back; the calm after that is not shorter for it.
+        let mut late = 0;
         for strike in strikes {
-            if self.rest_until(self.start + nanos(strike.at))? {
-                return Ok(());
+            let at = self.start + nanos(strike.at) + late;
+            if self.rest_until(at)? || at + nanos(strike.span) > self.start + nanos(self.options.length) {
+                break;
             }
             self.do_it(strike)?;
+            late += clock::now().saturating_sub(at + nanos(strike.span));
         }
         self.rest_until(self.start + nanos(self.options.length)).map(drop)
     }
@@ -236,13 +281,20 @@ impl<T: Target> Run<'_, T> {
     }
 
     fn do_it(&mut self, strike: &Strike) -> io::Result<()> {
-        let place = strike.place.filter(|_| self.target.reaches_one(&strike.fault));
-        let target = place.and_then(|place| self.places.get(place)).map(|place| place.w);
+        let target = strike.place.and_then(|place| self.places.get(place)).map(|place| place.w);
         let i = self.log.number();
         let event = Event { i, doing: strike.fault.clone(), target, ..Event::default() };
+        let struck = self.target;
+        let why = if self.tier < struck.needs(&strike.fault) {
+            format!("{}, which {} does not promise to survive", strike.fault, self.tier)
+        } else {
+            String::new()
+        };
+        let refuses = struck.refuses_after(&strike.fault);
+        let wait_ms = Some(clock::millis(refuses)).filter(|wait| *wait > 0);
         let lock = self.locks.get(strike.lock).cloned().unwrap_or_default();
         let broken = strike.fault == "break";
-        let begin = Event { ev: Ev::Begin, ..event.clone() };
+        let begin = Event { ev: Ev::Begin, why, wait_ms, ..event.clone() };
         // A break ends one hold; it is done to no worker.
         let begin = if broken { Event { lock: lock.clone(), target: Some(NEMESIS), ..begin } } else { begin };
         self.log.write(begin);
@@ -274,9 +326,10 @@ impl<T: Target> Run<'_, T> {
                 }
             }
             (fault, _) => {
-                let over = self.target.strike(fault, target, strike.span)?;
+                let over = struck.strike(&Blow { fault, on: target, lock: &lock, span: strike.span })?;
                 self.rest_until(clock::now() + nanos(strike.span))?;
-                over();
+                over()?;
+                self.rest_until(clock::now() + nanos(refuses))?;
             }
         }
         let end = Event { ev: Ev::End, owner, ..event };
@@ -304,13 +357,30 @@ impl<T: Target> Run<'_, T> {
         drop(self.runtime.block_on(self.operator.close()));
     }
 
+    /// Looks whether anything is left at the servers when the last client is gone.
+    fn probe_servers(&self) {
+        let until =
+            clock::now() + bound(2_000) + nanos(leasehold::storage::WAITER_TTL) + nanos(self.options.ttl) * 2;
+        let left = loop {
+            match self.target.left() {
+                Ok(left) if left.is_empty() => break vec!["clean".to_owned()],
+                Ok(left) if clock::now() > until => break left,
+                Err(error) if clock::now() > until => break vec![error.to_string()],
+                _ => clock::pause(Duration::from_millis(200)),
+            }
+        };
+        for res in left {
+            self.log.write(Event { ev: Ev::Probe, lock: "any".to_owned(), res, ..Event::default() });
+        }
+    }
+
     async fn look(&self, lock: &str) -> String {
         match self.operator.inspect(lock).await {
             Ok(Some(holder)) => return format!("held by {}", holder.owner),
             Err(error) => return error.to_string(),
             Ok(None) => {}
         }
-        match self.operator.lock(lock).ttl(Duration::from_secs(5)).try_acquire().await {
+        match self.operator.lock(lock).ttl(self.options.ttl * 2).try_acquire().await {
             Ok(Some(guard)) => match guard.release().await {
                 Ok(()) => "clean".to_owned(),
                 Err(error) => error.to_string(),

@@ -1,7 +1,8 @@
 //! What is tortured: how its workers run, and what can be done to it. A storage joins by one more of these.
 
 mod memory;
-mod slow;
+mod process;
+mod servers;
 mod sqlite;
 
 use std::io;
@@ -9,16 +10,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use leasehold::Locks;
+use leasehold::storage::Tier;
 
 pub use self::memory::MemoryTarget;
+pub use self::servers::ServersTarget;
 pub use self::sqlite::{SqliteTarget, disturb};
 use crate::planted::Defect;
 use crate::worker::Plan;
 
 /// A storage under torture.
 ///
-/// A server that can be killed, stopped and restarted, or reached through links that can be cut, is one whose
-/// [`Target::faults`] name that and whose [`Target::strike`] does it; `kill`, `stop` and `break` need nothing.
+/// [`Target::faults`] name what can be done to it and [`Target::strike`] does it; `kill`, `stop` and `break` need
+/// nothing. Servers join by a line in the table of [`ServersTarget`].
 pub trait Target {
     /// Names what can be done, for the schedule: its order decides what a seed means.
     ///
@@ -43,13 +46,48 @@ pub trait Target {
     /// If the storage cannot be reached.
     fn operator(&self) -> impl Future<Output = leasehold::Result<Locks>>;
 
-    /// Begins a fault of this storage's own, to one worker or to all; returns what ends it.
+    /// Begins a fault of this storage's own; returns what ends it.
     ///
     /// # Errors
     ///
     /// If it cannot be begun.
-    fn strike(&self, fault: &str, on: Option<i64>, span: Duration) -> io::Result<Box<dyn FnOnce()>>;
+    fn strike(&self, blow: &Blow<'_>) -> io::Result<Heal<'_>>;
+
+    /// The least tier that promises to survive a fault. Below it, what breaks is counted and reported.
+    fn needs(&self, _fault: &str) -> Tier {
+        Tier::Advisory
+    }
+
+    /// For how long after a fault a storage that is careful grants nothing to anybody.
+    fn refuses_after(&self, _fault: &str) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Lists what is left at the servers, when every client is closed, of what was not there before.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be asked.
+    fn left(&self) -> io::Result<Vec<String>> {
+        Ok(Vec::new())
+    }
 }
+
+/// A fault that begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Blow<'a> {
+    /// What.
+    pub fault: &'a str,
+    /// To which worker; to all if none.
+    pub on: Option<i64>,
+    /// To which lock, if it is done to one.
+    pub lock: &'a str,
+    /// For how long.
+    pub span: Duration,
+}
+
+/// Ends a fault, and returns when what it was done to is whole again.
+pub type Heal<'a> = Box<dyn FnOnce() -> io::Result<()> + 'a>;
 
 /// A worker that runs.
 pub trait Running {

@@ -111,6 +111,14 @@ struct Worker {
     alone: bool,
 }
 
+/// What came of asking for a lock.
+enum Asked {
+    Granted(Held),
+    Refused,
+    /// Nobody waited for the answer.
+    Left,
+}
+
 /// A lock that was granted.
 struct Held {
     /// The number of the acquisition.
@@ -125,15 +133,18 @@ impl Worker {
         while !*self.stop.borrow() {
             sleep(self.dice.millis(0, 40)).await;
             let lock = self.dice.of(&self.plan.locks).clone();
-            if let Some(held) = self.acquire(&lock).await {
-                self.hold(&lock, held).await;
+            match self.acquire(&lock).await {
+                Asked::Granted(held) => self.hold(&lock, held).await,
+                Asked::Refused => {}
+                // It may be granted at this moment; the engine undoes that at once, but later than now.
+                Asked::Left => continue,
             }
             self.ledger();
         }
     }
 
     /// Asks for a lock in one of the ways there are.
-    async fn acquire(&mut self, lock: &str) -> Option<Held> {
+    async fn acquire(&mut self, lock: &str) -> Asked {
         let ttl_ms = if self.dice.percent(75) { self.plan.ttl_ms } else { self.plan.ttl_ms * 2 };
         let never = self.dice.percent(if self.plan.style == Style::Clingy { 50 } else { 20 });
         let renewal = if never { Renewal::Never } else { Renewal::Automatic };
@@ -182,7 +193,7 @@ impl Worker {
                 let (t, owner, tok) = (clock::now(), guard.owner().to_string(), Some(guard.token().get()));
                 let dl = Some(t + nanos(guard.remaining()));
                 self.log.write_at(t, Event { owner, tok, dl, ..end(Ev::Ok, "") });
-                return Some(Held { of: i, guard, never });
+                return Asked::Granted(Held { of: i, guard, never });
             }
             Some(Ok(None)) => self.log.write(end(Ev::Fail, "held")),
             Some(Err(error)) => match error.kind() {
@@ -190,9 +201,12 @@ impl Worker {
                 ErrorKind::Closed => self.log.write(end(Ev::Fail, "closed")),
                 kind => self.log.write(end(Ev::Info, &word(kind))),
             },
-            None => self.log.write(end(Ev::Info, "cancelled")),
+            None => {
+                self.log.write(end(Ev::Info, "cancelled"));
+                return Asked::Left;
+            }
         };
-        None
+        Asked::Refused
     }
 
     /// Holds a lock for a while, and ends it in one of the ways there are.

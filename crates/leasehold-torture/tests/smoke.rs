@@ -27,9 +27,45 @@ fn sqlite_without_a_moment_of_calm() {
     torture(&format!("sqlite:{}", directory.path().join("locks.db").display()), "4", &["--restless"]);
 }
 
+#[test]
+fn one_redis() {
+    servers("testbed:redis", "5", &[]);
+}
+
+#[test]
+fn a_quorum_of_three_redis() {
+    servers("testbed:redis-quorum", "6", &[]);
+}
+
+#[test]
+fn a_redis_under_sentinels_that_fails_over() {
+    servers("testbed:redis-sentinel", "7", &["--faults", "primary kill,failover,kill"]);
+}
+
+#[test]
+fn a_redis_under_sentinels_whose_clients_wait_after_a_failover() {
+    // No lease is longer than twice the TTL.
+    let url = "testbed:redis-sentinel?failover_grace=2s";
+    servers(url, "8", &["--faults", "primary kill,failover", "--ttl-ms", "800"]);
+}
+
+#[test]
+fn a_redis_cluster_whose_slots_move() {
+    servers("testbed:redis-cluster", "9", &[]);
+}
+
+/// Shorter: servers of their own are slow to start, and to fail over.
+fn servers(url: &str, seed: &str, more: &[&str]) {
+    run(url, "20", seed, &[&["--restless"], more].concat());
+}
+
 fn torture(url: &str, seed: &str, more: &[&str]) {
+    run(url, SECONDS, seed, more);
+}
+
+fn run(url: &str, seconds: &str, seed: &str, more: &[&str]) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_torture"));
-    command.args(["run", url, "--seconds", SECONDS, "--seed", seed, "--schedule"]).args(more);
+    command.args(["run", url, "--seconds", seconds, "--seed", seed, "--schedule"]).args(more);
     let output = command.output().expect("the program runs");
     let (said, complained) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

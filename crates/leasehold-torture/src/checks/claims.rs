@@ -5,11 +5,12 @@ use std::cmp::{max, min};
 use super::{Checked, Weight, span};
 use crate::clock::{bound, ms};
 use crate::event::Event;
-use crate::history::{History, Hold};
+use crate::history::{Fault, History, Hold};
 
 /// C1: for one lock, the claims of two guards never overlap, and no guard claims anything after it was lost.
 ///
-/// A claim ends with the deadline that the library itself names, so a pause of its holder excuses nothing.
+/// A claim ends with the deadline that the library itself names, so a pause of its holder excuses nothing. What
+/// the storage's tier does not promise to survive does: it is counted.
 pub fn c1_claim_overlap(history: &History) -> Checked {
     let mut checked = Checked { judged: history.holds.len(), ..Checked::default() };
     for holds in history.holds_by_lock().values() {
@@ -27,7 +28,11 @@ pub fn c1_claim_overlap(history: &History) -> Checked {
                     hold.ok.w,
                     hold.token()
                 );
-                checked.add(Weight::Wrong, text, story(before).into_iter().chain(story(hold)));
+                // Whoever was granted before it may have been forgotten.
+                let beyond = history.beyond(before.from(), hold.from(), bound(1_000));
+                let weight = beyond.and_then(Fault::excuse).map(|why| Weight::Excused(why.to_owned()));
+                let events = story(before).into_iter().chain(story(hold));
+                checked.add(weight.unwrap_or(Weight::Wrong), text, events);
             }
             longest =
                 Some(longest.map_or(*hold, |before| if before.until >= hold.until { before } else { hold }));
@@ -81,9 +86,13 @@ pub fn c4_token_order(history: &History) -> Checked {
 
 /// C7: of two that stand in line, the one that came clearly first is served first.
 ///
-/// Judged where nothing was done to the first one meanwhile: the dead and the paused may be passed.
+/// Judged where nothing was done to the first one meanwhile: the dead and the paused may be passed. Nothing is
+/// judged of a storage that does not promise it.
 pub fn c7_fifo(history: &History) -> Checked {
     let mut checked = Checked::default();
+    if !history.fair {
+        return checked;
+    }
     let settled = bound(1_000);
     let in_line: Vec<_> = history.acquires().filter(|call| call.lines_up()).collect();
     for later in history.holds.iter().filter(|hold| hold.call.lines_up()) {
@@ -201,6 +210,22 @@ mod tests {
         story.ask(10, 2, 1, "a", Mode::Try, 0).ok(11, 2, 1, 1, 500).release(20, 2, 2, 1);
         story.ok(30, 1, 1, 2, 500).release(40, 1, 2, 1);
         none(&story);
+    }
+
+    #[test]
+    fn what_the_tier_does_not_promise_to_survive_excuses_an_overlap() {
+        let mut story = Story::default();
+        story.ask(0, 1, 1, "a", Mode::Try, 0).ok(1, 1, 1, 1, 900).fault(100, 200, 1, "failover", None);
+        story.ask(210, 2, 1, "a", Mode::Try, 0).ok(211, 2, 1, 2, 950);
+        only("C1", &story);
+        let begin = story.0.iter_mut().find(|event| event.ev == Ev::Begin).expect("there");
+        begin.why = "failover, which crash-safe does not promise to survive".into();
+        none(&story);
+        assert_eq!(c1_claim_overlap(&story.history()).excused(), 1);
+        // One that was granted after it is as safe as ever.
+        story.ask(2_000, 1, 2, "a", Mode::Try, 0).ok(2_001, 1, 2, 3, 2_900);
+        story.ask(2_100, 2, 2, "a", Mode::Try, 0).ok(2_101, 2, 2, 4, 2_900);
+        only("C1", &story);
     }
 
     #[test]

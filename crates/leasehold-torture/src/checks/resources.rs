@@ -55,7 +55,8 @@ pub fn c3_unfenced_counter(history: &History) -> Checked {
         }
         let since = update.t.saturating_sub(bound(3_000));
         let unfair = |fault: &&Fault| {
-            matches!(fault.doing.as_str(), "stop" | "kill" | "break") && fault.touches(since, update.t, 0)
+            let expected = matches!(fault.doing.as_str(), "stop" | "kill" | "break");
+            (expected || fault.excuse().is_some()) && fault.touches(since, update.t, 0)
         };
         let stalled = history.stalled(since, update.t) > bound(30);
         let weight = match history.faults.iter().find(unfair) {

@@ -16,6 +16,11 @@ pub fn c5_false_busy(history: &History) -> Checked {
     let mut checked = Checked::default();
     let spans: Vec<_> = history.acquires().map(|call| (call, possible(history, call))).collect();
     for refused in history.acquires().filter(|call| call.was_refused()) {
+        // Nobody is granted then, so that nobody who was forgotten has to share.
+        let careful = |fault: &Fault| fault.event.wait_ms.is_some();
+        if history.faults.iter().any(|f| careful(f) && f.touches(refused.from(), refused.to(), bound(500))) {
+            continue;
+        }
         checked.judged += 1;
         let somebody = spans.iter().any(|(other, until)| {
             other.invoke.lock == refused.invoke.lock
@@ -50,25 +55,31 @@ fn possible(history: &History, call: &Call) -> u64 {
             let harmless = ["acquire", "renew", "hints"].iter().any(|verb| fault.doing.starts_with(verb));
             !harmless && fault.is_on(w) && fault.touches(from, to, bound(1_000))
         };
-        history.faults.iter().filter(delays).map(|fault| fault.to).max()
+        history.faults.iter().any(|fault| delays(&fault))
     };
     let held = history.holds.iter().find(|hold| hold.ok.w == w && hold.ok.i == call.invoke.i);
     if let Some(hold) = held {
         // Nobody waits for the answer, but it is released at once all the same.
         let given_up = hold.release.as_ref().map(Call::to).or(hold.lost.as_ref().map(|lost| lost.t));
         let undone = given_up.unwrap_or(u64::MAX).saturating_add(bound(1_000));
-        return match delayed(hold.from(), undone) {
-            Some(_) => hold.surely_over(),
-            None => min(hold.surely_over(), undone),
+        let over =
+            if delayed(hold.from(), undone) { hold.surely_over() } else { min(hold.surely_over(), undone) };
+        // A storage that is set back remembers leases, and places in line, that are over.
+        return match history.beyond(call.from(), undone, bound(1_000)) {
+            Some(fault) => max(hold.lease_over(), fault.to.saturating_add(nanos(WAITER_TTL) + bound(1_000))),
+            None => over,
         };
     }
-    // A claim is executed within its patience or not at all, and is undone at once after that, unless the
-    // clean-up itself is kept from the storage.
-    let undone = call.to().saturating_add(patience(call)).saturating_add(bound(700));
-    match delayed(call.from(), undone) {
-        Some(over) => max(call.to(), over).saturating_add(call.ttl() + nanos(WAITER_TTL) + bound(5_000)),
-        None => undone,
+    // A claim is executed within its patience or not at all, and is undone at once after that. If the clean-up
+    // is kept from the storage, what it left ends by itself: nobody renews it, and nobody refreshes his place.
+    let executed = call.to().saturating_add(patience(call));
+    let undone = executed.saturating_add(bound(700));
+    let (place, slack) = (if call.lines_up() { nanos(WAITER_TTL) } else { 0 }, bound(500));
+    let ended = executed.saturating_add(max(call.ttl(), place)).saturating_add(slack);
+    if let Some(fault) = history.beyond(call.from(), undone, slack) {
+        return max(ended, fault.to.saturating_add(nanos(WAITER_TTL)).saturating_add(slack));
     }
+    if delayed(call.from(), undone) { ended } else { undone }
 }
 
 /// C6: a lock that is given up while somebody stands in line is granted within half a second as a rule, and
@@ -112,7 +123,11 @@ pub fn c6_bounded_handover(history: &History) -> Checked {
             checked.judged += 1;
             let weight = match took {
                 took if took > always.saturating_add(history.stalled(freed, until)) => Weight::Wrong,
-                took if took > prompt && !hints_only && history.stalled(freed, until) < bound(100) => {
+                took if took > prompt
+                    && history.push
+                    && !hints_only
+                    && history.stalled(freed, until) < bound(100) =>
+                {
                     Weight::Slow
                 }
                 _ => continue,

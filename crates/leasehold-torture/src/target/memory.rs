@@ -1,6 +1,5 @@
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,8 +9,8 @@ use leasehold::storage::Memory;
 use leasehold_conformance::{Chaos, Controls, Fault, HintFault, Verb};
 use tokio::sync::watch;
 
-use super::slow::{Delays, Slow};
-use super::{Running, Target, Under};
+use super::{Blow, Heal, Running, Target, Under};
+use crate::clock::{millis, nanos};
 use crate::dice::Dice;
 use crate::event::Log;
 use crate::planted::Defective;
@@ -23,15 +22,9 @@ pub struct MemoryTarget {
     memory: Memory,
     /// What a defect of the storage remembers, and what one of its driver does.
     server: Defective<Memory>,
-    driver: Defective<Chaos<Slow<Defective<Memory>>>>,
-    levers: Mutex<HashMap<i64, Levers>>,
-}
-
-/// What breaks the calls of one worker.
-#[derive(Clone)]
-struct Levers {
-    controls: Controls,
-    delays: Arc<Delays>,
+    driver: Defective<Chaos<Defective<Memory>>>,
+    /// What breaks the calls of each worker.
+    controls: Mutex<HashMap<i64, Controls>>,
 }
 
 impl MemoryTarget {
@@ -43,9 +36,9 @@ impl MemoryTarget {
             defect => (None, defect),
         };
         let server = Defective::new(memory.clone(), in_server);
-        let driver = Chaos::new(Slow::new(server.beside(memory.clone()), Arc::default()));
+        let driver = Chaos::new(server.beside(memory.clone()));
         let driver = Defective::new(driver, in_driver);
-        Self { under, memory, server, driver, levers: Mutex::default() }
+        Self { under, memory, server, driver, controls: Mutex::default() }
     }
 }
 
@@ -87,11 +80,8 @@ impl Target for MemoryTarget {
     }
 
     fn start(&self, plan: &Plan) -> io::Result<Box<dyn Running>> {
-        let delays = Arc::new(Delays::default());
-        let server = self.server.beside(self.memory.clone());
-        let chaos = Chaos::new(Slow::new(server, Arc::clone(&delays)));
-        let levers = Levers { controls: chaos.controls(), delays };
-        self.levers.lock().unwrap_or_else(PoisonError::into_inner).insert(plan.w, levers);
+        let chaos = Chaos::new(self.server.beside(self.memory.clone()));
+        self.controls.lock().unwrap_or_else(PoisonError::into_inner).insert(plan.w, chaos.controls());
         let storage = self.driver.beside(chaos);
         let (plan, log) = (plan.clone(), Arc::new(Log::open(&plan.directory, plan.w)?));
         let (stop, stopped) = watch::channel(false);
@@ -110,62 +100,60 @@ impl Target for MemoryTarget {
         Ok(Locks::new(self.memory.clone()))
     }
 
-    fn strike(&self, fault: &str, on: Option<i64>, span: Duration) -> io::Result<Box<dyn FnOnce()>> {
-        let levers = self.levers.lock().unwrap_or_else(PoisonError::into_inner);
-        let struck: Vec<_> =
-            levers.iter().filter(|(w, _)| on.is_none_or(|on| on == **w)).map(|(_, l)| l.clone()).collect();
-        for (n, levers) in (0..).zip(&struck) {
-            levers.pull(fault, span, self.under.ttl, n)?;
+    fn strike(&self, &Blow { fault, on, span, .. }: &Blow<'_>) -> io::Result<Heal<'_>> {
+        let controls = self.controls.lock().unwrap_or_else(PoisonError::into_inner);
+        let struck = controls.iter().filter(|(w, _)| on.is_none_or(|on| on == **w));
+        let struck: Vec<_> = struck.map(|(_, controls)| controls.clone()).collect();
+        for (n, controls) in (0..).zip(&struck) {
+            break_calls(controls, fault, span, self.under.ttl, n)?;
         }
-        Ok(Box::new(move || struck.iter().for_each(Levers::let_go)))
+        Ok(Box::new(move || {
+            struck.iter().for_each(Controls::heal);
+            Ok(())
+        }))
     }
 }
 
-impl Levers {
-    fn pull(&self, fault: &str, span: Duration, ttl: Duration, n: u64) -> io::Result<()> {
-        let (verb, what) = fault.split_once(' ').unwrap_or((fault, ""));
-        let late = ttl.mul_f64(0.8);
-        let kind = match what {
-            "fail" => Fault::Fail,
-            "lose reply" => Fault::LoseReply,
-            "ghost" => Fault::Ghost(late),
-            "delay" => Fault::Delay(late / 2),
-            "duplicate" => Fault::Duplicate,
-            "hang" => Fault::Hang,
-            _ => Fault::Pass,
-        };
-        let seed = Dice::new(u64::try_from(span.as_nanos()).unwrap_or(0)).throw().wrapping_add(n);
-        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        match (verb, what) {
-            ("hints", "drop") => self.controls.hints(HintFault::Drop),
-            ("hints", "duplicate") => self.controls.hints(HintFault::Duplicate),
-            ("hints", "delay") => self.controls.hints(HintFault::Delay(late)),
-            ("acquire", "slow") => self.delays.acquire.store(millis(ttl.mul_f64(0.45)), Ordering::Relaxed),
-            ("renew", "slow") => {
-                // An answer that comes just before nobody waits for it any more, and most are repeats.
-                self.delays.renew.store(millis(ttl / 6), Ordering::Relaxed);
-                self.controls.sometimes(Verb::Renew, 60, Fault::Fail, seed);
-            }
-            // Rare, so that nobody else can be taken for one.
-            ("acquire", "ghost") => self.controls.sometimes(Verb::Acquire, 10, kind, seed),
-            ("acquire", _) => self.controls.sometimes(Verb::Acquire, 60, kind, seed),
-            ("renew", _) => self.controls.sometimes(Verb::Renew, 80, kind, seed),
-            ("release", _) => self.controls.sometimes(Verb::Release, 60, kind, seed),
-            ("all", _) => {
-                for verb in [Verb::Acquire, Verb::Renew, Verb::Release, Verb::Inspect] {
-                    self.controls.always(verb, kind);
-                }
-            }
-            _ => return Err(io::Error::other(format!("no such fault: {fault}"))),
+/// Breaks the calls of one worker, the `n`th, until they are healed.
+fn break_calls(controls: &Controls, fault: &str, span: Duration, ttl: Duration, n: u64) -> io::Result<()> {
+    let (verb, what) = fault.split_once(' ').unwrap_or((fault, ""));
+    let late = ttl.mul_f64(0.8);
+    let mut dice = Dice::new(Dice::new(nanos(span)).throw().wrapping_add(n));
+    let kind = match what {
+        "fail" => Fault::Fail,
+        "lose reply" => Fault::LoseReply,
+        "ghost" => Fault::Ghost(late),
+        "delay" => Fault::Delay(late / 2),
+        "duplicate" => Fault::Duplicate,
+        "hang" => Fault::Hang,
+        _ => Fault::Pass,
+    };
+    match (verb, what) {
+        ("hints", "drop") => controls.hints(HintFault::Drop),
+        ("hints", "duplicate") => controls.hints(HintFault::Duplicate),
+        ("hints", "delay") => controls.hints(HintFault::Delay(late)),
+        ("acquire", "slow") => {
+            controls
+                .always(Verb::Acquire, Fault::DelayReply(dice.millis(millis(ttl) / 4, millis(ttl) * 9 / 20)));
         }
-        Ok(())
+        ("renew", "slow") => {
+            // An answer that comes just before nobody waits for it any more, and most are repeats.
+            controls.always(Verb::Renew, Fault::DelayReply(dice.millis(millis(ttl) / 9, millis(ttl) / 6)));
+            controls.sometimes(Verb::Renew, 60, Fault::Fail, dice.throw());
+        }
+        // Rare, so that nobody else can be taken for one.
+        ("acquire", "ghost") => controls.sometimes(Verb::Acquire, 10, kind, dice.throw()),
+        ("acquire", _) => controls.sometimes(Verb::Acquire, 60, kind, dice.throw()),
+        ("renew", _) => controls.sometimes(Verb::Renew, 80, kind, dice.throw()),
+        ("release", _) => controls.sometimes(Verb::Release, 60, kind, dice.throw()),
+        ("all", _) => {
+            for verb in [Verb::Acquire, Verb::Renew, Verb::Release, Verb::Inspect] {
+                controls.always(verb, kind);
+            }
+        }
+        _ => return Err(io::Error::other(format!("no such fault: {fault}"))),
     }
-
-    fn let_go(&self) {
-        self.controls.heal();
-        self.delays.acquire.store(0, Ordering::Relaxed);
-        self.delays.renew.store(0, Ordering::Relaxed);
-    }
+    Ok(())
 }
 
 /// A worker on a thread.

@@ -1,0 +1,167 @@
+//! The links of workers: a proxy for each worker and server.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use leasehold_faultproxy::{ArmedTrap, ConnId, Door, End, Faults, Flow, Proxy, To, Trap, Which};
+
+use super::rig::Wire;
+use crate::dice::Dice;
+use crate::target::Running;
+use crate::target::process::Process;
+
+/// What can be done to a link. Those of hints are done to the connection alone that listens to them.
+pub(super) const FAULTS: [&str; 8] = [
+    "link black-hole",
+    "hints silent",
+    "link reset",
+    "link lose replies",
+    "link down",
+    "hints reset",
+    "link delay",
+    "link cut",
+];
+
+/// What a worker connects to instead of the servers.
+pub(super) struct Linked {
+    url: String,
+    proxies: Vec<(Proxy, Link)>,
+}
+
+impl Linked {
+    pub(super) async fn new(url: &str, wire: Wire) -> io::Result<Self> {
+        let mut linked = Self { url: url.to_owned(), proxies: Vec::new() };
+        for host in hosts(url) {
+            let server = host.parse::<std::net::SocketAddr>().map_err(io::Error::other)?;
+            let proxy = Proxy::start(server).await?;
+            linked.url = linked.url.replacen(&host, &proxy.addr().to_string(), 1);
+            let faults = proxy.faults();
+            let listens = faults.arm(Trap::on_request(wire.listen).times(u64::MAX));
+            linked.proxies.push((proxy, Link { faults, listens: Arc::new(listens), call: wire.call }));
+        }
+        Ok(linked)
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(super) fn links(&self) -> Vec<Link> {
+        self.proxies.iter().map(|(_, link)| link.clone()).collect()
+    }
+
+    /// Keeps the links as long as the worker.
+    pub(super) fn running(self, process: Process) -> impl Running {
+        Worker { process, _linked: self }
+    }
+}
+
+struct Worker {
+    process: Process,
+    _linked: Linked,
+}
+
+impl Running for Worker {
+    fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    fn stop(&mut self) {
+        self.process.stop();
+    }
+
+    fn go_on(&mut self) {
+        self.process.go_on();
+    }
+
+    fn finish(&mut self, within: Duration) -> bool {
+        self.process.finish(within)
+    }
+}
+
+/// One link. After its worker has ended, nothing comes of what is done to it.
+#[derive(Clone)]
+pub(super) struct Link {
+    faults: Faults,
+    /// Sees the connection that listens to hints.
+    listens: Arc<ArmedTrap>,
+    call: &'static str,
+}
+
+impl Link {
+    /// Breaks it; returns what mends it, and leaves alone what else is armed.
+    pub(super) fn strike(&self, fault: &str, ttl: Duration, dice: &mut Dice) -> io::Result<Mend> {
+        let faults = self.faults.clone();
+        let pass = |faults: Faults, which| -> Mend {
+            Box::new(move || {
+                faults.flow_both(which, Flow::Pass);
+                Ok(())
+            })
+        };
+        let listener = self.listens.count().passed_on.map(Which::One);
+        match fault {
+            "link black-hole" => faults.flow_both(Which::All, Flow::BlackHole),
+            "link delay" => {
+                faults.flow_both(Which::All, Flow::Delay { by: ttl / 20, jitter: ttl / 8 });
+            }
+            "link reset" => faults.end(Which::Open, End::Reset),
+            "link cut" => {
+                // In the midst of an answer.
+                let bytes = 1 + dice.below(400);
+                faults.cut_after(Which::Open, To::Client, bytes, End::Reset);
+                return Ok(Box::new(move || {
+                    faults.cut_after(Which::Open, To::Client, u64::MAX, End::Reset);
+                    Ok(())
+                }));
+            }
+            "link down" => {
+                faults.door(Door::Closed)?;
+                faults.end(Which::Open, End::Reset);
+                return Ok(Box::new(move || faults.door(Door::Open)));
+            }
+            "link lose replies" => {
+                let trap = Trap::on_request(self.call).cut_reply(End::Reset).times(1 + dice.below(5));
+                let trap = faults.arm(trap).id();
+                return Ok(Box::new(move || {
+                    faults.disarm(trap);
+                    Ok(())
+                }));
+            }
+            "hints silent" => {
+                let listener = listener.unwrap_or(Which::One(ConnId::new(0)));
+                faults.flow_both(listener, Flow::BlackHole);
+                return Ok(pass(faults, listener));
+            }
+            "hints reset" => {
+                if let Some(listener) = listener {
+                    faults.end(listener, End::Reset);
+                }
+            }
+            _ => return Err(io::Error::other(format!("no such fault: {fault}"))),
+        }
+        Ok(pass(faults, Which::All))
+    }
+}
+
+/// Ends a fault of a link.
+pub(super) type Mend = Box<dyn FnOnce() -> io::Result<()>>;
+
+/// The servers that a URL names: `host:port`.
+pub(super) fn hosts(url: &str) -> Vec<String> {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?']).next().unwrap_or(rest);
+    let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
+    hosts.split(',').map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hosts;
+
+    #[test]
+    fn the_hosts_of_a_url() {
+        assert_eq!(hosts("redis://127.0.0.1:1/0"), ["127.0.0.1:1"]);
+        assert_eq!(hosts("redis+quorum://:s@127.0.0.1:1,127.0.0.1:2?a=b"), ["127.0.0.1:1", "127.0.0.1:2"]);
+    }
+}

@@ -1,0 +1,185 @@
+//! Servers of the test bed: started for the run, killed, stopped and failed over, and reached through links that
+//! can be broken.
+
+mod links;
+mod redis;
+mod rig;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use leasehold::Locks;
+use leasehold::storage::Tier;
+use leasehold_testbed::Server;
+use tokio::runtime::Runtime;
+
+use self::links::{Link, Linked};
+use self::rig::{Rig, rig};
+use super::process::Process;
+use super::{Blow, Heal, Running, Target, Under};
+use crate::clock::nanos;
+use crate::dice::Dice;
+use crate::worker::Plan;
+
+/// A set-up of the test bed, `testbed:NAME` with the options of its storage: `testbed:redis-sentinel?failover_grace=5s`.
+pub struct ServersTarget {
+    under: Under,
+    rig: Box<dyn Rig>,
+    /// What reaches the servers directly.
+    url: String,
+    grace: Duration,
+    /// What the keys of locks begin with, at servers that have keys.
+    prefix: String,
+    /// How many connections there were before the run.
+    connections: u64,
+    links: Mutex<HashMap<i64, Vec<Link>>>,
+    runtime: Runtime,
+}
+
+impl ServersTarget {
+    /// Starts the servers.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such set-up, or it does not start.
+    pub fn new(under: Under) -> io::Result<Self> {
+        let name = under.url.strip_prefix("testbed:").unwrap_or(&under.url);
+        let (name, options) = name.split_once('?').unwrap_or((name, ""));
+        let rig = rig(name)?;
+        let mut url = rig.setup().url();
+        if !options.is_empty() {
+            url.push_str(&format!("?{options}"));
+        }
+        let option = |name| options.split('&').find_map(|option| option.strip_prefix(name));
+        let grace = option("failover_grace=").map(duration).transpose()?.unwrap_or_default();
+        let prefix = option("prefix=").unwrap_or("leasehold:").to_owned();
+        let connections = rig.setup().connections().map_err(io::Error::other)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Self { under, rig, url, grace, prefix, connections, links: Mutex::default(), runtime })
+    }
+
+    fn links(&self) -> MutexGuard<'_, HashMap<i64, Vec<Link>>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Breaks the links of one worker or of all: to every server, or, as often where there are several, to one.
+    fn break_links(&self, blow: &Blow<'_>, dice: &mut Dice) -> io::Result<Heal<'_>> {
+        let links = self.links();
+        let mut broken = Vec::new();
+        let (some, which) = (dice.percent(50), dice.throw());
+        for (_, links) in links.iter().filter(|(w, _)| blow.on.is_none_or(|on| on == **w)) {
+            let n = u64::try_from(links.len()).unwrap_or(1);
+            for (place, link) in (0..).zip(links) {
+                if !some || place == which % n {
+                    broken.push(link.clone());
+                }
+            }
+        }
+        let heals = broken.iter().map(|link| link.strike(blow.fault, self.under.ttl, dice));
+        let heals = heals.collect::<io::Result<Vec<_>>>()?;
+        Ok(Box::new(move || heals.into_iter().try_for_each(|heal| heal())))
+    }
+}
+
+impl std::fmt::Debug for ServersTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServersTarget").field("under", &self.under).finish_non_exhaustive()
+    }
+}
+
+impl Target for ServersTarget {
+    fn faults(&self) -> Vec<&'static str> {
+        let mut faults = vec!["kill", "stop", "break"];
+        faults.extend(self.rig.faults());
+        if self.rig.wire().is_some() {
+            faults.extend(links::FAULTS);
+        }
+        faults
+    }
+
+    fn reaches_one(&self, fault: &str) -> bool {
+        // The others are those of the servers, which all share.
+        matches!(fault, "kill" | "stop") || links::FAULTS.contains(&fault)
+    }
+
+    fn start(&self, plan: &Plan) -> io::Result<Box<dyn Running>> {
+        let Some(wire) = self.rig.wire() else {
+            return Ok(Box::new(Process::start(&self.under, &self.url, plan)?));
+        };
+        let linked = self.runtime.block_on(Linked::new(&self.url, wire))?;
+        self.links().insert(plan.w, linked.links());
+        let process = Process::start(&self.under, linked.url(), plan)?;
+        Ok(Box::new(linked.running(process)))
+    }
+
+    async fn operator(&self) -> leasehold::Result<Locks> {
+        Locks::builder().ttl(self.under.ttl).connect(&self.url).await
+    }
+
+    fn strike(&self, blow: &Blow<'_>) -> io::Result<Heal<'_>> {
+        let mut dice = Dice::new(nanos(blow.span));
+        if links::FAULTS.contains(&blow.fault) {
+            return self.break_links(blow, &mut dice);
+        }
+        let key = format!("{}{}", self.prefix, blow.lock);
+        let (rig, mut victims, mut ending) = (&self.rig, Vec::new(), None);
+        match blow.fault.rsplit_once(' ') {
+            Some((whom, "kill")) => {
+                victims = rig.servers(whom, &key, &mut dice).map_err(io::Error::other)?;
+                victims.iter().for_each(|server| server.kill9());
+                rig.killed(whom).map_err(io::Error::other)?;
+            }
+            Some((whom, "restart")) => {
+                let servers = rig.servers(whom, &key, &mut dice).map_err(io::Error::other)?;
+                servers.into_iter().try_for_each(Server::restart).map_err(io::Error::other)?;
+            }
+            Some((whom, "stop")) => {
+                let servers = rig.servers(whom, &key, &mut dice).map_err(io::Error::other)?;
+                servers.iter().for_each(|server| server.stop());
+                return Ok(Box::new(move || {
+                    servers.iter().for_each(|server| server.cont());
+                    rig.await_whole().map_err(io::Error::other)
+                }));
+            }
+            _ => ending = rig.strike(blow.fault, &key, &mut dice).map_err(io::Error::other)?,
+        }
+        Ok(Box::new(move || {
+            ending.map_or(Ok(()), |end| end()).map_err(io::Error::other)?;
+            victims.iter().try_for_each(|server| server.launch()).map_err(io::Error::other)?;
+            rig.await_whole().map_err(io::Error::other)
+        }))
+    }
+
+    fn needs(&self, fault: &str) -> Tier {
+        self.rig.needs(fault)
+    }
+
+    fn refuses_after(&self, fault: &str) -> Duration {
+        // Who was only stopped is still the same.
+        let another =
+            fault.starts_with("failover") || fault.ends_with(" kill") || fault.ends_with(" restart");
+        if another || fault == "primary stop" { self.grace } else { Duration::ZERO }
+    }
+
+    fn left(&self) -> io::Result<Vec<String>> {
+        let mut left = self.rig.left().map_err(io::Error::other)?;
+        let now = self.rig.setup().connections().map_err(io::Error::other)?;
+        if now > self.connections {
+            left.push(format!("{} connections more than before", now - self.connections));
+        }
+        Ok(left)
+    }
+}
+
+/// Reads `5s` or `1500ms`.
+fn duration(text: &str) -> io::Result<Duration> {
+    let millis = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
+        (Some(millis), _) => millis.parse().ok(),
+        (None, Some(seconds)) => seconds.parse::<u64>().ok().map(|seconds| seconds * 1_000),
+        (None, None) => None,
+    };
+    let millis = millis.ok_or_else(|| io::Error::other(format!("not a duration, as in `5s`: `{text}`")))?;
+    Ok(Duration::from_millis(millis))
+}

@@ -1,0 +1,192 @@
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+
+use leasehold::storage::Tier;
+use leasehold_testbed::{Error, Redis, RedisCluster, RedisSentinels, Result, Server, Setup, until};
+
+use super::links::hosts;
+use super::rig::{Ending, Rig};
+use crate::dice::Dice;
+
+/// A primary and its replica under Sentinels.
+pub(super) struct Sentinels(pub(super) RedisSentinels);
+
+impl Rig for Sentinels {
+    fn setup(&self) -> &dyn Setup {
+        &self.0
+    }
+
+    fn faults(&self) -> Vec<&'static str> {
+        vec!["primary kill", "failover", "primary stop", "replica kill", "primary restart", "sentinel stop"]
+    }
+
+    fn servers(&self, whom: &str, _: &str, dice: &mut Dice) -> Result<Vec<&Server>> {
+        let primary = self.0.primary()?;
+        match whom {
+            "primary" => Ok(vec![primary]),
+            "replica" => Ok(vec![other(self.0.servers(), primary)?]),
+            "sentinel" => Ok(vec![&**dice.of(self.0.sentinels())]),
+            _ => Err(Error::new(format!("this set-up has no such servers: {whom}"))),
+        }
+    }
+
+    /// A primary that was killed comes back when another one has taken over.
+    fn killed(&self, whom: &str) -> Result<()> {
+        if whom != "primary" {
+            return Ok(());
+        }
+        let gone = self.0.servers().iter().find(|server| !server.is_running());
+        gone.map_or(Ok(()), |gone| self.0.await_primary_other_than(gone.port()).map(drop))
+    }
+
+    /// One primary, and the other follows it; until then both may take themselves for one.
+    fn await_whole(&self) -> Result<()> {
+        self.setup().await_ready()?;
+        until("one primary and one replica", || {
+            let primary = self.0.primary()?;
+            if !primary.is_primary()? || other(self.0.servers(), primary)?.is_primary()? {
+                return Err(Error::new("not yet"));
+            }
+            primary.await_replicas(1)
+        })
+    }
+
+    fn needs(&self, fault: &str) -> Tier {
+        // A replica is behind its primary, and whoever is promoted has forgotten what it was not told.
+        if fault.starts_with("primary") || fault == "failover" { Tier::FailoverSafe } else { Tier::Advisory }
+    }
+
+    fn left(&self) -> Result<Vec<String>> {
+        left_at(&format!("127.0.0.1:{}", self.0.primary()?.port()))
+    }
+}
+
+fn other<'a>(servers: &'a [Redis], one: &Redis) -> Result<&'a Redis> {
+    let other = servers.iter().find(|server| server.port() != one.port());
+    other.ok_or_else(|| Error::new("there is no other server"))
+}
+
+/// A Cluster, with replicas or without.
+pub(super) struct Cluster(pub(super) RedisCluster);
+
+impl Cluster {
+    fn has_replicas(&self) -> bool {
+        self.0.nodes().len() > 3
+    }
+
+    /// Moves the slot of a key away, sometimes in parts: until then its keys are here and there, or nowhere yet.
+    fn migrate(&self, key: &str, dice: &mut Dice) -> Result<Option<Ending<'_>>> {
+        let slot = self.0.slot_of(key)?;
+        let from = self.0.primary_of(slot)?.port();
+        let mut others = Vec::new();
+        for node in self.0.nodes() {
+            if node.port() != from && node.is_primary()? {
+                others.push(node);
+            }
+        }
+        let to = *dice.of(&others);
+        let migration = self.0.begin_migration(slot, to)?;
+        match dice.below(3) {
+            0 => {
+                migration.move_all()?;
+                return migration.finish().map(|()| None);
+            }
+            1 => {}
+            _ => {
+                let keys = migration.keys()?;
+                if !keys.is_empty() {
+                    migration.move_key(dice.of(&keys).as_str())?;
+                }
+            }
+        }
+        Ok(Some(Box::new(move || {
+            migration.move_all()?;
+            migration.finish()
+        })))
+    }
+}
+
+impl Rig for Cluster {
+    fn setup(&self) -> &dyn Setup {
+        &self.0
+    }
+
+    fn faults(&self) -> Vec<&'static str> {
+        if self.has_replicas() {
+            return vec!["failover", "slot migration", "primary kill", "server stop"];
+        }
+        vec!["slot migration", "server kill", "server stop", "slot migration", "server restart"]
+    }
+
+    fn servers(&self, whom: &str, key: &str, dice: &mut Dice) -> Result<Vec<&Server>> {
+        match whom {
+            "primary" => Ok(vec![self.0.primary_of(self.0.slot_of(key)?)?]),
+            "server" => Ok(vec![&**dice.of(self.0.nodes())]),
+            _ => Err(Error::new(format!("this set-up has no such servers: {whom}"))),
+        }
+    }
+
+    /// A primary that was killed comes back when its replica has taken over.
+    fn killed(&self, whom: &str) -> Result<()> {
+        if whom == "primary" { self.0.await_ready() } else { Ok(()) }
+    }
+
+    fn strike(&self, fault: &str, key: &str, dice: &mut Dice) -> Result<Option<Ending<'_>>> {
+        match fault {
+            "failover" => self.0.failover(key).map(|_| None),
+            "slot migration" => self.migrate(key, dice),
+            _ => Err(Error::new(format!("this set-up has no such fault: {fault}"))),
+        }
+    }
+
+    fn needs(&self, fault: &str) -> Tier {
+        match fault {
+            "slot migration" => Tier::Advisory,
+            // In order: the replica waits until it has been told everything.
+            "failover" => Tier::RestartSafe,
+            // A replica takes over from one that is silent for a second.
+            _ if self.has_replicas() => Tier::FailoverSafe,
+            "server stop" => Tier::Advisory,
+            _ => Tier::RestartSafe,
+        }
+    }
+
+    fn left(&self) -> Result<Vec<String>> {
+        left(&self.0)
+    }
+}
+
+/// Lists what is left at the servers that a URL names.
+pub(super) fn left(setup: &dyn Setup) -> Result<Vec<String>> {
+    let left: Vec<_> = hosts(&setup.url()).iter().map(|host| left_at(host)).collect::<Result<_>>()?;
+    Ok(left.concat())
+}
+
+/// Lists the keys of one server, other than the records of tokens, which expire in a day, and that of the primary.
+fn left_at(host: &str) -> Result<Vec<String>> {
+    let keys = keys(host).map_err(|error| Error::new(format!("cannot list keys at {host}: {error}")))?;
+    let left = keys.iter().filter(|key| !key.ends_with(b"\0t") && !key.ends_with(b"\0epoch"));
+    Ok(left.map(|key| format!("the key {}", key.escape_ascii())).collect())
+}
+
+/// By itself, since the line client neither takes nor quotes a NUL.
+fn keys(host: &str) -> std::io::Result<Vec<Vec<u8>>> {
+    let mut server = BufReader::new(TcpStream::connect(host)?);
+    server.get_mut().write_all(b"*2\r\n$4\r\nKEYS\r\n$1\r\n*\r\n")?;
+    let n = length(&mut server, '*')?;
+    (0..n)
+        .map(|_| {
+            let mut key = vec![0; length(&mut server, '$')?];
+            server.read_exact(&mut key)?;
+            server.read_exact(&mut [0; 2])?;
+            Ok(key)
+        })
+        .collect()
+}
+
+fn length(server: &mut impl BufRead, kind: char) -> std::io::Result<usize> {
+    let mut line = String::new();
+    server.read_line(&mut line)?;
+    let length = line.strip_prefix(kind).and_then(|length| length.trim_end().parse().ok());
+    length.ok_or_else(|| std::io::Error::other(format!("it said {line:?}")))
+}
