@@ -1,10 +1,26 @@
 //! Measures leasehold. Each scenario prints one JSON line; see README.md for method and noise.
 
+#![expect(clippy::print_stdout, reason = "the results go to stdout")]
+
+mod child;
+mod clock;
+mod contestant;
+mod counting;
+#[cfg(feature = "rivals")]
+mod rivals;
 mod scenario;
+mod server;
+mod stats;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+
+use self::contestant::Contestant;
+use self::scenario::{contend, crowd, cycles, handover, held};
+
+type Result<T = (), E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
 
 #[derive(Debug, Parser)]
 #[command(version, about)]
@@ -12,6 +28,9 @@ struct Args {
     /// The storage, as a URL.
     #[arg(long, global = true, default_value = "memory:bench")]
     store: String,
+    /// Who is measured.
+    #[arg(long, global = true, value_enum, default_value = "leasehold")]
+    contestant: Contestant,
     /// How long to measure, in seconds.
     #[arg(long, global = true, default_value_t = 5)]
     seconds: u64,
@@ -27,34 +46,65 @@ enum Scenario {
         #[arg(long, default_value_t = 1)]
         workers: usize,
     },
-    /// Processes that want one lock: cycles, and the time from a release to the next grant.
+    /// Processes that wait for one lock: from a release to the next grant.
     Handover {
         /// How many processes.
         #[arg(long, default_value_t = 2)]
         processes: usize,
     },
-    /// Locks that are held and renewed: calls, CPU share, memory for each.
+    /// Processes that want one lock all the time: cycles, and the same for each change of hands.
+    Contend {
+        /// How many processes.
+        #[arg(long, default_value_t = 2)]
+        processes: usize,
+    },
+    /// Clients that wait for one lock, many of them: how often the storage is asked for each handover.
+    Crowd {
+        /// How many clients, in all.
+        #[arg(long, default_value_t = 500)]
+        clients: usize,
+        /// In how many processes; 1 for a storage that processes cannot share is not enough.
+        #[arg(long, default_value_t = 4)]
+        processes: usize,
+    },
+    /// Locks that are held and renewed: how evenly, CPU share, memory for each.
     Held {
         /// How many locks.
         #[arg(long, default_value_t = 10_000)]
         locks: usize,
     },
+    /// Everything beside the rivals, on a Redis of its own; ends with one Markdown table for each set-up.
+    #[cfg(feature = "rivals")]
+    Redis(rivals::Options),
     /// One process of `handover`.
     #[command(hide = true)]
-    Worker,
+    HandoverWorker {
+        #[arg(long)]
+        lock: String,
+    },
+    /// One process of `contend`.
+    #[command(hide = true)]
+    ContendWorker {
+        #[arg(long)]
+        lock: String,
+        #[arg(long)]
+        millis: u64,
+    },
+    /// One process of `crowd`.
+    #[command(hide = true)]
+    CrowdWorker {
+        #[arg(long)]
+        lock: String,
+        #[arg(long)]
+        clients: usize,
+        #[arg(long)]
+        millis: u64,
+    },
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Args { store, seconds, scenario } = Args::parse();
-    let seconds = std::time::Duration::from_secs(seconds);
-    let result = match scenario {
-        Scenario::Cycles { workers } => scenario::cycles(&store, seconds, workers).await,
-        Scenario::Handover { processes } => scenario::handover(&store, seconds, processes),
-        Scenario::Held { locks } => scenario::held(&store, seconds, locks).await,
-        Scenario::Worker => scenario::worker(&store, seconds).await,
-    };
-    match result {
+    match run(Args::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             #[expect(clippy::print_stderr, reason = "a program says what went wrong")]
@@ -64,4 +114,33 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+async fn run(args: Args) -> Result {
+    let Args { store, contestant, seconds, scenario } = args;
+    let span = Duration::from_secs(seconds);
+    let result = match scenario {
+        Scenario::Cycles { workers } => cycles::run(contestant, &store, span, workers).await?,
+        Scenario::Handover { processes } => {
+            handover::measure(contestant, &store, span, processes).await?.json(contestant, processes)
+        }
+        Scenario::Contend { processes } => {
+            contend::measure(contestant, &store, span, processes).await?.json(contestant, processes)
+        }
+        Scenario::Crowd { clients, processes } => {
+            crowd::measure(&store, span, clients, processes).await?.json()
+        }
+        Scenario::Held { locks } => held::measure(&store, span, locks).await?,
+        #[cfg(feature = "rivals")]
+        Scenario::Redis(options) => return rivals::compare(&options, span).await,
+        Scenario::HandoverWorker { lock } => return handover::worker(contestant, &store, &lock).await,
+        Scenario::ContendWorker { lock, millis } => {
+            return contend::worker(contestant, &store, &lock, Duration::from_millis(millis)).await;
+        }
+        Scenario::CrowdWorker { lock, clients, millis } => {
+            return crowd::worker(&store, &lock, Duration::from_millis(millis), clients).await;
+        }
+    };
+    println!("{result}");
+    Ok(())
 }

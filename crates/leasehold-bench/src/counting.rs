@@ -1,0 +1,113 @@
+//! A storage that counts what it is asked for, and passes it on.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_core::Stream;
+use leasehold::storage::{
+    Acquire, AnyStorage, Claim, Guarantees, Hint, Holder, Limits, Name, Release, Renew, Storage,
+};
+
+use crate::clock::now_ns;
+
+#[derive(Debug)]
+pub(crate) struct Counting {
+    inner: AnyStorage,
+    counts: Arc<Counts>,
+}
+
+/// Calls since the start. Renewals also by the second in which they were sent.
+#[derive(Debug)]
+pub(crate) struct Counts {
+    pub(crate) acquire: AtomicU64,
+    pub(crate) acquire_answered: AtomicU64,
+    pub(crate) renew: AtomicU64,
+    pub(crate) release: AtomicU64,
+    since: u64,
+    renewed: [AtomicU64; SECONDS],
+}
+
+/// For how long renewals are counted by the second.
+const SECONDS: usize = 600;
+
+impl Counting {
+    pub(crate) fn new(inner: AnyStorage) -> (Self, Arc<Counts>) {
+        let counts = Arc::new(Counts {
+            acquire: AtomicU64::new(0),
+            acquire_answered: AtomicU64::new(0),
+            renew: AtomicU64::new(0),
+            release: AtomicU64::new(0),
+            since: now_ns(),
+            renewed: [const { AtomicU64::new(0) }; SECONDS],
+        });
+        (Self { inner, counts: Arc::clone(&counts) }, counts)
+    }
+}
+
+impl Counts {
+    /// The claims that were renewed in each whole second between two moments.
+    pub(crate) fn renewed_between(&self, from_ns: u64, to_ns: u64) -> Vec<u64> {
+        let second =
+            |ns: u64| usize::try_from(ns.saturating_sub(self.since) / 1_000_000_000).unwrap_or(SECONDS);
+        let seconds = self.renewed.iter().take(second(to_ns)).skip(second(from_ns) + 1);
+        seconds.map(|count| count.load(Ordering::Relaxed)).collect()
+    }
+
+    fn renewed(&self, claims: usize) {
+        let second = usize::try_from((now_ns() - self.since) / 1_000_000_000).unwrap_or(SECONDS);
+        if let Some(count) = self.renewed.get(second) {
+            count.fetch_add(u64::try_from(claims).unwrap_or(0), Ordering::Relaxed);
+        }
+    }
+}
+
+impl fmt::Display for Counting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.inner, f)
+    }
+}
+
+impl Storage for Counting {
+    fn guarantees(&self) -> Guarantees {
+        self.inner.guarantees()
+    }
+
+    fn limits(&self) -> Limits {
+        self.inner.limits()
+    }
+
+    async fn acquire(&self, claims: &[Claim]) -> Vec<leasehold::Result<Acquire>> {
+        self.counts.acquire.fetch_add(1, Ordering::Relaxed);
+        let answers = self.inner.acquire(claims).await;
+        self.counts.acquire_answered.fetch_add(1, Ordering::Relaxed);
+        answers
+    }
+
+    async fn renew(&self, claims: &[Claim]) -> Vec<leasehold::Result<Renew>> {
+        self.counts.renew.fetch_add(1, Ordering::Relaxed);
+        self.counts.renewed(claims.len());
+        self.inner.renew(claims).await
+    }
+
+    async fn release(&self, claims: &[Claim]) -> Vec<leasehold::Result<Release>> {
+        self.counts.release.fetch_add(1, Ordering::Relaxed);
+        self.inner.release(claims).await
+    }
+
+    async fn inspect(&self, name: &Name) -> leasehold::Result<Option<Holder>> {
+        self.inner.inspect(name).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> leasehold::Result<Vec<Holder>> {
+        self.inner.list(prefix, after, limit).await
+    }
+
+    fn watch(&self, names: &[Name]) {
+        self.inner.watch(names);
+    }
+
+    fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {
+        self.inner.hints()
+    }
+}

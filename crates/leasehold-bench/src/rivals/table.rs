@@ -1,0 +1,125 @@
+//! Figures of several rounds as one Markdown table.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::contestant::Contestant::{self, Leasehold, LeaseholdTask, Raw, Rslock};
+use crate::stats::ratio;
+
+/// Rows in the order in which they were first seen; in each, one figure per contestant and round.
+#[derive(Debug, Default)]
+pub(super) struct Table(Vec<(String, Row)>);
+
+type Row = BTreeMap<Contestant, Vec<f64>>;
+
+impl Table {
+    pub(super) fn add(&mut self, label: String, contestant: Contestant, figure: f64) {
+        let known = self.0.iter().position(|(known, _)| *known == label);
+        let at = known.unwrap_or_else(|| {
+            self.0.push((label, Row::new()));
+            self.0.len() - 1
+        });
+        self.0[at].1.entry(contestant).or_default().push(figure);
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = [Leasehold, LeaseholdTask, Rslock, Raw];
+        let names = all.map(|contestant| contestant.to_string()).join(" | ");
+        writeln!(f, "| median (min–max) | {names} | ÷ rslock | ÷ raw |\n|---|---|---|---|---|---|---|")?;
+        // Those of a kind together, whatever came first.
+        let mut rows: Vec<_> = self.0.iter().collect();
+        rows.sort_by_key(|(label, _)| self.0.iter().position(|(other, _)| kind(other) == kind(label)));
+        for (label, row) in rows {
+            let cells = all.map(|contestant| cell(row.get(&contestant))).join(" | ");
+            writeln!(f, "| {label} | {cells} | {} | {} |", against(row, Rslock), against(row, Raw))?;
+        }
+        Ok(())
+    }
+}
+
+/// The label without its number of workers.
+fn kind(label: &str) -> String {
+    label
+        .split(", ")
+        .filter(|part| !part.trim_end_matches('s').ends_with(" worker"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn cell(figures: Option<&Vec<f64>>) -> String {
+    let Some(figures) = figures else { return "–".to_owned() };
+    let Some(middle) = median(figures) else { return "–".to_owned() };
+    let (low, high) = figures.iter().fold((f64::MAX, f64::MIN), |(low, high), figure| {
+        (if *figure < low { *figure } else { low }, if *figure > high { *figure } else { high })
+    });
+    match figures.len() {
+        1 => number(middle),
+        _ => format!("{} ({}–{})", number(middle), number(low), number(high)),
+    }
+}
+
+/// Leasehold's figures by those of another, round by round: the median of the ratios.
+fn against(row: &Row, other: Contestant) -> String {
+    let (Some(ours), Some(theirs)) = (row.get(&Leasehold), row.get(&other)) else { return "–".to_owned() };
+    let ratios: Vec<_> = ours.iter().zip(theirs).map(|(a, b)| ratio(*a, *b)).collect();
+    median(&ratios).map_or_else(
+        || "–".to_owned(),
+        |median| if median < 0.1 { format!("{median:.4}") } else { format!("{median:.2}") },
+    )
+}
+
+/// The middle value; the mean of the two in the middle of an even number.
+fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let (low, high) = (sorted.get(sorted.len().saturating_sub(1) / 2)?, sorted.get(sorted.len() / 2)?);
+    Some(f64::midpoint(*low, *high))
+}
+
+/// Three digits at least, thousands apart.
+fn number(value: f64) -> String {
+    match value {
+        _ if value.fract() == 0.0 && value < 1000.0 => format!("{value:.0}"),
+        _ if value < 10.0 => format!("{value:.2}"),
+        _ if value < 100.0 => format!("{value:.1}"),
+        _ => {
+            let digits = format!("{value:.0}");
+            let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
+            groups.join(",")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
+        assert_eq!(median(&[]), None);
+    }
+
+    #[test]
+    fn a_row_shows_the_spread_and_the_ratios_of_the_rounds() {
+        let mut table = Table::default();
+        for (ours, raw) in [(2000.0, 1000.0), (3000.0, 1000.0), (10000.0, 20000.0)] {
+            table.add("cycles".to_owned(), Leasehold, ours);
+            table.add("cycles".to_owned(), Raw, raw);
+        }
+        let text = table.to_string();
+        let row = "| cycles | 3,000 (2,000–10,000) | – | – | 1,000 (1,000–20,000) | – | 2.00 |";
+        assert_eq!(text.lines().nth(2), Some(row));
+    }
+
+    #[test]
+    fn numbers_keep_three_digits() {
+        assert_eq!(
+            [0.0, 1.234, 12.34, 1234.5, 1_234_567.0].map(number),
+            ["0", "1.23", "12.3", "1,234", "1,234,567"]
+        );
+    }
+}
