@@ -28,8 +28,8 @@ Exit codes: 0 success; 1 doctor found a fault; 64 bad usage, or no permission; 6
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// The storage, as a URL: `sqlite:`, `sqlite:PATH` [default: $LEASEHOLD_STORE, else `sqlite:`, a file in the
-    /// state directory]
+    /// The storage, as a URL: `sqlite:`, `sqlite:PATH`, `redis://HOST/0` [default: $LEASEHOLD_STORE, else `sqlite:`,
+    /// a file in the state directory]
     ///
     /// `memory:`, which the library has too, lives in one process only, so no two commands would meet there.
     ///

@@ -52,17 +52,28 @@ impl Store {
 
     /// The same storage as seen from any working directory: what the command of `run` gets.
     pub(crate) fn anywhere(&self) -> String {
-        let Some(rest) = self.0.strip_prefix("sqlite:") else {
-            return self.0.clone();
-        };
         let cwd = env::current_dir().ok();
-        match cwd.as_deref().and_then(Path::to_str) {
-            Some(cwd) if !rest.is_empty() && !rest.starts_with(['/', '?']) => {
-                let cwd = cwd.replace('%', "%25").replace('?', "%3F");
-                format!("sqlite:{cwd}/{rest}")
-            }
-            _ => self.0.clone(),
+        let Some(cwd) = cwd.as_deref().and_then(Path::to_str) else { return self.0.clone() };
+        let cwd = cwd.replace('%', "%25").replace('?', "%3F").replace('&', "%26");
+        let Some(rest) = self.0.strip_prefix("sqlite:") else { return self.with_files_in(&cwd) };
+        if rest.is_empty() || rest.starts_with(['/', '?']) {
+            return self.0.clone();
         }
+        format!("sqlite:{cwd}/{rest}")
+    }
+
+    /// The same URL, its options that name files made absolute.
+    fn with_files_in(&self, cwd: &str) -> String {
+        let Some((place, options)) = self.0.split_once('?') else { return self.0.clone() };
+        let options = options.split('&').map(|option| match option.split_once('=') {
+            Some((name @ ("ca" | "cert" | "key"), file))
+                if !file.starts_with(['/', '%']) && !file.is_empty() =>
+            {
+                format!("{name}={cwd}/{file}")
+            }
+            _ => option.to_owned(),
+        });
+        format!("{place}?{}", options.collect::<Vec<_>>().join("&"))
     }
 
     /// What of the URL can be shown: the kind of storage, and the path where that is a file.
@@ -77,12 +88,18 @@ impl Store {
 
     /// The kind of storage, if it is one: the only part of a URL that can hold no secret.
     pub(crate) fn scheme(&self) -> &'static str {
-        const KNOWN: [&str; 10] = [
+        const KNOWN: [&str; 16] = [
             "sqlite",
             "memory",
             "redis",
             "rediss",
+            "redis+unix",
+            "redis+sentinel",
+            "rediss+sentinel",
+            "redis+cluster",
+            "rediss+cluster",
             "redis+quorum",
+            "rediss+quorum",
             "postgres",
             "postgresql",
             "mongodb",
@@ -132,14 +149,25 @@ mod tests {
         let cwd = env::current_dir().expect("exists");
         let cwd = cwd.to_str().expect("UTF-8");
         assert_eq!(Store("sqlite:a/b?x=1".into()).anywhere(), format!("sqlite:{cwd}/a/b?x=1"));
-        for same in ["sqlite:", "sqlite:/a", "sqlite:?x=1", "memory:a", "redis://:pw@h"] {
+        for same in
+            ["sqlite:", "sqlite:/a", "sqlite:?x=1", "memory:a", "redis://:pw@h", "rediss://h?ca=/a&key="]
+        {
             assert_eq!(Store(same.into()).anywhere(), same);
         }
+        assert_eq!(
+            Store("rediss://h/0?prefix=key=&ca=ca.pem&cert=/c&key=a/k".into()).anywhere(),
+            format!("rediss://h/0?prefix=key=&ca={cwd}/ca.pem&cert=/c&key={cwd}/a/k")
+        );
     }
 
     #[test]
     fn debug_shows_the_scheme_only() {
         assert_eq!(format!("{:?}", Store("redis://:S3CRET@h".into())), "Store(redis:…)");
         assert_eq!(format!("{:?}", Store("S3CRET:x".into())), "Store(unknown:…)");
+        let sentinels = Store("rediss+sentinel://S3CRET:S3CRET@h/S3CRET?sentinel_password=S3CRET".into());
+        assert_eq!(
+            (format!("{sentinels:?}"), sentinels.shown()),
+            ("Store(rediss+sentinel:…)".into(), "rediss+sentinel".into())
+        );
     }
 }

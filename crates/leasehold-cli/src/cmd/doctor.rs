@@ -4,6 +4,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use leasehold::storage::redis::{self, Finding, Redis};
+use leasehold::storage::redis_quorum::{self, RedisQuorum};
 use leasehold::{Guarantees, LeaseClock, Locks, Wait};
 use rustix::fs::Access;
 use serde::Serialize;
@@ -19,6 +21,7 @@ pub(crate) async fn run(cx: &Context) -> Result<Exit> {
             report.storage = storage(locks);
             report.ok("connect", report.storage.clone());
             examine(locks, &mut report).await;
+            servers(cx.store.url(), &mut report).await;
             Ok(())
         })
         .await;
@@ -57,6 +60,30 @@ async fn examine(locks: &Locks, report: &mut Report) {
             report.ok("round trip", "acquired, renewed, inspected and released a lock of its own".to_owned());
             trip.report(report);
         }
+    }
+}
+
+/// What the servers of a Redis say of themselves.
+async fn servers(url: &str, report: &mut Report) {
+    match findings(url).await {
+        Err(error) => report.fail("server", chain(&error)),
+        Ok(found) => {
+            for finding in found {
+                let status = if finding.good { Status::Ok } else { Status::Warn };
+                report.checks.push(Check { name: finding.about, status, detail: finding.detail });
+            }
+        }
+    }
+}
+
+/// Nothing of a storage that is no Redis.
+async fn findings(url: &str) -> leasehold::Result<Vec<Finding>> {
+    if let Ok(config) = redis::Config::new(url) {
+        Redis::connect(config).await?.findings().await
+    } else if let Ok(config) = redis_quorum::Config::new(url) {
+        Ok(RedisQuorum::connect(config).await?.findings().await)
+    } else {
+        Ok(Vec::new())
     }
 }
 

@@ -29,11 +29,18 @@ pub(crate) fn ms(millis: u64) -> String {
 
 pub(crate) struct World {
     dir: tempfile::TempDir,
+    /// Unless it is the file in the directory.
+    url: Option<String>,
 }
 
 impl World {
     pub(crate) fn new() -> Self {
-        Self { dir: tempfile::tempdir().expect("a directory") }
+        Self { dir: tempfile::tempdir().expect("a directory"), url: None }
+    }
+
+    /// One whose storage is elsewhere.
+    pub(crate) fn at(url: impl Into<String>) -> Self {
+        Self { url: Some(url.into()), ..Self::new() }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -41,7 +48,7 @@ impl World {
     }
 
     pub(crate) fn store(&self) -> String {
-        format!("sqlite:{}", self.path("locks.db").display())
+        self.url.clone().unwrap_or_else(|| format!("sqlite:{}", self.path("locks.db").display()))
     }
 
     /// The program, with the world's storage and nothing else of ours in its environment.

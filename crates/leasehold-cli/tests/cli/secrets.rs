@@ -16,6 +16,16 @@ fn no_message_repeats_the_url() {
         format!("{CANARY}:x"),
         format!("memory:?password={CANARY}"),
         format!("sqlite:locks.db?password={CANARY}"),
+        format!("redis://{CANARY}:x@127.0.0.1:1/0"),
+        format!("redis://127.0.0.1:1/0?password={CANARY}"),
+        format!("rediss://user:{CANARY}@127.0.0.1:1/0?insecure=true"),
+        format!("redis+unix:///nowhere/redis.sock?user={CANARY}&password={CANARY}"),
+        format!(
+            "redis+sentinel://u:{CANARY}@127.0.0.1:1/main?sentinel_user={CANARY}&sentinel_password={CANARY}"
+        ),
+        format!("redis+cluster://{CANARY}:{CANARY}@127.0.0.1:1"),
+        format!("redis+quorum://u:{CANARY}@127.0.0.1:1,127.0.0.1:2,127.0.0.1:3/0"),
+        format!("redis://:{CANARY}/x@127.0.0.1:1/0"),
     ];
     for url in &urls {
         let option = format!("--store={url}");
