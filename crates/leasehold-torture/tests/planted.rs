@@ -77,8 +77,10 @@ const CASES: [(Defect, &str); 7] = [
 ];
 
 /// How long a defect may stay unnoticed, and a clean run has to pass. What is done to a server takes longer.
-const BUDGET: u64 = 36;
-const SERVER_BUDGET: u64 = 75;
+const BUDGET: u64 = 72;
+const SERVER_BUDGET: u64 = 150;
+/// Another seed is another chance; the budget is for all.
+const CHANCES: u64 = 6;
 const CLEAN: u64 = 6;
 /// How many runs go at a time: they mostly wait.
 const AT_A_TIME: usize = 5;
@@ -132,9 +134,8 @@ impl Row {
         let mut wrong = None;
         let (mut caught, mut used) = (false, seed);
         let budget = if self.cell.url == "memory:" { BUDGET } else { SERVER_BUDGET };
-        // Another seed is another chance; the budget is for all.
-        for seed in seed..seed + 3 {
-            let (_, text) = self.run(seed, budget / 3, true);
+        for seed in seed..seed + CHANCES {
+            let (_, text) = self.run(seed, budget / CHANCES, true);
             (caught, used) = (failed(&text).any(|check| check == self.check), seed);
             if caught {
                 wrong = None;
