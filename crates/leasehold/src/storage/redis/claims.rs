@@ -22,17 +22,6 @@ pub(in crate::storage) struct Around<'a> {
     pub(in crate::storage) cluster: bool,
 }
 
-pub(in crate::storage) async fn acquire(
-    around: Around<'_>,
-    server: &Server,
-    link: &Link,
-    claims: &[&Claim],
-    sent: Moment,
-) -> Result<Vec<Result<Acquire>>> {
-    let request = acquire_request(around, server, link, claims, sent);
-    acquired(request.on(server, link).await?, claims)
-}
-
 pub(in crate::storage) fn acquire_request(
     around: Around<'_>,
     server: &Server,
@@ -139,17 +128,6 @@ pub(in crate::storage) fn acquired(
     Ok(all)
 }
 
-pub(in crate::storage) async fn renew(
-    around: Around<'_>,
-    server: &Server,
-    link: &Link,
-    claims: &[&Claim],
-    sent: Moment,
-) -> Result<Vec<Result<Renew>>> {
-    let request = renew_request(around, server, claims, sent);
-    renewed(request.on(server, link).await?, claims)
-}
-
 pub(in crate::storage) fn renew_request(
     around: Around<'_>,
     server: &Server,
@@ -183,15 +161,6 @@ pub(in crate::storage) fn renewed(mut answer: Answer<'_>, claims: &[&Claim]) -> 
         });
     }
     Ok(all)
-}
-
-pub(in crate::storage) async fn release(
-    around: Around<'_>,
-    server: &Server,
-    link: &Link,
-    claims: &[&Claim],
-) -> Result<Vec<Result<Release>>> {
-    released(release_request(around, claims).on(server, link).await?, claims)
 }
 
 pub(in crate::storage) fn release_request(around: Around<'_>, claims: &[&Claim]) -> Request {

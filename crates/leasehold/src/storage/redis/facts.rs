@@ -30,8 +30,6 @@ pub(in crate::storage) struct Facts {
     /// Whether it writes down every change, and when that is on its disk.
     pub(super) journal: bool,
     pub(super) fsync: String,
-    /// Whether a grant is on its disk before it is answered.
-    pub(super) synced: bool,
     pub(super) replicas: u64,
     pub(in crate::storage) uptime_s: u64,
 }
@@ -97,7 +95,6 @@ impl Facts {
             cluster: mode.as_deref() == Some("cluster"),
             policy,
             journal: field("aof_enabled") == "1",
-            synced: field("aof_enabled") == "1" && fsync.as_deref() == Some("always"),
             fsync: fsync.unwrap_or_default(),
             replicas: field("connected_slaves").parse().unwrap_or(0),
             uptime_s: field("uptime_in_seconds").parse().unwrap_or(0),
@@ -158,16 +155,16 @@ impl Facts {
             Tier::Advisory
         } else if config.failover_grace.is_some() {
             Tier::FailoverSafe
-        } else if self.synced && self.replicas == 0 {
+        } else if self.survives_restart() && self.replicas == 0 {
             Tier::RestartSafe
         } else {
             Tier::CrashSafe
         }
     }
 
-    /// Whether a restart makes it forget nothing that it has answered.
+    /// Whether a restart makes it forget nothing that it has answered: a grant is on its disk before.
     pub(in crate::storage) fn survives_restart(&self) -> bool {
-        self.synced
+        self.journal && self.fsync == "always"
     }
 
     pub(in crate::storage) fn guarantees(&self, config: &Config) -> Guarantees {

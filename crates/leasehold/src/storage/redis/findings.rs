@@ -74,7 +74,7 @@ impl Facts {
 
     fn disk(&self, config: &Config, place: &str) -> Finding {
         let (journal, fsync) = (if self.journal { "yes" } else { "no" }, &self.fsync);
-        let text = if self.synced {
+        let text = if self.survives_restart() {
             "a grant is there before it is answered, so a restart forgets nothing"
         } else if matches!(config.servers, Servers::Quorum(_)) {
             "after a restart it grants nothing for `max_ttl`, which bounds every TTL; without that bound set \
@@ -85,7 +85,7 @@ impl Facts {
             "a restart may forget locks; for restart-safe set `appendonly yes` and `appendfsync always`"
         };
         let detail = format!("{text} server=`{place}` appendonly=`{journal}` appendfsync=`{fsync}`");
-        Finding { about: "disk", detail, good: self.synced }
+        Finding { about: "disk", detail, good: self.survives_restart() }
     }
 
     fn failover(&self, config: &Config, place: &str) -> Finding {

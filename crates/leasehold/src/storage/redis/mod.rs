@@ -33,7 +33,7 @@ use self::connect::Connector;
 pub use self::findings::Finding;
 use self::hints::{Hinter, Listener};
 use self::link::Server;
-use self::verbs::{Acquiring, Inspecting, Releasing, Renewing};
+use self::verbs::{Acquiring, Inspecting, Releasing, Renewing, Verb};
 use super::{Acquire, Claim, Guarantees, Hint, Holder, Limits, Name, Owner, Release, Renew, Storage};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -152,71 +152,22 @@ impl Storage for Redis {
     }
 
     fn acquire(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<Acquire>>> + Send {
-        let (around, sent) = (self.around(), self.clock.now());
-        async move {
-            match &self.reach {
-                Reach::One(Primary { acquires: Some(server), .. }) => {
-                    each(claims, async |claims| {
-                        let link = server.link().await?;
-                        replicas::acquire(around, server, &link, claims, sent).await
-                    })
-                    .await
-                }
-                Reach::One(Primary { server, .. }) => {
-                    each(claims, async |claims| {
-                        let link = server.link().await?;
-                        claims::acquire(around, server, &link, claims, sent).await
-                    })
-                    .await
-                }
-                Reach::Cluster(cluster) => cluster.each(&Acquiring { around, sent }, claims).await,
-            }
-        }
+        let verb = Acquiring { around: self.around(), sent: self.clock.now() };
+        async move { self.reach.each(&verb, claims).await }
     }
 
     fn renew(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<Renew>>> + Send {
-        let (around, sent) = (self.around(), self.clock.now());
-        async move {
-            match &self.reach {
-                Reach::One(Primary { server, .. }) => {
-                    each(claims, async |claims| {
-                        let link = server.link().await?;
-                        claims::renew(around, server, &link, claims, sent).await
-                    })
-                    .await
-                }
-                Reach::Cluster(cluster) => cluster.each(&Renewing { around, sent }, claims).await,
-            }
-        }
+        let verb = Renewing { around: self.around(), sent: self.clock.now() };
+        async move { self.reach.each(&verb, claims).await }
     }
 
     async fn release(&self, claims: &[Claim]) -> Vec<Result<Release>> {
-        let around = self.around();
-        match &self.reach {
-            Reach::One(Primary { server, .. }) => {
-                each(claims, async |claims| {
-                    let link = server.link().await?;
-                    claims::release(around, server, &link, claims).await
-                })
-                .await
-            }
-            Reach::Cluster(cluster) => cluster.each(&Releasing { around }, claims).await,
-        }
+        self.reach.each(&Releasing { around: self.around() }, claims).await
     }
 
     async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
-        let keys = &self.config.keys;
-        let seen = match &self.reach {
-            Reach::One(Primary { server, .. }) => {
-                let link = server.link().await?;
-                let answer = claims::inspect_request(keys, &[name]).on(server, &link).await?;
-                claims::inspected(answer, &[name])?.pop()
-            }
-            Reach::Cluster(cluster) => {
-                cluster.each(&Inspecting { keys }, std::slice::from_ref(name)).await.pop()
-            }
-        };
-        seen.unwrap_or(Ok(None))
+        let verb = Inspecting { keys: &self.config.keys };
+        self.reach.each(&verb, std::slice::from_ref(name)).await.pop().unwrap_or(Ok(None))
     }
 
     async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
@@ -273,6 +224,17 @@ impl Reach {
         }
         Ok((Self::One(Primary { server, acquires }), link.facts.guarantees(config)))
     }
+
+    /// Answers each item; with the same error, if there is one server and the whole call failed.
+    async fn each<V: Verb>(&self, verb: &V, items: &[V::Item]) -> Vec<Result<V::Answer>> {
+        match self {
+            Self::One(primary) => {
+                let answers = primary.answer(verb, &items.iter().collect::<Vec<_>>()).await;
+                answers.unwrap_or_else(|error| items.iter().map(|_| Err(error.clone())).collect())
+            }
+            Self::Cluster(cluster) => cluster.each(verb, items).await,
+        }
+    }
 }
 
 impl Primary {
@@ -283,16 +245,13 @@ impl Primary {
         };
         Self { server: server(), acquires: (config.wait_replicas > 0).then(server) }
     }
-}
 
-/// Answers each claim, with the same error if the whole call failed.
-async fn each<T>(
-    claims: &[Claim],
-    call: impl AsyncFnOnce(&[&Claim]) -> Result<Vec<Result<T>>>,
-) -> Vec<Result<T>> {
-    let all: Vec<_> = claims.iter().collect();
-    match call(&all).await {
-        Ok(answers) => answers,
-        Err(error) => claims.iter().map(|_| Err(error.clone())).collect(),
+    async fn answer<V: Verb>(&self, verb: &V, items: &[&V::Item]) -> Result<Vec<Result<V::Answer>>> {
+        if let (Some(server), Some(wait)) = (&self.acquires, verb.wait(items)) {
+            return replicas::answer(verb, server, items, &wait).await;
+        }
+        let link = self.server.link().await?;
+        let request = verb.request(&self.server, &link, items);
+        verb.read(request.on(&self.server, &link).await?, items)
     }
 }

@@ -3,50 +3,42 @@
 //! That makes it less likely that a failover forgets a lease, and does not rule it out: the replica that becomes the
 //! primary may be one that did not have the grant.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, Pipeline, Value, cmd, from_redis_value};
+use redis::{Cmd, Value, cmd, from_redis_value};
 
-use super::answers::{Remedy, explain, remedy};
-use super::claims::{Around, acquire_request, acquired};
-use super::link::{Link, Server};
-use crate::clock::{Moment, millis};
+use super::answers::explain;
+use super::link::Server;
+use super::request::call_all;
+use super::verbs::Verb;
+use crate::clock::millis;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{Acquire, Claim};
 
 /// The longest that replicas may take. The connection does nothing else meanwhile.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// Acquires on a connection that is for nothing else, and grants what enough replicas have.
-pub(super) async fn acquire(
-    around: Around<'_>,
-    server: &Server,
-    link: &Link,
-    claims: &[&Claim],
-    sent: Moment,
-) -> Result<Vec<Result<Acquire>>> {
-    let request = acquire_request(around, server, link, claims, sent);
-    let needed = around.config.wait_replicas;
+/// Asks on a connection that is for nothing else, and believes what enough replicas have.
+pub(super) async fn answer<V: Verb>(
+    verb: &V,
+    server: &Arc<Server>,
+    items: &[&V::Item],
+    wait: &Cmd,
+) -> Result<Vec<Result<V::Answer>>> {
+    let link = server.link().await?;
+    let request = verb.request(server, &link, items);
     let asked = server.now();
-    let call = async |command: Cmd| {
-        let mut pipeline = Pipeline::new();
-        pipeline.add_command(command).add_command(wait(needed, claims.iter().copied()));
-        let mut values = link.call_all(&pipeline).await.map_err(|e| explain(&e, &link.place))?.into_iter();
-        Ok::<_, Error>((values.next().unwrap_or_default(), values.next().unwrap_or_default()))
-    };
-    let (mut value, mut acks) = call(request.by_hash().clone()).await?;
-    if let Value::ServerError(error) = &value
-        && remedy(&error.clone().into()) == Remedy::SendScript
-    {
-        (value, acks) = call(request.by_text()).await?;
-    }
+    let called = call_all(&link, std::slice::from_ref(&request), false, Some(wait)).await;
+    let (mut values, acks) = called.map_err(|e| explain(&e, &link.place))?;
+    let value = values.pop().unwrap_or_default();
     if let Value::ServerError(error) = value {
         let error = error.into();
         link.heed(&error);
         return Err(explain(&error, &link.place));
     }
-    let answers = acquired(request.answer(server, link, asked, value)?, claims)?;
-    Ok(answers.into_iter().map(|answer| confirmed(answer?, &acks, needed, &link.place)).collect())
+    let answers = verb.read(request.answer(server, &link, asked, value)?, items)?;
+    Ok(answers.into_iter().map(|answer| verb.confirmed(answer?, &acks, &link.place)).collect())
 }
 
 /// Asks how many replicas have everything that was written on this connection.

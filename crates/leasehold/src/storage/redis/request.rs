@@ -4,18 +4,25 @@ use std::fmt::{self, Write};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use redis::{Cmd, RedisError, Script, Value};
+use redis::{Cmd, Pipeline, RedisError, Script, Value};
 
 use super::answers::{Remedy, explain, remedy};
 use super::link::{Link, Server};
 use crate::clock::Moment;
 use crate::error::{Error, ErrorKind, Result};
 
+/// A script beside the file that names it, after the `common.lua` there.
 macro_rules! script {
     ($file:literal) => {
-        LazyLock::new(|| Source::new(concat!(include_str!("common.lua"), include_str!($file))))
+        std::sync::LazyLock::new(|| {
+            $crate::storage::redis::request::Source::new(concat!(
+                include_str!("common.lua"),
+                include_str!($file)
+            ))
+        })
     };
 }
+pub(in crate::storage) use script;
 
 pub(in crate::storage) static ACQUIRE: LazyLock<Source> = script!("acquire.lua");
 pub(in crate::storage) static RENEW: LazyLock<Source> = script!("renew.lua");
@@ -99,23 +106,14 @@ impl Request {
     /// Calls the script on a server, and with its text if the server does not know it.
     pub(in crate::storage) async fn on<'l>(&self, server: &Server, link: &'l Link) -> Result<Answer<'l>> {
         let sent = server.now();
-        let value = self.value(link).await.map_err(|e| explain(&e, &link.place))?;
-        self.answer(server, link, sent, value)
-    }
-
-    /// Calls the script; the error is the server's.
-    pub(in crate::storage) async fn value(&self, link: &Link) -> std::result::Result<Value, RedisError> {
-        match link.call(self.by_hash()).await {
+        let value = match link.call(&self.command).await {
             Err(error) if remedy(&error) == Remedy::SendScript => link.call(&self.by_text()).await,
             answer => answer,
-        }
+        };
+        self.answer(server, link, sent, value.map_err(|e| explain(&e, &link.place))?)
     }
 
-    pub(in crate::storage) fn by_hash(&self) -> &Cmd {
-        &self.command
-    }
-
-    pub(in crate::storage) fn by_text(&self) -> Cmd {
+    fn by_text(&self) -> Cmd {
         let mut command = Cmd::new();
         command.arg("EVAL").arg(self.script.text);
         for arg in self.command.args_iter().skip(2) {
@@ -164,17 +162,17 @@ impl Answer<'_> {
             Some(Value::Array(values)) => {
                 Ok(Part::List(Self { values: values.into_iter(), time: self.time, place: self.place }))
             }
-            Some(Value::Int(number)) => Ok(Part::Number(number)),
-            Some(Value::BulkString(digits)) => {
-                let digits = std::str::from_utf8(&digits).ok().and_then(|digits| digits.parse().ok());
-                digits.map(Part::Number).ok_or_else(|| senseless(self.place))
-            }
-            _ => Err(senseless(self.place)),
+            value => self.integer_in(value).map(Part::Number),
         }
     }
 
     pub(in crate::storage) fn integer(&mut self) -> Result<i64> {
-        match self.values.next() {
+        let value = self.values.next();
+        self.integer_in(value)
+    }
+
+    fn integer_in(&self, value: Option<Value>) -> Result<i64> {
+        match value {
             Some(Value::Int(number)) => Ok(number),
             Some(Value::BulkString(digits)) => {
                 let digits = std::str::from_utf8(&digits).ok().and_then(|digits| digits.parse().ok());
@@ -199,6 +197,56 @@ impl Answer<'_> {
     pub(in crate::storage) fn senseless(&self) -> Error {
         senseless(self.place)
     }
+}
+
+/// Calls scripts together, and those again with their text that the server does not know. The last answer is to `wait`.
+pub(super) async fn call_all(
+    link: &Link,
+    requests: &[Request],
+    asking: bool,
+    wait: Option<&Cmd>,
+) -> std::result::Result<(Vec<Value>, Value), RedisError> {
+    let (mut values, mut acks) =
+        call_once(link, requests.iter().map(|request| request.command.clone()), asking, wait).await?;
+    let unknown = |value: &Value| match value {
+        Value::ServerError(error) => remedy(&error.clone().into()) == Remedy::SendScript,
+        _ => false,
+    };
+    let again: Vec<_> = (0..values.len()).filter(|i| unknown(&values[*i])).collect();
+    if !again.is_empty() {
+        // The first brings the text, which is the same for all.
+        let commands = again.iter().enumerate().map(|(n, i)| match n {
+            0 => requests[*i].by_text(),
+            _ => requests[*i].command.clone(),
+        });
+        let answered = call_once(link, commands, asking, wait).await?;
+        for (i, value) in again.iter().zip(answered.0) {
+            values[*i] = value;
+        }
+        acks = answered.1;
+    }
+    Ok((values, acks))
+}
+
+async fn call_once(
+    link: &Link,
+    commands: impl Iterator<Item = Cmd>,
+    asking: bool,
+    wait: Option<&Cmd>,
+) -> std::result::Result<(Vec<Value>, Value), RedisError> {
+    let mut pipeline = Pipeline::new();
+    for command in commands {
+        if asking {
+            pipeline.cmd("ASKING");
+        }
+        pipeline.add_command(command);
+    }
+    if let Some(wait) = wait {
+        pipeline.add_command(wait.clone());
+    }
+    let mut values = link.call_all(&pipeline).await?;
+    let acks = wait.and_then(|_| values.pop()).unwrap_or_default();
+    Ok((if asking { values.into_iter().skip(1).step_by(2).collect() } else { values }, acks))
 }
 
 pub(in crate::storage) fn senseless(place: &str) -> Error {

@@ -11,14 +11,8 @@ use crate::storage::redis::claims::{foreign, holder, late};
 use crate::storage::redis::config::Config;
 use crate::storage::redis::keys::Companion;
 use crate::storage::redis::link::{Link, Server};
-use crate::storage::redis::request::{Request, Source};
+use crate::storage::redis::request::{Request, Source, script};
 use crate::storage::{Claim, Holder, Name, Release, Token, WAITER_TTL};
-
-macro_rules! script {
-    ($file:literal) => {
-        LazyLock::new(|| Source::new(concat!(include_str!("common.lua"), include_str!($file))))
-    };
-}
 
 static PROPOSE: LazyLock<Source> = script!("propose.lua");
 static COMMIT: LazyLock<Source> = script!("commit.lua");

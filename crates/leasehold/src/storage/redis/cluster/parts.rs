@@ -7,13 +7,12 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
-use redis::{Cmd, Pipeline, RedisError, Value};
+use redis::{RedisError, Value};
 
 use super::{Cluster, Node, unserved};
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::redis::answers::{Remedy, explain, remedy};
-use crate::storage::redis::link::Link;
-use crate::storage::redis::request::Request;
+use crate::storage::redis::request::call_all;
 use crate::storage::redis::verbs::{Inspecting, Verb};
 use crate::storage::redis::{list, slots};
 use crate::storage::{Holder, Name};
@@ -178,7 +177,7 @@ impl Cluster {
         let parts: Vec<_> = parts.iter().map(|part| (part.slot, part.of(items))).collect();
         let requests: Vec<_> = parts.iter().map(|(_, items)| verb.request(server, &link, items)).collect();
         let (values, acks) =
-            call(&link, &requests, asking, wait.as_ref()).await.map_err(|e| explain(&e, &link.place))?;
+            call_all(&link, &requests, asking, wait.as_ref()).await.map_err(|e| explain(&e, &link.place))?;
         let confirmed = |answer| verb.confirmed(answer, &acks, &link.place);
         let outcomes =
             parts.iter().zip(&requests).zip(values).map(|(((slot, items), request), value)| match value {
@@ -252,56 +251,6 @@ impl Part {
     fn of<'i, I>(&self, items: &'i [I]) -> Vec<&'i I> {
         self.items.iter().filter_map(|i| items.get(*i)).collect()
     }
-}
-
-/// Calls scripts together, and those again with their text that the server does not know. The last answer is to `wait`.
-async fn call(
-    link: &Link,
-    requests: &[Request],
-    asking: bool,
-    wait: Option<&Cmd>,
-) -> std::result::Result<(Vec<Value>, Value), RedisError> {
-    let (mut values, mut acks) =
-        call_once(link, requests.iter().map(|request| request.by_hash().clone()), asking, wait).await?;
-    let unknown = |value: &Value| match value {
-        Value::ServerError(error) => remedy(&error.clone().into()) == Remedy::SendScript,
-        _ => false,
-    };
-    let again: Vec<_> = (0..values.len()).filter(|i| unknown(&values[*i])).collect();
-    if !again.is_empty() {
-        // The first brings the text, which is the same for all.
-        let commands = again.iter().enumerate().map(|(n, i)| match n {
-            0 => requests[*i].by_text(),
-            _ => requests[*i].by_hash().clone(),
-        });
-        let answered = call_once(link, commands, asking, wait).await?;
-        for (i, value) in again.iter().zip(answered.0) {
-            values[*i] = value;
-        }
-        acks = answered.1;
-    }
-    Ok((values, acks))
-}
-
-async fn call_once(
-    link: &Link,
-    commands: impl Iterator<Item = Cmd>,
-    asking: bool,
-    wait: Option<&Cmd>,
-) -> std::result::Result<(Vec<Value>, Value), RedisError> {
-    let mut pipeline = Pipeline::new();
-    for command in commands {
-        if asking {
-            pipeline.cmd("ASKING");
-        }
-        pipeline.add_command(command);
-    }
-    if let Some(wait) = wait {
-        pipeline.add_command(wait.clone());
-    }
-    let mut values = link.call_all(&pipeline).await?;
-    let acks = wait.and_then(|_| values.pop()).unwrap_or_default();
-    Ok((if asking { values.into_iter().skip(1).step_by(2).collect() } else { values }, acks))
 }
 
 /// Puts the answers of a part where they belong.
