@@ -7,6 +7,8 @@
 mod any;
 mod memory;
 mod name;
+#[cfg(feature = "redis")]
+mod net;
 mod owner;
 #[cfg(feature = "redis")]
 pub mod redis;
@@ -14,8 +16,6 @@ pub mod redis;
 pub mod redis_quorum;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
-#[cfg(feature = "redis")]
-mod tls;
 mod token;
 pub(crate) mod url;
 

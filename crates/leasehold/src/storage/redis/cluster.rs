@@ -144,7 +144,7 @@ impl Cluster {
         };
         let node = nodes.get(next % std::cmp::max(nodes.len(), 1)).ok_or_else(|| unserved(None))?;
         let opened =
-            node.primary.server.connector().open(Some(pushes)).await.inspect_err(|_| self.ask_soon())?;
+            node.primary.server.connector().open_with(Some(pushes)).await.inspect_err(|_| self.ask_soon())?;
         Ok((Arc::clone(&node.primary.server), opened))
     }
 

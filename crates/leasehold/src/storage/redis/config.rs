@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::keys::Keys;
 use crate::error::{Error, Result};
-use crate::storage::tls::Tls;
+use crate::storage::net::tls::Tls;
 use crate::storage::url::{Authority, Url, bad_value, duration, flag};
 
 /// Says which Redis to lock in, and how.

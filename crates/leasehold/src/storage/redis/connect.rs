@@ -75,7 +75,7 @@ impl Connector {
     }
 
     /// What errors call it.
-    pub(in crate::storage) fn name(&self) -> String {
+    pub(in crate::storage) fn shown(&self) -> String {
         match &self.route {
             Route::Place(place) => place.to_string(),
             Route::Sentinels { primary, .. } => format!("the primary `{primary}`"),
@@ -83,7 +83,7 @@ impl Connector {
     }
 
     /// Opens a connection and asks the server what it is.
-    pub(in crate::storage) async fn open(
+    pub(in crate::storage) async fn open_with(
         &self,
         pushes: Option<mpsc::UnboundedSender<PushInfo>>,
     ) -> Result<Opened> {
@@ -123,7 +123,7 @@ impl Connector {
 
     fn silent(&self) -> Error {
         let text = "the server did not answer in time while it was connected to; retry";
-        Error::new(ErrorKind::Unavailable, format!("{text} server=`{}`", self.name()))
+        Error::new(ErrorKind::Unavailable, format!("{text} server=`{}`", self.shown()))
     }
 
     async fn connect(

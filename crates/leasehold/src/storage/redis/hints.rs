@@ -140,7 +140,7 @@ async fn listen_once(reach: &Reach, keys: &Keys, channel: &str, hinter: &Hinter)
     let (pushes, pushed) = mpsc::unbounded_channel();
     let (server, opened) = match reach {
         Reach::One(Primary { server, .. }) => {
-            (Arc::clone(server), server.connector().open(Some(pushes)).await?)
+            (Arc::clone(server), server.connector().open_with(Some(pushes)).await?)
         }
         Reach::Cluster(cluster) => cluster.open(pushes).await?,
     };
@@ -201,7 +201,7 @@ async fn watch_node(node: Arc<Node>, keys: Keys, hinter: Arc<Hinter>, names: wat
     loop {
         let (pushes, pushed) = mpsc::unbounded_channel();
         if let Ok(Opened { connection, driver: _driver, .. }) =
-            node.primary.server.connector().open(Some(pushes)).await
+            node.primary.server.connector().open_with(Some(pushes)).await
         {
             attend(connection, pushed, &keys, &hinter, names.clone(), None).await;
         }

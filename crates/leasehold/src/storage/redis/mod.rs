@@ -13,7 +13,6 @@ pub(in crate::storage) mod link;
 pub(in crate::storage) mod list;
 mod replicas;
 pub(in crate::storage) mod request;
-pub(in crate::storage) mod server_clock;
 mod slots;
 mod verbs;
 

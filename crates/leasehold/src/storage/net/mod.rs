@@ -1,0 +1,6 @@
+//! What the storages over a network have in common: a connection that is opened again, TLS, the server's clock.
+
+pub(in crate::storage) mod clock;
+pub(in crate::storage) mod pulse;
+pub(in crate::storage) mod server;
+pub(in crate::storage) mod tls;
