@@ -304,6 +304,8 @@ impl EtcdOptions {
                 name: "etcd",
                 args: self.args(&name, &cluster, ports, &access).into_iter().map(Into::into).collect(),
                 user: User::Own,
+                env: Vec::new(),
+                stale: Vec::new(),
                 terminate: Signal::TERM,
                 directory,
             };

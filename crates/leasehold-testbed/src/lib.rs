@@ -1,7 +1,9 @@
 #![doc = include_str!("../README.md")]
 
 mod client;
+mod clock;
 mod count;
+mod disk;
 mod error;
 pub mod etcd;
 mod install;
@@ -19,6 +21,8 @@ pub mod shared;
 pub mod tls;
 mod wait;
 
+pub use clock::Clock;
+pub use disk::Disk;
 pub use error::{Error, Result};
 pub use etcd::Etcd;
 pub use interop::Interop;

@@ -1,9 +1,12 @@
 //! PgBouncer before a PostgreSQL, in transaction mode.
 
+use std::io::Write as _;
 use std::ops::Deref;
+use std::path::PathBuf;
 
 use rustix::process::Signal;
 
+use crate::error::Context as _;
 use crate::install::User;
 use crate::ports::{Port, retry_ports};
 use crate::postgres::{Address, Postgres};
@@ -16,6 +19,7 @@ use crate::{Error, Result};
 pub struct PgBouncer {
     server: Server,
     address: Address,
+    users: PathBuf,
 }
 
 impl PgBouncer {
@@ -41,18 +45,21 @@ impl PgBouncer {
             let scratch = postgres.scratch();
             let directory = scratch.directory(&name, &user)?;
             let password = address.password.clone().unwrap_or_default();
-            scratch.file(&format!("{name}/users"), &format!("\"leasehold\" \"{password}\"\n"), &user)?;
+            let users =
+                scratch.file(&format!("{name}/users"), &format!("\"leasehold\" \"{password}\"\n"), &user)?;
             let config = config(postgres, &address, settings);
             let program = Program {
                 name: "pgbouncer",
                 args: vec![scratch.file(&format!("{name}/pgbouncer.ini"), &config, &user)?.into()],
                 user: user.clone(),
+                env: Vec::new(),
+                stale: Vec::new(),
                 terminate: Signal::TERM,
                 directory,
             };
             let asked = address.clone();
             let server = Server::start(scratch, program, move || asked.sql("select 1").map(drop))?;
-            Ok(Self { server, address })
+            Ok(Self { server, address, users })
         })
     }
 
@@ -66,6 +73,19 @@ impl PgBouncer {
     #[must_use]
     pub fn url_of(&self, database: &str) -> String {
         self.address.url(database)
+    }
+
+    /// Lets another user of the PostgreSQL in, and returns the URL for it.
+    ///
+    /// # Errors
+    ///
+    /// If it does not read its users again.
+    pub fn user(&self, name: &str, password: &str) -> Result<String> {
+        let users = std::fs::OpenOptions::new().append(true).open(&self.users);
+        let written = users.and_then(|mut users| writeln!(users, "\"{name}\" \"{password}\""));
+        written.context("cannot add a user")?;
+        self.console("reload")?;
+        Ok(self.address.clone().with_user(name, password).url("leasehold"))
     }
 
     /// Returns its port.

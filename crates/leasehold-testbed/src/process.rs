@@ -21,6 +21,9 @@ use crate::{Error, Result};
 pub(crate) struct Program {
     pub(crate) name: &'static str,
     pub(crate) args: Vec<OsString>,
+    pub(crate) env: Vec<(&'static str, OsString)>,
+    /// What one that was killed leaves behind and the next one must not find.
+    pub(crate) stale: Vec<PathBuf>,
     pub(crate) user: User,
     /// What asks it to end soon and in order.
     pub(crate) terminate: Signal,
@@ -126,6 +129,8 @@ impl Server {
     /// If the system refuses.
     pub fn launch(&self) -> Result<()> {
         self.end()?;
+        // Most often there is none.
+        self.program.stale.iter().for_each(|path| drop(std::fs::remove_file(path)));
         let log = || -> Result<File> {
             OpenOptions::new().create(true).append(true).open(&self.log).context("cannot write the log")
         };
@@ -134,6 +139,7 @@ impl Server {
             .user
             .command(&install::program(self.program.name)?)?
             .args(&self.program.args)
+            .envs(self.program.env.iter().map(|(key, value)| (key, value)))
             .current_dir(&self.program.directory)
             .stdin(Stdio::null())
             .stdout(log()?)
@@ -238,7 +244,7 @@ impl Server {
     }
 
     /// Those that work in its directory: PostgreSQL's are in sessions of their own, no group has them all.
-    fn processes(&self) -> Vec<Pid> {
+    pub(crate) fn processes(&self) -> Vec<Pid> {
         processes_in(&self.program.directory)
     }
 

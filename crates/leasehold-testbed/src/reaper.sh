@@ -19,6 +19,10 @@ kill_all() {
 
 while kill_all "$1"; do :; done
 if [ -z "$LEASEHOLD_TESTBED_KEEP" ]; then
+    # Small disks. Nobody uses them any more.
+    while read -r _ at _; do
+        case $at in "$1"/*) umount "$at" || umount -l "$at" ;; esac
+    done </proc/self/mounts
     rm -rf "$1"
     # Somebody who was just being started.
     while kill_all "$1"; do :; done

@@ -113,10 +113,11 @@ pub const ALL: &[(&str, &str, Start)] = &[
     ("postgres-standby", "a PostgreSQL primary and its streaming standby", |wanted| {
         Ok(Box::new(PostgresPair::start_with(postgres(wanted))?))
     }),
+    ("postgres-sync", "the same, and the primary confirms nothing without the standby", |wanted| {
+        Ok(Box::new(PostgresPair::start_synchronous(postgres(wanted))?))
+    }),
     ("pgbouncer", "PgBouncer in transaction mode before a PostgreSQL", |wanted| {
-        let postgres = postgres(wanted).start()?;
-        let bouncer = PgBouncer::start(&postgres)?;
-        Ok(Box::new(Pooled { bouncer, postgres }))
+        Ok(Box::new(Pooled::start_with(postgres(wanted))?))
     }),
     ("mongodb", "a MongoDB replica set of one", |wanted| Ok(Box::new(mongodb(wanted).start()?))),
     ("mongodb-three", "a MongoDB replica set of three", |wanted| {
@@ -144,32 +145,27 @@ pub fn start(name: &str, wanted: &Wanted) -> Result<Box<dyn Setup>> {
 /// Several Redis that know nothing of each other.
 struct Independent(Vec<Redis>);
 
-/// A PgBouncer, and what it is before.
-struct Pooled {
+/// Is a PgBouncer, and what it is before.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Pooled {
     // The first to end.
-    bouncer: PgBouncer,
-    postgres: Postgres,
+    /// Whom clients connect to.
+    pub bouncer: PgBouncer,
+    /// Whom it connects to.
+    pub postgres: Postgres,
 }
 
-impl Setup for Redis {
-    fn url(&self) -> String {
-        self.url()
-    }
-
-    fn servers(&self) -> Vec<&Server> {
-        vec![self]
-    }
-
-    fn ca(&self) -> Option<PathBuf> {
-        self.tls().map(Tls::ca)
-    }
-
-    fn connections(&self) -> Result<u64> {
-        if_up(self, || self.connections())
-    }
-
-    fn commands(&self) -> Result<u64> {
-        if_up(self, || self.commands())
+impl Pooled {
+    /// Starts a PostgreSQL with these options, and a PgBouncer before it.
+    ///
+    /// # Errors
+    ///
+    /// If one does not start.
+    pub fn start_with(options: PostgresOptions) -> Result<Self> {
+        let postgres = options.start()?;
+        let bouncer = PgBouncer::start(&postgres)?;
+        Ok(Self { bouncer, postgres })
     }
 }
 
@@ -266,28 +262,6 @@ impl Setup for RedisCluster {
     }
 }
 
-impl Setup for Postgres {
-    fn url(&self) -> String {
-        self.url()
-    }
-
-    fn servers(&self) -> Vec<&Server> {
-        vec![self]
-    }
-
-    fn ca(&self) -> Option<PathBuf> {
-        self.tls().map(Tls::ca)
-    }
-
-    fn connections(&self) -> Result<u64> {
-        if_up(self, || self.connections())
-    }
-
-    fn commands(&self) -> Result<u64> {
-        if_up(self, || self.commands())
-    }
-}
-
 impl Setup for PostgresPair {
     fn url(&self) -> String {
         self.url()
@@ -309,16 +283,21 @@ impl Setup for PostgresPair {
         Ok(Setup::commands(&self.primary)? + Setup::commands(&self.standby)?)
     }
 
-    /// Once: who was primary is killed and does not come back as a standby.
+    /// With one that is written to and one that follows; either may be either.
+    fn await_ready(&self) -> Result<()> {
+        Setup::servers(self).into_iter().try_for_each(Server::await_ready)?;
+        until("the standby to follow", || match self.current()?.sql(FOLLOWERS)?.as_str() {
+            "1" => Ok(()),
+            followers => Err(Error::new(format!("{followers} follow"))),
+        })
+    }
+
     fn failover(&self) -> Result<()> {
-        if self.standby.is_primary()? {
-            return Err(Error::new("the standby was promoted before; start another pair"));
-        }
-        self.await_caught_up()?;
-        self.primary.kill9();
-        self.standby.promote()
+        self.failover().map(drop)
     }
 }
+
+const FOLLOWERS: &str = "select count(*) from pg_stat_replication where state = 'streaming'";
 
 impl Setup for Pooled {
     fn url(&self) -> String {
@@ -347,6 +326,35 @@ impl Setup for Pooled {
         if_up(&self.bouncer, || self.bouncer.commands())
     }
 }
+
+/// Those that are one server.
+macro_rules! alone {
+    ($($type:ty),*) => {
+        $(impl Setup for $type {
+            fn url(&self) -> String {
+                self.url()
+            }
+
+            fn servers(&self) -> Vec<&Server> {
+                vec![self]
+            }
+
+            fn ca(&self) -> Option<PathBuf> {
+                self.tls().map(Tls::ca)
+            }
+
+            fn connections(&self) -> Result<u64> {
+                if_up(self, || self.connections())
+            }
+
+            fn commands(&self) -> Result<u64> {
+                if_up(self, || self.commands())
+            }
+        })*
+    };
+}
+
+alone!(Redis, Postgres);
 
 /// Those that are members who choose one of them.
 macro_rules! members {

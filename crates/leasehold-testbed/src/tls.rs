@@ -11,7 +11,7 @@ use crate::scratch::Scratch;
 use crate::{Result, install};
 
 /// Is a certificate authority, and what it signed: for a server on `localhost` and `127.0.0.1`, for a client, and
-/// two for servers that nobody should trust: an expired one, and one for another host.
+/// those that nobody should trust: expired, for another host, signed by itself, signed by another authority.
 #[derive(Clone, Debug)]
 pub struct Tls {
     directory: PathBuf,
@@ -87,6 +87,45 @@ impl Tls {
         self.use_for_server("wronghost")
     }
 
+    /// Makes the server's certificate one that is signed by itself; for servers that start from now on.
+    ///
+    /// # Errors
+    ///
+    /// If the files cannot be written.
+    pub fn use_self_signed(&self) -> Result<()> {
+        self.use_for_server("selfsigned")
+    }
+
+    /// Makes the server's certificate one of another authority; for servers that start from now on.
+    ///
+    /// # Errors
+    ///
+    /// If the files cannot be written.
+    pub fn use_unknown_authority(&self) -> Result<()> {
+        self.use_for_server("unknown")
+    }
+
+    /// Makes the server's certificate the one that it began with; for servers that start from now on.
+    ///
+    /// # Errors
+    ///
+    /// If the files cannot be written.
+    pub fn use_trusted(&self) -> Result<()> {
+        self.use_for_server("trusted")
+    }
+
+    /// Returns the certificate of another authority, which signed nothing that a server or a client should have.
+    #[must_use]
+    pub fn other_ca(&self) -> PathBuf {
+        self.cert("otherca")
+    }
+
+    /// Returns a certificate for the user `leasehold` that another authority has signed; its key is the client's.
+    #[must_use]
+    pub fn stranger_cert(&self) -> PathBuf {
+        self.cert("stranger")
+    }
+
     fn use_for_server(&self, name: &str) -> Result<()> {
         std::fs::copy(self.cert(name), self.server_cert()).context("cannot copy a certificate")?;
         self.join_server()
@@ -101,21 +140,32 @@ impl Tls {
     }
 
     fn make(&self) -> Result<()> {
-        self.make_key("ca")?;
-        self.openssl(&[
-            &["req", "-x509", "-subj", "/CN=leasehold test authority", "-days", "30"],
-            &["-key", "ca.key", "-out", "ca.crt"],
-            &["-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=keyCertSign,cRLSign"],
-        ])?;
+        self.make_authority("ca", "leasehold test authority")?;
+        self.make_authority("otherca", "another authority")?;
         self.make_key("server")?;
         self.make_key("client")?;
         let here = "DNS:localhost,IP:127.0.0.1";
-        self.sign("server", "server", "localhost", here, "30")?;
-        self.sign("client", "client", "leasehold", "DNS:leasehold", "30")?;
+        self.sign("trusted", "server", "localhost", here, "30", "ca")?;
+        self.sign("client", "client", "leasehold", "DNS:leasehold", "30", "ca")?;
         // The same key, so that only the certificate changes.
-        self.sign("expired", "server", "localhost", here, "-1")?;
-        self.sign("wronghost", "server", "elsewhere.example", "DNS:elsewhere.example", "30")?;
-        self.join_server()
+        self.sign("expired", "server", "localhost", here, "-1", "ca")?;
+        self.sign("wronghost", "server", "elsewhere.example", "DNS:elsewhere.example", "30", "ca")?;
+        self.sign("unknown", "server", "localhost", here, "30", "otherca")?;
+        self.sign("stranger", "client", "leasehold", "DNS:leasehold", "30", "otherca")?;
+        self.openssl(&[
+            &["req", "-x509", "-subj", "/CN=localhost", "-days", "30", "-key", "server.key"],
+            &["-out", "selfsigned.crt", "-addext", &format!("subjectAltName={here}")],
+        ])?;
+        self.use_trusted()
+    }
+
+    fn make_authority(&self, name: &str, subject: &str) -> Result<()> {
+        self.make_key(name)?;
+        let (subject, key, cert) = (format!("/CN={subject}"), format!("{name}.key"), format!("{name}.crt"));
+        self.openssl(&[
+            &["req", "-x509", "-subj", &subject, "-days", "30", "-key", &key, "-out", &cert],
+            &["-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=keyCertSign,cRLSign"],
+        ])
     }
 
     fn make_key(&self, name: &str) -> Result<()> {
@@ -124,7 +174,15 @@ impl Tls {
         std::fs::set_permissions(self.key(name), Permissions::from_mode(0o644)).context("cannot share a key")
     }
 
-    fn sign(&self, name: &str, key: &str, subject: &str, names: &str, days: &str) -> Result<()> {
+    fn sign(
+        &self,
+        name: &str,
+        key: &str,
+        subject: &str,
+        names: &str,
+        days: &str,
+        authority: &str,
+    ) -> Result<()> {
         let (key, request, cert) = (format!("{key}.key"), format!("{name}.csr"), format!("{name}.crt"));
         let subject = format!("/CN={subject}");
         self.openssl(&[&["req", "-new", "-subj", &subject, "-key", &key, "-out", &request]])?;
@@ -133,9 +191,10 @@ impl Tls {
             "subjectAltName={names}\nextendedKeyUsage=serverAuth,clientAuth\nbasicConstraints=CA:FALSE\n"
         );
         std::fs::write(self.directory.join(&extensions), text).context("cannot write a file")?;
+        let (ca, ca_key) = (format!("{authority}.crt"), format!("{authority}.key"));
         self.openssl(&[
             &["x509", "-req", "-in", &request, "-out", &cert, "-days", days],
-            &["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", &extensions],
+            &["-CA", &ca, "-CAkey", &ca_key, "-CAcreateserial", "-extfile", &extensions],
         ])
     }
 

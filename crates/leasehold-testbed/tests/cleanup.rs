@@ -39,6 +39,11 @@ fn nothing_is_left_of_a_stopped_postgres_after_kill_9() {
 }
 
 #[test]
+fn nothing_is_left_of_a_small_disk_after_exit() {
+    nothing_is_left_after("disk");
+}
+
+#[test]
 fn what_is_not_installed_is_said_with_the_command_that_installs_it() {
     let output = Command::new(std::env::current_exe().expect("we are a program"))
         .args(["--ignored", "--exact", "--nocapture", "dies"])
@@ -80,6 +85,11 @@ fn nothing_is_left_after(how: &str) {
 #[test]
 #[ignore = "the tests above run it in a process of its own"]
 fn dies() {
+    if std::env::var("TESTBED_DIES").as_deref() == Ok("disk") {
+        let postgres = Postgres::options().small_disk(160).start().expect("it starts, and we may mount");
+        println!("directory={}", directory(&postgres).display());
+        std::process::exit(3);
+    }
     if std::env::var("TESTBED_DIES").as_deref() == Ok("postgres") {
         let postgres = Postgres::start().expect("it starts");
         postgres.stop();

@@ -29,6 +29,7 @@ setups! {
     valkey: "valkey" false,
     postgres: "postgres" false,
     postgres_standby: "postgres-standby" true,
+    postgres_sync: "postgres-sync" true,
     pgbouncer: "pgbouncer" false,
     mongodb: "mongodb" false,
     mongodb_three: "mongodb-three" true,

@@ -316,6 +316,8 @@ impl MongoDbOptions {
                 name: "mongod",
                 args: self.args(&scratch, &port, &access).into_iter().map(Into::into).collect(),
                 user: User::Own,
+                env: Vec::new(),
+                stale: Vec::new(),
                 terminate: Signal::TERM,
                 directory,
             };

@@ -147,6 +147,8 @@ impl RedisOptions {
                 name: self.program(),
                 args: vec![scratch.file(&format!("{name}.conf"), &config, &User::Own)?.into()],
                 user: User::Own,
+                env: Vec::new(),
+                stale: Vec::new(),
                 terminate: Signal::TERM,
                 directory: directory.clone(),
             };

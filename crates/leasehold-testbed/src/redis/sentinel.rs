@@ -178,6 +178,8 @@ impl Sentinel {
                     "--sentinel".into(),
                 ],
                 user: User::Own,
+                env: Vec::new(),
+                stale: Vec::new(),
                 terminate: Signal::TERM,
                 directory: directory.clone(),
             };

@@ -1,12 +1,11 @@
 //! A server whose clock jumps, TTLs at their bounds, data that vanishes, a server that starts again.
 
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use leasehold::storage::{Acquire, Claim, Release, Storage, WAITER_HEARTBEAT, WAITER_TTL};
 use leasehold::{ErrorKind, Lost, Renewal};
-use leasehold_testbed::{Error, Port, Redis, Scratch};
+use leasehold_testbed::{Clock, Error, Port, Redis, Scratch};
 use proptest::prelude::{ProptestConfig, Strategy, any, prop_oneof};
 use proptest::test_runner::TestRunner;
 use tokio::time::Instant;
@@ -18,7 +17,7 @@ use crate::tools::*;
 struct Watch {
     child: Child,
     port: Port,
-    clock: PathBuf,
+    clock: Clock,
     _scratch: Scratch,
 }
 
@@ -26,17 +25,11 @@ struct Watch {
 impl Watch {
     fn start() -> Self {
         let (scratch, port) = (Scratch::new().expect("a directory"), Port::free().expect("a port"));
-        let (library, clock) = (scratch.path().join("watch.so"), scratch.path().join("watch"));
-        std::fs::write(&clock, 0_i64.to_ne_bytes()).expect("written");
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/redis/watch.c");
-        let compiled =
-            Command::new("cc").args(["-shared", "-fPIC", "-O1", source, "-o"]).arg(&library).status();
-        assert!(compiled.expect("a C compiler").success());
+        let clock = Clock::in_scratch(&scratch, "redis").expect("a C compiler");
         let child = Command::new("redis-server")
             .args(["--port", &port.number().to_string(), "--save", "", "--bind", "127.0.0.1"])
             .current_dir(scratch.path())
-            .env("LD_PRELOAD", library)
-            .env("WATCH", &clock)
+            .envs(clock.env())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -53,9 +46,7 @@ impl Watch {
 
     /// Sets its clock this far from ours, and waits until it shows that.
     fn set(&self, seconds: i64) {
-        // In place: it is mapped.
-        let file = std::fs::OpenOptions::new().write(true).open(&self.clock).expect("opened");
-        std::os::unix::fs::FileExt::write_all_at(&file, &seconds.to_ne_bytes(), 0).expect("written");
+        self.clock.set(seconds).expect("set");
         until("its clock to be set", || {
             let shown: i64 =
                 self.ask(&["time"])?.lines().next().and_then(|line| line.parse().ok()).unwrap_or(0);

@@ -1,6 +1,11 @@
 //! Every PostgreSQL set-up starts, answers, survives what tests do to it, and is promoted.
 
-use leasehold_testbed::{Error, PgBouncer, Postgres, PostgresPair, Result, Tls, shared, until};
+use std::process::{Child, Command, Stdio};
+
+use leasehold_testbed::{Error, PgBouncer, Postgres, PostgresPair, Result, shared, until};
+
+mod access;
+mod faults;
 
 const MAKE: &str = "create table t (n int); insert into t values (42)";
 const READ: &str = "select n from t";
@@ -36,15 +41,31 @@ fn counts_statements_and_connections() -> Result<()> {
     assert_eq!(postgres.commands()? - before, 5);
     assert!(postgres.transactions()? > 0);
     let before = postgres.connections()?;
-    let sleeper =
-        std::process::Command::new("psql").args([&postgres.url(), "-c", "select pg_sleep(60)"]).spawn();
-    let mut sleeper = sleeper?;
+    let _sleeper = Sleeper::start(&postgres.url())?;
     until("the connection to count", || match postgres.connections()? {
         n if n == before + 1 => Ok(()),
         n => Err(Error::new(format!("{n}"))),
+    })
+}
+
+#[test]
+fn counts_what_statements_write() -> Result<()> {
+    let postgres = Postgres::start()?;
+    postgres.sql("create table t (n int primary key, m int) with (fillfactor = 50)")?;
+    let (wal, size) = (postgres.wal()?, postgres.size_of("t")?);
+    postgres.sql("insert into t select n, 0 from generate_series(1, 1000) n")?;
+    postgres.sql("UPDATE t set m = 1 where n <= 10")?;
+    postgres.sql("delete from t where n = 1")?;
+    let update = postgres.statements("update t")?;
+    assert_eq!((update.calls, update.rows), (1, 10));
+    assert!(update.wal_records >= 10 && update.wal_bytes > 300, "{update:?}");
+    assert_eq!(postgres.statements("select nothing like this")?.calls, 0);
+    until("the rows to be counted", || match postgres.rows("t")? {
+        rows if (rows.inserted, rows.updated, rows.hot, rows.deleted) == (1000, 10, 10, 1) => Ok(()),
+        rows => Err(Error::new(format!("{rows:?}"))),
     })?;
-    sleeper.kill()?;
-    sleeper.wait()?;
+    assert!(postgres.wal()? > wal + update.wal_bytes && postgres.size_of("t")? > size);
+    assert!(postgres.size_of("t_pkey")? > 0);
     Ok(())
 }
 
@@ -85,19 +106,6 @@ fn password_tls_and_settings() -> Result<()> {
     assert_eq!(psql(&url, &ca)?.trim(), "1");
     assert!(psql(&url.replace("s3cret", "wrong"), &ca)?.contains("password authentication failed"));
     assert!(psql(&url.replace("verify-full", "disable"), &ca)?.contains("no encryption"));
-    // A certificate that nobody should trust.
-    let tls = postgres.tls().expect("it has certificates");
-    for (change, complaint) in [
-        (Tls::use_expired as fn(&Tls) -> Result<()>, "certificate verify failed"),
-        (Tls::use_wrong_host, "does not match host"),
-    ] {
-        change(tls)?;
-        postgres.launch()?;
-        until("the client to complain", || match psql(&url, &ca)? {
-            said if said.contains(complaint) => Ok(()),
-            said => Err(Error::new(said)),
-        })?;
-    }
     Ok(())
 }
 
@@ -111,6 +119,11 @@ fn pgbouncer_shares_connections() -> Result<()> {
         assert_eq!(bouncer.sql(READ)?, "42");
         assert_eq!(bouncer.commands()? - before, 1);
         assert_eq!(bouncer.connections()?, 0);
+        postgres.user("app", "hunter2")?;
+        let url = bouncer.user("app", "hunter2")?;
+        if postgres.tls().is_none() {
+            assert_eq!(psql(&url, "select current_user")?, "app");
+        }
         bouncer.kill9();
         bouncer.sql(READ).expect_err("nobody listens");
         assert_eq!(postgres.sql(READ)?, "42");
@@ -129,4 +142,43 @@ fn the_shared_one_has_a_database_for_each_test() -> Result<()> {
         std::process::Command::new("psql").args([&url, "-Atc", "select current_database()"]).output()?;
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "mine");
     Ok(())
+}
+
+/// Asks as any client would.
+fn psql(url: &str, sql: &str) -> Result<String> {
+    let output = Command::new("psql").args([url, "-Atc", sql]).output()?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
+        false => Err(Error::new(String::from_utf8_lossy(&output.stderr))),
+    }
+}
+
+/// A client in the midst of a statement.
+struct Sleeper(Option<Child>);
+
+impl Sleeper {
+    fn start(url: &str) -> Result<Self> {
+        Self::running(url, "select pg_sleep(60)")
+    }
+
+    fn running(url: &str, sql: &str) -> Result<Self> {
+        let mut command = Command::new("psql");
+        command.args([url, "-qAtc", sql]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(Self(Some(command.spawn()?)))
+    }
+
+    /// Waits until it ends, and returns what it said.
+    fn end(mut self) -> Result<String> {
+        let output = self.0.take().expect("it ends once").wait_with_output()?;
+        Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned())
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
 }
