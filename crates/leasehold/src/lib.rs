@@ -9,7 +9,7 @@
 //! use std::time::Duration;
 //! use leasehold::Locks;
 //!
-//! let locks = Locks::connect("memory:").await?;       // or `sqlite:`, a file in your state directory
+//! let locks = Locks::connect("memory:").await?;       // or `sqlite:`, a file; `redis:` and `postgres:` servers
 //!
 //! let guard = locks.lock("invoice/42").wait(Duration::from_secs(5)).acquire().await?;
 //! println!("charge with token {}", guard.token());    // the token is what makes this safe
@@ -100,6 +100,8 @@
 //! | Feature | Adds | Default |
 //! |---|---|---|
 //! | `sqlite` | the storage `sqlite:`; builds SQLite from source, which needs a C compiler | yes |
+//! | `redis` | the storages `redis:` and `redis+quorum:`, with Sentinel, Cluster and TLS | no |
+//! | `postgres` | the storage `postgres:`, also behind PgBouncer, with TLS | no |
 //!
 //! A feature only adds. A storage of your own needs none: implement [`Storage`] and pass it to [`Locks::new`].
 //!

@@ -5,11 +5,14 @@
 //! promised. The trait may still change before 1.0.
 
 mod any;
+mod finding;
 mod memory;
 mod name;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "postgres"))]
 mod net;
 mod owner;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 #[cfg(feature = "redis")]
 pub mod redis;
 #[cfg(feature = "redis")]
@@ -27,6 +30,7 @@ use std::time::Duration;
 use futures_core::Stream;
 
 pub use self::any::AnyStorage;
+pub use self::finding::Finding;
 pub use self::memory::Memory;
 pub use self::name::Name;
 pub use self::owner::Owner;

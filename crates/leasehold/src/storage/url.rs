@@ -23,6 +23,8 @@ const SCHEMES: &[(&str, Option<&str>)] = &[
     ("rediss+cluster", Some("redis")),
     ("redis+quorum", Some("redis")),
     ("rediss+quorum", Some("redis")),
+    ("postgres", Some("postgres")),
+    ("postgresql", Some("postgres")),
 ];
 
 /// What a URL names, checked as far as that goes without I/O.
@@ -34,6 +36,8 @@ pub(crate) enum Target {
     Redis(Box<super::redis::Config>),
     #[cfg(feature = "redis")]
     RedisQuorum(super::redis_quorum::Config),
+    #[cfg(feature = "postgres")]
+    Postgres(Box<super::postgres::Config>),
 }
 
 /// Reads a URL. No I/O.
@@ -54,6 +58,8 @@ pub(crate) fn parse(text: &str) -> Result<Target> {
         "redis+quorum" | "rediss+quorum" => {
             Ok(Target::RedisQuorum(super::redis_quorum::Config::from_url(scheme, &url)?))
         }
+        #[cfg(feature = "postgres")]
+        "postgres" | "postgresql" => Ok(Target::Postgres(Box::new(super::postgres::Config::from_url(url)?))),
         _ => match SCHEMES.iter().find(|(known, _)| *known == scheme) {
             Some((_, Some(feature))) => Err(Error::new(
                 ErrorKind::Unsupported,
@@ -79,6 +85,8 @@ impl Target {
             Self::RedisQuorum(config) => {
                 Ok(AnyStorage::new(super::redis_quorum::RedisQuorum::connect(config).await?))
             }
+            #[cfg(feature = "postgres")]
+            Self::Postgres(config) => Ok(AnyStorage::new(super::postgres::Postgres::connect(*config).await?)),
         }
     }
 }
@@ -88,9 +96,11 @@ pub(crate) struct Url {
     /// What stands before the `?`, percent-decoded.
     pub(crate) path: String,
     /// The same, as it was written.
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "redis", feature = "postgres"))]
     raw: String,
     options: Vec<(String, String)>,
+    /// Whether the options may be the rest of a password with a `?` in it.
+    torn: bool,
 }
 
 /// What stands between the `//` and the `?` of a URL that names servers, decoded.
@@ -104,6 +114,15 @@ pub(crate) struct Authority {
     pub(crate) path: String,
 }
 
+/// The same, with the hosts as they were written.
+#[cfg(any(feature = "redis", feature = "postgres"))]
+pub(crate) struct RawAuthority<'a> {
+    pub(crate) user: Option<String>,
+    pub(crate) password: Option<String>,
+    pub(crate) hosts: &'a str,
+    pub(crate) path: String,
+}
+
 impl Url {
     pub(crate) fn parse(rest: &str) -> Result<Self> {
         let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -114,25 +133,31 @@ impl Url {
         });
         Ok(Self {
             path: decode(path)?,
-            #[cfg(feature = "redis")]
+            #[cfg(any(feature = "redis", feature = "postgres"))]
             raw: path.to_owned(),
             options: options.collect::<Result<_>>()?,
+            torn: query.contains('@') && !path.contains('@'),
         })
     }
 
     /// Reads `//[user[:password]@]host[:port][,host[:port]…][/path]`. The text of an error repeats none of it.
     #[cfg(feature = "redis")]
     pub(crate) fn authority(&self) -> Result<Authority> {
-        let shape = "`//[user[:password]@]host[:port][,…][/path]`";
-        let wrong = |what: &str| {
-            let text = "the URL is not of that shape; write special characters as %XX";
-            Error::invalid(format!("{text} wrong=`{what}` valid={shape}"))
-        };
-        let rest = self.raw.strip_prefix("//").ok_or_else(|| wrong("no `//`"))?;
+        let RawAuthority { user, password, hosts, path } = self.raw_authority()?;
+        let hosts = hosts
+            .split(',')
+            .map(|host| host_and_port(host).ok_or_else(|| wrong_authority("a host or its port")));
+        Ok(Authority { user, password, hosts: hosts.collect::<Result<_>>()?, path })
+    }
+
+    /// Reads the same, but leaves the hosts to who knows what they may be.
+    #[cfg(any(feature = "redis", feature = "postgres"))]
+    pub(crate) fn raw_authority(&self) -> Result<RawAuthority<'_>> {
+        let rest = self.raw.strip_prefix("//").ok_or_else(|| wrong_authority("no `//`"))?;
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         // A `/` in a password ends the authority early, and what follows would be shown as a path.
         if path.contains('@') {
-            return Err(wrong("an `@` after the first `/`"));
+            return Err(wrong_authority("an `@` after the first `/`"));
         }
         let (login, hosts) = match authority.rsplit_once('@') {
             Some((login, hosts)) => (Some(login), hosts),
@@ -144,14 +169,12 @@ impl Url {
                 None => (None, None),
             };
         if [user, password].into_iter().flatten().any(|text| text.contains(['@', ':'])) {
-            return Err(wrong("the user or the password"));
+            return Err(wrong_authority("the user or the password"));
         }
-        let hosts =
-            hosts.split(',').map(|host| host_and_port(host).ok_or_else(|| wrong("a host or its port")));
-        Ok(Authority {
+        Ok(RawAuthority {
             user: user.map(decode).transpose()?,
             password: password.map(decode).transpose()?,
-            hosts: hosts.collect::<Result<_>>()?,
+            hosts,
             path: decode(path)?,
         })
     }
@@ -164,20 +187,32 @@ impl Url {
     ) -> Result<()> {
         let valid = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         for (i, (key, value)) in self.options.iter().enumerate() {
-            let key_shown = key.escape_debug();
             if !known.contains(&key.as_str()) {
+                if self.torn {
+                    return Err(Error::invalid(format!(
+                        "unknown option in the URL, or a `?` in its password, which is written %3F valid=`{valid}`"
+                    )));
+                }
                 return Err(Error::invalid(format!(
-                    "unknown option in the URL option=`{key_shown}` valid=`{valid}`"
+                    "unknown option in the URL option=`{}` valid=`{valid}`",
+                    key.escape_debug()
                 )));
             }
             if self.options.iter().skip(i + 1).any(|(other, _)| other == key) {
                 return Err(Error::invalid(format!(
-                    "option given twice in the URL option=`{key_shown}` valid=`{valid}`"
+                    "option given twice in the URL option=`{key}` valid=`{valid}`"
                 )));
             }
             set(key, value)?;
         }
         Ok(())
+    }
+
+    /// Takes an option out, so that [`Url::options`] does not see it.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn take(&mut self, name: &str) -> Option<String> {
+        let at = self.options.iter().position(|(key, _)| key == name)?;
+        Some(self.options.remove(at).1)
     }
 }
 
@@ -185,6 +220,14 @@ impl fmt::Debug for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Url")
     }
+}
+
+/// Says what is wrong with what stands before the options, and repeats none of it.
+#[cfg(any(feature = "redis", feature = "postgres"))]
+pub(crate) fn wrong_authority(what: &str) -> Error {
+    let shape = "`//[user[:password]@]host[:port][,…][/path]`";
+    let text = "the URL is not of that shape; write special characters as %XX";
+    Error::invalid(format!("{text} wrong=`{what}` valid={shape}"))
 }
 
 /// Reads `host`, `host:port`, `[v6]` or `[v6]:port`.
@@ -233,13 +276,13 @@ pub(crate) fn duration(option: &str, value: &str) -> Result<Duration> {
 }
 
 /// Says what would have been understood.
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "redis", feature = "postgres"))]
 pub(crate) fn bad_value(option: &str, value: &str, valid: &str) -> Error {
     let value = value.escape_debug();
     Error::invalid(format!("unknown value in the URL option=`{option}` value=`{value}` valid=`{valid}`"))
 }
 
-fn decode(text: &str) -> Result<String> {
+pub(crate) fn decode(text: &str) -> Result<String> {
     let decoded = percent_decode_str(text).decode_utf8();
     decoded.map(Into::into).map_err(|_| Error::invalid("the URL is not UTF-8 after percent-decoding"))
 }

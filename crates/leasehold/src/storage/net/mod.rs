@@ -1,6 +1,8 @@
 //! What the storages over a network have in common: a connection that is opened again, TLS, the server's clock.
+#![cfg_attr(not(feature = "redis"), expect(dead_code, reason = "some of it only the Redis storages need"))]
 
 pub(in crate::storage) mod clock;
+pub(in crate::storage) mod hints;
 pub(in crate::storage) mod pulse;
 pub(in crate::storage) mod server;
 pub(in crate::storage) mod tls;

@@ -10,12 +10,16 @@ pub(in crate::storage) struct Pulse {
     broken: AtomicBool,
     /// When the last answer came, in nanoseconds.
     heard: AtomicU64,
+    /// Whether nothing may be asked while an answer is owed.
+    single: bool,
 }
 
 impl Pulse {
-    /// Of a connection on which something was just heard.
-    pub(in crate::storage) fn new(clock: &Clock, heard: Moment) -> Self {
-        Self { clock: clock.clone(), broken: AtomicBool::new(false), heard: AtomicU64::new(heard.as_nanos()) }
+    /// Of a connection on which something was just heard. `single` if an answer that nobody awaits any more would be
+    /// in the way of the next.
+    pub(in crate::storage) fn new(clock: &Clock, heard: Moment, single: bool) -> Self {
+        let (clock, heard) = (clock.clone(), AtomicU64::new(heard.as_nanos()));
+        Self { clock, broken: AtomicBool::new(false), heard, single }
     }
 
     /// Takes the connection out of use: the next call opens another.
@@ -29,7 +33,7 @@ impl Pulse {
 
     /// Begins to ask something.
     pub(in crate::storage) fn ask(&self) -> Asking<'_> {
-        Asking { pulse: self, since: self.clock.now() }
+        Asking { pulse: self, since: self.clock.now(), is_answered: false }
     }
 }
 
@@ -37,17 +41,20 @@ impl Pulse {
 pub(in crate::storage) struct Asking<'a> {
     pulse: &'a Pulse,
     since: Moment,
+    is_answered: bool,
 }
 
 impl Asking<'_> {
-    pub(in crate::storage) fn answered(self) {
+    pub(in crate::storage) fn answered(mut self) {
+        self.is_answered = true;
         self.pulse.heard.store(self.pulse.clock.now().as_nanos(), Ordering::Relaxed);
     }
 }
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        if self.pulse.heard.load(Ordering::Relaxed) < self.since.as_nanos() {
+        let silent = || self.pulse.heard.load(Ordering::Relaxed) < self.since.as_nanos();
+        if !self.is_answered && (self.pulse.single || silent()) {
             self.pulse.give_up();
         }
     }

@@ -1,19 +1,27 @@
 //! TLS to a server, with the same options whatever the storage.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+#[cfg(feature = "redis")]
+use std::path::PathBuf;
 use std::sync::Arc;
 
+#[cfg(feature = "redis")]
+use rustls::DEFAULT_VERSIONS;
+#[cfg(feature = "redis")]
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, SupportedProtocolVersion};
+#[cfg(feature = "redis")]
 use tokio_rustls::TlsConnector;
 
 use crate::error::{Error, ErrorKind, Result};
 
 /// Says whom to trust, and who we are.
+#[cfg(feature = "redis")]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tls {
     /// A PEM file of the authorities to trust, instead of the system's.
@@ -26,59 +34,83 @@ pub(crate) struct Tls {
     pub(crate) insecure: bool,
 }
 
+#[cfg(feature = "redis")]
 impl Tls {
     /// The URL options that this reads.
     pub(crate) const OPTIONS: [&str; 4] = ["ca", "cert", "key", "insecure"];
 
     /// Reads the files.
     pub(crate) fn connector(&self) -> Result<TlsConnector> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(|e| invalid("TLS cannot be set up here", None).with_source(e))?;
-        let builder = if self.insecure {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+        let verifier: Arc<dyn ServerCertVerifier> = if self.insecure {
+            Arc::new(Anybody::new())
         } else {
-            builder.with_root_certificates(self.roots()?)
+            let roots = roots("ca", self.ca.as_deref())?;
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+                .build()
+                .map_err(|e| invalid("the authorities to trust cannot be used", None).with_source(e))?
         };
-        let config = match (&self.cert, &self.key) {
-            (None, None) => builder.with_no_client_auth(),
-            (Some(cert), Some(key)) => {
-                let key_der = PrivateKeyDer::from_pem_file(key).map_err(|e| unreadable("key", key, e))?;
-                builder.with_client_auth_cert(certificates("cert", cert)?, key_der).map_err(|e| {
-                    invalid("the certificate and the key of the URL do not fit each other", Some(key))
-                        .with_source(e)
-                })?
-            }
+        let identity = match (&self.cert, &self.key) {
+            (None, None) => None,
+            (Some(cert), Some(key)) => Some((("cert", cert.as_path()), ("key", key.as_path()))),
             _ => return Err(invalid("a client certificate needs both options, `cert` and `key`", None)),
         };
-        Ok(TlsConnector::from(Arc::new(config)))
-    }
-
-    fn roots(&self) -> Result<RootCertStore> {
-        let mut roots = RootCertStore::empty();
-        if let Some(ca) = &self.ca {
-            for certificate in certificates("ca", ca)? {
-                roots.add(certificate).map_err(|e| unreadable("ca", ca, e))?;
-            }
-            return Ok(roots);
-        }
-        let system = rustls_native_certs::load_native_certs();
-        let (added, _ignored) = roots.add_parsable_certificates(system.certs);
-        if added == 0 {
-            let text = "this machine knows no authority to trust; name one with the URL option `ca`";
-            return Err(Error::new(ErrorKind::Unsupported, text));
-        }
-        Ok(roots)
+        Ok(TlsConnector::from(Arc::new(client(DEFAULT_VERSIONS, verifier, identity)?)))
     }
 }
 
-fn certificates(option: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+/// A file, and the URL option that names it.
+pub(crate) type Named<'a> = (&'a str, &'a Path);
+
+/// Puts a client together. It is `identity`, a certificate and its key, to a server that asks.
+pub(crate) fn client(
+    versions: &[&'static SupportedProtocolVersion],
+    verifier: Arc<dyn ServerCertVerifier>,
+    identity: Option<(Named<'_>, Named<'_>)>,
+) -> Result<ClientConfig> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(versions)
+        .map_err(|e| invalid("TLS cannot be set up here", None).with_source(e))?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    let Some((cert, (option, key))) = identity else { return Ok(builder.with_no_client_auth()) };
+    let key_der = PrivateKeyDer::from_pem_file(key).map_err(|e| unreadable(option, key, e))?;
+    builder.with_client_auth_cert(certificates(cert)?, key_der).map_err(|e| {
+        invalid("the certificate and the key of the URL do not fit each other", Some(key)).with_source(e)
+    })
+}
+
+/// `ring`, whatever else the process uses.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// Reads the authorities to trust: those of the file, or else the system's. `option` names or would name it.
+pub(crate) fn roots(option: &str, ca: Option<&Path>) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    if let Some(ca) = ca {
+        for certificate in certificates((option, ca))? {
+            roots.add(certificate).map_err(|e| unreadable(option, ca, e))?;
+        }
+        return Ok(roots);
+    }
+    let system = rustls_native_certs::load_native_certs();
+    let (added, _ignored) = roots.add_parsable_certificates(system.certs);
+    if added == 0 {
+        let text =
+            format!("this machine knows no authority to trust; name one with the URL option `{option}`");
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
+    Ok(roots)
+}
+
+/// Reads the certificates of a file; at least one.
+pub(crate) fn certificates((option, path): Named<'_>) -> Result<Vec<CertificateDer<'static>>> {
     let certificates =
         CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>);
     match certificates {
         Ok(none) if none.is_empty() => {
-            Err(invalid("there is no certificate in the file of the URL option `ca` or `cert`", Some(path)))
+            let text = format!("there is no certificate in the file of the URL option `{option}`");
+            Err(invalid(&text, Some(path)))
         }
         Ok(some) => Ok(some),
         Err(e) => Err(unreadable(option, path, e)),
@@ -98,7 +130,13 @@ fn invalid(text: &str, path: Option<&Path>) -> Error {
 
 /// Accepts every certificate, but checks that the server has its key.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+pub(crate) struct Anybody(Arc<CryptoProvider>);
+
+impl Anybody {
+    pub(crate) fn new() -> Self {
+        Self(provider())
+    }
+}
 
 impl ServerCertVerifier for Anybody {
     fn verify_server_cert(

@@ -20,13 +20,13 @@ use super::Primary;
 use super::answers::explain;
 use super::config::{Config, Place};
 use super::connect::{Connector, Opened};
-use super::findings::Finding;
-use super::hints::Hinter;
 use super::keys::SLOTS;
 use super::link::{Link, Server};
 use super::slots::{self, Told};
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, ErrorKind, Result};
+use crate::storage::Finding;
+use crate::storage::net::hints::Hinter;
 use crate::storage::{Guarantees, Hint, Name, Owner};
 
 /// The primaries of a Cluster, and who of them serves which slot.

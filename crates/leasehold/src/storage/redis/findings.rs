@@ -3,33 +3,12 @@
 use super::config::{Config, Servers};
 use super::facts::Facts;
 use super::link::Link;
-
-/// One thing that was found out about a server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Finding {
-    /// What it is about, in a word.
-    pub about: &'static str,
-    /// What was found, and what to do where that falls short.
-    pub detail: String,
-    /// Whether it is as it should be.
-    pub good: bool,
-}
+use crate::storage::Finding;
 
 /// The first versions of each branch in which no script is known to break out of the interpreter: CVE-2025-49844,
 /// CVE-2025-46817 and CVE-2025-46818, and with them the older CVE-2024-46981. Every later branch began without.
 const MENDED_REDIS: &[[u32; 3]] = &[[6, 2, 20], [7, 2, 11], [7, 4, 6], [8, 0, 4], [8, 2, 2]];
 const MENDED_VALKEY: &[[u32; 3]] = &[[7, 2, 11], [8, 0, 6], [8, 1, 4]];
-
-impl Finding {
-    fn good(about: &'static str, detail: impl Into<String>) -> Self {
-        Self { about, detail: detail.into(), good: true }
-    }
-
-    pub(in crate::storage) fn bad(about: &'static str, detail: impl Into<String>) -> Self {
-        Self { about, detail: detail.into(), good: false }
-    }
-}
 
 impl Link {
     pub(in crate::storage) fn findings(&self, config: &Config) -> Vec<Finding> {

@@ -2,15 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use futures_core::Stream;
-use futures_util::stream;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, PushInfo, PushKind, RedisResult, Value, cmd};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 
 use super::answers::{Remedy, remedy};
 use super::cluster::{Cluster, Node};
@@ -20,17 +16,8 @@ use super::link::Server;
 use super::slots::text;
 use super::{Primary, Reach};
 use crate::error::Result;
-use crate::storage::{Hint, Name};
-
-/// What the storage and its listener share.
-pub(in crate::storage) struct Hinter {
-    sender: mpsc::UnboundedSender<Hint>,
-    /// Whether the subscription stands.
-    listening: AtomicBool,
-    watched: watch::Sender<Vec<Name>>,
-    /// Counts the times that a key may have moved to another node.
-    moves: watch::Sender<u64>,
-}
+use crate::storage::net::hints::{HEARTBEAT, Hinter, LONGEST_PAUSE, Pauses, Task};
+use crate::storage::{Hint, Name, net};
 
 /// Listens until it is dropped.
 pub(in crate::storage) struct Listener {
@@ -39,38 +26,6 @@ pub(in crate::storage) struct Listener {
     pub(super) channel: String,
     pub(super) hinter: Arc<Hinter>,
     pub(super) received: mpsc::UnboundedReceiver<Hint>,
-}
-
-/// How often a silent connection is asked for a sign of life, and how long that may take.
-const HEARTBEAT: Duration = Duration::from_secs(2);
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_millis(750);
-
-impl Hinter {
-    pub(in crate::storage) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<Hint>) {
-        let (sender, received) = mpsc::unbounded_channel();
-        let (watched, _) = watch::channel(Vec::new());
-        let moves = watch::channel(0).0;
-        (Arc::new(Self { sender, listening: AtomicBool::new(false), watched, moves }), received)
-    }
-
-    pub(in crate::storage) fn send(&self, hint: Hint) {
-        // Nobody listens: nobody waits.
-        let _ = self.sender.send(hint);
-    }
-
-    pub(in crate::storage) fn is_listening(&self) -> bool {
-        self.listening.load(Ordering::Relaxed)
-    }
-
-    /// A key may have moved to another node.
-    pub(in crate::storage) fn moved(&self) {
-        self.moves.send_modify(|moves| *moves += 1);
-    }
-
-    pub(in crate::storage) fn watch(&self, names: &[Name]) {
-        self.watched.send_replace(names.to_vec());
-    }
 }
 
 impl Listener {
@@ -87,32 +42,8 @@ impl Listener {
     }
 
     pub(in crate::storage) fn stream(self) -> impl Stream<Item = Hint> + Send + 'static {
-        stream::unfold(Stage::New(Box::new(self)), async |stage| {
-            let (mut received, task) = match stage {
-                Stage::New(listener) => listener.start(),
-                Stage::Running(received, task) => (received, task),
-            };
-            let hint = received.recv().await?;
-            Some((hint, Stage::Running(received, task)))
-        })
-    }
-
-    fn start(self) -> (mpsc::UnboundedReceiver<Hint>, Task) {
         let Self { reach, keys, channel, hinter, received } = self;
-        (received, Task(tokio::spawn(listen(reach, keys, channel, hinter))))
-    }
-}
-
-enum Stage {
-    New(Box<Listener>),
-    Running(mpsc::UnboundedReceiver<Hint>, Task),
-}
-
-struct Task(JoinHandle<()>);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
+        net::hints::stream(received, move || listen(reach, keys, channel, hinter))
     }
 }
 
@@ -123,15 +54,11 @@ async fn listen(reach: Reach, keys: Keys, channel: String, hinter: Arc<Hinter>) 
             Some(Task(tokio::spawn(watch_nodes(Arc::clone(cluster), keys.clone(), Arc::clone(&hinter)))))
         }
     };
-    let mut pause = FIRST_PAUSE;
+    let mut pauses = Pauses::new();
     loop {
         // A failure needs no word here: waiters ask again by themselves, and whoever calls is told why it fails.
-        if listen_once(&reach, &keys, &channel, &hinter).await.is_ok_and(|stood| stood) {
-            pause = FIRST_PAUSE;
-        }
-        hinter.listening.store(false, Ordering::Relaxed);
-        tokio::time::sleep(pause).await;
-        pause = std::cmp::min(pause * 2, LONGEST_PAUSE);
+        let stood = listen_once(&reach, &keys, &channel, &hinter).await.is_ok_and(|stood| stood);
+        pauses.pause(&hinter, stood).await;
     }
 }
 
@@ -148,11 +75,9 @@ async fn listen_once(reach: &Reach, keys: &Keys, channel: &str, hinter: &Hinter)
     if !matches!(tokio::time::timeout(HEARTBEAT, connection.subscribe(channel)).await, Ok(Ok(()))) {
         return Ok(false);
     }
-    hinter.listening.store(true, Ordering::Relaxed);
-    let restarted = server.saw(&facts.identity);
-    hinter.send(if restarted { Hint::Restarted } else { Hint::Any });
+    hinter.subscribed(server.saw(&facts.identity));
     match reach {
-        Reach::One(_) => attend(connection, pushed, keys, hinter, hinter.watched.subscribe(), None).await,
+        Reach::One(_) => attend(connection, pushed, keys, hinter, hinter.watched(), None).await,
         Reach::Cluster(cluster) => {
             // Watched names are asked for at their own nodes.
             let (_nothing, nothing) = watch::channel(Vec::new());
@@ -164,7 +89,7 @@ async fn listen_once(reach: &Reach, keys: &Keys, channel: &str, hinter: &Hinter)
 
 /// Keeps one connection to each node that serves a watched name, and none to others: a node tells of its own keys only.
 async fn watch_nodes(cluster: Arc<Cluster>, keys: Keys, hinter: Arc<Hinter>) {
-    let (mut names, mut moves) = (hinter.watched.subscribe(), hinter.moves.subscribe());
+    let (mut names, mut moves) = (hinter.watched(), hinter.moves());
     names.mark_changed();
     let mut watches: HashMap<String, (watch::Sender<Vec<Name>>, Task)> = HashMap::new();
     loop {

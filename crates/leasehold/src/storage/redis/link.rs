@@ -40,7 +40,7 @@ impl Connect for Connector {
             facts,
             place: place.to_string(),
             opened: answered,
-            pulse: Pulse::new(&Clock::boot(), answered),
+            pulse: Pulse::new(&Clock::boot(), answered, false),
         })
     }
 

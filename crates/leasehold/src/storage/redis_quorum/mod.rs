@@ -22,9 +22,10 @@ use self::ballot::{majority, undecided};
 pub use self::config::Config;
 use self::node::{Identities, Node};
 use self::nodes::{LONGEST, Nodes};
+use super::net::hints::Hinter;
 use super::redis::Finding;
 use super::redis::connect::{Connector, LIMIT};
-use super::redis::hints::{Hinter, Listener};
+use super::redis::hints::Listener;
 use super::redis::link::{Link, Server};
 use super::redis::list::page;
 use super::{

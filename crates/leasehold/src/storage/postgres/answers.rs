@@ -1,0 +1,165 @@
+//! What an error of the server, or of the way to it, means for the caller.
+
+use tokio_postgres::error::{Error as PgError, SqlState};
+
+use crate::error::{Error, ErrorKind};
+
+/// What to do about an error before anybody is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Remedy {
+    /// Nothing has happened: send the same again.
+    Again,
+    /// Send the same again without a prepared statement: somebody else answers than who has prepared it.
+    Unprepared,
+    /// Tell the caller, and connect again before the next call.
+    Reconnect,
+    /// Tell the caller, who may ask again.
+    None,
+}
+
+/// Every state that says more than that something is wrong: what to do, of what kind it is, what it means.
+const TABLE: &[(&str, Remedy, ErrorKind, &str)] = &[
+    ("40001", Remedy::Again, ErrorKind::Unavailable, "other transactions keep changing the same; retry"),
+    (
+        "40P01",
+        Remedy::Again,
+        ErrorKind::Unavailable,
+        "other transactions lock the same in another order; retry",
+    ),
+    (
+        "26000",
+        Remedy::Unprepared,
+        ErrorKind::Unavailable,
+        "the server has forgotten a prepared statement; retry",
+    ),
+    ("42P05", Remedy::Unprepared, ErrorKind::Unavailable, "a pooler mixes up prepared statements; retry"),
+    (
+        "0A000",
+        Remedy::Unprepared,
+        ErrorKind::Unsupported,
+        "the server cannot do that; see the versions that are tested",
+    ),
+    (
+        "25006",
+        Remedy::Reconnect,
+        ErrorKind::Unavailable,
+        "the server does not write now (a standby, or `default_transaction_read_only`); retry when it does",
+    ),
+    (
+        "28P01",
+        Remedy::Reconnect,
+        ErrorKind::Invalid,
+        "the server refuses this user or password; check the URL",
+    ),
+    (
+        "28000",
+        Remedy::Reconnect,
+        ErrorKind::Invalid,
+        "the server refuses this user here (`pg_hba.conf`); check the URL and the server",
+    ),
+    ("3D000", Remedy::Reconnect, ErrorKind::Invalid, "there is no such database; check the URL"),
+    (
+        "42501",
+        Remedy::None,
+        ErrorKind::Unsupported,
+        "the user may not do that; give it the rights that `leasehold doctor --sql` prints",
+    ),
+    (
+        "42P01",
+        Remedy::Reconnect,
+        ErrorKind::Unavailable,
+        "a table of the locks is gone; retry, and it is made again if the user may",
+    ),
+    (
+        "3F000",
+        Remedy::Reconnect,
+        ErrorKind::Unavailable,
+        "the schema of the locks is gone; retry, and it is made again if the user may",
+    ),
+    (
+        "42703",
+        Remedy::Reconnect,
+        ErrorKind::Unsupported,
+        "a table has that name, and is not one of ours; name another by the URL option `table`",
+    ),
+    ("53100", Remedy::None, ErrorKind::Unavailable, "the server's disk is full; free some and retry"),
+    ("53200", Remedy::None, ErrorKind::Unavailable, "the server's memory is full; free some and retry"),
+    (
+        "53300",
+        Remedy::Reconnect,
+        ErrorKind::Unavailable,
+        "the server has no connection left (`max_connections`, or the role's limit); retry",
+    ),
+    ("55P03", Remedy::None, ErrorKind::Unavailable, "somebody locks the table; retry"),
+    (
+        "57014",
+        Remedy::None,
+        ErrorKind::Unavailable,
+        "the statement was cancelled (`statement_timeout`, or by somebody); retry",
+    ),
+    (
+        "57P01",
+        Remedy::Reconnect,
+        ErrorKind::Unavailable,
+        "the server or somebody ended the connection; retry",
+    ),
+    ("57P02", Remedy::Reconnect, ErrorKind::Unavailable, "the server crashed and recovers; retry"),
+    ("57P03", Remedy::Reconnect, ErrorKind::Unavailable, "the server is starting or stopping; retry"),
+    ("57P05", Remedy::Reconnect, ErrorKind::Unavailable, "the server ended an idle connection; retry"),
+    (
+        "22P05",
+        Remedy::None,
+        ErrorKind::Unsupported,
+        "the database's encoding has no such character; use a database in UTF8, or another name",
+    ),
+    (
+        "22021",
+        Remedy::None,
+        ErrorKind::Unsupported,
+        "the database's encoding has no such character; use a database in UTF8, or another name",
+    ),
+];
+
+/// Says what to do about an error.
+pub(super) fn remedy(error: &PgError) -> Remedy {
+    match error.code() {
+        Some(code) => match row(code) {
+            Some(row) => row.1,
+            None if is_of_connection(code) => Remedy::Reconnect,
+            None => Remedy::None,
+        },
+        None => Remedy::Reconnect,
+    }
+}
+
+/// Says what an error means. The server's own words are left out where they may repeat what was sent.
+pub(super) fn explain(error: &PgError, place: &str) -> Error {
+    let Some(code) = error.code() else {
+        let text = "the connection to the server broke; retry";
+        return Error::new(ErrorKind::Unavailable, format!("{text} server=`{place}`"));
+    };
+    let (kind, text) = match row(code) {
+        Some(row) => (row.2, row.3),
+        None if is_of_connection(code) || is_passing(code) => {
+            (ErrorKind::Unavailable, "the server cannot do it now; retry")
+        }
+        None => (ErrorKind::Internal, "the server refused a statement"),
+    };
+    let said = error.as_db_error().map(|error| error.message()).unwrap_or_default();
+    let said = said.escape_debug();
+    Error::new(kind, format!("{text} server=`{place}` code=`{}` said=`{said}`", code.code()))
+}
+
+fn row(code: &SqlState) -> Option<&'static (&'static str, Remedy, ErrorKind, &'static str)> {
+    TABLE.iter().find(|row| row.0 == code.code())
+}
+
+/// Class 08: connection exceptions.
+fn is_of_connection(code: &SqlState) -> bool {
+    code.code().starts_with("08")
+}
+
+/// Classes that pass: transactions rolled back, resources, objects in use, operators, the system, deep trouble.
+fn is_passing(code: &SqlState) -> bool {
+    ["25", "40", "53", "54", "55", "57", "58", "XX"].iter().any(|class| code.code().starts_with(class))
+}

@@ -1,0 +1,556 @@
+//! Claims as the statements want them, and their answers as the engine wants them.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use tokio_postgres::Row;
+use tokio_postgres::types::FromSql;
+use uuid::Uuid;
+
+use super::link::{Link, Params, Server};
+use super::statements::Verb;
+use crate::clock::Moment;
+use crate::error::{Error, ErrorKind, Result};
+use crate::storage::{Acquire, Claim, Holder, Name, Owner, Release, Renew, Token};
+
+/// What a batch's statements need besides the claims.
+#[derive(Clone, Copy)]
+pub(super) struct Around<'a> {
+    /// The option `prefix`.
+    pub(super) space: &'a str,
+    /// This client's id.
+    pub(super) client: &'a str,
+    /// The same as a number: its advisory lock.
+    pub(super) key: i64,
+    /// Whether this client's channel is listened to.
+    pub(super) listening: bool,
+}
+
+/// When to ask again for a lock whose row somebody else has locked.
+const RACED: Duration = Duration::from_millis(20);
+/// Without notifications the first of the queue asks again after an eighth of the time that it has waited, within these.
+const HEAD: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
+/// And the others.
+const BEHIND: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+
+/// What the statements say to one claim.
+struct Asked {
+    answer: Result<Acquire>,
+    /// Another transaction had the row, or it has changed since.
+    raced: bool,
+    /// It entered the queue just now.
+    entered: bool,
+    /// The owner holds, with this token: it asks again.
+    mine: Option<Token>,
+    /// The lease lasts longer than it can: the server's clock was set back.
+    overlong: bool,
+    observed: bool,
+}
+
+pub(super) async fn acquire(
+    server: &Server,
+    link: &Link,
+    around: Around<'_>,
+    claims: &[Claim],
+    sent: Moment,
+) -> Result<Vec<Result<Acquire>>> {
+    let mut answers: Vec<Option<Asked>> = claims.iter().map(|_| None).collect();
+    if !link.is_crowded() {
+        grant(server, link, around, claims, sent, &mut answers).await?;
+    }
+    let rest = (0..claims.len()).filter(|i| answers[*i].is_none()).collect();
+    settle(server, link, around, claims, sent, rest, &mut answers).await;
+    // The lock may have become free after the statement looked, and before others could see the new entry; then nobody
+    // will tell. A look at a time when they can see it finds that out.
+    let entered = places(&answers, |asked| asked.entered && !asked.raced);
+    let mut again = places(&answers, |asked| asked.raced);
+    match look(link, around, claims, &entered).await {
+        Ok(free) => again.extend(free),
+        Err(error) => fail(&mut answers, &entered, &error),
+    }
+    settle(server, link, around, claims, sent, again, &mut answers).await;
+    aftermath(link, around, claims, &answers).await;
+    let unanswered = || Err(link.senseless());
+    Ok(answers.into_iter().map(|asked| asked.map_or_else(unanswered, |asked| asked.answer)).collect())
+}
+
+/// The places of those that are so.
+fn places(answers: &[Option<Asked>], wanted: fn(&Asked) -> bool) -> Vec<usize> {
+    let all = answers.iter().enumerate();
+    all.filter(|(_, asked)| asked.as_ref().is_some_and(wanted)).map(|(i, _)| i).collect()
+}
+
+fn fail(answers: &mut [Option<Asked>], places: &[usize], error: &Error) {
+    for i in places {
+        answers[*i] = Some(Asked::plain(Err(error.clone())));
+    }
+}
+
+impl Asked {
+    fn plain(answer: Result<Acquire>) -> Self {
+        Self { answer, raced: false, entered: false, mine: None, overlong: false, observed: false }
+    }
+}
+
+/// Grants what can be granted where nobody waits.
+async fn grant(
+    server: &Server,
+    link: &Link,
+    around: Around<'_>,
+    claims: &[Claim],
+    sent: Moment,
+    answers: &mut [Option<Asked>],
+) -> Result<()> {
+    let all: Vec<_> = claims.iter().collect();
+    let (names, owners, ttls) = (names(&all), owners(&all), ttls(&all));
+    let (kinds, labels, limits) = (kinds(&all), labels(&all), limits(server, &all, sent));
+    let Around { space, client, key, .. } = around;
+    let params: Params<'_> = &[&space, &client, &key, &names, &kinds, &owners, &ttls, &limits, &labels];
+    let rows = link.ask(Verb::Grant, params).await?;
+    let first = rows.first().ok_or_else(|| link.senseless())?;
+    learn(server, link, first, sent)?;
+    link.set_crowded(Columns(first, link).get("any_waiter")?);
+    for row in &rows {
+        let row = Columns(row, link);
+        let (Some(i), Some(token)) = (row.get::<Option<i64>>("i")?, row.get("token")?) else { continue };
+        let place = usize::try_from(i).ok().and_then(|i| i.checked_sub(1));
+        let place = place.filter(|place| *place < claims.len()).ok_or_else(|| link.senseless())?;
+        let answer = Ok(Acquire::Granted { token: read_token(link, token)?, ttl: claims[place].ttl });
+        answers[place] = Some(Asked::plain(answer));
+    }
+    Ok(())
+}
+
+/// Asks for the claims at these places, whatever is to be done about each.
+async fn settle(
+    server: &Server,
+    link: &Link,
+    around: Around<'_>,
+    claims: &[Claim],
+    sent: Moment,
+    places: Vec<usize>,
+    answers: &mut [Option<Asked>],
+) {
+    if places.is_empty() {
+        return;
+    }
+    let some: Vec<_> = places.iter().map(|i| &claims[*i]).collect();
+    match ask_and_repeat(server, link, around, &some, sent).await {
+        Ok(asked) => places.into_iter().zip(asked).for_each(|(i, asked)| answers[i] = Some(asked)),
+        Err(error) => fail(answers, &places, &error),
+    }
+}
+
+/// Asks; those who turn out to hold get a full TTL from now, and the same token.
+async fn ask_and_repeat(
+    server: &Server,
+    link: &Link,
+    around: Around<'_>,
+    claims: &[&Claim],
+    sent: Moment,
+) -> Result<Vec<Asked>> {
+    let mut asked = ask(server, link, around, claims, sent).await?;
+    let mine: Vec<_> = asked.iter().enumerate().filter_map(|(i, asked)| Some((i, asked.mine?))).collect();
+    if mine.is_empty() {
+        return Ok(asked);
+    }
+    let again: Vec<_> = mine.iter().map(|(i, _)| Claim { shorten: false, ..claims[*i].clone() }).collect();
+    let renewed = renew(server, link, around, &again, sent).await?;
+    for ((i, token), renewed) in mine.into_iter().zip(renewed) {
+        asked[i].raced = matches!(renewed, Ok(Renew::NotHeld));
+        asked[i].answer = match renewed {
+            Ok(Renew::Renewed { ttl }) => Ok(Acquire::Granted { token, ttl }),
+            Ok(Renew::NotHeld) => Err(locked(&claims[i].name)),
+            Err(error) => Err(error),
+        };
+    }
+    Ok(asked)
+}
+
+/// Does what nobody waits for: what becomes of it is found out by looking, too.
+async fn aftermath(link: &Link, around: Around<'_>, claims: &[Claim], answers: &[Option<Asked>]) {
+    for (verb, wanted) in [
+        (Verb::Pass, (|asked| asked.observed) as fn(&Asked) -> bool),
+        (Verb::Shorten, |asked| asked.overlong),
+    ] {
+        let some = claims.iter().zip(answers).filter(|(_, asked)| asked.as_ref().is_some_and(wanted));
+        let names: Vec<_> = some.map(|(claim, _)| claim.name.as_str()).collect();
+        if !names.is_empty() {
+            let _ = link.ask(verb, &[&around.space, &names]).await;
+        }
+    }
+}
+
+async fn ask(
+    server: &Server,
+    link: &Link,
+    around: Around<'_>,
+    claims: &[&Claim],
+    sent: Moment,
+) -> Result<Vec<Asked>> {
+    let (names, owners, ttls) = (names(claims), owners(claims), ttls(claims));
+    let (kinds, labels, limits) = (kinds(claims), labels(claims), limits(server, claims, sent));
+    let waits: Vec<_> = claims.iter().map(|claim| claim.wait).collect();
+    let Around { space, client, key, listening } = around;
+    let channel = listening.then_some(client);
+    let params: Params<'_> =
+        &[&space, &client, &key, &names, &kinds, &owners, &ttls, &limits, &waits, &labels, &channel];
+    let rows = link.ask(Verb::Acquire, params).await?;
+    heard(server, link, claims.len(), &rows, sent)?;
+    let asked = claims.iter().zip(&rows).map(|(claim, row)| asked(link, around, claim, row));
+    let asked = asked.collect::<Result<Vec<_>>>()?;
+    let any_waiter = rows.first().map_or(Ok(false), |row| Columns(row, link).get("any_waiter"))?;
+    link.set_crowded(any_waiter || asked.iter().any(|asked| asked.entered));
+    Ok(asked)
+}
+
+fn asked(link: &Link, around: Around<'_>, claim: &Claim, row: &Row) -> Result<Asked> {
+    let row = Columns(row, link);
+    let token: Option<i64> = row.get("token")?;
+    let (timely, raced): (bool, bool) = (row.get("timely")?, row.get("raced")?);
+    let waited: Option<i64> = row.get("waited")?;
+    let mut mine = None;
+    let answer = if let Some(token) = token {
+        Ok(Acquire::Granted { token: read_token(link, token)?, ttl: claim.ttl })
+    } else if !timely {
+        Err(late(&claim.name))
+    } else {
+        let holder = match row.get::<Option<Uuid>>("holder")? {
+            Some(owner) => Some(holder(&row, claim.name.clone(), owner, "held_token", "held_label", None)?),
+            None => None,
+        };
+        mine = holder.as_ref().filter(|holder| holder.owner == claim.owner).map(|holder| holder.token);
+        let remaining = holder.as_ref().map(|holder| holder.remaining);
+        let polled = waited.filter(|_| !around.listening).map(|waited| {
+            let (least, most) = if row.get("is_head").unwrap_or(false) { HEAD } else { BEHIND };
+            (micros(waited) / 8).clamp(least, most)
+        });
+        let soonest = [remaining, polled, raced.then_some(RACED)].into_iter().flatten().min();
+        Ok(Acquire::Held { holder, retry_after: soonest })
+    };
+    let (overlong, observed) = (row.get("overlong")?, row.get("observed")?);
+    Ok(Asked { answer, raced, entered: waited == Some(0), mine, overlong, observed })
+}
+
+/// Returns which of the claims at these places could be granted now.
+async fn look(link: &Link, around: Around<'_>, claims: &[Claim], places: &[usize]) -> Result<Vec<usize>> {
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
+    let some: Vec<_> = places.iter().map(|i| &claims[*i]).collect();
+    let rows = link.ask(Verb::Look, &[&around.space, &names(&some), &owners(&some)]).await?;
+    let found = rows.iter().map(|row| {
+        let i: i64 = Columns(row, link).get("i")?;
+        let i = usize::try_from(i).ok().and_then(|i| places.get(i.checked_sub(1)?));
+        i.copied().ok_or_else(|| link.senseless())
+    });
+    found.collect()
+}
+
+pub(super) async fn renew(
+    server: &Server,
+    link: &Link,
+    around: Around<'_>,
+    claims: &[Claim],
+    sent: Moment,
+) -> Result<Vec<Result<Renew>>> {
+    let once = async |verb: Verb, claims: Vec<&Claim>| {
+        let shorten: Vec<_> = claims.iter().map(|claim| claim.shorten).collect();
+        let (names, owners, ttls) = (names(&claims), owners(&claims), ttls(&claims));
+        let limits = limits(server, &claims, sent);
+        let rows = link.ask(verb, &[&around.space, &names, &owners, &ttls, &limits, &shorten]).await?;
+        heard(server, link, claims.len(), &rows, sent)?;
+        let read = |(claim, row): (&&Claim, &Row)| {
+            let row = Columns(row, link);
+            let (held, renewed): (bool, bool) = (row.get("held")?, row.get("renewed")?);
+            Ok(if renewed {
+                Some(Ok(Renew::Renewed { ttl: claim.ttl }))
+            } else if row.get("late")? {
+                Some(Err(late(&claim.name)))
+            } else if held {
+                None
+            } else {
+                Some(Ok(Renew::NotHeld))
+            })
+        };
+        claims.iter().zip(&rows).map(read).collect::<Result<Vec<_>>>()
+    };
+    let answers = once(Verb::Renew, claims.iter().collect()).await?;
+    let locked = unanswered(claims, &answers);
+    let later = if locked.is_empty() { Ok(Vec::new()) } else { once(Verb::RenewLocked, locked).await };
+    Ok(together(claims, answers, later))
+}
+
+pub(super) async fn release(
+    server: &Server,
+    link: &Link,
+    around: Around<'_>,
+    claims: &[Claim],
+    sent: Moment,
+) -> Result<Vec<Result<Release>>> {
+    let once = async |verb: Verb, claims: Vec<&Claim>| {
+        let (names, owners) = (names(&claims), owners(&claims));
+        let params: Params<'_> = &[&around.space, &around.key, &names, &owners];
+        let rows = release_and_pass(link, verb, params, &[&around.space, &names]).await?;
+        heard(server, link, claims.len(), &rows, sent)?;
+        tell(link, around, &claims, &rows).await?;
+        let read = |(claim, row): (&&Claim, &Row)| {
+            let row = Columns(row, link);
+            Ok(if row.get("locked")? {
+                None
+            } else if row.get("held")? {
+                Some(Ok(Release::Released))
+            } else if row.get("alone")? {
+                Some(Ok(Release::NotHeld))
+            } else {
+                Some(Err(under_way(&claim.name)))
+            })
+        };
+        claims.iter().zip(&rows).map(read).collect::<Result<Vec<_>>>()
+    };
+    let answers = once(Verb::Release, claims.iter().collect()).await?;
+    let locked = unanswered(claims, &answers);
+    let later = if locked.is_empty() { Ok(Vec::new()) } else { once(Verb::ReleaseLocked, locked).await };
+    Ok(together(claims, answers, later))
+}
+
+/// The claims whose rows were locked, in the order of their names: what waits for locks takes them in one order.
+fn unanswered<'a, T>(claims: &'a [Claim], answers: &[Option<T>]) -> Vec<&'a Claim> {
+    let locked = claims.iter().zip(answers).filter(|(_, answer)| answer.is_none());
+    let mut locked: Vec<_> = locked.map(|(claim, _)| claim).collect();
+    locked.sort_by(|a, b| a.name.cmp(&b.name));
+    locked
+}
+
+/// Puts the answers to what was asked later in their places.
+fn together<T>(
+    claims: &[Claim],
+    answers: Vec<Option<Result<T>>>,
+    later: Result<Vec<Option<Result<T>>>>,
+) -> Vec<Result<T>> {
+    let names = unanswered(claims, &answers).into_iter().map(|claim| &claim.name);
+    let mut later: HashMap<_, _> = match later {
+        Ok(later) => names.zip(later).collect(),
+        Err(error) => names.map(|name| (name, Some(Err(error.clone())))).collect(),
+    };
+    let answer = |(claim, answer): (&Claim, Option<Result<T>>)| {
+        let answer = answer.or_else(|| later.remove(&claim.name).flatten());
+        answer.unwrap_or_else(|| Err(locked(&claim.name)))
+    };
+    claims.iter().zip(answers).map(answer).collect()
+}
+
+/// Tells the clients of leases that were ended over another client. Each finds out when it renews, too.
+async fn tell(link: &Link, around: Around<'_>, claims: &[&Claim], rows: &[Row]) -> Result<()> {
+    let (mut clients, mut told) = (Vec::new(), Vec::new());
+    for (claim, row) in claims.iter().zip(rows) {
+        let row = Columns(row, link);
+        let client: Option<String> = row.get("client")?;
+        if let Some(client) = client.filter(|client| client != around.client)
+            && row.get("freed")?
+        {
+            clients.push(client);
+            told.push(id(claim.owner));
+        }
+    }
+    if !clients.is_empty() {
+        let _ = link.ask(Verb::Tell, &[&clients, &told]).await;
+    }
+    Ok(())
+}
+
+/// Releases, and passes the turn on in a statement of its own, since NOTIFY holds up other commits. The server executes
+/// it when the release is committed: so it sees every waiter that does not see the release.
+async fn release_and_pass(
+    link: &Link,
+    verb: Verb,
+    release: Params<'_>,
+    pass: Params<'_>,
+) -> Result<Vec<Row>> {
+    // What becomes of it is of no interest: waiters look by themselves, too.
+    let passing = || link.ask(Verb::Pass, pass);
+    if link.pooled {
+        let rows = link.ask(verb, release).await?;
+        let _ = passing().await;
+        return Ok(rows);
+    }
+    link.prepare(verb).await?;
+    link.prepare(Verb::Pass).await?;
+    let is_sent = AtomicBool::new(false);
+    let next = async {
+        is_sent.store(true, Ordering::Relaxed);
+        passing().await
+    };
+    match select(pin!(link.ask(verb, release)), pin!(next)).await {
+        Either::Left((rows, next)) => {
+            // On a busy machine the answer is there before anything is sent behind it.
+            if !is_sent.load(Ordering::Relaxed) {
+                let _ = next.await;
+            }
+            rows
+        }
+        // It overtook a release that was rolled back and sent again.
+        Either::Right((_, released)) => {
+            let rows = released.await?;
+            let _ = passing().await;
+            Ok(rows)
+        }
+    }
+}
+
+pub(super) async fn inspect(link: &Link, space: &str, name: &Name) -> Result<Option<Holder>> {
+    let rows = link.ask(Verb::Inspect, &[&space, &name.as_str()]).await?;
+    rows.first().map(|row| shown(link, row)).transpose()
+}
+
+pub(super) async fn list(
+    link: &Link,
+    space: &str,
+    prefix: &str,
+    after: Option<&Name>,
+    limit: usize,
+) -> Result<Vec<Holder>> {
+    let after = after.map(Name::as_str).filter(|after| *after >= prefix);
+    let (from, below) = (after.unwrap_or(prefix), successor(prefix));
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = link.ask(Verb::List, &[&space, &from, &after.is_some(), &below, &limit]).await?;
+    rows.iter().map(|row| shown(link, row)).collect()
+}
+
+/// The smallest text that is larger than every text that begins with `prefix`, if there is one.
+fn successor(prefix: &str) -> Option<String> {
+    let mut chars: Vec<_> = prefix.chars().collect();
+    while let Some(last) = chars.pop() {
+        // Over the gap of the surrogates, which are no characters.
+        let next = (u32::from(last) + 1..=u32::from(char::MAX)).find_map(char::from_u32);
+        if let Some(next) = next {
+            chars.push(next);
+            return Some(chars.into_iter().collect());
+        }
+    }
+    None
+}
+
+fn shown(link: &Link, row: &Row) -> Result<Holder> {
+    let row = Columns(row, link);
+    let name = Name::new(row.get::<&str>("name")?).map_err(|_| link.senseless())?;
+    let (owner, waiters) = (row.get("owner")?, row.get::<i64>("waiters")?);
+    holder(&row, name, owner, "token", "label", u64::try_from(waiters).ok())
+}
+
+fn holder(
+    row: &Columns<'_>,
+    name: Name,
+    owner: Uuid,
+    token: &str,
+    label: &str,
+    waiters: Option<u64>,
+) -> Result<Holder> {
+    let token = u64::try_from(row.get::<i64>(token)?).map_err(|_| row.1.senseless())?;
+    let remaining = micros(row.get("remaining")?);
+    Ok(Holder {
+        label: row.get::<Option<&str>>(label)?.map(Arc::from),
+        held_for: Some(micros(row.get("held_for")?)),
+        waiters,
+        ..Holder::new(name, Owner::from_bytes(owner.into_bytes()), Token::new(token), remaining)
+    })
+}
+
+/// A row, and the connection that it came from.
+struct Columns<'a>(&'a Row, &'a Link);
+
+impl<'a> Columns<'a> {
+    fn get<T: FromSql<'a>>(&self, column: &str) -> Result<T> {
+        self.0.try_get(column).map_err(|_| self.1.senseless())
+    }
+}
+
+/// Takes in what the answer tells of the server's clock; refuses an answer that is not one.
+fn heard(server: &Server, link: &Link, claims: usize, rows: &[Row], sent: Moment) -> Result<()> {
+    if rows.len() != claims {
+        return Err(link.senseless());
+    }
+    rows.first().map_or(Ok(()), |row| learn(server, link, row, sent))
+}
+
+fn learn(server: &Server, link: &Link, row: &Row, sent: Moment) -> Result<()> {
+    let now = u64::try_from(Columns(row, link).get::<i64>("now")?).map_err(|_| link.senseless())?;
+    server.time.learn(sent, server.now(), now);
+    Ok(())
+}
+
+fn read_token(link: &Link, token: i64) -> Result<Token> {
+    u64::try_from(token).map(Token::new).map_err(|_| link.senseless())
+}
+
+/// The last moments of the server's clock at which the claims may be executed, in microseconds.
+fn limits(server: &Server, claims: &[&Claim], sent: Moment) -> Vec<i64> {
+    let limit = |claim: &&Claim| server.time.not_after(sent, claim.patience).unwrap_or(0);
+    claims.iter().map(limit).map(|limit| i64::try_from(limit).unwrap_or(i64::MAX)).collect()
+}
+
+fn names<'a>(claims: &[&'a Claim]) -> Vec<&'a str> {
+    claims.iter().map(|claim| claim.name.as_str()).collect()
+}
+
+fn owners(claims: &[&Claim]) -> Vec<Uuid> {
+    claims.iter().map(|claim| id(claim.owner)).collect()
+}
+
+fn kinds(claims: &[&Claim]) -> Vec<&'static str> {
+    claims.iter().map(|claim| claim.kind.as_str()).collect()
+}
+
+fn labels<'a>(claims: &[&'a Claim]) -> Vec<Option<&'a str>> {
+    claims.iter().map(|claim| claim.label.as_deref()).collect()
+}
+
+fn ttls(claims: &[&Claim]) -> Vec<i64> {
+    claims.iter().map(|claim| i64::try_from(claim.ttl.as_micros()).unwrap_or(i64::MAX)).collect()
+}
+
+pub(super) fn id(owner: Owner) -> Uuid {
+    Uuid::from_bytes(owner.to_bytes())
+}
+
+fn micros(micros: i64) -> Duration {
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+}
+
+fn late(name: &Name) -> Error {
+    unavailable("the claim came too late and was refused; ask again", name)
+}
+
+fn locked(name: &Name) -> Error {
+    unavailable("another transaction has locked the lock's row; retry when it has ended", name)
+}
+
+/// An acquire that an earlier connection has sent is being executed or committed; what comes of it is unknown.
+fn under_way(name: &Name) -> Error {
+    unavailable("an earlier statement of this client is not finished; retry", name)
+}
+
+fn unavailable(text: &str, name: &Name) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("{text} name=`{name}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_successor_is_above_all_that_begin_so() {
+        for prefix in ["a", "shop:", "é", "z\u{10ffff}", "\u{d7ff}", "\u{7f}"] {
+            let next = successor(prefix).expect("there is one");
+            for rest in ["", "a", "\u{10ffff}\u{10ffff}"] {
+                assert!(format!("{prefix}{rest}").as_str() < next.as_str(), "{prefix:?} {rest:?} {next:?}");
+            }
+        }
+        assert_eq!(successor(""), None);
+        assert_eq!(successor("\u{10ffff}"), None);
+    }
+}

@@ -1,0 +1,244 @@
+//! A connection to the server, and what is asked on it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::{Mutex, OnceCell};
+use tokio_postgres::error::Error as PgError;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, Statement};
+
+use super::answers::{Remedy, explain, remedy};
+use super::config::Config;
+use super::connect::{Connector, Fit, Session};
+use super::facts::{Facts, Identity, senseless};
+use super::schema;
+use super::statements::{Statements, Verb};
+use crate::clock::{Clock, Moment};
+use crate::error::{Error, ErrorKind, Result};
+use crate::storage::net;
+use crate::storage::net::clock::ServerClock;
+use crate::storage::net::pulse::Pulse;
+use crate::storage::net::server::Connect;
+
+/// One server: whichever of the URL's is the primary.
+pub(super) type Server = net::server::Server<Door>;
+
+/// Knows where the primary may be, and what it must be like.
+#[derive(Clone)]
+pub(super) struct Door {
+    connector: Connector,
+    config: Arc<Config>,
+    pub(super) statements: Arc<Statements>,
+    clock: Clock,
+}
+
+/// A connection to a server.
+pub(super) struct Link {
+    session: Session,
+    statements: Arc<Statements>,
+    prepared: [OnceCell<Statement>; Verb::ALL.len()],
+    /// Whether statements are prepared: not where a pooler gives each to another process of the server.
+    prepares: AtomicBool,
+    pub(super) facts: Facts,
+    /// Whether a pooler stands between us and the server.
+    pub(super) pooled: bool,
+    /// With a pooler, whoever may ask: PgBouncer gives the server's connection away after the first answer, with others
+    /// still on their way.
+    turn: Mutex<()>,
+    /// Whether anybody waited or observed when that was last asked.
+    crowded: AtomicBool,
+    pulse: Pulse,
+}
+
+/// What is given to a statement.
+pub(super) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// How often a statement that was rolled back is sent at most.
+const TRIES: u32 = 4;
+
+impl Door {
+    pub(super) fn new(config: &Arc<Config>) -> Result<Self> {
+        Ok(Self {
+            connector: Connector::new(Arc::clone(config))?,
+            config: Arc::clone(config),
+            statements: Arc::new(Statements::new(config)),
+            clock: Clock::boot(),
+        })
+    }
+
+    /// Opens a connection to the primary, and tells when it was asked for the facts and when it answered.
+    pub(super) async fn knock(&self) -> Result<(Session, (Facts, Moment, Moment))> {
+        self.connector.open(self).await
+    }
+
+    /// Sees to the tables.
+    async fn set_up(&self, session: &Session, facts: &mut Facts) -> Result<()> {
+        let Session { client, place, .. } = session;
+        if !facts.made {
+            // Perhaps they were being made while it answered, and one half of the answer knows of them.
+            *facts = Facts::ask(client, &self.statements, place).await?;
+        }
+        if !facts.made {
+            // Nothing is added to what is not ours.
+            if facts.there {
+                facts.check_tables(&self.statements)?;
+            }
+            let made = schema::make(client, &self.config, place).await;
+            *facts = Facts::ask(client, &self.statements, place).await?;
+            // Whoever came first made them, and only it may have been allowed to.
+            if !facts.made {
+                made?;
+            }
+        }
+        facts.check_tables(&self.statements)
+    }
+}
+
+impl Fit for Door {
+    type Found = (Facts, Moment, Moment);
+
+    async fn check(&self, session: &Session) -> Result<Self::Found> {
+        let place = &session.place;
+        let settings = include_str!("settings.sql").replace("{backend}", &session.backend.to_string());
+        session.client.batch_execute(&settings).await.map_err(|e| explain(&e, place))?;
+        let asked = self.clock.now();
+        let facts = Facts::ask(&session.client, &self.statements, place).await?;
+        let answered = self.clock.now();
+        facts.check(place)?;
+        Ok((facts, asked, answered))
+    }
+}
+
+impl Connect for Door {
+    type Link = Link;
+
+    async fn open(&self, time: &ServerClock) -> Result<Link> {
+        let (session, (mut facts, asked, answered)) = self.knock().await?;
+        time.learn(asked, answered, facts.now_us);
+        let pooled = facts.is_pooled(session.backend);
+        let preparing = self.set_up(&session, &mut facts);
+        tokio::time::timeout(self.config.limit, preparing).await.unwrap_or_else(|_| {
+            let text = "the server did not answer in time while its session was set up; retry";
+            Err(Error::new(ErrorKind::Unavailable, format!("{text} server=`{}`", session.place)))
+        })?;
+        Ok(Link {
+            session,
+            statements: Arc::clone(&self.statements),
+            prepared: Default::default(),
+            prepares: AtomicBool::new(self.config.prepared.or(!pooled)),
+            facts,
+            pooled,
+            turn: Mutex::new(()),
+            crowded: AtomicBool::new(false),
+            pulse: Pulse::new(&self.clock, answered, pooled),
+        })
+    }
+
+    fn name(&self) -> String {
+        self.connector.name()
+    }
+}
+
+impl net::server::Link for Link {
+    type Identity = Identity;
+
+    fn identity(&self) -> &Identity {
+        &self.facts.identity
+    }
+
+    fn is_fit(&self) -> bool {
+        self.pulse.is_fit() && !self.session.client.is_closed()
+    }
+}
+
+impl Link {
+    /// What errors call the server.
+    pub(super) fn place(&self) -> &str {
+        &self.session.place
+    }
+
+    /// Whether anybody waited or observed when that was last asked.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.crowded.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_crowded(&self, crowded: bool) {
+        self.crowded.store(crowded, Ordering::Relaxed);
+    }
+
+    /// Runs a statement; again if the server says that nothing has happened.
+    pub(super) async fn ask(&self, verb: Verb, params: Params<'_>) -> Result<Vec<Row>> {
+        let _turn = match self.pooled {
+            true => Some(self.turn.lock().await),
+            false => None,
+        };
+        if !self.pulse.is_fit() {
+            return Err(self.given_up());
+        }
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let warnings = self.session.warnings();
+            let asking = self.pulse.ask();
+            let rows = self.send(verb, params).await;
+            asking.answered();
+            let error = match rows {
+                Ok(_) if self.session.warnings() != warnings => return Err(self.unreplicated()),
+                Ok(rows) => return Ok(rows),
+                Err(error) => error,
+            };
+            match remedy(&error) {
+                Remedy::Again if tries < TRIES => {}
+                Remedy::Unprepared if self.prepares.swap(false, Ordering::Relaxed) => {}
+                Remedy::Reconnect => {
+                    self.pulse.give_up();
+                    return Err(explain(&error, self.place()));
+                }
+                _ => return Err(explain(&error, self.place())),
+            }
+        }
+    }
+
+    /// Has a statement prepared, so that the next [`Link::ask`] sends it at once.
+    pub(super) async fn prepare(&self, verb: Verb) -> Result<()> {
+        match self.statement(verb).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(explain(&error, self.place())),
+        }
+    }
+
+    async fn send(&self, verb: Verb, params: Params<'_>) -> Result<Vec<Row>, PgError> {
+        match self.statement(verb).await? {
+            Some(statement) => self.session.client.query(statement, params).await,
+            None => {
+                let params: Vec<_> =
+                    params.iter().zip(verb.types()).map(|(param, of)| (*param, of.clone())).collect();
+                self.session.client.query_typed(self.statements.text(verb), &params).await
+            }
+        }
+    }
+
+    async fn statement(&self, verb: Verb) -> Result<Option<&Statement>, PgError> {
+        if !self.prepares.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let preparing = || self.session.client.prepare_typed(self.statements.text(verb), verb.types());
+        self.prepared[verb.number()].get_or_try_init(preparing).await.map(Some)
+    }
+
+    /// The server warned: the statement is committed, and no standby may have it.
+    fn unreplicated(&self) -> Error {
+        let text = "the server did not wait for its standby; retry";
+        Error::new(ErrorKind::Unavailable, format!("{text} server=`{}`", self.place()))
+    }
+
+    fn given_up(&self) -> Error {
+        let text = "the connection was given up; retry";
+        Error::new(ErrorKind::Unavailable, format!("{text} server=`{}`", self.place()))
+    }
+
+    pub(super) fn senseless(&self) -> Error {
+        senseless(self.place())
+    }
+}

@@ -1,0 +1,33 @@
+//! Who comes in, and with what.
+
+use std::path::PathBuf;
+
+use tokio_postgres::config::ChannelBinding;
+
+/// What is sent at login. Has no `Debug`, because most of it is nobody's business.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Login {
+    pub(super) user: Option<String>,
+    pub(super) password: Option<String>,
+    pub(super) passfile: Option<PathBuf>,
+    pub(super) database: Option<String>,
+    pub(super) channel_binding: ChannelBinding,
+    pub(super) options: Option<String>,
+    pub(super) application: Option<String>,
+    pub(super) fallback_application: Option<String>,
+}
+
+impl Default for Login {
+    fn default() -> Self {
+        Self {
+            user: None,
+            password: None,
+            passfile: None,
+            database: None,
+            channel_binding: ChannelBinding::Prefer,
+            options: None,
+            application: None,
+            fallback_application: None,
+        }
+    }
+}

@@ -1,0 +1,37 @@
+-- Gives each owner that still holds a full TTL from now.
+with clock as materialized (
+    select t.now, (date_part('epoch', t.now) * 1e6)::bigint as us, {durable} as durable, {patient} as patient
+    from clock_timestamp() as t(now)
+),
+seen as materialized (
+    select c.*, k.now, k.us, l.*, c.shorten and k.us > c.not_after as late
+    from clock k
+    cross join unnest($2::text[], $3::uuid[], $4::bigint[], $5::bigint[], $6::bool[])
+        with ordinality as c(name, owner, ttl_us, not_after, shorten, i)
+    left join lateral (
+        select l.ctid as at, l.ttl_us as held_ttl_us,
+            least(l.expires_at, k.now + l.ttl_us * interval '1 us') as ends
+        from {locks} l
+        where l.space = $1 and l.name = c.name and l.owner = c.owner and l.expires_at > k.now offset 0
+    ) l on true
+),
+taken as materialized (
+    select s.at, s.i, s.now, s.ttl_us, s.held_ttl_us, s.ends,
+        s.shorten or s.now + s.ttl_us * interval '1 us' >= s.ends as moves
+    from seen s
+    cross join lateral (
+        select from {locks} l where l.ctid = s.at and l.owner = s.owner and l.expires_at > s.now
+        for no key update {locked}
+    ) l
+    where s.at is not null and not s.late
+),
+renewed as (
+    update {locks} l
+    set ttl_us = case when t.moves then t.ttl_us else t.held_ttl_us end,
+        expires_at = case when t.moves then t.now + t.ttl_us * interval '1 us' else t.ends end
+    from taken t where l.ctid = t.at
+    returning t.i
+)
+select s.us as now, s.late, s.at is not null as held, r.i is not null as renewed, (select durable from clock) as durable
+from seen s left join renewed r on r.i = s.i
+order by s.i
