@@ -251,9 +251,10 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The folders of the storages that have one.
+/// The storages' folders, without what those over a network share.
 fn storages() -> Vec<PathBuf> {
-    folders(&root().join("crates/leasehold/src/storage"))
+    let all = folders(&root().join("crates/leasehold/src/storage"));
+    all.into_iter().filter(|folder| !folder.ends_with("net")).collect()
 }
 
 fn documents() -> Vec<(PathBuf, String)> {

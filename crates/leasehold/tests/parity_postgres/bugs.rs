@@ -1,0 +1,270 @@
+//! Its bugs, each by its number in `docs/parity.md`.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use leasehold::blocking::Locks;
+use leasehold::{ErrorKind, Lost, Renewal, Wait};
+use leasehold_testbed::{PgBouncer, Postgres};
+
+use crate::{LONG, client, left, place, postgres, take, time, until, with};
+
+#[test]
+fn distributed_locks_01_a_takeover_resets_the_lease() {
+    let (url, prefix) = place();
+    let clients = [client(&url), client(&url), client(&url)];
+    let ttl = time(3_000);
+    let mut tokens = Vec::new();
+    let lasts = "select (extract(epoch from expires_at - granted_at) * 1000000)::bigint";
+    let of_the_row = format!("{lasts} from leasehold where space = '{prefix}'");
+    // Three times over, with equal TTLs: there, each of them saw the first one's lease, which was over.
+    for holder in &clients {
+        let guard =
+            holder.lock("job").ttl(ttl).renewal(Renewal::Never).acquire().expect("the last has ended");
+        assert_eq!(postgres().sql(&of_the_row).expect("answered"), ttl.as_micros().to_string());
+        for other in &clients {
+            assert!(other.lock("job").try_acquire().expect("answered").is_none());
+        }
+        tokens.push(guard.token());
+        guard.forget();
+    }
+    assert!(tokens.is_sorted_by(|a, b| a < b), "{tokens:?}");
+    // And with a longer one, which counts from the take-over.
+    let guard = clients[0].lock("job").ttl(LONG).acquire().expect("the last has ended");
+    assert!(left(&prefix) > 500_000);
+    guard.release().expect("released");
+}
+
+#[test]
+fn distributed_locks_02_the_table_has_any_name() {
+    let url = postgres().database("custom").expect("made");
+    let url = with(&url, "schema=Some_Schema&table=My_Table$1");
+    let (locks, other) = (client(&url), client(&url));
+    // Everything that names the table: a grant, a refusal, a renewal, a look, a queue, a take-over, a release.
+    let guard = locks.lock("job").ttl(time(2_000)).renewal(Renewal::Never).acquire().expect("free");
+    assert!(other.lock("job").try_acquire().expect("answered").is_none());
+    guard.extend(time(2_000)).expect("held");
+    assert_eq!(other.list("").expect("answered").len(), 1);
+    guard.forget();
+    other.lock("job").acquire().expect("it ends").release().expect("released");
+    let tables =
+        "select count(*) from pg_tables where schemaname = 'Some_Schema' and tablename like 'My\\_Table$1%'";
+    assert_eq!(postgres().sql_in("custom", tables).expect("answered"), "2");
+    assert_eq!(
+        postgres().sql_in("custom", "select to_regclass('leasehold') is null").expect("answered"),
+        "t"
+    );
+}
+
+#[test]
+fn distributed_locks_03_an_isolation_that_fails_under_contention_hinders_nobody() {
+    let server = Postgres::start().expect("a server");
+    let pooler = PgBouncer::start(&server).expect("a pooler");
+    for isolation in ["repeatable read", "serializable"] {
+        server.set_for("leasehold", "default_transaction_isolation", isolation).expect("set");
+        server.terminate_backends("").expect("ended");
+        // Directly, where we set our own; and through a pooler, whose connections are not ours to set.
+        for url in [server.url(), pooler.url()] {
+            let (inside, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        let lock = client(&url).lock("job").ttl(LONG);
+                        for _ in 0..10 {
+                            let guard = lock.acquire().expect("in the end");
+                            assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                            inside.fetch_sub(1, Ordering::SeqCst);
+                            guard.release().expect("held");
+                            done.fetch_add(1, Ordering::SeqCst);
+                        }
+                    });
+                }
+            });
+            assert_eq!(done.into_inner(), 40);
+        }
+    }
+}
+
+#[test]
+fn distributed_locks_04_an_error_of_the_storage_ends_every_attempt() {
+    let server = Postgres::start().expect("a server");
+    let (holder, locks) = (client(&server.url()), client(&server.url()));
+    let guard = take(&holder, "job");
+    let patient = locks.lock("job").wait(time(4_000));
+    let trying = locks.lock("job").wait(Wait::Attempts { attempts: 3, interval: time(1_000) });
+    let threads = [patient, trying].map(|lock| thread::spawn(move || lock.acquire().map(drop)));
+    // In the midst of their attempts.
+    until("the waiter", || matches!(holder.inspect("job"), Ok(Some(seen)) if seen.waiters == Some(1)));
+    server.kill9();
+    for thread in threads {
+        let error = thread.join().expect("no panic").expect_err("nobody answers");
+        // Or that it was held, if that was the last that was heard.
+        assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Contended), "{error}");
+    }
+    let error = locks.lock("other").wait(time(500)).acquire().expect_err("nobody answers");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    drop(guard);
+}
+
+/// The errors that its own statements caused: each was a promise that never settled.
+#[test]
+fn distributed_locks_04_a_refused_statement_settles() {
+    let server = Postgres::options().password("S3CRET").start().expect("a server");
+    take(&client(&server.url()), "job").release().expect("released");
+    let url = server.user("app", "S3CRET").expect("a user");
+    server.sql("grant select on leasehold, leasehold_waiters to app").expect("granted");
+    let locks = client(&url);
+    for attempt in [
+        locks.lock("job").try_acquire().map(drop),
+        locks.lock("job").retries(2).acquire().map(drop),
+        locks.lock("job").wait(time(1_000)).acquire().map(drop),
+    ] {
+        let error = attempt.expect_err("it may not write");
+        assert!(
+            error.kind() == ErrorKind::Unsupported && error.to_string().contains("doctor --sql"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn distributed_locks_05_keys_and_labels_are_as_long_as_promised() {
+    let long = "é".repeat(128);
+    let url = with(&postgres().url(), &format!("prefix={long}"));
+    let (locks, other) = (client(&url), client(&url));
+    // 512 bytes each, and different in the last.
+    let names = ["a", "b"].map(|last| format!("{}{last}", "n".repeat(511)));
+    let label = "ß".repeat(2048);
+    for name in &names {
+        let guard = locks.lock(name).ttl(LONG).label(&label).acquire().expect("free");
+        let seen = other.inspect(name).expect("answered").expect("held");
+        assert_eq!((seen.name.as_str(), seen.label.as_deref()), (name.as_str(), Some(label.as_str())));
+        assert!(other.lock(name).try_acquire().expect("answered").is_none());
+        guard.forget();
+    }
+    assert_eq!(other.list("n").expect("answered").len(), 2);
+    // One more is refused, before anything is sent.
+    let error = locks.lock("n".repeat(513)).try_acquire().expect_err("too long");
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+}
+
+#[test]
+fn distributed_locks_06_sessions_with_other_time_zones_agree() {
+    let (url, _) = place();
+    let zones = ["UTC", "Asia/Tokyo", "America/New_York", "Pacific/Kiritimati"];
+    let clients = zones.map(|zone| client(&with(&url, &format!("options=-c%20TimeZone%3D{zone}"))));
+    let ttl = time(3_000);
+    for holder in &clients {
+        let guard =
+            holder.lock("job").ttl(ttl).renewal(Renewal::Never).acquire().expect("the last has ended");
+        for other in &clients {
+            assert!(other.lock("job").try_acquire().expect("answered").is_none());
+            let seen = other.inspect("job").expect("answered").expect("held");
+            assert!(seen.remaining <= ttl && seen.held_for.expect("known") < ttl, "{seen:?}");
+        }
+        guard.forget();
+    }
+}
+
+#[test]
+fn distributed_locks_07_a_fraction_of_a_second_is_a_ttl() {
+    let (url, prefix) = place();
+    let locks = client(&url);
+    for ttl in [Duration::from_micros(90_500_500), Duration::from_millis(90_999)] {
+        let guard = locks.lock("job").ttl(ttl).renewal(Renewal::Never).acquire().expect("free");
+        let left = left(&prefix);
+        assert!(left > 60_000 && left <= 91_000, "{left}");
+        assert!(guard.remaining() <= ttl);
+        // To the microsecond.
+        let kept = format!("select ttl_us from leasehold where space = '{prefix}'");
+        assert_eq!(postgres().sql(&kept).expect("answered"), ttl.as_micros().to_string());
+        guard.release().expect("released");
+    }
+}
+
+#[test]
+fn distributed_locks_09_an_outage_is_no_contention() {
+    let server = Postgres::start().expect("a server");
+    let locks = client(&server.url());
+    server.kill9();
+    let error = locks.lock("job").wait(time(500)).acquire().expect_err("nobody answers");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.holder().is_none());
+    let once = Wait::Attempts { attempts: 1, interval: Duration::ZERO };
+    assert_eq!(locks.lock("job").wait(once).acquire().expect_err("down").kind(), ErrorKind::Unavailable);
+    assert_eq!(locks.lock("job").try_acquire().expect_err("down").kind(), ErrorKind::Unavailable);
+    assert_eq!(locks.inspect("job").expect_err("down").kind(), ErrorKind::Unavailable);
+}
+
+#[test]
+fn distributed_locks_10_no_number_of_attempts_hangs() {
+    let (url, _) = place();
+    let (holder, locks) = (client(&url), client(&url));
+    let guard = take(&holder, "job");
+    let attempts =
+        |attempts| locks.lock("job").wait(Wait::Attempts { attempts, interval: time(1) }).acquire();
+    assert_eq!(attempts(0).expect_err("none").kind(), ErrorKind::Invalid);
+    assert_eq!(attempts(1).expect_err("held").kind(), ErrorKind::Contended);
+    assert_eq!(locks.lock("job").retries(0).acquire().expect_err("held").kind(), ErrorKind::Contended);
+    guard.release().expect("released");
+}
+
+#[test]
+fn distributed_locks_12_a_stale_release_does_not_free_the_next_run_of_the_same_lock() {
+    let (url, _) = place();
+    let locks = client(&url);
+    let lock = locks.lock("job");
+    let first = lock.clone().ttl(time(300)).renewal(Renewal::Never).acquire().expect("free");
+    let ticket = first.ticket();
+    assert_eq!(first.lost(), Lost::Expired);
+    let second = lock.ttl(LONG).acquire().expect("the first has ended");
+    assert_eq!(first.release().expect_err("stale").kind(), ErrorKind::Lost);
+    assert_eq!(locks.resume(ticket).expect_err("stale").kind(), ErrorKind::Lost);
+    second.verify().expect("held");
+    second.release().expect("released");
+}
+
+#[test]
+fn distributed_locks_13_whoever_was_refused_has_nothing_to_release() {
+    let (url, _) = place();
+    let locks = client(&url);
+    let lock = locks.lock("job").ttl(LONG);
+    let guard = lock.acquire().expect("free");
+    {
+        // What `finally { unlock() }` would do: there is no guard, and nothing else that releases.
+        let refused = lock.try_acquire().expect("answered");
+        assert!(refused.is_none());
+        let refused = lock.clone().wait(time(100)).acquire();
+        assert_eq!(refused.expect_err("held").kind(), ErrorKind::Contended);
+    }
+    guard.verify().expect("held");
+    guard.release().expect("released");
+}
+
+#[test]
+fn distributed_locks_14_a_server_that_goes_away_ends_no_process() {
+    let server = Postgres::start().expect("a server");
+    let locks = client(&server.url());
+    let guard = locks.lock("job").ttl(time(2_000)).acquire().expect("free");
+    server.kill9();
+    assert_eq!(Locks::connect(&server.url()).expect_err("down").kind(), ErrorKind::Unavailable);
+    assert_eq!(guard.lost(), Lost::Expired);
+    drop(guard);
+    server.restart().expect("restarted");
+    // The same client, without being made anew.
+    let guard = locks.lock("job").ttl(LONG).wait(time(10_000)).acquire().expect("it is back");
+    guard.release().expect("released");
+}
+
+#[test]
+fn distributed_locks_15_closing_waits_for_the_releases() {
+    let (url, prefix) = place();
+    let locks = client(&url);
+    let guards: Vec<_> = (0..200).map(|i| take(&locks, &format!("job-{i}"))).collect();
+    // None of them is waited for by itself.
+    drop(guards);
+    locks.close().expect("closed");
+    let left = format!("select count(*), count(owner) from leasehold where space = '{prefix}'");
+    assert_eq!(postgres().sql(&left).expect("answered"), "200|0");
+}

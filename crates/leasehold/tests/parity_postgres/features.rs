@@ -1,0 +1,254 @@
+//! Its factory, its locks, and its PostgreSQL.
+
+use std::thread;
+
+use leasehold::blocking::Locks;
+use leasehold::{ErrorKind, Event, Renewal, Wait};
+use leasehold_testbed::Postgres;
+
+use crate::{LONG, claims, client, left, place, postgres, refusals, take, time, timed, with};
+
+/// Factory: `new LockFactory(storage, {machineId})`.
+#[test]
+fn a_client_says_which_machine_it_is() {
+    let (url, _) = place();
+    let named = Locks::builder().label("machine-7").connect(&url).expect("connected");
+    let guard = take(&named, "job");
+    let seen = client(&url).inspect("job").expect("answered").expect("held");
+    assert_eq!(seen.label.as_deref(), Some("machine-7"));
+    guard.release().expect("released");
+}
+
+/// Factory: `init()`, which the original needs here, and does not mention.
+#[test]
+fn nothing_needs_to_be_set_up_first() {
+    // Many at once, where there is nothing yet; again and again, for some to look in the moment when others have made it.
+    let url = postgres().database("fresh").expect("made");
+    for i in 0..3 {
+        let url = with(&url, &format!("table=t{i}"));
+        let clients: Vec<_> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| client(&url))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("connected")).collect()
+        });
+        let guard = take(&clients[0], "job");
+        for other in &clients[1..] {
+            assert!(other.lock("job").try_acquire().expect("answered").is_none());
+        }
+        guard.release().expect("released");
+        take(&clients[7], "job").release().expect("released");
+    }
+}
+
+/// Factory: `createLock(key)`; bug 12.
+#[test]
+fn every_acquisition_of_a_lock_has_an_owner_and_a_larger_token() {
+    let (url, _) = place();
+    let lock = client(&url).lock("job").ttl(LONG);
+    let mut seen = Vec::new();
+    for _ in 0..20 {
+        let guard = lock.acquire().expect("free");
+        assert!(seen.iter().all(|(owner, token)| *owner != guard.owner() && *token < guard.token()));
+        seen.push((guard.owner(), guard.token()));
+        guard.release().expect("released");
+    }
+}
+
+/// Factory: `close()`.
+#[test]
+fn closing_releases_what_is_held() {
+    let (url, _) = place();
+    let (locks, other) = (client(&url), client(&url));
+    let guards = ["a", "b", "c"].map(|name| take(&locks, name));
+    locks.close().expect("closed");
+    for guard in &guards {
+        assert!(!guard.is_held());
+        take(&other, guard.name().as_str()).release().expect("released");
+    }
+    assert_eq!(locks.lock("a").try_acquire().expect_err("closed").kind(), ErrorKind::Closed);
+}
+
+/// Lock: `lock({ttl, retries, interval})`.
+#[test]
+fn ttl_attempts_and_interval_are_options_of_each_acquisition() {
+    let (url, prefix) = place();
+    let (locks, other) = (client(&url), client(&url));
+    let guard = locks.lock("job").acquire().expect("free");
+    assert!((1..=10_000).contains(&left(&prefix)), "10 s unless told otherwise");
+    let wait = Wait::Attempts { attempts: 3, interval: time(50) };
+    let error = other.lock("job").ttl(LONG).wait(wait).acquire().expect_err("held");
+    assert_eq!(error.kind(), ErrorKind::Contended);
+    guard.release().expect("released");
+    let guard = other.lock("job").ttl(LONG).wait(wait).acquire().expect("free");
+    assert!(left(&prefix) > 500_000);
+    guard.release().expect("released");
+}
+
+/// Lock: `retries` counts all attempts, and nothing is slept after the last.
+#[test]
+fn three_attempts_are_three_claims_and_two_pauses() {
+    let server = Postgres::start().expect("a server");
+    let (holder, other) = (client(&server.url()), client(&server.url()));
+    let guard = holder.lock("job").ttl(LONG).renewal(Renewal::Never).acquire().expect("free");
+    let (before, interval) = (refusals(&server), time(2_000));
+    let lock = other.lock("job").wait(Wait::Attempts { attempts: 3, interval });
+    let (error, took) = timed(|| lock.acquire().expect_err("held"));
+    assert_eq!((error.kind(), refusals(&server) - before), (ErrorKind::Contended, 3));
+    assert!(took >= 2 * interval && took < 3 * interval, "{took:?}");
+    guard.release().expect("released");
+}
+
+/// Lock: `unlock()`.
+#[test]
+fn a_release_says_whether_the_lock_was_held() {
+    let (url, prefix) = place();
+    let locks = client(&url);
+    take(&locks, "job").release().expect("it was held");
+    let guard = take(&locks, "job");
+    postgres().sql(&format!("delete from leasehold where space = '{prefix}'")).expect("deleted");
+    assert_eq!(guard.release().expect_err("it was not").kind(), ErrorKind::Lost);
+}
+
+/// Lock: what it does not have.
+#[test]
+fn there_is_renewing_trying_waiting_leaving_events_tokens_and_looking() {
+    let (url, prefix) = place();
+    let (locks, other) = (client(&url), client(&url));
+    let mut events = locks.events();
+    // Renewed by itself, several times over.
+    let often = Renewal::Every(time(200));
+    let guard = locks.lock("job").ttl(time(10_000)).renewal(often).acquire().expect("free");
+    let mut renewals = 0;
+    while renewals < 4 {
+        match events.next().expect("an event") {
+            Event::Renewed { token, .. } if token == guard.token() => renewals += 1,
+            Event::Lost { lost, .. } => panic!("{lost}"),
+            _ => {}
+        }
+    }
+    guard.extend(LONG).expect("held");
+    assert!(left(&prefix) > 500_000);
+    assert!(other.lock("job").try_acquire().expect("answered").is_none());
+    assert_eq!(other.lock("job").wait(time(100)).acquire().expect_err("held").kind(), ErrorKind::Contended);
+    let seen = other.inspect("job").expect("answered").expect("held");
+    assert_eq!((seen.owner, seen.token), (guard.owner(), guard.token()));
+
+    // Whoever waits is next.
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| other.lock("job").ttl(LONG).acquire().expect("free"));
+        crate::until(
+            "the waiter",
+            || matches!(locks.inspect("job"), Ok(Some(seen)) if seen.waiters == Some(1)),
+        );
+        guard.release().expect("released");
+        let next = waiter.join().expect("no panic");
+        assert!(next.token() > seen.token);
+        next.release().expect("released");
+    });
+    assert_eq!(other.inspect("job").expect("answered"), None);
+}
+
+/// Error: `FailedToObtainKey`.
+#[test]
+fn a_refusal_names_the_lock_the_holder_and_the_wait() {
+    let (url, _) = place();
+    let (locks, other) = (client(&url), client(&url));
+    let guard = locks.lock("job").label("me").ttl(LONG).acquire().expect("free");
+    let error = other.lock("job").wait(time(200)).acquire().expect_err("held");
+    let text = error.to_string();
+    assert!(error.kind() == ErrorKind::Contended && text.contains("name=`job`"), "{text}");
+    let seen = error.holder().expect("seen");
+    assert_eq!((seen.owner, seen.label.as_deref()), (guard.owner(), Some("me")));
+    guard.release().expect("released");
+}
+
+/// Guarantee: no starvation, by the TTL.
+#[test]
+fn a_dead_holder_is_replaced_when_its_ttl_is_over() {
+    let (url, _) = place();
+    let (locks, other) = (client(&url), client(&url));
+    let ttl = time(2_000);
+    let ((token, guard), took) = timed(|| {
+        // Nobody renews it, and nobody releases it.
+        let dead = locks.lock("job").ttl(ttl).acquire().expect("free");
+        let token = dead.token();
+        dead.forget();
+        (token, other.lock("job").ttl(LONG).acquire().expect("it ends"))
+    });
+    assert!(guard.token() > token && took >= ttl - ttl / 10, "{took:?}");
+    guard.release().expect("released");
+}
+
+/// PG: `{host, port, database, username, password, tableName, keyPrefix}`.
+#[test]
+fn settings_of_the_original_map_one_to_one() {
+    let secret = "p@ss:w/rd?&%#";
+    let server = Postgres::options().password("S3CRET").start().expect("a server");
+    server.user("shop-app", secret).expect("a user");
+    server.sql("grant create on schema public to \"shop-app\"").expect("granted");
+    let (host, port, database, username, table_name, key_prefix) =
+        ("127.0.0.1", server.port(), "leasehold", "shop-app", "shop_locks", "shop");
+    let password = "p%40ss%3Aw%2Frd%3F%26%25%23";
+    let url = format!(
+        "postgres://{username}:{password}@{host}:{port}/{database}?table={table_name}&prefix={key_prefix}"
+    );
+    let guard = take(&client(&url), "job");
+    let rows = server.sql("select space, name, owner is not null from shop_locks").expect("answered");
+    assert_eq!(rows, "shop|job|t");
+    // And as options, where a part is easier to write so.
+    let options = format!(
+        "postgresql://?host={host}&port={port}&dbname={database}&user={username}&password={password}\
+         &table={table_name}&prefix={key_prefix}"
+    );
+    assert!(client(&options).lock("job").try_acquire().expect("answered").is_none());
+    guard.release().expect("released");
+}
+
+/// PG: the prefix, which the original puts before the key.
+#[test]
+fn prefix_and_name_are_kept_apart() {
+    let (url, prefix) = place();
+    let (one, two) = (client(&format!("{url}a")), client(&url));
+    let guards = [take(&one, "b"), take(&two, "ab")];
+    let rows = format!("select count(*) from leasehold where space || name = '{prefix}ab'");
+    assert_eq!(postgres().sql(&rows).expect("answered"), "2");
+    guards.into_iter().for_each(|guard| guard.release().expect("released"));
+}
+
+/// PG: its table, which is none of ours.
+#[test]
+fn the_table_of_the_original_is_refused_and_left_alone() {
+    let url = postgres().database("theirs").expect("made");
+    let make = "create table locks (key varchar(50), value varchar(100), ttl integer, \
+        obtained_at timestamp default current_timestamp, constraint locks_pkey primary key (key))";
+    postgres().sql_in("theirs", make).expect("made");
+    postgres().sql_in("theirs", "insert into locks values ('distributed-locks:job', 'v', 10)").expect("made");
+    let error = Locks::connect(&with(&url, "table=locks")).expect_err("not ours");
+    assert!(
+        error.kind() == ErrorKind::Unsupported && error.to_string().contains("option `table`"),
+        "{error}"
+    );
+    let left = "select (select count(*) from locks), obj_description('locks'::regclass) is null, \
+        to_regclass('locks_waiters') is null";
+    assert_eq!(postgres().sql_in("theirs", left).expect("answered"), "1|t|t");
+    // Beside it, ours does what it does.
+    take(&client(&url), "job").release().expect("released");
+}
+
+/// PG: one statement, READ COMMITTED.
+#[test]
+fn a_grant_is_one_statement_and_a_refusal_writes_nothing() {
+    let server = Postgres::start().expect("a server");
+    let (locks, other) = (client(&server.url()), client(&server.url()));
+    take(&locks, "job").release().expect("released");
+    let before = claims(&server);
+    let guard = locks.lock("job").ttl(LONG).renewal(Renewal::Never).acquire().expect("free");
+    assert_eq!(claims(&server) - before, 1);
+    other.lock("other").try_acquire().expect("answered").expect("free").release().expect("released");
+    let wal = || server.statements("pg_try_advisory_xact_lock_shared").expect("answered").wal_bytes;
+    let (written, before) = (wal(), refusals(&server));
+    for _ in 0..10 {
+        assert!(other.lock("job").try_acquire().expect("answered").is_none());
+    }
+    assert_eq!((refusals(&server) - before, wal() - written), (10, 0));
+    guard.release().expect("released");
+}

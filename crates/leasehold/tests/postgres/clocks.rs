@@ -1,0 +1,261 @@
+//! A server whose clock jumps, rows that somebody locks for longer than a lease, rows that vanish.
+
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use leasehold::storage::{Acquire, Renew, Storage, WAITER_HEARTBEAT, WAITER_TTL};
+use leasehold::{Lost, Renewal};
+use leasehold_testbed::{Error, Postgres, PostgresPair};
+use tokio::time::Instant;
+
+use crate::tools::*;
+
+/// A server whose wall clock can be set, by one test after the other.
+fn clocked() -> MutexGuard<'static, Postgres> {
+    static SERVER: OnceLock<Mutex<Postgres>> = OnceLock::new();
+    let server =
+        SERVER.get_or_init(|| Mutex::new(Postgres::options().own_clock().start().expect("a server")));
+    let server = server.lock().unwrap_or_else(PoisonError::into_inner);
+    set(&server, 0);
+    server
+}
+
+/// Sets a server's clock this far from ours, and waits until it shows that.
+fn set(postgres: &Postgres, seconds: i64) {
+    postgres.clock().expect("as asked").set(seconds).expect("set");
+    until("its clock to be set", || {
+        let shown = postgres.sql("select extract(epoch from clock_timestamp())::bigint")?;
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
+        match shown.parse::<i64>() {
+            Ok(shown) if (shown - now - seconds).abs() <= 2 => Ok(()),
+            _ => Err(Error::new(shown)),
+        }
+    });
+}
+
+// 63
+#[test]
+fn a_server_clock_that_jumps_ahead_ends_leases_and_no_token_goes_back() {
+    let postgres = clocked();
+    run(async {
+        let url = own(&postgres.url());
+        let (locks, other) = (client(&url).await, client(&url).await);
+        let ttl = time(3_000);
+        let guard = hold(&locks, "job", ttl).await;
+        set(&postgres, 3_600);
+        let since = Instant::now();
+        // The lease is over for the server: whoever comes gets it.
+        let theirs = within(soon(), other.lock("job").ttl(LONG).acquire()).await.expect("granted");
+        assert!(theirs.token() > guard.token());
+        assert_eq!(within(soon(), guard.lost()).await, Lost::Taken);
+        assert!(since.elapsed() < ttl / 3 + time(1_000), "{:?}", since.elapsed());
+        // A claim is refused as too late only as long as nobody knows the new time.
+        is_free(&locks, "other").await;
+        theirs.release().await.expect("released");
+    });
+}
+
+// 64
+#[test]
+fn a_server_clock_that_jumps_back_keeps_no_dead_holder_and_no_dead_waiter_alive() {
+    let postgres = clocked();
+    run(async {
+        let url = own(&postgres.url());
+        let ttl = time(1_000);
+        let dead = bare(&url).await;
+        let mut held = claim("job");
+        held.ttl = ttl;
+        let token = take(&dead, &held).await;
+        is_held(&dead, &claim("job").wait(true)).await;
+        drop(dead);
+        set(&postgres, -3_600);
+        let live = client(&url).await;
+        let since = Instant::now();
+        let guard = within(LONG, live.lock("job").acquire()).await.expect("granted");
+        let took = since.elapsed();
+        assert!(guard.token() > token, "the server's clock is behind, the token is not");
+        assert!(took < ttl + WAITER_TTL + 2 * WAITER_HEARTBEAT + time(1_000), "{took:?}");
+        guard.release().await.expect("released");
+    });
+}
+
+// 64
+#[test]
+fn a_lease_that_lasts_longer_than_its_ttl_is_cut_back_by_whoever_asks() {
+    run(async {
+        let url = own(&common().url());
+        let table = table_of(&url);
+        let (storage, other) = (bare(&url).await, bare(&url).await);
+        let mut held = claim("job");
+        held.ttl = time(2_000);
+        take(&storage, &held).await;
+        sql(common(), &format!("update {table} set expires_at = expires_at + interval '1 hour'"));
+        match acquire(&other, &claim("job")).await.expect("answered") {
+            Acquire::Held { holder: Some(holder), .. } => assert!(holder.remaining <= held.ttl, "{holder:?}"),
+            granted => panic!("{granted:?}"),
+        }
+        let cut = format!(
+            "select expires_at <= clock_timestamp() + interval '{} ms' from {table}",
+            held.ttl.as_millis()
+        );
+        assert_eq!(sql(common(), &cut), "t");
+        assert!(matches!(renew(&storage, &held).await, Ok(Renew::Renewed { .. })));
+    });
+}
+
+// 67
+#[test]
+fn a_new_primary_with_another_clock_gives_larger_tokens_and_keeps_no_lease_for_long() {
+    let pair = PostgresPair::start_with(Postgres::options().own_clock()).expect("two servers");
+    set(&pair.standby, -3_600);
+    run(async {
+        let storage = bare(&pair.url()).await;
+        let mut held = claim("job");
+        held.ttl = time(1_500);
+        let token = take(&storage, &held).await;
+        pair.await_caught_up().expect("it follows");
+        pair.failover_by_kill().expect("promoted");
+        let since = Instant::now();
+        let next = claim("job");
+        let granted = async {
+            loop {
+                if let Ok(Acquire::Granted { token, .. }) = acquire(&storage, &next).await {
+                    return token;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        assert!(within(LONG, granted).await > token);
+        assert!(since.elapsed() < held.ttl + time(3_000), "{:?}", since.elapsed());
+        assert_eq!(renew(&storage, &held).await.expect("answered"), Renew::NotHeld);
+    });
+}
+
+// 68
+#[test]
+fn a_contender_that_was_kept_waiting_knows_what_time_it_is() {
+    run(async {
+        let url = own(&common().url());
+        let table = table_of(&url);
+        let (storage, other) = (bare(&url).await, bare(&url).await);
+        let (mut mine, mut theirs) = (claim("job"), claim("job"));
+        mine.ttl = time(500);
+        theirs.ttl = time(5_000);
+        let token = take(&storage, &mine).await;
+        is_held(&other, &theirs).await;
+        // Nobody gets at the table, and meanwhile the lease ends.
+        let lock =
+            common().transaction(&format!("lock table {table} in access exclusive mode")).expect("locked");
+        let contending = tokio::spawn(async move {
+            let answer = acquire(&other, &theirs).await;
+            (other, theirs, answer)
+        });
+        tokio::time::sleep(mine.ttl + time(300)).await;
+        lock.commit().expect("unlocked");
+        let (other, theirs, answer) = within(soon(), contending).await.expect("no panic");
+        match answer.expect("answered") {
+            Acquire::Granted { token: new, .. } => assert!(new > token),
+            held => panic!("{held:?}"),
+        }
+        // Its lease began when it was granted, not when it was asked for.
+        let holder = other.inspect(&theirs.name).await.expect("answered").expect("held");
+        assert!(holder.remaining > theirs.ttl - time(700), "{holder:?}");
+    });
+}
+
+// 68
+#[test]
+fn a_row_that_somebody_locks_holds_up_nobody_else() {
+    run(async {
+        let url = own(&common().url());
+        let table = table_of(&url);
+        let storage = bare(&url).await;
+        let (first, held) = (claim("locked"), claim("held"));
+        take(&storage, &first).await;
+        release(&storage, &first).await.expect("answered");
+        take(&storage, &held).await;
+        let lock = common()
+            .transaction(&format!("select 1 from {table} where name = 'locked' for update"))
+            .expect("locked");
+        let (blocked, free) = (claim("locked"), claim("free"));
+        let batch = [blocked.clone(), free.clone(), held.clone()];
+        let answers = within(soon(), storage.acquire(&batch)).await;
+        assert!(
+            matches!(answers[0], Ok(Acquire::Held { holder: None, retry_after: Some(_) })),
+            "{answers:?}"
+        );
+        assert!(matches!(answers[1], Ok(Acquire::Granted { .. })), "{answers:?}");
+        assert!(matches!(answers[2], Ok(Acquire::Granted { .. })), "{answers:?}");
+        lock.commit().expect("unlocked");
+        take(&storage, &blocked).await;
+        // A holder whose row is locked is told that, and not that it has lost it.
+        let lock = common().transaction(&format!("select 1 from {table} where name = 'held' for update"));
+        let answers = within(soon(), storage.renew(&[held.clone(), free.clone()])).await;
+        assert!(
+            answers[0].as_ref().is_err_and(|e| e.kind() == leasehold::ErrorKind::Unavailable),
+            "{answers:?}"
+        );
+        assert!(matches!(answers[1], Ok(Renew::Renewed { .. })), "{answers:?}");
+        drop(lock);
+        let renewed = async { while renew(&storage, &held).await.is_err() {} };
+        within(soon(), renewed).await;
+    });
+}
+
+// 68
+#[test]
+fn a_waiter_gets_a_lock_whose_row_was_locked_as_soon_as_it_is_not() {
+    run(async {
+        let url = own(&common().url());
+        let table = table_of(&url);
+        let locks = client(&url).await;
+        is_free(&locks, "job").await;
+        let lock = common().transaction(&format!("select 1 from {table} for update")).expect("locked");
+        let waiting = {
+            let lock = locks.lock("job");
+            tokio::spawn(async move { lock.acquire().await })
+        };
+        until_sql(common(), &format!("select count(*) from {table}_waiters"), "1");
+        lock.commit().expect("unlocked");
+        let guard = within(time(700), waiting).await.expect("no panic").expect("granted");
+        guard.release().await.expect("released");
+    });
+}
+
+// 79
+#[test]
+fn tokens_grow_when_the_row_is_deleted() {
+    run(async {
+        let url = own(&common().url());
+        let storage = bare(&url).await;
+        let delete = format!("delete from {}", table_of(&url));
+        let mut last = None;
+        for _ in 0..3 {
+            let mine = claim("job");
+            let token = take(&storage, &mine).await;
+            assert!(Some(token) > last);
+            last = Some(token);
+            release(&storage, &mine).await.expect("answered");
+            sql(common(), &delete);
+        }
+    });
+}
+
+// 79
+#[test]
+fn a_holder_whose_row_is_deleted_finds_out_at_its_next_renewal() {
+    run(async {
+        let url = own(&common().url());
+        let locks = client(&url).await;
+        let ttl = time(3_000);
+        let guard = hold(&locks, "job", ttl).await;
+        let never =
+            locks.lock("unrenewed").ttl(LONG).renewal(Renewal::Never).acquire().await.expect("granted");
+        sql(common(), &format!("delete from {}", table_of(&url)));
+        let since = Instant::now();
+        let next = within(soon(), client(&url).await.lock("job").acquire()).await.expect("granted");
+        assert!(next.token() > guard.token());
+        assert_eq!(within(LONG, guard.lost()).await, Lost::Taken);
+        assert!(since.elapsed() < ttl / 3 + time(500), "{:?}", since.elapsed());
+        never.verify().await.expect_err("gone");
+    });
+}

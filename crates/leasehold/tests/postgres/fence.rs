@@ -1,0 +1,96 @@
+//! The check of a token in the transaction that it protects.
+
+use std::time::Duration;
+
+use leasehold::Token;
+use leasehold::storage::postgres::{Config, Fence};
+use leasehold::storage::{Acquire, Renew, Storage};
+
+use crate::tools::*;
+
+/// The statement as `psql` wants it, which knows no parameters here.
+fn check(url: &str, lock: &str, token: Token) -> String {
+    let fence = Fence::new(&Config::new(url).expect("valid"));
+    let token = format!("{}", token.get());
+    fence
+        .sql()
+        .replace("$1", &format!("'{}'", fence.space()))
+        .replace("$2", &format!("'{lock}'"))
+        .replace("$3", &token)
+}
+
+#[test]
+fn a_pinned_lock_is_renewed_and_granted_to_nobody_else() {
+    run(async {
+        let url = own(&with(&common().url(), "prefix=shop:"));
+        let (storage, other) = (bare(&url).await, bare(&url).await);
+        let mine = claim("job");
+        let token = take(&storage, &mine).await;
+        let check = check(&url, "job", token);
+        assert_eq!(sql(common(), &check), "1");
+        let open = common().transaction(&check).expect("pinned");
+        assert!(matches!(renew(&storage, &mine).await, Ok(Renew::Renewed { .. })), "a pin stops no renewal");
+        // The holder is paused for longer than its lease, with its transaction open.
+        sql(common(), &format!("update {} set expires_at = clock_timestamp()", table_of(&url)));
+        let theirs = claim("job").wait(true);
+        for _ in 0..10 {
+            let answer = within(soon(), acquire(&other, &theirs)).await;
+            assert!(!matches!(answer, Ok(Acquire::Granted { .. })), "granted beside the transaction");
+        }
+        assert!(storage.inspect(&mine.name).await.expect("answered").is_none(), "its lease is over");
+        open.commit().expect("nobody came between");
+        let next = take_in_the_end(&other, &theirs).await;
+        assert!(next > token);
+        // Whoever checks now is told.
+        assert_eq!(sql(common(), &check), "");
+    });
+}
+
+#[test]
+fn a_stale_token_an_ended_lease_and_another_prefix_give_no_row() {
+    run(async {
+        let url = own(&with(&common().url(), "prefix=shop:"));
+        let storage = bare(&url).await;
+        let (first, second) = (claim("job"), claim("job"));
+        let old = take(&storage, &first).await;
+        assert_eq!(sql(common(), &check(&url, "job", old)), "1");
+        release(&storage, &first).await.expect("answered");
+        assert_eq!(sql(common(), &check(&url, "job", old)), "", "released");
+        let new = take(&storage, &second).await;
+        assert_eq!(sql(common(), &check(&url, "job", old)), "", "somebody else's");
+        assert_eq!(sql(common(), &check(&url, "job", new)), "1");
+        assert_eq!(sql(common(), &check(&url.replace("shop:", "shop"), "job", new)), "");
+        assert_eq!(sql(common(), &check(&url, "jo", new)), "");
+        // What the README calls a missing holder: by time.
+        sql(common(), &format!("update {} set expires_at = clock_timestamp()", table_of(&url)));
+        assert_eq!(sql(common(), &check(&url, "job", new)), "", "its lease is over");
+    });
+}
+
+#[test]
+fn money_that_is_written_behind_the_fence_is_written_once() {
+    run(async {
+        let url = own(&common().url());
+        let account = table();
+        sql(common(), &format!("create table {account} (cents bigint); insert into {account} values (0)"));
+        let (paused, other) = (bare(&url).await, bare(&url).await);
+        let mut mine = claim("account");
+        mine.ttl = time(200);
+        let token = take(&paused, &mine).await;
+        // It sleeps through its lease; somebody else pays.
+        let theirs = claim("account");
+        while !matches!(acquire(&other, &theirs).await, Ok(Acquire::Granted { .. })) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let new = take(&other, &theirs).await;
+        for (token, written) in [(new, "100"), (token, "100")] {
+            let pay = format!(
+                "begin; with fence as materialized ({}) update {account} set cents = cents + 100 \
+                 where exists (select from fence); commit",
+                check(&url, "account", token)
+            );
+            sql(common(), &pay);
+            assert_eq!(sql(common(), &format!("select cents from {account}")), written);
+        }
+    });
+}

@@ -1,0 +1,341 @@
+//! What runs out: connections, disk, the processor, the patience of those who read logs. There is no pool that could
+//! be empty or poisoned (49, 51): one connection for all statements, of which none opens a transaction.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use leasehold::storage::{Acquire, Release, Storage};
+use leasehold::{ErrorKind, Event};
+use leasehold_faultproxy::{Door, End, Which};
+use leasehold_testbed::Postgres;
+
+use crate::logs::Logs;
+use crate::tools::*;
+
+// 48, 49
+#[test]
+fn a_client_has_two_connections_however_many_wait() {
+    run(async {
+        let (applications, names) = ([table(), table()], 200);
+        let url = own(&common().url());
+        let [holder, locks] = [&applications[0], &applications[1]]
+            .map(|application| with(&url, &format!("application_name={application}")));
+        let (holder, locks) = (client(&holder).await, client(&locks).await);
+        let taking = (0..names).map(|name| {
+            let holder = holder.clone();
+            async move { hold(&holder, &name.to_string(), LONG).await }
+        });
+        let guards = join_all(taking).await;
+        let waiting: Vec<_> = (0..5_000)
+            .map(|i| {
+                let lock = locks.lock((i % names).to_string());
+                tokio::spawn(async move { lock.acquire().await.expect("granted").release().await })
+            })
+            .collect();
+        // Only the first of a client stands in line at the server.
+        let queue = format!("select count(*) from {}_waiters", table_of(&url));
+        until_sql(common(), &queue, &names.to_string());
+        for application in &applications {
+            connections(common(), application, 2);
+        }
+        within(LONG, join_all(guards.into_iter().map(leasehold::Guard::release))).await;
+        for outcome in within(LONG, join_all(waiting)).await {
+            outcome.expect("no panic").expect("released");
+        }
+        for application in &applications {
+            connections(common(), application, 2);
+        }
+        locks.close().await.expect("closed");
+        drop((locks, holder));
+        for application in &applications {
+            connections(common(), application, 0);
+        }
+    });
+}
+
+#[test]
+fn a_client_that_is_dropped_closes_its_connections() {
+    run(async {
+        let application = table();
+        let url = own(&with(&common().url(), &format!("application_name={application}")));
+        let (storage, hints) = listening(&url).await;
+        connections(common(), &application, 2);
+        drop(hints);
+        connections(common(), &application, 1);
+        drop(storage);
+        connections(common(), &application, 0);
+        let locks = client(&url).await;
+        drop(hold(&locks, "job", LONG).await);
+        drop(locks);
+        connections(common(), &application, 0);
+    });
+}
+
+// 50
+#[test]
+fn a_flood_of_claims_loses_no_hold() {
+    run(async {
+        let url = own(&common().url());
+        let locks = client(&url).await;
+        let mut events = locks.events();
+        let ttl = time(3_000);
+        let holds: Vec<_> = join_all((0..20).map(|i| {
+            let lock = locks.lock(format!("held{i}")).ttl(ttl);
+            async move { lock.acquire().await.expect("granted") }
+        }))
+        .await;
+        let flood: Vec<_> = (0..300)
+            .map(|i| {
+                let locks = locks.clone();
+                tokio::spawn(async move {
+                    for turn in 0..10 {
+                        let guard =
+                            locks.lock(format!("flood{i}-{turn}")).try_acquire().await.expect("answered");
+                        guard.expect("free").release().await.expect("released");
+                    }
+                })
+            })
+            .collect();
+        for worker in within(LONG, join_all(flood)).await {
+            worker.expect("no panic");
+        }
+        assert!(holds.iter().all(leasehold::Guard::is_held));
+        while let Some(event) = futures_util::future::poll_immediate(events.next()).await.flatten() {
+            assert!(!matches!(event, Event::Lost { .. }), "{event:?}");
+        }
+    });
+}
+
+// 54
+#[test]
+fn a_server_that_takes_no_more_clients_keeps_those_it_has() {
+    run(async {
+        let (role, schema) = (table(), table());
+        let url = common().user(&role, "pw").expect("made");
+        sql(common(), &format!("create schema {schema} authorization {role}"));
+        let url = with(&url, &format!("schema={schema}&application_name={role}"));
+        let locks = client(&url).await;
+        let guard = hold(&locks, "job", time(1_500)).await;
+        connections(common(), &role, 2);
+        common().limit_connections_of(&role, 2).expect("limited");
+        let error = refusal(&url).await;
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.to_string().contains("no connection left"), "{error}");
+        guard.ensure(time(1_400)).await.expect("renewed");
+        hold(&locks, "other", LONG).await.release().await.expect("released");
+        guard.release().await.expect("released");
+        // One that is lost comes back as soon as there is room, and its holds with it.
+        let guard = hold(&locks, "job", LONG).await;
+        common().limit_connections_of(&role, 0).expect("limited");
+        common().terminate_backends(&role).expect("ended");
+        let error = within(LONG, async {
+            loop {
+                if let Err(error) = guard.verify().await {
+                    return error;
+                }
+            }
+        });
+        assert_eq!(error.await.kind(), ErrorKind::Unavailable);
+        common().limit_connections_of(&role, 10).expect("limited");
+        let verified = async { while guard.verify().await.is_err() {} };
+        within(soon(), verified).await;
+        guard.release().await.expect("released");
+    });
+}
+
+const ROLE: &str = "LEASEHOLD_TEST_POSTGRES_WAITER";
+
+// 55
+#[test]
+fn waiting_costs_no_processor_whether_the_server_is_there_or_not() {
+    let postgres = victim();
+    let url = own(&postgres.url());
+    let holder = run(client(&url));
+    let guard = run(hold(&holder, "job", LONG));
+    // This test's own executable, since the other tests of this process do cost something.
+    let mut waiter = Command::new(std::env::current_exe().expect("a path"))
+        .args(["--exact", "limits::a_process_that_waits", "--nocapture"])
+        .env(ROLE, &url)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("started");
+    let mut said = BufReader::new(waiter.stdout.take().expect("piped")).lines();
+    let mut hear = |word: &str| loop {
+        let line = said.next().expect("it runs").expect("text");
+        if let Some((_, rest)) = line.split_once(word) {
+            return rest.trim().to_owned();
+        }
+    };
+    hear("waiting");
+    let there: u64 = hear("used").parse().expect("milliseconds");
+    postgres.kill9();
+    waiter.stdin.take().expect("piped").write_all(b"gone\n").expect("it reads");
+    let gone: u64 = hear("used").parse().expect("milliseconds");
+    waiter.kill().expect("killed");
+    waiter.wait().expect("ended");
+    postgres.restart().expect("started");
+    drop(guard);
+    assert!(there < 250, "{there} ms of 1500 with a server");
+    assert!(gone < 400, "{gone} ms of 1500 without");
+}
+
+/// Waits for 500 locks, and tells what that costs: with a server, and once it is told that there is none.
+#[test]
+fn a_process_that_waits() {
+    let Ok(url) = std::env::var(ROLE) else { return };
+    run(async {
+        let locks = client(&url).await;
+        for i in 0..500 {
+            let lock = locks.lock("job");
+            let free = locks.lock(format!("held{}", i % 50));
+            tokio::spawn(async move { lock.acquire().await.map(std::mem::forget) });
+            tokio::spawn(async move { free.acquire().await.map(std::mem::forget) });
+        }
+        waiters(&locks, "job", 1).await;
+        println!("waiting");
+        for turn in 0..2 {
+            if turn == 1 {
+                std::io::stdin().read_line(&mut String::new()).expect("a line");
+            }
+            // What happens at once is not what is meant.
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            let before = cpu();
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            println!("used {}", (cpu() - before).as_millis());
+        }
+        std::future::pending::<()>().await;
+    });
+}
+
+fn cpu() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+// 55, 62
+#[test]
+fn a_server_that_is_down_is_asked_a_few_times_a_second_and_fills_no_log() {
+    let logs = Logs::of_all();
+    run(async {
+        let (proxy, through, direct) = proxied(common()).await;
+        let (holder, locks) = (client(&direct).await, client(&through).await);
+        let guard = hold(&holder, "quiet", LONG).await;
+        let waiting: Vec<_> = (0..500)
+            .map(|i| {
+                let lock = locks.lock(if i % 2 == 0 { "quiet".to_owned() } else { format!("quiet{i}") });
+                tokio::spawn(async move {
+                    let guard = lock.acquire().await.expect("granted");
+                    // Those that were granted just before are left to their TTL, maybe.
+                    drop(guard.release().await);
+                })
+            })
+            .collect();
+        waiters(&holder, "quiet", 1).await;
+        proxy.faults().door(Door::Reset).expect("closed");
+        proxy.faults().end(Which::All, End::Reset);
+        let seconds = 3;
+        let before = proxy.faults().stats().refused;
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        let tries = proxy.faults().stats().refused - before;
+        // `sslmode=prefer` asks once more without TLS. A few more at the beginning, when it may have been a moment only.
+        assert!(tries <= 5 * seconds + 8, "{tries} connections in {seconds} s");
+        assert!(tries >= 2, "{tries}");
+        proxy.faults().heal().expect("opened");
+        guard.release().await.expect("released");
+        for outcome in within(LONG, join_all(waiting)).await {
+            outcome.expect("no panic");
+        }
+    });
+    let ours =
+        |line: &String| line.contains("quiet") && (line.starts_with("WARN") || line.starts_with("ERROR"));
+    let lines: Vec<_> = logs.lines().into_iter().filter(ours).collect();
+    assert!(lines.len() <= 300, "{} lines: {:?}", lines.len(), &lines[..10]);
+}
+
+#[test]
+fn an_idle_client_only_shows_that_it_lives() {
+    run(async {
+        let url = own(&common().url());
+        let (_storage, _hints) = listening(&url).await;
+        let table = table_of(&url);
+        let before = done(common(), table, "");
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        // It asks whether it still listens, and once a minute forgets entries of the dead.
+        let [calls, ..] = done(common(), table, "");
+        assert!(calls - before[0] <= 1, "{calls} - {}", before[0]);
+    });
+}
+
+// 57
+#[test]
+fn a_name_whose_row_was_removed_meanwhile_gets_a_larger_token() {
+    run(async {
+        let url = own(&common().url());
+        let table = table_of(&url);
+        let storage = bare(&url).await;
+        let (mine, held) = (claim("job"), claim("held"));
+        let mut last = take(&storage, &mine).await;
+        take(&storage, &held).await;
+        for _ in 0..3 {
+            release(&storage, &mine).await.expect("answered");
+            let cleanup = format!(
+                "with gone as (delete from {table} where owner is null or expires_at < clock_timestamp() returning 1) \
+                 select count(*) from gone"
+            );
+            assert_eq!(sql(common(), &cleanup), "1");
+            let token = take(&storage, &mine).await;
+            assert!(token > last);
+            last = token;
+        }
+        assert!(storage.inspect(&held.name).await.expect("answered").is_some());
+    });
+}
+
+// 59
+#[test]
+fn a_full_disk_is_said_and_over_when_there_is_room() {
+    let postgres = Postgres::options().small_disk(160).start().expect("a server and a disk");
+    run(async {
+        let storage = bare(&postgres.url()).await;
+        let (mine, next) = (claim("job"), claim("job"));
+        let token = take(&storage, &mine).await;
+        let disk = postgres.disk().expect("as asked");
+        disk.fill().expect("filled");
+        let error = within(LONG, async {
+            for round in 0.. {
+                let label = "x".repeat(900);
+                let claims: Vec<_> =
+                    (0..100).map(|i| claim(&format!("{round}-{i}")).label(label.clone())).collect();
+                for answer in storage.acquire(&claims).await {
+                    if let Err(error) = answer {
+                        return error;
+                    }
+                }
+            }
+            unreachable!("it is full before")
+        })
+        .await;
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.to_string().contains("disk is full"), "{error}");
+        // A renewal finds room where the row is, or says why not; it takes nothing away.
+        if let Err(error) = renew(&storage, &mine).await {
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        }
+        disk.free().expect("freed");
+        let asking = async {
+            loop {
+                match acquire(&storage, &mine).await {
+                    Ok(Acquire::Granted { token, .. }) => return token,
+                    Ok(other) => panic!("{other:?}"),
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
+                }
+            }
+        };
+        assert_eq!(within(LONG, asking).await, token);
+        assert_eq!(release(&storage, &mine).await.expect("answered"), Release::Released);
+        assert!(take(&storage, &next).await > token);
+    });
+}

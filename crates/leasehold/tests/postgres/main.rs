@@ -1,0 +1,20 @@
+//! The PostgreSQL storage against real servers, one test per promise. The number in a comment is that of a way in which
+//! locks fail.
+#![cfg(all(unix, feature = "postgres"))]
+
+mod clocks;
+mod cost;
+mod failover;
+mod fence;
+mod limits;
+mod login;
+#[path = "../redis/logs.rs"]
+mod logs;
+mod page;
+mod pooler;
+mod schema;
+mod states;
+mod tls;
+mod tools;
+mod unknown;
+mod waking;
