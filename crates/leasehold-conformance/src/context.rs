@@ -8,7 +8,7 @@ use futures_util::{FutureExt, StreamExt};
 use leasehold::storage::{
     Acquire, AnyStorage, Claim, Hint, Holder, Limits, Name, Owner, Release, Renew, Storage, Token,
 };
-use leasehold::{Locks, Result};
+use leasehold::{ErrorKind, Locks, Result};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -170,8 +170,12 @@ impl Client {
         );
     }
 
+    pub(crate) async fn try_release(&self, claim: &Claim) -> Result<Release> {
+        only(self.0.release(std::slice::from_ref(claim)).await, "release")
+    }
+
     pub(crate) async fn release(&self, claim: &Claim) -> Release {
-        let answer = only(self.0.release(std::slice::from_ref(claim)).await, "release");
+        let answer = self.try_release(claim).await;
         answer.unwrap_or_else(|error| panic!("release failed: {error}"))
     }
 
@@ -194,6 +198,20 @@ impl Client {
     /// Subscribes to hints; at most once per client.
     pub(crate) fn ears(&self) -> Ears {
         Ears::listen(Box::pin(self.0.hints()))
+    }
+}
+
+/// Asks until the storage knows: it may say that it does not while it still executes a call that was dropped.
+pub(crate) async fn known<T, F: Future<Output = Result<T>>>(within: Duration, ask: impl Fn() -> F) -> T {
+    let (start, pause) = (Instant::now(), Duration::from_millis(10));
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) if error.kind() == ErrorKind::Unavailable && start.elapsed() <= within => {
+                sleep(pause).await;
+            }
+            Err(error) => panic!("not known within {within:?}: {error}"),
+        }
     }
 }
 

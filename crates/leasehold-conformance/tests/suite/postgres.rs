@@ -1,0 +1,57 @@
+//! PostgreSQL, directly and behind a pooler.
+
+use std::thread;
+
+use leasehold::storage::postgres::{Config, Postgres as Storage};
+use leasehold_conformance::Space;
+use leasehold_testbed::{PgBouncer, Postgres, Result};
+
+use crate::wanted::wanted;
+
+/// Directly the cases are those of a role that has the rights that are printed for it, and no more.
+const ROLE: &str = "locks_role";
+const PASSWORD: &str = "password";
+const OPTIONS: &str = "schema=locks&prefix=shop:";
+
+/// Those that the command line asks for.
+#[derive(Default)]
+pub(crate) struct Servers {
+    one: Option<Postgres>,
+    /// And what it is before.
+    pooled: Option<(PgBouncer, Postgres)>,
+}
+
+impl Servers {
+    /// Starts them at the same time.
+    pub(crate) fn start() -> Self {
+        thread::scope(|scope| {
+            let one = scope.spawn(|| wanted("postgres").then(one).transpose());
+            let pooled = scope.spawn(|| wanted("pgbouncer").then(pooled).transpose());
+            let started =
+                "needs postgresql and pgbouncer; without them: --no-default-features --features sqlite";
+            Self {
+                one: one.join().expect(started).expect(started),
+                pooled: pooled.join().expect(started).expect(started),
+            }
+        })
+    }
+
+    pub(crate) fn spaces(&self) -> Vec<Space> {
+        let one = self.one.as_ref().map(|one| format!("{}?{OPTIONS}", one.url_as(ROLE, PASSWORD)));
+        let pooled = self.pooled.as_ref().map(|(bouncer, _)| Space::url(&bouncer.url()).named("pgbouncer"));
+        one.iter().map(|url| Space::url(url)).chain(pooled).collect()
+    }
+}
+
+fn one() -> Result<Postgres> {
+    let postgres = Postgres::options().password("superuser").start()?;
+    postgres.user(ROLE, PASSWORD)?;
+    let config = Config::new(&format!("postgres://{ROLE}@h/d?{OPTIONS}")).expect("valid");
+    postgres.sql(&Storage::schema(&config))?;
+    Ok(postgres)
+}
+
+fn pooled() -> Result<(PgBouncer, Postgres)> {
+    let postgres = Postgres::start()?;
+    Ok((PgBouncer::start(&postgres)?, postgres))
+}
