@@ -62,6 +62,10 @@ pub enum Defect {
     TakeoverKeepsDeadline,
     /// Deletes the counter along with the lease.
     TokensRestart,
+
+    // ── of a server ──
+    /// A crash of the server empties the table of leases.
+    LeasesUnlogged,
 }
 
 impl Defect {
@@ -92,6 +96,11 @@ impl Defect {
     /// Whether it is in the part of a storage that runs in the client: before the network, not behind it.
     pub(crate) fn is_of_the_driver(self) -> bool {
         matches!(self, Self::ErrorIsContention | Self::ErrorIsSuccess)
+    }
+
+    /// Whether it is the server that has it.
+    pub(crate) fn is_of_the_server(self) -> bool {
+        self == Self::LeasesUnlogged
     }
 
     fn of_the_engine(self) -> Option<&'static str> {

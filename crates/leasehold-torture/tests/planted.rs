@@ -38,9 +38,11 @@ const CALM: Cell =
     Cell { url: "memory:", fault: "none", ttl_ms: 400, workers: 4, tasks: 1, locks: 2, style: "mixed" };
 /// Whole programs, and a server that a clean-up and what it cleans up reach on two connections.
 const REDIS: Cell = Cell { url: "testbed:redis", ..CALM };
+/// The same, and others who lock what is ours.
+const POSTGRES: Cell = Cell { url: "testbed:postgres", ..CALM };
 
 #[rustfmt::skip]
-const TABLE: [Row; 22] = [
+const TABLE: [Row; 25] = [
     Row { defect: Defect::CancelledWaiterStays, check: "C6", cell: CALM },
     Row { defect: Defect::DeadlineFromReply, check: "C1", cell: Cell { fault: "acquire slow", ttl_ms: 300, workers: 10, locks: 5, style: "clingy", ..CALM } },
     Row { defect: Defect::DropWithoutRelease, check: "C6", cell: CALM },
@@ -57,6 +59,9 @@ const TABLE: [Row; 22] = [
     Row { defect: Defect::IgnoresPatience, check: "C5", cell: Cell { fault: "acquire ghost", ttl_ms: 3000, workers: 3, locks: 12, style: "hasty", ..CALM } },
     Row { defect: Defect::IgnoresPatience, check: "C5", cell: Cell { fault: "server stop", ttl_ms: 2000, workers: 5, locks: 16, style: "hasty", ..REDIS } },
     Row { defect: Defect::ErrorIsSuccess, check: "C1", cell: Cell { fault: "link reset", locks: 1, style: "clingy", ..REDIS } },
+    Row { defect: Defect::ErrorIsSuccess, check: "C1", cell: Cell { fault: "backends terminated", locks: 1, style: "clingy", ..POSTGRES } },
+    Row { defect: Defect::ErrorIsContention, check: "C5", cell: Cell { fault: "server kill", workers: 3, locks: 20, ..POSTGRES } },
+    Row { defect: Defect::LeasesUnlogged, check: "C1", cell: Cell { fault: "backend crash", ttl_ms: 5000, workers: 6, locks: 3, style: "clingy", ..POSTGRES } },
     Row { defect: Defect::KeepsEntries, check: "C6", cell: Cell { locks: 1, ..CALM } },
     Row { defect: Defect::ReleasesForAnybody, check: "C1", cell: Cell { ttl_ms: 300, workers: 8, locks: 3, style: "clingy", ..CALM } },
     Row { defect: Defect::RenewsAsUpsert, check: "C5", cell: Cell { fault: "renew delay", ttl_ms: 1500, workers: 4, locks: 12, style: "brisk", ..CALM } },

@@ -54,6 +54,30 @@ fn a_redis_cluster_whose_slots_move() {
     servers("testbed:redis-cluster", "9", &[]);
 }
 
+#[test]
+fn one_postgres() {
+    servers("testbed:postgres", "10", &[]);
+}
+
+#[test]
+fn a_postgres_behind_pgbouncer() {
+    servers("testbed:pgbouncer", "11", &[]);
+}
+
+#[test]
+fn a_postgres_whose_standby_takes_over() {
+    servers("testbed:postgres-standby", "12", &["--faults", "failover,primary kill,kill"]);
+}
+
+#[test]
+fn a_postgres_whose_synchronous_standby_takes_over() {
+    servers(
+        "testbed:postgres-sync",
+        "13",
+        &["--faults", "failover,failover behind,primary kill,standby stop"],
+    );
+}
+
 /// Shorter: servers of their own are slow to start, and to fail over.
 fn servers(url: &str, seed: &str, more: &[&str]) {
     run(url, "20", seed, &[&["--restless"], more].concat());

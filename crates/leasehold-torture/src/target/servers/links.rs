@@ -23,6 +23,11 @@ pub(super) const FAULTS: [&str; 8] = [
     "link cut",
 ];
 
+/// Those that can be done where nobody listens.
+pub(super) fn without_hints() -> impl Iterator<Item = &'static str> {
+    FAULTS.into_iter().filter(|fault| !fault.starts_with("hints"))
+}
+
 /// What a worker connects to instead of the servers.
 pub(super) struct Linked {
     url: String,
@@ -37,8 +42,8 @@ impl Linked {
             let proxy = Proxy::start(server).await?;
             linked.url = linked.url.replacen(&host, &proxy.addr().to_string(), 1);
             let faults = proxy.faults();
-            let listens = faults.arm(Trap::on_request(wire.listen).times(u64::MAX));
-            linked.proxies.push((proxy, Link { faults, listens: Arc::new(listens), call: wire.call }));
+            let listens = wire.listen.map(|bytes| faults.arm(Trap::on_request(bytes).times(u64::MAX)));
+            linked.proxies.push((proxy, Link { faults, listens: listens.map(Arc::new), call: wire.call }));
         }
         Ok(linked)
     }
@@ -85,7 +90,7 @@ impl Running for Worker {
 pub(super) struct Link {
     faults: Faults,
     /// Sees the connection that listens to hints.
-    listens: Arc<ArmedTrap>,
+    listens: Option<Arc<ArmedTrap>>,
     call: &'static str,
 }
 
@@ -99,7 +104,7 @@ impl Link {
                 Ok(())
             })
         };
-        let listener = self.listens.count().passed_on.map(Which::One);
+        let listener = self.listens.as_ref().and_then(|trap| trap.count().passed_on).map(Which::One);
         match fault {
             "link black-hole" => faults.flow_both(Which::All, Flow::BlackHole),
             "link delay" => {
@@ -162,6 +167,7 @@ mod tests {
     #[test]
     fn the_hosts_of_a_url() {
         assert_eq!(hosts("redis://127.0.0.1:1/0"), ["127.0.0.1:1"]);
+        assert_eq!(hosts("postgres://u@127.0.0.1:1,127.0.0.1:2/d?a=b"), ["127.0.0.1:1", "127.0.0.1:2"]);
         assert_eq!(hosts("redis+quorum://:s@127.0.0.1:1,127.0.0.1:2?a=b"), ["127.0.0.1:1", "127.0.0.1:2"]);
     }
 }

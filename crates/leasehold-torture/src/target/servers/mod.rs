@@ -2,6 +2,7 @@
 //! can be broken.
 
 mod links;
+mod postgres;
 mod redis;
 mod rig;
 
@@ -30,8 +31,8 @@ pub struct ServersTarget {
     /// What reaches the servers directly.
     url: String,
     grace: Duration,
-    /// What the keys of locks begin with, at servers that have keys.
-    prefix: String,
+    /// What the keys of locks begin with, if the URL says so.
+    prefix: Option<String>,
     /// How many connections there were before the run.
     connections: u64,
     links: Mutex<HashMap<i64, Vec<Link>>>,
@@ -50,11 +51,12 @@ impl ServersTarget {
         let rig = rig(name)?;
         let mut url = rig.setup().url();
         if !options.is_empty() {
-            url.push_str(&format!("?{options}"));
+            url.push(if url.contains('?') { '&' } else { '?' });
+            url.push_str(options);
         }
         let option = |name| options.split('&').find_map(|option| option.strip_prefix(name));
         let grace = option("failover_grace=").map(duration).transpose()?.unwrap_or_default();
-        let prefix = option("prefix=").unwrap_or("leasehold:").to_owned();
+        let prefix = option("prefix=").map(str::to_owned);
         let connections = rig.setup().connections().map_err(io::Error::other)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         Ok(Self { under, rig, url, grace, prefix, connections, links: Mutex::default(), runtime })
@@ -93,8 +95,10 @@ impl Target for ServersTarget {
     fn faults(&self) -> Vec<&'static str> {
         let mut faults = vec!["kill", "stop", "break"];
         faults.extend(self.rig.faults());
-        if self.rig.wire().is_some() {
-            faults.extend(links::FAULTS);
+        match self.rig.wire() {
+            Some(wire) if wire.listen.is_some() => faults.extend(links::FAULTS),
+            Some(_) => faults.extend(links::without_hints()),
+            None => {}
         }
         faults
     }
@@ -123,7 +127,10 @@ impl Target for ServersTarget {
         if links::FAULTS.contains(&blow.fault) {
             return self.break_links(blow, &mut dice);
         }
-        let key = format!("{}{}", self.prefix, blow.lock);
+        if let Some(defect) = self.under.defect.filter(|defect| defect.is_of_the_server()) {
+            self.rig.plant(defect).map_err(io::Error::other)?;
+        }
+        let key = self.rig.key(self.prefix.as_deref(), blow.lock);
         let (rig, mut victims, mut ending) = (&self.rig, Vec::new(), None);
         match blow.fault.rsplit_once(' ') {
             Some((whom, "kill")) => {
@@ -157,6 +164,10 @@ impl Target for ServersTarget {
     }
 
     fn refuses_after(&self, fault: &str) -> Duration {
+        if self.rig.refuses(fault) {
+            // As long as it lasts, and no longer.
+            return Duration::from_millis(1);
+        }
         // Who was only stopped is still the same.
         let another =
             fault.starts_with("failover") || fault.ends_with(" kill") || fault.ends_with(" restart");

@@ -3,10 +3,15 @@
 use std::io;
 
 use leasehold::storage::Tier;
-use leasehold_testbed::{Error, RedisCluster, RedisSentinels, Result, Server, Setup, setup};
+use leasehold_testbed::setup::Pooled;
+use leasehold_testbed::{
+    Error, Postgres, PostgresPair, RedisCluster, RedisSentinels, Result, Server, Setup, setup,
+};
 
+use super::postgres::{Bouncer, Pair, Single};
 use super::redis::{Cluster, Sentinels, left as left_redis};
 use crate::dice::Dice;
+use crate::planted::Defect;
 
 /// A set-up that runs, and what only it knows.
 pub(super) trait Rig {
@@ -19,6 +24,11 @@ pub(super) trait Rig {
     /// How to know the links, if clients find the servers by the URL alone, so that links can go through proxies.
     fn wire(&self) -> Option<Wire> {
         None
+    }
+
+    /// How a server calls a lock.
+    fn key(&self, prefix: Option<&str>, lock: &str) -> String {
+        format!("{}{lock}", prefix.unwrap_or("leasehold:"))
     }
 
     /// Finds those who are meant. `key` is in the part of the whole that is struck, if it has parts.
@@ -36,12 +46,17 @@ pub(super) trait Rig {
         Ok(())
     }
 
-    /// Does something of its own; returns what ends it, if it does not end by itself.
+    /// Does something of its own, if it is done to one lock to that of `key`; returns what ends it, if it does not end by itself.
     fn strike(&self, fault: &str, _key: &str, _dice: &mut Dice) -> Result<Option<Ending<'_>>> {
         match fault {
             "failover" => self.setup().failover().map(|()| None),
             _ => Err(Error::new(format!("this set-up has no such fault: {fault}"))),
         }
+    }
+
+    /// Plants a defect of the servers, if it is not there yet.
+    fn plant(&self, _: Defect) -> Result<()> {
+        Err(Error::new("this set-up has no such defect"))
     }
 
     /// Waits until nothing is left of a fault.
@@ -52,10 +67,16 @@ pub(super) trait Rig {
     /// The least tier that promises to survive a fault.
     fn needs(&self, fault: &str) -> Tier {
         match fault.rsplit_once(' ') {
-            _ if fault == "failover" => Tier::FailoverSafe,
-            Some(("server" | "every server", "kill" | "restart")) => Tier::RestartSafe,
+            _ if fault.starts_with("failover") => Tier::FailoverSafe,
+            Some(("server" | "every server" | "primary", "kill" | "restart")) => Tier::RestartSafe,
+            Some(("backend", "crash")) => Tier::RestartSafe,
             _ => Tier::Advisory,
         }
+    }
+
+    /// Whether nobody is granted while a fault lasts, though nobody holds.
+    fn refuses(&self, _fault: &str) -> bool {
+        false
     }
 
     /// Lists what is left when nobody uses it any more; what keeps tokens growing may stay.
@@ -70,8 +91,8 @@ pub(super) type Ending<'a> = Box<dyn FnOnce() -> Result<()> + 'a>;
 pub(super) struct Wire {
     /// When it calls.
     pub(super) call: &'static str,
-    /// When it begins to listen to hints, on a connection of its own.
-    pub(super) listen: &'static str,
+    /// When it begins to listen to hints, on a connection of its own, if it does.
+    pub(super) listen: Option<&'static str>,
 }
 
 type Start = fn() -> Result<Box<dyn Rig>>;
@@ -86,9 +107,13 @@ const ALL: &[(&str, Start)] = &[
     ("redis-sentinel", || Ok(Box::new(Sentinels(RedisSentinels::start()?)))),
     ("redis-cluster", || Ok(Box::new(Cluster(RedisCluster::start()?)))),
     ("redis-cluster-replicas", || Ok(Box::new(Cluster(RedisCluster::options().replicas(1).start()?)))),
+    ("postgres", || Ok(Box::new(Single(Postgres::start()?)))),
+    ("pgbouncer", || Ok(Box::new(Bouncer(Pooled::start_with(Postgres::options())?)))),
+    ("postgres-standby", || Ok(Box::new(Pair(PostgresPair::start()?)))),
+    ("postgres-sync", || Ok(Box::new(Pair(PostgresPair::start_synchronous(Postgres::options())?)))),
 ];
 
-const REDIS: Wire = Wire { call: "EVALSHA", listen: "SUBSCRIBE" };
+const REDIS: Wire = Wire { call: "EVALSHA", listen: Some("SUBSCRIBE") };
 
 /// Starts the set-up with that name.
 pub(super) fn rig(name: &str) -> io::Result<Box<dyn Rig>> {

@@ -1,0 +1,200 @@
+use leasehold_testbed::setup::Pooled;
+use leasehold_testbed::{Error, Postgres, PostgresPair, Result, Server, Setup};
+
+use super::rig::{Ending, Rig, Wire};
+use crate::dice::Dice;
+use crate::planted::Defect;
+
+/// A statement is executed, whether its text was sent before or not: `Execute` of the unnamed portal.
+const CALL: &str = "E\0\0\0\x09\0\0\0\0\0";
+const DIRECT: Wire = Wire { call: CALL, listen: Some("listen leasehold_") };
+/// Nobody listens through a pooler.
+const POOLED: Wire = Wire { call: CALL, listen: None };
+
+/// What can be done to one server from inside.
+const INSIDE: [&str; 5] = ["backends terminated", "backend crash", LOCKS[0], LOCKS[1], LOCKS[2]];
+/// What somebody else's transaction can do: nobody is granted while it lasts.
+const LOCKS: [&str; 3] = ["row pinned", "row locked", "table locked"];
+
+/// One server.
+pub(super) struct Single(pub(super) Postgres);
+
+impl Rig for Single {
+    fn setup(&self) -> &dyn Setup {
+        &self.0
+    }
+
+    fn faults(&self) -> Vec<&'static str> {
+        [&["server kill", "server stop", "server restart"][..], &INSIDE].concat()
+    }
+
+    fn wire(&self) -> Option<Wire> {
+        Some(DIRECT)
+    }
+
+    fn strike(&self, fault: &str, lock: &str, dice: &mut Dice) -> Result<Option<Ending<'_>>> {
+        inside(&self.0, fault, lock, dice)
+    }
+
+    fn plant(&self, defect: Defect) -> Result<()> {
+        match defect {
+            Defect::LeasesUnlogged => self.0.sql("alter table leasehold set unlogged").map(drop),
+            _ => Err(Error::new("this set-up has no such defect")),
+        }
+    }
+
+    fn key(&self, _: Option<&str>, lock: &str) -> String {
+        lock.to_owned()
+    }
+
+    fn refuses(&self, fault: &str) -> bool {
+        LOCKS.contains(&fault)
+    }
+
+    fn left(&self) -> Result<Vec<String>> {
+        left(&self.0)
+    }
+}
+
+/// One server behind a pooler.
+pub(super) struct Bouncer(pub(super) Pooled);
+
+impl Rig for Bouncer {
+    fn setup(&self) -> &dyn Setup {
+        &self.0
+    }
+
+    fn faults(&self) -> Vec<&'static str> {
+        let faults = ["server kill", "pooler stop", "server stop", "pooler kill", "server restart"];
+        [&faults[..], &INSIDE].concat()
+    }
+
+    fn wire(&self) -> Option<Wire> {
+        Some(POOLED)
+    }
+
+    fn servers(&self, whom: &str, _: &str, _: &mut Dice) -> Result<Vec<&Server>> {
+        match whom {
+            "server" => Ok(vec![&self.0.postgres]),
+            "pooler" => Ok(vec![&self.0.bouncer]),
+            _ => Err(Error::new(format!("this set-up has no such servers: {whom}"))),
+        }
+    }
+
+    fn strike(&self, fault: &str, lock: &str, dice: &mut Dice) -> Result<Option<Ending<'_>>> {
+        inside(&self.0.postgres, fault, lock, dice)
+    }
+
+    fn key(&self, _: Option<&str>, lock: &str) -> String {
+        lock.to_owned()
+    }
+
+    fn refuses(&self, fault: &str) -> bool {
+        LOCKS.contains(&fault)
+    }
+
+    fn left(&self) -> Result<Vec<String>> {
+        left(&self.0.postgres)
+    }
+}
+
+/// A primary and its standby, which take turns.
+pub(super) struct Pair(pub(super) PostgresPair);
+
+impl Rig for Pair {
+    fn setup(&self) -> &dyn Setup {
+        &self.0
+    }
+
+    fn faults(&self) -> Vec<&'static str> {
+        let faults = ["failover", "primary kill", "standby stop", "primary stop", "standby kill"];
+        [&faults[..], &["failover behind", "backends terminated", LOCKS[0]]].concat()
+    }
+
+    fn wire(&self) -> Option<Wire> {
+        Some(DIRECT)
+    }
+
+    fn servers(&self, whom: &str, _: &str, _: &mut Dice) -> Result<Vec<&Server>> {
+        let primary = self.0.current()?;
+        match whom {
+            "primary" => Ok(vec![primary]),
+            "standby" => Ok(vec![self.0.other_than(primary)]),
+            _ => Err(Error::new(format!("this set-up has no such servers: {whom}"))),
+        }
+    }
+
+    fn strike(&self, fault: &str, lock: &str, dice: &mut Dice) -> Result<Option<Ending<'_>>> {
+        match fault {
+            "failover" => {
+                self.0.failover_by_kill()?;
+                Ok(Some(Box::new(|| self.0.rebuild())))
+            }
+            // What was confirmed meanwhile is lost, if a primary confirms what its standby has not got.
+            "failover behind" => {
+                self.0.stop_following()?;
+                Ok(Some(Box::new(|| {
+                    self.0.failover_by_kill()?;
+                    self.0.rebuild()
+                })))
+            }
+            _ => inside(self.0.current()?, fault, lock, dice),
+        }
+    }
+
+    fn key(&self, _: Option<&str>, lock: &str) -> String {
+        lock.to_owned()
+    }
+
+    fn refuses(&self, fault: &str) -> bool {
+        LOCKS.contains(&fault)
+    }
+
+    fn left(&self) -> Result<Vec<String>> {
+        left(self.0.current()?)
+    }
+}
+
+fn inside<'a>(
+    postgres: &'a Postgres,
+    fault: &str,
+    lock: &str,
+    dice: &mut Dice,
+) -> Result<Option<Ending<'a>>> {
+    let lock = lock.replace('\'', "''");
+    let open = |sql: &str| -> Result<Option<Ending<'a>>> {
+        let transaction = postgres.transaction(sql)?;
+        Ok(Some(Box::new(move || {
+            drop(transaction);
+            Ok(())
+        })))
+    };
+    match fault {
+        "backends terminated" => {
+            postgres.terminate_backends("")?;
+            // Those who have just come back.
+            Ok(Some(Box::new(|| postgres.terminate_backends("").map(drop))))
+        }
+        "backend crash" => {
+            let backends = postgres.backends("")?;
+            if !backends.is_empty() {
+                postgres.kill9_backend(*dice.of(&backends))?;
+            }
+            Ok(None)
+        }
+        "row pinned" => open(&format!("select from leasehold where name = '{lock}' for key share")),
+        "row locked" => open(&format!("select from leasehold where name = '{lock}' for update")),
+        "table locked" => open("lock table leasehold in access exclusive mode"),
+        _ => Err(Error::new(format!("this set-up has no such fault: {fault}"))),
+    }
+}
+
+/// Lists what is left when nobody uses it any more. Rows stay with their tokens, but nobody's.
+fn left(postgres: &Postgres) -> Result<Vec<String>> {
+    let left = postgres.sql(
+        "select 'the lease of ' || name from leasehold where owner is not null \
+         union all select 'a place in line for ' || name from leasehold_waiters where until > clock_timestamp() \
+         union all select 'a lock of the schema' from pg_locks where locktype = 'advisory'",
+    )?;
+    Ok(left.lines().map(str::to_owned).collect())
+}
