@@ -1,15 +1,17 @@
 //! A storage that counts what it is asked for, and passes it on.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_core::Stream;
 use leasehold::storage::{
-    Acquire, AnyStorage, Claim, Guarantees, Hint, Holder, Limits, Name, Release, Renew, Storage,
+    Acquire, AnyStorage, Claim, Guarantees, Hint, Holder, Limits, Name, Owner, Release, Renew, Storage,
+    WAITER_HEARTBEAT,
 };
 
-use crate::clock::now_ns;
+use crate::clock::{nanos, now_ns};
 
 #[derive(Debug)]
 pub(crate) struct Counting {
@@ -22,10 +24,14 @@ pub(crate) struct Counting {
 pub(crate) struct Counts {
     pub(crate) acquire: AtomicU64,
     pub(crate) acquire_answered: AtomicU64,
+    /// Those of `acquire` that only say that somebody still waits.
+    pub(crate) heartbeat: AtomicU64,
     pub(crate) renew: AtomicU64,
     pub(crate) release: AtomicU64,
     since: u64,
     renewed: [AtomicU64; SECONDS],
+    /// When each waiter last asked.
+    waiting: Mutex<HashMap<Owner, u64>>,
 }
 
 /// For how long renewals are counted by the second.
@@ -36,10 +42,12 @@ impl Counting {
         let counts = Arc::new(Counts {
             acquire: AtomicU64::new(0),
             acquire_answered: AtomicU64::new(0),
+            heartbeat: AtomicU64::new(0),
             renew: AtomicU64::new(0),
             release: AtomicU64::new(0),
             since: now_ns(),
             renewed: [const { AtomicU64::new(0) }; SECONDS],
+            waiting: Mutex::default(),
         });
         (Self { inner, counts: Arc::clone(&counts) }, counts)
     }
@@ -52,6 +60,26 @@ impl Counts {
             |ns: u64| usize::try_from(ns.saturating_sub(self.since) / 1_000_000_000).unwrap_or(SECONDS);
         let seconds = self.renewed.iter().take(second(to_ns)).skip(second(from_ns) + 1);
         seconds.map(|count| count.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Whether each has waited since long before.
+    fn are_heartbeats(&self, claims: &[Claim]) -> bool {
+        let (now, long) = (now_ns(), nanos(WAITER_HEARTBEAT) * 9 / 10);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = true;
+        for claim in claims.iter().filter(|claim| claim.wait) {
+            all &= waiting.insert(claim.owner, now).is_some_and(|before| now - before >= long);
+        }
+        all && claims.iter().all(|claim| claim.wait)
+    }
+
+    fn stopped_waiting(&self, claims: &[Claim], answers: &[leasehold::Result<Acquire>]) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        for (claim, answer) in claims.iter().zip(answers) {
+            if matches!(answer, Ok(Acquire::Granted { .. })) {
+                waiting.remove(&claim.owner);
+            }
+        }
     }
 
     fn renewed(&self, claims: usize) {
@@ -79,7 +107,10 @@ impl Storage for Counting {
 
     async fn acquire(&self, claims: &[Claim]) -> Vec<leasehold::Result<Acquire>> {
         self.counts.acquire.fetch_add(1, Ordering::Relaxed);
+        let heartbeat = self.counts.are_heartbeats(claims);
+        self.counts.heartbeat.fetch_add(u64::from(heartbeat), Ordering::Relaxed);
         let answers = self.inner.acquire(claims).await;
+        self.counts.stopped_waiting(claims, &answers);
         self.counts.acquire_answered.fetch_add(1, Ordering::Relaxed);
         answers
     }

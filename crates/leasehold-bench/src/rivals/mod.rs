@@ -1,36 +1,33 @@
-//! Leasehold beside its rivals, on one Redis that is started for it, in interleaved rounds.
+//! Leasehold beside its rivals, on one server that is started for it, in interleaved rounds.
 //!
 //! In each round everybody is measured once at everything, and the order changes from round to round: what the machine
 //! does meanwhile hits all alike. Ratios are of the figures of one round.
 
+pub(crate) mod postgres;
+pub(crate) mod redis;
 mod table;
 mod versions;
 
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use leasehold_testbed::Redis;
 use serde_json::Value;
 
 use self::table::Table;
 use crate::Result;
-use crate::contestant::Contestant::{self, Leasehold, LeaseholdTask, Raw, Rslock};
+use crate::contestant::Contestant::{self, Leasehold, LeaseholdTask};
 use crate::scenario::{contend, crowd, cycles, handover};
 use crate::server::Server;
+use crate::stats::float;
 
+/// What is measured, whoever the rivals are.
 #[derive(Debug, Args)]
-pub(crate) struct Options {
+struct Common {
     /// How often everybody is measured.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// How the server keeps what it is told; each is measured.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Persistence::None, Persistence::Always])]
-    persistence: Vec<Persistence>,
-    /// What is measured.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Cycles, Part::Handover, Part::Crowd, Part::Held])]
-    parts: Vec<Part>,
     /// How many workers acquire and release.
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 64, 256, 1024])]
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64, 256, 1024])]
     workers: Vec<usize>,
     /// How many processes want one lock.
     #[arg(long, value_delimiter = ',', default_values_t = [2, 9])]
@@ -38,20 +35,15 @@ pub(crate) struct Options {
     /// How many clients wait for one lock.
     #[arg(long, default_value_t = 500)]
     clients: usize,
-    /// How many locks are held.
-    #[arg(long, default_value_t = 100_000)]
-    locks: usize,
+    /// How many locks are held [default: 100000 over Redis, 10000 over PostgreSQL].
+    #[arg(long)]
+    locks: Option<usize>,
+    /// Only these, if any are named.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    contestants: Vec<Contestant>,
     /// Measures Leasehold over another storage than the server of its rivals: what it costs by itself.
     #[arg(long)]
     leasehold_store: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Persistence {
-    /// Nothing is kept.
-    None,
-    /// Every write is on disk before it is answered (`appendfsync always`).
-    Always,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -62,85 +54,77 @@ enum Part {
     Held,
 }
 
+impl Part {
+    const ALL: [Self; 4] = [Self::Cycles, Self::Handover, Self::Crowd, Self::Held];
+}
+
 /// Locks are held until each was renewed several times.
 const HELD_AT_LEAST: Duration = Duration::from_secs(45);
 
-pub(crate) async fn compare(options: &Options, span: Duration) -> Result {
-    let mut tables = Vec::new();
-    for &persistence in &options.persistence {
-        let redis = tokio::task::spawn_blocking(move || start(persistence));
-        let redis = redis.await??;
-        let mut run = Run { options, span, url: redis.url(), table: Table::default() };
-        for round in 0..options.rounds {
-            run.round(round).await?;
-        }
-        run.alone().await?;
-        tables.push(format!(
-            "{}\n\n{}",
-            versions::describe(&redis, persistence == Persistence::Always)?,
-            run.table
-        ));
-        tokio::task::spawn_blocking(move || drop(redis)).await?;
-    }
-    for table in tables {
-        println!("\n{table}");
-    }
-    Ok(())
-}
-
-fn start(persistence: Persistence) -> Result<Redis> {
-    let options = Redis::options();
-    Ok(match persistence {
-        Persistence::None => options.volatile().start()?,
-        Persistence::Always => options.start()?,
-    })
-}
-
 struct Run<'a> {
-    options: &'a Options,
+    options: &'a Common,
     span: Duration,
     url: String,
+    /// Who acquires and releases; the columns of the table.
+    in_cycles: Vec<Contestant>,
+    /// Who waits.
+    in_handover: Vec<Contestant>,
+    /// How many are held, unless the options say so.
+    locks: usize,
     table: Table,
 }
 
-impl Run<'_> {
-    /// Everybody at everything, once.
-    async fn round(&mut self, round: usize) -> Result {
-        let in_turn = |mut all: Vec<Contestant>| {
-            let first = round % all.len();
-            all.rotate_left(first);
-            all
-        };
-        if self.measures(Part::Cycles) {
-            for workers in self.options.workers.clone() {
-                for contestant in in_turn(vec![Leasehold, LeaseholdTask, Rslock, Raw]) {
-                    self.cycles(contestant, workers).await?;
-                }
-            }
-        }
-        if self.measures(Part::Handover) {
-            for processes in self.options.processes.clone() {
-                for contestant in in_turn(vec![Leasehold, Rslock]) {
-                    self.handover(contestant, processes).await?;
-                }
-            }
-        }
-        if self.measures(Part::Crowd) {
-            self.crowd().await?;
-        }
-        Ok(())
+impl<'a> Run<'a> {
+    fn new(
+        options: &'a Common,
+        span: Duration,
+        url: String,
+        in_cycles: Vec<Contestant>,
+        in_handover: Vec<Contestant>,
+    ) -> Self {
+        let wanted = |who: &Contestant| options.contestants.is_empty() || options.contestants.contains(who);
+        let of = |all: Vec<Contestant>| all.into_iter().filter(wanted).collect::<Vec<_>>();
+        let (in_cycles, in_handover) = (of(in_cycles), of(in_handover));
+        let table = Table::new(in_cycles.clone());
+        Self { options, span, url, in_cycles, in_handover, locks: 100_000, table }
     }
 
-    /// What no rival does, once.
-    async fn alone(&mut self) -> Result {
-        if self.measures(Part::Held) {
+    /// Everything, as often as there are rounds; what takes long, once.
+    async fn rounds(&mut self, parts: &[Part]) -> Result {
+        for round in 0..self.options.rounds {
+            self.round(round, parts).await?;
+        }
+        if parts.contains(&Part::Held) {
             self.held().await?;
         }
         Ok(())
     }
 
-    fn measures(&self, part: Part) -> bool {
-        self.options.parts.contains(&part)
+    /// Everybody at everything, once.
+    async fn round(&mut self, round: usize, parts: &[Part]) -> Result {
+        let in_turn = |mut all: Vec<Contestant>| {
+            let first = round % std::cmp::max(all.len(), 1);
+            all.rotate_left(first);
+            all
+        };
+        if parts.contains(&Part::Cycles) {
+            for workers in self.options.workers.clone() {
+                for contestant in in_turn(self.in_cycles.clone()) {
+                    self.cycles(contestant, workers).await?;
+                }
+            }
+        }
+        if parts.contains(&Part::Handover) {
+            for processes in self.options.processes.clone() {
+                for contestant in in_turn(self.in_handover.clone()) {
+                    self.handover(contestant, processes).await?;
+                }
+            }
+        }
+        if parts.contains(&Part::Crowd) {
+            self.crowd().await?;
+        }
+        Ok(())
     }
 
     fn store(&self, contestant: Contestant) -> &str {
@@ -152,7 +136,7 @@ impl Run<'_> {
 
     async fn cycles(&mut self, contestant: Contestant, workers: usize) -> Result {
         let store = self.store(contestant);
-        let (client, mut server) = (contestant.connect(store).await?, Server::of(&self.url).await?);
+        let (client, mut server) = (contestant.connect(store, workers).await?, Server::of(&self.url).await?);
         let cycles = cycles::measure(&client, &mut server, self.span, workers).await?;
         client.close().await?;
         say(&cycles.json(contestant));
@@ -165,6 +149,12 @@ impl Run<'_> {
         table.add(of("acquire", "p50 µs"), contestant, cycles.acquire.us(50));
         table.add(of("CPU of the client", "µs per cycle"), contestant, cycles.client_cpu_us);
         table.add(of("CPU of the server", "µs per cycle"), contestant, cycles.server_cpu_us.unwrap_or(0.0));
+        if let Some(bytes) = cycles.wal_bytes {
+            table.add(of("write-ahead log", "bytes per cycle"), contestant, bytes);
+        }
+        if let Some(connections) = cycles.connections {
+            table.add(of("connections", "in all"), contestant, float(connections));
+        }
         Ok(())
     }
 
@@ -196,9 +186,22 @@ impl Run<'_> {
         let clients = self.options.clients;
         let crowd = crowd::measure(self.store(Leasehold), self.span, clients, 4).await?;
         say(&crowd.json());
+        if let Some(connections) = crowd.connections {
+            let label = format!("{clients} waiting clients, connections of each");
+            self.table.add(label, Leasehold, connections);
+        }
         for (when, phase) in [("once each", &crowd.drained), ("all come back", &crowd.steady)] {
             let of = |what: &str| format!("{clients} waiting clients, {when}, {what}");
             self.table.add(of("acquire calls per handover"), Leasehold, phase.acquire_calls);
+            self.table.add(of("of those heartbeats"), Leasehold, phase.heartbeats);
+            for (who, calls) in [
+                ("acquires, as the server counts,", phase.server_acquires),
+                ("all calls, as the server counts,", phase.server_calls),
+            ] {
+                if let Some(calls) = calls {
+                    self.table.add(of(&format!("{who} per handover")), Leasehold, calls);
+                }
+            }
             self.table.add(of("handovers per second"), Leasehold, phase.per_second);
             self.table.add(of("handover p50 µs"), Leasehold, phase.handover.us(50));
             self.table.add(of("handover p99 µs"), Leasehold, phase.handover.us(99));
@@ -208,7 +211,7 @@ impl Run<'_> {
 
     /// In a process of its own, so that its memory is its own.
     async fn held(&mut self) -> Result {
-        let locks = self.options.locks;
+        let locks = self.options.locks.unwrap_or(self.locks);
         let seconds = std::cmp::max(self.span, HELD_AT_LEAST).as_secs().to_string();
         let output = tokio::process::Command::new(std::env::current_exe()?)
             .args([
@@ -224,6 +227,9 @@ impl Run<'_> {
             .kill_on_drop(true)
             .output()
             .await?;
+        if !output.status.success() {
+            return Err(format!("the process that holds locks failed status=`{}`", output.status).into());
+        }
         let held: Value = serde_json::from_slice(&output.stdout)?;
         say(&held);
         let rows = [

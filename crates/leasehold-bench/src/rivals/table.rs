@@ -3,37 +3,50 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::contestant::Contestant::{self, Leasehold, LeaseholdTask, Raw, Rslock};
+use crate::contestant::Contestant::{self, Leasehold, LeaseholdTask};
 use crate::stats::ratio;
 
 /// Rows in the order in which they were first seen; in each, one figure per contestant and round.
-#[derive(Debug, Default)]
-pub(super) struct Table(Vec<(String, Row)>);
+#[derive(Debug)]
+pub(super) struct Table {
+    /// A column of figures for each, and one of ratios for each rival.
+    all: Vec<Contestant>,
+    rows: Vec<(String, Row)>,
+}
 
 type Row = BTreeMap<Contestant, Vec<f64>>;
 
 impl Table {
+    pub(super) fn new(all: Vec<Contestant>) -> Self {
+        Self { all, rows: Vec::new() }
+    }
+
     pub(super) fn add(&mut self, label: String, contestant: Contestant, figure: f64) {
-        let known = self.0.iter().position(|(known, _)| *known == label);
+        let known = self.rows.iter().position(|(known, _)| *known == label);
         let at = known.unwrap_or_else(|| {
-            self.0.push((label, Row::new()));
-            self.0.len() - 1
+            self.rows.push((label, Row::new()));
+            self.rows.len() - 1
         });
-        self.0[at].1.entry(contestant).or_default().push(figure);
+        self.rows[at].1.entry(contestant).or_default().push(figure);
     }
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let all = [Leasehold, LeaseholdTask, Rslock, Raw];
-        let names = all.map(|contestant| contestant.to_string()).join(" | ");
-        writeln!(f, "| median (min–max) | {names} | ÷ rslock | ÷ raw |\n|---|---|---|---|---|---|---|")?;
+        let rivals: Vec<_> =
+            self.all.iter().filter(|who| !matches!(who, Leasehold | LeaseholdTask)).collect();
+        let names = self.all.iter().map(|who| format!(" {who} |")).collect::<String>();
+        let ratios = rivals.iter().map(|rival| format!(" ÷ {rival} |")).collect::<String>();
+        writeln!(f, "| median (min–max) |{names}{ratios}")?;
+        writeln!(f, "|{}", "---|".repeat(1 + self.all.len() + rivals.len()))?;
         // Those of a kind together, whatever came first.
-        let mut rows: Vec<_> = self.0.iter().collect();
-        rows.sort_by_key(|(label, _)| self.0.iter().position(|(other, _)| kind(other) == kind(label)));
+        let mut rows: Vec<_> = self.rows.iter().collect();
+        rows.sort_by_key(|(label, _)| self.rows.iter().position(|(other, _)| kind(other) == kind(label)));
         for (label, row) in rows {
-            let cells = all.map(|contestant| cell(row.get(&contestant))).join(" | ");
-            writeln!(f, "| {label} | {cells} | {} | {} |", against(row, Rslock), against(row, Raw))?;
+            let cells = self.all.iter().map(|who| format!(" {} |", cell(row.get(who)))).collect::<String>();
+            let ratios =
+                rivals.iter().map(|rival| format!(" {} |", against(row, **rival))).collect::<String>();
+            writeln!(f, "| {label} |{cells}{ratios}")?;
         }
         Ok(())
     }
@@ -95,6 +108,7 @@ fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contestant::Contestant::{Raw, Rslock};
 
     #[test]
     fn the_median_is_the_middle() {
@@ -105,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_row_shows_the_spread_and_the_ratios_of_the_rounds() {
-        let mut table = Table::default();
+        let mut table = Table::new(vec![Leasehold, LeaseholdTask, Rslock, Raw]);
         for (ours, raw) in [(2000.0, 1000.0), (3000.0, 1000.0), (10000.0, 20000.0)] {
             table.add("cycles".to_owned(), Leasehold, ours);
             table.add("cycles".to_owned(), Raw, raw);

@@ -18,14 +18,18 @@ use crate::child::{Children, Orders};
 use crate::clock::{nanos, now_ns};
 use crate::contestant::Contestant;
 use crate::counting::{Counting, Counts};
-use crate::server::Server;
+use crate::server::{Calls, Server};
 use crate::stats::{Times, float, per_second, ratio};
 
-/// How long the last to come gets to stand in the queue.
-const SETTLE: Duration = Duration::from_secs(1);
+/// For how long nobody must connect any more: whoever has just subscribed to hints asks once more.
+const SETTLE: Duration = Duration::from_secs(3);
+/// A server that is asked for a thousand connections at a time.
+const SETTLED: Duration = Duration::from_secs(60);
 
 pub(crate) struct Crowd {
     clients: usize,
+    /// Of each client.
+    pub(crate) connections: Option<f64>,
     /// Nobody comes back.
     pub(crate) drained: Phase,
     /// All come back all the time.
@@ -36,7 +40,11 @@ pub(crate) struct Phase {
     pub(crate) per_second: f64,
     pub(crate) handover: Times,
     pub(crate) acquire_calls: f64,
-    script_calls: Option<f64>,
+    /// Of those, by who has waited for so long that its place in the queue has to be kept.
+    pub(crate) heartbeats: f64,
+    /// As the server counts.
+    pub(crate) server_acquires: Option<f64>,
+    pub(crate) server_calls: Option<f64>,
     holds: usize,
     overlaps: usize,
     backwards: usize,
@@ -45,21 +53,23 @@ pub(crate) struct Phase {
 impl Crowd {
     pub(crate) fn json(&self) -> Value {
         json!({
-            "scenario": "crowd", "clients": self.clients, "drained": self.drained.json(),
-            "steady": self.steady.json(),
+            "scenario": "crowd", "clients": self.clients, "connections_per_client": self.connections,
+            "drained": self.drained.json(), "steady": self.steady.json(),
         })
     }
 }
 
 impl Phase {
-    fn new(holds: Vec<Hold>, acquire_calls: u64, script_calls: Option<u64>) -> Self {
+    fn new(holds: Vec<Hold>, [acquire_calls, heartbeats]: [u64; 2], calls: Option<Calls>) -> Self {
         let history = History::new(holds);
         let handovers = float(u64::try_from(history.0.len()).unwrap_or(0));
         Self {
             per_second: per_second(history.0.len(), history.span()),
             handover: Times::new(history.gaps()),
             acquire_calls: ratio(float(acquire_calls), handovers),
-            script_calls: script_calls.map(|calls| ratio(float(calls), handovers)),
+            heartbeats: ratio(float(heartbeats), handovers),
+            server_acquires: calls.and_then(|calls| Some(ratio(float(calls.acquire?), handovers))),
+            server_calls: calls.map(|calls| ratio(float(calls.all), handovers)),
             holds: history.0.len(),
             overlaps: history.overlaps(),
             backwards: history.backwards(),
@@ -69,32 +79,54 @@ impl Phase {
     fn json(&self) -> Value {
         json!({
             "holds": self.holds, "holds_per_s": self.per_second, "handover_us": self.handover.json(),
-            "acquire_calls_per_hold": self.acquire_calls, "script_calls_per_hold": self.script_calls,
+            "acquire_calls_per_hold": self.acquire_calls,
+            "heartbeats_per_hold": self.heartbeats,
+            "server_acquires_per_hold": self.server_acquires, "server_calls_per_hold": self.server_calls,
             "overlaps": self.overlaps, "tokens_not_increasing": self.backwards,
         })
     }
 }
 
 pub(crate) async fn measure(store: &str, span: Duration, clients: usize, processes: usize) -> Result<Crowd> {
-    let (millis, each, lock) =
-        (span.as_millis().to_string(), (clients / processes).to_string(), fresh("crowd"));
-    let worker = ["crowd-worker", "--lock", &lock, "--clients", &each, "--millis", &millis];
+    let each = clients / processes;
+    let (millis, count, lock) = (span.as_millis().to_string(), each.to_string(), fresh("crowd"));
+    let worker = ["crowd-worker", "--lock", &lock, "--clients", &count, "--millis", &millis];
     let mut server = Server::of(store).await?;
     let locks = Locks::connect(store).await?;
     let guard = locks.lock(&lock).acquire().await?;
+    let alone = server.connections().await?;
     let mut children = Children::spawn(Contestant::Leasehold, store, processes, &worker)?;
     children.hear_all().await?; // connected
     children.tell_all("wait").await?;
     children.hear_all().await?; // all wait
-    let before = server.script_calls().await?;
+    let connections = settled(&mut server).await?.zip(alone).map(|(b, a)| b.saturating_sub(a));
+    let all = each * processes;
+    let connections = connections.map(|count| ratio(float(count), float(u64::try_from(all).unwrap_or(0))));
+    children.tell_all("count").await?;
+    children.hear_all().await?; // they count
+    let before = server.calls().await?;
     guard.release().await?;
     let drained = phase(&mut children, processes, &mut server, before).await?;
-    let before = server.script_calls().await?;
+    let before = server.calls().await?;
     children.tell_all("come back").await?;
     let steady = phase(&mut children, processes, &mut server, before).await?;
     children.finish().await?;
     locks.close().await?;
-    Ok(Crowd { clients, drained, steady })
+    Ok(Crowd { clients: all, connections, drained, steady })
+}
+
+/// Waits until nobody connects any more, and returns how many connections there are.
+async fn settled(server: &mut Server) -> Result<Option<u64>> {
+    let end = now_ns() + nanos(SETTLED);
+    let (mut count, mut since) = (server.connections().await?, now_ns());
+    while now_ns() < std::cmp::min(since + nanos(SETTLE), end) {
+        tokio::time::sleep(SETTLE / 10).await;
+        let now = server.connections().await?;
+        if now != count {
+            (count, since) = (now, now_ns());
+        }
+    }
+    Ok(count)
 }
 
 /// Hears of every hold, until all are done.
@@ -102,23 +134,28 @@ async fn phase(
     children: &mut Children,
     processes: usize,
     server: &mut Server,
-    before: Option<u64>,
+    before: Option<Calls>,
 ) -> Result<Phase> {
-    let (mut holds, mut acquire_calls, mut running) = (Vec::new(), 0, processes);
+    let (mut holds, mut called, mut running) = (Vec::new(), [0, 0], processes);
     let mut after = None;
     while running > 0 {
         let (child, line) = children.hear().await?;
         if let Some(calls) = line.strip_prefix("done ") {
-            acquire_calls += calls.parse::<u64>()?;
+            let [acquire, heartbeat] = numbers(calls)?;
+            called = [called[0] + acquire, called[1] + heartbeat];
             running -= 1;
-            after = server.script_calls().await?;
+            after = server.calls().await?;
             continue;
         }
         let [granted, released, token, client] = numbers(&line)?;
         let by = child * 100_000 + usize::try_from(client)?;
         holds.push(Hold { granted, released, token, by });
     }
-    Ok(Phase::new(holds, acquire_calls, after.zip(before).map(|(after, before)| after - before)))
+    let calls = after.zip(before).map(|(after, before)| Calls {
+        all: after.all.saturating_sub(before.all),
+        acquire: after.acquire.zip(before.acquire).map(|(after, before)| after.saturating_sub(before)),
+    });
+    Ok(Phase::new(holds, called, calls))
 }
 
 /// One of the processes: its clients share nothing but the runtime.
@@ -131,24 +168,26 @@ pub(crate) async fn worker(store: &str, lock: &str, span: Duration, count: usize
     let mut orders = Orders::new();
     println!("connected");
     orders.next().await?;
-    let calls = |of: fn(&Counts) -> &AtomicU64| -> u64 {
+    let sum = |of: fn(&Counts) -> &AtomicU64| -> u64 {
         clients.iter().map(|(_, counts)| of(counts).load(Ordering::Relaxed)).sum()
     };
+    let calls = || [sum(|counts| &counts.acquire), sum(|counts| &counts.heartbeat)];
+    let since = |before: [u64; 2]| [calls()[0] - before[0], calls()[1] - before[1]];
 
     let all = spawn(&clients, lock, None);
-    while calls(|counts| &counts.acquire_answered) < u64::try_from(count)? {
+    while sum(|counts| &counts.acquire_answered) < u64::try_from(count)? {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    // Whoever has just subscribed to hints asks once more.
-    tokio::time::sleep(SETTLE).await;
-    let before = calls(|counts| &counts.acquire);
     println!("waiting");
-    say(all, || calls(|counts| &counts.acquire) - before).await?;
+    orders.next().await?;
+    let before = calls();
+    println!("counting");
+    say(all, || since(before)).await?;
 
     orders.next().await?;
-    let before = calls(|counts| &counts.acquire);
+    let before = calls();
     let all = spawn(&clients, lock, Some(now_ns() + nanos(span)));
-    say(all, || calls(|counts| &counts.acquire) - before).await?;
+    say(all, || since(before)).await?;
     orders.next().await?; // nobody leaves before all have been heard
     for (locks, _) in &clients {
         locks.close().await?;
@@ -178,15 +217,15 @@ async fn hold(lock: Lock, client: u64, end: Option<u64>) -> leasehold::Result<Ve
 }
 
 /// Prints every hold once all clients are through, then how often they asked.
-async fn say(mut all: Holds, calls: impl Fn() -> u64) -> Result {
+async fn say(mut all: Holds, calls: impl Fn() -> [u64; 2]) -> Result {
     let mut holds = Vec::new();
     while let Some(client) = all.join_next().await {
         holds.extend(client??);
     }
-    let calls = calls();
+    let [acquire, heartbeat] = calls();
     for [granted, released, token, client] in holds {
         println!("{granted} {released} {token} {client}");
     }
-    println!("done {calls}");
+    println!("done {acquire} {heartbeat}");
     Ok(())
 }

@@ -19,6 +19,10 @@ pub(crate) struct Cycles {
     pub(crate) client_cpu_us: f64,
     /// The server's.
     pub(crate) server_cpu_us: Option<f64>,
+    /// What the server logs ahead for each cycle.
+    pub(crate) wal_bytes: Option<f64>,
+    /// How many it used.
+    pub(crate) connections: Option<u64>,
 }
 
 impl Cycles {
@@ -27,6 +31,7 @@ impl Cycles {
             "scenario": "cycles", "contestant": contestant.argument(), "workers": self.workers,
             "cycles_per_s": self.per_second, "cycle_us": self.cycle.json(), "acquire_us": self.acquire.json(),
             "client_cpu_us_per_cycle": self.client_cpu_us, "server_cpu_us_per_cycle": self.server_cpu_us,
+            "wal_bytes_per_cycle": self.wal_bytes, "connections": self.connections,
         })
     }
 }
@@ -37,7 +42,7 @@ pub(crate) async fn run(
     span: Duration,
     workers: usize,
 ) -> Result<Value> {
-    let (client, mut server) = (contestant.connect(store).await?, Server::of(store).await?);
+    let (client, mut server) = (contestant.connect(store, workers).await?, Server::of(store).await?);
     let cycles = measure(&client, &mut server, span, workers).await?;
     client.close().await?;
     Ok(cycles.json(contestant))
@@ -51,17 +56,22 @@ pub(crate) async fn measure(
     workers: usize,
 ) -> Result<Cycles> {
     together(client, span / 10, workers).await?;
+    let wal = server.wal_bytes().await?;
     let (cpu, server_cpu) = (cpu_ns(), server.cpu_ns().await?);
     let start = now_ns();
     let (cycle, acquire) = together(client, span, workers).await?;
     let took = now_ns() - start;
     let (cpu, server_cpu) = (cpu_ns() - cpu, server.cpu_ns().await?.zip(server_cpu).map(|(b, a)| b - a));
-    let us_each = |nanos: u64| ratio(float(nanos) / 1000.0, float(u64::try_from(cycle.len()).unwrap_or(0)));
+    let wal = server.wal_bytes().await?.zip(wal).map(|(b, a)| b - a);
+    let each = |figure: u64| ratio(float(figure), float(u64::try_from(cycle.len()).unwrap_or(0)));
+    let us_each = |nanos: u64| each(nanos) / 1000.0;
     Ok(Cycles {
         workers,
         per_second: per_second(cycle.len(), took),
         client_cpu_us: us_each(cpu),
         server_cpu_us: server_cpu.map(us_each),
+        wal_bytes: wal.map(each),
+        connections: server.connections().await?,
         cycle: Times::new(cycle),
         acquire: Times::new(acquire),
     })

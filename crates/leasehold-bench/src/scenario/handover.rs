@@ -74,7 +74,7 @@ pub(crate) async fn measure(
 
 /// One of the processes.
 pub(crate) async fn worker(contestant: Contestant, store: &str, lock: &str) -> Result {
-    let client = contestant.connect(store).await?;
+    let client = contestant.connect(store, 1).await?;
     let lock = client.lock(lock);
     let mut orders = Orders::new();
     println!("connected");

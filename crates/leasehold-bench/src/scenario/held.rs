@@ -33,12 +33,12 @@ pub(crate) async fn measure(store: &str, span: Duration, count: usize) -> Result
     });
     let (locks, counts) = connected.await.map_err(|_| "cannot connect")?;
 
-    let (memory, server_memory) = (resident_bytes()?, server.memory().await?);
+    let (memory, server_memory) = (resident_bytes()?, server.data_bytes().await?);
     let start = now_ns();
     let guards = acquire_all(&locks, count).await?;
     let acquired = now_ns() - start;
     let memory = resident_bytes()?.saturating_sub(memory);
-    let server_memory = server.memory().await?.zip(server_memory).map(|(b, a)| b.saturating_sub(a));
+    let server_memory = server.data_bytes().await?.zip(server_memory).map(|(b, a)| b.saturating_sub(a));
 
     let (cpu, server_cpu, start) = (cpu_ns(), server.cpu_ns().await?, now_ns());
     tokio::time::sleep(span).await;
@@ -58,10 +58,10 @@ pub(crate) async fn measure(store: &str, span: Duration, count: usize) -> Result
     drop(locks);
     let _ = stop.send(());
     engine.join().map_err(|_| "the engine panicked")??;
-    outcome?;
     Ok(json!({
         "scenario": "held", "locks": count, "lost": lost,
         "acquired_in_ms": acquired / 1_000_000, "released_in_ms": released / 1_000_000,
+        "not_released": outcome.err().map(|error| error.to_string()),
         "renewals_per_s": { "mean": mean, "max": max, "max_to_mean": ratio(max, mean),
             "max_to_mean_at_the_end": ratio(max_at_the_end, mean_at_the_end), "each_second": renewals },
         "client_cpu_percent": share(cpu), "server_cpu_percent": server_cpu.map(share),

@@ -1,5 +1,12 @@
 //! Who is measured: Leasehold, and with the feature `rivals` what it is compared with. All on the same runtime.
 
+#[cfg(feature = "rivals")]
+pub mod advisory;
+#[cfg(feature = "rivals")]
+mod raw;
+#[cfg(feature = "rivals")]
+mod statement;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -23,6 +30,19 @@ pub(crate) enum Contestant {
     /// token.
     #[cfg(feature = "rivals")]
     Raw,
+    /// The crate `distributed-lock-postgres`, with as many connections as workers: a lock belongs to a session.
+    #[cfg(feature = "rivals")]
+    Advisory,
+    /// The same, asked to try: fewer statements, and nobody waits.
+    #[cfg(feature = "rivals")]
+    AdvisoryTry,
+    /// A row per lock and a statement per claim, on one pipelined connection: no waiting.
+    #[cfg(feature = "rivals")]
+    Statement,
+    /// The same on eight connections.
+    #[cfg(feature = "rivals")]
+    #[value(name = "statement-8")]
+    StatementEight,
 }
 
 impl Contestant {
@@ -35,10 +55,19 @@ impl Contestant {
             Self::Rslock => "rslock",
             #[cfg(feature = "rivals")]
             Self::Raw => "raw",
+            #[cfg(feature = "rivals")]
+            Self::Advisory => "advisory",
+            #[cfg(feature = "rivals")]
+            Self::AdvisoryTry => "advisory-try",
+            #[cfg(feature = "rivals")]
+            Self::Statement => "statement",
+            #[cfg(feature = "rivals")]
+            Self::StatementEight => "statement-8",
         }
     }
 
-    pub(crate) async fn connect(self, store: &str) -> Result<Client> {
+    /// For so many workers; only who needs a connection for each cares.
+    pub(crate) async fn connect(self, store: &str, workers: usize) -> Result<Client> {
         let builder = Locks::builder().ttl(TTL);
         Ok(match self {
             Self::Leasehold => Client::Leasehold(builder.connect(store).await?),
@@ -46,12 +75,15 @@ impl Contestant {
             #[cfg(feature = "rivals")]
             Self::Rslock => Client::Rslock(rslock::LockManager::new(vec![store])),
             #[cfg(feature = "rivals")]
-            Self::Raw => {
-                // A slow disk must end nothing.
-                let patient = redis::AsyncConnectionConfig::new().set_response_timeout(None);
-                let client = redis::Client::open(store)?;
-                Client::Raw(client.get_multiplexed_async_connection_with_config(&patient).await?)
-            }
+            Self::Raw => Client::Raw(raw::connect(store).await?),
+            #[cfg(feature = "rivals")]
+            Self::Advisory => Client::Advisory(advisory::connect(store, workers).await?),
+            #[cfg(feature = "rivals")]
+            Self::AdvisoryTry => Client::AdvisoryTry(advisory::connect(store, workers).await?),
+            #[cfg(feature = "rivals")]
+            Self::Statement => Client::Statement(statement::Connections::open(store, 1).await?),
+            #[cfg(feature = "rivals")]
+            Self::StatementEight => Client::Statement(statement::Connections::open(store, 8).await?),
         })
     }
 }
@@ -69,6 +101,12 @@ pub(crate) enum Client {
     Rslock(rslock::LockManager),
     #[cfg(feature = "rivals")]
     Raw(redis::aio::MultiplexedConnection),
+    #[cfg(feature = "rivals")]
+    Advisory(Box<dyn advisory::Client>),
+    #[cfg(feature = "rivals")]
+    AdvisoryTry(Box<dyn advisory::Client>),
+    #[cfg(feature = "rivals")]
+    Statement(statement::Connections),
 }
 
 impl Client {
@@ -80,6 +118,12 @@ impl Client {
             Self::Rslock(manager) => AnyLock::Rslock(manager.clone(), format!("rslock/{name}")),
             #[cfg(feature = "rivals")]
             Self::Raw(connection) => AnyLock::Raw(connection.clone(), format!("raw/{name}")),
+            #[cfg(feature = "rivals")]
+            Self::Advisory(client) => AnyLock::Advisory(client.lock(name)),
+            #[cfg(feature = "rivals")]
+            Self::AdvisoryTry(client) => AnyLock::AdvisoryTry(client.lock(name)),
+            #[cfg(feature = "rivals")]
+            Self::Statement(connections) => AnyLock::Statement(connections.lock(name)),
         }
     }
 
@@ -87,7 +131,9 @@ impl Client {
         match self {
             Self::Leasehold(locks) => locks.close().await?,
             #[cfg(feature = "rivals")]
-            Self::Rslock(_) | Self::Raw(_) => {}
+            Self::Advisory(client) | Self::AdvisoryTry(client) => client.close().await,
+            #[cfg(feature = "rivals")]
+            Self::Rslock(_) | Self::Raw(_) | Self::Statement(_) => {}
         }
         Ok(())
     }
@@ -99,10 +145,16 @@ pub(crate) enum AnyLock {
     Rslock(rslock::LockManager, String),
     #[cfg(feature = "rivals")]
     Raw(redis::aio::MultiplexedConnection, String),
+    #[cfg(feature = "rivals")]
+    Advisory(Box<dyn advisory::Lock>),
+    #[cfg(feature = "rivals")]
+    AdvisoryTry(Box<dyn advisory::Lock>),
+    #[cfg(feature = "rivals")]
+    Statement(statement::Row),
 }
 
 impl AnyLock {
-    /// Waits for the lock; the raw floor cannot wait and fails instead.
+    /// Waits for the lock; those who cannot wait fail instead.
     pub(crate) async fn acquire(&self) -> Result<AnyGuard> {
         Ok(match self {
             Self::Leasehold(lock) => AnyGuard::Leasehold(lock.acquire().await?),
@@ -110,6 +162,14 @@ impl AnyLock {
             Self::Rslock(manager, name) => AnyGuard::Rslock(manager.acquire(name.as_bytes(), TTL).await?),
             #[cfg(feature = "rivals")]
             Self::Raw(connection, key) => raw::acquire(connection.clone(), key).await?,
+            #[cfg(feature = "rivals")]
+            Self::Advisory(lock) => AnyGuard::Advisory(lock.acquire().await?),
+            #[cfg(feature = "rivals")]
+            Self::AdvisoryTry(lock) => {
+                AnyGuard::Advisory(lock.try_acquire().await?.ok_or("somebody else has the lock")?)
+            }
+            #[cfg(feature = "rivals")]
+            Self::Statement(row) => AnyGuard::Statement(row.acquire().await?),
         })
     }
 }
@@ -120,6 +180,10 @@ pub(crate) enum AnyGuard {
     Rslock(rslock::LockGuard),
     #[cfg(feature = "rivals")]
     Raw(redis::aio::MultiplexedConnection, String),
+    #[cfg(feature = "rivals")]
+    Advisory(Box<dyn advisory::Held>),
+    #[cfg(feature = "rivals")]
+    Statement(statement::Held),
 }
 
 impl AnyGuard {
@@ -128,7 +192,9 @@ impl AnyGuard {
         match self {
             Self::Leasehold(guard) => guard.token().get(),
             #[cfg(feature = "rivals")]
-            Self::Rslock(_) | Self::Raw(..) => 0,
+            Self::Statement(held) => held.token(),
+            #[cfg(feature = "rivals")]
+            Self::Rslock(_) | Self::Raw(..) | Self::Advisory(_) => 0,
         }
     }
 
@@ -139,35 +205,11 @@ impl AnyGuard {
             Self::Rslock(guard) => guard.release().await,
             #[cfg(feature = "rivals")]
             Self::Raw(connection, key) => raw::release(connection, &key).await?,
+            #[cfg(feature = "rivals")]
+            Self::Advisory(held) => held.release().await?,
+            #[cfg(feature = "rivals")]
+            Self::Statement(held) => held.release().await?,
         }
         Ok(())
-    }
-}
-
-#[cfg(feature = "rivals")]
-mod raw {
-    use redis::aio::MultiplexedConnection;
-
-    use super::{AnyGuard, TTL};
-    use crate::Result;
-
-    /// As long as an owner of Leasehold's.
-    const OWNER: &str = "0123456789abcdef0123456789abcdef";
-
-    pub(super) async fn acquire(mut connection: MultiplexedConnection, key: &str) -> Result<AnyGuard> {
-        let mut set = redis::cmd("SET");
-        set.arg(key).arg(OWNER).arg("NX").arg("PX").arg(u64::try_from(TTL.as_millis())?);
-        let granted: Option<String> = set.query_async(&mut connection).await?;
-        if granted.is_none() {
-            return Err("somebody else has the lock".into());
-        }
-        Ok(AnyGuard::Raw(connection, key.to_owned()))
-    }
-
-    pub(super) async fn release(mut connection: MultiplexedConnection, key: &str) -> Result {
-        match redis::cmd("DEL").arg(key).query_async(&mut connection).await? {
-            1_u32 => Ok(()),
-            _ => Err("the lock was gone".into()),
-        }
     }
 }

@@ -1,0 +1,159 @@
+//! Measures leasehold. Each scenario prints one JSON line; see README.md for method and noise.
+
+#![expect(clippy::print_stdout, reason = "the results go to stdout")]
+
+mod child;
+mod clock;
+mod contestant;
+mod counting;
+#[cfg(feature = "rivals")]
+mod rivals;
+mod scenario;
+mod server;
+mod stats;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use self::contestant::Contestant;
+#[cfg(feature = "rivals")]
+pub use self::contestant::advisory;
+use self::scenario::{contend, crowd, cycles, handover, held};
+
+/// Is what everything here returns.
+pub type Result<T = (), E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
+
+/// Runs the program: its arguments say what to measure.
+#[must_use]
+pub fn main() -> ExitCode {
+    match runtime().and_then(|runtime| runtime.block_on(run(Args::parse()))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            #[expect(clippy::print_stderr, reason = "a program says what went wrong")]
+            {
+                eprintln!("leasehold-bench: {error}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Args {
+    /// The storage, as a URL.
+    #[arg(long, global = true, default_value = "memory:bench")]
+    store: String,
+    /// Who is measured.
+    #[arg(long, global = true, value_enum, default_value = "leasehold")]
+    contestant: Contestant,
+    /// How long to measure, in seconds.
+    #[arg(long, global = true, default_value_t = 5)]
+    seconds: u64,
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+#[derive(Debug, Subcommand)]
+enum Scenario {
+    /// Acquire and release in one process, each worker its own lock.
+    Cycles {
+        /// How many workers.
+        #[arg(long, default_value_t = 1)]
+        workers: usize,
+    },
+    /// Processes that wait for one lock: from a release to the next grant.
+    Handover {
+        /// How many processes.
+        #[arg(long, default_value_t = 2)]
+        processes: usize,
+    },
+    /// Processes that want one lock all the time: cycles, and the same for each change of hands.
+    Contend {
+        /// How many processes.
+        #[arg(long, default_value_t = 2)]
+        processes: usize,
+    },
+    /// Clients that wait for one lock, many of them: how often the storage is asked for each handover.
+    Crowd {
+        /// How many clients, in all.
+        #[arg(long, default_value_t = 500)]
+        clients: usize,
+        /// In how many processes; 1 for a storage that processes cannot share is not enough.
+        #[arg(long, default_value_t = 4)]
+        processes: usize,
+    },
+    /// Locks that are held and renewed: how evenly, CPU share, memory for each.
+    Held {
+        /// How many locks.
+        #[arg(long, default_value_t = 10_000)]
+        locks: usize,
+    },
+    /// Everything beside the rivals, on a Redis of its own; ends with one Markdown table for each set-up.
+    #[cfg(feature = "rivals")]
+    Redis(rivals::redis::Options),
+    /// Everything beside the rivals, on a PostgreSQL of its own, and what it writes; ends with Markdown tables.
+    #[cfg(feature = "rivals")]
+    Postgres(rivals::postgres::Options),
+    /// One process of `handover`.
+    #[command(hide = true)]
+    HandoverWorker {
+        #[arg(long)]
+        lock: String,
+    },
+    /// One process of `contend`.
+    #[command(hide = true)]
+    ContendWorker {
+        #[arg(long)]
+        lock: String,
+        #[arg(long)]
+        millis: u64,
+    },
+    /// One process of `crowd`.
+    #[command(hide = true)]
+    CrowdWorker {
+        #[arg(long)]
+        lock: String,
+        #[arg(long)]
+        clients: usize,
+        #[arg(long)]
+        millis: u64,
+    },
+}
+
+async fn run(args: Args) -> Result {
+    let Args { store, contestant, seconds, scenario } = args;
+    let span = Duration::from_secs(seconds);
+    let result = match scenario {
+        Scenario::Cycles { workers } => cycles::run(contestant, &store, span, workers).await?,
+        Scenario::Handover { processes } => {
+            handover::measure(contestant, &store, span, processes).await?.json(contestant, processes)
+        }
+        Scenario::Contend { processes } => {
+            contend::measure(contestant, &store, span, processes).await?.json(contestant, processes)
+        }
+        Scenario::Crowd { clients, processes } => {
+            crowd::measure(&store, span, clients, processes).await?.json()
+        }
+        Scenario::Held { locks } => held::measure(&store, span, locks).await?,
+        #[cfg(feature = "rivals")]
+        Scenario::Redis(options) => return rivals::redis::compare(&options, span).await,
+        #[cfg(feature = "rivals")]
+        Scenario::Postgres(options) => return rivals::postgres::compare(&options, span).await,
+        Scenario::HandoverWorker { lock } => return handover::worker(contestant, &store, &lock).await,
+        Scenario::ContendWorker { lock, millis } => {
+            return contend::worker(contestant, &store, &lock, Duration::from_millis(millis)).await;
+        }
+        Scenario::CrowdWorker { lock, clients, millis } => {
+            return crowd::worker(&store, &lock, Duration::from_millis(millis), clients).await;
+        }
+    };
+    println!("{result}");
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! Over PostgreSQL: beside the crate `distributed-lock-postgres`, and one statement per claim as a baseline.
+//!
+//! Everybody has the same server, with its data on a disk, and every commit on that disk before it is answered.
+
+mod described;
+mod size;
+mod wal;
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use leasehold_testbed::Postgres;
+
+use super::{Common, Run};
+use crate::Result;
+use crate::contestant::Contestant::{
+    Advisory, AdvisoryTry, Leasehold, LeaseholdTask, Statement, StatementEight,
+};
+use crate::contestant::advisory;
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    common: Common,
+    /// What is measured.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Part::ALL)]
+    parts: Vec<Part>,
+    /// How many cycles the tables are looked at after.
+    #[arg(long, default_value_t = 1_000_000)]
+    cycles: usize,
+    /// How many locks those cycles take in turn.
+    #[arg(long, default_value_t = 1000)]
+    names: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Cycles,
+    Handover,
+    Crowd,
+    Held,
+    /// What each operation writes to the write-ahead log.
+    Wal,
+    /// How large the tables become.
+    Size,
+}
+
+impl Part {
+    const ALL: [Self; 6] = [Self::Cycles, Self::Handover, Self::Crowd, Self::Held, Self::Wal, Self::Size];
+
+    /// What is measured of others too.
+    fn shared(self) -> Option<super::Part> {
+        match self {
+            Self::Cycles => Some(super::Part::Cycles),
+            Self::Handover => Some(super::Part::Handover),
+            Self::Crowd => Some(super::Part::Crowd),
+            Self::Held => Some(super::Part::Held),
+            Self::Wal | Self::Size => None,
+        }
+    }
+}
+
+pub(crate) async fn compare(options: &Options, span: Duration) -> Result {
+    let workers = options.common.workers.iter().copied().max().unwrap_or(0);
+    // The rival has a connection for each worker, and in a crowd each client of ours has its own.
+    let connections = std::cmp::max(workers, options.common.clients * 2) + 50;
+    let postgres = tokio::task::spawn_blocking(move || start(connections)).await??;
+    described::on_a_disk(&postgres)?;
+
+    let mut in_cycles = vec![Leasehold, LeaseholdTask];
+    let mut in_handover = vec![Leasehold];
+    if advisory::driver().is_some() {
+        in_cycles.extend([Advisory, AdvisoryTry]);
+        in_handover.push(Advisory);
+    }
+    in_cycles.extend([Statement, StatementEight]);
+    let mut run = Run::new(&options.common, span, postgres.url(), in_cycles, in_handover);
+    run.locks = 10_000;
+    // Counting costs every statement something, so only the crowd's are counted.
+    let (counted, uncounted): (Vec<_>, Vec<_>) =
+        options.parts.iter().filter_map(|part| part.shared()).partition(|part| *part == super::Part::Crowd);
+    run.rounds(&uncounted).await?;
+    if !counted.is_empty() {
+        count_statements(&postgres, "top")?;
+        run.rounds(&counted).await?;
+        count_statements(&postgres, "none")?;
+    }
+    let mut tables = vec![format!("{}\n\n{}", described::line(&postgres)?, run.table)];
+    if options.parts.contains(&Part::Wal) {
+        tables.push(wal::measure(&postgres).await?.to_string());
+    }
+    if options.parts.contains(&Part::Size) {
+        tables.push(size::measure(&postgres, options.cycles, options.names).await?.to_string());
+    }
+    for table in tables {
+        println!("\n{table}");
+    }
+    tokio::task::spawn_blocking(move || drop(postgres)).await?;
+    Ok(())
+}
+
+/// The test bed has small buffers and a hurried autovacuum; this has PostgreSQL's own.
+fn start(connections: usize) -> Result<Postgres> {
+    let postgres = Postgres::options()
+        .setting("max_connections", &connections.to_string())
+        .setting("shared_buffers", "128MB")
+        .setting("autovacuum_naptime", "1min")
+        .setting("fsync", "on")
+        .setting("synchronous_commit", "on")
+        .setting("pg_stat_statements.track", "none");
+    Ok(postgres.start()?)
+}
+
+/// From the next connection on.
+fn count_statements(postgres: &Postgres, which: &str) -> Result {
+    postgres.sql(&format!("alter database leasehold set pg_stat_statements.track = '{which}'"))?;
+    Ok(())
+}
