@@ -28,8 +28,8 @@ Exit codes: 0 success; 1 doctor found a fault; 64 bad usage, or no permission; 6
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// The storage, as a URL: `sqlite:`, `sqlite:PATH`, `redis://HOST/0` [default: $LEASEHOLD_STORE, else `sqlite:`,
-    /// a file in the state directory]
+    /// The storage, as a URL: `sqlite:`, `sqlite:PATH`, `redis://HOST/0`, `postgres://HOST/DATABASE` [default:
+    /// $LEASEHOLD_STORE, else `sqlite:`, a file in the state directory]
     ///
     /// `memory:`, which the library has too, lives in one process only, so no two commands would meet there.
     ///
@@ -94,7 +94,7 @@ pub(crate) enum Command {
     Break(OfName),
 
     /// Check the storage: connection, promises, a round trip, latency; exit code 1 if something is wrong
-    Doctor,
+    Doctor(Doctor),
 
     /// Print a completion script for a shell
     Completions(Completions),
@@ -127,6 +127,13 @@ pub(crate) struct List {
     /// Only locks whose names begin with this; after `--` if it begins with `-` [default: all locks]
     #[arg(default_value = "", hide_default_value = true)]
     pub(crate) prefix: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Doctor {
+    /// Print the SQL that makes the tables in a PostgreSQL and lets the URL's user lock in them; connect to nothing
+    #[arg(long)]
+    pub(crate) sql: bool,
 }
 
 #[derive(Args, Debug)]

@@ -66,9 +66,12 @@ impl Store {
     fn with_files_in(&self, cwd: &str) -> String {
         let Some((place, options)) = self.0.split_once('?') else { return self.0.clone() };
         let options = options.split('&').map(|option| match option.split_once('=') {
-            Some((name @ ("ca" | "cert" | "key"), file))
-                if !file.starts_with(['/', '%']) && !file.is_empty() =>
-            {
+            // A word of libpq's, and no file.
+            Some(("sslrootcert", "system")) => option.to_owned(),
+            Some((
+                name @ ("ca" | "cert" | "key" | "passfile" | "sslcert" | "sslkey" | "sslrootcert"),
+                file,
+            )) if !file.starts_with(['/', '%']) && !file.is_empty() => {
                 format!("{name}={cwd}/{file}")
             }
             _ => option.to_owned(),
@@ -158,12 +161,26 @@ mod tests {
             Store("rediss://h/0?prefix=key=&ca=ca.pem&cert=/c&key=a/k".into()).anywhere(),
             format!("rediss://h/0?prefix=key=&ca={cwd}/ca.pem&cert=/c&key={cwd}/a/k")
         );
+        assert_eq!(
+            Store("postgres://h/d?sslrootcert=ca.pem&sslcert=/c&sslkey=k&passfile=p&host=h".into())
+                .anywhere(),
+            format!(
+                "postgres://h/d?sslrootcert={cwd}/ca.pem&sslcert=/c&sslkey={cwd}/k&passfile={cwd}/p&host=h"
+            )
+        );
+        let system = "postgresql://h/d?sslrootcert=system&sslkey=&schema=key";
+        assert_eq!(Store(system.into()).anywhere(), system);
     }
 
     #[test]
     fn debug_shows_the_scheme_only() {
         assert_eq!(format!("{:?}", Store("redis://:S3CRET@h".into())), "Store(redis:…)");
         assert_eq!(format!("{:?}", Store("S3CRET:x".into())), "Store(unknown:…)");
+        let postgres = Store("postgres://S3CRET:S3CRET@h/S3CRET?password=S3CRET&sslpassword=S3CRET".into());
+        assert_eq!(
+            (format!("{postgres:?}"), postgres.shown()),
+            ("Store(postgres:…)".into(), "postgres".into())
+        );
         let sentinels = Store("rediss+sentinel://S3CRET:S3CRET@h/S3CRET?sentinel_password=S3CRET".into());
         assert_eq!(
             (format!("{sentinels:?}"), sentinels.shown()),

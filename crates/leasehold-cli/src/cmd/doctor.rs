@@ -4,17 +4,36 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use leasehold::storage::postgres::{self, Postgres};
 use leasehold::storage::redis::{self, Finding, Redis};
 use leasehold::storage::redis_quorum::{self, RedisQuorum};
 use leasehold::{Guarantees, LeaseClock, Locks, Wait};
 use rustix::fs::Access;
 use serde::Serialize;
 
-use crate::exit::{Exit, Result, chain};
+use crate::args::Doctor;
+use crate::exit::{Exit, Failure, Result, chain};
 use crate::output::{safe, short};
 use crate::session::Context;
 
-pub(crate) async fn run(cx: &Context) -> Result<Exit> {
+pub(crate) async fn run(args: &Doctor, cx: &Context) -> Result<Exit> {
+    if args.sql { sql(cx) } else { check(cx).await }
+}
+
+/// Prints what makes the tables, for whoever may.
+fn sql(cx: &Context) -> Result<Exit> {
+    let kind = cx.store.scheme();
+    if !matches!(kind, "postgres" | "postgresql") {
+        return Err(Failure::usage(format!(
+            "--sql is for PostgreSQL, and this storage has no tables to make; give a postgres: URL storage=`{kind}`"
+        )));
+    }
+    let sql = Postgres::schema(&postgres::Config::new(cx.store.url())?);
+    cx.output.result(&Sql { sql: &sql }, || sql.trim_end().to_owned())?;
+    Ok(Exit::Success)
+}
+
+async fn check(cx: &Context) -> Result<Exit> {
     let mut report = Report { storage: cx.store.shown(), tier: None, checks: Vec::new() };
     let examined = cx
         .with_locks(async |locks| {
@@ -63,7 +82,7 @@ async fn examine(locks: &Locks, report: &mut Report) {
     }
 }
 
-/// What the servers of a Redis say of themselves.
+/// What the servers of a Redis, or a PostgreSQL, say of themselves.
 async fn servers(url: &str, report: &mut Report) {
     match findings(url).await {
         Err(error) => report.fail("server", chain(&error)),
@@ -76,12 +95,14 @@ async fn servers(url: &str, report: &mut Report) {
     }
 }
 
-/// Nothing of a storage that is no Redis.
+/// Nothing of a storage that is no server.
 async fn findings(url: &str) -> leasehold::Result<Vec<Finding>> {
     if let Ok(config) = redis::Config::new(url) {
         Redis::connect(config).await?.findings().await
     } else if let Ok(config) = redis_quorum::Config::new(url) {
         Ok(RedisQuorum::connect(config).await?.findings().await)
+    } else if let Ok(config) = postgres::Config::new(url) {
+        Postgres::connect(config).await?.findings().await
     } else {
         Ok(Vec::new())
     }
@@ -207,6 +228,11 @@ fn storage(locks: &Locks) -> String {
     let shown = format!("{locks:?}");
     let inner = shown.strip_prefix("Locks(").and_then(|s| s.strip_suffix(')'));
     inner.unwrap_or(&shown).to_owned()
+}
+
+#[derive(Serialize)]
+struct Sql<'a> {
+    sql: &'a str,
 }
 
 #[derive(Serialize)]

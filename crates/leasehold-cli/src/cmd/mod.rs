@@ -27,7 +27,7 @@ pub(crate) async fn dispatch(command: Command, cx: &Context) -> Result<Exit> {
         Command::List(args) => list::run(&args, cx).await,
         Command::Watch(args) => watch::run(&args, cx).await,
         Command::Break(args) => break_::run(&args, cx).await,
-        Command::Doctor => doctor::run(cx).await,
+        Command::Doctor(args) => doctor::run(&args, cx).await,
         Command::Completions(args) => completions::run(&args),
     }
 }

@@ -26,6 +26,11 @@ fn no_message_repeats_the_url() {
         format!("redis+cluster://{CANARY}:{CANARY}@127.0.0.1:1"),
         format!("redis+quorum://u:{CANARY}@127.0.0.1:1,127.0.0.1:2,127.0.0.1:3/0"),
         format!("redis://:{CANARY}/x@127.0.0.1:1/0"),
+        format!("postgres://{CANARY}:{CANARY}@127.0.0.1:1/db?sslmode=verify-full"),
+        format!("postgresql:///db?host=/nowhere&user={CANARY}&password={CANARY}&options={CANARY}"),
+        format!("postgres://h/db?sslpassword={CANARY}"),
+        format!("postgres://user:12?{CANARY}@127.0.0.1:1/db"),
+        format!("postgres://u:{CANARY}@127.0.0.1:1/d?nonsense={CANARY}"),
     ];
     for url in &urls {
         let option = format!("--store={url}");
