@@ -94,6 +94,11 @@ impl Case {
         self.needs.iter().any(|need| matches!(need, Need::Fair))
     }
 
+    /// Whether it is about waking waiters.
+    pub(crate) fn needs_hints(&self) -> bool {
+        self.needs.iter().any(|need| matches!(need, Need::Push))
+    }
+
     pub(crate) fn run_promised(&self, space: &Space) -> Verdict {
         let run = self.run;
         let ended = limited(self.name, space, move |space| async move {

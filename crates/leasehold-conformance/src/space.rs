@@ -23,6 +23,7 @@ pub struct Space {
     timing: Timing,
     paused: bool,
     unfair: bool,
+    unprompted: bool,
 }
 
 impl Space {
@@ -88,8 +89,19 @@ impl Space {
         Self { unfair: true, ..self }
     }
 
+    /// Says that this storage means not to wake waiters: cases about hints are left out, instead of ignored. If it
+    /// promises to wake them after all, they run.
+    #[must_use]
+    pub fn unprompted(self) -> Self {
+        Self { unprompted: true, ..self }
+    }
+
     pub(crate) fn is_unfair(&self) -> bool {
         self.unfair
+    }
+
+    pub(crate) fn is_unprompted(&self) -> bool {
+        self.unprompted
     }
 
     /// What one case connects to.
@@ -121,6 +133,7 @@ impl Space {
             timing: Timing::from_env(),
             paused,
             unfair: false,
+            unprompted: false,
         }
     }
 }

@@ -67,7 +67,9 @@ pub fn suite(space: &Space) -> Vec<Trial> {
     let trial = |case: Case| {
         let name = format!("{}::{}::{}", space.name(), case.group(), case.name());
         let missing = case.missing(&guarantees);
-        if space.is_unfair() && !guarantees.fair && case.needs_order() {
+        if space.is_unfair() && !guarantees.fair && case.needs_order()
+            || space.is_unprompted() && !guarantees.push && case.needs_hints()
+        {
             return None;
         }
         Some(match missing {

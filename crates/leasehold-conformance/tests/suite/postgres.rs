@@ -38,7 +38,10 @@ impl Servers {
 
     pub(crate) fn spaces(&self) -> Vec<Space> {
         let one = self.one.as_ref().map(|one| format!("{}?{OPTIONS}", one.url_as(ROLE, PASSWORD)));
-        let pooled = self.pooled.as_ref().map(|(bouncer, _)| Space::url(&bouncer.url()).named("pgbouncer"));
+        let pooled = self.pooled.as_ref().map(|(bouncer, _)| {
+            // Nobody can listen through it.
+            Space::url(&bouncer.url()).named("pgbouncer").unprompted()
+        });
         one.iter().map(|url| Space::url(url)).chain(pooled).collect()
     }
 }
