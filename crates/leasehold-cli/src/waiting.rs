@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use leasehold::{Event, Events, Holder, Locks, Name, Ticket};
 
+use crate::cmd::run::terminal;
 use crate::output::{self, Output, complain, short};
 
 /// Where a command finds the ticket of the lock that it runs under.
@@ -117,7 +118,8 @@ impl Line {
 
 /// A job in the background does not write over what the foreground shows, but for one line after a long wait.
 fn in_foreground() -> bool {
-    rustix::termios::tcgetpgrp(rustix::stdio::stderr()).is_ok_and(|group| group == rustix::process::getpgrp())
+    let foreground = rustix::termios::tcgetpgrp(rustix::stdio::stderr());
+    foreground.is_ok_and(|group| Some(group) == terminal::own_group())
 }
 
 /// How much fits on one line, so that the line can be cleared.

@@ -111,8 +111,11 @@ pub(crate) fn output(command: &mut Command) -> Output {
 
 /// The exit code as a shell counts it: on a terminal, we die of the signals that the keyboard sends.
 pub(crate) fn code(output: &Output) -> i32 {
-    let by_signal = || output.status.signal().map(|n| 128 + n);
-    output.status.code().or_else(by_signal).expect("ended")
+    exit_code(output.status)
+}
+
+pub(crate) fn exit_code(status: ExitStatus) -> i32 {
+    status.code().or_else(|| status.signal().map(|n| 128 + n)).expect("ended")
 }
 
 /// A started program, its stdout read line by line.
@@ -223,8 +226,17 @@ pub(crate) fn eventually(what: &str, mut seen: impl FnMut() -> bool) {
 
 /// Whether a process is there and no zombie.
 pub(crate) fn lives(pid: &str) -> bool {
-    let stat = std::fs::read_to_string(Path::new("/proc").join(pid.trim()).join("stat"));
-    stat.is_ok_and(|stat| !stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X'])))
+    state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
+/// Whether a process is stopped, `t` if somebody traces it.
+pub(crate) fn is_stopped(pid: &str) -> bool {
+    matches!(state(pid), Some('T' | 't'))
+}
+
+fn state(pid: &str) -> Option<char> {
+    let stat = std::fs::read_to_string(Path::new("/proc").join(pid.trim()).join("stat")).ok()?;
+    stat.rsplit(") ").next()?.chars().next()
 }
 
 pub(crate) fn gone(pid: &str) {

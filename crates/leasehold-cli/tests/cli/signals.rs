@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::harness::{Running, World, code, eventually, text};
+use crate::harness::{Running, World, code, eventually, is_stopped, lives, text};
 
 #[test]
 fn while_waiting_they_end_us_and_leave_nothing() {
@@ -97,15 +97,11 @@ fn stopped_command_of_a_group_without_a_terminal_is_continued_with_us() {
     let world = World::new();
     let mut run = Running::start(&mut world.run(&[], "echo $$; read _; echo out"));
     let pid = run.line();
-    let state = |pid: &str| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("alive");
-        stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).expect("a state")
-    };
     let id = pid.parse().ok().and_then(rustix::process::Pid::from_raw).expect("an id");
     rustix::process::kill_process(id, Signal::STOP).expect("alive");
-    eventually("the stop", || state(&pid) == 'T');
+    eventually("the stop", || is_stopped(&pid));
     run.signal(Signal::CONT);
-    eventually("the continuation", || state(&pid) != 'T');
+    eventually("the continuation", || lives(&pid) && !is_stopped(&pid));
     run.write("\n");
     assert_eq!(run.line(), "out");
     assert_eq!(code(&run.finish()), 0);

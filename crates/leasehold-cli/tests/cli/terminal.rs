@@ -8,9 +8,16 @@ use std::thread;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use crate::harness::{World, eventually};
+use crate::harness::{World, eventually, exit_code};
 
-/// A shell with job control on a terminal of its own.
+/// A shell with job control.
+const INTERACTIVE: [&str; 5] = ["bash", "--norc", "--noprofile", "--noediting", "-i"];
+
+/// Runs a program as the first one of a new pid namespace, which ends with it.
+const UNSHARE: [&str; 7] =
+    ["unshare", "--user", "--map-root-user", "--pid", "--mount-proc", "--fork", "--kill-child"];
+
+/// Such a shell on a terminal of its own.
 struct Session {
     keyboard: File,
     screen: Arc<Mutex<String>>,
@@ -21,17 +28,26 @@ struct Session {
 
 impl Session {
     fn start(world: &World) -> Self {
+        Self::start_below(world, &[])
+    }
+
+    /// The same, started by others that are not of the session.
+    fn start_below(world: &World, others: &[&str]) -> Self {
         let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
         grantpt(&keyboard).and_then(|()| unlockpt(&keyboard)).expect("usable");
         let path = ptsname(&keyboard, Vec::new()).expect("named");
         let path = path.to_str().expect("UTF-8");
         let tty = OpenOptions::new().read(true).write(true).open(path).expect("opens");
-        let shell = Command::new("setsid")
-            .args(["--ctty", "env", "--default-signal", "bash", "--norc", "--noprofile", "--noediting", "-i"])
+        let shell = Command::new("env")
+            .args(others)
+            .args(["setsid", "--ctty", "env", "--default-signal"])
+            .args(INTERACTIVE)
             .env("LEASEHOLD_STORE", world.store())
             .env("L", env!("CARGO_BIN_EXE_leasehold"))
             .env("PS1", "ready> ")
             .env("TERM", "dumb")
+            // What is typed here is not for the history of whoever runs the tests.
+            .env("HISTFILE", "")
             .current_dir(world.path(""))
             .stdin(tty.try_clone().expect("cloned"))
             .stdout(tty.try_clone().expect("cloned"))
@@ -58,22 +74,15 @@ impl Session {
 
     /// Waits until the text is on the screen, and returns what came before it.
     fn sees(&mut self, text: &str) -> String {
-        let mut found = None;
-        let (screen, seen) = (self.screen.clone(), self.seen);
-        let mut last = String::new();
-        let look = || {
-            last = screen.lock().expect("fine")[seen..].to_owned();
-            found = last.find(text).map(|at| seen + at + text.len());
-            found.is_some()
-        };
-        let waited = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| eventually(text, look)));
-        match (waited, found) {
-            (Ok(()), Some(at)) => {
-                self.seen = at;
-                last
-            }
-            _ => panic!("`{text}` is not on the screen:\n{}", screen.lock().expect("fine")),
-        }
+        let (mut before, mut after) = (String::new(), None);
+        eventually(text, || {
+            let screen = &self.screen.lock().expect("fine")[self.seen..];
+            after = screen.find(text).map(|at| self.seen + at + text.len());
+            before = screen.to_owned();
+            after.is_some()
+        });
+        self.seen = after.expect("just seen");
+        before
     }
 
     /// Waits until the shell has its prompt again, and returns what was shown before. The shell saw us die of
@@ -83,12 +92,26 @@ impl Session {
         self.types("echo code:$?\n");
         shown + &self.sees("code:130")
     }
+
+    /// Waits until the shell has ended, or what it became, and returns the exit code as another shell counts it.
+    fn ended(&mut self) -> i32 {
+        let mut status = None;
+        eventually("the end of the session", || {
+            status = self.shell.try_wait().expect("our child");
+            status.is_some()
+        });
+        exit_code(status.expect("just seen"))
+    }
 }
 
 impl Drop for Session {
+    #[expect(clippy::print_stderr, reason = "a test that fails shows what was on the screen")]
     fn drop(&mut self) {
         let _ = self.shell.kill();
         let _ = self.shell.wait();
+        if let (true, Ok(screen)) = (thread::panicking(), self.screen.lock()) {
+            eprintln!("on the screen:\n{screen}");
+        }
     }
 }
 
@@ -176,16 +199,51 @@ fn command_that_stops_itself_stops_the_job() {
 #[test]
 fn command_that_stops_itself_ends_with_ctrl_c_where_nobody_controls_jobs() {
     let world = World::new();
-    let mut session = Session::start(&world);
+    let session = Session::start(&world);
+    ends_with_ctrl_c_where_nobody_controls_jobs(&world, session);
+}
+
+fn ends_with_ctrl_c_where_nobody_controls_jobs(world: &World, mut session: Session) {
+    let script = "(until grep -q '^State:.[Tt]' /proc/$$/status; do sleep 0.01; done; echo stopped) &
+        kill -STOP $$";
+    std::fs::write(world.path("stops"), script).expect("written");
     // Nobody could continue a job of this session, so it is not stopped; and it is not stuck.
-    session.types("exec bash -c '$L run lock -- sh -c \"echo \\$\\$ >pid; kill -STOP \\$\\$\"'\n");
-    let read = |name: &str| std::fs::read_to_string(world.path(name)).unwrap_or_default();
-    eventually("the stop", || {
-        let pid = read("pid");
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
-        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
-    });
+    session.types("exec bash -c '$L run lock -- sh stops'\n");
+    session.sees("stopped");
     session.types("\x03");
+    assert_eq!(session.ended(), 130);
+    world.held(false);
+}
+
+#[test]
+fn jobs_are_controlled_where_the_session_is_of_another_pid_namespace() {
+    let [unshare, options @ ..] = UNSHARE;
+    let allowed = Command::new(unshare).args(options).arg("true").output().is_ok_and(|o| o.status.success());
+    if !allowed {
+        eprintln!("not run: this machine lets nobody make a pid namespace, as most containers do");
+        return;
+    }
+    // The session of our ancestor is, ours is not.
+    let world = World::new();
+    let below = [&UNSHARE[..], &["sh", "-c", "\"$@\"; exit", "sh"]].concat();
+    let session = Session::start_below(&world, &below);
+    ends_with_ctrl_c_where_nobody_controls_jobs(&world, session);
+
+    // Ours is.
+    let world = World::new();
+    let mut session = Session::start(&world);
+    session.types(&format!("{} {}\n", UNSHARE.join(" "), INTERACTIVE.join(" ")));
+    session.sees("ready> ");
+    session.types("$L run lock -- sh -c 'kill -STOP $$; echo resu''med; read x; echo got:$x'\n");
+    session.sees("Stopped");
+    session.sees("ready> ");
+    session.types("fg\n");
+    session.sees("resumed");
+    session.types("answer\n");
+    session.sees("got:answer");
+    session.sees("ready> ");
+    session.types("exit\n");
+    session.sees("ready> ");
     world.held(false);
 }
 
@@ -261,7 +319,7 @@ fn background_job_that_asks_is_stopped_until_it_is_in_the_foreground() {
             break;
         }
     }
-    assert!(stopped, "{}", session.screen.lock().expect("fine"));
+    assert!(stopped, "never seen: the stop");
     session.types("fg\n");
     session.types("answer\n");
     session.sees("got:answer");

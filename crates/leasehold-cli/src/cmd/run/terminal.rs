@@ -4,6 +4,7 @@
 use std::fs::{File, OpenOptions};
 
 use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::unistd;
 use rustix::process::{self, Pid, Signal};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
@@ -29,7 +30,7 @@ impl Terminal {
         };
         let wants_it = by == Signal::TTIN || by == Signal::TTOU;
         let has_it = foreground == child.group();
-        if wants_it && (has_it || foreground == process::getpgrp()) {
+        if wants_it && (has_it || Some(foreground) == own_group()) {
             self.give(child.group());
             child.signal(Signal::CONT);
             return;
@@ -43,7 +44,7 @@ impl Terminal {
         }
         self.had_it = has_it;
         if has_it {
-            self.give(process::getpgrp());
+            self.give_back();
         }
         if by == Signal::TSTP && !has_it {
             // The signal came through us: our group has had it.
@@ -56,7 +57,7 @@ impl Terminal {
 
     /// We were continued: so is the command, with the terminal if it had it and we were given it.
     pub(super) fn continued(&mut self, child: &Child) {
-        if self.had_it && self.foreground() == Some(process::getpgrp()) {
+        if self.had_it && self.is_ours() {
             self.give(child.group());
         }
         self.had_it = false;
@@ -68,13 +69,24 @@ impl Terminal {
     pub(super) fn take_back(&self, child: &Child) -> bool {
         let had_it = self.foreground() == Some(child.group());
         if had_it {
-            self.give(process::getpgrp());
+            self.give_back();
         }
         had_it
     }
 
+    /// None if there is no terminal, or if another pid namespace has its foreground.
     fn foreground(&self) -> Option<Pid> {
         tcgetpgrp(self.tty.as_ref()?).ok()
+    }
+
+    fn is_ours(&self) -> bool {
+        self.foreground().is_some_and(|foreground| Some(foreground) == own_group())
+    }
+
+    fn give_back(&self) {
+        if let Some(group) = own_group() {
+            self.give(group);
+        }
     }
 
     fn give(&self, group: Pid) {
@@ -99,16 +111,25 @@ pub(crate) fn stop_self() {
     }
 }
 
+/// Our process group; none if it is of another pid namespace, as that of a container's first process may be. The
+/// kernel says 0 then, which `rustix` takes for impossible in a group's or a session's id.
+pub(crate) fn own_group() -> Option<Pid> {
+    Pid::from_raw(unistd::getpgrp().as_raw())
+}
+
 /// Whether no process outside of our group, but inside our session, is the parent of one in our group.
 /// Looks along our own ancestors, where a shell with job control is.
 pub(super) fn is_orphaned() -> bool {
-    let (group, session) = (process::getpgrp(), process::getsid(None).ok());
+    // Those of another pid namespace are 0 here. Nobody can join them from here, only be born into them: what is 0
+    // for us and for our ancestor is the same one.
+    let (group, session) = (unistd::getpgrp(), unistd::getsid(None));
     let mut ancestor = process::getppid();
     while let Some(pid) = ancestor {
-        if process::getsid(Some(pid)).ok() != session {
+        let id = Some(unistd::Pid::from_raw(pid.as_raw_pid()));
+        if unistd::getsid(id) != session {
             return true;
         }
-        if process::getpgid(Some(pid)).ok() != Some(group) {
+        if unistd::getpgid(id) != Ok(group) {
             return false;
         }
         ancestor = parent(pid);
