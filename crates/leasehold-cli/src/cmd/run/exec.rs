@@ -47,6 +47,11 @@ pub(super) fn main(args: &[OsString]) -> Exit {
 
 /// The parent tells it too, but it may be killed before it gets to that; the command must not run by then.
 fn tell_guardian(parent: &OsStr, pipe: &OsStr) {
+    // In a pid namespace without a /proc of its own, that number is another process there.
+    let own = process::getpid().as_raw_nonzero().to_string();
+    if !std::fs::read_link("/proc/self").is_ok_and(|number| number.as_os_str() == own.as_str()) {
+        return;
+    }
     let path = Path::new("/proc").join(parent).join("fd").join(pipe);
     // Without waiting: a guardian that is gone reads nothing.
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
