@@ -138,6 +138,11 @@ pub(crate) async fn hold(locks: &Locks, lock: &str, ttl: Duration) -> Guard {
     within(LONG, locks.lock(lock).ttl(ttl).acquire()).await.expect("nobody else holds it")
 }
 
+/// Takes and gives back, which ends soon if nobody holds.
+pub(crate) async fn is_free(locks: &Locks, lock: &str) {
+    within(soon(), locks.lock(lock).acquire()).await.expect("granted").release().await.expect("released");
+}
+
 /// Waits until so many wait for a lock.
 pub(crate) async fn waiters(locks: &Locks, lock: &str, wanted: u64) {
     let looking = async {
