@@ -11,7 +11,7 @@ use leasehold::{ErrorKind, Event};
 use leasehold_faultproxy::{Door, End, Which};
 use leasehold_testbed::Postgres;
 
-use crate::logs::Logs;
+use crate::net::logs::Logs;
 use crate::tools::*;
 
 // 48, 49

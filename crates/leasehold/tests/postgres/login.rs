@@ -254,7 +254,7 @@ fn a_pooler_lets_in_or_says_why_not() {
 #[test]
 fn no_password_is_shown_anywhere() {
     const CANARY: &str = "S3CRETCANARY";
-    let logs = crate::logs::Logs::of_all();
+    let logs = crate::net::logs::Logs::of_all();
     run(async {
         let postgres = Postgres::options().password(CANARY).start().expect("a server");
         let place = format!("127.0.0.1:{}", postgres.port());

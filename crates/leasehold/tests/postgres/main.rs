@@ -8,8 +8,8 @@ mod failover;
 mod fence;
 mod limits;
 mod login;
-#[path = "../redis/logs.rs"]
-mod logs;
+#[path = "../common/net/mod.rs"]
+mod net;
 mod page;
 mod pooler;
 mod schema;

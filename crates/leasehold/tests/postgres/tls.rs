@@ -206,7 +206,7 @@ fn a_server_that_asks_for_a_certificate_gets_it() {
 // 100
 #[test]
 fn what_goes_to_another_machine_in_plain_is_told_in_the_log() {
-    let logs = crate::logs::Logs::of_all();
+    let logs = crate::net::logs::Logs::of_all();
     run(async {
         // Nothing is sent: this asks by which of its addresses the machine would go out.
         let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("a socket");

@@ -96,7 +96,7 @@ fn a_user_and_a_password_let_in_and_wrong_ones_do_not() {
 #[test]
 fn no_password_is_shown_anywhere() {
     const CANARY: &str = "S3CRETCANARY";
-    let logs = crate::logs::Logs::of_all();
+    let logs = crate::net::logs::Logs::of_all();
     run(async {
         let redis = Redis::options().password(CANARY).start().expect("a server");
         let host = format!("127.0.0.1:{}", redis.port());

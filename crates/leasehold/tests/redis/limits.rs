@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use leasehold::{ErrorKind, Event};
-use leasehold_faultproxy::{Door, End, Proxy, Which};
+use leasehold_faultproxy::{Door, End, Which};
 use leasehold_testbed::Redis;
 
-use crate::logs::Logs;
+use crate::net::logs::Logs;
 use crate::tools::*;
 
 // 48
@@ -224,9 +224,7 @@ fn a_server_that_takes_no_more_clients_keeps_those_it_has() {
 #[test]
 fn a_server_that_is_down_is_asked_a_few_times_a_second() {
     run(async {
-        let proxy = Proxy::start(format!("127.0.0.1:{}", common().port())).await.expect("a proxy");
-        let through = own(&proxy.url_for(&common().url()));
-        let direct = through.replace(&proxy.addr().to_string(), &format!("127.0.0.1:{}", common().port()));
+        let (proxy, through, direct) = proxied(common()).await;
         let (holder, locks) = (client(&direct).await, client(&through).await);
         let guard = hold(&holder, "job", LONG).await;
         let waiting: Vec<_> = (0..500)

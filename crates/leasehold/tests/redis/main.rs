@@ -6,7 +6,8 @@ mod access;
 mod clocks;
 mod cluster;
 mod limits;
-mod logs;
+#[path = "../common/net/mod.rs"]
+mod net;
 mod sentinel;
 mod states;
 mod tools;

@@ -1,56 +1,16 @@
-//! What the tests have in common: time, servers, clients, claims.
+//! What the tests of this storage have in common beyond those of the others: servers, keys, counts.
 
 use std::collections::BTreeMap;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use futures_core::Stream;
-use futures_util::StreamExt;
-use leasehold::storage::redis::Config;
-use leasehold::storage::{Acquire, Claim, Hint, Name, Owner, Release, Renew, Storage, Token};
-use leasehold::{Error, Guard, Locks, Result};
-use leasehold_testbed::{Redis, scaled, shared};
+pub(crate) use leasehold::storage::redis::Config;
+use leasehold_testbed::{Redis, shared};
+
+pub(crate) use crate::net::tools::*;
 
 /// The storage, without an engine.
 pub(crate) type Bare = leasehold::storage::redis::Redis;
-pub(crate) type Hints = Pin<Box<dyn Stream<Item = Hint> + Send>>;
-
-/// Longer than any test.
-pub(crate) const LONG: Duration = Duration::from_secs(60);
-
-/// So many milliseconds, times what a slow machine is given.
-pub(crate) fn time(ms: u64) -> Duration {
-    scaled(Duration::from_millis(ms))
-}
-
-/// What ends at once where all goes well, and must not be mistaken for waiting until a TTL is over.
-pub(crate) fn soon() -> Duration {
-    time(5_000)
-}
-
-pub(crate) fn run<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.expect("a runtime").block_on(future)
-}
-
-/// Waits for what must happen well before any TTL is over.
-#[track_caller]
-pub(crate) fn within<T>(limit: Duration, future: impl Future<Output = T>) -> impl Future<Output = T> {
-    let caller = std::panic::Location::caller();
-    async move {
-        match tokio::time::timeout(limit, future).await {
-            Ok(outcome) => outcome,
-            Err(_) => panic!("not within {limit:?} at {caller}"),
-        }
-    }
-}
-
-/// Looks until it is so.
-#[track_caller]
-pub(crate) fn until(what: &str, look: impl FnMut() -> leasehold_testbed::Result<()>) {
-    leasehold_testbed::until(what, look).expect("it happens");
-}
+pub(crate) type Server = Redis;
 
 /// A server that tests share which do not break it.
 pub(crate) fn common() -> &'static Redis {
@@ -65,92 +25,6 @@ pub(crate) fn own(url: &str) -> String {
 pub(crate) fn prefix() -> String {
     static LAST: AtomicU64 = AtomicU64::new(0);
     format!("p{}:", LAST.fetch_add(1, Ordering::Relaxed))
-}
-
-pub(crate) fn with(url: &str, option: &str) -> String {
-    format!("{url}{}{option}", if url.contains('?') { '&' } else { '?' })
-}
-
-pub(crate) async fn bare(url: &str) -> Bare {
-    try_bare(url).await.expect("connected")
-}
-
-pub(crate) async fn try_bare(url: &str) -> Result<Bare> {
-    Bare::connect(Config::new(url)?).await
-}
-
-pub(crate) async fn client(url: &str) -> Locks {
-    Locks::connect(url).await.expect("connected")
-}
-
-/// What a storage says when it is connected to in vain.
-pub(crate) async fn refusal(url: &str) -> Error {
-    match within(LONG, try_bare(url)).await {
-        Ok(storage) => panic!("connected: {storage}"),
-        Err(error) => error,
-    }
-}
-
-/// A storage that listens: its first hint says so.
-pub(crate) async fn listening(url: &str) -> (Bare, Hints) {
-    let storage = bare(url).await;
-    let mut hints: Hints = Box::pin(storage.hints());
-    assert_eq!(within(LONG, hints.next()).await, Some(Hint::Any));
-    (storage, hints)
-}
-
-pub(crate) fn name(lock: &str) -> Name {
-    Name::new(lock).expect("a name")
-}
-
-pub(crate) fn claim(lock: &str) -> Claim {
-    Claim::new(name(lock), Owner::random(), LONG)
-}
-
-pub(crate) async fn acquire(storage: &impl Storage, claim: &Claim) -> Result<Acquire> {
-    storage.acquire(std::slice::from_ref(claim)).await.pop().expect("an answer")
-}
-
-pub(crate) async fn renew(storage: &impl Storage, claim: &Claim) -> Result<Renew> {
-    storage.renew(std::slice::from_ref(claim)).await.pop().expect("an answer")
-}
-
-pub(crate) async fn release(storage: &impl Storage, claim: &Claim) -> Result<Release> {
-    storage.release(std::slice::from_ref(claim)).await.pop().expect("an answer")
-}
-
-/// Takes what is free.
-pub(crate) async fn take(storage: &impl Storage, claim: &Claim) -> Token {
-    match acquire(storage, claim).await {
-        Ok(Acquire::Granted { token, .. }) => token,
-        other => panic!("not granted: {other:?}"),
-    }
-}
-
-/// Asks for what is held.
-pub(crate) async fn is_held(storage: &impl Storage, claim: &Claim) {
-    let answer = acquire(storage, claim).await;
-    assert!(matches!(answer, Ok(Acquire::Held { .. })), "{answer:?}");
-}
-
-/// Takes what is free, with an engine.
-pub(crate) async fn hold(locks: &Locks, lock: &str, ttl: Duration) -> Guard {
-    within(LONG, locks.lock(lock).ttl(ttl).acquire()).await.expect("nobody else holds it")
-}
-
-/// Takes and gives back, which ends soon if nobody holds.
-pub(crate) async fn is_free(locks: &Locks, lock: &str) {
-    within(soon(), locks.lock(lock).acquire()).await.expect("granted").release().await.expect("released");
-}
-
-/// Waits until so many wait for a lock.
-pub(crate) async fn waiters(locks: &Locks, lock: &str, wanted: u64) {
-    let looking = async {
-        while locks.inspect(lock).await.ok().flatten().and_then(|holder| holder.waiters) != Some(wanted) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    within(LONG, looking).await;
 }
 
 /// Sends one command through `redis-cli`.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use leasehold::storage::{Acquire, Release, Storage};
 use leasehold::{ErrorKind, Event, Lost};
-use leasehold_faultproxy::{End, Proxy, Trap};
+use leasehold_faultproxy::{End, Trap};
 use leasehold_testbed::redis::proxy::Rule;
 use leasehold_testbed::{Redis, RedisProxy};
 use tokio::time::Instant;
@@ -286,8 +286,8 @@ fn a_claim_whose_answer_is_lost_five_times_is_granted_once() {
 #[test]
 fn an_acquire_survives_connections_that_break_after_every_request() {
     run(async {
-        let proxy = Proxy::start(format!("127.0.0.1:{}", common().port())).await.expect("a proxy");
-        let locks = client(&own(&proxy.url_for(&common().url()))).await;
+        let (proxy, through, _) = proxied(common()).await;
+        let locks = client(&through).await;
         let cut = proxy.faults().arm(Trap::on_request("EVALSHA").cut_reply(End::Reset).times(3));
         let guard = hold(&locks, "job", LONG).await;
         assert_eq!(cut.wait_for(|count| count.sprung >= 3).await.expect("armed").sprung, 3);

@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use leasehold::Locks;
 use leasehold::storage::{Hint, Release, Storage, WAITER_HEARTBEAT, WAITER_TTL};
-use leasehold_faultproxy::{Flow, Proxy, To, Trap, Which};
+use leasehold_faultproxy::{Flow, To, Trap, Which};
 use leasehold_testbed::redis::proxy::Rule;
 use leasehold_testbed::{Redis, RedisProxy};
 use tokio::time::Instant;
@@ -51,9 +51,7 @@ fn a_subscription_that_is_never_confirmed_is_tried_again() {
 #[test]
 fn a_notification_connection_that_falls_silent_is_replaced() {
     run(async {
-        let proxy = Proxy::start(format!("127.0.0.1:{}", common().port())).await.expect("a proxy");
-        let through = own(&proxy.url_for(&common().url()));
-        let direct = through.replace(&proxy.addr().to_string(), &format!("127.0.0.1:{}", common().port()));
+        let (proxy, through, direct) = proxied(common()).await;
         let (storage, mut hints) = listening(&through).await;
         let holder = client(&direct).await;
         let guard = hold(&holder, "job", LONG).await;
@@ -77,9 +75,7 @@ fn a_notification_connection_that_falls_silent_is_replaced() {
 #[test]
 fn waiters_ask_by_themselves_while_the_notification_connection_is_silent() {
     run(async {
-        let proxy = Proxy::start(format!("127.0.0.1:{}", common().port())).await.expect("a proxy");
-        let through = own(&proxy.url_for(&common().url()));
-        let direct = through.replace(&proxy.addr().to_string(), &format!("127.0.0.1:{}", common().port()));
+        let (proxy, through, direct) = proxied(common()).await;
         let subscribed = proxy.faults().arm(Trap::on_request("SUBSCRIBE"));
         let (holder, waiter) = (client(&direct).await, client(&through).await);
         let guard = hold(&holder, "job", LONG).await;
