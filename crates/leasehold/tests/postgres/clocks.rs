@@ -116,15 +116,7 @@ fn a_new_primary_with_another_clock_gives_larger_tokens_and_keeps_no_lease_for_l
         pair.failover_by_kill().expect("promoted");
         let since = Instant::now();
         let next = claim("job");
-        let granted = async {
-            loop {
-                if let Ok(Acquire::Granted { token, .. }) = acquire(&storage, &next).await {
-                    return token;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-            }
-        };
-        assert!(within(LONG, granted).await > token);
+        assert!(take_over(&storage, &next).await > token);
         assert!(since.elapsed() < held.ttl + time(3_000), "{:?}", since.elapsed());
         assert_eq!(renew(&storage, &held).await.expect("answered"), Renew::NotHeld);
     });
@@ -210,10 +202,7 @@ fn a_waiter_gets_a_lock_whose_row_was_locked_as_soon_as_it_is_not() {
         let locks = client(&url).await;
         is_free(&locks, "job").await;
         let lock = common().transaction(&format!("select 1 from {table} for update")).expect("locked");
-        let waiting = {
-            let lock = locks.lock("job");
-            tokio::spawn(async move { lock.acquire().await })
-        };
+        let waiting = waiting(locks.lock("job"));
         until_sql(common(), &format!("select count(*) from {table}_waiters"), "1");
         lock.commit().expect("unlocked");
         let guard = within(time(700), waiting).await.expect("no panic").expect("granted");

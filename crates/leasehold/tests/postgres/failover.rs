@@ -81,10 +81,7 @@ fn a_server_that_starts_again_ends_no_hold_and_loses_no_waiter() {
         let url = own(&postgres.url());
         let (locks, other) = (client(&url).await, client(&url).await);
         let guard = hold(&locks, "job", LONG).await;
-        let waiting = {
-            let lock = other.lock("job");
-            tokio::spawn(async move { lock.acquire().await })
-        };
+        let waiting = waiting(other.lock("job"));
         waiters(&locks, "job", 1).await;
         // Once a child of it is killed and it recovers, which empties the queue; once all of it.
         let child = postgres.backends("leasehold").expect("answered")[0];
@@ -141,17 +138,8 @@ fn a_synchronous_standby_that_is_promoted_knows_every_grant() {
         let theirs = claim("job");
         is_held(&other, &theirs).await;
         pair.failover_by_kill().expect("promoted");
-        let asked = async {
-            loop {
-                match acquire(&other, &theirs).await {
-                    Ok(Acquire::Held { .. }) => return,
-                    Ok(granted) => panic!("{granted:?}"),
-                    Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-            }
-        };
-        within(time(12_000), asked).await;
+        let answer = within(time(12_000), answered(async || acquire(&other, &theirs).await)).await;
+        assert!(matches!(answer, Acquire::Held { .. }), "{answer:?}");
         let verified = async { while guard.verify().await.is_err() {} };
         within(time(12_000), verified).await;
         guard.release().await.expect("released");

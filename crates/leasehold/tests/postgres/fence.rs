@@ -1,7 +1,5 @@
 //! The check of a token in the transaction that it protects.
 
-use std::time::Duration;
-
 use leasehold::Token;
 use leasehold::storage::postgres::{Config, Fence};
 use leasehold::storage::{Acquire, Renew, Storage};
@@ -79,9 +77,7 @@ fn money_that_is_written_behind_the_fence_is_written_once() {
         let token = take(&paused, &mine).await;
         // It sleeps through its lease; somebody else pays.
         let theirs = claim("account");
-        while !matches!(acquire(&other, &theirs).await, Ok(Acquire::Granted { .. })) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        take_over(&other, &theirs).await;
         let new = take(&other, &theirs).await;
         for (token, written) in [(new, "100"), (token, "100")] {
             let pay = format!(

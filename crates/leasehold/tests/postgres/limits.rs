@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use leasehold::storage::{Acquire, Release, Storage};
+use leasehold::storage::{Release, Storage};
 use leasehold::{ErrorKind, Event};
 use leasehold_faultproxy::{Door, End, Which};
 use leasehold_testbed::Postgres;
@@ -325,16 +325,7 @@ fn a_full_disk_is_said_and_over_when_there_is_room() {
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
         }
         disk.free().expect("freed");
-        let asking = async {
-            loop {
-                match acquire(&storage, &mine).await {
-                    Ok(Acquire::Granted { token, .. }) => return token,
-                    Ok(other) => panic!("{other:?}"),
-                    Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
-                }
-            }
-        };
-        assert_eq!(within(LONG, asking).await, token);
+        assert_eq!(take_in_the_end(&storage, &mine).await, token);
         assert_eq!(release(&storage, &mine).await.expect("answered"), Release::Released);
         assert!(take(&storage, &next).await > token);
     });

@@ -64,10 +64,7 @@ fn tables_that_an_administrator_made_serve_a_role_that_may_only_write_rows() {
         let guard = locks.lock("job").label("label").acquire().await.expect("granted");
         assert!(matches!(within(soon(), changes.next()).await, Some(Change::Locked { .. })));
         guard.extend(LONG * 2).await.expect("extended");
-        let waiting = {
-            let lock = other.lock("job");
-            tokio::spawn(async move { lock.acquire().await })
-        };
+        let waiting = waiting(other.lock("job"));
         waiters(&locks, "job", 1).await;
         assert_eq!(locks.list("").await.expect("answered").len(), 1);
         guard.release().await.expect("released");

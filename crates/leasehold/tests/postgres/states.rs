@@ -1,8 +1,8 @@
 //! A server, a role or a table that is not as it was: settings, locks, passwords, tables that are gone.
 
 use futures_util::future::join_all;
-use leasehold::storage::{Release, Renew};
-use leasehold::{ErrorKind, Event, Lost, Renewal};
+use leasehold::storage::{Acquire, Release, Renew};
+use leasehold::{ErrorKind, Lost, Renewal};
 use leasehold_testbed::Postgres;
 use tokio::time::Instant;
 
@@ -56,10 +56,7 @@ fn settings_of_a_role_do_no_harm() {
             let (locks, other) = (client(&url).await, client(&url).await);
             for _ in 0..3 {
                 let guard = hold(&locks, "job", LONG).await;
-                let waiting = {
-                    let lock = other.lock("job");
-                    tokio::spawn(async move { lock.acquire().await })
-                };
+                let waiting = waiting(other.lock("job"));
                 waiters(&locks, "job", 1).await;
                 guard.verify().await.unwrap_or_else(|error| panic!("{what}: {error}"));
                 guard.extend(2 * LONG).await.unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -182,7 +179,7 @@ fn a_table_that_is_locked_for_a_while_ends_no_hold() {
         // As `vacuum full` and `alter table` do.
         let lock =
             common().transaction(&format!("lock table {table} in access exclusive mode")).expect("locked");
-        let asking = tokio::spawn(async move { other.lock("other").acquire().await });
+        let asking = waiting(other.lock("other"));
         tokio::time::sleep(ttl / 2).await;
         assert!(guard.is_held());
         lock.commit().expect("unlocked");
@@ -228,8 +225,7 @@ fn a_password_that_is_changed_puts_holds_at_risk_and_then_ends_them() {
         let guard = hold(&locks, "job", time(1_200)).await;
         postgres.set_password("app", "new").expect("changed");
         postgres.terminate_backends("app").expect("ended");
-        let at_risk = async { while !matches!(events.next().await, Some(Event::RenewFailed { .. })) {} };
-        within(soon(), at_risk).await;
+        is_at_risk(&mut events).await;
         assert!(guard.is_held());
         assert_eq!(within(soon(), guard.lost()).await, Lost::Expired);
 
@@ -244,8 +240,7 @@ fn a_password_that_is_changed_puts_holds_at_risk_and_then_ends_them() {
         let guard = within(soon(), next).await;
         postgres.set_password("app", "new").expect("changed");
         postgres.terminate_backends("app").expect("ended");
-        let at_risk = async { while !matches!(events.next().await, Some(Event::RenewFailed { .. })) {} };
-        within(soon(), at_risk).await;
+        is_at_risk(&mut events).await;
         // It was right again before the lease was over.
         postgres.set_password("app", "old").expect("changed");
         let renewed = async { while guard.ensure(time(3_000)).await.is_err() {} };
@@ -284,39 +279,18 @@ fn serialization_failures_are_run_again() {
         let (role, url) = role();
         common().set_for(&role, "default_transaction_isolation", "serializable").expect("set");
         // Ours is read committed whatever the role says; so with every statement of two clients on one row.
-        let workers = (0..4).map(|_| {
-            let url = url.clone();
-            tokio::spawn(async move {
-                let storage = bare(&url).await;
-                for _ in 0..25 {
-                    let mine = claim("job");
-                    loop {
-                        if let leasehold::storage::Acquire::Granted { .. } =
-                            acquire(&storage, &mine).await.expect("answered")
-                        {
-                            break;
-                        }
-                    }
-                    // Somebody who came too late may have the row locked for a moment.
-                    let renewed = loop {
-                        match renew(&storage, &mine).await {
-                            Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
-                            Ok(answer) => break answer,
-                        }
-                    };
-                    assert!(matches!(renewed, Renew::Renewed { .. }), "{renewed:?}");
-                    let released = loop {
-                        match release(&storage, &mine).await {
-                            Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
-                            Ok(answer) => break answer,
-                        }
-                    };
-                    assert_eq!(released, Release::Released);
-                }
-            })
+        let workers = (0..4).map(async |_| {
+            let storage = bare(&url).await;
+            for _ in 0..25 {
+                let mine = claim("job");
+                while !matches!(acquire(&storage, &mine).await.expect("answered"), Acquire::Granted { .. }) {}
+                // Somebody who came too late may have the row locked for a moment.
+                let renewed = answered(async || renew(&storage, &mine).await).await;
+                assert!(matches!(renewed, Renew::Renewed { .. }), "{renewed:?}");
+                let released = answered(async || release(&storage, &mine).await).await;
+                assert_eq!(released, Release::Released);
+            }
         });
-        for worker in within(LONG, join_all(workers)).await {
-            worker.expect("no panic");
-        }
+        within(LONG, join_all(workers)).await;
     });
 }

@@ -4,9 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
 
-use leasehold::ErrorKind;
 pub(crate) use leasehold::storage::postgres::Config;
 use leasehold::storage::{Acquire, Claim, Storage, Token};
 use leasehold_testbed::{Postgres, shared};
@@ -84,17 +82,10 @@ pub(crate) fn table_of(url: &str) -> &str {
 
 /// Takes what is free, once the server answers again and what was under way is over.
 pub(crate) async fn take_in_the_end(storage: &impl Storage, claim: &Claim) -> Token {
-    let asking = async {
-        loop {
-            match acquire(storage, claim).await {
-                Ok(Acquire::Granted { token, .. }) => return token,
-                Ok(other) => panic!("not granted: {other:?}"),
-                Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    within(LONG, asking).await
+    match answered(async || acquire(storage, claim).await).await {
+        Acquire::Granted { token, .. } => token,
+        other => panic!("not granted: {other:?}"),
+    }
 }
 
 /// Runs statements as the administrator.

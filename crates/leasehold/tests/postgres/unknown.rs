@@ -151,17 +151,7 @@ fn a_claim_whose_commit_waits_for_a_standby_is_not_said_to_be_gone() {
                 assert_eq!(sql(&pair.primary, end), "t");
                 pair.follow_again().expect("it follows");
             }
-            let released = async {
-                loop {
-                    match release(&storage, &mine).await {
-                        Ok(Release::Released) => return,
-                        Ok(other) => panic!("{other:?}"),
-                        Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
-                    }
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            };
-            within(LONG, released).await;
+            assert_eq!(answered(async || release(&storage, &mine).await).await, Release::Released);
             let theirs = claim("job");
             take_in_the_end(&other, &theirs).await;
             release(&other, &theirs).await.expect("answered");
@@ -254,13 +244,8 @@ fn a_storage_whose_calls_are_dropped_at_any_point_answers_the_next() {
             drop(calls);
             // Every answer belongs to its own question.
             is_held(&storage, &yours).await;
-            loop {
-                match release(&storage, &yours).await {
-                    Ok(answer) => break assert_eq!(answer, Release::NotHeld),
-                    // What was dropped may still be under way on the connection before.
-                    Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
-                }
-            }
+            // What was dropped may still be under way on the connection before.
+            assert_eq!(answered(async || release(&storage, &yours).await).await, Release::NotHeld);
         }
         assert_eq!(release(&storage, &mine).await.expect("answered"), Release::Released);
     });
@@ -436,10 +421,7 @@ fn a_holder_that_is_broken_by_an_operator_is_told_at_once() {
         let (locks, operator) = (client(&url).await, client(&url).await);
         // It has waited before, so it listens.
         let other = hold(&operator, "other", LONG).await;
-        let waiting = {
-            let lock = locks.lock("other");
-            tokio::spawn(async move { lock.acquire().await })
-        };
+        let waiting = waiting(locks.lock("other"));
         waiters(&operator, "other", 1).await;
         other.release().await.expect("released");
         waiting.await.expect("no panic").expect("granted").release().await.expect("released");
@@ -465,9 +447,7 @@ fn a_holder_that_was_paused_gets_nothing_back() {
         first.ttl = time(200);
         let old = take(&storage, &first).await;
         let second = claim("job");
-        while !matches!(acquire(&other, &second).await, Ok(Acquire::Granted { .. })) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        take_over(&other, &second).await;
         let new = take(&other, &second).await;
         assert!(new > old);
         assert_eq!(renew(&storage, &first).await.expect("answered"), Renew::NotHeld);
@@ -507,8 +487,7 @@ fn a_grant_that_is_answered_when_it_is_nearly_over_is_not_handed_out() {
         is_free(&locks, "other").await;
         let ttl = time(2_000);
         let late = proxy.faults().arm(Trap::on_reply("SELECT 1\0").hold());
-        let lock = locks.lock("job").ttl(ttl);
-        let taking = tokio::spawn(async move { lock.acquire().await });
+        let taking = waiting(locks.lock("job").ttl(ttl));
         let on = late.sprung().await.expect("it asks");
         tokio::time::sleep(ttl.mul_f64(0.9)).await;
         proxy.faults().resume(Which::One(on));

@@ -93,7 +93,7 @@ fn a_release_before_the_subscription_stands_is_not_missed() {
         });
         let (waiter, held_back) = waiter;
         let guard = hold(&holder, "job", LONG).await;
-        let waiting = tokio::spawn(async move { waiter.lock("job").acquire().await });
+        let waiting = waiting(waiter.lock("job"));
         waiters(&holder, "job", 1).await;
         let on = held_back.sprung().await.expect("it listens");
         guard.release().await.expect("released");
@@ -136,7 +136,7 @@ fn waiters_ask_by_themselves_while_the_notification_connection_is_silent() {
         let subscribed = proxy.faults().arm(Trap::on_request("listen leasehold_"));
         let (holder, waiter) = (client(&direct).await, client(&through).await);
         let guard = hold(&holder, "job", LONG).await;
-        let waiting = tokio::spawn(async move { waiter.lock("job").acquire().await });
+        let waiting = waiting(waiter.lock("job"));
         let notifications = subscribed.passed().await.expect("it listens");
         waiters(&holder, "job", 1).await;
         proxy.faults().flow(Which::One(notifications), To::Client, Flow::BlackHole);

@@ -293,10 +293,7 @@ async fn everything_works(redis: &Redis) {
         let guard = locks.lock(lock).label("label").acquire().await.expect("granted");
         assert!(matches!(within(soon(), changes.next()).await, Some(leasehold::Change::Locked { .. })));
         guard.extend(LONG * 2).await.expect("extended");
-        let waiting = {
-            let lock = other.lock(lock);
-            tokio::spawn(async move { lock.acquire().await })
-        };
+        let waiting = waiting(other.lock(lock));
         waiters(&locks, lock, 1).await;
         assert_eq!(locks.list("").await.expect("answered").len(), 1);
         guard.release().await.expect("released");

@@ -210,10 +210,7 @@ fn a_server_that_starts_again_and_has_forgotten_all_ends_holds_at_once() {
         let (locks, other) = (client(&redis.url()).await, client(&redis.url()).await);
         // Who waits, listens; who listens, notices. The last one never hears of the others.
         let first = hold(&other, "first", LONG).await;
-        let waiting = {
-            let lock = locks.lock("first");
-            tokio::spawn(async move { lock.acquire().await })
-        };
+        let waiting = waiting(locks.lock("first"));
         waiters(&other, "first", 1).await;
         let guard = hold(&locks, "job", LONG).await;
         redis.kill9();
@@ -280,10 +277,7 @@ fn a_flush_ends_holds_at_once_for_those_who_listen() {
         let redis = Redis::start().expect("a server");
         let (locks, other) = (client(&redis.url()).await, client(&redis.url()).await);
         let first = hold(&other, "first", LONG).await;
-        let waiting = {
-            let lock = locks.lock("first");
-            tokio::spawn(async move { lock.acquire().await })
-        };
+        let waiting = waiting(locks.lock("first"));
         waiters(&other, "first", 1).await;
         let guard = hold(&locks, "job", LONG).await;
         until("it to ask for news", || match redis.command_counts()?.get("client|tracking") {

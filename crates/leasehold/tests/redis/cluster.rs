@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use futures_util::StreamExt;
 use leasehold::storage::{Acquire, Claim, Hint, Release, Renew, Storage};
-use leasehold::{ErrorKind, Locks, Lost, Tier};
+use leasehold::{ErrorKind, Lost, Tier};
 use leasehold_testbed::{Redis, RedisCluster, Server};
 use tokio::time::Instant;
 
@@ -209,8 +209,7 @@ fn a_cluster_that_is_down_is_asked_again_until_it_is_whole() {
             }
         })
         .await;
-        let waiting = locks.lock("job").wait(LONG);
-        let waiting = tokio::spawn(async move { waiting.acquire().await });
+        let waiting = waiting(locks.lock("job").wait(LONG));
         cluster.nodes()[0].restart().expect("it starts");
         let guard = within(LONG, waiting).await.expect("no panic").expect("granted");
         guard.release().await.expect("held until now");
@@ -271,13 +270,9 @@ fn waiters_are_served_in_order_while_their_slot_moves() {
         for _ in 0..3 {
             let [holder, first, second] = &clients;
             let guard = hold(holder, "job", LONG).await;
-            let waiting = |locks: &Locks| {
-                let lock = locks.lock("job").ttl(LONG);
-                tokio::spawn(async move { lock.acquire().await })
-            };
-            let one = waiting(first);
+            let one = waiting(first.lock("job").ttl(LONG));
             waiters(holder, "job", 1).await;
-            let two = waiting(second);
+            let two = waiting(second.lock("job").ttl(LONG));
             waiters(holder, "job", 2).await;
 
             let (slot, to) = (slot(&cluster, "job"), other(&cluster, "job"));

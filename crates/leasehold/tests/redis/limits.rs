@@ -32,10 +32,7 @@ fn a_client_has_two_connections_however_many_wait() {
             // Only the first of a client stands in line at the server.
             waiters(&holder, &name.to_string(), 1).await;
         }
-        until("both to listen", || match connections(&redis) {
-            4 => Ok(()),
-            n => Err(leasehold_testbed::Error::new(format!("{n} connections"))),
-        });
+        until_connections(&redis, 4);
         for guard in guards {
             guard.release().await.expect("released");
         }
@@ -45,7 +42,7 @@ fn a_client_has_two_connections_however_many_wait() {
         assert_eq!(connections(&redis), 4);
         locks.close().await.expect("closed");
         drop((locks, holder));
-        none_are_left(&redis);
+        until_connections(&redis, 0);
     });
 }
 
@@ -56,16 +53,13 @@ fn a_client_that_is_dropped_closes_its_connections() {
         let (storage, hints) = listening(&redis.url()).await;
         assert_eq!(connections(&redis), 2);
         drop(hints);
-        until("one to go", || match connections(&redis) {
-            1 => Ok(()),
-            n => Err(leasehold_testbed::Error::new(format!("{n} connections"))),
-        });
+        until_connections(&redis, 1);
         drop(storage);
-        none_are_left(&redis);
+        until_connections(&redis, 0);
         let locks = client(&redis.url()).await;
         drop(hold(&locks, "job", LONG).await);
         drop(locks);
-        none_are_left(&redis);
+        until_connections(&redis, 0);
     });
 }
 
@@ -137,13 +131,6 @@ fn cpu() -> Duration {
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
-fn none_are_left(redis: &Redis) {
-    until("all to go", || match connections(redis) {
-        0 => Ok(()),
-        n => Err(leasehold_testbed::Error::new(format!("{n} connections"))),
-    });
-}
-
 #[test]
 fn an_idle_client_only_shows_that_it_lives() {
     run(async {
@@ -206,10 +193,7 @@ fn a_server_that_takes_no_more_clients_keeps_those_it_has() {
         let redis = Redis::start().expect("a server");
         let locks = client(&redis.url()).await;
         let guard = hold(&locks, "job", time(1_500)).await;
-        until("it to listen", || match connections(&redis) {
-            2 => Ok(()),
-            n => Err(leasehold_testbed::Error::new(format!("{n} connections"))),
-        });
+        until_connections(&redis, 2);
         // Ours, and the one that says so.
         tell(&redis, &["config", "set", "maxclients", "2"]);
         // The server says why and hangs up; whether that is heard is a race.

@@ -23,20 +23,6 @@ fn fail_over(servers: &RedisSentinels) -> &Redis {
     servers.await_primary_other_than(primary.port()).expect("another primary")
 }
 
-/// Asks until there is an answer; what comes before may only be `Unavailable`.
-async fn answered<T>(mut ask: impl AsyncFnMut() -> leasehold::Result<T>) -> T {
-    within(LONG, async {
-        loop {
-            match ask().await {
-                Ok(answer) => return answer,
-                Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await
-}
-
 // 71
 #[test]
 fn a_failover_that_forgets_a_lease_is_noticed_at_once_and_tokens_grow() {
@@ -86,8 +72,7 @@ fn a_waiter_is_served_by_the_new_primary() {
     run(async {
         let (locks, rival) = (client(&servers.url()).await, client(&servers.url()).await);
         let guard = hold(&locks, "job", LONG).await;
-        let waiting = rival.lock("job").ttl(LONG);
-        let waiting = tokio::spawn(async move { waiting.acquire().await });
+        let waiting = waiting(rival.lock("job").ttl(LONG));
         waiters(&locks, "job", 1).await;
         fail_over(&servers);
         drop(guard);
@@ -203,10 +188,7 @@ fn a_grant_that_too_few_replicas_have_is_none() {
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
         within(LONG, async { while locks.inspect("vain").await.expect("an answer").is_some() {} }).await;
 
-        let asking = tokio::spawn({
-            let lock = locks.lock("job").ttl(LONG);
-            async move { lock.acquire().await }
-        });
+        let asking = waiting(locks.lock("job").ttl(LONG));
         within(LONG, async { while locks.inspect("job").await.expect("an answer").is_none() {} }).await;
         assert!(!asking.is_finished());
         replica.cont();
@@ -265,8 +247,7 @@ fn failover_grace_keeps_others_out_until_every_forgotten_lease_is_over() {
         guard.release().await.expect("held until now");
         cut_off(primary, replica);
         let guard = hold(&locks, "job", grace).await;
-        let waiting = rival.lock("job").ttl(grace);
-        let waiting = tokio::spawn(async move { waiting.acquire().await });
+        let waiting = waiting(rival.lock("job").ttl(grace));
         waiters(&locks, "job", 1).await;
         primary.kill9();
         let killed = Instant::now();
@@ -292,12 +273,7 @@ fn failover_grace_delays_no_renewal() {
             let claim = claim("job");
             leasehold::storage::Claim::new(claim.name, claim.owner, grace)
         };
-        let granted = async {
-            while !matches!(acquire(&storage, &mine).await, Ok(Acquire::Granted { .. })) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        within(LONG, granted).await;
+        take_over(&storage, &mine).await;
         fail_over(&servers);
         let renewed = answered(async || renew(&storage, &mine).await).await;
         assert!(matches!(renewed, Renew::Renewed { .. }), "{renewed:?}");
@@ -319,12 +295,7 @@ fn clients_with_another_failover_grace_are_refused() {
             with(&with(&common().url(), &format!("prefix={prefix}")), &format!("failover_grace={grace}"))
         };
         let (storage, other) = (bare(&url("200ms")).await, bare(&url("300ms")).await);
-        let granted = async {
-            while !matches!(acquire(&storage, &claim("job")).await, Ok(Acquire::Granted { .. })) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        within(LONG, granted).await;
+        take_over(&storage, &claim("job")).await;
         let error = acquire(&other, &claim("next")).await.expect_err("it has another grace");
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("theirs=`200ms`"), "{error}");

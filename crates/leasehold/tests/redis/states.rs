@@ -266,9 +266,7 @@ fn a_password_that_is_changed_puts_holds_at_risk_and_then_ends_them() {
         let guard = hold(&locks, "job", time(1_200)).await;
         tell(&redis, &["acl", "setuser", "app", "resetpass", ">new"]);
         tell(&redis, &["client", "kill", "user", "app"]);
-        let at_risk =
-            async { while !matches!(events.next().await, Some(leasehold::Event::RenewFailed { .. })) {} };
-        within(soon(), at_risk).await;
+        is_at_risk(&mut events).await;
         assert!(guard.is_held());
         assert_eq!(within(soon(), guard.lost()).await, Lost::Expired);
 
@@ -276,10 +274,7 @@ fn a_password_that_is_changed_puts_holds_at_risk_and_then_ends_them() {
         let guard = hold(&locks, "job", time(3_000)).await;
         tell(&redis, &["acl", "setuser", "app", "<old"]);
         tell(&redis, &["client", "kill", "user", "app"]);
-        within(soon(), async {
-            while !matches!(events.next().await, Some(leasehold::Event::RenewFailed { .. })) {}
-        })
-        .await;
+        is_at_risk(&mut events).await;
         // It was right again before the lease was over.
         tell(&redis, &["acl", "setuser", "app", ">old"]);
         let renewed = async { while guard.ensure(time(2_000)).await.is_err() {} };

@@ -49,8 +49,16 @@ pub(crate) fn since(redis: &Redis, before: &BTreeMap<String, u64>) -> BTreeMap<S
     more.filter(|(_, count)| *count > 0).collect()
 }
 
-/// The clients that the server counts, by the name of their library: ours and no `redis-cli`.
+/// The clients that the server counts: ours and no `redis-cli`.
 pub(crate) fn connections(redis: &Redis) -> usize {
     let list = tell(redis, &["client", "list"]);
     list.lines().filter(|line| !line.contains("cmd=client|list")).count()
+}
+
+/// Waits until there are so many.
+pub(crate) fn until_connections(redis: &Redis, wanted: usize) {
+    until("its connections", || match connections(redis) {
+        found if found == wanted => Ok(()),
+        found => Err(leasehold_testbed::Error::new(format!("{found}, not {wanted}"))),
+    });
 }

@@ -5,7 +5,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use leasehold::storage::{Acquire, Release, Storage};
+use leasehold::storage::{Release, Storage};
 use leasehold::{ErrorKind, Event, Lost};
 use leasehold_faultproxy::{End, Trap};
 use leasehold_testbed::redis::proxy::Rule;
@@ -304,10 +304,7 @@ fn a_holder_that_is_broken_by_an_operator_is_told_at_once() {
         let (locks, operator) = (client(&url).await, client(&url).await);
         // It has waited before, so it listens.
         let other = hold(&operator, "other", LONG).await;
-        let waiting = {
-            let lock = locks.lock("other");
-            tokio::spawn(async move { lock.acquire().await })
-        };
+        let waiting = waiting(locks.lock("other"));
         waiters(&operator, "other", 1).await;
         other.release().await.expect("released");
         waiting.await.expect("no panic").expect("granted").release().await.expect("released");
@@ -333,9 +330,7 @@ fn a_holder_that_was_paused_gets_nothing_back() {
         first.ttl = time(200);
         let old = take(&storage, &first).await;
         let second = claim("job");
-        while !matches!(acquire(&other, &second).await, Ok(Acquire::Granted { .. })) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        take_over(&other, &second).await;
         let new = take(&other, &second).await;
         assert!(new > old);
         assert_eq!(renew(&storage, &first).await.expect("answered"), leasehold::storage::Renew::NotHeld);
@@ -374,8 +369,7 @@ fn a_grant_that_is_answered_when_it_is_nearly_over_is_not_handed_out() {
         assert!(locks.inspect("job").await.expect("answered").is_none());
         let ttl = time(2_000);
         let late = proxy.add(Rule::on("evalsha").hold_reply());
-        let lock = locks.lock("job").ttl(ttl);
-        let taking = tokio::spawn(async move { lock.acquire().await });
+        let taking = waiting(locks.lock("job").ttl(ttl));
         late.await_hits(1).expect("it asks");
         tokio::time::sleep(ttl.mul_f64(0.9)).await;
         late.release();

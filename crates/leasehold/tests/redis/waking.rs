@@ -23,7 +23,7 @@ fn a_release_before_the_subscription_stands_is_not_missed() {
         let (holder, waiter) = (client(&direct).await, client(&through).await);
         let guard = hold(&holder, "job", LONG).await;
         let held_back = proxy.add(Rule::on("subscribe").hold_reply());
-        let waiting = tokio::spawn(async move { waiter.lock("job").acquire().await });
+        let waiting = waiting(waiter.lock("job"));
         waiters(&holder, "job", 1).await;
         held_back.await_hits(1).expect("it subscribes");
         guard.release().await.expect("released");
@@ -79,7 +79,7 @@ fn waiters_ask_by_themselves_while_the_notification_connection_is_silent() {
         let subscribed = proxy.faults().arm(Trap::on_request("SUBSCRIBE"));
         let (holder, waiter) = (client(&direct).await, client(&through).await);
         let guard = hold(&holder, "job", LONG).await;
-        let waiting = tokio::spawn(async move { waiter.lock("job").acquire().await });
+        let waiting = waiting(waiter.lock("job"));
         let passed = subscribed.wait_for(|count| count.passed > 0).await.expect("it subscribes");
         waiters(&holder, "job", 1).await;
         let notifications = passed.passed_on.expect("a connection");

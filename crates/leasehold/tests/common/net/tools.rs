@@ -6,9 +6,10 @@ use std::time::Duration;
 use futures_core::Stream;
 use futures_util::StreamExt;
 use leasehold::storage::{Acquire, Claim, Hint, Name, Owner, Release, Renew, Storage, Token};
-use leasehold::{Error, Guard, Locks, Result};
+use leasehold::{Error, ErrorKind, Event, Events, Guard, Lock, Locks, Result};
 use leasehold_faultproxy::Proxy;
 use leasehold_testbed::scaled;
+use tokio::task::JoinHandle;
 
 use crate::tools::{Bare, Config, Server, own};
 
@@ -121,10 +122,39 @@ pub(crate) async fn take(storage: &impl Storage, claim: &Claim) -> Token {
     }
 }
 
+/// Takes what somebody holds, as soon as that lease is over.
+pub(crate) async fn take_over(storage: &impl Storage, claim: &Claim) -> Token {
+    let asking = async {
+        loop {
+            if let Ok(Acquire::Granted { token, .. }) = acquire(storage, claim).await {
+                return token;
+            }
+            // Whoever does not wait is told nothing.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    within(LONG, asking).await
+}
+
 /// Asks for what is held.
 pub(crate) async fn is_held(storage: &impl Storage, claim: &Claim) {
     let answer = acquire(storage, claim).await;
     assert!(matches!(answer, Ok(Acquire::Held { .. })), "{answer:?}");
+}
+
+/// Asks until there is an answer; what comes before may only be `Unavailable`.
+pub(crate) async fn answered<T>(mut ask: impl AsyncFnMut() -> Result<T>) -> T {
+    let asking = async {
+        loop {
+            match ask().await {
+                Ok(answer) => return answer,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
+            }
+            // A storage asks once, and nothing tells when a server answers again.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within(LONG, asking).await
 }
 
 /// Takes what is free, with an engine.
@@ -137,6 +167,11 @@ pub(crate) async fn is_free(locks: &Locks, lock: &str) {
     within(soon(), locks.lock(lock).acquire()).await.expect("granted").release().await.expect("released");
 }
 
+/// Waits for a lock, in a task of its own.
+pub(crate) fn waiting(lock: Lock) -> JoinHandle<Result<Guard>> {
+    tokio::spawn(async move { lock.acquire().await })
+}
+
 /// Waits until so many wait for a lock.
 pub(crate) async fn waiters(locks: &Locks, lock: &str, wanted: u64) {
     let looking = async {
@@ -146,4 +181,9 @@ pub(crate) async fn waiters(locks: &Locks, lock: &str, wanted: u64) {
         }
     };
     within(LONG, looking).await;
+}
+
+/// Waits until a renewal has failed.
+pub(crate) async fn is_at_risk(events: &mut Events) {
+    within(soon(), async { while !matches!(events.next().await, Some(Event::RenewFailed { .. })) {} }).await;
 }
