@@ -152,16 +152,13 @@ fn batches_with_the_same_names_in_other_orders_never_deadlock() {
             let url = url.clone();
             tokio::spawn(async move {
                 let storage = bare(&url).await;
-                let mut random = worker + 1;
+                let mut random = Random(worker + 1);
                 for _ in 0..60 {
                     let mut claims: Vec<_> =
                         (0..20).map(|i| claim(&format!("job{i}")).wait(i % 2 == 0)).collect();
                     for i in (1..claims.len()).rev() {
-                        random = random
-                            .wrapping_mul(6_364_136_223_846_793_005)
-                            .wrapping_add(1_442_695_040_888_963_407);
-                        let j = usize::try_from(random >> 33).expect("32 bits") % (i + 1);
-                        claims.swap(i, j);
+                        let j = random.below(u64::try_from(i).expect("few") + 1);
+                        claims.swap(i, usize::try_from(j).expect("few"));
                     }
                     for answer in storage.acquire(&claims).await {
                         answer.expect("granted or held");

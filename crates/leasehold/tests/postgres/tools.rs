@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub(crate) use leasehold::storage::postgres::Config;
-use leasehold::storage::{Acquire, Claim, Storage, Token};
+use leasehold::storage::{Acquire, Claim, Owner, Storage, Token};
 use leasehold_testbed::{Postgres, shared};
 
 pub(crate) use crate::net::tools::*;
@@ -72,6 +72,11 @@ pub(crate) fn own(url: &str) -> String {
 pub(crate) fn table() -> String {
     static LAST: AtomicU64 = AtomicU64::new(0);
     format!("t{}_", LAST.fetch_add(1, Ordering::Relaxed))
+}
+
+/// What of an owner goes by on the wire.
+pub(crate) fn marker(owner: Owner) -> [u8; 16] {
+    owner.to_bytes()
 }
 
 /// The table that an own URL names.

@@ -26,14 +26,13 @@ fn a_release_that_races_an_entry_into_the_queue_is_not_missed() {
                 let lock = format!("job{pair}");
                 let mut holding = claim(&lock);
                 take(&a.0, &holding).await;
-                let mut random = pair + 1_u64;
+                let mut random = Random(pair + 1_u64);
                 for round in 0..250 {
-                    random = random
-                        .wrapping_mul(6_364_136_223_846_793_005)
-                        .wrapping_add(1_442_695_040_888_963_407);
                     let mine = claim(&lock).wait(true);
+                    // Which comes first is what differs.
+                    let pause = Duration::from_micros(random.below(2_500));
                     let releasing = async {
-                        tokio::time::sleep(Duration::from_micros((random >> 33) % 2_500)).await;
+                        tokio::time::sleep(pause).await;
                         assert_eq!(release(&a.0, &holding).await.expect("answered"), Release::Released);
                     };
                     let (answer, ()) = join(acquire(&b.0, &mine), releasing).await;
@@ -350,17 +349,14 @@ fn waiters_that_leave_at_random_stall_nobody_and_leave_nothing() {
             let locks = client(&url).await;
             clients.push(locks.clone());
             workers.push(tokio::spawn(async move {
-                let mut random = worker;
+                let mut random = Random(worker);
                 let mut granted = 0;
                 while granted < 20 {
-                    random = random
-                        .wrapping_mul(6_364_136_223_846_793_005)
-                        .wrapping_add(1_442_695_040_888_963_407);
-                    let patience = Duration::from_micros((random >> 33) % 12_000);
+                    let patience = Duration::from_micros(random.below(12_000));
                     let lock = locks.lock("job");
                     let taking = lock.acquire();
                     // Left alone in one of three cases.
-                    let guard = if random % 3 == 0 {
+                    let guard = if random.below(3) == 0 {
                         Some(taking.await.expect("granted"))
                     } else {
                         tokio::time::timeout(patience, taking).await.ok().map(|guard| guard.expect("granted"))

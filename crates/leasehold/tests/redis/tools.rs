@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use leasehold::storage::Owner;
 pub(crate) use leasehold::storage::redis::Config;
 use leasehold_testbed::{Redis, shared};
 
@@ -25,6 +26,11 @@ pub(crate) fn own(url: &str) -> String {
 pub(crate) fn prefix() -> String {
     static LAST: AtomicU64 = AtomicU64::new(0);
     format!("p{}:", LAST.fetch_add(1, Ordering::Relaxed))
+}
+
+/// What of an owner goes by on the wire.
+pub(crate) fn marker(owner: Owner) -> String {
+    owner.to_string()
 }
 
 /// Sends one command through `redis-cli`.

@@ -301,17 +301,14 @@ fn waiters_that_leave_at_random_stall_nobody_and_leave_nothing() {
             let locks = client(&redis.url()).await;
             clients.push(locks.clone());
             workers.push(tokio::spawn(async move {
-                let mut random = worker;
+                let mut random = Random(worker);
                 let mut granted = 0;
                 while granted < 25 {
-                    random = random
-                        .wrapping_mul(6_364_136_223_846_793_005)
-                        .wrapping_add(1_442_695_040_888_963_407);
-                    let patience = Duration::from_micros((random >> 33) % 6_000);
+                    let patience = Duration::from_micros(random.below(6_000));
                     let lock = locks.lock("job");
                     let taking = lock.acquire();
                     // Left alone in one of three cases.
-                    let guard = if random % 3 == 0 {
+                    let guard = if random.below(3) == 0 {
                         Some(taking.await.expect("granted"))
                     } else {
                         tokio::time::timeout(patience, taking).await.ok().map(|guard| guard.expect("granted"))

@@ -1,5 +1,7 @@
 //! What the tests of the storages over a network share. Whoever includes this has a module `tools` that says which
-//! storage it is: `Bare`, `Config`, `Server`, and `own`, which makes a place that nobody else has.
+//! storage it is: `Bare`, `Config`, `Server`, a server that is `common`, `own` for a place that nobody else has, and the
+//! `marker` by which an owner is known on the wire. A module here is named as that of the tests that it is for.
 
 pub(crate) mod logs;
 pub(crate) mod tools;
+pub(crate) mod unknown;

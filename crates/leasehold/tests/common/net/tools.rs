@@ -55,6 +55,16 @@ pub(crate) fn with(url: &str, option: &str) -> String {
     format!("{url}{}{option}", if url.contains('?') { '&' } else { '?' })
 }
 
+/// Numbers without order, the same every time.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+}
+
 /// A proxy before a server, and a place through it and without it.
 pub(crate) async fn proxied(server: &Server) -> (Proxy, String, String) {
     let proxy = Proxy::start(format!("127.0.0.1:{}", server.port())).await.expect("a proxy");
