@@ -74,6 +74,9 @@ pub(crate) fn table() -> String {
     format!("t{}_", LAST.fetch_add(1, Ordering::Relaxed))
 }
 
+/// What only a request to be told contains.
+pub(crate) const SUBSCRIBE: &str = "listen leasehold_";
+
 /// What of an owner goes by on the wire.
 pub(crate) fn marker(owner: Owner) -> [u8; 16] {
     owner.to_bytes()

@@ -6,12 +6,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::{join, join_all};
-use futures_util::stream::FuturesUnordered;
-use leasehold::Locks;
 use leasehold::storage::{Acquire, Hint, Release, WAITER_HEARTBEAT, WAITER_TTL};
-use leasehold_faultproxy::{Flow, To, Trap, Which};
 use tokio::time::Instant;
 
+use crate::net::waking as scenario;
 use crate::tools::*;
 
 // 27
@@ -67,6 +65,7 @@ fn a_handover_never_waits_for_a_heartbeat() {
             let locks = if round % 2 == 0 { &b } else { &a };
             let lock = locks.lock("job");
             let waiting = tokio::spawn(async move { lock.acquire().await.expect("granted") });
+            // Whether it stands in line by then is what differs.
             tokio::time::sleep(Duration::from_micros((round * 7_919) % 4_000)).await;
             holding.release().await.expect("released");
             let since = Instant::now();
@@ -84,65 +83,19 @@ fn a_handover_never_waits_for_a_heartbeat() {
 // 27
 #[test]
 fn a_release_before_the_subscription_stands_is_not_missed() {
-    run(async {
-        let (proxy, through, direct) = proxied(common()).await;
-        let (holder, waiter) = (client(&direct).await, {
-            let held_back = proxy.faults().arm(Trap::on_request("listen leasehold_").hold_reply());
-            (client(&through).await, held_back)
-        });
-        let (waiter, held_back) = waiter;
-        let guard = hold(&holder, "job", LONG).await;
-        let waiting = waiting(waiter.lock("job"));
-        waiters(&holder, "job", 1).await;
-        let on = held_back.sprung().await.expect("it listens");
-        guard.release().await.expect("released");
-        proxy.faults().resume(Which::One(on));
-        // Nobody could be told, and yet nobody waits for longer than it takes to look once more.
-        let limit = WAITER_HEARTBEAT + time(1_000);
-        let _ = within(limit, waiting).await.expect("no panic").expect("granted");
-    });
+    run(scenario::release_before_the_subscription());
 }
 
 // 28
 #[test]
 fn a_notification_connection_that_falls_silent_is_replaced() {
-    run(async {
-        let (proxy, through, direct) = proxied(common()).await;
-        let subscribed = proxy.faults().arm(Trap::on_request("listen leasehold_"));
-        let (storage, mut hints) = listening(&through).await;
-        let holder = client(&direct).await;
-        let guard = hold(&holder, "job", LONG).await;
-        let mine = claim("job").wait(true);
-        is_held(&storage, &mine).await;
-
-        let notifications = subscribed.passed().await.expect("it listens");
-        proxy.faults().flow_both(Which::One(notifications), Flow::BlackHole);
-        let since = Instant::now();
-        // Its client is there, so it keeps its place; it hears nothing.
-        guard.release().await.expect("released");
-        assert_eq!(within(LONG, hints.next()).await, Some(Hint::Any));
-        let noticed = since.elapsed();
-        take(&storage, &mine).await;
-        assert!(noticed < 3 * WAITER_HEARTBEAT + time(1_000), "{noticed:?}");
-    });
+    run(scenario::silent_notifications());
 }
 
 // 28
 #[test]
 fn waiters_ask_by_themselves_while_the_notification_connection_is_silent() {
-    run(async {
-        let (proxy, through, direct) = proxied(common()).await;
-        let subscribed = proxy.faults().arm(Trap::on_request("listen leasehold_"));
-        let (holder, waiter) = (client(&direct).await, client(&through).await);
-        let guard = hold(&holder, "job", LONG).await;
-        let waiting = waiting(waiter.lock("job"));
-        let notifications = subscribed.passed().await.expect("it listens");
-        waiters(&holder, "job", 1).await;
-        proxy.faults().flow(Which::One(notifications), To::Client, Flow::BlackHole);
-        guard.release().await.expect("released");
-        let limit = WAITER_HEARTBEAT + time(1_500);
-        let _ = within(limit, waiting).await.expect("no panic").expect("granted");
-    });
+    run(scenario::waiter_behind_silent_notifications(WAITER_HEARTBEAT + time(1_500)));
 }
 
 // 28, 29
@@ -164,11 +117,12 @@ fn terminated_listeners_miss_nothing() {
                 while !*end.borrow() {
                     let killed = sql(common(), &kill).parse::<u32>().expect("a number");
                     hit.fetch_add(killed, Ordering::Relaxed);
+                    // The pace of what goes wrong.
                     sql(common(), "select pg_sleep(0.1)");
                 }
             }
         });
-        let mut workers = FuturesUnordered::new();
+        let mut workers = Vec::new();
         for _ in 0..clients {
             let (locks, hit) = (client(&url).await, Arc::clone(&hit));
             workers.push(async move {
@@ -183,14 +137,7 @@ fn terminated_listeners_miss_nothing() {
                 longest
             });
         }
-        let all = async {
-            let mut longest = Duration::ZERO;
-            while let Some(worker) = workers.next().await {
-                longest = std::cmp::max(longest, worker);
-            }
-            longest
-        };
-        let longest = within(LONG, all).await;
+        let longest = within(LONG, join_all(workers)).await.into_iter().max().expect("some");
         ended.send(true).expect("somebody listens");
         killer.join().expect("no panic");
         // Whoever is not told looks by itself, each of those before it too.
@@ -202,70 +149,18 @@ fn terminated_listeners_miss_nothing() {
 // 31
 #[test]
 fn a_handover_wakes_one_of_many() {
-    run(async {
-        let url = own(&common().url());
-        let table = table_of(&url);
-        let waiting = 24;
-        let holder = client(&url).await;
-        let guard = hold(&holder, "job", LONG).await;
-        let mut storages = Vec::new();
-        for _ in 0..waiting {
-            let (storage, hints) = listening(&url).await;
-            let mine = claim("job").wait(true);
-            is_held(&storage, &mine).await;
-            storages.push((storage, hints, mine));
-        }
-        let [_, before, _] = done(common(), table, PASS);
-        guard.release().await.expect("released");
-        let handovers = 12;
-        for (storage, hints, mine) in &mut storages[..handovers] {
-            assert_eq!(within(LONG, hints.next()).await, Some(Hint::Owner(mine.owner)));
-            take(storage, mine).await;
-            assert_eq!(release(storage, mine).await.expect("answered"), Release::Released);
-        }
-        let [_, notified, _] = done(common(), table, PASS);
-        assert_eq!(notified - before, u64::try_from(handovers).expect("few") + 1);
-        // Nobody else was woken: not one message waits anywhere.
-        for (_, hints, _) in &mut storages[handovers + 1..] {
-            assert_eq!(futures_util::future::poll_immediate(hints.next()).await, None);
-        }
-    });
+    let url = own(&common().url());
+    let told = || done(common(), table_of(&url), PASS)[1];
+    run(scenario::handovers_in_a_crowd(&url, 24, 12, told));
 }
 
 // 31
 #[test]
 fn waiters_with_engines_ask_twice_per_handover_at_most() {
-    run(async {
-        let url = own(&common().url());
-        let (waiting, holder) = (20, client(&url).await);
-        let guard = hold(&holder, "job", LONG).await;
-        let mut clients = Vec::new();
-        let mut turns = FuturesUnordered::new();
-        for _ in 0..waiting {
-            let locks = client(&url).await;
-            let lock = locks.lock("job");
-            turns.push(async move { lock.acquire().await.expect("granted").release().await });
-            clients.push(locks);
-        }
-        let all = async move {
-            while let Some(turn) = turns.next().await {
-                turn.expect("released")
-            }
-        };
-        let all = tokio::spawn(all);
-        waiters(&holder, "job", waiting).await;
-        let [before, ..] = done(common(), table_of(&url), ACQUIRE);
-        let since = Instant::now();
-        guard.release().await.expect("released");
-        within(LONG, all).await.expect("no panic");
-        let took = since.elapsed();
-        let [after, ..] = done(common(), table_of(&url), ACQUIRE);
-        // Each asks when it is told, and every so often by itself; and once more when its listener begins to listen.
-        let beats = waiting * (2 + took.as_secs() / WAITER_HEARTBEAT.as_secs());
-        let asked = after - before;
-        assert!(asked <= 2 * waiting + beats, "{asked} claims for {waiting} handovers in {took:?}");
-        drop(clients);
-    });
+    let url = own(&common().url());
+    let asked = || done(common(), table_of(&url), ACQUIRE)[0];
+    // Once more when its listener begins to listen.
+    run(scenario::engines_in_a_crowd(&url, 20, 2, asked));
 }
 
 #[test]
@@ -321,84 +216,27 @@ fn a_dead_holder_and_dead_waiters_end_with_their_ttls() {
 // 42
 #[test]
 fn a_dead_holder_is_replaced_when_its_ttl_is_over() {
-    run(async {
-        let url = own(&common().url());
-        let ttl = time(1_000);
-        let dead = bare(&url).await;
-        let mut held = claim("job");
-        held.ttl = ttl;
-        let since = Instant::now();
-        take(&dead, &held).await;
-        drop(dead);
-        let live = client(&url).await;
-        let guard = live.lock("job").acquire().await.expect("granted");
-        let took = since.elapsed();
-        assert!(took >= ttl && took < ttl + time(700), "{took:?}");
-        guard.release().await.expect("released");
-    });
+    run(scenario::dead_holder(time(700)));
 }
 
 // 34
 #[test]
 fn waiters_that_leave_at_random_stall_nobody_and_leave_nothing() {
-    run(async {
-        let url = own(&common().url());
-        let mut workers = FuturesUnordered::new();
-        let mut clients: Vec<Locks> = Vec::new();
-        for worker in 0..6_u64 {
-            let locks = client(&url).await;
-            clients.push(locks.clone());
-            workers.push(tokio::spawn(async move {
-                let mut random = Random(worker);
-                let mut granted = 0;
-                while granted < 20 {
-                    let patience = Duration::from_micros(random.below(12_000));
-                    let lock = locks.lock("job");
-                    let taking = lock.acquire();
-                    // Left alone in one of three cases.
-                    let guard = if random.below(3) == 0 {
-                        Some(taking.await.expect("granted"))
-                    } else {
-                        tokio::time::timeout(patience, taking).await.ok().map(|guard| guard.expect("granted"))
-                    };
-                    if let Some(guard) = guard {
-                        granted += 1;
-                        guard.release().await.expect("released");
-                    }
-                }
-            }));
-        }
-        let all = async {
-            while let Some(worker) = workers.next().await {
-                worker.expect("no panic")
-            }
-        };
-        within(LONG, all).await;
-        for locks in clients {
-            locks.close().await.expect("closed");
-        }
-        let table = table_of(&url);
-        assert_eq!(sql(common(), &format!("select count(*), count(owner) from {table}")), "1|0");
-        assert_eq!(sql(common(), &format!("select count(*) from {table}_waiters")), "0");
-    });
+    let url = own(&common().url());
+    run(scenario::leaving_waiters(&url, 6, 20, 12_000));
+    one_row_is_left(&url);
 }
 
 // 35, 36
 #[test]
 fn hundreds_of_handovers_leave_one_row() {
-    run(async {
-        let url = own(&common().url());
-        let (a, b) = (client(&url).await, client(&url).await);
-        let turns = |locks: Locks| async move {
-            for _ in 0..200 {
-                locks.lock("job").acquire().await.expect("granted").release().await.expect("released");
-            }
-        };
-        within(LONG, join(turns(a.clone()), turns(b.clone()))).await;
-        a.close().await.expect("closed");
-        b.close().await.expect("closed");
-        let table = table_of(&url);
-        assert_eq!(sql(common(), &format!("select count(*), count(owner) from {table}")), "1|0");
-        assert_eq!(sql(common(), &format!("select count(*) from {table}_waiters")), "0");
-    });
+    let url = own(&common().url());
+    run(scenario::handovers_of_two(&url, 200));
+    one_row_is_left(&url);
+}
+
+fn one_row_is_left(url: &str) {
+    let table = table_of(url);
+    assert_eq!(sql(common(), &format!("select count(*), count(owner) from {table}")), "1|0");
+    assert_eq!(sql(common(), &format!("select count(*) from {table}_waiters")), "0");
 }

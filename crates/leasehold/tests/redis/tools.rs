@@ -28,6 +28,9 @@ pub(crate) fn prefix() -> String {
     format!("p{}:", LAST.fetch_add(1, Ordering::Relaxed))
 }
 
+/// What only a request to be told contains.
+pub(crate) const SUBSCRIBE: &str = "SUBSCRIBE";
+
 /// What of an owner goes by on the wire.
 pub(crate) fn marker(owner: Owner) -> String {
     owner.to_string()
