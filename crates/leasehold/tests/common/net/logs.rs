@@ -27,6 +27,15 @@ impl Logs {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Fails if a secret is in one of these texts, or has been logged.
+    pub(crate) fn and_texts_hide(&self, secret: &str, texts: &[String]) {
+        let lines = self.lines();
+        assert!(!lines.is_empty());
+        for text in texts.iter().chain(&lines) {
+            assert!(!text.contains(secret), "{text}");
+        }
+    }
+
     fn add(&self, line: String) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);
     }
