@@ -2,11 +2,12 @@
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use leasehold::storage::{Acquire, Renew, Storage, WAITER_HEARTBEAT, WAITER_TTL};
+use leasehold::storage::{Acquire, Renew, Storage};
 use leasehold::{Lost, Renewal};
 use leasehold_testbed::{Error, Postgres, PostgresPair};
 use tokio::time::Instant;
 
+use crate::net::clocks as scenario;
 use crate::tools::*;
 
 /// A server whose wall clock can be set, by one test after the other.
@@ -36,46 +37,14 @@ fn set(postgres: &Postgres, seconds: i64) {
 #[test]
 fn a_server_clock_that_jumps_ahead_ends_leases_and_no_token_goes_back() {
     let postgres = clocked();
-    run(async {
-        let url = own(&postgres.url());
-        let (locks, other) = (client(&url).await, client(&url).await);
-        let ttl = time(3_000);
-        let guard = hold(&locks, "job", ttl).await;
-        set(&postgres, 3_600);
-        let since = Instant::now();
-        // The lease is over for the server: whoever comes gets it.
-        let theirs = within(soon(), other.lock("job").ttl(LONG).acquire()).await.expect("granted");
-        assert!(theirs.token() > guard.token());
-        assert_eq!(within(soon(), guard.lost()).await, Lost::Taken);
-        assert!(since.elapsed() < ttl / 3 + time(1_000), "{:?}", since.elapsed());
-        // A claim is refused as too late only as long as nobody knows the new time.
-        is_free(&locks, "other").await;
-        theirs.release().await.expect("released");
-    });
+    run(scenario::jump_ahead(&own(&postgres.url()), |seconds| set(&postgres, seconds)));
 }
 
 // 64
 #[test]
 fn a_server_clock_that_jumps_back_keeps_no_dead_holder_and_no_dead_waiter_alive() {
     let postgres = clocked();
-    run(async {
-        let url = own(&postgres.url());
-        let ttl = time(1_000);
-        let dead = bare(&url).await;
-        let mut held = claim("job");
-        held.ttl = ttl;
-        let token = take(&dead, &held).await;
-        is_held(&dead, &claim("job").wait(true)).await;
-        drop(dead);
-        set(&postgres, -3_600);
-        let live = client(&url).await;
-        let since = Instant::now();
-        let guard = within(LONG, live.lock("job").acquire()).await.expect("granted");
-        let took = since.elapsed();
-        assert!(guard.token() > token, "the server's clock is behind, the token is not");
-        assert!(took < ttl + WAITER_TTL + 2 * WAITER_HEARTBEAT + time(1_000), "{took:?}");
-        guard.release().await.expect("released");
-    });
+    run(scenario::jump_back(&own(&postgres.url()), |seconds| set(&postgres, seconds)));
 }
 
 // 64
@@ -141,6 +110,7 @@ fn a_contender_that_was_kept_waiting_knows_what_time_it_is() {
             let answer = acquire(&other, &theirs).await;
             (other, theirs, answer)
         });
+        // Its time is what goes by.
         tokio::time::sleep(mine.ttl + time(300)).await;
         lock.commit().expect("unlocked");
         let (other, theirs, answer) = within(soon(), contending).await.expect("no panic");
@@ -213,20 +183,9 @@ fn a_waiter_gets_a_lock_whose_row_was_locked_as_soon_as_it_is_not() {
 // 79
 #[test]
 fn tokens_grow_when_the_row_is_deleted() {
-    run(async {
-        let url = own(&common().url());
-        let storage = bare(&url).await;
-        let delete = format!("delete from {}", table_of(&url));
-        let mut last = None;
-        for _ in 0..3 {
-            let mine = claim("job");
-            let token = take(&storage, &mine).await;
-            assert!(Some(token) > last);
-            last = Some(token);
-            release(&storage, &mine).await.expect("answered");
-            sql(common(), &delete);
-        }
-    });
+    let url = own(&common().url());
+    let delete = format!("delete from {}", table_of(&url));
+    run(scenario::deleted_record(&url, || drop(sql(common(), &delete))));
 }
 
 // 79

@@ -3,13 +3,14 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use leasehold::storage::{Acquire, Claim, Release, Storage, WAITER_HEARTBEAT, WAITER_TTL};
+use leasehold::storage::{Acquire, Claim, Release, Storage};
 use leasehold::{ErrorKind, Lost, Renewal};
 use leasehold_testbed::{Clock, Error, Port, Redis, Scratch};
 use proptest::prelude::{ProptestConfig, Strategy, any, prop_oneof};
 use proptest::test_runner::TestRunner;
 use tokio::time::Instant;
 
+use crate::net::clocks as scenario;
 use crate::tools::*;
 
 /// A server whose wall clock is in a file.
@@ -76,46 +77,16 @@ impl Drop for Watch {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_server_clock_that_jumps_ahead_ends_leases_and_no_token_goes_back() {
-    run(async {
-        let watch = Watch::start();
-        let (locks, other) = (client(&watch.url()).await, client(&watch.url()).await);
-        let ttl = time(3_000);
-        let guard = hold(&locks, "job", ttl).await;
-        watch.set(3_600);
-        let since = Instant::now();
-        // The lease is over for the server: whoever comes gets it.
-        let theirs = within(soon(), other.lock("job").ttl(LONG).acquire()).await.expect("granted");
-        assert!(theirs.token() > guard.token());
-        assert_eq!(within(soon(), guard.lost()).await, Lost::Taken);
-        assert!(since.elapsed() < ttl / 3 + time(1_000), "{:?}", since.elapsed());
-        // A claim is refused as too late only as long as nobody knows the new time.
-        is_free(&locks, "other").await;
-        theirs.release().await.expect("released");
-    });
+    let watch = Watch::start();
+    run(scenario::jump_ahead(&watch.url(), |seconds| watch.set(seconds)));
 }
 
 // 64
 #[cfg(target_os = "linux")]
 #[test]
 fn a_server_clock_that_jumps_back_keeps_no_dead_holder_and_no_dead_waiter_alive() {
-    run(async {
-        let watch = Watch::start();
-        let ttl = time(1_000);
-        let dead = bare(&watch.url()).await;
-        let mut held = claim("job");
-        held.ttl = ttl;
-        let token = take(&dead, &held).await;
-        is_held(&dead, &claim("job").wait(true)).await;
-        drop(dead);
-        watch.set(-3_600);
-        let live = client(&watch.url()).await;
-        let since = Instant::now();
-        let guard = within(LONG, live.lock("job").acquire()).await.expect("granted");
-        let took = since.elapsed();
-        assert!(guard.token() > token, "the server's clock is behind, the token is not");
-        assert!(took < ttl + WAITER_TTL + 2 * WAITER_HEARTBEAT + time(1_000), "{took:?}");
-        guard.release().await.expect("released");
-    });
+    let watch = Watch::start();
+    run(scenario::jump_back(&watch.url(), |seconds| watch.set(seconds)));
 }
 
 // 64
@@ -253,21 +224,10 @@ fn a_server_that_starts_again_and_remembers_ends_no_hold() {
 // 79
 #[test]
 fn tokens_grow_when_the_record_is_deleted() {
-    run(async {
-        let url = own(&common().url());
-        let storage = bare(&url).await;
-        let record = format!("{{{}job}}\\0t", url.rsplit('=').next().expect("a prefix"));
-        let mut last = None;
-        for _ in 0..3 {
-            let mine = claim("job");
-            let token = take(&storage, &mine).await;
-            assert!(Some(token) > last);
-            last = Some(token);
-            release(&storage, &mine).await.expect("answered");
-            let deleted = tell(common(), &["eval", &format!("return redis.call('DEL', \"{record}\")"), "0"]);
-            assert_eq!(deleted, "1");
-        }
-    });
+    let url = own(&common().url());
+    let record = format!("{{{}job}}\\0t", url.rsplit('=').next().expect("a prefix"));
+    let delete = format!("return redis.call('DEL', \"{record}\")");
+    run(scenario::deleted_record(&url, || assert_eq!(tell(common(), &["eval", &delete, "0"]), "1")));
 }
 
 // 84

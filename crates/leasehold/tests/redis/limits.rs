@@ -1,14 +1,12 @@
 //! What runs out: connections, memory, patience of those who read logs.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use leasehold::{ErrorKind, Event};
-use leasehold_faultproxy::{Door, End, Which};
 use leasehold_testbed::Redis;
 
+use crate::net::limits as scenario;
 use crate::net::logs::Logs;
 use crate::tools::*;
 
@@ -63,72 +61,17 @@ fn a_client_that_is_dropped_closes_its_connections() {
     });
 }
 
-const ROLE: &str = "LEASEHOLD_TEST_REDIS_WAITER";
-
 // 55
 #[test]
 fn waiting_costs_no_processor_whether_the_server_is_there_or_not() {
     let redis = Redis::start().expect("a server");
-    let holder = run(client(&redis.url()));
-    let guard = run(hold(&holder, "job", LONG));
-    // This test's own executable, since the other tests of this process do cost something.
-    let mut waiter = Command::new(std::env::current_exe().expect("a path"))
-        .args(["--exact", "limits::a_process_that_waits", "--nocapture"])
-        .env(ROLE, redis.url())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("started");
-    let mut said = BufReader::new(waiter.stdout.take().expect("piped")).lines();
-    let mut hear = |word: &str| loop {
-        let line = said.next().expect("it runs").expect("text");
-        if let Some((_, rest)) = line.split_once(word) {
-            return rest.trim().to_owned();
-        }
-    };
-    hear("waiting");
-    let there: u64 = hear("used").parse().expect("milliseconds");
-    redis.kill9();
-    waiter.stdin.take().expect("piped").write_all(b"gone\n").expect("it reads");
-    let gone: u64 = hear("used").parse().expect("milliseconds");
-    waiter.kill().expect("killed");
-    waiter.wait().expect("ended");
-    drop(guard);
-    assert!(there < 250, "{there} ms of 1500 with a server");
-    assert!(gone < 400, "{gone} ms of 1500 without");
+    scenario::processor_of_a_waiter(&redis, &redis.url());
 }
 
-/// Waits for 500 locks, and tells what that costs: with a server, and once it is told that there is none.
+/// For the test before: it starts this one in a process of its own.
 #[test]
 fn a_process_that_waits() {
-    let Ok(url) = std::env::var(ROLE) else { return };
-    run(async {
-        let locks = client(&url).await;
-        for i in 0..500 {
-            let lock = locks.lock("job");
-            let free = locks.lock(format!("held{}", i % 50));
-            tokio::spawn(async move { lock.acquire().await.map(std::mem::forget) });
-            tokio::spawn(async move { free.acquire().await.map(std::mem::forget) });
-        }
-        waiters(&locks, "job", 1).await;
-        println!("waiting");
-        for turn in 0..2 {
-            if turn == 1 {
-                std::io::stdin().read_line(&mut String::new()).expect("a line");
-            }
-            // What happens at once is not what is meant.
-            tokio::time::sleep(Duration::from_millis(400)).await;
-            let before = cpu();
-            tokio::time::sleep(Duration::from_millis(1_500)).await;
-            println!("used {}", (cpu() - before).as_millis());
-        }
-        std::future::pending::<()>().await;
-    });
-}
-
-fn cpu() -> Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+    scenario::a_waiter();
 }
 
 #[test]
@@ -141,6 +84,7 @@ fn an_idle_client_only_shows_that_it_lives() {
             None => Err(leasehold_testbed::Error::new("none")),
         });
         let before = redis.command_counts().expect("answered");
+        // Calls in a time are what is counted.
         tokio::time::sleep(Duration::from_secs(2)).await;
         let calls = since(&redis, &before);
         assert!(calls.get("ping").copied().unwrap_or(0) <= 2, "{calls:?}");
@@ -154,36 +98,8 @@ fn an_idle_client_only_shows_that_it_lives() {
 // 50
 #[test]
 fn a_flood_of_claims_loses_no_hold() {
-    run(async {
-        let url = own(&common().url());
-        let locks = client(&url).await;
-        let mut events = locks.events();
-        let ttl = time(1_500);
-        let holds: Vec<_> = join_all((0..20).map(|i| {
-            let lock = locks.lock(format!("held{i}")).ttl(ttl);
-            async move { lock.acquire().await.expect("granted") }
-        }))
-        .await;
-        let flood: Vec<_> = (0..400)
-            .map(|i| {
-                let locks = locks.clone();
-                tokio::spawn(async move {
-                    for turn in 0..20 {
-                        let guard =
-                            locks.lock(format!("flood{i}-{turn}")).try_acquire().await.expect("answered");
-                        guard.expect("free").release().await.expect("released");
-                    }
-                })
-            })
-            .collect();
-        for worker in within(LONG, join_all(flood)).await {
-            worker.expect("no panic");
-        }
-        assert!(holds.iter().all(leasehold::Guard::is_held));
-        while let Some(event) = futures_util::future::poll_immediate(events.next()).await.flatten() {
-            assert!(!matches!(event, Event::Lost { .. } | Event::RenewFailed { .. }), "{event:?}");
-        }
-    });
+    let calm = |event: &Event| !matches!(event, Event::Lost { .. } | Event::RenewFailed { .. });
+    run(scenario::flood(time(1_500), 400, 20, calm));
 }
 
 // 54
@@ -207,36 +123,7 @@ fn a_server_that_takes_no_more_clients_keeps_those_it_has() {
 // 55, 62
 #[test]
 fn a_server_that_is_down_is_asked_a_few_times_a_second() {
-    run(async {
-        let (proxy, through, direct) = proxied(common()).await;
-        let (holder, locks) = (client(&direct).await, client(&through).await);
-        let guard = hold(&holder, "job", LONG).await;
-        let waiting: Vec<_> = (0..500)
-            .map(|i| {
-                let lock = locks.lock(if i % 2 == 0 { "job".to_owned() } else { format!("free{i}") });
-                tokio::spawn(async move {
-                    let guard = lock.acquire().await.expect("granted");
-                    // Those that were granted just before are left to their TTL, maybe.
-                    drop(guard.release().await);
-                })
-            })
-            .collect();
-        waiters(&holder, "job", 1).await;
-        proxy.faults().door(Door::Reset).expect("closed");
-        proxy.faults().end(Which::All, End::Reset);
-        let seconds = 3;
-        let before = proxy.faults().stats().refused;
-        tokio::time::sleep(Duration::from_secs(seconds)).await;
-        let tries = proxy.faults().stats().refused - before;
-        // A few more at the beginning, when it may have been a moment only.
-        assert!(tries <= 5 * seconds + 8, "{tries} connections in {seconds} s");
-        assert!(tries >= 2, "{tries}");
-        proxy.faults().heal().expect("opened");
-        guard.release().await.expect("released");
-        for outcome in within(LONG, join_all(waiting)).await {
-            outcome.expect("no panic");
-        }
-    });
+    run(scenario::tries_to_connect("job"));
 }
 
 // 60

@@ -2,6 +2,8 @@
 //! storage it is: `Bare`, `Config`, `Server`, a server that is `common`, `own` for a place that nobody else has, and what goes by
 //! on the wire: the `marker` of an owner, and the words that `SUBSCRIBE`. A module here is named as that of the tests that it is for.
 
+pub(crate) mod clocks;
+pub(crate) mod limits;
 pub(crate) mod logs;
 pub(crate) mod tools;
 pub(crate) mod unknown;
