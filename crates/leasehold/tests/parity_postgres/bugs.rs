@@ -2,13 +2,12 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
 
-use leasehold::blocking::Locks;
-use leasehold::{ErrorKind, Lost, Renewal, Wait};
+use leasehold::{ErrorKind, Renewal};
 use leasehold_testbed::{PgBouncer, Postgres};
 
-use crate::{LONG, client, left, place, postgres, take, time, until, with};
+use crate::parity::distributed_locks as scenario;
+use crate::{LONG, client, left, place, postgres, take, time, with};
 
 #[test]
 fn distributed_locks_01_a_takeover_resets_the_lease() {
@@ -89,22 +88,7 @@ fn distributed_locks_03_an_isolation_that_fails_under_contention_hinders_nobody(
 #[test]
 fn distributed_locks_04_an_error_of_the_storage_ends_every_attempt() {
     let server = Postgres::start().expect("a server");
-    let (holder, locks) = (client(&server.url()), client(&server.url()));
-    let guard = take(&holder, "job");
-    let patient = locks.lock("job").wait(time(4_000));
-    let trying = locks.lock("job").wait(Wait::Attempts { attempts: 3, interval: time(1_000) });
-    let threads = [patient, trying].map(|lock| thread::spawn(move || lock.acquire().map(drop)));
-    // In the midst of their attempts.
-    until("the waiter", || matches!(holder.inspect("job"), Ok(Some(seen)) if seen.waiters == Some(1)));
-    server.kill9();
-    for thread in threads {
-        let error = thread.join().expect("no panic").expect_err("nobody answers");
-        // Or that it was held, if that was the last that was heard.
-        assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Contended), "{error}");
-    }
-    let error = locks.lock("other").wait(time(500)).acquire().expect_err("nobody answers");
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
-    drop(guard);
+    scenario::outage_among_attempts(&server, &server.url());
 }
 
 /// The errors that its own statements caused: each was a promise that never settled.
@@ -170,101 +154,48 @@ fn distributed_locks_06_sessions_with_other_time_zones_agree() {
 #[test]
 fn distributed_locks_07_a_fraction_of_a_second_is_a_ttl() {
     let (url, prefix) = place();
-    let locks = client(&url);
-    for ttl in [Duration::from_micros(90_500_500), Duration::from_millis(90_999)] {
-        let guard = locks.lock("job").ttl(ttl).renewal(Renewal::Never).acquire().expect("free");
-        let left = left(&prefix);
-        assert!(left > 60_000 && left <= 91_000, "{left}");
-        assert!(guard.remaining() <= ttl);
-        // To the microsecond.
-        let kept = format!("select ttl_us from leasehold where space = '{prefix}'");
-        assert_eq!(postgres().sql(&kept).expect("answered"), ttl.as_micros().to_string());
-        guard.release().expect("released");
-    }
+    let kept = format!("select ttl_us from leasehold where space = '{prefix}'");
+    scenario::fractions_of_a_second(
+        &url,
+        || left(&prefix),
+        |ttl| {
+            // To the microsecond.
+            assert_eq!(postgres().sql(&kept).expect("answered"), ttl.as_micros().to_string());
+        },
+    );
 }
 
 #[test]
 fn distributed_locks_09_an_outage_is_no_contention() {
     let server = Postgres::start().expect("a server");
-    let locks = client(&server.url());
-    server.kill9();
-    let error = locks.lock("job").wait(time(500)).acquire().expect_err("nobody answers");
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert!(error.holder().is_none());
-    let once = Wait::Attempts { attempts: 1, interval: Duration::ZERO };
-    assert_eq!(locks.lock("job").wait(once).acquire().expect_err("down").kind(), ErrorKind::Unavailable);
-    assert_eq!(locks.lock("job").try_acquire().expect_err("down").kind(), ErrorKind::Unavailable);
-    assert_eq!(locks.inspect("job").expect_err("down").kind(), ErrorKind::Unavailable);
+    scenario::outage(&server, &server.url());
 }
 
 #[test]
 fn distributed_locks_10_no_number_of_attempts_hangs() {
-    let (url, _) = place();
-    let (holder, locks) = (client(&url), client(&url));
-    let guard = take(&holder, "job");
-    let attempts =
-        |attempts| locks.lock("job").wait(Wait::Attempts { attempts, interval: time(1) }).acquire();
-    assert_eq!(attempts(0).expect_err("none").kind(), ErrorKind::Invalid);
-    assert_eq!(attempts(1).expect_err("held").kind(), ErrorKind::Contended);
-    assert_eq!(locks.lock("job").retries(0).acquire().expect_err("held").kind(), ErrorKind::Contended);
-    guard.release().expect("released");
+    scenario::numbers_of_attempts(&place().0, || ());
 }
 
 #[test]
 fn distributed_locks_12_a_stale_release_does_not_free_the_next_run_of_the_same_lock() {
-    let (url, _) = place();
-    let locks = client(&url);
-    let lock = locks.lock("job");
-    let first = lock.clone().ttl(time(300)).renewal(Renewal::Never).acquire().expect("free");
-    let ticket = first.ticket();
-    assert_eq!(first.lost(), Lost::Expired);
-    let second = lock.ttl(LONG).acquire().expect("the first has ended");
-    assert_eq!(first.release().expect_err("stale").kind(), ErrorKind::Lost);
-    assert_eq!(locks.resume(ticket).expect_err("stale").kind(), ErrorKind::Lost);
-    second.verify().expect("held");
-    second.release().expect("released");
+    scenario::stale_release(&place().0);
 }
 
 #[test]
 fn distributed_locks_13_whoever_was_refused_has_nothing_to_release() {
-    let (url, _) = place();
-    let locks = client(&url);
-    let lock = locks.lock("job").ttl(LONG);
-    let guard = lock.acquire().expect("free");
-    {
-        // What `finally { unlock() }` would do: there is no guard, and nothing else that releases.
-        let refused = lock.try_acquire().expect("answered");
-        assert!(refused.is_none());
-        let refused = lock.clone().wait(time(100)).acquire();
-        assert_eq!(refused.expect_err("held").kind(), ErrorKind::Contended);
-    }
-    guard.verify().expect("held");
-    guard.release().expect("released");
+    scenario::refusals_beside_a_guard(&place().0);
 }
 
 #[test]
 fn distributed_locks_14_a_server_that_goes_away_ends_no_process() {
     let server = Postgres::start().expect("a server");
-    let locks = client(&server.url());
-    let guard = locks.lock("job").ttl(time(2_000)).acquire().expect("free");
-    server.kill9();
-    assert_eq!(Locks::connect(&server.url()).expect_err("down").kind(), ErrorKind::Unavailable);
-    assert_eq!(guard.lost(), Lost::Expired);
-    drop(guard);
-    server.restart().expect("restarted");
-    // The same client, without being made anew.
-    let guard = locks.lock("job").ttl(LONG).wait(time(10_000)).acquire().expect("it is back");
-    guard.release().expect("released");
+    scenario::outage_and_return(&server, &server.url());
 }
 
 #[test]
 fn distributed_locks_15_closing_waits_for_the_releases() {
     let (url, prefix) = place();
-    let locks = client(&url);
-    let guards: Vec<_> = (0..200).map(|i| take(&locks, &format!("job-{i}"))).collect();
-    // None of them is waited for by itself.
-    drop(guards);
-    locks.close().expect("closed");
+    scenario::dropped_guards(&url);
     let left = format!("select count(*), count(owner) from leasehold where space = '{prefix}'");
     assert_eq!(postgres().sql(&left).expect("answered"), "200|0");
 }

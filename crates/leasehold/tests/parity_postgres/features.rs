@@ -3,9 +3,10 @@
 use std::thread;
 
 use leasehold::blocking::Locks;
-use leasehold::{ErrorKind, Event, Renewal, Wait};
+use leasehold::{ErrorKind, Renewal};
 use leasehold_testbed::Postgres;
 
+use crate::parity::distributed_locks as scenario;
 use crate::{LONG, claims, client, left, place, postgres, refusals, take, time, timed, with};
 
 /// Factory: `new LockFactory(storage, {machineId})`.
@@ -42,97 +43,45 @@ fn nothing_needs_to_be_set_up_first() {
 /// Factory: `createLock(key)`; bug 12.
 #[test]
 fn every_acquisition_of_a_lock_has_an_owner_and_a_larger_token() {
-    let (url, _) = place();
-    let lock = client(&url).lock("job").ttl(LONG);
-    let mut seen = Vec::new();
-    for _ in 0..20 {
-        let guard = lock.acquire().expect("free");
-        assert!(seen.iter().all(|(owner, token)| *owner != guard.owner() && *token < guard.token()));
-        seen.push((guard.owner(), guard.token()));
-        guard.release().expect("released");
-    }
+    scenario::owners_and_tokens(&place().0);
 }
 
 /// Factory: `close()`.
 #[test]
 fn closing_releases_what_is_held() {
-    let (url, _) = place();
-    let (locks, other) = (client(&url), client(&url));
-    let guards = ["a", "b", "c"].map(|name| take(&locks, name));
-    locks.close().expect("closed");
-    for guard in &guards {
-        assert!(!guard.is_held());
-        take(&other, guard.name().as_str()).release().expect("released");
-    }
-    assert_eq!(locks.lock("a").try_acquire().expect_err("closed").kind(), ErrorKind::Closed);
+    scenario::close(&place().0, |_| ());
 }
 
 /// Lock: `lock({ttl, retries, interval})`.
 #[test]
 fn ttl_attempts_and_interval_are_options_of_each_acquisition() {
     let (url, prefix) = place();
-    let (locks, other) = (client(&url), client(&url));
-    let guard = locks.lock("job").acquire().expect("free");
-    assert!((1..=10_000).contains(&left(&prefix)), "10 s unless told otherwise");
-    let wait = Wait::Attempts { attempts: 3, interval: time(50) };
-    let error = other.lock("job").ttl(LONG).wait(wait).acquire().expect_err("held");
-    assert_eq!(error.kind(), ErrorKind::Contended);
-    guard.release().expect("released");
-    let guard = other.lock("job").ttl(LONG).wait(wait).acquire().expect("free");
-    assert!(left(&prefix) > 500_000);
-    guard.release().expect("released");
+    scenario::options_of_each(&url, || left(&prefix));
 }
 
 /// Lock: `retries` counts all attempts, and nothing is slept after the last.
 #[test]
 fn three_attempts_are_three_claims_and_two_pauses() {
     let server = Postgres::start().expect("a server");
-    let (holder, other) = (client(&server.url()), client(&server.url()));
-    let guard = holder.lock("job").ttl(LONG).renewal(Renewal::Never).acquire().expect("free");
-    let (before, interval) = (refusals(&server), time(2_000));
-    let lock = other.lock("job").wait(Wait::Attempts { attempts: 3, interval });
-    let (error, took) = timed(|| lock.acquire().expect_err("held"));
-    assert_eq!((error.kind(), refusals(&server) - before), (ErrorKind::Contended, 3));
-    assert!(took >= 2 * interval && took < 3 * interval, "{took:?}");
-    guard.release().expect("released");
+    scenario::three_attempts(&server.url(), || refusals(&server));
 }
 
 /// Lock: `unlock()`.
 #[test]
 fn a_release_says_whether_the_lock_was_held() {
     let (url, prefix) = place();
-    let locks = client(&url);
-    take(&locks, "job").release().expect("it was held");
-    let guard = take(&locks, "job");
-    postgres().sql(&format!("delete from leasehold where space = '{prefix}'")).expect("deleted");
-    assert_eq!(guard.release().expect_err("it was not").kind(), ErrorKind::Lost);
+    let delete = format!("delete from leasehold where space = '{prefix}'");
+    scenario::release_of_a_deleted_lock(&url, || drop(postgres().sql(&delete).expect("deleted")));
 }
 
 /// Lock: what it does not have.
 #[test]
 fn there_is_renewing_trying_waiting_leaving_events_tokens_and_looking() {
     let (url, prefix) = place();
-    let (locks, other) = (client(&url), client(&url));
-    let mut events = locks.events();
-    // Renewed by itself, several times over.
-    let often = Renewal::Every(time(200));
-    let guard = locks.lock("job").ttl(time(10_000)).renewal(often).acquire().expect("free");
-    let mut renewals = 0;
-    while renewals < 4 {
-        match events.next().expect("an event") {
-            Event::Renewed { token, .. } if token == guard.token() => renewals += 1,
-            Event::Lost { lost, .. } => panic!("{lost}"),
-            _ => {}
-        }
-    }
-    guard.extend(LONG).expect("held");
-    assert!(left(&prefix) > 500_000);
-    assert!(other.lock("job").try_acquire().expect("answered").is_none());
-    assert_eq!(other.lock("job").wait(time(100)).acquire().expect_err("held").kind(), ErrorKind::Contended);
-    let seen = other.inspect("job").expect("answered").expect("held");
-    assert_eq!((seen.owner, seen.token), (guard.owner(), guard.token()));
+    let (locks, other, guard) = scenario::renewing_and_looking(&url, || left(&prefix));
 
     // Whoever waits is next.
+    let token = guard.token();
     thread::scope(|scope| {
         let waiter = scope.spawn(|| other.lock("job").ttl(LONG).acquire().expect("free"));
         crate::until(
@@ -141,7 +90,7 @@ fn there_is_renewing_trying_waiting_leaving_events_tokens_and_looking() {
         );
         guard.release().expect("released");
         let next = waiter.join().expect("no panic");
-        assert!(next.token() > seen.token);
+        assert!(next.token() > token);
         next.release().expect("released");
     });
     assert_eq!(other.inspect("job").expect("answered"), None);

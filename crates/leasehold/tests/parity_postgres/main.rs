@@ -4,54 +4,21 @@
 
 mod bugs;
 mod features;
+#[path = "../common/parity/mod.rs"]
+mod parity;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use leasehold_testbed::{Postgres, shared};
 
-use leasehold::blocking::{Guard, Locks};
-use leasehold_testbed::{Postgres, scaled, shared};
-
-/// Longer than any test.
-const LONG: Duration = Duration::from_secs(600);
+use self::parity::*;
 
 /// A server that tests share which do not break it.
 fn postgres() -> &'static Postgres {
     shared::postgres().expect("a server")
 }
 
-/// A URL with a prefix that nobody else has, and the prefix.
+/// A place on it that nobody else has, and its prefix.
 fn place() -> (String, String) {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    let prefix = format!("p{}:", LAST.fetch_add(1, Ordering::Relaxed));
-    (with(&postgres().url(), &format!("prefix={prefix}")), prefix)
-}
-
-fn with(url: &str, option: &str) -> String {
-    format!("{url}{}{option}", if url.contains('?') { '&' } else { '?' })
-}
-
-fn client(url: &str) -> Locks {
-    Locks::connect(url).expect("connected")
-}
-
-fn take(locks: &Locks, name: &str) -> Guard {
-    locks.lock(name).ttl(LONG).try_acquire().expect("answered").expect("nobody else holds it")
-}
-
-fn time(ms: u64) -> Duration {
-    scaled(Duration::from_millis(ms))
-}
-
-/// Measures how long something takes.
-#[expect(clippy::disallowed_methods, reason = "it decides nothing, and a test's machine does not sleep")]
-fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
-    let since = std::time::Instant::now();
-    (work(), since.elapsed())
-}
-
-fn until(what: &str, mut seen: impl FnMut() -> bool) {
-    let look = || if seen() { Ok(()) } else { Err(leasehold_testbed::Error::new("not yet")) };
-    leasehold_testbed::until(what, look).expect("it happens");
+    place_at(&postgres().url())
 }
 
 /// How much is left of the lease of the lock `job`, in ms, as the server says.

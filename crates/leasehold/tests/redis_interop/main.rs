@@ -3,15 +3,17 @@
 
 mod makers;
 mod matrix;
+#[path = "../common/timed.rs"]
+mod timed;
 mod values;
 
 use std::time::Duration;
 
 use leasehold::blocking::Locks;
-use leasehold_testbed::{Redis, scaled, shared};
+use leasehold_testbed::{Redis, shared};
 
-/// Longer than any test.
-const LONG: Duration = Duration::from_secs(600);
+use self::timed::{LONG, time, timed};
+
 /// How late anything may be on a busy machine.
 const SLACK: Duration = Duration::from_secs(5);
 
@@ -23,15 +25,4 @@ fn redis() -> &'static Redis {
 /// A client of ours whose keys begin with `prefix`.
 fn ours(prefix: &str) -> Locks {
     Locks::connect(&format!("{}?prefix={prefix}", redis().url())).expect("connected")
-}
-
-fn time(ms: u64) -> Duration {
-    scaled(Duration::from_millis(ms))
-}
-
-/// Measures how long something takes.
-#[expect(clippy::disallowed_methods, reason = "it decides nothing, and a test's machine does not sleep")]
-fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
-    let since = std::time::Instant::now();
-    (work(), since.elapsed())
 }

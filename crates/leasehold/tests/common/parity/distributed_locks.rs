@@ -1,0 +1,207 @@
+//! Scenarios of npm `distributed-locks`; `left` is what is left of the lease of the lock `job`, in ms, as the server says.
+
+use std::thread;
+use std::time::Duration;
+
+use leasehold::blocking::{Guard, Locks};
+use leasehold::{ErrorKind, Event, Lost, Renewal, Wait};
+use leasehold_testbed::Server;
+
+use super::{LONG, client, take, time, timed, until};
+
+/// Many acquisitions of one lock.
+pub(crate) fn owners_and_tokens(url: &str) {
+    let lock = client(url).lock("job").ttl(LONG);
+    let mut seen = Vec::new();
+    for _ in 0..20 {
+        let guard = lock.acquire().expect("free");
+        assert!(seen.iter().all(|(owner, token)| *owner != guard.owner() && *token < guard.token()));
+        seen.push((guard.owner(), guard.token()));
+        guard.release().expect("released");
+    }
+}
+
+/// A client that is closed while it holds; each lock `is_gone`.
+pub(crate) fn close(url: &str, is_gone: impl Fn(&Guard)) {
+    let (locks, other) = (client(url), client(url));
+    let guards = ["a", "b", "c"].map(|name| take(&locks, name));
+    locks.close().expect("closed");
+    for guard in &guards {
+        assert!(!guard.is_held());
+        is_gone(guard);
+        take(&other, guard.name().as_str()).release().expect("released");
+    }
+    assert_eq!(locks.lock("a").try_acquire().expect_err("closed").kind(), ErrorKind::Closed);
+}
+
+/// One acquisition with the defaults, and others with a TTL, attempts and an interval.
+pub(crate) fn options_of_each(url: &str, left: impl Fn() -> i64) {
+    let (locks, other) = (client(url), client(url));
+    let guard = locks.lock("job").acquire().expect("free");
+    assert!((1..=10_000).contains(&left()), "10 s unless told otherwise");
+    let wait = Wait::Attempts { attempts: 3, interval: time(50) };
+    let error = other.lock("job").ttl(LONG).wait(wait).acquire().expect_err("held");
+    assert_eq!(error.kind(), ErrorKind::Contended);
+    guard.release().expect("released");
+    let guard = other.lock("job").ttl(LONG).wait(wait).acquire().expect("free");
+    assert!(left() > 500_000);
+    guard.release().expect("released");
+}
+
+/// Three attempts at what is held; `refusals` counts those that the server has seen.
+pub(crate) fn three_attempts(url: &str, refusals: impl Fn() -> u64) {
+    let (holder, other) = (client(url), client(url));
+    let guard = holder.lock("job").ttl(LONG).renewal(Renewal::Never).acquire().expect("free");
+    let (before, interval) = (refusals(), time(2_000));
+    let lock = other.lock("job").wait(Wait::Attempts { attempts: 3, interval });
+    let (error, took) = timed(|| lock.acquire().expect_err("held"));
+    assert_eq!((error.kind(), refusals() - before), (ErrorKind::Contended, 3));
+    assert!(took >= 2 * interval && took < 3 * interval, "{took:?}");
+    guard.release().expect("released");
+}
+
+/// A lock that is held, and one that somebody has deleted.
+pub(crate) fn release_of_a_deleted_lock(url: &str, delete: impl FnOnce()) {
+    let locks = client(url);
+    take(&locks, "job").release().expect("it was held");
+    let guard = take(&locks, "job");
+    delete();
+    assert_eq!(guard.release().expect_err("it was not").kind(), ErrorKind::Lost);
+}
+
+/// Renewing, trying, waiting and looking. Returns who holds, somebody else, and the guard.
+pub(crate) fn renewing_and_looking(url: &str, left: impl Fn() -> i64) -> (Locks, Locks, Guard) {
+    let (locks, other) = (client(url), client(url));
+    let mut events = locks.events();
+    // Renewed by itself, several times over.
+    let often = Renewal::Every(time(200));
+    let guard = locks.lock("job").ttl(time(10_000)).renewal(often).acquire().expect("free");
+    let mut renewals = 0;
+    while renewals < 4 {
+        match events.next().expect("an event") {
+            Event::Renewed { token, .. } if token == guard.token() => renewals += 1,
+            Event::Lost { lost, .. } => panic!("{lost}"),
+            _ => {}
+        }
+    }
+    guard.extend(LONG).expect("held");
+    assert!(left() > 500_000);
+    assert!(other.lock("job").try_acquire().expect("answered").is_none());
+    assert_eq!(other.lock("job").wait(time(100)).acquire().expect_err("held").kind(), ErrorKind::Contended);
+    let seen = other.inspect("job").expect("answered").expect("held");
+    assert_eq!((seen.owner, seen.token), (guard.owner(), guard.token()));
+    (locks, other, guard)
+}
+
+/// Bug 4: a server that is killed in the midst of attempts.
+pub(crate) fn outage_among_attempts(server: &Server, url: &str) {
+    let (holder, locks) = (client(url), client(url));
+    let guard = take(&holder, "job");
+    let patient = locks.lock("job").wait(time(4_000));
+    let trying = locks.lock("job").wait(Wait::Attempts { attempts: 3, interval: time(1_000) });
+    let threads = [patient, trying].map(|lock| thread::spawn(move || lock.acquire().map(drop)));
+    // In the midst of their attempts.
+    until("the waiter", || matches!(holder.inspect("job"), Ok(Some(seen)) if seen.waiters == Some(1)));
+    server.kill9();
+    for thread in threads {
+        let error = thread.join().expect("no panic").expect_err("nobody answers");
+        // Or that it was held, if that was the last that was heard.
+        assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Contended), "{error}");
+    }
+    let error = locks.lock("other").wait(time(500)).acquire().expect_err("nobody answers");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    drop(guard);
+}
+
+/// Bug 7: TTLs that are no whole seconds; `is_kept` by the server as they are.
+pub(crate) fn fractions_of_a_second(url: &str, left: impl Fn() -> i64, is_kept: impl Fn(Duration)) {
+    let locks = client(url);
+    for ttl in [Duration::from_micros(90_500_500), Duration::from_millis(90_999)] {
+        let guard = locks.lock("job").ttl(ttl).renewal(Renewal::Never).acquire().expect("free");
+        let left = left();
+        assert!(left > 60_000 && left <= 91_000, "{left}");
+        assert!(guard.remaining() <= ttl);
+        is_kept(ttl);
+        guard.release().expect("released");
+    }
+}
+
+/// Bug 9: a server that is down when it is asked.
+pub(crate) fn outage(server: &Server, url: &str) {
+    let locks = client(url);
+    server.kill9();
+    let error = locks.lock("job").wait(time(500)).acquire().expect_err("nobody answers");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.holder().is_none());
+    let once = Wait::Attempts { attempts: 1, interval: Duration::ZERO };
+    assert_eq!(locks.lock("job").wait(once).acquire().expect_err("down").kind(), ErrorKind::Unavailable);
+    assert_eq!(locks.lock("job").try_acquire().expect_err("down").kind(), ErrorKind::Unavailable);
+    assert_eq!(locks.inspect("job").expect_err("down").kind(), ErrorKind::Unavailable);
+}
+
+/// Bug 10: none and one; then what there is `more` to see while the lock is held.
+pub(crate) fn numbers_of_attempts(url: &str, more: impl FnOnce()) {
+    let (holder, locks) = (client(url), client(url));
+    let guard = take(&holder, "job");
+    let attempts =
+        |attempts| locks.lock("job").wait(Wait::Attempts { attempts, interval: time(1) }).acquire();
+    // None at all is refused as what it is, and not as a lock that somebody else has.
+    assert_eq!(attempts(0).expect_err("none").kind(), ErrorKind::Invalid);
+    assert_eq!(attempts(1).expect_err("held").kind(), ErrorKind::Contended);
+    assert_eq!(locks.lock("job").retries(0).acquire().expect_err("held").kind(), ErrorKind::Contended);
+    more();
+    guard.release().expect("released");
+}
+
+/// Bug 12: a release of the run before.
+pub(crate) fn stale_release(url: &str) {
+    let locks = client(url);
+    let lock = locks.lock("job");
+    let first = lock.clone().ttl(time(300)).renewal(Renewal::Never).acquire().expect("free");
+    let ticket = first.ticket();
+    assert_eq!(first.lost(), Lost::Expired);
+    let second = lock.ttl(LONG).acquire().expect("the first has ended");
+    assert_eq!(first.release().expect_err("stale").kind(), ErrorKind::Lost);
+    assert_eq!(locks.resume(ticket).expect_err("stale").kind(), ErrorKind::Lost);
+    second.verify().expect("held");
+    second.release().expect("released");
+}
+
+/// Bug 13: refusals beside a guard.
+pub(crate) fn refusals_beside_a_guard(url: &str) {
+    let locks = client(url);
+    let lock = locks.lock("job").ttl(LONG);
+    let guard = lock.acquire().expect("free");
+    {
+        // What `finally { unlock() }` would do: there is no guard, and nothing else that releases.
+        let refused = lock.try_acquire().expect("answered");
+        assert!(refused.is_none());
+        let refused = lock.clone().wait(time(100)).acquire();
+        assert_eq!(refused.expect_err("held").kind(), ErrorKind::Contended);
+    }
+    guard.verify().expect("held");
+    guard.release().expect("released");
+}
+
+/// Bug 14: a server that goes away, and comes back.
+pub(crate) fn outage_and_return(server: &Server, url: &str) {
+    let locks = client(url);
+    let guard = locks.lock("job").ttl(time(2_000)).acquire().expect("free");
+    server.kill9();
+    assert_eq!(Locks::connect(url).expect_err("down").kind(), ErrorKind::Unavailable);
+    assert_eq!(guard.lost(), Lost::Expired);
+    drop(guard);
+    server.restart().expect("restarted");
+    // The same client, without being made anew.
+    let guard = locks.lock("job").ttl(LONG).wait(time(10_000)).acquire().expect("it is back");
+    guard.release().expect("released");
+}
+
+/// Bug 15: guards that nobody waits for, and a client that is closed.
+pub(crate) fn dropped_guards(url: &str) {
+    let locks = client(url);
+    let guards: Vec<_> = (0..200).map(|i| take(&locks, &format!("job-{i}"))).collect();
+    // None of them is waited for by itself.
+    drop(guards);
+    locks.close().expect("closed");
+}
