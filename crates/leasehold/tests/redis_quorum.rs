@@ -521,6 +521,7 @@ fn until_sync(mut is_so: impl FnMut() -> bool) {
     tokio::task::block_in_place(|| until("the servers", look)).expect("comes to be");
 }
 
+/// The same, where looking is asking again.
 async fn until_async(mut is_so: impl AsyncFnMut() -> bool) {
     let end = Instant::now() + scaled(Duration::from_secs(60));
     while !is_so().await {

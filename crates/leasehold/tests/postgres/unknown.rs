@@ -211,6 +211,7 @@ fn statements_that_are_cancelled_leave_no_lock_of_any_kind() {
         let storage = bare(&url).await;
         let (stopped, stop) = tokio::sync::watch::channel(false);
         let cancelling = std::thread::spawn({
+            // All that runs, every two milliseconds.
             let cancel = format!(
                 "do $$ begin for i in 1..200 loop perform pg_cancel_backend(pid) from pg_stat_activity \
                  where application_name = '{application}' and state = 'active'; perform pg_sleep(0.002); \

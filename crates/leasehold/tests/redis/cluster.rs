@@ -1,7 +1,7 @@
 //! A Cluster: whoever serves a lock is found, whatever moves or fails, and nobody else's locks suffer for it.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use futures_util::StreamExt;
@@ -221,19 +221,19 @@ fn a_cluster_that_is_down_is_asked_again_until_it_is_whole() {
 fn nobody_shares_a_lock_whose_slot_moves_around() {
     let cluster = RedisCluster::start().expect("a Cluster");
     run(async {
-        let (inside, last) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let stop = Arc::new(AtomicBool::new(false));
+        let (inside, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (tokens, mut granted) = tokio::sync::watch::channel(None);
         let mut workers = Vec::new();
         for _ in 0..4 {
             let locks = client(&cluster.url()).await;
-            let (inside, last, stop) = (Arc::clone(&inside), Arc::clone(&last), Arc::clone(&stop));
+            let (inside, stop, tokens) = (Arc::clone(&inside), Arc::clone(&stop), tokens.clone());
             workers.push(tokio::spawn(async move {
                 let mut grants = 0;
                 while !stop.load(Ordering::SeqCst) {
                     let guard = locks.lock("job").ttl(LONG).acquire().await.expect("granted");
                     assert!(!inside.swap(true, Ordering::SeqCst), "two hold it");
-                    let token = guard.token().get();
-                    assert!(last.swap(token, Ordering::SeqCst) < token, "a token did not grow");
+                    let token = Some(guard.token());
+                    assert!(tokens.send_replace(token) < token, "a token did not grow");
                     tokio::task::yield_now().await;
                     inside.store(false, Ordering::SeqCst);
                     guard.release().await.expect("held until now");
@@ -243,14 +243,9 @@ fn nobody_shares_a_lock_whose_slot_moves_around() {
             }));
         }
         for _ in 0..10 {
-            let before = last.load(Ordering::SeqCst);
             cluster.migrate_slot(slot(&cluster, "job"), other(&cluster, "job")).expect("moved");
-            let granted = async {
-                while last.load(Ordering::SeqCst) == before {
-                    tokio::time::sleep(time(1)).await;
-                }
-            };
-            within(LONG, granted).await;
+            granted.mark_unchanged();
+            within(LONG, granted.changed()).await.expect("somebody may still be granted it");
         }
         stop.store(true, Ordering::SeqCst);
         for worker in workers {

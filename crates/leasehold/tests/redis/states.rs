@@ -231,6 +231,7 @@ fn hostile_answers_while_connecting_are_errors() {
         for (what, bytes) in hostile::all() {
             for step in GREETING {
                 let armed = proxy.add(Rule::on(step).bytes(bytes.clone()));
+                // What does not end is given up.
                 let connected = tokio::time::timeout(Duration::from_millis(150), try_bare(&url)).await;
                 armed.end();
                 match connected {

@@ -35,6 +35,7 @@ pub(crate) async fn claims_to_a_stopped_server(
         assert!(tokio::time::timeout(Duration::from_millis(20), &mut asking).await.is_err());
         drop(asking);
         let survivor = (round % 2 == 1).then_some(storage);
+        // Nobody may want it any more when the server goes on.
         tokio::time::sleep_until(stopped + 3 * mine.patience).await;
         server.cont();
         let theirs = claim(&lock);
