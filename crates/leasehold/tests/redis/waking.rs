@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::future::join_all;
 use leasehold::storage::{Hint, Storage, WAITER_HEARTBEAT, WAITER_TTL};
 use leasehold_testbed::redis::proxy::Rule;
 use leasehold_testbed::{Redis, RedisProxy};
@@ -48,7 +47,6 @@ fn waiters_ask_by_themselves_while_the_notification_connection_is_silent() {
 fn killed_subscribers_miss_nothing() {
     run(async {
         let redis = Redis::start().expect("a server");
-        let (clients, handovers) = (6, 40);
         let killer = {
             let port = redis.port().to_string();
             tokio::spawn(async move {
@@ -61,25 +59,8 @@ fn killed_subscribers_miss_nothing() {
                 }
             })
         };
-        let mut workers = Vec::new();
-        for _ in 0..clients {
-            let locks = client(&redis.url()).await;
-            workers.push(async move {
-                let mut longest = Duration::ZERO;
-                for _ in 0..handovers {
-                    let since = Instant::now();
-                    let guard = locks.lock("job").acquire().await.expect("granted");
-                    longest = std::cmp::max(longest, since.elapsed());
-                    guard.release().await.expect("released");
-                }
-                longest
-            });
-        }
-        let longest = within(LONG, join_all(workers)).await.into_iter().max().expect("some");
+        scenario::disturbed_handovers(&redis.url(), 6, |turns| turns >= 40).await;
         killer.abort();
-        // Whoever is not told looks by itself, each of those before it too.
-        let limit = u32::try_from(clients).expect("few") * WAITER_HEARTBEAT + time(1_000);
-        assert!(longest < limit, "{longest:?}");
     });
 }
 

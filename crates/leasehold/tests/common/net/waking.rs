@@ -62,6 +62,29 @@ pub(crate) async fn waiter_behind_silent_notifications(limit: Duration) {
     let _ = within(limit, waiting).await.expect("no panic").expect("granted");
 }
 
+/// Clients that take a lock in turns while those who wake them are disturbed, each until `is_enough` of its turns.
+pub(crate) async fn disturbed_handovers(url: &str, clients: u32, is_enough: impl Fn(u32) -> bool) {
+    let mut workers = Vec::new();
+    for _ in 0..clients {
+        let (locks, is_enough) = (client(url).await, &is_enough);
+        workers.push(async move {
+            let (mut longest, mut turns) = (Duration::ZERO, 0);
+            while !is_enough(turns) {
+                turns += 1;
+                let since = Instant::now();
+                let guard = locks.lock("job").acquire().await.expect("granted");
+                longest = std::cmp::max(longest, since.elapsed());
+                guard.release().await.expect("released");
+            }
+            longest
+        });
+    }
+    let longest = within(LONG, join_all(workers)).await.into_iter().max().expect("some");
+    // Whoever is not told looks by itself, each of those before it too.
+    let limit = clients * WAITER_HEARTBEAT + time(1_000);
+    assert!(longest < limit, "{longest:?}");
+}
+
 /// Handovers in a crowd of storages; `told` counts what the server sends.
 pub(crate) async fn handovers_in_a_crowd(
     url: &str,
