@@ -1,4 +1,5 @@
-//! Scenarios of npm `distributed-locks`; `left` is what is left of the lease of the lock `job`, in ms, as the server says.
+//! Scenarios of npm `distributed-locks`. `left` is what is left of the lease of the lock `job`, in ms, as the server
+//! says.
 
 use std::thread;
 use std::time::Duration;
