@@ -1,7 +1,9 @@
 //! Answers that do not come, come late, or are about a commit that nobody knows of; callers that go away meanwhile.
 
+use std::sync::Arc;
+
 use leasehold::ErrorKind;
-use leasehold::storage::{Acquire, Claim, Release, Storage};
+use leasehold::storage::{Acquire, Claim, Release, Renew, Storage};
 use leasehold_faultproxy::{End, Trap};
 use leasehold_testbed::{Postgres, PostgresPair};
 
@@ -284,4 +286,38 @@ fn releases_that_meet_renewals_leave_nothing() {
         table_of(&url)
     );
     assert_eq!(sql(common(), &held), "0");
+}
+
+// 48, 50
+#[test]
+fn what_is_held_is_renewed_and_released_while_an_acquire_is_stuck() {
+    run(async {
+        let url = own(&common().url());
+        let table = table_of(&url);
+        let storage = Arc::new(bare(&url).await);
+        let (held, wanted) = (claim("held"), claim("wanted"));
+        take(&*storage, &held).await;
+        // Whoever makes the same row waits for what becomes of this one.
+        let insert = format!(
+            "insert into {table} (space, name, kind, token, ttl_us, granted_at, expires_at) \
+             select space, 'wanted', kind, token, ttl_us, granted_at, expires_at from {table} where name = 'held'"
+        );
+        let open = common().transaction(&insert).expect("inserted");
+        let acquiring = tokio::spawn({
+            let (storage, wanted) = (Arc::clone(&storage), wanted.clone());
+            async move { acquire(&*storage, &wanted).await }
+        });
+        // For so long that it is seen to be stuck.
+        let stuck = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' \
+                     and clock_timestamp() > query_start + interval '200 ms' and query ~ ";
+        until_sql(common(), &format!("{stuck} '{table}'"), "1");
+        for _ in 0..3 {
+            let renewed = within(soon(), renew(&*storage, &held)).await;
+            assert!(matches!(renewed, Ok(Renew::Renewed { .. })), "{renewed:?}");
+        }
+        assert_eq!(within(soon(), release(&*storage, &held)).await.expect("answered"), Release::Released);
+        drop(open);
+        let acquired = within(LONG, acquiring).await.expect("no panic");
+        assert!(!matches!(acquired, Ok(Acquire::Held { .. })), "{acquired:?}");
+    });
 }

@@ -110,7 +110,7 @@ fn terminated_listeners_miss_nothing() {
         let killer = std::thread::spawn({
             let kill = format!(
                 "select count(pg_terminate_backend(pid)) from pg_stat_activity \
-                 where application_name = '{application}' and query ~ 'pg_listening_channels|^listen'"
+                 where application_name = '{application}' and query ~ 'pg_listening_channels|^listen|freed as|pg_notify'"
             );
             let hit = Arc::clone(&hit);
             move || {

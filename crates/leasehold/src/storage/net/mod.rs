@@ -1,5 +1,8 @@
 //! What the storages over a network have in common: a connection that is opened again, TLS, the server's clock.
-#![cfg_attr(not(feature = "redis"), expect(dead_code, reason = "some of it only the Redis storages need"))]
+#![cfg_attr(
+    not(all(feature = "redis", feature = "postgres")),
+    expect(dead_code, reason = "some of it only one of them needs")
+)]
 
 pub(in crate::storage) mod clock;
 pub(in crate::storage) mod hints;

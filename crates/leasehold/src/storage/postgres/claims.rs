@@ -24,8 +24,8 @@ pub(super) struct Around<'a> {
     pub(super) space: &'a str,
     /// This client's id.
     pub(super) client: &'a str,
-    /// The same as a number: its advisory lock.
-    pub(super) key: i64,
+    /// The same as a number: its advisory lock. None if what is not found is asked for again behind what is on its way.
+    pub(super) key: Option<i64>,
     /// Whether this client's channel is listened to.
     pub(super) listening: bool,
 }
@@ -304,7 +304,7 @@ pub(super) async fn release(
                 None
             } else if row.get("held")? {
                 Some(Ok(Release::Released))
-            } else if row.get("alone")? {
+            } else if around.key.is_none() || row.get::<Option<bool>>("alone")? == Some(true) {
                 Some(Ok(Release::NotHeld))
             } else {
                 Some(Err(under_way(&claim.name)))

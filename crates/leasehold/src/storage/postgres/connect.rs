@@ -53,7 +53,7 @@ pub(super) trait Fit: Sync {
 pub(super) struct Session {
     pub(super) client: Client,
     /// What was notified on it, in order. Ends with the connection.
-    pub(super) notices: mpsc::UnboundedReceiver<Notification>,
+    pub(super) notices: Option<mpsc::UnboundedReceiver<Notification>>,
     /// Which server it is, for errors.
     pub(super) place: String,
     /// The process id that was handed out at login. If it is not that of the process that answers, there is a pooler
@@ -62,7 +62,7 @@ pub(super) struct Session {
     pub(super) encrypted: bool,
     /// How often the server has warned.
     warnings: Arc<AtomicU64>,
-    _driver: Driver,
+    driver: Driver,
 }
 
 /// Moves a connection's bytes until it is dropped.
@@ -295,12 +295,12 @@ impl Connector {
         let driver = Driver(tokio::spawn(drive(connection, notify, Arc::clone(&warnings))));
         Ok(Session {
             client,
-            notices,
+            notices: Some(notices),
             place: place.to_owned(),
             backend,
             encrypted,
             warnings,
-            _driver: driver,
+            driver,
         })
     }
 }
@@ -309,6 +309,11 @@ impl Session {
     /// Returns how often the server has warned until now. A warning comes before the end of what it belongs to.
     pub(super) fn warnings(&self) -> u64 {
         self.warnings.load(Ordering::Relaxed)
+    }
+
+    /// Closes it. Whatever is under way fails.
+    pub(super) fn close(&self) {
+        self.driver.0.abort();
     }
 }
 

@@ -5,21 +5,20 @@ use std::sync::Arc;
 use futures_core::Stream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_postgres::Client;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::Notification;
 
 use super::claims::id;
 use super::config::Config;
-use super::connect::Session;
-use super::facts::Facts;
-use super::link::{Params, Server};
-use super::statements::{CHANNEL, Statements, Verb};
+use super::link::{Link, Params};
+use super::links::Links;
+use super::statements::{CHANNEL, Verb};
 use crate::storage::net::hints::{HEARTBEAT, Hinter, Pauses, stream};
+use crate::storage::net::server::Link as _;
 use crate::storage::{Hint, Name, Owner};
 
 /// Listens until it is dropped.
 pub(super) struct Listener {
-    pub(super) server: Arc<Server>,
+    pub(super) links: Links,
     pub(super) config: Arc<Config>,
     pub(super) client: String,
     pub(super) hinter: Arc<Hinter>,
@@ -47,21 +46,23 @@ impl Listener {
 
     /// Listens until the connection breaks. Whether the subscription ever stood.
     async fn listen_once(&self) -> bool {
-        let Ok((session, (facts, ..))) = self.server.connector().knock().await else { return false };
-        let listen = format!("listen {CHANNEL}{}", self.client);
-        if !matches!(timeout(HEARTBEAT, session.client.batch_execute(&listen)).await, Ok(Ok(()))) {
-            return false;
-        }
-        self.attend(session, &facts).await
+        let Ok(link) = self.links.second.link().await else { return false };
+        let Some(notices) = link.notices() else { return false };
+        let listened = Listened(link);
+        self.attend(&listened.0, notices).await
     }
 
     /// Passes on what the server tells, until the connection breaks. Whether it ever listened.
-    async fn attend(&self, mut session: Session, facts: &Facts) -> bool {
-        let asker = Asker { client: &session.client, statements: &self.server.connector().statements };
-        if !asker.listens(&self.channel()).await {
+    async fn attend(&self, link: &Link, mut notices: mpsc::UnboundedReceiver<Notification>) -> bool {
+        let channel = format!("{CHANNEL}{}", self.client);
+        if !matches!(timeout(HEARTBEAT, link.listen(&channel)).await, Ok(Ok(()))) {
             return false;
         }
-        self.hinter.subscribed(self.server.saw(&facts.identity));
+        let asker = Asker { link, channel };
+        if !asker.listens().await {
+            return false;
+        }
+        self.hinter.subscribed(self.links.first.saw(link.identity()));
         let observer = Observer { id: id(Owner::random()), space: &self.config.space, client: &self.client };
         let mut watched = self.hinter.watched();
         watched.mark_changed();
@@ -71,7 +72,7 @@ impl Listener {
         let mut beats = 0_u32;
         loop {
             let alive = tokio::select! {
-                notice = session.notices.recv() => match notice {
+                notice = notices.recv() => match notice {
                     Some(notice) => {
                         self.pass_on(notice.payload());
                         true
@@ -89,9 +90,10 @@ impl Listener {
                         // What has changed before the server knew of it.
                         && { fresh.into_iter().for_each(|name| self.hinter.send(Hint::Name(name))); true }
                 }
+                () = link.given_up() => false,
                 _ = beat.tick() => {
                     beats = beats.wrapping_add(1);
-                    asker.listens(&self.channel()).await
+                    asker.listens().await
                         && asker.watch(&observer, &names).await
                         && (beats % SWEEP_EVERY != 1 || asker.ask(Verb::Sweep, &[]).await)
                 }
@@ -112,9 +114,14 @@ impl Listener {
             self.hinter.send(hint);
         }
     }
+}
 
-    fn channel(&self) -> String {
-        format!("{CHANNEL}{}", self.client)
+/// A connection that nobody may use without listening to it.
+struct Listened(Arc<Link>);
+
+impl Drop for Listened {
+    fn drop(&mut self) {
+        self.0.give_up();
     }
 }
 
@@ -127,17 +134,13 @@ struct Observer<'a> {
 
 /// Asks for something that is answered at once, or not at all.
 struct Asker<'a> {
-    client: &'a Client,
-    statements: &'a Statements,
+    link: &'a Link,
+    channel: String,
 }
 
 impl Asker<'_> {
-    /// Whether the server still notifies this connection: a pooler may have given us another one.
-    async fn listens(&self, channel: &str) -> bool {
-        let text = "select 1 from pg_listening_channels() as c where c = $1";
-        let params: [(&(dyn ToSql + Sync), Type); 1] = [(&channel, Type::TEXT)];
-        let asking = self.client.query_typed(text, &params);
-        matches!(timeout(HEARTBEAT, asking).await, Ok(Ok(rows)) if !rows.is_empty())
+    async fn listens(&self) -> bool {
+        matches!(timeout(HEARTBEAT, self.link.listens(&self.channel)).await, Ok(true))
     }
 
     async fn watch(&self, observer: &Observer<'_>, names: &[Name]) -> bool {
@@ -152,12 +155,9 @@ impl Asker<'_> {
     }
 
     async fn ask(&self, verb: Verb, params: Params<'_>) -> bool {
-        let params: Vec<(&(dyn ToSql + Sync), Type)> =
-            params.iter().zip(verb.types()).map(|(param, of)| (*param, of.clone())).collect();
-        let asking = self.client.query_typed(self.statements.text(verb), &params);
         // What the server refuses does not end the subscription; silence does.
-        match timeout(HEARTBEAT, asking).await {
-            Ok(answer) => answer.is_ok() || !self.client.is_closed(),
+        match timeout(HEARTBEAT, self.link.ask(verb, params)).await {
+            Ok(answer) => answer.is_ok() || self.link.is_fit(),
             Err(_) => false,
         }
     }

@@ -1,12 +1,13 @@
 //! A connection to the server, and what is asked on it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{self, Arc, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::{Mutex, OnceCell, mpsc};
 use tokio_postgres::error::Error as PgError;
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{Row, Statement};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Notification, Row, Statement};
 
 use super::answers::{Remedy, explain, remedy};
 use super::config::Config;
@@ -29,13 +30,17 @@ pub(super) type Server = net::server::Server<Door>;
 pub(super) struct Door {
     connector: Connector,
     config: Arc<Config>,
-    pub(super) statements: Arc<Statements>,
+    statements: Arc<Statements>,
     clock: Clock,
+    /// Whether anybody waited or observed when that was last asked, on whichever connection.
+    crowded: Arc<AtomicBool>,
 }
 
 /// A connection to a server.
 pub(super) struct Link {
     session: Session,
+    /// What is notified on it, until somebody listens.
+    notices: sync::Mutex<Option<mpsc::UnboundedReceiver<Notification>>>,
     statements: Arc<Statements>,
     prepared: [OnceCell<Statement>; Verb::ALL.len()],
     /// Whether statements are prepared: not where a pooler gives each to another process of the server.
@@ -46,8 +51,7 @@ pub(super) struct Link {
     /// With a pooler, whoever may ask: PgBouncer gives the server's connection away after the first answer, with others
     /// still on their way.
     turn: Mutex<()>,
-    /// Whether anybody waited or observed when that was last asked.
-    crowded: AtomicBool,
+    crowded: Arc<AtomicBool>,
     pulse: Pulse,
 }
 
@@ -56,6 +60,8 @@ pub(super) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 /// How often a statement that was rolled back is sent at most.
 const TRIES: u32 = 4;
+/// Far more than a statement takes, or a few of them.
+const LONG: Duration = Duration::from_millis(50);
 
 impl Door {
     pub(super) fn new(config: &Arc<Config>) -> Result<Self> {
@@ -64,12 +70,8 @@ impl Door {
             config: Arc::clone(config),
             statements: Arc::new(Statements::new(config)),
             clock: Clock::boot(),
+            crowded: Arc::default(),
         })
-    }
-
-    /// Opens a connection to the primary, and tells when it was asked for the facts and when it answered.
-    pub(super) async fn knock(&self) -> Result<(Session, (Facts, Moment, Moment))> {
-        self.connector.open(self).await
     }
 
     /// Sees to the tables.
@@ -114,7 +116,7 @@ impl Connect for Door {
     type Link = Link;
 
     async fn open(&self, time: &ServerClock) -> Result<Link> {
-        let (session, (mut facts, asked, answered)) = self.knock().await?;
+        let (mut session, (mut facts, asked, answered)) = self.connector.open(self).await?;
         time.learn(asked, answered, facts.now_us);
         let pooled = facts.is_pooled(session.backend);
         let preparing = self.set_up(&session, &mut facts);
@@ -123,6 +125,7 @@ impl Connect for Door {
             Err(Error::new(ErrorKind::Unavailable, format!("{text} server=`{}`", session.place)))
         })?;
         Ok(Link {
+            notices: sync::Mutex::new(session.notices.take()),
             session,
             statements: Arc::clone(&self.statements),
             prepared: Default::default(),
@@ -130,7 +133,7 @@ impl Connect for Door {
             facts,
             pooled,
             turn: Mutex::new(()),
-            crowded: AtomicBool::new(false),
+            crowded: Arc::clone(&self.crowded),
             pulse: Pulse::new(&self.clock, answered, pooled),
         })
     }
@@ -167,6 +170,40 @@ impl Link {
         self.crowded.store(crowded, Ordering::Relaxed);
     }
 
+    /// Whether what is asked now would wait behind something that takes long.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.pulse.is_silent_for(LONG)
+    }
+
+    /// What is notified on this connection; once.
+    pub(super) fn notices(&self) -> Option<mpsc::UnboundedReceiver<Notification>> {
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Takes the connection out of use, and closes it.
+    pub(super) fn give_up(&self) {
+        self.pulse.give_up();
+        self.session.close();
+    }
+
+    /// Waits until the connection is taken out of use.
+    pub(super) async fn given_up(&self) {
+        self.pulse.given_up().await;
+    }
+
+    /// Has the server notify this connection of what is sent to a channel.
+    pub(super) async fn listen(&self, channel: &str) -> Result<()> {
+        let listen = format!("listen {channel}");
+        self.session.client.batch_execute(&listen).await.map_err(|error| explain(&error, self.place()))
+    }
+
+    /// Whether the server still notifies this connection: a pooler may have given us another one.
+    pub(super) async fn listens(&self, channel: &str) -> bool {
+        let text = "select 1 from pg_listening_channels() as c where c = $1";
+        let params: [(&(dyn ToSql + Sync), Type); 1] = [(&channel, Type::TEXT)];
+        self.session.client.query_typed(text, &params).await.is_ok_and(|rows| !rows.is_empty())
+    }
+
     /// Runs a statement; again if the server says that nothing has happened.
     pub(super) async fn ask(&self, verb: Verb, params: Params<'_>) -> Result<Vec<Row>> {
         let _turn = match self.pooled {
@@ -174,7 +211,7 @@ impl Link {
             false => None,
         };
         if !self.pulse.is_fit() {
-            return Err(self.given_up());
+            return Err(self.retired());
         }
         let mut tries = 0;
         loop {
@@ -233,7 +270,7 @@ impl Link {
         Error::new(ErrorKind::Unavailable, format!("{text} server=`{}`", self.place()))
     }
 
-    fn given_up(&self) -> Error {
+    fn retired(&self) -> Error {
         let text = "the connection was given up; retry";
         Error::new(ErrorKind::Unavailable, format!("{text} server=`{}`", self.place()))
     }

@@ -12,6 +12,7 @@ mod findings;
 mod hints;
 mod hosts;
 mod link;
+mod links;
 mod login;
 mod passfile;
 mod refused;
@@ -32,11 +33,12 @@ use self::claims::Around;
 pub use self::config::Config;
 pub use self::fence::Fence;
 use self::hints::Listener;
-use self::link::{Door, Link, Server};
+use self::link::Door;
+use self::links::Links;
 pub use super::Finding;
 use super::net::hints::Hinter;
 use super::{Acquire, Claim, Guarantees, Hint, Holder, Limits, Name, Owner, Release, Renew, Storage};
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::error::Result;
 
 /// Keeps locks in PostgreSQL.
@@ -44,7 +46,7 @@ pub struct Postgres {
     config: Arc<Config>,
     guarantees: Guarantees,
     clock: Clock,
-    server: Arc<Server>,
+    links: Links,
     /// What this client's channel is called; random.
     client: String,
     /// The same as a number.
@@ -69,14 +71,14 @@ impl Postgres {
         let (hinter, received) = Hinter::new();
         let door = Door::new(&config)?;
         let changed = Arc::clone(&hinter);
-        let server = Server::new(door, move || changed.send(Hint::Restarted));
-        let link = server.link().await?;
+        let links = Links::new(door, move || changed.send(Hint::Restarted));
+        let link = links.first.link().await?;
         let key = Owner::random().to_bytes()[..8].try_into().map(i64::from_be_bytes);
         let key = key.expect("BUG: eight bytes");
         Ok(Self {
             guarantees: link.facts.guarantees(config.notify.or(!link.pooled)),
             clock: Clock::boot(),
-            server,
+            links,
             client: format!("{key:016x}"),
             key,
             hinter,
@@ -95,7 +97,7 @@ impl Postgres {
     ///
     /// Dropping the future changes nothing.
     pub async fn findings(&self) -> Result<Vec<Finding>> {
-        Ok(self.server.link().await?.findings(&self.config))
+        Ok(self.links.first.link().await?.findings(&self.config))
     }
 
     /// Returns what makes the tables of that URL and gives its user the rights that locking needs, for those who keep the
@@ -108,22 +110,29 @@ impl Postgres {
         Around {
             space: &self.config.space,
             client: &self.client,
-            key: self.key,
+            key: Some(self.key),
             listening: self.hinter.is_listening(),
         }
     }
 
-    /// Answers each claim; with the same error, if the whole call failed.
-    async fn each<T>(
-        &self,
-        claims: &[Claim],
-        ask: impl AsyncFnOnce(&Server, &Link, Around<'_>) -> Result<Vec<Result<T>>>,
-    ) -> Vec<Result<T>> {
-        let asking = async {
-            let link = self.server.link().await?;
-            ask(&self.server, &link, self.around()).await
-        };
-        asking.await.unwrap_or_else(|error| claims.iter().map(|_| Err(error.clone())).collect())
+    /// Releases over whichever connection is for that. What it does not find may be on its way over the first: there
+    /// it is asked again, behind that.
+    async fn let_go(&self, claims: &[Claim], sent: Moment) -> Result<Vec<Result<Release>>> {
+        let (server, link) = self.links.keeping().await?;
+        if std::ptr::eq(server, &*self.links.first) {
+            return claims::release(server, &link, self.around(), claims, sent).await;
+        }
+        let aside = Around { key: None, ..self.around() };
+        let mut answers = claims::release(server, &link, aside, claims, sent).await?;
+        let missing = |answer: &Result<Release>| matches!(answer, Ok(Release::NotHeld));
+        let places: Vec<_> = (0..answers.len()).filter(|i| missing(&answers[*i])).collect();
+        if !places.is_empty() {
+            let again: Vec<_> = places.iter().map(|i| claims[*i].clone()).collect();
+            let first = self.links.first.link().await?;
+            let found = claims::release(&self.links.first, &first, self.around(), &again, sent).await?;
+            places.into_iter().zip(found).for_each(|(i, found)| answers[i] = found);
+        }
+        Ok(answers)
     }
 }
 
@@ -151,34 +160,32 @@ impl Storage for Postgres {
 
     async fn acquire(&self, claims: &[Claim]) -> Vec<Result<Acquire>> {
         let sent = self.clock.now();
-        let ask = async |server: &Server, link: &Link, around: Around<'_>| {
-            claims::acquire(server, link, around, claims, sent).await
+        let asking = async {
+            let link = self.links.first.link().await?;
+            claims::acquire(&self.links.first, &link, self.around(), claims, sent).await
         };
-        self.each(claims, ask).await
+        each(claims, asking.await)
     }
 
     async fn renew(&self, claims: &[Claim]) -> Vec<Result<Renew>> {
         let sent = self.clock.now();
-        let ask = async |server: &Server, link: &Link, around: Around<'_>| {
-            claims::renew(server, link, around, claims, sent).await
+        let asking = async {
+            let (server, link) = self.links.keeping().await?;
+            claims::renew(server, &link, self.around(), claims, sent).await
         };
-        self.each(claims, ask).await
+        each(claims, asking.await)
     }
 
     async fn release(&self, claims: &[Claim]) -> Vec<Result<Release>> {
-        let sent = self.clock.now();
-        let ask = async |server: &Server, link: &Link, around: Around<'_>| {
-            claims::release(server, link, around, claims, sent).await
-        };
-        self.each(claims, ask).await
+        each(claims, self.let_go(claims, self.clock.now()).await)
     }
 
     async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
-        claims::inspect(&*self.server.link().await?, &self.config.space, name).await
+        claims::inspect(&*self.links.first.link().await?, &self.config.space, name).await
     }
 
     async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
-        claims::list(&*self.server.link().await?, &self.config.space, prefix, after, limit).await
+        claims::list(&*self.links.first.link().await?, &self.config.space, prefix, after, limit).await
     }
 
     fn watch(&self, names: &[Name]) {
@@ -190,7 +197,7 @@ impl Storage for Postgres {
         match (received, self.guarantees.push) {
             (Some(received), true) => {
                 let listener = Listener {
-                    server: Arc::clone(&self.server),
+                    links: self.links.clone(),
                     config: Arc::clone(&self.config),
                     client: self.client.clone(),
                     hinter: Arc::clone(&self.hinter),
@@ -207,4 +214,9 @@ impl Storage for Postgres {
             (None, _) => stream::pending().right_stream().right_stream(),
         }
     }
+}
+
+/// Answers each claim; with the same error, if the whole call failed.
+fn each<T>(claims: &[Claim], answers: Result<Vec<Result<T>>>) -> Vec<Result<T>> {
+    answers.unwrap_or_else(|error| claims.iter().map(|_| Err(error.clone())).collect())
 }
