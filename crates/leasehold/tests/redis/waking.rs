@@ -67,9 +67,18 @@ fn killed_subscribers_miss_nothing() {
 // 31
 #[test]
 fn a_handover_wakes_one_of_hundreds() {
-    let redis = Redis::start().expect("a server");
-    let told = || redis.command_counts().expect("answered").get("publish").copied().unwrap_or(0);
-    run(scenario::handovers_in_a_crowd(&redis.url(), 500, 100, told));
+    run(async {
+        let redis = Redis::start().expect("a server");
+        let holder = client(&redis.url()).await;
+        let guard = hold(&holder, "job", LONG).await;
+        let mut crowd = scenario::crowd(&redis.url(), 500).await;
+        let told = || redis.command_counts().expect("answered").get("publish").copied().unwrap_or(0);
+        let before = told();
+        guard.release().await.expect("released");
+        scenario::have_their_turns(&mut crowd[..100]).await;
+        assert_eq!(told() - before, 101);
+        scenario::were_not_woken(&mut crowd[101..]).await;
+    });
 }
 
 // 31

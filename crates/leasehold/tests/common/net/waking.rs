@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::{join, join_all};
 use leasehold::Locks;
-use leasehold::storage::{Hint, Release, WAITER_HEARTBEAT};
+use leasehold::storage::{Claim, Hint, Release, WAITER_HEARTBEAT};
 use leasehold_faultproxy::{Flow, To, Trap, Which};
 use tokio::time::Instant;
 
@@ -85,33 +85,34 @@ pub(crate) async fn disturbed_handovers(url: &str, clients: u32, is_enough: impl
     assert!(longest < limit, "{longest:?}");
 }
 
-/// Handovers in a crowd of storages; `told` counts what the server sends.
-pub(crate) async fn handovers_in_a_crowd(
-    url: &str,
-    waiting: usize,
-    handovers: usize,
-    told: impl Fn() -> u64,
-) {
-    let holder = client(url).await;
-    let guard = hold(&holder, "job", LONG).await;
+/// Who waits without an engine: what it hears, and its claim.
+pub(crate) type Waiter = (Bare, Hints, Claim);
+
+/// So many that wait for the lock `job`, in this order.
+pub(crate) async fn crowd(url: &str, waiting: usize) -> Vec<Waiter> {
     // One connection would do for all of them; a client each is what many processes are.
-    let mut storages = Vec::new();
+    let mut crowd = Vec::new();
     for _ in 0..waiting {
         let (storage, hints) = listening(url).await;
         let mine = claim("job").wait(true);
         is_held(&storage, &mine).await;
-        storages.push((storage, hints, mine));
+        crowd.push((storage, hints, mine));
     }
-    let before = told();
-    guard.release().await.expect("released");
-    for (storage, hints, mine) in &mut storages[..handovers] {
+    crowd
+}
+
+/// Each of these is told, takes the lock and releases it.
+pub(crate) async fn have_their_turns(waiters: &mut [Waiter]) {
+    for (storage, hints, mine) in waiters {
         assert_eq!(within(LONG, hints.next()).await, Some(Hint::Owner(mine.owner)));
         take(storage, mine).await;
         assert_eq!(release(storage, mine).await.expect("answered"), Release::Released);
     }
-    assert_eq!(told() - before, u64::try_from(handovers).expect("few") + 1);
-    // Nobody else was woken: not one message waits anywhere.
-    for (_, hints, _) in &mut storages[handovers + 1..] {
+}
+
+/// None of these was woken: not one message waits anywhere.
+pub(crate) async fn were_not_woken(waiters: &mut [Waiter]) {
+    for (_, hints, _) in waiters {
         assert_eq!(futures_util::future::poll_immediate(hints.next()).await, None);
     }
 }
