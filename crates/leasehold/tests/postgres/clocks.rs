@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use leasehold::storage::{Acquire, Renew, Storage};
+use leasehold::storage::{Acquire, Release, Renew, Storage};
 use leasehold::{Lost, Renewal};
 use leasehold_testbed::{Error, Postgres, PostgresPair};
 use tokio::time::Instant;
@@ -157,6 +157,13 @@ fn a_row_that_somebody_locks_holds_up_nobody_else() {
             "{answers:?}"
         );
         assert!(matches!(answers[1], Ok(Renew::Renewed { .. })), "{answers:?}");
+        // The same to whoever releases it, and the others are released.
+        let answers = within(soon(), storage.release(&[held.clone(), free.clone()])).await;
+        assert!(
+            answers[0].as_ref().is_err_and(|e| e.kind() == leasehold::ErrorKind::Unavailable),
+            "{answers:?}"
+        );
+        assert!(matches!(answers[1], Ok(Release::Released)), "{answers:?}");
         drop(lock);
         let renewed = async { while renew(&storage, &held).await.is_err() {} };
         within(soon(), renewed).await;

@@ -2,7 +2,7 @@
 
 use leasehold::Token;
 use leasehold::storage::postgres::{Config, Fence};
-use leasehold::storage::{Acquire, Renew, Storage};
+use leasehold::storage::{Acquire, Owner, Release, Renew, Storage};
 
 use crate::tools::*;
 
@@ -41,6 +41,56 @@ fn a_pinned_lock_is_renewed_and_granted_to_nobody_else() {
         assert!(next > token);
         // Whoever checks now is told.
         assert_eq!(sql(common(), &check), "");
+    });
+}
+
+#[test]
+fn whoever_still_sees_the_lease_that_was_before_cannot_pin_it() {
+    run(async {
+        let url = own(&common().url());
+        let (storage, other) = (bare(&url).await, bare(&url).await);
+        let mine = claim("job");
+        let token = take(&storage, &mine).await;
+        let check = check(&url, "job", token);
+        // A transaction that has its snapshot, and goes on when it is let.
+        let number = Owner::random().to_bytes()[..8].try_into().map(i64::from_be_bytes).expect("eight bytes");
+        let gate = common().transaction(&format!("select pg_advisory_xact_lock({number})")).expect("closed");
+        let late = std::thread::spawn(move || {
+            common().sql(&format!(
+                "begin isolation level repeatable read; select count(*) from pg_class; \
+                 select pg_advisory_xact_lock({number}); {check}; commit"
+            ))
+        });
+        let arrived = format!(
+            "select count(*) from pg_locks where locktype = 'advisory' and not granted \
+             and (classid::bigint << 32) | objid::bigint = {number}"
+        );
+        until_sql(common(), &arrived, "1");
+        assert_eq!(release(&storage, &mine).await.expect("answered"), Release::Released);
+        assert!(take(&other, &claim("job")).await > token);
+        gate.commit().expect("opened");
+        match late.join().expect("no panic") {
+            Ok(pinned) => panic!("pinned beside the new holder: {pinned}"),
+            Err(error) => assert!(error.to_string().contains("could not serialize"), "{error}"),
+        }
+    });
+}
+
+#[test]
+fn a_pin_outlasts_the_release() {
+    run(async {
+        let url = own(&common().url());
+        let (storage, other) = (bare(&url).await, bare(&url).await);
+        let mine = claim("job");
+        let token = take(&storage, &mine).await;
+        let open = common().transaction(&check(&url, "job", token)).expect("pinned");
+        assert_eq!(within(soon(), release(&storage, &mine)).await.expect("answered"), Release::Released);
+        let theirs = claim("job");
+        for _ in 0..10 {
+            is_held(&other, &theirs).await;
+        }
+        open.commit().expect("nobody came between");
+        assert!(take(&other, &theirs).await > token);
     });
 }
 

@@ -127,9 +127,9 @@ pub(crate) fn done(postgres: &Postgres, table: &str, part: &str) -> [u64; 3] {
 }
 
 /// What only the text of an acquire, a renewal, a release, a look and a notification contains.
-pub(crate) const ACQUIRE: &str = "granted as (";
+pub(crate) const ACQUIRE: &str = "token = greatest(";
 pub(crate) const RENEW: &str = "renewed as (";
-pub(crate) const RELEASE: &str = "freed as (";
+pub(crate) const RELEASE: &str = "as freed";
 pub(crate) const LOOK: &str = "head.owner = c.owner";
 pub(crate) const PASS: &str = "pg_notify(";
 

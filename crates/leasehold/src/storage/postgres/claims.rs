@@ -1,6 +1,5 @@
 //! Claims as the statements want them, and their answers as the engine wants them.
 
-use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -111,16 +110,9 @@ async fn grant(
     let Around { space, client, key, .. } = around;
     let params: Params<'_> = &[&space, &client, &key, &names, &kinds, &owners, &ttls, &limits, &labels];
     let rows = link.ask(Verb::Grant, params).await?;
-    let first = rows.first().ok_or_else(|| link.senseless())?;
-    learn(server, link, first, sent)?;
-    link.set_crowded(Columns(first, link).get("any_waiter")?);
-    for row in &rows {
-        let row = Columns(row, link);
-        let (Some(i), Some(token)) = (row.get::<Option<i64>>("i")?, row.get("token")?) else { continue };
-        let place = usize::try_from(i).ok().and_then(|i| i.checked_sub(1));
-        let place = place.filter(|place| *place < claims.len()).ok_or_else(|| link.senseless())?;
-        let answer = Ok(Acquire::Granted { token: read_token(link, token)?, ttl: claims[place].ttl });
-        answers[place] = Some(Asked::plain(answer));
+    for (place, row) in done(server, link, claims.len(), &rows, sent)? {
+        let token = read_token(link, Columns(row, link).get("token")?)?;
+        answers[place] = Some(Asked::plain(Ok(Acquire::Granted { token, ttl: claims[place].ttl })));
     }
     Ok(())
 }
@@ -279,10 +271,15 @@ pub(super) async fn renew(
         };
         claims.iter().zip(&rows).map(read).collect::<Result<Vec<_>>>()
     };
-    let answers = once(Verb::Renew, claims.iter().collect()).await?;
-    let locked = unanswered(claims, &answers);
-    let later = if locked.is_empty() { Ok(Vec::new()) } else { once(Verb::RenewLocked, locked).await };
-    Ok(together(claims, answers, later))
+    let mut answers: Vec<_> = claims.iter().map(|_| None).collect();
+    for verb in [Verb::Renew, Verb::RenewLocked] {
+        let rest = unanswered(claims, &answers);
+        if !rest.is_empty() {
+            let said = once(verb, rest.iter().map(|i| &claims[*i]).collect()).await;
+            fill(&mut answers, &rest, said);
+        }
+    }
+    Ok(answered(claims, answers))
 }
 
 pub(super) async fn release(
@@ -312,35 +309,75 @@ pub(super) async fn release(
         };
         claims.iter().zip(&rows).map(read).collect::<Result<Vec<_>>>()
     };
-    let answers = once(Verb::Release, claims.iter().collect()).await?;
-    let locked = unanswered(claims, &answers);
-    let later = if locked.is_empty() { Ok(Vec::new()) } else { once(Verb::ReleaseLocked, locked).await };
-    Ok(together(claims, answers, later))
+    let mut answers: Vec<_> = claims.iter().map(|_| None).collect();
+    if !link.is_crowded() {
+        free(server, link, around, claims, sent, &mut answers).await?;
+    }
+    for verb in [Verb::Release, Verb::ReleaseLocked] {
+        let rest = unanswered(claims, &answers);
+        if !rest.is_empty() {
+            let said = once(verb, rest.iter().map(|i| &claims[*i]).collect()).await;
+            fill(&mut answers, &rest, said);
+        }
+    }
+    Ok(answered(claims, answers))
 }
 
-/// The claims whose rows were locked, in the order of their names: what waits for locks takes them in one order.
-fn unanswered<'a, T>(claims: &'a [Claim], answers: &[Option<T>]) -> Vec<&'a Claim> {
-    let locked = claims.iter().zip(answers).filter(|(_, answer)| answer.is_none());
-    let mut locked: Vec<_> = locked.map(|(claim, _)| claim).collect();
-    locked.sort_by(|a, b| a.name.cmp(&b.name));
-    locked
-}
-
-/// Puts the answers to what was asked later in their places.
-fn together<T>(
+/// Releases what can be released where nobody waits.
+async fn free(
+    server: &Server,
+    link: &Link,
+    around: Around<'_>,
     claims: &[Claim],
-    answers: Vec<Option<Result<T>>>,
-    later: Result<Vec<Option<Result<T>>>>,
-) -> Vec<Result<T>> {
-    let names = unanswered(claims, &answers).into_iter().map(|claim| &claim.name);
-    let mut later: HashMap<_, _> = match later {
-        Ok(later) => names.zip(later).collect(),
-        Err(error) => names.map(|name| (name, Some(Err(error.clone())))).collect(),
+    sent: Moment,
+    answers: &mut [Option<Result<Release>>],
+) -> Result<()> {
+    let all: Vec<_> = claims.iter().collect();
+    let (names, owners) = (names(&all), owners(&all));
+    let params: Params<'_> = &[&around.space, &around.client, &names, &owners];
+    let rows = release_and_pass(link, Verb::Free, params, &[&around.space, &names]).await?;
+    for (place, _) in done(server, link, claims.len(), &rows, sent)? {
+        answers[place] = Some(Ok(Release::Released));
+    }
+    Ok(())
+}
+
+/// The answer of a small statement: a row for each claim that it has done, with its place.
+fn done<'a>(
+    server: &Server,
+    link: &Link,
+    claims: usize,
+    rows: &'a [Row],
+    sent: Moment,
+) -> Result<Vec<(usize, &'a Row)>> {
+    rows.first().map_or(Ok(()), |row| learn(server, link, row, sent))?;
+    let place = |row: &'a Row| {
+        let i: i64 = Columns(row, link).get("i")?;
+        let place = usize::try_from(i).ok().and_then(|i| i.checked_sub(1)).filter(|place| *place < claims);
+        Ok((place.ok_or_else(|| link.senseless())?, row))
     };
-    let answer = |(claim, answer): (&Claim, Option<Result<T>>)| {
-        let answer = answer.or_else(|| later.remove(&claim.name).flatten());
-        answer.unwrap_or_else(|| Err(locked(&claim.name)))
-    };
+    rows.iter().map(place).collect()
+}
+
+/// The places of the claims without an answer, in the order of their names: what waits for locks takes them in one order.
+fn unanswered<T>(claims: &[Claim], answers: &[Option<T>]) -> Vec<usize> {
+    let mut places: Vec<_> = (0..claims.len()).filter(|i| answers[*i].is_none()).collect();
+    places.sort_by(|a, b| claims[*a].name.cmp(&claims[*b].name));
+    places
+}
+
+/// Puts what was said about the claims at these places there.
+fn fill<T>(answers: &mut [Option<Result<T>>], places: &[usize], said: Result<Vec<Option<Result<T>>>>) {
+    match said {
+        Ok(said) => places.iter().zip(said).for_each(|(i, said)| answers[*i] = said),
+        Err(error) => places.iter().for_each(|i| answers[*i] = Some(Err(error.clone()))),
+    }
+}
+
+/// What has no answer in the end is locked by somebody else.
+fn answered<T>(claims: &[Claim], answers: Vec<Option<Result<T>>>) -> Vec<Result<T>> {
+    let answer =
+        |(claim, answer): (&Claim, Option<Result<T>>)| answer.unwrap_or_else(|| Err(locked(&claim.name)));
     claims.iter().zip(answers).map(answer).collect()
 }
 

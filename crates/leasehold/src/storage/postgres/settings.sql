@@ -12,7 +12,9 @@ from (values
     ('default_transaction_isolation', 'read committed'),
     ('plan_cache_mode', 'force_generic_plan'),
     ('jit', 'off'),
-    ('enable_seqscan', 'off')
+    ('enable_seqscan', 'off'),
+    -- It would remember rows by their places, of which none comes twice.
+    ('enable_memoize', 'off')
 ) as v(name, value)
 join pg_settings s on s.name = v.name
 where pg_backend_pid() = {backend};

@@ -14,6 +14,7 @@ pub(super) enum Verb {
     Shorten,
     Look,
     Renew,
+    Free,
     Release,
     /// Those that follow a [`Verb::Renew`] or [`Verb::Release`] which found a row locked: they wait for a while.
     RenewLocked,
@@ -50,12 +51,13 @@ const LOCK_TIMEOUT: &str = "set_config('lock_timeout', '100ms', true)";
 
 impl Verb {
     /// All of them, each at the place of its number.
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::Grant,
         Self::Acquire,
         Self::Shorten,
         Self::Look,
         Self::Renew,
+        Self::Free,
         Self::Release,
         Self::RenewLocked,
         Self::ReleaseLocked,
@@ -79,6 +81,7 @@ impl Verb {
             Self::Shorten => include_str!("shorten.sql"),
             Self::Look => include_str!("look.sql"),
             Self::Renew | Self::RenewLocked => include_str!("renew.sql"),
+            Self::Free => include_str!("free.sql"),
             Self::Release | Self::ReleaseLocked => include_str!("release.sql"),
             Self::Pass => include_str!("pass.sql"),
             Self::Tell => include_str!("tell.sql"),
@@ -111,6 +114,7 @@ impl Verb {
             Self::Grant => &[TEXT, TEXT, Type::INT8, TEXTS, TEXTS, UUIDS, NUMBERS, NUMBERS, TEXTS],
             Self::Look => &[TEXT, TEXTS, UUIDS],
             Self::Renew | Self::RenewLocked => &[TEXT, TEXTS, UUIDS, NUMBERS, NUMBERS, FLAGS],
+            Self::Free => &[TEXT, TEXT, TEXTS, UUIDS],
             Self::Release | Self::ReleaseLocked => &[TEXT, Type::INT8, TEXTS, UUIDS],
             Self::Pass | Self::Shorten => &[TEXT, TEXTS],
             Self::Tell => &[TEXTS, UUIDS],

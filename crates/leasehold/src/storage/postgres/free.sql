@@ -1,0 +1,21 @@
+-- Ends the leases that their owners hold through this client, where nobody waits or observes: a row for each, and none
+-- for what is left to `release.sql`.
+with clock as materialized (
+    select t.now, (date_part('epoch', t.now) * 1e6)::bigint as us, {durable} as durable
+    from clock_timestamp() as t(now)
+    where not exists(select from {waiters} where space = $1)
+)
+update {locks} l
+set owner = null, client = null, label = null, expires_at = freed.now
+from (
+    select c.i, k.now, k.us, l.at
+    from clock k
+    cross join unnest($3::text[], $4::uuid[]) with ordinality as c(name, owner, i)
+    cross join lateral (
+        select l.ctid as at from {locks} l
+        where l.space = $1 and l.name = c.name and l.owner = c.owner and l.client = $2 and l.expires_at > k.now
+        for no key update skip locked
+    ) l
+) as freed
+where l.ctid = freed.at
+returning freed.i, freed.us as now
