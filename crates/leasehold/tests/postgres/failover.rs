@@ -38,6 +38,15 @@ fn a_lease_that_was_granted_survives_kill_9_whatever_synchronous_commit_says() {
             assert!(take_in_the_end(&storage, &mine).await == token, "round {round}");
             take(&storage, &before).await;
             is_held(&storage, &claim(&lock)).await;
+            // So is a release for which somebody waits, whatever becomes of the waiter.
+            let (waiter, hints) = listening(&url).await;
+            is_held(&waiter, &claim(&lock).wait(true)).await;
+            is_held(&storage, &claim(&lock).wait(true)).await;
+            assert_eq!(release(&storage, &mine).await.expect("answered"), Release::Released);
+            postgres.kill9();
+            drop((waiter, hints));
+            postgres.restart().expect("started");
+            take_in_the_end(&storage, &claim(&lock)).await;
         }
     });
     sql(&postgres, "alter role leasehold reset synchronous_commit");

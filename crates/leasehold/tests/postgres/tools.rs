@@ -126,12 +126,15 @@ pub(crate) fn done(postgres: &Postgres, table: &str, part: &str) -> [u64; 3] {
     numbers.try_into().expect("three")
 }
 
-/// What only the text of an acquire, a renewal, a release, a look and a notification contains.
+/// What only the text of an acquire, a renewal, a release, a look and a notification behind a release contains.
 pub(crate) const ACQUIRE: &str = "token = greatest(";
 pub(crate) const RENEW: &str = "renewed as (";
 pub(crate) const RELEASE: &str = "as freed";
 pub(crate) const LOOK: &str = "head.owner = c.owner";
-pub(crate) const PASS: &str = "pg_notify(";
+pub(crate) const PASS: &str = "select w.name, w.client, w.owner";
+/// And that of an acquire by those who were told, and of a release that tells.
+pub(crate) const TURN: &str = "first as materialized";
+pub(crate) const HANDOVER: &str = "as has_room";
 
 /// Waits until so many clients are connected that call themselves so.
 pub(crate) fn connections(postgres: &Postgres, application: &str, wanted: usize) {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, join, select};
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 use uuid::Uuid;
 
 use super::link::{Link, Params, Server};
 use super::statements::Verb;
+use super::told::Told;
 use crate::clock::Moment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{Acquire, Claim, Holder, Name, Owner, Release, Renew, Token};
@@ -27,6 +28,8 @@ pub(super) struct Around<'a> {
     pub(super) key: Option<i64>,
     /// Whether this client's channel is listened to.
     pub(super) listening: bool,
+    /// Which of its waiters were told that it is their turn.
+    pub(super) told: &'a Told,
 }
 
 /// When to ask again for a lock whose row somebody else has locked.
@@ -35,6 +38,9 @@ const RACED: Duration = Duration::from_millis(20);
 const HEAD: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
 /// And the others.
 const BEHIND: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+
+/// Of those who wait, none were told that it is their turn.
+const NOBODY: &[Uuid] = &[];
 
 /// What the statements say to one claim.
 struct Asked {
@@ -58,8 +64,13 @@ pub(super) async fn acquire(
     sent: Moment,
 ) -> Result<Vec<Result<Acquire>>> {
     let mut answers: Vec<Option<Asked>> = claims.iter().map(|_| None).collect();
-    if !link.is_crowded() {
-        grant(server, link, around, claims, sent, &mut answers).await?;
+    let told = around.told.take(claims);
+    let (verb, likely) = match link.is_crowded() {
+        true => (Verb::Turn, told),
+        false => (Verb::Grant, (0..claims.len()).collect()),
+    };
+    for (place, asked) in grant(verb, server, link, around, claims, sent, &likely).await? {
+        answers[place] = Some(asked);
     }
     let rest = (0..claims.len()).filter(|i| answers[*i].is_none()).collect();
     settle(server, link, around, claims, sent, rest, &mut answers).await;
@@ -95,26 +106,33 @@ impl Asked {
     }
 }
 
-/// Grants what can be granted where nobody waits.
+/// Grants what a small statement can grant of the claims at these places; returns whom.
 async fn grant(
+    verb: Verb,
     server: &Server,
     link: &Link,
     around: Around<'_>,
     claims: &[Claim],
     sent: Moment,
-    answers: &mut [Option<Asked>],
-) -> Result<()> {
-    let all: Vec<_> = claims.iter().collect();
-    let (names, owners, ttls) = (names(&all), owners(&all), ttls(&all));
-    let (kinds, labels, limits) = (kinds(&all), labels(&all), limits(server, &all, sent));
+    places: &[usize],
+) -> Result<Vec<(usize, Asked)>> {
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
+    let some: Vec<_> = places.iter().map(|i| &claims[*i]).collect();
+    let (names, owners, ttls) = (names(&some), owners(&some), ttls(&some));
+    let (kinds, labels, limits) = (kinds(&some), labels(&some), limits(server, &some, sent));
     let Around { space, client, key, .. } = around;
     let params: Params<'_> = &[&space, &client, &key, &names, &kinds, &owners, &ttls, &limits, &labels];
-    let rows = link.ask(Verb::Grant, params).await?;
-    for (place, row) in done(server, link, claims.len(), &rows, sent)? {
-        let token = read_token(link, Columns(row, link).get("token")?)?;
-        answers[place] = Some(Asked::plain(Ok(Acquire::Granted { token, ttl: claims[place].ttl })));
-    }
-    Ok(())
+    let rows = link.ask(verb, params).await?;
+    let granted = done(server, link, places.len(), &rows, sent)?.into_iter().map(|(i, row)| {
+        let (place, row) = (places[i], Columns(row, link));
+        let answer =
+            Ok(Acquire::Granted { token: read_token(link, row.get("token")?)?, ttl: claims[place].ttl });
+        let observed = verb == Verb::Turn && row.get("observed")?;
+        Ok((place, Asked { observed, ..Asked::plain(answer) }))
+    });
+    granted.collect()
 }
 
 /// Asks for the claims at these places, whatever is to be done about each.
@@ -172,7 +190,8 @@ async fn aftermath(link: &Link, around: Around<'_>, claims: &[Claim], answers: &
         let some = claims.iter().zip(answers).filter(|(_, asked)| asked.as_ref().is_some_and(wanted));
         let names: Vec<_> = some.map(|(claim, _)| claim.name.as_str()).collect();
         if !names.is_empty() {
-            let _ = link.ask(verb, &[&around.space, &names]).await;
+            let params: Params<'_> = &[&around.space, &names, &NOBODY];
+            let _ = link.ask(verb, &params[..verb.types().len()]).await;
         }
     }
 }
@@ -187,7 +206,7 @@ async fn ask(
     let (names, owners, ttls) = (names(claims), owners(claims), ttls(claims));
     let (kinds, labels, limits) = (kinds(claims), labels(claims), limits(server, claims, sent));
     let waits: Vec<_> = claims.iter().map(|claim| claim.wait).collect();
-    let Around { space, client, key, listening } = around;
+    let Around { space, client, key, listening, .. } = around;
     let channel = listening.then_some(client);
     let params: Params<'_> =
         &[&space, &client, &key, &names, &kinds, &owners, &ttls, &limits, &waits, &labels, &channel];
@@ -292,7 +311,10 @@ pub(super) async fn release(
     let once = async |verb: Verb, claims: Vec<&Claim>| {
         let (names, owners) = (names(&claims), owners(&claims));
         let params: Params<'_> = &[&around.space, &around.key, &names, &owners];
-        let rows = release_and_pass(link, verb, params, &[&around.space, &names]).await?;
+        let rows = match verb {
+            Verb::HandOver => hand_over(link, params, around.space, &names).await?,
+            _ => release_and_pass(link, verb, params, &[&around.space, &names, &NOBODY]).await?,
+        };
         heard(server, link, claims.len(), &rows, sent)?;
         tell(link, around, &claims, &rows).await?;
         let read = |(claim, row): (&&Claim, &Row)| {
@@ -313,7 +335,7 @@ pub(super) async fn release(
     if !link.is_crowded() {
         free(server, link, around, claims, sent, &mut answers).await?;
     }
-    for verb in [Verb::Release, Verb::ReleaseLocked] {
+    for verb in [Verb::HandOver, Verb::ReleaseLocked] {
         let rest = unanswered(claims, &answers);
         if !rest.is_empty() {
             let said = once(verb, rest.iter().map(|i| &claims[*i]).collect()).await;
@@ -335,7 +357,7 @@ async fn free(
     let all: Vec<_> = claims.iter().collect();
     let (names, owners) = (names(&all), owners(&all));
     let params: Params<'_> = &[&around.space, &around.client, &names, &owners];
-    let rows = release_and_pass(link, Verb::Free, params, &[&around.space, &names]).await?;
+    let rows = release_and_pass(link, Verb::Free, params, &[&around.space, &names, &NOBODY]).await?;
     for (place, _) in done(server, link, claims.len(), &rows, sent)? {
         answers[place] = Some(Ok(Release::Released));
     }
@@ -398,6 +420,25 @@ async fn tell(link: &Link, around: Around<'_>, claims: &[&Claim], rows: &[Row]) 
         let _ = link.ask(Verb::Tell, &[&clients, &told]).await;
     }
     Ok(())
+}
+
+/// Releases, and tells who is the first to wait in the same statement. Others may have come before them, or while it was
+/// executed, and it did not see them: the turn is passed on to those afterwards.
+async fn hand_over(link: &Link, release: Params<'_>, space: &str, names: &[&str]) -> Result<Vec<Row>> {
+    let rows = link.ask(Verb::HandOver, release).await?;
+    let told = rows.iter().map(|row| Columns(row, link).get::<Option<Uuid>>("told"));
+    let told: Vec<_> = told.filter_map(Result::transpose).collect::<Result<_>>()?;
+    let pass: Params<'_> = &[&space, &names, &told];
+    // What becomes of it is of no interest: waiters look by themselves, too.
+    let passing = link.send_off(Verb::Pass, pass);
+    if told.is_empty() {
+        // The release has waited for the disk.
+        passing.await;
+    } else {
+        let ((), flushed) = join(passing, link.ask(Verb::Flush, &[])).await;
+        flushed?;
+    }
+    Ok(rows)
 }
 
 /// Releases, and passes the turn on in a statement of its own, since NOTIFY holds up other commits. The server executes

@@ -12,6 +12,7 @@ use super::config::Config;
 use super::link::{Link, Params};
 use super::links::Links;
 use super::statements::{CHANNEL, Verb};
+use super::told::Told;
 use crate::storage::net::hints::{HEARTBEAT, Hinter, Pauses, stream};
 use crate::storage::net::server::Link as _;
 use crate::storage::{Hint, Name, Owner};
@@ -22,6 +23,7 @@ pub(super) struct Listener {
     pub(super) config: Arc<Config>,
     pub(super) client: String,
     pub(super) hinter: Arc<Hinter>,
+    pub(super) told: Arc<Told>,
 }
 
 /// How many heartbeats there are between two times that the entries of the dead are forgotten.
@@ -110,6 +112,9 @@ impl Listener {
             Some(("n", name)) => Name::new(name).ok().map(Hint::Name),
             _ => None,
         };
+        if let Some(Hint::Owner(owner)) = hint {
+            self.told.add(owner);
+        }
         if let Some(hint) = hint {
             self.hinter.send(hint);
         }

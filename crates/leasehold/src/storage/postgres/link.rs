@@ -1,9 +1,11 @@
 //! A connection to the server, and what is asked on it.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{self, Arc, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::poll_immediate;
 use tokio::sync::{Mutex, OnceCell, mpsc};
 use tokio_postgres::error::{Error as PgError, SqlState};
 use tokio_postgres::types::{ToSql, Type};
@@ -241,6 +243,16 @@ impl Link {
                 }
                 _ => return Err(explain(&error, self.place())),
             }
+        }
+    }
+
+    /// Runs a statement whose outcome is of no interest. Where it can be, it is only sent: it is behind all that was asked
+    /// before, and its answer is not waited for.
+    pub(super) async fn send_off(&self, verb: Verb, params: Params<'_>) {
+        if self.pooled || self.prepare(verb).await.is_err() {
+            let _ = self.ask(verb, params).await;
+        } else {
+            let _ = poll_immediate(pin!(self.send(verb, params))).await;
         }
     }
 

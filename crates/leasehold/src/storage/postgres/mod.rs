@@ -19,6 +19,7 @@ mod refused;
 mod schema;
 mod ssl;
 mod statements;
+mod told;
 mod wire;
 
 use std::fmt;
@@ -35,6 +36,7 @@ pub use self::fence::Fence;
 use self::hints::Listener;
 use self::link::Door;
 use self::links::Links;
+use self::told::Told;
 pub use super::Finding;
 use super::net::hints::Hinter;
 use super::{Acquire, Claim, Guarantees, Hint, Holder, Limits, Name, Owner, Release, Renew, Storage};
@@ -52,6 +54,7 @@ pub struct Postgres {
     /// The same as a number.
     key: i64,
     hinter: Arc<Hinter>,
+    told: Arc<Told>,
     received: Mutex<Option<mpsc::UnboundedReceiver<Hint>>>,
 }
 
@@ -82,6 +85,7 @@ impl Postgres {
             client: format!("{key:016x}"),
             key,
             hinter,
+            told: Arc::default(),
             received: Mutex::new(Some(received)),
             config,
         })
@@ -112,6 +116,7 @@ impl Postgres {
             client: &self.client,
             key: Some(self.key),
             listening: self.hinter.is_listening(),
+            told: &self.told,
         }
     }
 
@@ -201,6 +206,7 @@ impl Storage for Postgres {
                     config: Arc::clone(&self.config),
                     client: self.client.clone(),
                     hinter: Arc::clone(&self.hinter),
+                    told: Arc::clone(&self.told),
                 };
                 listener.stream(received).left_stream()
             }

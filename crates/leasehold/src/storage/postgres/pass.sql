@@ -1,4 +1,5 @@
--- Tells the first waiter of each lock that is free now that it is its turn, and whoever observes it that it has changed.
+-- Tells the first waiter of each lock that is free now that it is its turn, unless it was told ($3), and whoever observes
+-- the lock that it has changed.
 select pg_notify('{channel}' || t.client, t.payload)
 from unnest($2::text[]) as n(name)
 cross join lateral (
@@ -10,7 +11,7 @@ cross join lateral (
             and w.until > clock_timestamp() and w.until <= clock_timestamp() + interval '{waiter_ttl}'
         order by w.since, w.owner limit 1
     ) h
-    where not exists (
+    where h.owner <> all ($3::uuid[]) and not exists (
         select from {locks} l
         where l.space = $1 and l.name = h.name and l.owner is not null and l.expires_at > clock_timestamp()
     )

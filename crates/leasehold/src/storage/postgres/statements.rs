@@ -10,13 +10,17 @@ use crate::storage::WAITER_TTL;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verb {
     Grant,
+    /// An acquire by those who were told that it is their turn.
+    Turn,
     Acquire,
     Shorten,
     Look,
     Renew,
     Free,
-    Release,
-    /// Those that follow a [`Verb::Renew`] or [`Verb::Release`] which found a row locked: they wait for a while.
+    /// A release where somebody may wait, and what has to follow it.
+    HandOver,
+    Flush,
+    /// Those that follow a [`Verb::Renew`] or [`Verb::HandOver`] which found a row locked: they wait for a while.
     RenewLocked,
     ReleaseLocked,
     Pass,
@@ -51,14 +55,16 @@ const LOCK_TIMEOUT: &str = "set_config('lock_timeout', '100ms', true)";
 
 impl Verb {
     /// All of them, each at the place of its number.
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::Grant,
+        Self::Turn,
         Self::Acquire,
         Self::Shorten,
         Self::Look,
         Self::Renew,
         Self::Free,
-        Self::Release,
+        Self::HandOver,
+        Self::Flush,
         Self::RenewLocked,
         Self::ReleaseLocked,
         Self::Pass,
@@ -77,12 +83,15 @@ impl Verb {
     fn template(self) -> &'static str {
         match self {
             Self::Grant => include_str!("grant.sql"),
+            Self::Turn => include_str!("turn.sql"),
             Self::Acquire => include_str!("acquire.sql"),
             Self::Shorten => include_str!("shorten.sql"),
             Self::Look => include_str!("look.sql"),
             Self::Renew | Self::RenewLocked => include_str!("renew.sql"),
             Self::Free => include_str!("free.sql"),
-            Self::Release | Self::ReleaseLocked => include_str!("release.sql"),
+            Self::ReleaseLocked => include_str!("release.sql"),
+            Self::HandOver => include_str!("handover.sql"),
+            Self::Flush => include_str!("flush.sql"),
             Self::Pass => include_str!("pass.sql"),
             Self::Tell => include_str!("tell.sql"),
             Self::Inspect => include_str!("inspect.sql"),
@@ -111,18 +120,21 @@ impl Verb {
             Self::Acquire => {
                 &[TEXT, TEXT, Type::INT8, TEXTS, TEXTS, UUIDS, NUMBERS, NUMBERS, FLAGS, TEXTS, TEXT]
             }
-            Self::Grant => &[TEXT, TEXT, Type::INT8, TEXTS, TEXTS, UUIDS, NUMBERS, NUMBERS, TEXTS],
+            Self::Grant | Self::Turn => {
+                &[TEXT, TEXT, Type::INT8, TEXTS, TEXTS, UUIDS, NUMBERS, NUMBERS, TEXTS]
+            }
             Self::Look => &[TEXT, TEXTS, UUIDS],
             Self::Renew | Self::RenewLocked => &[TEXT, TEXTS, UUIDS, NUMBERS, NUMBERS, FLAGS],
             Self::Free => &[TEXT, TEXT, TEXTS, UUIDS],
-            Self::Release | Self::ReleaseLocked => &[TEXT, Type::INT8, TEXTS, UUIDS],
-            Self::Pass | Self::Shorten => &[TEXT, TEXTS],
+            Self::HandOver | Self::ReleaseLocked => &[TEXT, Type::INT8, TEXTS, UUIDS],
+            Self::Pass => &[TEXT, TEXTS, UUIDS],
+            Self::Shorten => &[TEXT, TEXTS],
             Self::Tell => &[TEXTS, UUIDS],
             Self::Inspect => &[TEXT, TEXT],
             Self::List => &[TEXT, TEXT, Type::BOOL, TEXT, Type::INT8],
             Self::Watch => &[TEXT, Type::UUID, TEXT, TEXTS],
             Self::Unwatch => &[TEXT, Type::UUID, TEXTS],
-            Self::Sweep => &[],
+            Self::Flush | Self::Sweep => &[],
         }
     }
 }
