@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::future::{Either, join, select};
+use futures_util::future::{Either, join, poll_immediate, select};
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 use uuid::Uuid;
@@ -471,8 +471,12 @@ async fn release_and_pass(
             }
             rows
         }
-        // It overtook a release that was rolled back and sent again.
-        Either::Right((_, released)) => {
+        Either::Right((_, mut released)) => {
+            // Both answers are there, and this was seen first.
+            if let Some(rows) = poll_immediate(&mut released).await {
+                return rows;
+            }
+            // It overtook a release that was rolled back and sent again.
             let rows = released.await?;
             let _ = passing().await;
             Ok(rows)
