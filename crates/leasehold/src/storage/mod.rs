@@ -44,7 +44,8 @@ use crate::error::Result;
 /// *Batches.* `acquire`, `renew` and `release` get claims with distinct names and answer each, in order.
 /// Each claim is atomic on its own, by the storage's clock; one claim's failure is not another's.
 ///
-/// *Acquire grants to one.* Of any number of concurrent claims for a free name, one is granted.
+/// *Acquire grants to one.* Of any number of concurrent claims for a free name, one is granted. Where no order is
+/// promised ([`Guarantees::fair`]) their votes may be split, and none is: then each is told when to ask again.
 ///
 /// *Acquire is idempotent per owner.* Asked again by the owner that holds, it grants the same token and a
 /// full TTL from now. So a lost answer is harmless.
