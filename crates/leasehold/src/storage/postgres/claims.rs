@@ -20,6 +20,10 @@ use crate::storage::{Acquire, Claim, Holder, Name, Owner, Release, Renew, Token}
 /// What a batch's statements need besides the claims.
 #[derive(Clone, Copy)]
 pub(super) struct Around<'a> {
+    pub(super) server: &'a Server,
+    pub(super) link: &'a Link,
+    /// When the claims were sent.
+    pub(super) sent: Moment,
     /// The option `prefix`.
     pub(super) space: &'a str,
     /// This client's id.
@@ -56,34 +60,29 @@ struct Asked {
     observed: bool,
 }
 
-pub(super) async fn acquire(
-    server: &Server,
-    link: &Link,
-    around: Around<'_>,
-    claims: &[Claim],
-    sent: Moment,
-) -> Result<Vec<Result<Acquire>>> {
+pub(super) async fn acquire(around: Around<'_>, claims: &[Claim]) -> Result<Vec<Result<Acquire>>> {
+    let link = around.link;
     let mut answers: Vec<Option<Asked>> = claims.iter().map(|_| None).collect();
     let told = around.told.take(claims);
     let (verb, likely) = match link.is_crowded() {
         true => (Verb::Turn, told),
         false => (Verb::Grant, (0..claims.len()).collect()),
     };
-    for (place, asked) in grant(verb, server, link, around, claims, sent, &likely).await? {
+    for (place, asked) in grant(around, verb, claims, &likely).await? {
         answers[place] = Some(asked);
     }
     let rest = (0..claims.len()).filter(|i| answers[*i].is_none()).collect();
-    settle(server, link, around, claims, sent, rest, &mut answers).await;
+    settle(around, claims, rest, &mut answers).await;
     // The lock may have become free after the statement looked, and before others could see the new entry; then nobody
     // will tell. A look at a time when they can see it finds that out.
     let entered = places(&answers, |asked| asked.entered && !asked.raced);
     let mut again = places(&answers, |asked| asked.raced);
-    match look(link, around, claims, &entered).await {
+    match look(around, claims, &entered).await {
         Ok(free) => again.extend(free),
         Err(error) => fail(&mut answers, &entered, &error),
     }
-    settle(server, link, around, claims, sent, again, &mut answers).await;
-    aftermath(link, around, claims, &answers).await;
+    settle(around, claims, again, &mut answers).await;
+    aftermath(around, claims, &answers).await;
     let unanswered = || Err(link.senseless());
     Ok(answers.into_iter().map(|asked| asked.map_or_else(unanswered, |asked| asked.answer)).collect())
 }
@@ -108,12 +107,9 @@ impl Asked {
 
 /// Grants what a small statement can grant of the claims at these places; returns whom.
 async fn grant(
-    verb: Verb,
-    server: &Server,
-    link: &Link,
     around: Around<'_>,
+    verb: Verb,
     claims: &[Claim],
-    sent: Moment,
     places: &[usize],
 ) -> Result<Vec<(usize, Asked)>> {
     if places.is_empty() {
@@ -121,11 +117,11 @@ async fn grant(
     }
     let some: Vec<_> = places.iter().map(|i| &claims[*i]).collect();
     let (names, owners, ttls) = (names(&some), owners(&some), ttls(&some));
-    let (kinds, labels, limits) = (kinds(&some), labels(&some), limits(server, &some, sent));
-    let Around { space, client, key, .. } = around;
+    let (kinds, labels, limits) = (kinds(&some), labels(&some), limits(around, &some));
+    let Around { link, space, client, key, .. } = around;
     let params: Params<'_> = &[&space, &client, &key, &names, &kinds, &owners, &ttls, &limits, &labels];
     let rows = link.ask(verb, params).await?;
-    let granted = done(server, link, places.len(), &rows, sent)?.into_iter().map(|(i, row)| {
+    let granted = done(around, places.len(), &rows)?.into_iter().map(|(i, row)| {
         let (place, row) = (places[i], Columns(row, link));
         let answer =
             Ok(Acquire::Granted { token: read_token(link, row.get("token")?)?, ttl: claims[place].ttl });
@@ -136,40 +132,26 @@ async fn grant(
 }
 
 /// Asks for the claims at these places, whatever is to be done about each.
-async fn settle(
-    server: &Server,
-    link: &Link,
-    around: Around<'_>,
-    claims: &[Claim],
-    sent: Moment,
-    places: Vec<usize>,
-    answers: &mut [Option<Asked>],
-) {
+async fn settle(around: Around<'_>, claims: &[Claim], places: Vec<usize>, answers: &mut [Option<Asked>]) {
     if places.is_empty() {
         return;
     }
     let some: Vec<_> = places.iter().map(|i| &claims[*i]).collect();
-    match ask_and_repeat(server, link, around, &some, sent).await {
+    match ask_and_repeat(around, &some).await {
         Ok(asked) => places.into_iter().zip(asked).for_each(|(i, asked)| answers[i] = Some(asked)),
         Err(error) => fail(answers, &places, &error),
     }
 }
 
 /// Asks; those who turn out to hold get a full TTL from now, and the same token.
-async fn ask_and_repeat(
-    server: &Server,
-    link: &Link,
-    around: Around<'_>,
-    claims: &[&Claim],
-    sent: Moment,
-) -> Result<Vec<Asked>> {
-    let mut asked = ask(server, link, around, claims, sent).await?;
+async fn ask_and_repeat(around: Around<'_>, claims: &[&Claim]) -> Result<Vec<Asked>> {
+    let mut asked = ask(around, claims).await?;
     let mine: Vec<_> = asked.iter().enumerate().filter_map(|(i, asked)| Some((i, asked.mine?))).collect();
     if mine.is_empty() {
         return Ok(asked);
     }
     let again: Vec<_> = mine.iter().map(|(i, _)| Claim { shorten: false, ..claims[*i].clone() }).collect();
-    let renewed = renew(server, link, around, &again, sent).await?;
+    let renewed = renew(around, &again).await?;
     for ((i, token), renewed) in mine.into_iter().zip(renewed) {
         asked[i].raced = matches!(renewed, Ok(Renew::NotHeld));
         asked[i].answer = match renewed {
@@ -182,44 +164,38 @@ async fn ask_and_repeat(
 }
 
 /// Does what nobody waits for: what becomes of it is found out by looking, too.
-async fn aftermath(link: &Link, around: Around<'_>, claims: &[Claim], answers: &[Option<Asked>]) {
-    for (verb, wanted) in [
-        (Verb::Pass, (|asked| asked.observed) as fn(&Asked) -> bool),
-        (Verb::Shorten, |asked| asked.overlong),
-    ] {
-        let some = claims.iter().zip(answers).filter(|(_, asked)| asked.as_ref().is_some_and(wanted));
-        let names: Vec<_> = some.map(|(claim, _)| claim.name.as_str()).collect();
-        if !names.is_empty() {
-            let params: Params<'_> = &[&around.space, &names, &NOBODY];
-            let _ = link.ask(verb, &params[..verb.types().len()]).await;
-        }
+async fn aftermath(around: Around<'_>, claims: &[Claim], answers: &[Option<Asked>]) {
+    let Around { link, space, .. } = around;
+    let names =
+        |wanted| -> Vec<_> { places(answers, wanted).into_iter().map(|i| claims[i].name.as_str()).collect() };
+    let (observed, overlong) = (names(|asked| asked.observed), names(|asked| asked.overlong));
+    if !observed.is_empty() {
+        let _ = link.ask(Verb::Pass, &[&space, &observed, &NOBODY]).await;
+    }
+    if !overlong.is_empty() {
+        let _ = link.ask(Verb::Shorten, &[&space, &overlong]).await;
     }
 }
 
-async fn ask(
-    server: &Server,
-    link: &Link,
-    around: Around<'_>,
-    claims: &[&Claim],
-    sent: Moment,
-) -> Result<Vec<Asked>> {
+async fn ask(around: Around<'_>, claims: &[&Claim]) -> Result<Vec<Asked>> {
     let (names, owners, ttls) = (names(claims), owners(claims), ttls(claims));
-    let (kinds, labels, limits) = (kinds(claims), labels(claims), limits(server, claims, sent));
+    let (kinds, labels, limits) = (kinds(claims), labels(claims), limits(around, claims));
     let waits: Vec<_> = claims.iter().map(|claim| claim.wait).collect();
-    let Around { space, client, key, listening, .. } = around;
+    let Around { link, space, client, key, listening, .. } = around;
     let channel = listening.then_some(client);
     let params: Params<'_> =
         &[&space, &client, &key, &names, &kinds, &owners, &ttls, &limits, &waits, &labels, &channel];
     let rows = link.ask(Verb::Acquire, params).await?;
-    heard(server, link, claims.len(), &rows, sent)?;
-    let asked = claims.iter().zip(&rows).map(|(claim, row)| asked(link, around, claim, row));
+    heard(around, claims.len(), &rows)?;
+    let asked = claims.iter().zip(&rows).map(|(claim, row)| asked(around, claim, row));
     let asked = asked.collect::<Result<Vec<_>>>()?;
     let any_waiter = rows.first().map_or(Ok(false), |row| Columns(row, link).get("any_waiter"))?;
     link.set_crowded(any_waiter || asked.iter().any(|asked| asked.entered));
     Ok(asked)
 }
 
-fn asked(link: &Link, around: Around<'_>, claim: &Claim, row: &Row) -> Result<Asked> {
+fn asked(around: Around<'_>, claim: &Claim, row: &Row) -> Result<Asked> {
+    let link = around.link;
     let row = Columns(row, link);
     let token: Option<i64> = row.get("token")?;
     let (timely, raced): (bool, bool) = (row.get("timely")?, row.get("raced")?);
@@ -248,33 +224,24 @@ fn asked(link: &Link, around: Around<'_>, claim: &Claim, row: &Row) -> Result<As
 }
 
 /// Returns which of the claims at these places could be granted now.
-async fn look(link: &Link, around: Around<'_>, claims: &[Claim], places: &[usize]) -> Result<Vec<usize>> {
+async fn look(around: Around<'_>, claims: &[Claim], places: &[usize]) -> Result<Vec<usize>> {
     if places.is_empty() {
         return Ok(Vec::new());
     }
     let some: Vec<_> = places.iter().map(|i| &claims[*i]).collect();
-    let rows = link.ask(Verb::Look, &[&around.space, &names(&some), &owners(&some)]).await?;
-    let found = rows.iter().map(|row| {
-        let i: i64 = Columns(row, link).get("i")?;
-        let i = usize::try_from(i).ok().and_then(|i| places.get(i.checked_sub(1)?));
-        i.copied().ok_or_else(|| link.senseless())
-    });
-    found.collect()
+    let Around { link, space, .. } = around;
+    let rows = link.ask(Verb::Look, &[&space, &names(&some), &owners(&some)]).await?;
+    rows.iter().map(|row| Ok(places[place(link, places.len(), row)?])).collect()
 }
 
-pub(super) async fn renew(
-    server: &Server,
-    link: &Link,
-    around: Around<'_>,
-    claims: &[Claim],
-    sent: Moment,
-) -> Result<Vec<Result<Renew>>> {
+pub(super) async fn renew(around: Around<'_>, claims: &[Claim]) -> Result<Vec<Result<Renew>>> {
+    let link = around.link;
     let once = async |verb: Verb, claims: Vec<&Claim>| {
         let shorten: Vec<_> = claims.iter().map(|claim| claim.shorten).collect();
         let (names, owners, ttls) = (names(&claims), owners(&claims), ttls(&claims));
-        let limits = limits(server, &claims, sent);
+        let limits = limits(around, &claims);
         let rows = link.ask(verb, &[&around.space, &names, &owners, &ttls, &limits, &shorten]).await?;
-        heard(server, link, claims.len(), &rows, sent)?;
+        heard(around, claims.len(), &rows)?;
         let read = |(claim, row): (&&Claim, &Row)| {
             let row = Columns(row, link);
             let (held, renewed): (bool, bool) = (row.get("held")?, row.get("renewed")?);
@@ -301,13 +268,8 @@ pub(super) async fn renew(
     Ok(answered(claims, answers))
 }
 
-pub(super) async fn release(
-    server: &Server,
-    link: &Link,
-    around: Around<'_>,
-    claims: &[Claim],
-    sent: Moment,
-) -> Result<Vec<Result<Release>>> {
+pub(super) async fn release(around: Around<'_>, claims: &[Claim]) -> Result<Vec<Result<Release>>> {
+    let link = around.link;
     let once = async |verb: Verb, claims: Vec<&Claim>| {
         let (names, owners) = (names(&claims), owners(&claims));
         let params: Params<'_> = &[&around.space, &around.key, &names, &owners];
@@ -315,8 +277,8 @@ pub(super) async fn release(
             Verb::HandOver => hand_over(link, params, around.space, &names).await?,
             _ => release_and_pass(link, verb, params, &[&around.space, &names, &NOBODY]).await?,
         };
-        heard(server, link, claims.len(), &rows, sent)?;
-        tell(link, around, &claims, &rows).await?;
+        heard(around, claims.len(), &rows)?;
+        tell(around, &claims, &rows).await?;
         let read = |(claim, row): (&&Claim, &Row)| {
             let row = Columns(row, link);
             Ok(if row.get("locked")? {
@@ -333,7 +295,7 @@ pub(super) async fn release(
     };
     let mut answers: Vec<_> = claims.iter().map(|_| None).collect();
     if !link.is_crowded() {
-        free(server, link, around, claims, sent, &mut answers).await?;
+        free(around, claims, &mut answers).await?;
     }
     for verb in [Verb::HandOver, Verb::ReleaseLocked] {
         let rest = unanswered(claims, &answers);
@@ -346,39 +308,30 @@ pub(super) async fn release(
 }
 
 /// Releases what can be released where nobody waits.
-async fn free(
-    server: &Server,
-    link: &Link,
-    around: Around<'_>,
-    claims: &[Claim],
-    sent: Moment,
-    answers: &mut [Option<Result<Release>>],
-) -> Result<()> {
+async fn free(around: Around<'_>, claims: &[Claim], answers: &mut [Option<Result<Release>>]) -> Result<()> {
     let all: Vec<_> = claims.iter().collect();
     let (names, owners) = (names(&all), owners(&all));
-    let params: Params<'_> = &[&around.space, &around.client, &names, &owners];
-    let rows = release_and_pass(link, Verb::Free, params, &[&around.space, &names, &NOBODY]).await?;
-    for (place, _) in done(server, link, claims.len(), &rows, sent)? {
+    let Around { link, space, client, .. } = around;
+    let (release, pass): (Params<'_>, Params<'_>) =
+        (&[&space, &client, &names, &owners], &[&space, &names, &NOBODY]);
+    let rows = release_and_pass(link, Verb::Free, release, pass).await?;
+    for (place, _) in done(around, claims.len(), &rows)? {
         answers[place] = Some(Ok(Release::Released));
     }
     Ok(())
 }
 
 /// The answer of a small statement: a row for each claim that it has done, with its place.
-fn done<'a>(
-    server: &Server,
-    link: &Link,
-    claims: usize,
-    rows: &'a [Row],
-    sent: Moment,
-) -> Result<Vec<(usize, &'a Row)>> {
-    rows.first().map_or(Ok(()), |row| learn(server, link, row, sent))?;
-    let place = |row: &'a Row| {
-        let i: i64 = Columns(row, link).get("i")?;
-        let place = usize::try_from(i).ok().and_then(|i| i.checked_sub(1)).filter(|place| *place < claims);
-        Ok((place.ok_or_else(|| link.senseless())?, row))
-    };
-    rows.iter().map(place).collect()
+fn done<'a>(around: Around<'_>, claims: usize, rows: &'a [Row]) -> Result<Vec<(usize, &'a Row)>> {
+    rows.first().map_or(Ok(()), |row| learn(around, row))?;
+    rows.iter().map(|row| Ok((place(around.link, claims, row)?, row))).collect()
+}
+
+/// The place of the claim that a row is about; the server counts from 1.
+fn place(link: &Link, claims: usize, row: &Row) -> Result<usize> {
+    let i: i64 = Columns(row, link).get("i")?;
+    let place = usize::try_from(i).ok().and_then(|i| i.checked_sub(1)).filter(|place| *place < claims);
+    place.ok_or_else(|| link.senseless())
 }
 
 /// The places of the claims without an answer, in the order of their names: what waits for locks takes them in one order.
@@ -404,7 +357,8 @@ fn answered<T>(claims: &[Claim], answers: Vec<Option<Result<T>>>) -> Vec<Result<
 }
 
 /// Tells the clients of leases that were ended over another client. Each finds out when it renews, too.
-async fn tell(link: &Link, around: Around<'_>, claims: &[&Claim], rows: &[Row]) -> Result<()> {
+async fn tell(around: Around<'_>, claims: &[&Claim], rows: &[Row]) -> Result<()> {
+    let link = around.link;
     let (mut clients, mut told) = (Vec::new(), Vec::new());
     for (claim, row) in claims.iter().zip(rows) {
         let row = Columns(row, link);
@@ -552,14 +506,15 @@ impl<'a> Columns<'a> {
 }
 
 /// Takes in what the answer tells of the server's clock; refuses an answer that is not one.
-fn heard(server: &Server, link: &Link, claims: usize, rows: &[Row], sent: Moment) -> Result<()> {
+fn heard(around: Around<'_>, claims: usize, rows: &[Row]) -> Result<()> {
     if rows.len() != claims {
-        return Err(link.senseless());
+        return Err(around.link.senseless());
     }
-    rows.first().map_or(Ok(()), |row| learn(server, link, row, sent))
+    rows.first().map_or(Ok(()), |row| learn(around, row))
 }
 
-fn learn(server: &Server, link: &Link, row: &Row, sent: Moment) -> Result<()> {
+fn learn(around: Around<'_>, row: &Row) -> Result<()> {
+    let Around { server, link, sent, .. } = around;
     let now = u64::try_from(Columns(row, link).get::<i64>("now")?).map_err(|_| link.senseless())?;
     server.time.learn(sent, server.now(), now);
     Ok(())
@@ -570,8 +525,8 @@ fn read_token(link: &Link, token: i64) -> Result<Token> {
 }
 
 /// The last moments of the server's clock at which the claims may be executed, in microseconds.
-fn limits(server: &Server, claims: &[&Claim], sent: Moment) -> Vec<i64> {
-    let limit = |claim: &&Claim| server.time.not_after(sent, claim.patience).unwrap_or(0);
+fn limits(around: Around<'_>, claims: &[&Claim]) -> Vec<i64> {
+    let limit = |claim: &&Claim| around.server.time.not_after(around.sent, claim.patience).unwrap_or(0);
     claims.iter().map(limit).map(|limit| i64::try_from(limit).unwrap_or(i64::MAX)).collect()
 }
 

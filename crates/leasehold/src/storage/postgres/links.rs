@@ -21,6 +21,11 @@ impl Links {
         Self { first: Server::new(door, changed), second }
     }
 
+    /// Returns the connection over which locks are acquired.
+    pub(super) async fn acquiring(&self) -> Result<(&Server, Arc<Link>)> {
+        Ok((&*self.first, self.first.link().await?))
+    }
+
     /// Returns the connection over which leases are renewed and released: the first, or the second while nothing is
     /// answered over the first, so that what is held does not wait behind what is wanted (rule R5).
     pub(super) async fn keeping(&self) -> Result<(&Server, Arc<Link>)> {
@@ -34,6 +39,6 @@ impl Links {
             first.give_up();
             second.give_up();
         }
-        Ok((&*self.first, self.first.link().await?))
+        self.acquiring().await
     }
 }

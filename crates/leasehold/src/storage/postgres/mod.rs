@@ -34,7 +34,7 @@ use self::claims::Around;
 pub use self::config::Config;
 pub use self::fence::Fence;
 use self::hints::Listener;
-use self::link::Door;
+use self::link::{Door, Link, Server};
 use self::links::Links;
 use self::told::Told;
 pub use super::Finding;
@@ -110,8 +110,11 @@ impl Postgres {
         schema::sql(config)
     }
 
-    fn around(&self) -> Around<'_> {
+    fn around<'a>(&'a self, server: &'a Server, link: &'a Link, sent: Moment) -> Around<'a> {
         Around {
+            server,
+            link,
+            sent,
             space: &self.config.space,
             client: &self.client,
             key: Some(self.key),
@@ -125,16 +128,16 @@ impl Postgres {
     async fn let_go(&self, claims: &[Claim], sent: Moment) -> Result<Vec<Result<Release>>> {
         let (server, link) = self.links.keeping().await?;
         if std::ptr::eq(server, &*self.links.first) {
-            return claims::release(server, &link, self.around(), claims, sent).await;
+            return claims::release(self.around(server, &link, sent), claims).await;
         }
-        let aside = Around { key: None, ..self.around() };
-        let mut answers = claims::release(server, &link, aside, claims, sent).await?;
+        let aside = Around { key: None, ..self.around(server, &link, sent) };
+        let mut answers = claims::release(aside, claims).await?;
         let missing = |answer: &Result<Release>| matches!(answer, Ok(Release::NotHeld));
         let places: Vec<_> = (0..answers.len()).filter(|i| missing(&answers[*i])).collect();
         if !places.is_empty() {
             let again: Vec<_> = places.iter().map(|i| claims[*i].clone()).collect();
-            let first = self.links.first.link().await?;
-            let found = claims::release(&self.links.first, &first, self.around(), &again, sent).await?;
+            let (server, link) = self.links.acquiring().await?;
+            let found = claims::release(self.around(server, &link, sent), &again).await?;
             places.into_iter().zip(found).for_each(|(i, found)| answers[i] = found);
         }
         Ok(answers)
@@ -166,8 +169,8 @@ impl Storage for Postgres {
     async fn acquire(&self, claims: &[Claim]) -> Vec<Result<Acquire>> {
         let sent = self.clock.now();
         let asking = async {
-            let link = self.links.first.link().await?;
-            claims::acquire(&self.links.first, &link, self.around(), claims, sent).await
+            let (server, link) = self.links.acquiring().await?;
+            claims::acquire(self.around(server, &link, sent), claims).await
         };
         each(claims, asking.await)
     }
@@ -176,7 +179,7 @@ impl Storage for Postgres {
         let sent = self.clock.now();
         let asking = async {
             let (server, link) = self.links.keeping().await?;
-            claims::renew(server, &link, self.around(), claims, sent).await
+            claims::renew(self.around(server, &link, sent), claims).await
         };
         each(claims, asking.await)
     }
