@@ -1,11 +1,9 @@
 //! Claims as the statements want them, and their answers as the engine wants them.
 
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::future::{Either, join, poll_immediate, select};
+use futures_util::future::join;
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 use uuid::Uuid;
@@ -404,38 +402,21 @@ async fn release_and_pass(
     pass: Params<'_>,
 ) -> Result<Vec<Row>> {
     // What becomes of it is of no interest: waiters look by themselves, too.
-    let passing = || link.ask(Verb::Pass, pass);
+    let passing = || link.send_off(Verb::Pass, pass);
     if link.pooled {
         let rows = link.ask(verb, release).await?;
-        let _ = passing().await;
+        passing().await;
         return Ok(rows);
     }
     link.prepare(verb).await?;
     link.prepare(Verb::Pass).await?;
-    let is_sent = AtomicBool::new(false);
-    let next = async {
-        is_sent.store(true, Ordering::Relaxed);
-        passing().await
-    };
-    match select(pin!(link.ask(verb, release)), pin!(next)).await {
-        Either::Left((rows, next)) => {
-            // On a busy machine the answer is there before anything is sent behind it.
-            if !is_sent.load(Ordering::Relaxed) {
-                let _ = next.await;
-            }
-            rows
-        }
-        Either::Right((_, mut released)) => {
-            // Both answers are there, and this was seen first.
-            if let Some(rows) = poll_immediate(&mut released).await {
-                return rows;
-            }
-            // It overtook a release that was rolled back and sent again.
-            let rows = released.await?;
-            let _ = passing().await;
-            Ok(rows)
-        }
+    let (released, ()) = join(link.ask_and_count(verb, release), passing()).await;
+    let (rows, tries) = released?;
+    if tries > 1 {
+        // It overtook a release that was rolled back and sent again.
+        passing().await;
     }
+    Ok(rows)
 }
 
 pub(super) async fn inspect(link: &Link, space: &str, name: &Name) -> Result<Option<Holder>> {

@@ -215,6 +215,11 @@ impl Link {
 
     /// Runs a statement; again if the server says that nothing has happened.
     pub(super) async fn ask(&self, verb: Verb, params: Params<'_>) -> Result<Vec<Row>> {
+        self.ask_and_count(verb, params).await.map(|(rows, _)| rows)
+    }
+
+    /// The same, and tells how often it was sent.
+    pub(super) async fn ask_and_count(&self, verb: Verb, params: Params<'_>) -> Result<(Vec<Row>, u32)> {
         let _turn = match self.pooled {
             true => Some(self.turn.lock().await),
             false => None,
@@ -231,7 +236,7 @@ impl Link {
             asking.answered();
             let error = match rows {
                 Ok(_) if self.session.warnings() != warnings => return Err(self.unreplicated()),
-                Ok(rows) => return Ok(rows),
+                Ok(rows) => return Ok((rows, tries)),
                 Err(error) => error,
             };
             match remedy(&error) {
