@@ -72,7 +72,8 @@ pub enum Renewal {
     Automatic,
     /// This often; less than the TTL.
     Every(Duration),
-    /// Only by `extend` and `ensure`. The lock is lost when the TTL is over.
+    /// Only by `extend` and `ensure`, and once at the start if the lock was handed over for less than the TTL. The lock is
+    /// lost when the TTL is over.
     Never,
 }
 

@@ -45,6 +45,8 @@ pub(crate) enum Action {
 pub(crate) struct Lease {
     owner: Owner,
     ttl: Duration,
+    /// For how long it was granted, if that is less than was asked for, until it is renewed.
+    curt: Option<Duration>,
     renewal: Renewal,
     deadline: Moment,
     hold_until: Moment,
@@ -97,6 +99,7 @@ impl Lease {
         let mut lease = Self {
             owner,
             ttl,
+            curt: None,
             renewal,
             deadline: deadline(sent, ttl),
             hold_until: max_hold.map_or(Moment::FAR, |most| sent.after(most)),
@@ -114,6 +117,17 @@ impl Lease {
         };
         lease.plan(sent);
         lease
+    }
+
+    /// The same lease, granted to a claim for `ttl`. If it was given less, it is renewed soon: not at once, since many
+    /// are over by then.
+    pub(crate) fn claimed(mut self, sent: Moment, ttl: Duration) -> Self {
+        if ttl > self.ttl {
+            self.curt = Some(self.ttl);
+            self.renew_at = min(self.renew_at, sent.after(min(self.ttl / 8, SOON)));
+            (self.ttl, self.longest) = (ttl, ttl);
+        }
+        self
     }
 
     /// The same lease, resumed from a ticket for `ttl`. Whoever handed it over may have shortened it to that in
@@ -136,6 +150,11 @@ impl Lease {
 
     pub(crate) fn ttl(&self) -> Duration {
         self.ttl
+    }
+
+    /// How long it lasts from its grant or last renewal: what the next call has time for.
+    pub(crate) fn lasts(&self) -> Duration {
+        self.curt.map_or(self.ttl, |curt| min(self.ttl, curt))
     }
 
     /// Whether it is renewed at all unless its holder asks for it.
@@ -184,7 +203,7 @@ impl Lease {
         let next = match self.call {
             Call::None => self.renew_at,
             Call::Queued => Moment::FAR,
-            Call::Sent { at, .. } => at.after(renew_limit(self.ttl)),
+            Call::Sent { at, .. } => self.answer_by(at),
         };
         if planted::is(Bug::LateRenewalRevives) {
             return next;
@@ -214,7 +233,7 @@ impl Lease {
         }
         match input {
             Input::Wake => match self.call {
-                Call::Sent { at, .. } if now >= at.after(renew_limit(self.ttl)) => self.failed(now),
+                Call::Sent { at, .. } if now >= self.answer_by(at) => self.failed(now),
                 Call::None if now >= self.renew_at => self.renew(),
                 _ => Action::Rest,
             },
@@ -223,7 +242,7 @@ impl Lease {
                 self.shorten &= self.again;
                 self.shortened = self.shortened.filter(|shortened| sent < shortened.until);
                 self.note_shortened(now);
-                self.call = Call::None;
+                (self.call, self.curt) = (Call::None, None);
                 self.failures = 0;
                 self.renewals = self.renewals.wrapping_add(1);
                 let sure = self.shortened.map_or(ttl, |shortened| min(ttl, shortened.ttl));
@@ -250,6 +269,11 @@ impl Lease {
             }
             Input::Gone => Action::Rest,
         }
+    }
+
+    /// How long the answer to a renewal that was sent at `at` is waited for.
+    fn answer_by(&self, at: Moment) -> Moment {
+        at.after(renew_limit(self.lasts()))
     }
 
     fn renew_now(&mut self) -> Action {
@@ -280,7 +304,7 @@ impl Lease {
         let left = self.deadline().since(now);
         let pause = (left / 8).clamp(RETRY_SHORTEST, RETRY_LONGEST);
         self.renew_at = match self.renewal {
-            Renewal::Never => Moment::FAR,
+            Renewal::Never if self.curt.is_none() => Moment::FAR,
             _ => now.after(jitter(self.owner, self.failures, pause)),
         };
         if self.again { self.renew() } else { Action::Rest }
@@ -331,6 +355,8 @@ impl Lease {
 
 /// How many steps of the renewal grid fit into a TTL.
 const GRID: u32 = 1000;
+/// When a lease is renewed that was given less than was asked for.
+const SOON: Duration = Duration::from_millis(50);
 const RETRY_SHORTEST: Duration = Duration::from_millis(10);
 const RETRY_LONGEST: Duration = Duration::from_millis(500);
 
@@ -462,6 +488,29 @@ mod tests {
         let deadline = lease.deadline();
         assert_eq!(lease.step(again, renewed(at(3_400))), Action::Rest, "an answer to the old call");
         assert_eq!(lease.deadline(), deadline);
+    }
+
+    #[test]
+    fn a_lease_that_was_given_less_is_made_whole_soon_and_until_it_is() {
+        for renewal in [Renewal::Automatic, Renewal::Never] {
+            let given = Duration::from_secs(4);
+            let mut lease = Lease::granted(Owner::random(), T0, given, renewal, None).claimed(T0, TTL);
+            assert_eq!((lease.ttl(), lease.deadline()), (TTL, T0.after(given - margin(given))));
+            let mut now = lease.wake();
+            assert_eq!(now, T0.after(SOON));
+            for _ in 0..2 {
+                assert_eq!(lease.step(now, Input::Wake), Action::Renew);
+                lease.sent(now);
+                assert_eq!(lease.wake(), now.after(renew_limit(given)), "there is time for several tries");
+                assert_eq!(lease.step(lease.wake(), Input::Wake), Action::Rest);
+                now = lease.wake();
+            }
+            assert_eq!(lease.step(now, Input::Wake), Action::Renew);
+            lease.sent(now);
+            assert_eq!(lease.step(now, renewed(now)), Action::Rest);
+            assert_eq!(lease.deadline(), now.after(TTL - margin(TTL)));
+            assert_eq!(lease.wake() == lease.deadline(), renewal == Renewal::Never);
+        }
     }
 
     #[test]

@@ -71,6 +71,7 @@ fn every_planted_defect_is_caught() {
     const WITHIN: u64 = 6000;
     let defects: &[(Sabotage, &[Law])] = &[
         (Sabotage::DeadlineFromReply, &[Law::Exclusion]),
+        (Sabotage::DeafToLess, &[Law::Exclusion]),
         (Sabotage::DeafToRestarts, &[Law::Verified]),
         (Sabotage::DropWithoutResolver, &[Law::Resolved, Law::Residue]),
         (Sabotage::EntryKept, &[Law::Residue]),

@@ -50,6 +50,9 @@ use crate::error::Result;
 /// *Acquire is idempotent per owner.* Asked again by the owner that holds, it grants the same token and a
 /// full TTL from now. So a lost answer is harmless.
 ///
+/// *A waiter may be granted less than it asks for,* if the lock was handed over to it before it asked again. A renewal
+/// gives it a full TTL from then.
+///
 /// *Nothing shortens a lease but a claim that says so.* An acquire or a renew by the owner that holds moves the
 /// end of the lease to `ttl` from now or leaves it where it is, whichever is later: requests may be executed
 /// late and twice. Only a renew with [`Claim::shorten`] may bring it forward, and only within its patience.
@@ -212,7 +215,8 @@ pub enum Acquire {
     Granted {
         /// Larger than every earlier token of this name.
         token: Token,
-        /// The TTL that the storage gave; some can only give whole seconds.
+        /// The TTL that the storage gave; some can only give whole seconds, and what was handed over to a waiter may
+        /// last less than it asked for.
         ttl: Duration,
     },
     /// Somebody else holds, or stands before this owner in the queue.

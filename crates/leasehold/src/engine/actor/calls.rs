@@ -36,7 +36,7 @@ impl Actor {
     /// Sends what the lanes hold. Renewals and releases go before claims (rule R5).
     pub(super) fn depart(&mut self) {
         while let Some((class, owners)) = self.renews.depart() {
-            let (sent, claims, limit) = self.board(&owners, |claim| renew_limit(claim.ttl));
+            let (sent, claims, limit) = self.board(&owners, renew_limit);
             let storage = self.storage.clone();
             self.calls.push(Box::pin(async move {
                 let answers = call(limit, claims.len(), storage.renew(&claims)).await;
@@ -44,7 +44,7 @@ impl Actor {
             }));
         }
         while let Some((class, owners)) = self.releases.depart() {
-            let (sent, claims, limit) = self.board(&owners, |claim| patience(claim.ttl));
+            let (sent, claims, limit) = self.board(&owners, patience);
             let storage = self.storage.clone();
             self.calls.push(Box::pin(async move {
                 let answers = call(limit, claims.len(), storage.release(&claims)).await;
@@ -52,7 +52,7 @@ impl Actor {
             }));
         }
         while let Some((class, owners)) = self.acquires.depart() {
-            let (sent, claims, limit) = self.board(&owners, |claim| patience(claim.ttl));
+            let (sent, claims, limit) = self.board(&owners, patience);
             let storage = self.storage.clone();
             self.calls.push(Box::pin(async move {
                 let answers = call(limit, claims.len(), storage.acquire(&claims)).await;
@@ -61,11 +61,12 @@ impl Actor {
         }
     }
 
-    /// Notes for each that its claim leaves now; the claims, and how long their answers are waited for.
+    /// Notes for each that its claim leaves now; the claims, and how long their answers are waited for. `limit` makes
+    /// that of how long a lease lasts.
     pub(super) fn board(
         &mut self,
         owners: &[Owner],
-        limit: impl Fn(&Claim) -> Duration,
+        limit: fn(Duration) -> Duration,
     ) -> (Moment, Vec<Claim>, Duration) {
         let (now, mut shortest) = (self.clock.now(), CALL_LIMIT);
         let mut claims = Vec::with_capacity(owners.len());
@@ -75,7 +76,7 @@ impl Actor {
                 (seat.claim.ttl, seat.claim.shorten) = (lease.ttl(), lease.shortens());
                 seat.claim.patience = patience(lease.ttl());
             }
-            let limit = limit(&seat.claim);
+            let limit = limit(seat.lasts());
             match &mut seat.stage {
                 Stage::Seeking { attempt, .. } => attempt.sent(now),
                 Stage::Resuming(resuming) => (resuming.sent, resuming.ask_at) = (now, Moment::FAR),

@@ -62,9 +62,12 @@ impl Actor {
         match self.seats.get(&owner).map(|seat| &seat.stage) {
             None => {}
             // It was just given away here: the storage is told so by resuming it, or afterwards.
-            Some(Stage::Clearing { errand: Errand::Detach, .. }) => {
+            Some(Stage::Clearing { errand: Errand::Detach { .. }, .. }) => {
                 self.renews.withdraw(owner);
-                detaching = self.vacate(owner).map(|seat| seat.claim);
+                detaching = self.vacate(owner).map(|seat| {
+                    let lasts = seat.lasts();
+                    (seat.claim, lasts)
+                });
             }
             Some(Stage::Clearing { .. }) => {
                 let _ = reply.send(Err(Error::lost_for(&name, Lost::Taken)));
@@ -107,11 +110,11 @@ impl Actor {
     }
 
     /// Detaches a lease that is not resumed after all.
-    pub(super) fn leave_to_ticket(&mut self, detaching: Option<Claim>) {
-        if let Some(claim) = detaching {
+    pub(super) fn leave_to_ticket(&mut self, detaching: Option<(Claim, Duration)>) {
+        if let Some((claim, lasts)) = detaching {
             let (owner, now) = (claim.owner, self.clock.now());
-            let expires = now.after(claim.ttl * 2);
-            self.begin(owner, claim, Resolver::new(owner, now, None, Moment::ZERO, expires), Errand::Detach);
+            let (expires, errand) = (now.after(claim.ttl * 2), Errand::Detach { lasts });
+            self.begin(owner, claim, Resolver::new(owner, now, None, Moment::ZERO, expires), errand);
         }
     }
 
@@ -150,8 +153,8 @@ impl Actor {
             return;
         };
         (claim.detached, claim.shorten, claim.ttl) = (true, false, lease.ttl());
-        let expires = lease.ended_by(now);
-        self.clear(now, owner, Errand::Detach, Moment::ZERO, expires);
+        let (expires, errand) = (lease.ended_by(now), Errand::Detach { lasts: lease.lasts() });
+        self.clear(now, owner, errand, Moment::ZERO, expires);
     }
 
     pub(super) fn close(&mut self, now: Moment, reply: Reply<()>) {

@@ -25,6 +25,18 @@ pub(super) struct Seat {
     pub(super) wake: Moment,
 }
 
+impl Seat {
+    /// How long what it holds lasts, or would last: what its calls have time for.
+    pub(super) fn lasts(&self) -> Duration {
+        match &self.stage {
+            Stage::Held { lease, .. } => lease.lasts(),
+            Stage::Clearing { errand: Errand::Detach { lasts }, .. } => *lasts,
+            Stage::Resuming(Resuming { detaching: Some((_, lasts)), .. }) => *lasts,
+            _ => self.claim.ttl,
+        }
+    }
+}
+
 pub(super) enum Stage {
     Seeking {
         attempt: Box<Attempt>,
@@ -65,8 +77,8 @@ pub(super) struct Resuming {
     pub(super) reply: Reply<Resumed>,
     pub(super) until: Moment,
     pub(super) ask_at: Moment,
-    /// With what it was to be detached here, if that is not known to have been done.
-    pub(super) detaching: Option<Claim>,
+    /// What was to be detached here and how long it lasts until then, if that is not known to have been done.
+    pub(super) detaching: Option<(Claim, Duration)>,
     /// Whether the storage has shown this lease.
     pub(super) found: bool,
     pub(super) sent: Moment,
@@ -83,8 +95,8 @@ pub(super) struct Asked {
 pub(super) enum Errand {
     /// End the lease and the waiter's entry.
     Release { goodbye: Option<Goodbye> },
-    /// Let the lease outlive this process.
-    Detach,
+    /// Let the lease outlive this process. `lasts` is how long it lasts until that is done.
+    Detach { lasts: Duration },
 }
 
 /// A guard's release, as its holder is told about it.
@@ -134,6 +146,7 @@ impl Actor {
         if !terms.settled {
             lease = lease.resumed(sent, claim.ttl);
         }
+        let lease = lease.claimed(sent, claim.ttl);
         let (name, label, clock) = (claim.name.clone(), claim.label.clone(), self.clock.clone());
         let hold = Arc::new(Hold::new(name, owner, token, label, clock, &lease));
         self.shared.holds().insert(owner, Arc::clone(&hold));
@@ -187,8 +200,10 @@ impl Actor {
 
     pub(super) fn begin(&mut self, owner: Owner, claim: Claim, resolver: Resolver, errand: Errand) {
         if resolver.begin() == resolver::Action::Send {
-            let lane = if matches!(errand, Errand::Detach) { &mut self.renews } else { &mut self.releases };
-            lane.push(owner, claim.name.clone(), claim.ttl);
+            match errand {
+                Errand::Detach { lasts } => self.renews.push(owner, claim.name.clone(), lasts),
+                Errand::Release { .. } => self.releases.push(owner, claim.name.clone(), claim.ttl),
+            }
         }
         self.sit(owner, claim, Stage::Clearing { resolver, errand });
     }

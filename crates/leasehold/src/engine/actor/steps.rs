@@ -285,14 +285,14 @@ impl Actor {
             return self.lose(owner, now, lost);
         }
         let (renewed, failed) = (lease.renewals() != renewals, lease.failures() > failures);
-        let (deadline, ttl, calls) = (lease.deadline(), lease.ttl(), lease.calls());
+        let (deadline, lasts, calls) = (lease.deadline(), lease.lasts(), lease.calls());
         if renewed && !hold.publish(now, lease) {
             // Somebody saw the deadline pass before this answer came.
             return self.lose(owner, now, Lost::Expired);
         }
         if renewed || failed {
             for asked in asked.extract_if(.., |asked| asked.after < calls) {
-                let failed = || Error::unavailable(&name, renew_limit(ttl), source.as_ref());
+                let failed = || Error::unavailable(&name, renew_limit(lasts), source.as_ref());
                 let _ = asked.reply.send(if renewed { Ok(()) } else { Err(failed()) });
             }
         }
@@ -303,7 +303,7 @@ impl Actor {
             self.emit(Event::RenewFailed { name: name.clone(), token, remaining: deadline.since(now) });
         }
         if action == lease::Action::Renew {
-            self.renews.push(owner, name, ttl);
+            self.renews.push(owner, name, lasts);
         }
     }
 
@@ -333,7 +333,7 @@ impl Actor {
                 };
                 resolver::Input::Claim { sent, left }
             }
-            Step::Renewed { sent, answer } if matches!(errand, Errand::Detach) => {
+            Step::Renewed { sent, answer } if matches!(errand, Errand::Detach { .. }) => {
                 resolver::Input::Answer { sent, definite: answer.is_ok() }
             }
             Step::Released { sent, answer } => {
@@ -353,11 +353,12 @@ impl Actor {
             _ => return,
         };
         let action = resolver.step(now, input);
-        let detach = matches!(errand, Errand::Detach);
         match action {
             resolver::Action::Rest => {}
-            resolver::Action::Send if detach => self.renews.push(owner, name, ttl),
-            resolver::Action::Send => self.releases.push(owner, name, ttl),
+            resolver::Action::Send => match *errand {
+                Errand::Detach { lasts } => self.renews.push(owner, name, lasts),
+                Errand::Release { .. } => self.releases.push(owner, name, ttl),
+            },
             resolver::Action::Done => {
                 self.releases.withdraw(owner);
                 self.renews.withdraw(owner);

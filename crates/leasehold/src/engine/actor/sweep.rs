@@ -82,7 +82,7 @@ impl Actor {
         if let Some(Stage::Held { lease, .. }) = self.seats.get(&owner).map(|seat| &seat.stage) {
             let sweep = &mut self.sweep;
             let line = if lease.is_renewed() {
-                sweep.renew.entry(Class::of(lease.ttl())).or_default()
+                sweep.renew.entry(Class::of(lease.lasts())).or_default()
             } else {
                 &mut sweep.look
             };

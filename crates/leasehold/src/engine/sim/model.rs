@@ -12,6 +12,8 @@ use crate::storage::{Acquire, Claim, Hint, Holder, Name, Owner, Release, Renew, 
 pub(super) struct Model {
     pub(super) locks: BTreeMap<Name, Record>,
     pub(super) fair: bool,
+    /// Whether waiters are granted less than they ask for.
+    pub(super) curt: bool,
     pub(super) sabotage: Option<Sabotage>,
     /// What is to be hinted.
     pub(super) hints: Vec<Hint>,
@@ -62,12 +64,15 @@ impl Model {
                 Some(Sabotage::TokenRestarts) if record.lease.is_none() => 1,
                 _ => std::cmp::max(record.last + 1, now / 1000),
             };
+            let given = if self.curt && claim.wait { claim.ttl / 4 * 3 } else { claim.ttl };
+            let until = now + nanos(given);
             if record.lease.replace(Lease { owner: claim.owner, until }).is_some() {
                 self.overtaken.insert((claim.name.clone(), before));
             }
             let token = Token::new(record.last);
             self.grants.push((claim.name.clone(), claim.owner, token));
-            return Ok(Acquire::Granted { token, ttl: claim.ttl });
+            let deaf = self.sabotage == Some(Sabotage::DeafToLess);
+            return Ok(Acquire::Granted { token, ttl: if deaf { claim.ttl } else { given } });
         }
         if claim.wait && self.fair {
             record.enqueue(claim.owner, now + nanos(WAITER_TTL));

@@ -63,6 +63,8 @@ pub(super) struct Weather {
     pub(super) late_reply: u64,
     /// How often holders ask for another TTL, beside what else they do.
     pub(super) extends: u64,
+    /// Whether waiters are granted less than they ask for.
+    pub(super) curt: bool,
     pub(super) twice: u64,
     pub(super) lose_hint: u64,
     pub(super) late_hint: u64,
@@ -124,6 +126,7 @@ impl Weather {
             late,
             late_reply: 0,
             extends: 0,
+            curt: false,
             twice,
             lose_hint,
             late_hint,
@@ -163,6 +166,12 @@ impl Weather {
         self
     }
 
+    /// Locks that are handed over, to some waiters.
+    pub(super) fn with_handovers(mut self, dice: &mut Dice) -> Self {
+        self.curt = !self.is_calm() && dice.strikes(300);
+        self
+    }
+
     /// Whether nothing goes wrong, so that the number of calls is known.
     pub(super) fn is_calm(&self) -> bool {
         let faults = self.lose_request + self.lose_reply + self.late + self.twice + self.lose_hint;
@@ -189,6 +198,8 @@ impl Weather {
 pub(super) enum Sabotage {
     /// The engine counts a deadline from the answer.
     DeadlineFromReply,
+    /// The engine believes that it was granted what it has asked for.
+    DeafToLess,
     /// The engine only asks again when the storage has restarted.
     DeafToRestarts,
     /// The engine undoes nothing for a caller who left.

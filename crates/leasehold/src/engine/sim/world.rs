@@ -121,8 +121,9 @@ impl World {
         let mut dice = Dice::new(seed);
         let mut whims = Dice::new(!seed);
         let weather = Weather::draw(&mut dice).with_whims(&mut whims);
+        let weather = weather.with_handovers(&mut Dice::new(seed.swap_bytes()));
         let names = (0..weather.names).map(|i| Name::new(format!("lock-{i}")).expect("valid")).collect();
-        let model = Model { fair: weather.fair, sabotage, ..Model::default() };
+        let model = Model { fair: weather.fair, curt: weather.curt, sabotage, ..Model::default() };
         let mut world = Self {
             now: START,
             laws: Laws::new(&weather),
