@@ -34,7 +34,8 @@ pub(crate) async fn compare(options: &Options, span: Duration) -> Result {
     for &persistence in &options.persistence {
         let redis = tokio::task::spawn_blocking(move || start(persistence));
         let redis = redis.await??;
-        let (in_cycles, in_handover) = (vec![Leasehold, LeaseholdTask, Rslock, Raw], vec![Leasehold, Rslock]);
+        let in_handover = vec![Leasehold, LeaseholdTask, Rslock];
+        let in_cycles = vec![Leasehold, LeaseholdTask, Rslock, Raw];
         let mut run = Run::new(&options.common, span, redis.url(), in_cycles, in_handover);
         run.rounds(&options.parts).await?;
         tables.push(format!("{}\n\n{}", describe(&redis, persistence)?, run.table));

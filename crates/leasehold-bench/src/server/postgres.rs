@@ -70,8 +70,8 @@ impl Postgres {
             )
         };
         let all = self.number(&count("%")).await?;
-        // The only one that makes a lease.
-        let acquire = self.number(&count("%insert into %leasehold\" as l %")).await?;
+        // What is given the claims to acquire, and nothing else is.
+        let acquire = self.number(&count("%kind, owner, ttl_us, not_after%")).await?;
         Ok(Calls { all, acquire: Some(acquire) })
     }
 

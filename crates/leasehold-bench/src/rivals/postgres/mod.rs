@@ -68,7 +68,7 @@ pub(crate) async fn compare(options: &Options, span: Duration) -> Result {
     described::on_a_disk(&postgres)?;
 
     let mut in_cycles = vec![Leasehold, LeaseholdTask];
-    let mut in_handover = vec![Leasehold];
+    let mut in_handover = vec![Leasehold, LeaseholdTask];
     if advisory::driver().is_some() {
         in_cycles.extend([Advisory, AdvisoryTry]);
         in_handover.push(Advisory);
