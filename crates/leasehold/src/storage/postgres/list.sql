@@ -1,13 +1,5 @@
 -- Names from $2 on, without $2 itself if $3, and before $4 if that is given.
-select l.name, l.owner, l.token, l.label,
-    (date_part('epoch', least(l.expires_at - t.now, l.ttl_us * interval '1 us')) * 1e6)::bigint as remaining,
-    (date_part('epoch', t.now - l.granted_at) * 1e6)::bigint as held_for,
-    (
-        select count(*) from {waiters} w
-        where w.space = $1 and w.name = l.name and w.since < 'infinity'
-            and w.until > t.now and w.until <= t.now + interval '{waiter_ttl}'
-    ) as waiters
-from {locks} l, clock_timestamp() as t(now)
+{holder}
 where l.space = $1 and l.name >= $2 and not ($3 and l.name = $2) and ($4::text is null or l.name < $4)
     and l.owner is not null and l.expires_at > t.now
 order by l.name

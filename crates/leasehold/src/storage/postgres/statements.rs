@@ -187,6 +187,7 @@ impl Tables {
 
     fn fill(&self, template: &str) -> String {
         template
+            .replace("{holder}", include_str!("holder.sql"))
             .replace("{locks}", &self.locks)
             .replace("{waiters}", &self.waiters)
             .replace("{queue}", &self.queue)

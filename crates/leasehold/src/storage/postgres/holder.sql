@@ -1,0 +1,9 @@
+select l.name, l.owner, l.token, l.label,
+    (date_part('epoch', least(l.expires_at - t.now, l.ttl_us * interval '1 us')) * 1e6)::bigint as remaining,
+    (date_part('epoch', t.now - l.granted_at) * 1e6)::bigint as held_for,
+    (
+        select count(*) from {waiters} w
+        where w.space = $1 and w.name = l.name and w.since < 'infinity'
+            and w.until > t.now and w.until <= t.now + interval '{waiter_ttl}'
+    ) as waiters
+from {locks} l, clock_timestamp() as t(now)
