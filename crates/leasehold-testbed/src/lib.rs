@@ -29,7 +29,7 @@ pub use interop::Interop;
 pub use mongodb::MongoDb;
 pub use pgbouncer::PgBouncer;
 pub use ports::Port;
-pub use postgres::{Postgres, PostgresPair};
+pub use postgres::{Postgres, PostgresPair, Transaction};
 pub use process::Server;
 pub use redis::{Redis, RedisCluster, RedisOptions, RedisProxy, RedisSentinels};
 pub use scratch::Scratch;

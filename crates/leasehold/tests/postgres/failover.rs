@@ -1,6 +1,7 @@
 //! What a server promises, and what is left when it is killed and when another takes its place.
 
-use leasehold::storage::{Acquire, Release, Storage};
+use futures_util::StreamExt;
+use leasehold::storage::{Acquire, Hint, Release, Storage};
 use leasehold::{ErrorKind, Locks, Lost, Tier};
 use leasehold_faultproxy::{Flow, Which};
 use leasehold_testbed::{Postgres, PostgresPair};
@@ -38,15 +39,17 @@ fn a_lease_that_was_granted_survives_kill_9_whatever_synchronous_commit_says() {
             assert!(take_in_the_end(&storage, &mine).await == token, "round {round}");
             take(&storage, &before).await;
             is_held(&storage, &claim(&lock)).await;
-            // So is a release for which somebody waits, whatever becomes of the waiter.
-            let (waiter, hints) = listening(&url).await;
-            is_held(&waiter, &claim(&lock).wait(true)).await;
+            // So is a handover: the release, and the grant, of which the waiter is told only then.
+            let (waiter, mut hints) = listening(&url).await;
+            let theirs = claim(&lock).wait(true);
+            is_held(&waiter, &theirs).await;
             is_held(&storage, &claim(&lock).wait(true)).await;
             assert_eq!(release(&storage, &mine).await.expect("answered"), Release::Released);
+            assert_eq!(within(LONG, hints.next()).await, Some(Hint::Owner(theirs.owner)));
+            let token = take(&waiter, &theirs).await;
             postgres.kill9();
-            drop((waiter, hints));
             postgres.restart().expect("started");
-            take_in_the_end(&storage, &claim(&lock)).await;
+            assert!(take_in_the_end(&waiter, &theirs).await == token, "round {round}");
         }
     });
     sql(&postgres, "alter role leasehold reset synchronous_commit");

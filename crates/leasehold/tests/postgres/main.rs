@@ -6,6 +6,7 @@ mod clocks;
 mod cost;
 mod failover;
 mod fence;
+mod handover;
 mod limits;
 mod login;
 #[path = "../common/net/mod.rs"]

@@ -132,9 +132,8 @@ pub(crate) const RENEW: &str = "renewed as (";
 pub(crate) const RELEASE: &str = "as freed";
 pub(crate) const LOOK: &str = "head.owner = c.owner";
 pub(crate) const PASS: &str = "select w.name, w.client, w.owner";
-/// And that of an acquire by those who were told, and of a release that tells.
-pub(crate) const TURN: &str = "first as materialized";
-pub(crate) const HANDOVER: &str = "as has_room";
+/// And that of a release that hands over.
+pub(crate) const HANDOVER: &str = "heir as materialized";
 
 /// Waits until so many clients are connected that call themselves so.
 pub(crate) fn connections(postgres: &Postgres, application: &str, wanted: usize) {

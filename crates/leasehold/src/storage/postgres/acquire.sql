@@ -1,5 +1,6 @@
--- Answers each claim: a row each, in their order. Nothing waits for a row that another transaction has locked: such a
--- claim is `raced`. A refused claim without `wait` writes nothing. One whose owner holds is left to `renew.sql`.
+-- Answers each claim: a row each, in their order. Nothing waits for a row that another transaction has locked, of a lock
+-- or of a waiter: such a claim is `raced`. A refused claim without `wait` writes nothing. One whose owner holds is left to
+-- `renew.sql`.
 with clock as materialized (
     select t.now, (date_part('epoch', t.now) * 1e6)::bigint as us, {durable} as durable,
         pg_try_advisory_xact_lock_shared($3) as fenced,
@@ -12,12 +13,16 @@ claim as materialized (
         with ordinality as c(name, kind, owner, ttl_us, not_after, wait, label, i)
 ),
 -- What was there when the statement began. `at` is the version of the row that was seen.
-seen as materialized (
+found as materialized (
     select c.*, l.at, l.holder, l.held, l.mine, l.last, l.held_label, l.granted_at, l.ends,
-        l.overlong, q.first is not null as queued, not q.alive as dead,
+        l.overlong, q.first is not null as queued,
+        c.wait and c.timely and (select any_waiter from clock) and exists(
+            select from {waiters} w where w.space = $1 and w.name = c.name and w.owner = c.owner
+        ) as has_place,
+        not q.alive as dead,
         coalesce(case when q.alive then q.first end, n.owner) as head,
         c.timely and not coalesce(l.held, false)
-            and coalesce(coalesce(case when q.alive then q.first end, n.owner) = c.owner, true) as open
+            and coalesce(coalesce(case when q.alive then q.first end, n.owner) = c.owner, true) as turn
     from claim c
     left join lateral (
         select l.ctid as at, l.owner as holder, l.token as last, l.label as held_label, l.granted_at,
@@ -41,6 +46,19 @@ seen as materialized (
             and w.until > c.now and w.until <= c.now + interval '{waiter_ttl}'
         order by w.since, w.owner limit 1
     ) n on true
+),
+-- Those whose own entry could be locked. Whose could not may be handed the lock at this moment.
+placed as materialized (
+    select f.i from found f
+    cross join lateral (
+        select from {waiters} w where w.space = $1 and w.name = f.name and w.owner = f.owner for update skip locked
+    ) w
+    where f.has_place
+),
+seen as materialized (
+    select f.*, a.able, f.turn and a.able as open
+    from found f left join placed p on p.i = f.i
+    cross join lateral (select not f.has_place or p.i is not null as able) a
 ),
 -- FOR UPDATE, not what an update takes: whoever pins the row by FOR KEY SHARE keeps it from another owner. The row is
 -- looked at again when it is locked: a newer version may have come, and before PostgreSQL 15.15 (and 13.23, 14.20, 16.11,
@@ -73,12 +91,14 @@ won as materialized (
     union all select s.i, m.token from made m join seen s on s.name = m.name
 ),
 queued as (
-    insert into {waiters} as w (space, name, owner, client, since, until)
-    select $1, s.name, s.owner, $11, s.now, s.now + interval '{waiter_ttl}'
+    insert into {waiters} as w (space, name, owner, client, kind, ttl_us, label, since, until)
+    select $1, s.name, s.owner, $11, s.kind, s.ttl_us, s.label, s.now, s.now + interval '{waiter_ttl}'
     from seen s
-    where s.wait and s.timely and s.mine is not true and not exists (select from won where won.i = s.i) order by s.name
+    where s.wait and s.able and s.timely and s.mine is not true and not exists (select from won where won.i = s.i)
+    order by s.name
     on conflict (space, name, owner) do update
-    set client = excluded.client, until = excluded.until,
+    set client = excluded.client, kind = excluded.kind, ttl_us = excluded.ttl_us, label = excluded.label,
+        until = excluded.until,
         since = case when w.until between excluded.since and excluded.until then w.since else excluded.since end
     returning w.name, w.since
 ),
@@ -89,7 +109,7 @@ unqueued as (
         select d.at from seen s join won on won.i = s.i
         cross join lateral (
             select d.ctid as at from {waiters} d
-            where d.space = $1 and d.name = s.name and d.owner = s.owner offset 0
+            where d.space = $1 and d.name = s.name and d.owner = s.owner for update skip locked
         ) d
         where s.queued
         union all
@@ -103,7 +123,9 @@ unqueued as (
         where s.dead
     ))
 )
-select s.us as now, won.token, s.timely, s.open and won.token is null as raced, coalesce(s.mine, false) as mine,
+select s.us as now, won.token, s.timely,
+    won.token is null and (s.open or not s.able) as raced,
+    coalesce(s.mine, false) as mine,
     coalesce(s.held and s.overlong, false) as overlong, (select any_waiter from clock) as any_waiter,
     case when won.token is null and s.held then s.holder end as holder,
     case when won.token is null and s.held then s.last end as held_token,

@@ -10,10 +10,11 @@ use uuid::Uuid;
 
 use super::link::{Link, Params, Server};
 use super::statements::Verb;
-use super::told::Told;
+use super::waiting::{Heir, Waiting};
 use crate::clock::Moment;
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{Acquire, Claim, Holder, Name, Owner, Release, Renew, Token};
+use crate::storage::net::hints::Hinter;
+use crate::storage::{Acquire, Claim, Hint, Holder, Name, Owner, Release, Renew, Token};
 
 /// What a batch's statements need besides the claims.
 #[derive(Clone, Copy)]
@@ -28,26 +29,24 @@ pub(super) struct Around<'a> {
     pub(super) client: &'a str,
     /// The same as a number: its advisory lock. None if what is not found is asked for again behind what is on its way.
     pub(super) key: Option<i64>,
-    /// Whether this client's channel is listened to.
-    pub(super) listening: bool,
-    /// Which of its waiters were told that it is their turn.
-    pub(super) told: &'a Told,
+    pub(super) hinter: &'a Hinter,
+    pub(super) waiting: &'a Waiting,
 }
 
-/// When to ask again for a lock whose row somebody else has locked.
+/// When to ask again if somebody else has locked the row of the lock, or the waiter's entry.
 const RACED: Duration = Duration::from_millis(20);
 /// Without notifications the first of the queue asks again after an eighth of the time that it has waited, within these.
 const HEAD: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
 /// And the others.
 const BEHIND: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
-/// Of those who wait, none were told that it is their turn.
-const NOBODY: &[Uuid] = &[];
+/// No tokens: of none is it known that a standby has it.
+const NONE: &[i64] = &[];
 
 /// What the statements say to one claim.
 struct Asked {
     answer: Result<Acquire>,
-    /// Another transaction had the row, or it has changed since.
+    /// Another transaction had the row or the entry, or it has changed since.
     raced: bool,
     /// It entered the queue just now.
     entered: bool,
@@ -61,16 +60,13 @@ struct Asked {
 pub(super) async fn acquire(around: Around<'_>, claims: &[Claim]) -> Result<Vec<Result<Acquire>>> {
     let link = around.link;
     let mut answers: Vec<Option<Asked>> = claims.iter().map(|_| None).collect();
-    let told = around.told.take(claims);
-    let (verb, likely) = match link.is_crowded() {
-        true => (Verb::Turn, told),
-        false => (Verb::Grant, (0..claims.len()).collect()),
-    };
-    for (place, asked) in grant(around, verb, claims, &likely).await? {
-        answers[place] = Some(asked);
+    if !link.is_crowded() {
+        for (place, asked) in grant(around, claims).await? {
+            answers[place] = Some(asked);
+        }
     }
-    let rest = (0..claims.len()).filter(|i| answers[*i].is_none()).collect();
-    settle(around, claims, rest, &mut answers).await;
+    let rest: Vec<_> = (0..claims.len()).filter(|i| answers[*i].is_none()).collect();
+    settle(around, claims, &rest, &mut answers).await;
     // The lock may have become free after the statement looked, and before others could see the new entry; then nobody
     // will tell. A look at a time when they can see it finds that out.
     let entered = places(&answers, |asked| asked.entered && !asked.raced);
@@ -79,7 +75,15 @@ pub(super) async fn acquire(around: Around<'_>, claims: &[Claim]) -> Result<Vec<
         Ok(free) => again.extend(free),
         Err(error) => fail(&mut answers, &entered, &error),
     }
-    settle(around, claims, again, &mut answers).await;
+    settle(around, claims, &again, &mut answers).await;
+    // Who entered only now has not looked.
+    for i in again {
+        if let Some(Asked { entered: true, answer: Ok(Acquire::Held { retry_after, .. }), .. }) =
+            &mut answers[i]
+        {
+            *retry_after = Some(retry_after.map_or(RACED, |after| std::cmp::min(after, RACED)));
+        }
+    }
     aftermath(around, claims, &answers).await;
     let unanswered = || Err(link.senseless());
     Ok(answers.into_iter().map(|asked| asked.map_or_else(unanswered, |asked| asked.answer)).collect())
@@ -103,41 +107,30 @@ impl Asked {
     }
 }
 
-/// Grants what a small statement can grant of the claims at these places; returns whom.
-async fn grant(
-    around: Around<'_>,
-    verb: Verb,
-    claims: &[Claim],
-    places: &[usize],
-) -> Result<Vec<(usize, Asked)>> {
-    if places.is_empty() {
-        return Ok(Vec::new());
-    }
-    let some: Vec<_> = places.iter().map(|i| &claims[*i]).collect();
-    let (names, owners, ttls) = (names(&some), owners(&some), ttls(&some));
-    let (kinds, labels, limits) = (kinds(&some), labels(&some), limits(around, &some));
+/// Grants what a small statement can grant; returns whom.
+async fn grant(around: Around<'_>, claims: &[Claim]) -> Result<Vec<(usize, Asked)>> {
+    let all: Vec<_> = claims.iter().collect();
+    let (names, owners, ttls) = (names(&all), owners(&all), ttls(&all));
+    let (kinds, labels, limits) = (kinds(&all), labels(&all), limits(around, &all));
     let Around { link, space, client, key, .. } = around;
     let params: Params<'_> = &[&space, &client, &key, &names, &kinds, &owners, &ttls, &limits, &labels];
-    let rows = link.ask(verb, params).await?;
-    let granted = done(around, places.len(), &rows)?.into_iter().map(|(i, row)| {
-        let (place, row) = (places[i], Columns(row, link));
-        let answer =
-            Ok(Acquire::Granted { token: read_token(link, row.get("token")?)?, ttl: claims[place].ttl });
-        let observed = verb == Verb::Turn && row.get("observed")?;
-        Ok((place, Asked { observed, ..Asked::plain(answer) }))
+    let rows = link.ask(Verb::Grant, params).await?;
+    let granted = done(around, claims.len(), &rows)?.into_iter().map(|(place, row)| {
+        let token = read_token(link, Columns(row, link).get("token")?)?;
+        Ok((place, Asked::plain(Ok(Acquire::Granted { token, ttl: claims[place].ttl }))))
     });
     granted.collect()
 }
 
 /// Asks for the claims at these places, whatever is to be done about each.
-async fn settle(around: Around<'_>, claims: &[Claim], places: Vec<usize>, answers: &mut [Option<Asked>]) {
+async fn settle(around: Around<'_>, claims: &[Claim], places: &[usize], answers: &mut [Option<Asked>]) {
     if places.is_empty() {
         return;
     }
     let some: Vec<_> = places.iter().map(|i| &claims[*i]).collect();
     match ask_and_repeat(around, &some).await {
-        Ok(asked) => places.into_iter().zip(asked).for_each(|(i, asked)| answers[i] = Some(asked)),
-        Err(error) => fail(answers, &places, &error),
+        Ok(asked) => places.iter().zip(asked).for_each(|(i, asked)| answers[*i] = Some(asked)),
+        Err(error) => fail(answers, places, &error),
     }
 }
 
@@ -163,12 +156,12 @@ async fn ask_and_repeat(around: Around<'_>, claims: &[&Claim]) -> Result<Vec<Ask
 
 /// Does what nobody waits for: what becomes of it is found out by looking, too.
 async fn aftermath(around: Around<'_>, claims: &[Claim], answers: &[Option<Asked>]) {
-    let Around { link, space, .. } = around;
+    let Around { link, space, client, .. } = around;
     let names =
         |wanted| -> Vec<_> { places(answers, wanted).into_iter().map(|i| claims[i].name.as_str()).collect() };
     let (observed, overlong) = (names(|asked| asked.observed), names(|asked| asked.overlong));
     if !observed.is_empty() {
-        let _ = link.ask(Verb::Pass, &[&space, &observed, &NOBODY]).await;
+        let _ = link.ask(Verb::Pass, &[&space, &observed, &client, &NONE]).await;
     }
     if !overlong.is_empty() {
         let _ = link.ask(Verb::Shorten, &[&space, &overlong]).await;
@@ -179,8 +172,8 @@ async fn ask(around: Around<'_>, claims: &[&Claim]) -> Result<Vec<Asked>> {
     let (names, owners, ttls) = (names(claims), owners(claims), ttls(claims));
     let (kinds, labels, limits) = (kinds(claims), labels(claims), limits(around, claims));
     let waits: Vec<_> = claims.iter().map(|claim| claim.wait).collect();
-    let Around { link, space, client, key, listening, .. } = around;
-    let channel = listening.then_some(client);
+    let Around { link, space, client, key, hinter, .. } = around;
+    let channel = hinter.is_listening().then_some(client);
     let params: Params<'_> =
         &[&space, &client, &key, &names, &kinds, &owners, &ttls, &limits, &waits, &labels, &channel];
     let rows = link.ask(Verb::Acquire, params).await?;
@@ -210,10 +203,13 @@ fn asked(around: Around<'_>, claim: &Claim, row: &Row) -> Result<Asked> {
         };
         mine = holder.as_ref().filter(|holder| holder.owner == claim.owner).map(|holder| holder.token);
         let remaining = holder.as_ref().map(|holder| holder.remaining);
-        let polled = waited.filter(|_| !around.listening).map(|waited| {
+        let polled = waited.filter(|_| !around.hinter.is_listening()).map(|waited| {
             let (least, most) = if row.get("is_head").unwrap_or(false) { HEAD } else { BEHIND };
             (micros(waited) / 8).clamp(least, most)
         });
+        if waited.is_some() {
+            around.waiting.asked(claim, around.sent, row.get("now")?);
+        }
         let soonest = [remaining, polled, raced.then_some(RACED)].into_iter().flatten().min();
         Ok(Acquire::Held { holder, retry_after: soonest })
     };
@@ -270,24 +266,25 @@ pub(super) async fn release(around: Around<'_>, claims: &[Claim]) -> Result<Vec<
     let link = around.link;
     let once = async |verb: Verb, claims: Vec<&Claim>| {
         let (names, owners) = (names(&claims), owners(&claims));
-        let params: Params<'_> = &[&around.space, &around.key, &names, &owners];
-        let rows = match verb {
-            Verb::HandOver => hand_over(link, params, around.space, &names).await?,
-            _ => release_and_pass(link, verb, params, &[&around.space, &names, &NOBODY]).await?,
-        };
+        let Around { space, client, key, .. } = around;
+        let release: Params<'_> = &[&space, &key, &names, &owners, &link.waits_for_answers(), &client];
+        let rows = release_and_pass(around, (verb, release), Verb::PassOn, &names).await?;
         heard(around, claims.len(), &rows)?;
+        inherit(around, &claims, &rows)?;
         tell(around, &claims, &rows).await?;
         let read = |(claim, row): (&&Claim, &Row)| {
             let row = Columns(row, link);
-            Ok(if row.get("locked")? {
+            let held: bool = row.get("held")?;
+            let answer = if row.get("locked")? {
                 None
-            } else if row.get("held")? {
+            } else if held {
                 Some(Ok(Release::Released))
             } else if around.key.is_none() || row.get::<Option<bool>>("alone")? == Some(true) {
                 Some(Ok(Release::NotHeld))
             } else {
                 Some(Err(under_way(&claim.name)))
-            })
+            };
+            Ok((answer, held))
         };
         claims.iter().zip(&rows).map(read).collect::<Result<Vec<_>>>()
     };
@@ -295,13 +292,25 @@ pub(super) async fn release(around: Around<'_>, claims: &[Claim]) -> Result<Vec<
     if !link.is_crowded() {
         free(around, claims, &mut answers).await?;
     }
+    // Those whose lease is over, while somebody has locked what else they left.
+    let mut ended = Vec::new();
     for verb in [Verb::HandOver, Verb::ReleaseLocked] {
         let rest = unanswered(claims, &answers);
         if !rest.is_empty() {
             let said = once(verb, rest.iter().map(|i| &claims[*i]).collect()).await;
+            let said = said.map(|said| {
+                let lasting = |(i, (answer, held)): (&usize, (Option<Result<Release>>, bool))| {
+                    if held && answer.is_none() {
+                        ended.push(*i);
+                    }
+                    answer
+                };
+                rest.iter().zip(said).map(lasting).collect()
+            });
             fill(&mut answers, &rest, said);
         }
     }
+    ended.into_iter().for_each(|i| answers[i] = Some(Ok(Release::Released)));
     Ok(answered(claims, answers))
 }
 
@@ -309,10 +318,9 @@ pub(super) async fn release(around: Around<'_>, claims: &[Claim]) -> Result<Vec<
 async fn free(around: Around<'_>, claims: &[Claim], answers: &mut [Option<Result<Release>>]) -> Result<()> {
     let all: Vec<_> = claims.iter().collect();
     let (names, owners) = (names(&all), owners(&all));
-    let Around { link, space, client, .. } = around;
-    let (release, pass): (Params<'_>, Params<'_>) =
-        (&[&space, &client, &names, &owners], &[&space, &names, &NOBODY]);
-    let rows = release_and_pass(link, Verb::Free, release, pass).await?;
+    let Around { space, client, .. } = around;
+    let release: Params<'_> = &[&space, &client, &names, &owners];
+    let rows = release_and_pass(around, (Verb::Free, release), Verb::Pass, &names).await?;
     for (place, _) in done(around, claims.len(), &rows)? {
         answers[place] = Some(Ok(Release::Released));
     }
@@ -374,47 +382,48 @@ async fn tell(around: Around<'_>, claims: &[&Claim], rows: &[Row]) -> Result<()>
     Ok(())
 }
 
-/// Releases, and tells who is the first to wait in the same statement. Others may have come before them, or while it was
-/// executed, and it did not see them: the turn is passed on to those afterwards.
-async fn hand_over(link: &Link, release: Params<'_>, space: &str, names: &[&str]) -> Result<Vec<Row>> {
-    let rows = link.ask(Verb::HandOver, release).await?;
-    let told = rows.iter().map(|row| Columns(row, link).get::<Option<Uuid>>("told"));
-    let told: Vec<_> = told.filter_map(Result::transpose).collect::<Result<_>>()?;
-    let pass: Params<'_> = &[&space, &names, &told];
-    // What becomes of it is of no interest: waiters look by themselves, too.
-    let passing = link.send_off(Verb::Pass, pass);
-    if told.is_empty() {
-        // The release has waited for the disk.
-        passing.await;
-    } else {
-        let ((), flushed) = join(passing, link.ask(Verb::Flush, &[])).await;
-        flushed?;
+/// Takes in which waiters of this client hold now: nobody else tells them.
+fn inherit(around: Around<'_>, claims: &[&Claim], rows: &[Row]) -> Result<()> {
+    let link = around.link;
+    for (claim, row) in claims.iter().zip(rows) {
+        let row = Columns(row, link);
+        if let Some(heir) = row.get::<Option<Uuid>>("heir")? {
+            let owner = Owner::from_bytes(heir.into_bytes());
+            let (token, asked) = (read_token(link, row.get("token")?)?, row.get("asked")?);
+            around
+                .waiting
+                .inherits(Heir { owner, token, asked, name: claim.name.clone() }, &link.facts.identity);
+            around.hinter.send(Hint::Owner(owner));
+        }
     }
-    Ok(rows)
+    Ok(())
 }
 
 /// Releases, and passes the turn on in a statement of its own, since NOTIFY holds up other commits. The server executes
-/// it when the release is committed: so it sees every waiter that does not see the release.
+/// it when the release is committed: so it sees every waiter that does not see the release, and whoever is told that the
+/// lock is theirs is told of what is on the disk.
 async fn release_and_pass(
-    link: &Link,
-    verb: Verb,
-    release: Params<'_>,
-    pass: Params<'_>,
+    around: Around<'_>,
+    (verb, release): (Verb, Params<'_>),
+    next: Verb,
+    names: &[&str],
 ) -> Result<Vec<Row>> {
+    let Around { link, space, client, .. } = around;
     // What becomes of it is of no interest: waiters look by themselves, too.
-    let passing = || link.send_off(Verb::Pass, pass);
-    if link.pooled {
+    let passing = async |tokens: &[i64]| link.send_off(next, &[&space, &names, &client, &tokens]).await;
+    if link.waits_for_answers() {
         let rows = link.ask(verb, release).await?;
-        passing().await;
+        let handed = rows.iter().filter_map(|row| row.try_get::<_, Option<i64>>("token").ok().flatten());
+        passing(&handed.collect::<Vec<_>>()).await;
         return Ok(rows);
     }
     link.prepare(verb).await?;
-    link.prepare(Verb::Pass).await?;
-    let (released, ()) = join(link.ask_and_count(verb, release), passing()).await;
+    link.prepare(next).await?;
+    let (released, ()) = join(link.ask_and_count(verb, release), passing(NONE)).await;
     let (rows, tries) = released?;
     if tries > 1 {
         // It overtook a release that was rolled back and sent again.
-        passing().await;
+        passing(NONE).await;
     }
     Ok(rows)
 }

@@ -37,11 +37,18 @@ pub(super) struct Facts {
 }
 
 /// Which server, and which life of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Identity {
     system: i64,
     timeline: i32,
     started_us: i64,
+}
+
+#[cfg(test)]
+impl Identity {
+    pub(super) fn another(self) -> Self {
+        Self { started_us: self.started_us + 1, ..self }
+    }
 }
 
 /// The first version that knows all that the statements use.

@@ -9,10 +9,11 @@ use tokio_postgres::Notification;
 
 use super::claims::id;
 use super::config::Config;
+use super::facts::Identity;
 use super::link::{Link, Params};
 use super::links::Links;
 use super::statements::{CHANNEL, Verb};
-use super::told::Told;
+use super::waiting::{Heir, Waiting};
 use crate::storage::net::hints::{HEARTBEAT, Hinter, Pauses, stream};
 use crate::storage::net::server::Link as _;
 use crate::storage::{Hint, Name, Owner};
@@ -23,7 +24,7 @@ pub(super) struct Listener {
     pub(super) config: Arc<Config>,
     pub(super) client: String,
     pub(super) hinter: Arc<Hinter>,
-    pub(super) told: Arc<Told>,
+    pub(super) waiting: Arc<Waiting>,
 }
 
 /// How many heartbeats there are between two times that the entries of the dead are forgotten.
@@ -76,7 +77,7 @@ impl Listener {
             let alive = tokio::select! {
                 notice = notices.recv() => match notice {
                     Some(notice) => {
-                        self.pass_on(notice.payload());
+                        self.pass_on(notice.payload(), link.identity());
                         true
                     }
                     None => false,
@@ -106,15 +107,20 @@ impl Listener {
         }
     }
 
-    fn pass_on(&self, payload: &str) {
+    fn pass_on(&self, payload: &str, server: &Identity) {
         let hint = match payload.split_at_checked(1) {
-            Some(("o", owner)) => owner.parse().ok().map(Hint::Owner),
+            Some(("o", owner)) => owner.parse().ok().map(|owner| {
+                self.waiting.disinherit(&owner);
+                Hint::Owner(owner)
+            }),
+            Some(("h", heir)) => heir.parse().ok().map(|heir: Heir| {
+                let owner = heir.owner;
+                self.waiting.inherits(heir, server);
+                Hint::Owner(owner)
+            }),
             Some(("n", name)) => Name::new(name).ok().map(Hint::Name),
             _ => None,
         };
-        if let Some(Hint::Owner(owner)) = hint {
-            self.told.add(owner);
-        }
         if let Some(hint) = hint {
             self.hinter.send(hint);
         }

@@ -179,6 +179,12 @@ impl Link {
         self.crowded.store(crowded, Ordering::Relaxed);
     }
 
+    /// Whether nothing may be sent behind what is not answered. PgBouncer gives the server's connection away after an
+    /// answer; and what a synchronous standby lacks is only known from the answer.
+    pub(super) fn waits_for_answers(&self) -> bool {
+        self.pooled || self.facts.synchronous
+    }
+
     /// Whether what is asked now would wait behind something that takes long.
     pub(super) fn is_stuck(&self) -> bool {
         self.pulse.is_silent_for(LONG)

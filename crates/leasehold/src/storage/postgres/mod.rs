@@ -19,7 +19,7 @@ mod refused;
 mod schema;
 mod ssl;
 mod statements;
-mod told;
+mod waiting;
 mod wire;
 
 use std::fmt;
@@ -36,7 +36,7 @@ pub use self::fence::Fence;
 use self::hints::Listener;
 use self::link::{Door, Link, Server};
 use self::links::Links;
-use self::told::Told;
+use self::waiting::Waiting;
 pub use super::Finding;
 use super::net::hints::Hinter;
 use super::{Acquire, Claim, Guarantees, Hint, Holder, Limits, Name, Owner, Release, Renew, Storage};
@@ -54,7 +54,7 @@ pub struct Postgres {
     /// The same as a number.
     key: i64,
     hinter: Arc<Hinter>,
-    told: Arc<Told>,
+    waiting: Arc<Waiting>,
     received: Mutex<Option<mpsc::UnboundedReceiver<Hint>>>,
 }
 
@@ -85,7 +85,7 @@ impl Postgres {
             client: format!("{key:016x}"),
             key,
             hinter,
-            told: Arc::default(),
+            waiting: Arc::default(),
             received: Mutex::new(Some(received)),
             config,
         })
@@ -118,9 +118,34 @@ impl Postgres {
             space: &self.config.space,
             client: &self.client,
             key: Some(self.key),
-            listening: self.hinter.is_listening(),
-            told: &self.told,
+            hinter: &self.hinter,
+            waiting: &self.waiting,
         }
+    }
+
+    async fn ask(&self, claims: &[Claim], sent: Moment) -> Vec<Result<Acquire>> {
+        let asking = async {
+            let (server, link) = self.links.acquiring().await?;
+            claims::acquire(self.around(server, &link, sent), claims).await
+        };
+        each(claims, asking.await)
+    }
+
+    /// Asks for the claims that are not answered by what their owners have inherited; the answers to all.
+    async fn ask_for_the_rest(
+        &self,
+        claims: &[Claim],
+        sent: Moment,
+        inherited: Vec<(usize, Acquire)>,
+    ) -> Vec<Result<Acquire>> {
+        let is_open = |i: usize| inherited.iter().all(|(place, _)| *place != i);
+        let rest = claims.iter().enumerate().filter(|(i, _)| is_open(*i));
+        let (places, rest): (Vec<_>, Vec<_>) = rest.map(|(i, claim)| (i, claim.clone())).unzip();
+        let asked = if rest.is_empty() { Vec::new() } else { self.ask(&rest, sent).await };
+        let inherited = inherited.into_iter().map(|(i, granted)| (i, Ok(granted)));
+        let mut answers: Vec<_> = inherited.chain(places.into_iter().zip(asked)).collect();
+        answers.sort_by_key(|(i, _)| *i);
+        answers.into_iter().map(|(_, answer)| answer).collect()
     }
 
     /// Releases over whichever connection is for that. What it does not find may be on its way over the first: there
@@ -168,11 +193,18 @@ impl Storage for Postgres {
 
     async fn acquire(&self, claims: &[Claim]) -> Vec<Result<Acquire>> {
         let sent = self.clock.now();
-        let asking = async {
-            let (server, link) = self.links.acquiring().await?;
-            claims::acquire(self.around(server, &link, sent), claims).await
+        let inherited = match self.links.first.open_link() {
+            Some(link) => self.waiting.inheritance(claims, sent, &link.facts.identity),
+            None => Vec::new(),
         };
-        each(claims, asking.await)
+        let answers = match inherited.is_empty() {
+            true => self.ask(claims, sent).await,
+            false => self.ask_for_the_rest(claims, sent, inherited).await,
+        };
+        let granted =
+            claims.iter().zip(&answers).filter(|(_, answer)| matches!(answer, Ok(Acquire::Granted { .. })));
+        self.waiting.forget(granted.map(|(claim, _)| &claim.owner));
+        answers
     }
 
     async fn renew(&self, claims: &[Claim]) -> Vec<Result<Renew>> {
@@ -185,6 +217,7 @@ impl Storage for Postgres {
     }
 
     async fn release(&self, claims: &[Claim]) -> Vec<Result<Release>> {
+        self.waiting.forget(claims.iter().map(|claim| &claim.owner));
         each(claims, self.let_go(claims, self.clock.now()).await)
     }
 
@@ -209,7 +242,7 @@ impl Storage for Postgres {
                     config: Arc::clone(&self.config),
                     client: self.client.clone(),
                     hinter: Arc::clone(&self.hinter),
-                    told: Arc::clone(&self.told),
+                    waiting: Arc::clone(&self.waiting),
                 };
                 listener.stream(received).left_stream()
             }

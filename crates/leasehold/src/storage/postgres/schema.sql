@@ -19,6 +19,9 @@ create unlogged table if not exists {waiters} (
     name text collate "C" not null,
     owner uuid not null,
     client text,                             -- whose channel to notify; null if it does not listen
+    kind text,                               -- this and the next two: what it asks for, as above; null of observers
+    ttl_us bigint,
+    label text,
     since timestamptz not null,              -- its place in the queue
     until timestamptz not null,              -- it counts as long as this lies ahead
     primary key (space, name, owner)

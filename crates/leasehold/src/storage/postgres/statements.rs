@@ -10,20 +10,20 @@ use crate::storage::WAITER_TTL;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verb {
     Grant,
-    /// An acquire by those who were told that it is their turn.
-    Turn,
     Acquire,
     Shorten,
     Look,
     Renew,
     Free,
-    /// A release where somebody may wait, and what has to follow it.
+    /// A release where somebody may wait.
     HandOver,
-    Flush,
     /// Those that follow a [`Verb::Renew`] or [`Verb::HandOver`] which found a row locked: they wait for a while.
     RenewLocked,
     ReleaseLocked,
+    /// Tells whose turn it is, behind a [`Verb::Free`] or an acquire of a lock that somebody observes.
     Pass,
+    /// The same behind the other releases, also to whom a lock was handed over.
+    PassOn,
     Tell,
     Inspect,
     List,
@@ -41,7 +41,7 @@ pub(super) struct Statements {
 }
 
 /// What a table's comment says, which makes it ours.
-pub(super) const VERSION: &str = "leasehold schema 1";
+pub(super) const VERSION: &str = "leasehold schema 2";
 /// What the names of channels begin with; the client's id follows.
 pub(super) const CHANNEL: &str = "leasehold_";
 
@@ -55,19 +55,18 @@ const LOCK_TIMEOUT: &str = "set_config('lock_timeout', '100ms', true)";
 
 impl Verb {
     /// All of them, each at the place of its number.
-    pub(super) const ALL: [Self; 18] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::Grant,
-        Self::Turn,
         Self::Acquire,
         Self::Shorten,
         Self::Look,
         Self::Renew,
         Self::Free,
         Self::HandOver,
-        Self::Flush,
         Self::RenewLocked,
         Self::ReleaseLocked,
         Self::Pass,
+        Self::PassOn,
         Self::Tell,
         Self::Inspect,
         Self::List,
@@ -83,16 +82,13 @@ impl Verb {
     fn template(self) -> &'static str {
         match self {
             Self::Grant => include_str!("grant.sql"),
-            Self::Turn => include_str!("turn.sql"),
             Self::Acquire => include_str!("acquire.sql"),
             Self::Shorten => include_str!("shorten.sql"),
             Self::Look => include_str!("look.sql"),
             Self::Renew | Self::RenewLocked => include_str!("renew.sql"),
             Self::Free => include_str!("free.sql"),
-            Self::ReleaseLocked => include_str!("release.sql"),
-            Self::HandOver => include_str!("handover.sql"),
-            Self::Flush => include_str!("flush.sql"),
-            Self::Pass => include_str!("pass.sql"),
+            Self::HandOver | Self::ReleaseLocked => include_str!("release.sql"),
+            Self::Pass | Self::PassOn => include_str!("pass.sql"),
             Self::Tell => include_str!("tell.sql"),
             Self::Inspect => include_str!("inspect.sql"),
             Self::List => include_str!("list.sql"),
@@ -102,11 +98,28 @@ impl Verb {
         }
     }
 
-    /// What to do about a row that another transaction has locked. Nobody waits together with those whose rows are not.
-    const fn about_locks(self) -> (&'static str, &'static str) {
+    /// What fills the holes that a template has, where statements share one.
+    const fn differs(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::RenewLocked | Self::ReleaseLocked => ("", LOCK_TIMEOUT),
-            _ => ("skip locked", "null"),
+            // Nobody waits together with those whose rows are not locked.
+            Self::Renew => &[("{locked}", "skip locked"), ("{patient}", "null")],
+            Self::RenewLocked => &[("{locked}", ""), ("{patient}", LOCK_TIMEOUT)],
+            // Whoever pins the row by FOR KEY SHARE keeps it from another owner, and not from being released.
+            Self::HandOver => &[
+                ("{locked}", "skip locked"),
+                ("{patient}", "null"),
+                ("{strength}", "update"),
+                ("{hands}", "true"),
+            ],
+            Self::ReleaseLocked => &[
+                ("{locked}", ""),
+                ("{patient}", LOCK_TIMEOUT),
+                ("{strength}", "no key update"),
+                ("{hands}", "false"),
+            ],
+            Self::Pass => &[("{anybody}", "(select exists(select from {waiters} where space = $1))")],
+            Self::PassOn => &[("{anybody}", "true")],
+            _ => &[],
         }
     }
 
@@ -120,21 +133,19 @@ impl Verb {
             Self::Acquire => {
                 &[TEXT, TEXT, Type::INT8, TEXTS, TEXTS, UUIDS, NUMBERS, NUMBERS, FLAGS, TEXTS, TEXT]
             }
-            Self::Grant | Self::Turn => {
-                &[TEXT, TEXT, Type::INT8, TEXTS, TEXTS, UUIDS, NUMBERS, NUMBERS, TEXTS]
-            }
+            Self::Grant => &[TEXT, TEXT, Type::INT8, TEXTS, TEXTS, UUIDS, NUMBERS, NUMBERS, TEXTS],
             Self::Look => &[TEXT, TEXTS, UUIDS],
             Self::Renew | Self::RenewLocked => &[TEXT, TEXTS, UUIDS, NUMBERS, NUMBERS, FLAGS],
             Self::Free => &[TEXT, TEXT, TEXTS, UUIDS],
-            Self::HandOver | Self::ReleaseLocked => &[TEXT, Type::INT8, TEXTS, UUIDS],
-            Self::Pass => &[TEXT, TEXTS, UUIDS],
+            Self::HandOver | Self::ReleaseLocked => &[TEXT, Type::INT8, TEXTS, UUIDS, Type::BOOL, TEXT],
+            Self::Pass | Self::PassOn => &[TEXT, TEXTS, TEXT, NUMBERS],
             Self::Shorten => &[TEXT, TEXTS],
             Self::Tell => &[TEXTS, UUIDS],
             Self::Inspect => &[TEXT, TEXT],
             Self::List => &[TEXT, TEXT, Type::BOOL, TEXT, Type::INT8],
             Self::Watch => &[TEXT, Type::UUID, TEXT, TEXTS],
             Self::Unwatch => &[TEXT, Type::UUID, TEXTS],
-            Self::Flush | Self::Sweep => &[],
+            Self::Sweep => &[],
         }
     }
 }
@@ -143,8 +154,8 @@ impl Statements {
     pub(super) fn new(config: &Config) -> Self {
         let tables = Tables::new(config);
         let text = |verb: &Verb| {
-            let (locked, patient) = verb.about_locks();
-            tables.fill(verb.template()).replace("{locked}", locked).replace("{patient}", patient)
+            let fill = |text: String, (hole, what): &(&str, &str)| text.replace(hole, what);
+            tables.fill(&verb.differs().iter().fold(verb.template().to_owned(), fill))
         };
         let texts = Verb::ALL.iter().map(text).collect();
         Self { texts, locks: tables.locks, waiters: tables.waiters }

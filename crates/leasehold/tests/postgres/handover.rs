@@ -1,0 +1,349 @@
+//! Locks that are handed over to whoever waits: a grant that nobody has asked for at that moment.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use leasehold::Renewal;
+use leasehold::storage::{Acquire, Claim, Hint, Release, Renew, Storage, WAITER_TTL};
+use leasehold_faultproxy::{Flow, Trap, Which};
+use leasehold_testbed::{Postgres, PostgresPair, Transaction};
+use tokio::time::Instant;
+
+use crate::tools::*;
+
+/// A lock that one storage holds and another waits for, which listens.
+struct Line {
+    table: String,
+    holder: Bare,
+    held: Claim,
+    waiter: Bare,
+    hints: Hints,
+    mine: Claim,
+}
+
+async fn line(ttl: Duration) -> Line {
+    let url = own(&common().url());
+    let (holder, (waiter, hints)) = (bare(&url).await, listening(&url).await);
+    let (held, mut mine) = (claim("job"), claim("job").wait(true));
+    mine.ttl = ttl;
+    take(&holder, &held).await;
+    is_held(&waiter, &mine).await;
+    // So that it knows of waiters.
+    is_held(&holder, &claim("job")).await;
+    Line { table: table_of(&url).to_owned(), holder, held, waiter, hints, mine }
+}
+
+impl Line {
+    async fn release(&mut self) {
+        let released = release(&self.holder, &self.held).await.expect("answered");
+        assert_eq!(released, Release::Released);
+        assert_eq!(within(LONG, self.hints.next()).await, Some(Hint::Owner(self.mine.owner)));
+    }
+
+    /// What a release does, before it is committed.
+    fn handover(&self) -> Transaction {
+        let (table, owner) = (&self.table, self.mine.owner);
+        let handover = format!(
+            "with heir as (delete from {table}_waiters where owner = '{owner}' returning client, until) \
+             update {table} set owner = '{owner}', client = heir.client, expires_at = until, token = token + 1 from heir"
+        );
+        common().transaction(&handover).expect("begun")
+    }
+
+    fn asked(&self) -> u64 {
+        done(common(), &self.table, ACQUIRE)[0]
+    }
+}
+
+#[test]
+fn a_release_grants_the_lock_to_who_is_first_in_line() {
+    run(async {
+        let mut line = line(LONG).await;
+        let before = sql(common(), &format!("select token from {}", line.table)).parse().expect("a token");
+        line.release().await;
+        let holder = line.holder.inspect(&line.mine.name).await.expect("answered").expect("held");
+        assert_eq!(holder.owner, line.mine.owner);
+        assert!(holder.token.get() > before && holder.waiters == Some(0), "{holder:?}");
+        assert!(holder.remaining <= WAITER_TTL, "{holder:?}");
+        is_held(&line.holder, &claim("job")).await;
+        let asked = line.asked();
+        match acquire(&line.waiter, &line.mine).await.expect("answered") {
+            Acquire::Granted { token, ttl } => {
+                assert_eq!(token, holder.token);
+                // Never longer than the server keeps it.
+                let left =
+                    line.holder.inspect(&line.mine.name).await.expect("answered").expect("held").remaining;
+                assert!(ttl <= WAITER_TTL && ttl > WAITER_TTL / 4 && left < holder.remaining, "{ttl:?}");
+            }
+            held => panic!("{held:?}"),
+        }
+        assert_eq!(line.asked(), asked, "it knows already");
+        // Asked again, it is a claim like any other.
+        match acquire(&line.waiter, &line.mine).await.expect("answered") {
+            Acquire::Granted { token, ttl } => assert_eq!((token, ttl), (holder.token, line.mine.ttl)),
+            held => panic!("{held:?}"),
+        }
+        assert!(line.asked() > asked);
+        assert_eq!(release(&line.waiter, &line.mine).await.expect("answered"), Release::Released);
+    });
+}
+
+#[test]
+fn a_lease_that_was_handed_over_is_soon_as_long_as_it_was_asked_for() {
+    run(async {
+        let url = own(&common().url());
+        let table = table_of(&url);
+        let (a, b) = (client(&url).await, client(&url).await);
+        for renewal in [Renewal::Automatic, Renewal::Never] {
+            let guard = hold(&a, "job", LONG).await;
+            let waiting = tokio::spawn({
+                let lock = b.lock("job").ttl(LONG).renewal(renewal);
+                async move { lock.acquire().await }
+            });
+            until_sql(common(), &format!("select count(client) from {table}_waiters"), "1");
+            let asked = done(common(), table, ACQUIRE);
+            guard.release().await.expect("released");
+            let guard = within(LONG, waiting).await.expect("no panic").expect("granted");
+            assert_eq!(done(common(), table, ACQUIRE), asked, "it was handed over");
+            let token = guard.token();
+            let longer = async {
+                loop {
+                    let holder = a.inspect("job").await.expect("answered").expect("held");
+                    assert_eq!(holder.token, token);
+                    if holder.remaining > WAITER_TTL && guard.remaining() > WAITER_TTL {
+                        break;
+                    }
+                }
+            };
+            within(soon(), longer).await;
+            guard.release().await.expect("released");
+        }
+    });
+}
+
+#[test]
+fn a_lease_that_was_handed_over_outlives_its_process_by_all_that_was_asked_for() {
+    run(async {
+        let url = own(&common().url());
+        let (a, b) = (client(&url).await, client(&url).await);
+        let guard = hold(&a, "job", LONG).await;
+        let waiting = tokio::spawn({
+            let lock = b.lock("job").ttl(LONG);
+            async move { lock.acquire().await }
+        });
+        until_sql(common(), &format!("select count(client) from {}_waiters", table_of(&url)), "1");
+        guard.release().await.expect("released");
+        within(LONG, waiting).await.expect("no panic").expect("granted").forget();
+        b.close().await.expect("closed");
+        let holder = a.inspect("job").await.expect("answered").expect("held");
+        assert!(holder.remaining > WAITER_TTL, "{holder:?}");
+    });
+}
+
+// 33
+#[test]
+fn who_died_while_it_waited_keeps_the_lock_no_longer_than_its_place() {
+    run(async {
+        let since = Instant::now();
+        let mut line = line(LONG).await;
+        line.release().await;
+        drop((line.waiter, line.hints));
+        let next = claim("job").wait(true);
+        take_over(&line.holder, &next).await;
+        let took = since.elapsed();
+        assert!(took < WAITER_TTL + time(1_500), "{took:?}");
+    });
+}
+
+#[test]
+fn who_leaves_while_the_lock_is_handed_over_to_it_gives_it_back() {
+    run(async {
+        let line = line(LONG).await;
+        let handover = line.handover();
+        let answer = within(soon(), release(&line.waiter, &line.mine)).await;
+        assert!(answer.as_ref().is_err_and(|e| e.kind() == leasehold::ErrorKind::Unavailable), "{answer:?}");
+        handover.commit().expect("handed over");
+        assert_eq!(release(&line.waiter, &line.mine).await.expect("answered"), Release::Released);
+        take(&line.holder, &claim("job")).await;
+    });
+}
+
+#[test]
+fn who_asks_while_the_lock_is_handed_over_to_it_waits_for_nobody_and_finds_out() {
+    run(async {
+        let line = line(LONG).await;
+        let handover = line.handover();
+        let answer = within(time(1_000), acquire(&line.waiter, &line.mine)).await.expect("answered");
+        assert!(
+            matches!(answer, Acquire::Held { retry_after: Some(after), .. } if after < time(500)),
+            "{answer:?}"
+        );
+        handover.commit().expect("handed over");
+        take(&line.waiter, &line.mine).await;
+        // It does not stand in line behind itself.
+        assert_eq!(sql(common(), &format!("select count(*) from {}_waiters", line.table)), "0");
+    });
+}
+
+#[test]
+fn a_release_that_cannot_take_all_away_is_a_release() {
+    run(async {
+        let line = line(LONG).await;
+        let (table, owner) = (&line.table, line.held.owner);
+        // As a claim leaves it that was executed late.
+        sql(
+            common(),
+            &format!(
+                "insert into {table}_waiters (space, name, owner, since, until) \
+                 select space, name, '{owner}', clock_timestamp(), until from {table}_waiters"
+            ),
+        );
+        let lock = common()
+            .transaction(&format!("select 1 from {table}_waiters where owner = '{owner}' for update"))
+            .expect("locked");
+        assert_eq!(release(&line.holder, &line.held).await.expect("answered"), Release::Released);
+        lock.commit().expect("unlocked");
+        take(&line.waiter, &line.mine).await;
+    });
+}
+
+// 74
+#[test]
+fn a_handover_that_no_standby_has_is_not_believed() {
+    let pair = PostgresPair::start_synchronous(Postgres::options()).expect("two servers");
+    run(async {
+        let url = own(&pair.primary.url());
+        let (holder, (waiter, mut hints)) = (bare(&url).await, listening(&url).await);
+        let (held, mine) = (claim("job"), claim("job").wait(true));
+        take(&holder, &held).await;
+        is_held(&waiter, &mine).await;
+        is_held(&holder, &claim("job")).await;
+        pair.stop_following().expect("stopped");
+        let cancel =
+            "select count(pg_cancel_backend(pid)) from pg_stat_activity where wait_event = 'SyncRep'";
+        let releasing = tokio::spawn(async move {
+            let answer = release(&holder, &held).await;
+            (holder, held, answer)
+        });
+        until_sql(&pair.primary, cancel, "1");
+        let (holder, held, answer) = within(LONG, releasing).await.expect("no panic");
+        assert!(answer.is_err(), "{answer:?}");
+        // The server has it all the same, and whoever comes by passes the turn on.
+        let owner = format!("select owner = '{}' from {}", mine.owner, table_of(&url));
+        assert_eq!(sql(&pair.primary, &owner), "t");
+        assert_eq!(release(&holder, &held).await.expect("answered"), Release::NotHeld);
+        assert_eq!(within(LONG, hints.next()).await, Some(Hint::Owner(mine.owner)));
+        let granted = tokio::time::timeout(time(500), acquire(&waiter, &mine)).await;
+        assert!(!matches!(granted, Ok(Ok(Acquire::Granted { .. }))), "{granted:?}");
+        pair.follow_again().expect("it follows");
+        let granted =
+            async { while !matches!(acquire(&waiter, &mine).await, Ok(Acquire::Granted { .. })) {} };
+        within(soon(), granted).await;
+    });
+}
+
+#[test]
+fn a_lease_that_was_handed_over_outlives_a_renewal_that_is_not_answered() {
+    run(async {
+        let (proxy, through, direct) = proxied(common()).await;
+        let connecting = proxy.faults().arm(Trap::on_request("pg_is_in_recovery"));
+        let (a, b) = (client(&direct).await, client(&through).await);
+        let first = within(LONG, connecting.passed()).await.expect("connected");
+        let guard = hold(&a, "job", LONG).await;
+        let waiting = tokio::spawn({
+            let lock = b.lock("job").ttl(LONG);
+            async move { lock.acquire().await }
+        });
+        until_sql(common(), &format!("select count(client) from {}_waiters", table_of(&direct)), "1");
+        proxy.faults().flow_both(Which::One(first), Flow::BlackHole);
+        guard.release().await.expect("released");
+        let guard = within(LONG, waiting).await.expect("no panic").expect("granted");
+        let since = Instant::now();
+        let whole = async {
+            while guard.is_held() && guard.remaining() <= WAITER_TTL {
+                tokio::task::yield_now().await;
+            }
+        };
+        within(LONG, whole).await;
+        // There was time for another try.
+        let took = since.elapsed();
+        assert!(guard.is_held() && took < WAITER_TTL / 2 + time(500), "{took:?}");
+    });
+}
+
+#[test]
+fn a_waiter_whose_entry_is_locked_is_told_to_ask() {
+    run(async {
+        let mut line = line(LONG).await;
+        let (table, owner) = (&line.table, line.mine.owner);
+        let lock = common()
+            .transaction(&format!("select 1 from {table}_waiters where owner = '{owner}' for update"))
+            .expect("locked");
+        // Its entry cannot be had, so it is told to ask.
+        line.release().await;
+        assert_eq!(sql(common(), &format!("select count(owner) from {}", line.table)), "0");
+        is_held(&line.holder, &claim("job")).await;
+        // Nobody waits for whoever has locked it.
+        let asked = line.asked();
+        is_held(&line.waiter, &line.mine).await;
+        assert!(line.asked() > asked);
+        lock.commit().expect("unlocked");
+        take(&line.waiter, &line.mine).await;
+    });
+}
+
+#[test]
+fn who_would_be_left_with_little_is_told_to_ask() {
+    run(async {
+        // Its last asking is long ago, or its lease is short.
+        for (ttl, ago) in [(LONG, 4_000), (Duration::from_millis(1_900), 0)] {
+            let mut line = line(ttl).await;
+            let earlier = format!("update {}_waiters set until = until - interval '{ago} ms'", line.table);
+            sql(common(), &earlier);
+            line.release().await;
+            assert_eq!(sql(common(), &format!("select count(owner) from {}", line.table)), "0");
+            match acquire(&line.waiter, &line.mine).await.expect("answered") {
+                Acquire::Granted { ttl, .. } => assert_eq!(ttl, line.mine.ttl),
+                held => panic!("{held:?}"),
+            }
+        }
+    });
+}
+
+// 68
+#[test]
+fn a_lock_that_a_transaction_pins_is_released_and_handed_to_nobody() {
+    run(async {
+        let mut line = line(LONG).await;
+        let pin = format!("select 1 from {} where name = 'job' for key share", line.table);
+        let pin = common().transaction(&pin).expect("pinned");
+        line.release().await;
+        assert_eq!(sql(common(), &format!("select count(owner) from {}", line.table)), "0");
+        is_held(&line.waiter, &line.mine).await;
+        pin.commit().expect("ended");
+        let granted = async {
+            while !matches!(acquire(&line.waiter, &line.mine).await, Ok(Acquire::Granted { .. })) {}
+        };
+        within(soon(), granted).await;
+        assert!(matches!(renew(&line.waiter, &line.mine).await, Ok(Renew::Renewed { .. })));
+    });
+}
+
+#[test]
+fn a_waiter_beside_the_holder_in_one_client_needs_no_word_of_the_server() {
+    run(async {
+        let url = own(&common().url());
+        let locks = client(&url).await;
+        let mut holding = hold(&locks, "job", LONG).await;
+        let rounds = 50;
+        for _ in 0..rounds {
+            let waiting = waiting(locks.lock("job"));
+            until_sql(common(), &format!("select count(*) from {}_waiters", table_of(&url)), "1");
+            holding.release().await.expect("released");
+            holding = within(LONG, waiting).await.expect("no panic").expect("granted");
+        }
+        holding.release().await.expect("released");
+        let [_, told, _] = done(common(), table_of(&url), PASS);
+        assert!(told <= 1, "{told} were told");
+    });
+}
