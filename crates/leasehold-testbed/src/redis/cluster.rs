@@ -100,7 +100,8 @@ impl RedisCluster {
         self.await_primary_other_than(slot, old)
     }
 
-    /// Waits until every node that runs sees every slot served, and every primary's replicas follow.
+    /// Waits until every node that runs sees every slot served and talks with all others, and every primary's replicas
+    /// follow.
     ///
     /// # Errors
     ///
@@ -113,12 +114,28 @@ impl RedisCluster {
                 if !info.contains("cluster_state:ok") || !info.contains(&known) {
                     return Err(Error::new(info));
                 }
+                self.talks_with_all(node)?;
                 let link = node.info("replication")?;
                 match link.contains("master_link_status:down") {
                     true => Err(Error::new(link)),
                     false => Ok(()),
                 }
             })?;
+        }
+        Ok(())
+    }
+
+    /// A message that is published reaches those to whom there is a connection, which is made some time after one has
+    /// heard of the other.
+    fn talks_with_all(&self, node: &Redis) -> Result<()> {
+        let known = node.command(&["cluster", "nodes"])?;
+        let others = self.nodes.iter().filter(|other| other.is_running() && other.port() != node.port());
+        for other in others {
+            let address = format!(":{}@", other.port());
+            let line = known.lines().find(|line| line.contains(&address));
+            if !line.is_some_and(|line| line.contains(" connected") && !line.contains("handshake")) {
+                return Err(Error::new(known));
+            }
         }
         Ok(())
     }

@@ -450,12 +450,17 @@ fn another_node_is_listened_to_when_one_dies() {
         assert_ne!(next.port(), dies.port());
         // It tells whose turn it is, whoever serves the lock.
         let far = cluster.nodes().iter().find(|node| ![next.port(), dies.port()].contains(&node.port()));
-        let lock = lock_at(&cluster, far.expect("a third"));
+        let far = far.expect("a third");
+        let lock = lock_at(&cluster, far);
         let (theirs, mine) = (claim(&lock), claim(&lock).wait(true));
         take(&storage, &theirs).await;
         is_held(&storage, &mine).await;
         release(&storage, &theirs).await.expect("released");
-        within(soon(), async { while hints.next().await != Some(Hint::Owner(mine.owner)) {} }).await;
+        let told = async { while hints.next().await != Some(Hint::Owner(mine.owner)) {} };
+        if tokio::time::timeout(soon(), told).await.is_err() {
+            let known = [far, next].map(|node| node.command(&["cluster", "nodes"]));
+            panic!("not told by {} over {}: {known:#?}", far.port(), next.port());
+        }
     });
 }
 
