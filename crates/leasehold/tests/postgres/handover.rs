@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use leasehold::Renewal;
 use leasehold::storage::{Acquire, Claim, Hint, Release, Renew, Storage, WAITER_TTL};
+use leasehold::{Guard, Lock, Renewal, Result};
 use leasehold_faultproxy::{Flow, Trap, Which};
 use leasehold_testbed::{Postgres, PostgresPair, Transaction};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::tools::*;
@@ -31,6 +32,13 @@ async fn line(ttl: Duration) -> Line {
     // So that it knows of waiters.
     is_held(&holder, &claim("job")).await;
     Line { table: table_of(&url).to_owned(), holder, held, waiter, hints, mine }
+}
+
+/// Waits for the lock of a table in which there is no other, in a task of its own; by now it can be told.
+fn waiting_in_line(table: &str, lock: Lock) -> JoinHandle<Result<Guard>> {
+    let waiting = waiting(lock);
+    until_sql(common(), &format!("select count(client) from {table}_waiters"), "1");
+    waiting
 }
 
 impl Line {
@@ -96,11 +104,7 @@ fn a_lease_that_was_handed_over_is_soon_as_long_as_it_was_asked_for() {
         let (a, b) = (client(&url).await, client(&url).await);
         for renewal in [Renewal::Automatic, Renewal::Never] {
             let guard = hold(&a, "job", LONG).await;
-            let waiting = tokio::spawn({
-                let lock = b.lock("job").ttl(LONG).renewal(renewal);
-                async move { lock.acquire().await }
-            });
-            until_sql(common(), &format!("select count(client) from {table}_waiters"), "1");
+            let waiting = waiting_in_line(table, b.lock("job").ttl(LONG).renewal(renewal));
             let asked = done(common(), table, ACQUIRE);
             guard.release().await.expect("released");
             let guard = within(LONG, waiting).await.expect("no panic").expect("granted");
@@ -127,11 +131,7 @@ fn a_lease_that_was_handed_over_outlives_its_process_by_all_that_was_asked_for()
         let url = own(&common().url());
         let (a, b) = (client(&url).await, client(&url).await);
         let guard = hold(&a, "job", LONG).await;
-        let waiting = tokio::spawn({
-            let lock = b.lock("job").ttl(LONG);
-            async move { lock.acquire().await }
-        });
-        until_sql(common(), &format!("select count(client) from {}_waiters", table_of(&url)), "1");
+        let waiting = waiting_in_line(table_of(&url), b.lock("job").ttl(LONG));
         guard.release().await.expect("released");
         within(LONG, waiting).await.expect("no panic").expect("granted").forget();
         b.close().await.expect("closed");
@@ -250,11 +250,7 @@ fn a_lease_that_was_handed_over_outlives_a_renewal_that_is_not_answered() {
         let (a, b) = (client(&direct).await, client(&through).await);
         let first = within(LONG, connecting.passed()).await.expect("connected");
         let guard = hold(&a, "job", LONG).await;
-        let waiting = tokio::spawn({
-            let lock = b.lock("job").ttl(LONG);
-            async move { lock.acquire().await }
-        });
-        until_sql(common(), &format!("select count(client) from {}_waiters", table_of(&direct)), "1");
+        let waiting = waiting_in_line(table_of(&direct), b.lock("job").ttl(LONG));
         proxy.faults().flow_both(Which::One(first), Flow::BlackHole);
         guard.release().await.expect("released");
         let guard = within(LONG, waiting).await.expect("no panic").expect("granted");

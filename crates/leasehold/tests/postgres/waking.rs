@@ -172,11 +172,10 @@ fn a_handover_is_one_claim_to_wait_and_none_to_hold() {
         let since = Instant::now();
         for round in 0..handovers {
             let locks = if round % 2 == 0 { &b } else { &a };
-            let lock = locks.lock("job");
-            let waiting = tokio::spawn(async move { lock.acquire().await.expect("granted") });
+            let waiting = waiting(locks.lock("job"));
             waiters(&a, "job", 1).await;
             holding.release().await.expect("released");
-            holding = within(LONG, waiting).await.expect("no panic");
+            holding = within(LONG, waiting).await.expect("no panic").expect("granted");
         }
         // Until a client listens it looks again, and heartbeats are claims too.
         let beats = 20 + since.elapsed().as_secs() / WAITER_HEARTBEAT.as_secs();

@@ -292,20 +292,16 @@ pub(super) async fn release(around: Around<'_>, claims: &[Claim]) -> Result<Vec<
     if !link.is_crowded() {
         free(around, claims, &mut answers).await?;
     }
-    // Those whose lease is over, while somebody has locked what else they left.
+    // Those whose lease was ended here, whatever becomes of an entry of theirs that somebody has locked.
     let mut ended = Vec::new();
     for verb in [Verb::HandOver, Verb::ReleaseLocked] {
         let rest = unanswered(claims, &answers);
         if !rest.is_empty() {
             let said = once(verb, rest.iter().map(|i| &claims[*i]).collect()).await;
             let said = said.map(|said| {
-                let lasting = |(i, (answer, held)): (&usize, (Option<Result<Release>>, bool))| {
-                    if held && answer.is_none() {
-                        ended.push(*i);
-                    }
-                    answer
-                };
-                rest.iter().zip(said).map(lasting).collect()
+                let (said, held): (Vec<_>, Vec<_>) = said.into_iter().unzip();
+                ended.extend(rest.iter().zip(held).filter_map(|(i, held): (_, bool)| held.then_some(*i)));
+                said
             });
             fill(&mut answers, &rest, said);
         }
