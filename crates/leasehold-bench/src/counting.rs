@@ -134,8 +134,8 @@ impl Storage for Counting {
         self.inner.list(prefix, after, limit).await
     }
 
-    fn watch(&self, names: &[Name]) {
-        self.inner.watch(names);
+    fn watch(&self, added: &[Name], removed: &[Name]) {
+        self.inner.watch(added, removed);
     }
 
     fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {

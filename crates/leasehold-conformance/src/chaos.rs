@@ -254,8 +254,8 @@ impl<S: Storage> Storage for Chaos<S> {
         self.call(Verb::List, 1, call, || Err(error())).await
     }
 
-    fn watch(&self, names: &[Name]) {
-        self.inner.watch(names);
+    fn watch(&self, added: &[Name], removed: &[Name]) {
+        self.inner.watch(added, removed);
     }
 
     fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {

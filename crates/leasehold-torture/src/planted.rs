@@ -309,8 +309,8 @@ impl<S: Storage> Storage for Defective<S> {
         self.inner.list(prefix, after, limit).await
     }
 
-    fn watch(&self, names: &[Name]) {
-        self.inner.watch(names);
+    fn watch(&self, added: &[Name], removed: &[Name]) {
+        self.inner.watch(added, removed);
     }
 
     fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {

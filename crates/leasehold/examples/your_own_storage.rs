@@ -132,7 +132,7 @@ impl Storage for Shelf {
         Ok(wanted.filter_map(|(name, record)| record.holder(name, now)).take(limit).collect())
     }
 
-    fn watch(&self, _names: &[Name]) {
+    fn watch(&self, _added: &[Name], _removed: &[Name]) {
         // Nothing to send hints from: observers look for themselves.
     }
 

@@ -672,7 +672,7 @@ fn watched_names_are_hinted() {
     run(async {
         let storage = open(&dir.file()).await;
         let mut hints: Hints = Box::pin(storage.hints());
-        storage.watch(&[name("job"), name("another")]);
+        storage.watch(&[name("job"), name("another")], &[]);
         other.say("cycles job 1000000");
         let mut hinted = HashSet::new();
         while hinted.len() < 2 {

@@ -12,6 +12,7 @@ cases!("hints":
         each_client_hears_of_its_own_waiter,
         a_watched_name_is_hinted_when_it_is_locked,
         a_watched_name_is_hinted_when_it_is_unlocked,
+        a_renewal_that_shortens_hints_the_owner,
     ],
     [Need::Push, Need::Fair] => [
         a_first_waiter_that_leaves_passes_the_turn_on,
@@ -89,7 +90,7 @@ async fn a_watched_name_is_hinted_when_it_is_locked(case: Context) {
     let mut ears = ears;
     for i in 0..TRIES {
         let claim = case.claim(&format!("watched {i}"));
-        b.0.watch(std::slice::from_ref(&claim.name));
+        b.0.watch(std::slice::from_ref(&claim.name), &[]);
         ears.forget();
         a.take(&claim, "nobody holds it").await;
         if ears.hear(&Hint::Name(claim.name), case.timing.slack()).await {
@@ -105,7 +106,7 @@ async fn a_watched_name_is_hinted_when_it_is_unlocked(case: Context) {
     for i in 0..TRIES {
         let claim = case.claim(&format!("watched {i}"));
         a.take(&claim, "nobody holds it").await;
-        b.0.watch(std::slice::from_ref(&claim.name));
+        b.0.watch(std::slice::from_ref(&claim.name), &[]);
         ears.forget();
         a.give(&claim, "it was granted").await;
         if ears.hear(&Hint::Name(claim.name), case.timing.slack()).await {
@@ -115,16 +116,36 @@ async fn a_watched_name_is_hinted_when_it_is_unlocked(case: Context) {
     panic!("no watched name was hinted when it was unlocked");
 }
 
+async fn a_renewal_that_shortens_hints_the_owner(case: Context) {
+    let (a, b) = (case.client().await, case.client().await);
+    let mut ears = a.ears();
+    for _ in 0..TRIES {
+        let case = case.fresh();
+        let long = case.claim("a");
+        a.take(&long, "nobody holds it").await;
+        a.keep(&long, "it is held").await;
+        ears.forget();
+        // As by a ticket, in another process.
+        let mut short = long.clone().shorten(true);
+        short.ttl = long.ttl / 2;
+        b.keep(&short, "an owner is known by its id").await;
+        if hears(&case, &mut ears, &long).await {
+            return;
+        }
+    }
+    panic!("no renewal that brought the end of a lease forward hinted its owner");
+}
+
 async fn a_listener_that_leaves_does_no_harm(case: Context) {
     let (a, b) = (case.client().await, case.client().await);
     drop(b.0.hints());
     let (holder, waiter) = (case.claim("a"), case.claim("a").wait(true));
-    b.0.watch(std::slice::from_ref(&holder.name));
+    b.0.watch(std::slice::from_ref(&holder.name), &[]);
     a.take(&holder, "nobody holds it").await;
     b.refused(&waiter, "it is held").await;
     a.give(&holder, "it was granted").await;
     b.take(&waiter, "it is the first waiter's turn").await;
-    b.0.watch(&[]);
+    b.0.watch(&[], std::slice::from_ref(&holder.name));
     b.give(&waiter, "it was granted").await;
 }
 

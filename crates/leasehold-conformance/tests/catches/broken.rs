@@ -62,6 +62,8 @@ pub(crate) enum Sin {
     RenewsInWordsOnly,
     /// Executes a renewal that shortens, however late it comes.
     ShortensLate,
+    /// Forgets to tell the owner of a lease that another client has shortened it.
+    ShortensSilently,
     /// Writes the end of the lease whenever its owner asks again.
     ShortensWhenAskedAgain,
     /// Writes the end of the lease with every renewal.
@@ -92,6 +94,7 @@ struct Shared {
     ttls: HashMap<Name, Duration>,
     queues: HashMap<Name, Vec<Claim>>,
     left: HashSet<Owner>,
+    shortened: HashSet<Owner>,
 }
 
 /// A broken token counter: what it says for the true token of the present grant.
@@ -194,14 +197,17 @@ impl Storage for Broken {
         Ok(holders.into_iter().map(|holder| self.shown(holder)).collect())
     }
 
-    fn watch(&self, names: &[Name]) {
-        self.inner.watch(names);
+    fn watch(&self, added: &[Name], removed: &[Name]) {
+        self.inner.watch(added, removed);
     }
 
     fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {
-        let sin = self.sin;
+        let (sin, shared) = (self.sin, Arc::clone(&self.shared));
         Box::pin(self.inner.hints().filter(move |hint| {
             let forgotten = match hint {
+                Hint::Owner(owner) if sin == Sin::ShortensSilently => {
+                    shared.lock().unwrap_or_else(PoisonError::into_inner).shortened.contains(owner)
+                }
                 Hint::Owner(_) => sin == Sin::HintsNoOwner,
                 Hint::Name(_) => sin == Sin::HintsNoName,
                 _ => false,
@@ -268,6 +274,9 @@ impl Broken {
                 renewing = renewing.shorten(true).patience(Duration::MAX);
             }
             _ => {}
+        }
+        if renewing.shorten {
+            self.shared().shortened.insert(claim.owner);
         }
         let answer = only(self.inner.renew(&[renewing]).await)?;
         if answer != Renew::NotHeld {

@@ -67,6 +67,7 @@ fn renewal_that_keeps_the_old_deadline() {
     caught(
         Sin::RenewsInWordsOnly,
         &[
+            "hints::a_renewal_that_shortens_hints_the_owner",
             "inspect::a_renewal_shows_in_what_remains",
             "renewal::renew_gives_a_full_ttl",
             "renewal::renew_shortens_when_the_claim_says_so",
@@ -86,7 +87,15 @@ fn asking_again_that_brings_the_end_forward() {
 
 #[test]
 fn a_lease_that_cannot_be_shortened() {
-    caught(Sin::NeverShortens, &["renewal::renew_shortens_when_the_claim_says_so"]);
+    caught(
+        Sin::NeverShortens,
+        &["hints::a_renewal_that_shortens_hints_the_owner", "renewal::renew_shortens_when_the_claim_says_so"],
+    );
+}
+
+#[test]
+fn a_lease_that_is_shortened_without_a_word() {
+    caught(Sin::ShortensSilently, &["hints::a_renewal_that_shortens_hints_the_owner"]);
 }
 
 #[test]
@@ -218,6 +227,7 @@ fn waiters_that_are_not_hinted() {
         &[
             "hints::a_first_waiter_that_leaves_passes_the_turn_on",
             "hints::a_release_hints_the_next_waiter",
+            "hints::a_renewal_that_shortens_hints_the_owner",
             "hints::each_client_hears_of_its_own_waiter",
         ],
     );

@@ -134,9 +134,9 @@ impl Storage for Odd {
         self.memory.list(prefix, after, limit).await
     }
 
-    fn watch(&self, names: &[Name]) {
+    fn watch(&self, added: &[Name], removed: &[Name]) {
         assert_ne!(self.oddity, Oddity::PanicsWhenItIsToWatch, "told to panic");
-        self.memory.watch(names);
+        self.memory.watch(added, removed);
     }
 
     fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {

@@ -240,8 +240,8 @@ impl Actor {
             }
             Command::Observe { name, changes } => {
                 self.subscribe();
-                if self.observers.add(name, changes, now) {
-                    self.watch();
+                if self.observers.add(name.clone(), changes, now) {
+                    self.watch(&[name], &[]);
                 }
             }
             Command::Release { owner, reply } => self.release(now, owner, reply),
@@ -329,7 +329,7 @@ impl Actor {
             Done::Found { owner, seen } => self.step(owner, now, Step::Found(seen)),
             Done::Looked { name, seen } => {
                 if self.observers.seen(&name, seen.ok(), now) {
-                    self.watch();
+                    self.watch(&[], &[name]);
                 }
             }
             Done::Replied => {}

@@ -57,11 +57,6 @@ impl Observers {
         new
     }
 
-    /// The names that are observed.
-    pub(crate) fn names(&self) -> Vec<Name> {
-        self.names.keys().cloned().collect()
-    }
-
     /// It may have changed.
     pub(crate) fn hint(&mut self, name: &Name, now: Moment) {
         if let Some(observed) = self.names.get_mut(name) {

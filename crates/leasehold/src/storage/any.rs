@@ -76,8 +76,8 @@ impl Storage for AnyStorage {
         self.0.list(prefix, after, limit).await
     }
 
-    fn watch(&self, names: &[Name]) {
-        self.0.watch(names);
+    fn watch(&self, added: &[Name], removed: &[Name]) {
+        self.0.watch(added, removed);
     }
 
     fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {
@@ -101,7 +101,7 @@ trait Erased: fmt::Debug + fmt::Display + Send + Sync {
         after: Option<&'a Name>,
         limit: usize,
     ) -> Boxed<'a, Result<Vec<Holder>>>;
-    fn watch(&self, names: &[Name]);
+    fn watch(&self, added: &[Name], removed: &[Name]);
     fn hints(&self) -> Pin<Box<dyn Stream<Item = Hint> + Send>>;
 }
 
@@ -139,8 +139,8 @@ impl<S: Storage> Erased for S {
         Box::pin(Storage::list(self, prefix, after, limit))
     }
 
-    fn watch(&self, names: &[Name]) {
-        Storage::watch(self, names);
+    fn watch(&self, added: &[Name], removed: &[Name]) {
+        Storage::watch(self, added, removed);
     }
 
     fn hints(&self) -> Pin<Box<dyn Stream<Item = Hint> + Send>> {

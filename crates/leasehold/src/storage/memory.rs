@@ -73,7 +73,10 @@ impl Clone for Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        self.space.state().watched.remove(&self.id);
+        let mut state = self.space.state();
+        for name in state.watches.remove(&self.id).unwrap_or_default() {
+            state.unwatch(self.id, &name);
+        }
     }
 }
 
@@ -137,8 +140,15 @@ impl Storage for Memory {
         Ok(holders)
     }
 
-    fn watch(&self, names: &[Name]) {
-        self.space.state().watched.insert(self.id, names.iter().cloned().collect());
+    fn watch(&self, added: &[Name], removed: &[Name]) {
+        let mut state = self.space.state();
+        for name in added {
+            state.watched.entry(name.clone()).or_default().insert(self.id);
+            state.watches.entry(self.id).or_default().insert(name.clone());
+        }
+        for name in removed {
+            state.unwatch(self.id, name);
+        }
     }
 
     fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {
@@ -166,7 +176,9 @@ struct State {
     /// How many records there may be before idle ones are forgotten.
     room: usize,
     handles: u64,
-    watched: HashMap<u64, HashSet<Name>>,
+    /// The handles that observe each name, and the names of each handle.
+    watched: HashMap<Name, HashSet<u64>>,
+    watches: HashMap<u64, HashSet<Name>>,
     subscribers: Vec<mpsc::UnboundedSender<Hint>>,
 }
 
@@ -225,14 +237,17 @@ impl State {
             in_time(claim, sent, now)?;
         }
         let lease = self.records.get_mut(&claim.name).and_then(|record| record.live(now));
-        Ok(match lease.filter(|lease| lease.owner == claim.owner) {
-            Some(lease) => {
-                let until = now + claim.ttl;
-                lease.until = if claim.shorten { until } else { std::cmp::max(lease.until, until) };
-                Renew::Renewed { ttl: claim.ttl }
-            }
-            None => Renew::NotHeld,
-        })
+        let Some(lease) = lease.filter(|lease| lease.owner == claim.owner) else {
+            return Ok(Renew::NotHeld);
+        };
+        let until = now + claim.ttl;
+        let shortened = claim.shorten && until < lease.until;
+        lease.until = if shortened { until } else { std::cmp::max(lease.until, until) };
+        if shortened {
+            // Its own engine: another client may have sent this.
+            self.tell(&Hint::Owner(claim.owner));
+        }
+        Ok(Renew::Renewed { ttl: claim.ttl })
     }
 
     fn release(&mut self, claim: &Claim, now: Instant) -> Release {
@@ -257,8 +272,20 @@ impl State {
         Release::Released
     }
 
+    fn unwatch(&mut self, handle: u64, name: &Name) {
+        if let Some(names) = self.watches.get_mut(&handle) {
+            names.remove(name);
+        }
+        if let Some(handles) = self.watched.get_mut(name) {
+            handles.remove(&handle);
+            if handles.is_empty() {
+                self.watched.remove(name);
+            }
+        }
+    }
+
     fn tell_observers(&mut self, name: &Name) {
-        if self.watched.values().any(|names| names.contains(name)) {
+        if self.watched.contains_key(name) {
             self.tell(&Hint::Name(name.clone()));
         }
     }

@@ -56,6 +56,8 @@ use crate::error::Result;
 /// *Nothing shortens a lease but a claim that says so.* An acquire or a renew by the owner that holds moves the
 /// end of the lease to `ttl` from now or leaves it where it is, whichever is later: requests may be executed
 /// late and twice. Only a renew with [`Claim::shorten`] may bring it forward, and only within its patience.
+/// One that does hints the owner where the storage promises push: another process may hold a guard of that
+/// lease, and has to learn of its new end at once.
 ///
 /// *Patience.* A claim that the storage executes later than [`Claim::patience`] after it was sent grants
 /// nothing and leaves nothing.
@@ -111,9 +113,10 @@ pub trait Storage: Debug + Display + Send + Sync + 'static {
         limit: usize,
     ) -> impl Future<Output = Result<Vec<Holder>>> + Send;
 
-    /// Replaces the set of names that somebody in this process observes: send [`Hint::Name`] when one of
-    /// them is locked or unlocked, if that is possible without polling.
-    fn watch(&self, names: &[Name]);
+    /// Changes the set of names that this process observes: `added` were not in it, `removed` were. Send
+    /// [`Hint::Name`] when a name in the set is locked or unlocked, if that is possible without polling. The
+    /// cost of a call must depend on the difference, not on the size of the set.
+    fn watch(&self, added: &[Name], removed: &[Name]);
 
     /// Subscribes to hints. Called at most once, before the first waiting claim and the first watched name.
     /// A subscription that takes time sends [`Hint::Any`] when it stands.
@@ -259,7 +262,7 @@ pub enum Hint {
     Any,
     /// This lock was locked or unlocked.
     Name(Name),
-    /// It may be this owner's turn; or, if it holds, its lease may have been ended by somebody.
+    /// It may be this owner's turn; or, if it holds, another client may have ended or shortened its lease.
     Owner(Owner),
     /// The storage may have forgotten leases: it was restarted, or another server answers now. Everybody asks
     /// again, and every hold is verified at once.

@@ -251,7 +251,7 @@ fn who_observes_sees_a_handover() {
         let (held, mine, changed) = (claim("job"), claim("job").wait(true), Some(Hint::Name(name("job"))));
         take(&holder, &held).await;
         is_held(&waiter, &mine).await;
-        observer.watch(&[name("job")]);
+        observer.watch(&[name("job")], &[]);
         assert_eq!(within(LONG, seen.next()).await, changed, "it observes now");
         assert_eq!(release(&holder, &held).await.expect("answered"), Release::Released);
         assert_eq!(within(LONG, hints.next()).await, Some(Hint::Owner(mine.owner)));

@@ -471,7 +471,7 @@ fn observers_are_told_by_whoever_serves_the_lock() {
         let (storage, mut hints) = listening(&cluster.url()).await;
         let locks = one_lock_each(&cluster);
         let names: Vec<_> = locks.iter().map(|lock| name(lock)).collect();
-        storage.watch(&names);
+        storage.watch(&names, &[]);
         let mut left: BTreeSet<_> = names.iter().cloned().collect();
         within(soon(), async {
             while !left.is_empty() {
@@ -495,7 +495,7 @@ fn observers_are_told_by_whoever_serves_the_lock() {
         let mine = claim(&locks[0]);
         take(&storage, &mine).await;
         told(&mine.name).await;
-        storage.watch(&[]);
+        storage.watch(&[], &names);
     });
 }
 

@@ -174,10 +174,10 @@ impl Actor {
         }
     }
 
-    /// Tells the storage which names are observed.
-    pub(super) fn watch(&self) {
+    /// Tells the storage which names are observed from now on, and which are not any more.
+    pub(super) fn watch(&self, added: &[Name], removed: &[Name]) {
         // One that panics tells nothing; then the observers look by themselves.
-        let _ = catch_unwind(AssertUnwindSafe(|| self.storage.watch(&self.observers.names())));
+        let _ = catch_unwind(AssertUnwindSafe(|| self.storage.watch(added, removed)));
     }
 }
 

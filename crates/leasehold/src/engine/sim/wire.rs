@@ -127,7 +127,7 @@ impl Storage for Wire {
         Ok(Vec::new())
     }
 
-    fn watch(&self, _names: &[Name]) {}
+    fn watch(&self, _added: &[Name], _removed: &[Name]) {}
 
     fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {
         let (tx, rx) = mpsc::unbounded_channel();

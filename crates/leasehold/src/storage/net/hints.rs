@@ -1,7 +1,8 @@
 //! What a storage and its listener share, and the stream of hints that they make.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_core::Stream;
@@ -16,7 +17,7 @@ pub(in crate::storage) struct Hinter {
     sender: mpsc::UnboundedSender<Hint>,
     /// Whether the subscription stands.
     listening: AtomicBool,
-    watched: watch::Sender<Vec<Name>>,
+    watched: Watched,
     /// Counts the times that a lock may have moved to another server.
     moves: watch::Sender<u64>,
 }
@@ -30,9 +31,11 @@ pub(in crate::storage) const LONGEST_PAUSE: Duration = Duration::from_millis(750
 impl Hinter {
     pub(in crate::storage) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<Hint>) {
         let (sender, received) = mpsc::unbounded_channel();
-        let (watched, _) = watch::channel(Vec::new());
         let moves = watch::channel(0).0;
-        (Arc::new(Self { sender, listening: AtomicBool::new(false), watched, moves }), received)
+        (
+            Arc::new(Self { sender, listening: AtomicBool::new(false), watched: Watched::default(), moves }),
+            received,
+        )
     }
 
     pub(in crate::storage) fn send(&self, hint: Hint) {
@@ -50,8 +53,8 @@ impl Hinter {
         self.send(if restarted { Hint::Restarted } else { Hint::Any });
     }
 
-    pub(in crate::storage) fn watch(&self, names: &[Name]) {
-        self.watched.send_replace(names.to_vec());
+    pub(in crate::storage) fn watch(&self, added: &[Name], removed: &[Name]) {
+        self.watched.change(added, removed);
     }
 
     /// A lock may have moved to another server.
@@ -63,9 +66,52 @@ impl Hinter {
         self.moves.subscribe()
     }
 
-    /// The names that somebody observes, and their changes.
-    pub(in crate::storage) fn watched(&self) -> watch::Receiver<Vec<Name>> {
+    /// Returns the names that this process observes: all of them first, and then each change.
+    pub(in crate::storage) fn watched(&self) -> Changes {
         self.watched.subscribe()
+    }
+}
+
+/// A set of names that tells its readers of its changes, and never of all that is in it again.
+#[derive(Default)]
+pub(in crate::storage) struct Watched(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    names: HashSet<Name>,
+    readers: Vec<mpsc::UnboundedSender<Change>>,
+}
+
+/// The difference between two sets of names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::storage) struct Change {
+    pub(in crate::storage) added: Vec<Name>,
+    pub(in crate::storage) removed: Vec<Name>,
+}
+
+/// What a reader of a [`Watched`] receives.
+pub(in crate::storage) type Changes = mpsc::UnboundedReceiver<Change>;
+
+impl Watched {
+    /// Changes the set. Names that are in it already are not told again, and those that are not in it are not taken
+    /// from it.
+    pub(in crate::storage) fn change(&self, added: &[Name], removed: &[Name]) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let added = added.iter().filter(|name| state.names.insert((*name).clone())).cloned().collect();
+        let removed = removed.iter().filter(|name| state.names.remove(*name)).cloned().collect();
+        let change = Change { added, removed };
+        state.readers.retain(|reader| reader.send(change.clone()).is_ok());
+    }
+
+    /// Returns the changes of the set from now on, the first of which adds all that is in it.
+    pub(in crate::storage) fn subscribe(&self) -> Changes {
+        let (reader, changes) = mpsc::unbounded_channel();
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = Change { added: state.names.iter().cloned().collect(), removed: Vec::new() };
+        if reader.send(all).is_ok() {
+            state.readers.push(reader);
+        }
+        changes
     }
 }
 
@@ -107,5 +153,28 @@ pub(in crate::storage) struct Task(pub(in crate::storage) JoinHandle<()>);
 impl Drop for Task {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_is_told_all_once_and_then_the_differences() {
+        let [a, b, c] = ["a", "b", "c"].map(|name| Name::new(name).expect("valid"));
+        let watched = Watched::default();
+        watched.change(&[a.clone(), b.clone()], &[]);
+        let mut changes = watched.subscribe();
+        let mut all = changes.try_recv().expect("the first").added;
+        all.sort();
+        assert_eq!(all, [a.clone(), b.clone()]);
+        watched.change(&[a.clone(), c.clone()], &[b.clone()]);
+        assert_eq!(changes.try_recv(), Ok(Change { added: vec![c], removed: vec![b.clone()] }));
+        watched.change(&[], &[b, a.clone()]);
+        assert_eq!(changes.try_recv(), Ok(Change { added: vec![], removed: vec![a] }));
+        drop(changes);
+        watched.change(&[], &[]);
+        assert_eq!(watched.0.lock().expect("not poisoned").readers.len(), 0, "one that is gone is forgotten");
     }
 }

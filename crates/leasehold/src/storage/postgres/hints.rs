@@ -1,5 +1,6 @@
 //! The connection on which the server tells whose turn it is.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures_core::Stream;
@@ -14,7 +15,7 @@ use super::link::{Link, Params};
 use super::links::Links;
 use super::statements::{CHANNEL, Verb};
 use super::waiting::{Heir, Waiting};
-use crate::storage::net::hints::{HEARTBEAT, Hinter, Pauses, stream};
+use crate::storage::net::hints::{Change, HEARTBEAT, Hinter, Pauses, stream};
 use crate::storage::net::server::Link as _;
 use crate::storage::{Hint, Name, Owner};
 
@@ -27,6 +28,10 @@ pub(super) struct Listener {
     pub(super) waiting: Arc<Waiting>,
 }
 
+/// In how many heartbeats the rows of all observed names are refreshed.
+const PARTS: usize = 5;
+/// How many names there are in one statement.
+const NAMES_AT_ONCE: usize = 1000;
 /// How many heartbeats there are between two times that the entries of the dead are forgotten.
 const SWEEP_EVERY: u32 = 30;
 
@@ -67,9 +72,8 @@ impl Listener {
         }
         self.hinter.subscribed(self.links.first.saw(link.identity()));
         let observer = Observer { id: id(Owner::random()), space: &self.config.space, client: &self.client };
-        let mut watched = self.hinter.watched();
-        watched.mark_changed();
-        let mut names: Vec<Name> = Vec::new();
+        let mut changes = self.hinter.watched();
+        let mut names = Refreshed::default();
         let mut beat = tokio::time::interval(HEARTBEAT);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut beats = 0_u32;
@@ -82,22 +86,21 @@ impl Listener {
                     }
                     None => false,
                 },
-                changed = watched.changed() => {
-                    let now = watched.borrow_and_update().clone();
-                    let gone: Vec<_> = names.iter().filter(|name| !now.contains(name)).cloned().collect();
-                    let fresh: Vec<_> = now.iter().filter(|name| !names.contains(name)).cloned().collect();
-                    names = now;
-                    changed.is_ok()
-                        && asker.unwatch(&observer, &gone).await
-                        && asker.watch(&observer, &fresh).await
-                        // What has changed before the server knew of it.
-                        && { fresh.into_iter().for_each(|name| self.hinter.send(Hint::Name(name))); true }
-                }
+                change = changes.recv() => match change {
+                    Some(Change { added, removed }) => {
+                        names.change(&added, &removed);
+                        asker.unwatch(&observer, &removed).await
+                            && asker.watch(&observer, &added).await
+                            // What has changed before the server knew of it.
+                            && { added.into_iter().for_each(|name| self.hinter.send(Hint::Name(name))); true }
+                    }
+                    None => false,
+                },
                 () = link.given_up() => false,
                 _ = beat.tick() => {
                     beats = beats.wrapping_add(1);
                     asker.listens().await
-                        && asker.watch(&observer, &names).await
+                        && asker.watch(&observer, &names.next_part()).await
                         && (beats % SWEEP_EVERY != 1 || asker.ask(Verb::Sweep, &[]).await)
                 }
             };
@@ -143,6 +146,41 @@ struct Observer<'a> {
     client: &'a str,
 }
 
+/// The observed names, whose rows are refreshed a part with each heartbeat: all of them once in [`PARTS`] heartbeats,
+/// which is a third of [`OBSERVER_TTL`](super::statements::OBSERVER_TTL).
+#[derive(Default)]
+struct Refreshed {
+    parts: [HashSet<Name>; PARTS],
+    part_of: HashMap<Name, usize>,
+    /// The part that is refreshed next.
+    next: usize,
+}
+
+impl Refreshed {
+    fn change(&mut self, added: &[Name], removed: &[Name]) {
+        for name in removed {
+            if let Some(part) = self.part_of.remove(name).and_then(|part| self.parts.get_mut(part)) {
+                part.remove(name);
+            }
+        }
+        for name in added {
+            let smallest = self.parts.iter_mut().enumerate().min_by_key(|(_, part)| part.len());
+            if let Some((i, part)) = smallest
+                && !self.part_of.contains_key(name)
+            {
+                part.insert(name.clone());
+                self.part_of.insert(name.clone(), i);
+            }
+        }
+    }
+
+    fn next_part(&mut self) -> Vec<Name> {
+        let part = self.parts.get(self.next).into_iter().flatten().cloned().collect();
+        self.next = (self.next + 1) % PARTS;
+        part
+    }
+}
+
 /// Asks for something that is answered at once, or not at all.
 struct Asker<'a> {
     link: &'a Link,
@@ -155,14 +193,23 @@ impl Asker<'_> {
     }
 
     async fn watch(&self, observer: &Observer<'_>, names: &[Name]) -> bool {
-        let names: Vec<_> = names.iter().map(Name::as_str).collect();
-        names.is_empty()
-            || self.ask(Verb::Watch, &[&observer.space, &observer.id, &observer.client, &names]).await
+        for names in names.chunks(NAMES_AT_ONCE) {
+            let names: Vec<_> = names.iter().map(Name::as_str).collect();
+            if !self.ask(Verb::Watch, &[&observer.space, &observer.id, &observer.client, &names]).await {
+                return false;
+            }
+        }
+        true
     }
 
     async fn unwatch(&self, observer: &Observer<'_>, names: &[Name]) -> bool {
-        let names: Vec<_> = names.iter().map(Name::as_str).collect();
-        names.is_empty() || self.ask(Verb::Unwatch, &[&observer.space, &observer.id, &names]).await
+        for names in names.chunks(NAMES_AT_ONCE) {
+            let names: Vec<_> = names.iter().map(Name::as_str).collect();
+            if !self.ask(Verb::Unwatch, &[&observer.space, &observer.id, &names]).await {
+                return false;
+            }
+        }
+        true
     }
 
     async fn ask(&self, verb: Verb, params: Params<'_>) -> bool {

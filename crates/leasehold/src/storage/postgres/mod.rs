@@ -229,8 +229,8 @@ impl Storage for Postgres {
         claims::list(&*self.links.first.link().await?, &self.config.space, prefix, after, limit).await
     }
 
-    fn watch(&self, names: &[Name]) {
-        self.hinter.watch(names);
+    fn watch(&self, added: &[Name], removed: &[Name]) {
+        self.hinter.watch(added, removed);
     }
 
     fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {

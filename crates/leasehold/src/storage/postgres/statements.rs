@@ -1,10 +1,15 @@
 //! The statements: their texts, with the names of the tables in them, and the types of their parameters.
 
+use std::time::Duration;
+
 use tokio_postgres::types::Type;
 
 use super::config::Config;
 use crate::clock::millis;
 use crate::storage::WAITER_TTL;
+
+/// How long an observer's row counts unless it is refreshed: longer than a waiter's, which keeps others from a lock.
+pub(super) const OBSERVER_TTL: Duration = Duration::from_secs(30);
 
 /// One kind of statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,6 +212,7 @@ impl Tables {
             .replace("{channel}", CHANNEL)
             .replace("{durable}", DURABLE)
             .replace("{waiter_ttl}", &format!("{} ms", millis(WAITER_TTL)))
+            .replace("{observer_ttl}", &format!("{} ms", millis(OBSERVER_TTL)))
     }
 }
 

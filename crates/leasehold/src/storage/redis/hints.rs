@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_core::Stream;
+use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, PushInfo, PushKind, RedisResult, Value, cmd};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::answers::{Remedy, remedy};
 use super::cluster::{Cluster, Node};
@@ -16,8 +17,11 @@ use super::link::Server;
 use super::slots::text;
 use super::{Primary, Reach};
 use crate::error::Result;
-use crate::storage::net::hints::{HEARTBEAT, Hinter, LONGEST_PAUSE, Pauses, Task};
+use crate::storage::net::hints::{Changes, HEARTBEAT, Hinter, LONGEST_PAUSE, Pauses, Task, Watched};
 use crate::storage::{Hint, Name, net};
+
+/// How many watched keys are asked for at a time.
+const ASKED_AT_ONCE: usize = 128;
 
 /// Listens until it is dropped.
 pub(in crate::storage) struct Listener {
@@ -80,8 +84,8 @@ async fn listen_once(reach: &Reach, keys: &Keys, channel: &str, hinter: &Hinter)
         Reach::One(_) => attend(connection, pushed, keys, hinter, hinter.watched(), None).await,
         Reach::Cluster(cluster) => {
             // Watched names are asked for at their own nodes.
-            let (_nothing, nothing) = watch::channel(Vec::new());
-            attend(connection, pushed, keys, hinter, nothing, Some(cluster)).await;
+            let nothing = Watched::default();
+            attend(connection, pushed, keys, hinter, nothing.subscribe(), Some(cluster)).await;
         }
     }
     Ok(true)
@@ -89,46 +93,82 @@ async fn listen_once(reach: &Reach, keys: &Keys, channel: &str, hinter: &Hinter)
 
 /// Keeps one connection to each node that serves a watched name, and none to others: a node tells of its own keys only.
 async fn watch_nodes(cluster: Arc<Cluster>, keys: Keys, hinter: Arc<Hinter>) {
-    let (mut names, mut moves) = (hinter.watched(), hinter.moves());
-    names.mark_changed();
-    let mut watches: HashMap<String, (watch::Sender<Vec<Name>>, Task)> = HashMap::new();
+    let (mut changes, mut moves) = (hinter.watched(), hinter.moves());
+    let mut nodes = Nodes { cluster, keys, hinter, places: HashMap::new(), nodes: HashMap::new() };
     loop {
         tokio::select! {
-            changed = names.changed() => if changed.is_err() { return },
-            changed = moves.changed() => if changed.is_err() { return },
-        }
-        let mut by_node = HashMap::new();
-        for name in names.borrow_and_update().iter() {
-            if let Some(node) = cluster.node_for(name) {
-                by_node
-                    .entry(node.place.to_string())
-                    .or_insert_with(|| (node, Vec::new()))
-                    .1
-                    .push(name.clone());
-            }
-        }
-        watches.retain(|place, _| by_node.contains_key(place));
-        for (place, (node, names)) in by_node {
-            match watches.get(&place) {
-                Some((sender, _)) => drop(sender.send_replace(names)),
-                None => {
-                    let (sender, names) = watch::channel(names);
-                    let watching = watch_node(node, keys.clone(), Arc::clone(&hinter), names);
-                    watches.insert(place, (sender, Task(tokio::spawn(watching))));
+            change = changes.recv() => match change {
+                Some(change) => {
+                    change.removed.iter().for_each(|name| nodes.unwatch(name));
+                    change.added.into_iter().for_each(|name| nodes.watch(name));
                 }
-            }
+                None => return,
+            },
+            changed = moves.changed() => match changed {
+                // Any of the names may be at another node by now.
+                Ok(()) => {
+                    let names: Vec<_> = nodes.places.keys().cloned().collect();
+                    names.into_iter().for_each(|name| nodes.watch(name));
+                }
+                Err(_) => return,
+            },
+        }
+    }
+}
+
+/// Which node each watched name is watched at.
+struct Nodes {
+    cluster: Arc<Cluster>,
+    keys: Keys,
+    hinter: Arc<Hinter>,
+    /// By name; `None` if no node is known to serve it.
+    places: HashMap<Name, Option<String>>,
+    /// By place: how many names are watched there, which, and the task that does.
+    nodes: HashMap<String, (usize, Arc<Watched>, Task)>,
+}
+
+impl Nodes {
+    /// Watches a name at the node that serves it now.
+    fn watch(&mut self, name: Name) {
+        let node = self.cluster.node_for(&name);
+        let place = node.as_ref().map(|node| node.place.to_string());
+        if self.places.get(&name).is_some_and(|before| *before == place) {
+            return;
+        }
+        self.unwatch(&name);
+        if let (Some(node), Some(place)) = (node, place.clone()) {
+            let (count, watched, _) = self.nodes.entry(place).or_insert_with(|| {
+                let watched = Arc::new(Watched::default());
+                let watching =
+                    watch_node(node, self.keys.clone(), Arc::clone(&self.hinter), Arc::clone(&watched));
+                (0, watched, Task(tokio::spawn(watching)))
+            });
+            *count += 1;
+            watched.change(std::slice::from_ref(&name), &[]);
+        }
+        self.places.insert(name, place);
+    }
+
+    fn unwatch(&mut self, name: &Name) {
+        let Some(Some(place)) = self.places.remove(name) else { return };
+        let Some((count, watched, _)) = self.nodes.get_mut(&place) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.nodes.remove(&place);
+        } else {
+            watched.change(&[], std::slice::from_ref(name));
         }
     }
 }
 
 /// Watches names at one node.
-async fn watch_node(node: Arc<Node>, keys: Keys, hinter: Arc<Hinter>, names: watch::Receiver<Vec<Name>>) {
+async fn watch_node(node: Arc<Node>, keys: Keys, hinter: Arc<Hinter>, names: Arc<Watched>) {
     loop {
         let (pushes, pushed) = mpsc::unbounded_channel();
         if let Ok(Opened { connection, driver: _driver, .. }) =
             node.primary.server.connector().open_with(Some(pushes)).await
         {
-            attend(connection, pushed, &keys, &hinter, names.clone(), None).await;
+            attend(connection, pushed, &keys, &hinter, names.subscribe(), None).await;
         }
         tokio::time::sleep(LONGEST_PAUSE).await;
     }
@@ -140,14 +180,13 @@ async fn attend(
     mut pushed: mpsc::UnboundedReceiver<PushInfo>,
     keys: &Keys,
     hinter: &Hinter,
-    mut names: watch::Receiver<Vec<Name>>,
+    mut changes: Changes,
     cluster: Option<&Arc<Cluster>>,
 ) {
     // Then the server also tells when a watched key changes, and when everything is flushed. Not every user may.
     if ask(&mut connection, cmd("CLIENT").arg("TRACKING").arg("ON")).await.is_none() {
         return;
     }
-    names.mark_changed();
     // The lock's key of each watched name, to know whose it is when the server says that it changed.
     let mut watched: HashMap<Vec<u8>, Name> = HashMap::new();
     let mut stale: Vec<Vec<u8>> = Vec::new();
@@ -160,14 +199,16 @@ async fn attend(
                 Some(push) => stale.extend(heard(&push, &watched, hinter)),
                 None => return,
             },
-            changed = names.changed() => {
-                if changed.is_err() {
-                    return;
+            change = changes.recv() => {
+                let Some(change) = change else { return };
+                for name in &change.removed {
+                    watched.remove(&key_of(keys, name));
                 }
-                let now: HashMap<_, _> = names.borrow_and_update().iter()
-                    .map(|name| (key_of(keys, name), name.clone())).collect();
-                stale.extend(now.keys().filter(|key| !watched.contains_key(*key)).cloned());
-                watched = now;
+                for name in change.added {
+                    let key = key_of(keys, &name);
+                    stale.push(key.clone());
+                    watched.insert(key, name);
+                }
             }
             _ = beat.tick() => {
                 let question = if cluster.is_some() { cmd("CLUSTER").arg("INFO").take() } else { cmd("PING") };
@@ -179,18 +220,25 @@ async fn attend(
         }
         // The server tells of a change once for each time that it was asked for the key. Asked again before anybody
         // looks: what changes after that is told again.
-        for key in std::mem::take(&mut stale) {
-            let Some(name) = watched.get(&key) else { continue };
-            match ask(&mut connection, cmd("GET").arg(&key)).await {
-                Some(Ok(_)) => {}
-                // The key has moved to another node.
-                Some(Err(error)) if matches!(remedy(&error), Remedy::Moved(_) | Remedy::Ask(_)) => {
-                    hinter.moved()
+        for keys in std::mem::take(&mut stale).chunks(ASKED_AT_ONCE) {
+            let asked = keys.iter().map(|key| {
+                let mut connection = connection.clone();
+                async move { ask(&mut connection, cmd("GET").arg(key)).await }
+            });
+            for (key, answer) in keys.iter().zip(join_all(asked).await) {
+                match answer {
+                    Some(Ok(_)) => {}
+                    // The key has moved to another node.
+                    Some(Err(error)) if matches!(remedy(&error), Remedy::Moved(_) | Remedy::Ask(_)) => {
+                        hinter.moved()
+                    }
+                    Some(Err(_)) => {}
+                    None => return,
                 }
-                Some(Err(_)) => {}
-                None => return,
+                if let Some(name) = watched.get(key) {
+                    hinter.send(Hint::Name(name.clone()));
+                }
             }
-            hinter.send(Hint::Name(name.clone()));
         }
     }
 }

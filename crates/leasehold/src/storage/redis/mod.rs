@@ -178,8 +178,8 @@ impl Storage for Redis {
         Ok(list::page(holders, limit))
     }
 
-    fn watch(&self, names: &[Name]) {
-        self.hinter.watch(names);
+    fn watch(&self, added: &[Name], removed: &[Name]) {
+        self.hinter.watch(added, removed);
     }
 
     fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {

@@ -181,9 +181,9 @@ impl Storage for RedisQuorum {
         Ok(page(look::list(&self.nodes, prefix, after).await?, limit))
     }
 
-    fn watch(&self, names: &[Name]) {
+    fn watch(&self, added: &[Name], removed: &[Name]) {
         for node in &self.nodes.all {
-            node.hinter.watch(names);
+            node.hinter.watch(added, removed);
         }
     }
 

@@ -40,6 +40,9 @@ pub(super) const PUSH: bool = true;
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
 /// The least time between two hints about one watched name: a busy file must not become a busy loop.
 const CHANGES_APART: Duration = Duration::from_millis(5);
+/// The least time between two times that all watched names are hinted, for each of them: the log does not tell which
+/// lock has changed, and the looks that follow must not take the storage from those who lock.
+const CHANGES_APART_EACH: Duration = Duration::from_micros(200);
 /// After so many bytes in one go the pipe may have been full and something was not written.
 const FULL: usize = 60 * 1024;
 /// What happens to a file that leaves its path. A file that is open is not deleted: it has fewer links.
@@ -71,7 +74,7 @@ enum Command {
     Opened(Opened),
     Hint(Hint),
     Death(String),
-    Watch(Vec<Name>),
+    Watch { added: Vec<Name>, removed: Vec<Name> },
 }
 
 /// What a newly opened lock file gives to listen to.
@@ -149,9 +152,9 @@ impl Hinter {
         });
     }
 
-    /// Replaces the set of names whose changes are hinted.
-    pub(super) fn watch(&self, names: &[Name]) {
-        self.command(Command::Watch(names.to_vec()));
+    /// Changes the set of names whose changes are hinted.
+    pub(super) fn watch(&self, added: &[Name], removed: &[Name]) {
+        self.command(Command::Watch { added: added.to_vec(), removed: removed.to_vec() });
     }
 
     fn command(&self, command: Command) {
@@ -200,7 +203,11 @@ struct Listener {
     live_dir: PathBuf,
     pipe: Option<pipe::Receiver>,
     files: Option<Files>,
-    watched: Vec<Name>,
+    watched: HashSet<Name>,
+    /// When to hint the watched names, if the log has changed.
+    hint_at: Option<Instant>,
+    /// When they may be hinted next.
+    hint_not_before: Instant,
     /// The storages of each process that has a pidfd in `deaths`.
     processes: HashMap<Pid, HashSet<String>>,
     deaths: FuturesUnordered<Death>,
@@ -222,7 +229,9 @@ impl Listener {
             live_dir: PathBuf::new(),
             pipe: None,
             files: None,
-            watched: Vec::new(),
+            watched: HashSet::new(),
+            hint_at: None,
+            hint_not_before: Instant::now(),
             processes: HashMap::new(),
             deaths: FuturesUnordered::new(),
             looked_at: HashSet::new(),
@@ -242,6 +251,7 @@ impl Listener {
                 Some(pid) = self.deaths.next() => self.process_died(pid),
                 _ = self.look_again.tick(), if !self.looked_at.is_empty() => self.look(),
                 changed = changed(self.files.as_mut()) => self.changed(changed),
+                () = at(self.hint_at) => self.hint_watched(),
             }
         }
     }
@@ -250,10 +260,15 @@ impl Listener {
         match command {
             Command::Hint(hint) => self.ready.push_back(hint),
             Command::Death(id) => self.expect_death(id),
-            Command::Watch(names) => {
-                self.watched = names;
-                if let Some(files) = &mut self.files {
-                    files.watch_log(!self.watched.is_empty());
+            Command::Watch { added, removed } => {
+                let watched_any = !self.watched.is_empty();
+                self.watched.extend(added);
+                for name in &removed {
+                    self.watched.remove(name);
+                }
+                let watches_any = !self.watched.is_empty();
+                if let Some(files) = self.files.as_mut().filter(|_| watched_any != watches_any) {
+                    files.watch_log(watches_any);
                 }
             }
             Command::Opened(opened) => {
@@ -339,11 +354,17 @@ impl Listener {
 
     fn changed(&mut self, changed: Changed) {
         if changed.log {
-            self.ready.extend(self.watched.iter().cloned().map(Hint::Name));
+            self.hint_at.get_or_insert(self.hint_not_before);
         }
         if changed.file {
             (self.replaced)();
         }
+    }
+
+    fn hint_watched(&mut self) {
+        self.ready.extend(self.watched.iter().cloned().map(Hint::Name));
+        let apart = CHANGES_APART_EACH.saturating_mul(u32::try_from(self.watched.len()).unwrap_or(u32::MAX));
+        (self.hint_at, self.hint_not_before) = (None, Instant::now() + apart);
     }
 }
 
@@ -361,6 +382,13 @@ async fn readable(pipe: Option<&pipe::Receiver>) {
     match pipe {
         Some(pipe) if pipe.readable().await.is_ok() => {}
         _ => std::future::pending().await,
+    }
+}
+
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -46,7 +46,7 @@ impl Hinter {
 
     pub(super) fn settled(&self, _owner: Owner) {}
 
-    pub(super) fn watch(&self, _names: &[Name]) {}
+    pub(super) fn watch(&self, _added: &[Name], _removed: &[Name]) {}
 }
 
 impl Commands {

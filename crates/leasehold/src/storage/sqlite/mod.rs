@@ -183,8 +183,8 @@ impl Storage for Sqlite {
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
 
-    fn watch(&self, names: &[Name]) {
-        self.hinter.watch(names);
+    fn watch(&self, added: &[Name], removed: &[Name]) {
+        self.hinter.watch(added, removed);
     }
 
     fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {
