@@ -20,7 +20,7 @@ use pollster::block_on;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Change, Event};
-use crate::guard::Lost;
+use crate::lost::Lost;
 use crate::options::{Options, Renewal, Wait};
 use crate::storage::{Guarantees, Holder, Name, Owner, Storage, Tier, Token};
 use crate::ticket::Ticket;

@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::guard::Lost;
+use crate::lost::Lost;
 use crate::storage::{Holder, Name};
 
 /// The result of everything in this crate that can fail.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_core::Stream;
 use tokio::sync::broadcast;
 
-use crate::guard::Lost;
+use crate::lost::Lost;
 use crate::storage::{Holder, Name, Owner, Token};
 
 /// Tells what happened to the locks of one client. Each is also a `tracing` event under `leasehold`.
@@ -123,17 +123,27 @@ pub enum Change {
 }
 
 /// What happens to one lock, whoever holds it; see [`Locks::observe`](crate::Locks::observe).
-#[derive(Debug)]
-pub struct Changes(pub(crate) tokio::sync::mpsc::Receiver<Change>);
+pub struct Changes {
+    seen: tokio::sync::mpsc::Receiver<Change>,
+    /// Tells the engine that this observer is gone.
+    leave: Box<dyn Fn() + Send + Sync>,
+}
 
 impl Changes {
+    pub(crate) fn new(
+        seen: tokio::sync::mpsc::Receiver<Change>,
+        leave: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
+        Self { seen, leave: Box::new(leave) }
+    }
+
     /// Waits for the next change; `None` when the client was closed.
     ///
     /// # Cancel safety
     ///
     /// Dropping this future loses no change.
     pub async fn next(&mut self) -> Option<Change> {
-        self.0.recv().await
+        self.seen.recv().await
     }
 }
 
@@ -141,7 +151,19 @@ impl Stream for Changes {
     type Item = Change;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Change>> {
-        self.get_mut().0.poll_recv(cx)
+        self.get_mut().seen.poll_recv(cx)
+    }
+}
+
+impl Drop for Changes {
+    fn drop(&mut self) {
+        (self.leave)();
+    }
+}
+
+impl std::fmt::Debug for Changes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Changes")
     }
 }
 

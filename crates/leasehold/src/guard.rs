@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::engine::{Handle, Hold};
 use crate::error::{Error, Result};
+use crate::lost::Lost;
 use crate::options;
 use crate::storage::{Name, Owner, Token};
 use crate::ticket::Ticket;
@@ -24,31 +25,6 @@ pub struct Guard {
     engine: Handle,
     /// Whether `drop` has nothing left to do.
     done: bool,
-}
-
-/// Says why a lock that was held is lost. Final: a lost lock is never held again by the same guard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Lost {
-    /// The client was closed.
-    Closed,
-    /// The local deadline passed before a renewal was answered.
-    Expired,
-    /// `max_hold` was over.
-    MaxHold,
-    /// The storage says that the lease is not ours: it ended, was broken, or somebody else holds.
-    Taken,
-}
-
-impl fmt::Display for Lost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Closed => "the client was closed",
-            Self::Expired => "the lease ended before it could be renewed",
-            Self::MaxHold => "it was held for max_hold",
-            Self::Taken => "the storage ended the lease",
-        })
-    }
 }
 
 impl Guard {
@@ -73,12 +49,13 @@ impl Guard {
 
     /// Returns the id of this acquisition.
     pub fn owner(&self) -> Owner {
-        self.hold.owner
+        self.hold.owner()
     }
 
-    /// Tells whether the lock is held right now. Reads the clock, asks nobody, never blocks.
+    /// Returns `true` if the lock is held right now. Reads the clock, makes no request, never blocks.
     ///
-    /// Right even if the program was paused until this instant. Once `false`, for ever `false`.
+    /// Right even if the program was paused until this instant. Once `false`, for ever `false`. Always `false` in a
+    /// fork of the process that holds the lock.
     pub fn is_held(&self) -> bool {
         self.hold.is_held()
     }

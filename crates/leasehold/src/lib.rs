@@ -127,7 +127,9 @@ mod fd;
 mod guard;
 mod lock;
 mod locks;
+mod lost;
 mod options;
+mod process;
 pub mod storage;
 mod ticket;
 
@@ -139,9 +141,10 @@ pub mod __planted {
 
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::event::{Change, Changes, Event, Events};
-pub use crate::guard::{Guard, Lost};
+pub use crate::guard::Guard;
 pub use crate::lock::Lock;
 pub use crate::locks::{Builder, Locks};
+pub use crate::lost::Lost;
 pub use crate::options::{Options, Renewal, Wait};
 pub use crate::storage::{Guarantees, Holder, LeaseClock, Name, Owner, Tier, Token};
 pub use crate::ticket::Ticket;

@@ -110,7 +110,8 @@ impl Lock {
     /// # Ok(()) }
     /// ```
     pub async fn acquire(&self) -> Result<Guard> {
-        let guard = self.engine.acquire(self.checked()?, self.options.clone(), false).await?;
+        let hold = self.engine.acquire(self.checked()?, self.options.clone(), false).await?;
+        let guard = hold.map(|hold| Guard::new(hold, self.engine.clone()));
         guard.ok_or_else(|| Error::new(ErrorKind::Internal, "a wait ended without an answer"))
     }
 
@@ -133,7 +134,8 @@ impl Lock {
     /// # Ok(()) }
     /// ```
     pub async fn try_acquire(&self) -> Result<Option<Guard>> {
-        self.engine.acquire(self.checked()?, self.options.clone(), true).await
+        let hold = self.engine.acquire(self.checked()?, self.options.clone(), true).await?;
+        Ok(hold.map(|hold| Guard::new(hold, self.engine.clone())))
     }
 
     /// Acquires the lock, runs `work`, and releases. The work is dropped at the moment the lock is lost.

@@ -15,6 +15,9 @@ use crate::ticket::Ticket;
 /// Its engine runs on a thread of its own, so that a program that blocks its runtime, or has none, keeps
 /// its locks. When the last clone and the last [`Guard`] are dropped, what is still being released is
 /// finished in the background and the thread ends.
+///
+/// A fork inherits no thread: there, calls fail, guards are [lost](crate::Lost::Forked), and to drop either does
+/// nothing. The process that forked keeps its locks; the fork makes a client of its own.
 #[derive(Clone)]
 pub struct Locks {
     engine: Handle,
@@ -45,8 +48,11 @@ impl Locks {
     }
 
     /// Uses a storage that is already there, with default options.
+    ///
+    /// If the engine's thread cannot be started, each call of the client fails and says why;
+    /// [`Builder::build`] says it at once.
     pub fn new(storage: impl Storage) -> Self {
-        let engine = engine::start(AnyStorage::new(storage), Home::Thread);
+        let engine = engine::start(AnyStorage::new(storage), Home::Thread).unwrap_or_else(engine::failed);
         let mut defaults = Options::default();
         defaults.ttl = defaults.ttl.clamp(engine.limits().ttl_min, engine.limits().ttl_max);
         Self { engine, defaults }
@@ -79,7 +85,8 @@ impl Locks {
     /// Dropping this future leaves the lease to the ticket: it ends with its TTL unless it is resumed again.
     pub async fn resume(&self, ticket: Ticket) -> Result<Guard> {
         let options = Options { ttl: ticket.ttl, ..self.defaults.clone() };
-        self.engine.resume(ticket, options).await
+        let hold = self.engine.resume(ticket, options).await?;
+        Ok(Guard::new(hold, self.engine.clone()))
     }
 
     /// Looks at who holds a lock, without changing anything.
@@ -263,13 +270,15 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// [`Unsupported`](ErrorKind::Unsupported) if the storage promises less than was required.
+    /// - [`Unsupported`](ErrorKind::Unsupported) if the storage promises less than was required.
+    /// - [`Internal`](ErrorKind::Internal) if the engine's thread cannot be started: the system has run out of
+    ///   something, which the text says.
     ///
     /// # Panics
     ///
     /// With [`Builder::on_current_runtime`], outside of a tokio runtime.
     pub fn build(self, storage: impl Storage) -> Result<Locks> {
-        let engine = engine::start(AnyStorage::new(storage), self.home);
+        let engine = engine::start(AnyStorage::new(storage), self.home)?;
         self.finish(engine)
     }
 

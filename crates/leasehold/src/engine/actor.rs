@@ -1,16 +1,22 @@
 //! The one task that owns every acquisition: feeds the pure machines and does what they say.
 
+mod acquisition;
+mod attempts;
 mod calls;
+mod cleanups;
 mod commands;
+mod effects;
+mod leases;
 #[cfg(test)]
 mod probe;
-mod seats;
-mod steps;
+mod resumes;
 mod sweep;
 
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_core::Stream;
@@ -18,50 +24,64 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{broadcast, mpsc};
 
-use self::calls::{Done, list_all};
-use self::seats::Seat;
-use self::steps::Step;
+use self::acquisition::{Acquisition, Verb};
+use self::calls::Done;
+use self::effects::{Effect, Input};
 use self::sweep::Sweep;
+use super::Home;
 use super::alarm::Alarm;
+use super::handle::{Command, Commands, Reply, Shared};
 use super::keeper::Keeper;
 use super::lane::Lanes;
 use super::linger::Linger;
 use super::observers::Observers;
 use super::owners::Owners;
 use super::queue::Queues;
-use super::{CLOSE_LIMIT, Command, Reply, Shared};
+use super::work;
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
-use crate::guard::Lost;
-use crate::storage::{AnyStorage, Hint, Name, Storage};
+use crate::lost::Lost;
+use crate::process::Process;
+use crate::storage::{AnyStorage, Hint};
 
 pub(crate) struct Actor {
     storage: AnyStorage,
     clock: Clock,
+    process: Process,
+    home: Home,
     shared: Arc<Shared>,
     inbox: mpsc::UnboundedReceiver<Command>,
     /// Guards talk back through this; weak, so that the engine does not keep itself alive.
-    commands: mpsc::WeakUnboundedSender<Command>,
+    sender: mpsc::WeakUnboundedSender<Command>,
     events: broadcast::Sender<Event>,
-    seats: Owners<Seat>,
+    acquisitions: Owners<Acquisition>,
     queues: Queues,
     keeper: Keeper,
     observers: Observers,
     acquires: Lanes,
     renews: Lanes,
     releases: Lanes,
+    /// What follows from what has happened, and is not done yet.
+    effects: VecDeque<Effect>,
     calls: FuturesUnordered<Pin<Box<dyn Future<Output = Done> + Send>>>,
+    /// The number of the last call.
+    last_call: u64,
     hints: Option<Pin<Box<dyn Stream<Item = Hint> + Send>>>,
     /// When to subscribe to hints if something is still held by then.
     subscribe_at: Moment,
-    /// Locks that were released here: whoever waits here need not wait for the storage's hint.
-    nudges: Vec<Name>,
     /// Which holds are still to be verified after the storage may have forgotten some.
     sweep: Sweep,
-    /// How many looks at holds are under way that nobody asked for.
+    /// How many looks at holds are in flight that no caller asked for.
     looking: usize,
     closing: Option<Closing>,
+}
+
+/// How the engine's work ends.
+enum End {
+    Finished,
+    /// This is a fork of the process that it works for.
+    Forked,
 }
 
 struct Closing {
@@ -80,9 +100,11 @@ impl Actor {
     pub(super) fn new(
         storage: AnyStorage,
         clock: Clock,
+        process: Process,
+        home: Home,
         shared: Arc<Shared>,
         inbox: mpsc::UnboundedReceiver<Command>,
-        commands: mpsc::WeakUnboundedSender<Command>,
+        sender: mpsc::WeakUnboundedSender<Command>,
         events: broadcast::Sender<Event>,
     ) -> Self {
         let lane = || Lanes::new(&shared.limits);
@@ -93,27 +115,51 @@ impl Actor {
             observers: Observers::new(shared.guarantees.push),
             storage,
             clock,
+            process,
+            home,
             shared,
             inbox,
-            commands,
+            sender,
             events,
-            seats: Owners::default(),
+            acquisitions: Owners::default(),
             queues: Queues::default(),
             keeper: Keeper::default(),
+            effects: VecDeque::new(),
             calls: FuturesUnordered::new(),
+            last_call: 0,
             hints: None,
             subscribe_at: Moment::FAR,
-            nudges: Vec::new(),
             sweep: Sweep::default(),
             looking: 0,
             closing: None,
         }
     }
 
-    /// Works until the last handle is dropped, or the client is closed, and nothing is owed any more.
+    /// Works until the last handle is dropped, or the client is closed, and nothing is owed any more. If it panics,
+    /// calls are told how.
     pub(super) async fn run(mut self, mut alarm: Alarm, mut linger: Linger) {
+        match AssertUnwindSafe(self.work(&mut alarm, &mut linger)).catch_unwind().await {
+            Ok(End::Finished) => self.finish(),
+            // What is dropped here may say goodbye to servers, over connections that the parent goes on using.
+            Ok(End::Forked) => std::mem::forget(self),
+            Err(panic) => {
+                let text = "the engine of this client has panicked; report it, and make a new client";
+                let error = super::panicked(text, &*panic);
+                tracing::error!(target: "leasehold", %error, "no engine");
+                // Before the replies are dropped, so that no call is told less.
+                let _ = self.shared.failure.set(error);
+            }
+        }
+    }
+
+    async fn work(&mut self, alarm: &mut Alarm, linger: &mut Linger) -> End {
         let (mut open, mut turns, mut busy) = (true, 0_u32, false);
+        // A thread stays behind when a process is forked. A task of another runtime may find itself in the fork.
+        let (may_fork, process) = (matches!(self.home, Home::CurrentRuntime), self.process);
         loop {
+            if may_fork && !process.is_current() {
+                return End::Forked;
+            }
             turns = turns.wrapping_add(1);
             if turns.is_multiple_of(YIELD_EVERY) {
                 // A storage that answers at once would keep timers and other tasks waiting for ever.
@@ -121,7 +167,7 @@ impl Actor {
             }
             busy |= self.turn(&mut open);
             if self.finished(open) {
-                return self.finish();
+                return End::Finished;
             }
             if linger.stays(self.clock.now(), std::mem::take(&mut busy), !self.calls.is_empty()) {
                 tokio::task::yield_now().await;
@@ -130,6 +176,8 @@ impl Actor {
             let next = self.next_wake();
             busy = true;
             tokio::select! {
+                biased;
+                () = forked(process), if may_fork => return End::Forked,
                 Some(done) = self.calls.next() => self.done(done),
                 command = self.inbox.recv(), if open => match command {
                     Some(command) => self.command(command),
@@ -144,8 +192,11 @@ impl Actor {
     /// Does all that can be done now, without waiting for anything; whether anything had come in.
     pub(super) fn turn(&mut self, open: &mut bool) -> bool {
         let came = self.take_what_is_ready(open);
-        self.wake_who_is_due();
+        self.wake_what_is_due();
         self.sweep();
+        if let Some((added, removed)) = self.observers.take_changes() {
+            self.watch(&added, &removed);
+        }
         self.depart();
         came
     }
@@ -181,14 +232,14 @@ impl Actor {
 
     pub(super) fn finished(&self, open: bool) -> bool {
         match &self.closing {
-            Some(closing) => self.seats.is_empty() || self.clock.now() >= closing.until,
-            None => !open && self.seats.is_empty(),
+            Some(closing) => self.acquisitions.is_empty() || self.clock.now() >= closing.until,
+            None => !open && self.acquisitions.is_empty(),
         }
     }
 
-    /// Lets go of the storage, and only then tells those who closed the client.
+    /// Lets go of the storage, and only then answers those who closed the client.
     pub(super) fn finish(mut self) {
-        let (closing, left) = (self.closing.take(), self.seats.len());
+        let (closing, left) = (self.closing.take(), self.acquisitions.len());
         drop(self);
         for reply in closing.into_iter().flat_map(|closing| closing.replies) {
             let text = "the storage did not confirm every release; the TTL frees the rest";
@@ -204,12 +255,14 @@ impl Actor {
         wakes.into_iter().fold(Moment::FAR, std::cmp::min)
     }
 
-    fn wake_who_is_due(&mut self) {
+    fn wake_what_is_due(&mut self) {
         let now = self.clock.now();
-        while let Some(owner) = self.keeper.due(now) {
-            self.step(owner, now, Step::Wake);
+        while let Some(key) = self.keeper.due(now) {
+            work::changed(1);
+            self.tell(key, Input::Wake);
+            self.settle(now);
             // What it is due for cannot still be ahead of it, or it would be woken for ever.
-            debug_assert!(self.seats.get(&owner).is_none_or(|seat| seat.wake > now), "woken in vain");
+            debug_assert!(self.get(key).is_none_or(|acquisition| acquisition.wake > now), "woken in vain");
         }
         self.subscribe_if_held(now);
         for name in self.observers.due(now) {
@@ -217,132 +270,92 @@ impl Actor {
         }
     }
 
+    fn lane(&mut self, verb: Verb) -> &mut Lanes {
+        match verb {
+            Verb::Acquire => &mut self.acquires,
+            Verb::Renew => &mut self.renews,
+            Verb::Release => &mut self.releases,
+        }
+    }
+
+    /// What a lock on its way to its caller talks back through; `None` if no client is left.
+    fn commands(&self) -> Option<Commands> {
+        self.sender.upgrade().map(|sender| Commands::new(sender, self.process))
+    }
+
     // ── what comes in ──────────────────────────────────────────────────────────────────────────────────
-
-    fn command(&mut self, command: Command) {
-        let now = self.clock.now();
-        if self.closing.is_some() {
-            return self.refuse(command);
-        }
-        match command {
-            Command::Acquire { owner, name, options, once, reply } => {
-                self.acquire(now, owner, name, options, once, reply);
-            }
-            Command::Break { name, reply } => self.break_lock(name, reply),
-            Command::Close { reply } => self.close(now, reply),
-            Command::Detach { owner } => self.detach(now, owner),
-            Command::Inspect { name, reply } => {
-                self.reply_with(reply, |storage| async move { storage.inspect(&name).await });
-            }
-            Command::Leave { owner } => self.step(owner, now, Step::Leave),
-            Command::List { prefix, reply } => {
-                self.reply_with(reply, |storage| async move { list_all(&storage, &prefix).await });
-            }
-            Command::Observe { name, changes } => {
-                self.subscribe();
-                if self.observers.add(name.clone(), changes, now) {
-                    self.watch(&[name], &[]);
-                }
-            }
-            Command::Release { owner, reply } => self.release(now, owner, reply),
-            Command::Renew { owner, ttl, reply } => self.renew_for(now, owner, ttl, reply),
-            Command::LeaveResume { owner, by } => self.leave_resume(owner, by),
-            Command::Resume { by, ticket, options, reply } => self.resume(now, by, &ticket, options, reply),
-            Command::Verify { owner, reply } => self.verify(owner, Some(reply)),
-        }
-    }
-
-    /// Answers what comes after `close`.
-    fn refuse(&mut self, command: Command) {
-        match command {
-            Command::Acquire { reply, .. } => drop(reply.send(Err(Error::closed()))),
-            Command::Break { reply, .. } | Command::Inspect { reply, .. } => {
-                drop(reply.send(Err(Error::closed())))
-            }
-            Command::List { reply, .. } => drop(reply.send(Err(Error::closed()))),
-            Command::Resume { reply, .. } => drop(reply.send(Err(Error::closed()))),
-            Command::Renew { reply, .. } | Command::Verify { reply, .. } => {
-                drop(reply.send(Err(Error::closed())))
-            }
-            Command::Close { reply } => {
-                if let Some(closing) = &mut self.closing {
-                    closing.replies.push(reply);
-                }
-            }
-            // Everything held is being released already; the guard knows that it is lost.
-            Command::Release { .. }
-            | Command::Detach { .. }
-            | Command::Leave { .. }
-            | Command::LeaveResume { .. }
-            | Command::Observe { .. } => {}
-        }
-    }
 
     fn done(&mut self, done: Done) {
         let now = self.clock.now();
         match done {
-            Done::Acquired(class, answers) => {
-                self.acquires.landed(class);
-                for (owner, sent, answer) in answers {
-                    self.step(owner, now, Step::Acquired { sent, answer });
-                }
-            }
-            Done::Renewed(class, answers) => {
-                self.renews.landed(class);
-                for (owner, sent, answer) in answers {
-                    self.step(owner, now, Step::Renewed { sent, answer });
-                }
-            }
-            Done::Released(class, answers) => {
-                self.releases.landed(class);
-                for (owner, sent, answer) in answers {
-                    self.step(owner, now, Step::Released { sent, answer });
-                }
-                for name in std::mem::take(&mut self.nudges) {
-                    self.hint_first(&name);
-                }
-            }
-            Done::Broken { holder } => {
-                self.emit(Event::Broken {
-                    name: holder.name.clone(),
-                    owner: holder.owner,
-                    token: holder.token,
-                });
-                self.step(holder.owner, now, Step::Hint);
-                self.hint_first(&holder.name);
-            }
-            Done::Verified { owner, seen, reply } => {
-                self.looking -= usize::from(reply.is_none());
-                let answer = match seen {
-                    Ok(Some(holder)) if holder.owner == owner => Ok(()),
-                    Ok(_) => {
-                        self.step(owner, now, Step::Gone);
-                        return; // the guard knows why
+            Done::Acquired(batch, answers) => {
+                work::changed(batch.claims.len());
+                self.acquires.landed(batch.flight, batch.claims.iter().map(|claim| &claim.name));
+                for (claim, (key, call, answer)) in batch.claims.iter().zip(batch.answers(answers)) {
+                    let held = Self::held_by(claim, &answer);
+                    self.tell(key, Input::Acquired { call, answer });
+                    if let Some(holder) = held {
+                        for alike in self.acquires.take_alike(batch.flight, &claim.name) {
+                            self.answer_alike(alike, holder.clone());
+                        }
                     }
-                    Err(error) => Err(error),
-                };
-                match reply {
-                    Some(reply) => drop(reply.send(answer)),
-                    None => self.looked(owner),
                 }
             }
-            Done::Found { owner, seen } => self.step(owner, now, Step::Found(seen)),
-            Done::Looked { name, seen } => {
-                if self.observers.seen(&name, seen.ok(), now) {
-                    self.watch(&[], &[name]);
+            Done::Renewed(batch, answers) => {
+                work::changed(batch.claims.len());
+                self.renews.landed(batch.flight, batch.claims.iter().map(|claim| &claim.name));
+                for (key, call, answer) in batch.answers(answers) {
+                    self.tell(key, Input::Renewed { call, answer });
                 }
             }
+            Done::Released(batch, answers) => {
+                work::changed(batch.claims.len());
+                self.releases.landed(batch.flight, batch.claims.iter().map(|claim| &claim.name));
+                for (key, call, answer) in batch.answers(answers) {
+                    self.tell(key, Input::Released { call, answer });
+                }
+            }
+            Done::Broken { holder } => self.broken(&holder),
+            Done::Seen { key, look, seen, reply, unasked } => {
+                work::changed(1);
+                self.looking -= usize::from(unasked);
+                let answer = calls::verified(key, &seen);
+                self.tell(key, Input::Seen { look, seen });
+                self.settle(now);
+                if let (Some(reply), Some(answer)) = (reply, answer) {
+                    let _ = reply.send(answer);
+                } // otherwise the guard knows why
+                if unasked {
+                    self.looked(key);
+                }
+            }
+            Done::Looked { name, seen } => self.observers.seen(&name, seen.ok(), now),
             Done::Replied => {}
         }
+        self.settle(now);
+    }
+
+    fn broken(&mut self, holder: &crate::storage::Holder) {
+        let (name, owner, token) = (holder.name.clone(), holder.owner, holder.token);
+        self.emit(Event::Broken { name: name.clone(), owner, token });
+        if let Some(key) = self.key_of(owner) {
+            self.tell(key, Input::Hint);
+        }
+        self.follow(Effect::HintFirst(name));
     }
 
     fn hint(&mut self, hint: Hint) {
         let now = self.clock.now();
+        work::changed(1);
         match hint {
-            Hint::Owner(owner) => self.step(owner, now, Step::Hint),
+            Hint::Owner(owner) => {
+                if let Some(key) = self.key_of(owner) {
+                    self.tell(key, Input::Hint);
+                }
+            }
             Hint::Name(name) => {
                 self.observers.hint(&name, now);
-                self.hint_first(&name);
+                self.follow(Effect::HintFirst(name));
             }
             Hint::Any => self.hint_all(now),
             Hint::Restarted => {
@@ -350,12 +363,15 @@ impl Actor {
                 self.hint_all(now);
             }
         }
+        self.settle(now);
     }
 
     fn hint_all(&mut self, now: Moment) {
         self.observers.hint_all(now);
-        for owner in self.queues.firsts() {
-            self.step(owner, now, Step::Hint);
+        let firsts = self.queues.firsts();
+        work::changed(firsts.len());
+        for first in firsts {
+            self.tell(first, Input::Hint);
         }
     }
 
@@ -373,7 +389,7 @@ impl Actor {
             }
             other => tracing::debug!(target: "leasehold", event = ?other),
         }
-        // No reader: nobody to tell.
+        // Without a reader there is none to tell.
         let _ = self.events.send(event);
     }
 }
@@ -381,12 +397,17 @@ impl Actor {
 /// Tells the guards whose engine goes away.
 impl Drop for Actor {
     fn drop(&mut self) {
-        // Taken out first: whoever is woken may look at what is held.
+        // Taken out first: what is woken may look at what is held.
         let holds = std::mem::take(&mut *self.shared.holds());
         for hold in holds.into_values() {
             hold.lose(Lost::Closed);
         }
     }
+}
+
+/// Is ready in a fork of that process, and pending otherwise; looked at whenever the task is.
+async fn forked(process: Process) {
+    std::future::poll_fn(|_| if process.is_current() { Poll::Pending } else { Poll::Ready(()) }).await;
 }
 
 async fn next_hint(hints: &mut Option<Pin<Box<dyn Stream<Item = Hint> + Send>>>) -> Hint {

@@ -1,14 +1,31 @@
-//! One acquisition, from the call to a grant or a refusal. Pure: it is told the time and says what to do.
+//! The attempt: an acquisition from the call to a grant or a refusal. Pure: it is told the time and says what to do.
 //!
-//! The owner id is fixed before the first request (rule R1), so an unknown outcome is asked again under the
-//! same id, and whatever is given up is released by it (R4, R8). What may still be owed to the storage when
-//! the caller leaves is a [`Debt`], which the resolver pays.
+//! The owner id is fixed before the first request, so an unknown outcome is asked again under the same id, and what is
+//! given up is released by it. What may still be owed to the storage when the caller leaves is a [`Debt`], which the
+//! cleanup pays.
+//!
+//! | State | Input | Next state | Action |
+//! |---|---|---|---|
+//! | `Behind`: others wait in the local queue | `Turn` | `Queued` | ask |
+//! | `Queued`: the claim waits in its lane | it leaves ([`Attempt::sent`]) | `Asking` | |
+//! | | `Held`: a claim of another caller was answered for this one | as for a refusal | |
+//! | | the limit passes | `Over`; a poll: `Resting` | end; a poll: rest |
+//! | `Asking`: the claim is in flight | granted, in time | `Over` | granted |
+//! | | granted, but too little is left of it | `Queued`, thrice | ask |
+//! | | held | a try: `Over`; a poll: `Resting`; in line: `Queued` once more, then `Resting` | |
+//! | | unknown | a try: `Over`; else `Resting` | |
+//! | | an error for good | `Over` | end |
+//! | `Resting`: until a hint, or for a pause | `Hint` (in line only), or the pause is over | `Queued` | ask |
+//! | any but `Over` | `Leave`, or the limit passes | `Over` | end |
+//! | | `Silence`, if it waits without a limit | `Over` | end |
 
 use std::cmp::{max, min};
 use std::time::Duration;
 
+use super::call::Call;
 use super::planted::{self, Bug};
-use crate::clock::{Moment, nanos};
+use super::timing::{by_a_slow_clock, executable_until, jitter, patience};
+use crate::clock::Moment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::Wait;
 use crate::storage::{Acquire, Holder, Owner, Token, WAITER_HEARTBEAT, WAITER_TTL};
@@ -18,16 +35,18 @@ use crate::storage::{Acquire, Holder, Owner, Token, WAITER_HEARTBEAT, WAITER_TTL
 pub(crate) enum Input {
     /// It is its turn in the local queue. `subscribed` tells whether hints are subscribed to already.
     Turn { subscribed: bool },
-    /// The claim sent at `sent` was answered.
-    Answer { sent: Moment, answer: Result<Acquire> },
+    /// A claim was answered.
+    Answer { call: Call, answer: Result<Acquire> },
+    /// A claim of the same name that left after this one was made has found, or made, another holder.
+    Held(Option<Holder>),
     /// It may be worth asking again.
     Hint,
     /// The moment that [`Attempt::wake`] asked for has come.
     Wake,
     /// The caller is gone.
     Leave,
-    /// The storage was silent for too long, as the one ahead in the local queue has found.
-    Silence(Error),
+    /// The storage was silent for too long, as the one ahead in the local queue has found. Its cause.
+    Silence(Option<Error>),
 }
 
 /// What to do about it.
@@ -55,14 +74,16 @@ pub(crate) enum Action {
 /// Why an attempt ended without the lock.
 #[derive(Debug)]
 pub(crate) enum Refusal {
-    /// Somebody else holds.
+    /// Another owner holds.
     Contended(Option<Holder>),
-    /// The caller left; nobody listens.
+    /// The caller left; no answer is needed.
     Left,
     /// The storage refused the claim for good.
     Refused(Error),
-    /// The storage did not answer.
+    /// The storage did not answer. Its cause.
     Unavailable(Option<Error>),
+    /// Another attempt has found that the storage does not answer. Its cause.
+    Silence(Option<Error>),
 }
 
 /// What may have to be undone at the storage.
@@ -70,8 +91,8 @@ pub(crate) enum Refusal {
 pub(crate) enum Debt {
     Nothing,
     Owed {
-        /// The claim sent then is not answered yet.
-        awaiting: Option<Moment>,
+        /// A claim that is not answered yet.
+        awaiting: Option<Call>,
         /// Until then a claim whose answer was lost may still be executed.
         unknown_until: Moment,
         /// By then everything has ended by itself.
@@ -86,13 +107,15 @@ pub(crate) struct Attempt {
     plan: Plan,
     state: State,
     started: Moment,
+    /// When it last wanted a claim to be sent.
+    wanted: Moment,
     /// How often it has asked.
     asked: u32,
     /// Whether claims leave a waiter's entry.
     wait: bool,
     /// Whether a waiter's entry may have been left, or a lease that came too late to be used.
     left: bool,
-    /// A hint came while a claim was under way.
+    /// A hint came while a claim was in flight.
     hinted: bool,
     /// Whether any claim was answered for certain.
     answered: bool,
@@ -116,11 +139,9 @@ enum Plan {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// In the local queue, behind others.
     Behind,
-    /// The claim is to be sent.
     Queued,
-    Asking(Moment),
+    Asking(Call),
     Resting(Moment),
     Over,
 }
@@ -139,6 +160,7 @@ impl Attempt {
             plan,
             state: State::Behind,
             started: now,
+            wanted: now,
             asked: 0,
             wait: false,
             left: false,
@@ -155,26 +177,32 @@ impl Attempt {
         }
     }
 
-    /// Whether it stands in line, behind the others of this process.
+    /// Returns `true` if it stands in line, behind the others of this process.
     pub(crate) fn lines_up(&self) -> bool {
         matches!(self.plan, Plan::Line { .. })
     }
 
-    /// Whether it asks once, and being refused is an answer.
+    /// Returns `true` if it asks once, and being refused is an answer.
     pub(crate) fn is_once(&self) -> bool {
         matches!(self.plan, Plan::Once)
     }
 
-    /// Whether it waits without a limit.
+    /// Returns `true` if it waits without a limit.
     pub(crate) fn is_endless(&self) -> bool {
         matches!(self.plan, Plan::Line { until: Moment::FAR })
+    }
+
+    /// Returns `true` if the answer to another claim of the same name can answer it: it does not wait, and nothing of
+    /// it can be at the storage.
+    pub(crate) fn is_alike(&self) -> bool {
+        !self.lines_up() && !self.left && self.unknown_until == Moment::ZERO
     }
 
     pub(crate) fn waited(&self, now: Moment) -> Duration {
         now.since(self.started)
     }
 
-    /// Whether the storage has said that somebody else comes first.
+    /// Returns `true` if the storage has said that another owner comes first.
     pub(crate) fn was_refused(&self) -> bool {
         self.answered
     }
@@ -184,7 +212,7 @@ impl Attempt {
         self.error.as_ref()
     }
 
-    /// Who was last seen holding the lock.
+    /// The last holder that was seen.
     pub(crate) fn seen(&self) -> Option<&Holder> {
         self.seen.as_ref()
     }
@@ -198,13 +226,13 @@ impl Attempt {
     }
 
     /// The claim leaves now.
-    pub(crate) fn sent(&mut self, now: Moment) {
-        self.state = State::Asking(now);
+    pub(crate) fn sent(&mut self, call: Call) {
+        self.state = State::Asking(call);
         if self.asked == 0 {
-            self.first_sent = now;
+            self.first_sent = call.sent;
         }
         self.asked = self.asked.saturating_add(1);
-        self.last_sent = now;
+        self.last_sent = call.sent;
         self.hinted = false;
         self.left |= self.wait;
     }
@@ -213,78 +241,79 @@ impl Attempt {
         match input {
             _ if self.state == State::Over => Action::Rest,
             Input::Leave => self.end(Refusal::Left),
-            Input::Silence(error) => match self.plan {
-                Plan::Line { until: Moment::FAR } => self.end(Refusal::Unavailable(Some(error))),
-                _ => Action::Rest,
-            },
+            Input::Silence(cause) if self.is_endless() => self.end(Refusal::Silence(cause)),
             Input::Turn { subscribed } if self.state == State::Behind => {
                 // The first claim of a process leaves no entry: most locks are free, and then there is no
                 // need to subscribe to anything.
                 self.wait = self.lines_up() && subscribed;
                 self.heard = now;
-                self.ask()
+                self.ask(now)
             }
-            Input::Answer { sent, answer } if self.state == State::Asking(sent) => {
-                self.answered(now, sent, answer)
+            Input::Answer { call, answer } if self.state == State::Asking(call) => {
+                self.answered(now, call, answer)
+            }
+            Input::Held(holder) if self.state == State::Queued && self.is_alike() => {
+                self.asked = self.asked.saturating_add(1);
+                self.held(now, holder, None)
             }
             Input::Hint => match self.state {
-                State::Resting(_) if self.lines_up() => self.ask(),
+                State::Resting(_) if self.lines_up() => self.ask(now),
                 State::Queued | State::Asking(_) => {
                     self.hinted = true;
                     Action::Rest
                 }
                 _ => Action::Rest,
             },
-            Input::Wake if self.overdue(now) => self.give_up(),
+            Input::Wake if self.overdue(now) => self.give_up_or_rest(now),
             Input::Wake => match self.state {
-                State::Resting(until) if now >= until => self.ask(),
+                State::Resting(until) if now >= until => self.ask(now),
                 _ => Action::Rest,
             },
-            Input::Turn { .. } | Input::Answer { .. } => Action::Rest,
+            Input::Turn { .. } | Input::Answer { .. } | Input::Held(_) | Input::Silence(_) => Action::Rest,
         }
     }
 
-    fn answered(&mut self, now: Moment, sent: Moment, answer: Result<Acquire>) -> Action {
+    fn answered(&mut self, now: Moment, call: Call, answer: Result<Acquire>) -> Action {
         self.state = State::Resting(now);
         match answer {
+            Ok(Acquire::Granted { ttl, .. }) if now >= call.sent.after(ttl / 2) => self.granted_late(now),
             Ok(Acquire::Granted { token, ttl }) => {
-                if now >= sent.after(ttl / 2) {
-                    // Too little is left to be worth having. Asking again gives a full TTL.
-                    self.left = true;
-                    self.stale = self.stale.saturating_add(1);
-                    return if self.stale < STALE_MAX && !self.overdue(now) {
-                        self.ask()
-                    } else {
-                        self.too_slow()
-                    };
-                }
                 self.state = State::Over;
-                Action::Granted { sent, token, ttl, unknown_until: self.unknown_until }
+                Action::Granted { sent: call.sent, token, ttl, unknown_until: self.unknown_until }
             }
-            Ok(Acquire::Held { holder, retry_after }) => {
-                self.heard = now;
-                self.answered = true;
-                self.failures = 0;
-                self.error = None;
-                self.seen = holder;
-                self.refused(now, retry_after)
-            }
+            Ok(Acquire::Held { holder, retry_after }) => self.held(now, holder, retry_after),
             Err(error) if error.kind() == ErrorKind::Unavailable => {
-                self.unknown_until = executable_until(sent, self.ttl);
+                self.unknown_until = executable_until(call.sent, self.ttl);
                 self.failures = self.failures.saturating_add(1);
                 self.error = Some(error);
                 self.unanswered(now)
             }
             Err(error) => {
-                self.unknown_until = executable_until(sent, self.ttl);
+                self.unknown_until = executable_until(call.sent, self.ttl);
                 self.end(Refusal::Refused(error))
             }
         }
     }
 
-    fn too_slow(&mut self) -> Action {
+    /// Too little is left to be worth having. Asking again gives a full TTL.
+    fn granted_late(&mut self, now: Moment) -> Action {
+        self.left = true;
+        self.stale = self.stale.saturating_add(1);
+        let over = matches!(self.plan, Plan::Line { until } if now >= until);
+        if self.stale < STALE_MAX && !over {
+            return self.ask(now);
+        }
         let text = "the storage answers so slowly that its leases are over; take a longer ttl";
         self.end(Refusal::Unavailable(Some(Error::new(ErrorKind::Unavailable, text))))
+    }
+
+    fn held(&mut self, now: Moment, holder: Option<Holder>, retry_after: Option<Duration>) -> Action {
+        self.heard = now;
+        self.answered = true;
+        self.failures = 0;
+        self.error = None;
+        self.seen = holder;
+        self.refused(now, retry_after)
     }
 
     fn refused(&mut self, now: Moment, retry_after: Option<Duration>) -> Action {
@@ -296,16 +325,16 @@ impl Attempt {
             Plan::Poll { attempts, .. } if self.asked >= attempts => self.give_up(),
             Plan::Poll { interval, .. } => self.rest(now.after(max(interval, INTERVAL_SHORTEST))),
             Plan::Line { .. } if self.overdue(now) => self.give_up(),
-            // Rule R6: subscribed first, asked again after, and only then at rest.
+            // Subscribed first, asked again after, and only then at rest: a release in between is not missed.
             Plan::Line { .. } if !self.wait => {
                 self.wait = true;
-                self.ask()
+                self.ask(now)
             }
-            Plan::Line { .. } if self.hinted => self.ask(),
+            Plan::Line { .. } if self.hinted => self.ask(now),
             Plan::Line { .. } if planted::is(Bug::NoRecheck) => self.rest(Moment::FAR),
             Plan::Line { .. } => {
                 let pause = retry_after.map_or(WAITER_HEARTBEAT, |after| after.saturating_add(ROUNDING));
-                self.rest(now.after(min(pause, self.jitter(WAITER_HEARTBEAT))))
+                self.rest(now.after(min(pause, jitter(self.owner, self.asked, WAITER_HEARTBEAT))))
             }
         }
     }
@@ -318,13 +347,23 @@ impl Attempt {
             Plan::Line { .. } if self.overdue(now) || now >= self.heard.after(SILENCE) => self.give_up(),
             Plan::Line { .. } => {
                 let doubled = BACKOFF_SHORTEST.saturating_mul(1 << min(self.failures, 10));
-                self.rest(now.after(self.jitter(min(doubled, BACKOFF_LONGEST))))
+                self.rest(now.after(jitter(self.owner, self.asked, min(doubled, BACKOFF_LONGEST))))
             }
         }
     }
 
-    fn ask(&mut self) -> Action {
+    /// The limit has passed. A poll whose claim could not leave in time has polled in vain, and may do so again.
+    fn give_up_or_rest(&mut self, now: Moment) -> Action {
+        if matches!(self.plan, Plan::Poll { .. }) {
+            self.asked = self.asked.saturating_add(1);
+            return self.unanswered(now);
+        }
+        self.give_up()
+    }
+
+    fn ask(&mut self, now: Moment) -> Action {
         self.state = State::Queued;
+        self.wanted = now;
         Action::Ask { wait: self.wait }
     }
 
@@ -337,17 +376,20 @@ impl Attempt {
         now >= self.limit()
     }
 
-    /// When the wait is over. A wait shorter than a round trip still gets its first answer.
+    /// When the wait is over, at the present state. A wait shorter than a round trip still gets its first answer. A
+    /// claim that cannot even leave the lane is given up: the storage is silent, or has no room.
     fn limit(&self) -> Moment {
-        match self.plan {
-            Plan::Line { until }
-                if matches!(self.state, State::Queued | State::Asking(_)) && !self.answered =>
-            {
+        match (self.plan, self.state) {
+            (Plan::Line { until: Moment::FAR }, State::Queued) => self.heard.after(SILENCE),
+            (Plan::Line { until }, State::Queued | State::Asking(_)) if !self.answered => {
                 let first = if self.asked == 0 { self.started } else { self.first_sent };
                 max(until, first.after(FIRST_ANSWER))
             }
-            Plan::Line { until } => until,
-            _ => Moment::FAR,
+            (Plan::Line { until }, _) => until,
+            (Plan::Once, State::Queued | State::Asking(_)) | (Plan::Poll { .. }, State::Queued) => {
+                self.wanted.after(patience(self.ttl))
+            }
+            (Plan::Once | Plan::Poll { .. }, _) => Moment::FAR,
         }
     }
 
@@ -362,7 +404,7 @@ impl Attempt {
 
     fn end(&mut self, refusal: Refusal) -> Action {
         let awaiting = match self.state {
-            State::Asking(sent) => Some(sent),
+            State::Asking(call) => Some(call),
             _ => None,
         };
         self.state = State::Over;
@@ -379,37 +421,8 @@ impl Attempt {
         };
         Action::End { refusal, debt }
     }
-
-    /// `span`, shortened by up to a quarter.
-    fn jitter(&self, span: Duration) -> Duration {
-        span - Duration::from_nanos(self.owner.spread(self.asked, nanos(span / 4)))
-    }
 }
 
-/// How late a storage may execute a claim, and how long its answer is waited for.
-pub(crate) fn patience(ttl: Duration) -> Duration {
-    (ttl / 2).clamp(Duration::from_millis(50), Duration::from_secs(4))
-}
-
-/// Until when whatever was sent at `sent` may still be executed, whoever sent it.
-pub(crate) fn any_executable_until(sent: Moment) -> Moment {
-    executable_until(sent, Duration::MAX)
-}
-
-/// Until when a claim sent at `sent` may still be executed.
-pub(crate) fn executable_until(sent: Moment, ttl: Duration) -> Moment {
-    if planted::is(Bug::GhostAcquire) {
-        return Moment::ZERO;
-    }
-    sent.after(by_a_slow_clock(patience(ttl)))
-}
-
-/// How long a span of the storage's clock may last here: it may run 1 % slower, and count roughly.
-pub(crate) fn by_a_slow_clock(span: Duration) -> Duration {
-    span + span / 64 + LATE
-}
-
-const LATE: Duration = Duration::from_millis(20);
 /// Storages round what is left of a lease.
 const ROUNDING: Duration = Duration::from_millis(1);
 /// How many grants may come too late before an attempt gives up.
@@ -443,15 +456,21 @@ mod tests {
         let name = Name::new("a").expect("valid");
         let holder = Holder::new(name, Owner::random(), Token::new(1), Duration::from_secs(9));
         let retry_after = Some(holder.remaining);
-        Input::Answer { sent, answer: Ok(Acquire::Held { holder: Some(holder), retry_after }) }
+        Input::Answer {
+            call: Call::at(sent),
+            answer: Ok(Acquire::Held { holder: Some(holder), retry_after }),
+        }
     }
 
     fn granted(sent: Moment) -> Input {
-        Input::Answer { sent, answer: Ok(Acquire::Granted { token: Token::new(7), ttl: TTL }) }
+        Input::Answer {
+            call: Call::at(sent),
+            answer: Ok(Acquire::Granted { token: Token::new(7), ttl: TTL }),
+        }
     }
 
     fn silence(sent: Moment) -> Input {
-        Input::Answer { sent, answer: Err(Error::new(ErrorKind::Unavailable, "silence")) }
+        Input::Answer { call: Call::at(sent), answer: Err(Error::new(ErrorKind::Unavailable, "silence")) }
     }
 
     /// Takes its turn and sends the first claim.
@@ -459,7 +478,7 @@ mod tests {
         let Action::Ask { wait } = attempt.step(T0, Input::Turn { subscribed }) else {
             panic!("does not ask")
         };
-        attempt.sent(T0);
+        attempt.sent(Call::at(T0));
         wait
     }
 
@@ -478,7 +497,7 @@ mod tests {
         let mut attempt = attempt(Wait::Forever, false);
         assert!(!asked(&mut attempt, false));
         assert!(matches!(attempt.step(at(1), held(T0)), Action::Ask { wait: true }));
-        attempt.sent(at(1));
+        attempt.sent(Call::at(at(1)));
         assert!(matches!(attempt.step(at(2), held(at(1))), Action::Rest));
         assert!(attempt.wake() <= at(2).after(WAITER_HEARTBEAT));
         assert!(matches!(attempt.step(at(3), Input::Hint), Action::Ask { wait: true }));
@@ -531,7 +550,7 @@ mod tests {
         let Action::End { refusal: Refusal::Left, debt } = attempt.step(at(1), Input::Leave) else {
             panic!("stays")
         };
-        assert!(matches!(debt, Debt::Owed { awaiting: Some(sent), .. } if sent == T0));
+        assert!(matches!(debt, Debt::Owed { awaiting: Some(call), .. } if call == Call::at(T0)));
     }
 
     #[test]
@@ -548,7 +567,7 @@ mod tests {
         assert!(matches!(attempt.step(at(100), silence(T0)), Action::Rest));
         let again = attempt.wake();
         assert!(matches!(attempt.step(again, Input::Wake), Action::Ask { .. }));
-        attempt.sent(again);
+        attempt.sent(Call::at(again));
         let Action::Granted { unknown_until, .. } = attempt.step(again, granted(again)) else {
             panic!("not granted")
         };
@@ -568,7 +587,7 @@ mod tests {
             }
             sent = attempt.wake();
             assert!(matches!(attempt.step(sent, Input::Wake), Action::Ask { .. }));
-            attempt.sent(sent);
+            attempt.sent(Call::at(sent));
             now = sent.after(Duration::from_millis(100));
         };
         assert!(matches!(refusal, Refusal::Unavailable(Some(_))));
@@ -584,7 +603,7 @@ mod tests {
             assert!(matches!(attempt.step(sent, held(sent)), Action::Rest));
             sent = attempt.wake();
             assert!(matches!(attempt.step(sent, Input::Wake), Action::Ask { wait: false }));
-            attempt.sent(sent);
+            attempt.sent(Call::at(sent));
         }
         assert!(matches!(
             attempt.step(sent, held(sent)),
@@ -630,7 +649,7 @@ mod tests {
         asked(&mut attempt, false);
         let answer = Err(Error::new(ErrorKind::Unsupported, "no"));
         let Action::End { refusal: Refusal::Refused(_), debt } =
-            attempt.step(at(1), Input::Answer { sent: T0, answer })
+            attempt.step(at(1), Input::Answer { call: Call::at(T0), answer })
         else {
             panic!("asks again")
         };
@@ -638,5 +657,75 @@ mod tests {
             matches!(debt, Debt::Owed { awaiting: None, .. }),
             "`Err` means unknown to the clean-up: {debt:?}"
         );
+    }
+
+    #[test]
+    fn a_try_that_cannot_leave_answers_within_its_patience() {
+        let mut attempt = attempt(Wait::Forever, true);
+        assert!(matches!(attempt.step(T0, Input::Turn { subscribed: true }), Action::Ask { .. }));
+        assert_eq!(attempt.wake(), T0.after(patience(TTL)));
+        let Action::End { refusal: Refusal::Unavailable(None), debt } =
+            attempt.step(attempt.wake(), Input::Wake)
+        else {
+            panic!("does not end")
+        };
+        assert_eq!(debt, Debt::Nothing, "nothing was sent");
+    }
+
+    #[test]
+    fn a_try_in_flight_answers_within_its_patience_from_when_it_was_made() {
+        let mut attempt = attempt(Wait::Forever, true);
+        assert!(matches!(attempt.step(T0, Input::Turn { subscribed: true }), Action::Ask { .. }));
+        attempt.sent(Call::at(at(3_000)));
+        assert_eq!(attempt.wake(), T0.after(patience(TTL)));
+        assert!(matches!(
+            attempt.step(attempt.wake(), Input::Wake),
+            Action::End { refusal: Refusal::Unavailable(None), debt: Debt::Owed { awaiting: Some(_), .. } }
+        ));
+    }
+
+    #[test]
+    fn an_answer_to_another_claim_answers_a_try_and_owes_nothing() {
+        let mut attempt = attempt(Wait::Forever, true);
+        assert!(matches!(attempt.step(T0, Input::Turn { subscribed: true }), Action::Ask { .. }));
+        assert!(matches!(
+            attempt.step(at(1), Input::Held(None)),
+            Action::End { refusal: Refusal::Contended(None), debt: Debt::Nothing }
+        ));
+    }
+
+    #[test]
+    fn what_may_be_at_the_storage_asks_for_itself() {
+        let mut attempt = attempt(Wait::Attempts { attempts: 3, interval: Duration::from_secs(1) }, false);
+        assert!(attempt.is_alike());
+        asked(&mut attempt, true);
+        assert!(matches!(attempt.step(at(100), silence(T0)), Action::Rest));
+        assert!(matches!(attempt.step(attempt.wake(), Input::Wake), Action::Ask { .. }));
+        assert!(!attempt.is_alike(), "its first claim may have been granted");
+        assert!(matches!(attempt.step(at(1_200), Input::Held(None)), Action::Rest));
+        attempt.sent(Call::at(at(1_300)));
+        assert!(matches!(attempt.step(at(1_400), granted(at(1_300))), Action::Granted { .. }));
+    }
+
+    #[test]
+    fn a_late_answer_to_an_earlier_claim_is_dropped() {
+        let mut attempt = attempt(Wait::Forever, false);
+        asked(&mut attempt, true);
+        assert!(matches!(attempt.step(at(100), silence(T0)), Action::Rest));
+        let again = attempt.wake();
+        assert!(matches!(attempt.step(again, Input::Wake), Action::Ask { .. }));
+        attempt.sent(Call::at(again));
+        assert!(matches!(attempt.step(again, granted(T0)), Action::Rest));
+    }
+
+    #[test]
+    fn a_wait_without_limit_whose_claim_cannot_leave_ends_after_the_silence() {
+        let mut attempt = attempt(Wait::Forever, false);
+        assert!(matches!(attempt.step(T0, Input::Turn { subscribed: true }), Action::Ask { .. }));
+        assert_eq!(attempt.wake(), T0.after(SILENCE));
+        assert!(matches!(
+            attempt.step(attempt.wake(), Input::Wake),
+            Action::End { refusal: Refusal::Unavailable(None), .. }
+        ));
     }
 }

@@ -1,72 +1,92 @@
 //! What a guard and the engine share about one held lock. No lock, no engine needed to ask it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::lease::{self, Lease};
+use super::call::Key;
+use super::lease::Lease;
 use super::planted::{self, Bug};
+use super::timing::margin;
 use crate::clock::{Clock, Moment, nanos};
-use crate::guard::Lost;
+use crate::lost::Lost;
+use crate::process::Process;
 use crate::storage::{Holder, Name, Owner, Token};
 use crate::ticket::Ticket;
 
 #[derive(Debug)]
 pub(crate) struct Hold {
     pub(crate) name: Name,
-    pub(crate) owner: Owner,
+    pub(crate) key: Key,
     pub(crate) token: Token,
     label: Option<Arc<str>>,
     clock: Clock,
+    process: Process,
     granted: Moment,
+    /// Until then a claim whose answer was lost may still be executed.
+    unknown_until: Moment,
     /// When `max_hold` is over.
     hold_until: Moment,
     ttl_nanos: AtomicU64,
     /// Whether a request that shortens the lease may be under way.
     unsettled: AtomicBool,
+    /// How often another TTL was asked for.
+    extends: AtomicU32,
     /// Nanoseconds of the local deadline; [`OVER`] once it was seen to have passed, for ever.
     deadline: AtomicU64,
     lost: OnceLock<Lost>,
     told: Notify,
 }
 
-/// A deadline that has passed. Whoever sees it pass writes this, so that a renewal answered at the same
+/// A deadline that has passed. The thread that sees it pass writes this, so that a renewal answered at the same
 /// moment cannot move it any more.
 const OVER: u64 = 0;
 
 impl Hold {
     pub(crate) fn new(
         name: Name,
-        owner: Owner,
+        key: Key,
         token: Token,
         label: Option<Arc<str>>,
         clock: Clock,
+        unknown_until: Moment,
         lease: &Lease,
     ) -> Self {
         let granted = clock.now();
         Self {
             name,
-            owner,
+            key,
             token,
             label,
             granted,
             clock,
+            process: Process::current(),
+            unknown_until,
             hold_until: lease.hold_until(),
             ttl_nanos: AtomicU64::new(nanos(lease.sure())),
             unsettled: AtomicBool::new(!lease.is_settled(granted)),
+            extends: AtomicU32::new(0),
             deadline: AtomicU64::new(lease.deadline().as_nanos()),
             lost: OnceLock::new(),
             told: Notify::new(),
         }
     }
 
+    pub(crate) fn owner(&self) -> Owner {
+        self.key.owner
+    }
+
     pub(crate) fn is_held(&self) -> bool {
         !self.remaining().is_zero()
     }
 
+    /// What is left of the lease. Nothing is in a fork of this process: the lock is its parent's.
     pub(crate) fn remaining(&self) -> Duration {
+        if !self.process.is_current() {
+            return Duration::ZERO;
+        }
         loop {
             let deadline = self.deadline.load(Ordering::Acquire);
             if deadline == OVER {
@@ -86,25 +106,28 @@ impl Hold {
     }
 
     pub(crate) async fn lost(&self) -> Lost {
-        loop {
+        // Before anything that another thread may have locked when this process was forked.
+        while self.process.is_current() {
             let told = self.told.notified();
             if let Some(lost) = self.why_lost() {
                 return lost;
             }
             told.await;
         }
+        Lost::Forked
     }
 
     pub(crate) fn why_lost(&self) -> Option<Lost> {
-        self.lost.get().copied()
+        if self.process.is_current() { self.lost.get().copied() } else { Some(Lost::Forked) }
     }
 
     pub(crate) fn ttl(&self) -> Duration {
         Duration::from_nanos(self.ttl_nanos.load(Ordering::Relaxed))
     }
 
-    /// A shorter TTL was asked for, and may reach the storage at any time.
+    /// Another TTL was asked for. A shorter one may reach the storage at any time.
     pub(crate) fn shorten(&self, ttl: Duration) {
+        self.extends.fetch_add(1, Ordering::AcqRel);
         if nanos(ttl) < self.ttl_nanos.fetch_min(nanos(ttl), Ordering::AcqRel) {
             self.unsettled.store(true, Ordering::Release);
         }
@@ -112,13 +135,13 @@ impl Hold {
 
     /// The lease as it may be handed over now.
     pub(crate) fn ticket(&self) -> Ticket {
-        let settled = !self.unsettled.load(Ordering::Acquire);
-        Ticket { name: self.name.clone(), owner: self.owner, token: self.token, ttl: self.ttl(), settled }
+        let settled = !self.unsettled.load(Ordering::Acquire) && self.clock.now() >= self.unknown_until;
+        Ticket { name: self.name.clone(), owner: self.owner(), token: self.token, ttl: self.ttl(), settled }
     }
 
     /// The most that a renewal can give.
     pub(crate) fn longest(&self) -> Duration {
-        let most = self.ttl().saturating_sub(lease::margin(self.ttl()));
+        let most = self.ttl().saturating_sub(margin(self.ttl()));
         std::cmp::min(most, self.hold_until.since(self.clock.now()))
     }
 
@@ -131,21 +154,26 @@ impl Hold {
         Holder {
             label: self.label.clone(),
             held_for: Some(self.age()),
-            ..Holder::new(self.name.clone(), self.owner, self.token, self.remaining())
+            ..Holder::new(self.name.clone(), self.owner(), self.token, self.remaining())
         }
     }
 
-    /// Moves the deadline, unless it was seen to have passed; whether it was moved.
-    pub(super) fn publish(&self, now: Moment, lease: &Lease) -> bool {
-        self.ttl_nanos.store(nanos(lease.sure()), Ordering::Release);
-        self.unsettled.store(!lease.is_settled(now), Ordering::Release);
+    /// Moves the deadline, unless it was seen to have passed. Returns `true` if it was moved. `extends` is how often
+    /// another TTL had been asked for when the lease became what it is: what was asked for since stays in force.
+    pub(super) fn publish(&self, now: Moment, lease: &Lease, extends: u32) -> bool {
+        if self.extends.load(Ordering::Acquire) == extends {
+            self.ttl_nanos.store(nanos(lease.sure()), Ordering::Release);
+            self.unsettled.store(!lease.is_settled(now), Ordering::Release);
+        } else {
+            self.ttl_nanos.fetch_min(nanos(lease.sure()), Ordering::AcqRel);
+        }
         let deadline = lease.deadline();
         let revives = planted::is(Bug::LateRenewalRevives);
         let update = |old| (old != OVER || revives).then_some(deadline.as_nanos());
         self.deadline.fetch_update(Ordering::AcqRel, Ordering::Acquire, update).is_ok()
     }
 
-    /// Ends it for everybody who looks. The first reason stays.
+    /// Ends it for all who look. The first reason stays.
     pub(super) fn lose(&self, lost: Lost) -> Lost {
         self.deadline.store(OVER, Ordering::Release);
         self.tell(lost);
@@ -183,10 +211,11 @@ mod tests {
     fn hold(now: &Arc<AtomicU64>) -> Hold {
         let clock = Clock::injected(Arc::clone(now));
         let name = Name::new("a").expect("valid");
-        let (owner, ttl) = (Owner::random(), Duration::from_millis(112));
-        let lease = Lease::granted(owner, Moment::ZERO, ttl, Renewal::Automatic, None);
+        let key = Key { owner: Owner::random(), generation: 1 };
+        let ttl = Duration::from_millis(112);
+        let lease = Lease::granted(key.owner, Moment::ZERO, ttl, Renewal::Automatic, None);
         assert_eq!(lease.deadline(), Moment::from_nanos(DEADLINE));
-        Hold::new(name, owner, Token::new(1), None, clock, &lease)
+        Hold::new(name, key, Token::new(1), None, clock, Moment::ZERO, &lease)
     }
 
     #[test]
@@ -197,8 +226,8 @@ mod tests {
         now.store(DEADLINE, Ordering::Relaxed);
         assert!(!hold.is_held());
         let (sent, ttl) = (Moment::from_nanos(DEADLINE), Duration::from_secs(1));
-        let renewed = Lease::granted(hold.owner, sent, ttl, Renewal::Automatic, None);
-        assert!(!hold.publish(sent, &renewed));
+        let renewed = Lease::granted(hold.owner(), sent, ttl, Renewal::Automatic, None);
+        assert!(!hold.publish(sent, &renewed, 0));
         assert!(!hold.is_held(), "lost is final");
         assert_eq!(hold.why_lost(), Some(Lost::Expired));
         assert_eq!(hold.lose(Lost::Taken), Lost::Expired, "the first reason stays");

@@ -6,91 +6,131 @@ use std::time::Duration;
 use futures_util::{FutureExt, StreamExt, stream};
 
 use super::Actor;
-use super::seats::{Seat, Stage};
+use super::acquisition::Stage;
 use crate::clock::Moment;
-use crate::engine::Reply;
-use crate::engine::attempt::patience;
-use crate::engine::lane::Class;
-use crate::engine::lease::renew_limit;
+use crate::engine::call::{Call, CallId, Key};
+use crate::engine::handle::Reply;
+use crate::engine::lane::{Flight, Waiting};
+use crate::engine::timing::{CALL_LIMIT, patience, renew_limit};
+use crate::engine::work;
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{Acquire, AnyStorage, Claim, Holder, Name, Owner, Release, Renew, Storage};
+use crate::storage::{Acquire, AnyStorage, Claim, Holder, Name, Release, Renew, Storage};
 
 /// A call to the storage that has ended.
 pub(super) enum Done {
-    Acquired(Class, Vec<(Owner, Moment, Result<Acquire>)>),
-    Renewed(Class, Vec<(Owner, Moment, Result<Renew>)>),
-    Released(Class, Vec<(Owner, Moment, Result<Release>)>),
-    Broken { holder: Holder },
-    Found { owner: Owner, seen: Result<Option<Holder>> },
-    Verified { owner: Owner, seen: Result<Option<Holder>>, reply: Option<Reply<()>> },
-    Looked { name: Name, seen: Result<Option<Holder>> },
+    Acquired(Batch, Vec<Result<Acquire>>),
+    Renewed(Batch, Vec<Result<Renew>>),
+    Released(Batch, Vec<Result<Release>>),
+    Broken {
+        holder: Holder,
+    },
+    /// A look at the lease of an acquisition.
+    Seen {
+        key: Key,
+        look: Call,
+        seen: Result<Option<Holder>>,
+        reply: Option<Reply<()>>,
+        unasked: bool,
+    },
+    /// A look for those who observe a name.
+    Looked {
+        name: Name,
+        seen: Result<Option<Holder>>,
+    },
     Replied,
 }
 
-/// The longest that a call which no lease limits may take.
-pub(super) const CALL_LIMIT: Duration = Duration::from_secs(5);
+/// Claims that were sent together.
+pub(super) struct Batch {
+    pub(super) flight: Flight,
+    pub(super) sent: Moment,
+    /// The acquisition of each claim, and its number.
+    pub(super) asked: Vec<(Key, CallId)>,
+    pub(super) claims: Vec<Claim>,
+}
+
+impl Batch {
+    /// The acquisition of each claim, the call that it was, and its answer.
+    pub(super) fn answers<T>(&self, answers: Vec<T>) -> impl Iterator<Item = (Key, Call, T)> {
+        let asked = self.asked.iter().zip(answers);
+        asked.map(|((key, id), answer)| (*key, Call { id: *id, sent: self.sent }, answer))
+    }
+}
+
 /// How many holders are listed in one call.
 const PAGE: usize = 1000;
 
 impl Actor {
-    /// Sends what the lanes hold. Renewals and releases go before claims (rule R5).
+    /// Sends what the lanes hold. Renewals and releases go before claims.
     pub(super) fn depart(&mut self) {
-        while let Some((class, owners)) = self.renews.depart() {
-            let (sent, claims, limit) = self.board(&owners, renew_limit);
+        while let Some((flight, waiting)) = self.renews.depart() {
+            let (batch, limit) = self.board(flight, waiting, renew_limit);
             let storage = self.storage.clone();
             self.calls.push(Box::pin(async move {
-                let answers = call(limit, claims.len(), storage.renew(&claims)).await;
-                Done::Renewed(class, zip(&claims, sent, answers))
+                let answers = call(limit, batch.claims.len(), storage.renew(&batch.claims)).await;
+                Done::Renewed(batch, answers)
             }));
         }
-        while let Some((class, owners)) = self.releases.depart() {
-            let (sent, claims, limit) = self.board(&owners, patience);
+        while let Some((flight, waiting)) = self.releases.depart() {
+            let (batch, limit) = self.board(flight, waiting, patience);
             let storage = self.storage.clone();
             self.calls.push(Box::pin(async move {
-                let answers = call(limit, claims.len(), storage.release(&claims)).await;
-                Done::Released(class, zip(&claims, sent, answers))
+                let answers = call(limit, batch.claims.len(), storage.release(&batch.claims)).await;
+                Done::Released(batch, answers)
             }));
         }
-        while let Some((class, owners)) = self.acquires.depart() {
-            let (sent, claims, limit) = self.board(&owners, patience);
+        while let Some((flight, waiting)) = self.acquires.depart() {
+            let (batch, limit) = self.board(flight, waiting, patience);
             let storage = self.storage.clone();
             self.calls.push(Box::pin(async move {
-                let answers = call(limit, claims.len(), storage.acquire(&claims)).await;
-                Done::Acquired(class, zip(&claims, sent, answers))
+                let answers = call(limit, batch.claims.len(), storage.acquire(&batch.claims)).await;
+                Done::Acquired(batch, answers)
             }));
         }
     }
 
-    /// Notes for each that its claim leaves now; the claims, and how long their answers are waited for. `limit` makes
-    /// that of how long a lease lasts.
-    pub(super) fn board(
+    /// Notes for each that its claim leaves now. Returns the batch, and how long its answers are waited for. `limit`
+    /// makes that of how long a lease lasts.
+    fn board(
         &mut self,
-        owners: &[Owner],
+        flight: Flight,
+        waiting: Vec<Waiting>,
         limit: fn(Duration) -> Duration,
-    ) -> (Moment, Vec<Claim>, Duration) {
+    ) -> (Batch, Duration) {
         let (now, mut shortest) = (self.clock.now(), CALL_LIMIT);
-        let mut claims = Vec::with_capacity(owners.len());
-        for owner in owners {
-            let seat = self.seats.get_mut(owner).expect("BUG: a seat that goes takes its claims along");
-            if let Stage::Held { lease, .. } = &seat.stage {
-                (seat.claim.ttl, seat.claim.shorten) = (lease.ttl(), lease.shortens());
-                seat.claim.patience = patience(lease.ttl());
+        let mut batch = Batch {
+            flight,
+            sent: now,
+            asked: Vec::with_capacity(waiting.len()),
+            claims: Vec::with_capacity(waiting.len()),
+        };
+        work::changed(waiting.len());
+        for Waiting { id, key, .. } in waiting {
+            // What was withdrawn does not wait any more; this is for the day on which that is forgotten somewhere.
+            let Some(acquisition) = self.get_mut(key) else { continue };
+            if acquisition.queued.take_if(|queued| queued.id == id).is_none() {
+                continue;
             }
-            let limit = limit(seat.lasts());
-            match &mut seat.stage {
-                Stage::Seeking { attempt, .. } => attempt.sent(now),
-                Stage::Resuming(resuming) => (resuming.sent, resuming.ask_at) = (now, Moment::FAR),
-                Stage::Held { lease, hold, .. } => {
-                    lease.sent(now);
-                    hold.publish(now, lease);
+            let limit = limit(acquisition.lasts());
+            let (call, claim) = (Call { id, sent: now }, &mut acquisition.claim);
+            match &mut acquisition.stage {
+                Stage::Attempt(attempting) => attempting.attempt.sent(call),
+                Stage::Resume(resuming) => resuming.resume.sent(call),
+                Stage::Lease(holding) => {
+                    let lease = &mut holding.lease;
+                    (claim.ttl, claim.shorten) = (lease.ttl(), lease.shortens());
+                    claim.patience = patience(lease.ttl());
+                    lease.sent(call);
+                    holding.hold.publish(now, lease, holding.extends);
                 }
-                Stage::Clearing { resolver, .. } => resolver.sent(now, now.after(limit)),
+                Stage::Cleanup(cleaning) => cleaning.cleanup.sent(call, now.after(limit)),
             }
             shortest = std::cmp::min(shortest, limit);
-            claims.push(seat.claim.clone());
-            self.rearm(*owner);
+            batch.asked.push((key, id));
+            batch.claims.push(claim.clone());
+            self.rearm(key);
         }
-        (now, claims, shortest)
+        (batch, shortest)
     }
 
     pub(super) fn reply_with<T: Send + 'static, F>(&self, reply: Reply<T>, ask: impl FnOnce(AnyStorage) -> F)
@@ -104,6 +144,7 @@ impl Actor {
         }));
     }
 
+    /// Looks at a name for those who observe it.
     pub(super) fn look(&mut self, name: Name) {
         let storage = self.storage.clone();
         self.calls.push(Box::pin(async move {
@@ -112,24 +153,48 @@ impl Actor {
         }));
     }
 
-    /// Asks whether a lease is still there.
-    pub(super) fn verify(&mut self, owner: Owner, reply: Option<Reply<()>>) {
-        let Some(Seat { claim, stage: Stage::Held { looks, .. }, .. }) = self.seats.get_mut(&owner) else {
-            // Lost meanwhile: the guard knows why.
-            return;
-        };
-        if reply.is_none() {
-            // However many hints there are, one look is under way, and one follows.
-            *looks = std::cmp::min(*looks + 1, 2);
-            if *looks == 2 {
-                return;
-            }
-            self.looking += 1;
+    /// Asks for a caller whether a lease is still there.
+    pub(super) fn verify(&mut self, key: Key, reply: Reply<()>) {
+        // Lost meanwhile: the guard knows why.
+        if self.holding(key).is_some() {
+            let id = self.next_call();
+            self.look_at_lease(key, id, Some(reply));
         }
-        let (storage, name) = (self.storage.clone(), claim.name.clone());
+    }
+
+    /// Looks whether a lease is still there, because of a hint or a sweep. However many there are, one look is in
+    /// flight, and one follows.
+    pub(super) fn look_unasked(&mut self, key: Key) {
+        let Some(holding) = self.holding(key) else { return };
+        holding.looks = std::cmp::min(holding.looks + 1, 2);
+        if holding.looks == 2 {
+            return;
+        }
+        self.looking += 1;
+        let id = self.next_call();
+        self.look_at(key, id, None, true);
+    }
+
+    /// A look that a hint has caused is over; what was hinted meanwhile causes one more.
+    pub(super) fn looked(&mut self, key: Key) {
+        let Some(holding) = self.holding(key) else { return };
+        if std::mem::take(&mut holding.looks) == 2 {
+            self.look_unasked(key);
+        }
+    }
+
+    /// Looks at the lease of an acquisition.
+    pub(super) fn look_at_lease(&mut self, key: Key, id: CallId, reply: Option<Reply<()>>) {
+        self.look_at(key, id, reply, false);
+    }
+
+    fn look_at(&mut self, key: Key, id: CallId, reply: Option<Reply<()>>, unasked: bool) {
+        let Some(acquisition) = self.get(key) else { return };
+        let (storage, name) = (self.storage.clone(), acquisition.claim.name.clone());
+        let look = Call { id, sent: self.clock.now() };
         self.calls.push(Box::pin(async move {
             let seen = call_one(storage.inspect(&name)).await;
-            Done::Verified { owner, seen, reply }
+            Done::Seen { key, look, seen, reply, unasked }
         }));
     }
 
@@ -146,26 +211,6 @@ impl Actor {
         }));
     }
 
-    /// A look that a hint has caused is over; what was hinted meanwhile causes one more.
-    pub(super) fn looked(&mut self, owner: Owner) {
-        if let Some(Seat { stage: Stage::Held { looks, .. }, .. }) = self.seats.get_mut(&owner) {
-            let again = *looks == 2;
-            *looks = 0;
-            if again {
-                self.verify(owner, None);
-            }
-        }
-    }
-
-    /// Looks at the lease that is to be resumed.
-    pub(super) fn find(&mut self, owner: Owner, name: Name) {
-        let storage = self.storage.clone();
-        self.calls.push(Box::pin(async move {
-            let seen = call_one(storage.inspect(&name)).await;
-            Done::Found { owner, seen }
-        }));
-    }
-
     /// Subscribes to hints, once.
     pub(super) fn subscribe(&mut self) {
         if self.hints.is_none() {
@@ -178,6 +223,15 @@ impl Actor {
     pub(super) fn watch(&self, added: &[Name], removed: &[Name]) {
         // One that panics tells nothing; then the observers look by themselves.
         let _ = catch_unwind(AssertUnwindSafe(|| self.storage.watch(added, removed)));
+    }
+}
+
+/// What a caller is told who asked whether a lease is still there; `None` if it is not, and the guard says why.
+pub(super) fn verified(key: Key, seen: &Result<Option<Holder>>) -> Option<Result<()>> {
+    match seen {
+        Ok(Some(holder)) if holder.owner == key.owner => Some(Ok(())),
+        Ok(_) => None,
+        Err(error) => Some(Err(error.clone())),
     }
 }
 
@@ -218,14 +272,6 @@ pub(super) fn panicked() -> Error {
 
 pub(super) fn silent(limit: Duration) -> Error {
     Error::new(ErrorKind::Unavailable, format!("the storage did not answer limit=`{limit:?}`"))
-}
-
-pub(super) fn zip<T>(
-    claims: &[Claim],
-    sent: Moment,
-    answers: Vec<Result<T>>,
-) -> Vec<(Owner, Moment, Result<T>)> {
-    claims.iter().zip(answers).map(|(claim, answer)| (claim.owner, sent, answer)).collect()
 }
 
 pub(super) async fn list_all(storage: &AnyStorage, prefix: &str) -> Result<Vec<Holder>> {

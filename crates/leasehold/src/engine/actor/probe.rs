@@ -3,33 +3,36 @@
 use std::collections::BTreeMap;
 
 use super::Actor;
-use super::seats::{Resuming, Stage};
+use super::acquisition::Stage;
 use crate::storage::{Name, Owner};
 
 impl Actor {
-    /// Whether it still owns that acquisition.
+    /// Returns `true` if it still owns an acquisition of that owner.
     pub(in crate::engine) fn knows(&self, owner: Owner) -> bool {
-        self.seats.contains_key(&owner)
+        self.acquisitions.contains_key(&owner)
     }
 
-    /// Whether somebody here waits in line for that lock.
+    /// Returns `true` if an acquisition here waits in line for that lock.
     pub(in crate::engine) fn waits_for(&self, name: &Name) -> bool {
         self.queues.first(name).is_some()
     }
 
-    /// Whether nothing is left of anybody: no place in line, no timer.
+    /// Returns `true` if nothing is left of any acquisition: no place in line, no timer.
     pub(in crate::engine) fn is_clean(&self) -> bool {
-        self.seats.is_empty() && self.queues.is_empty() && self.next_wake() == crate::clock::Moment::FAR
+        self.acquisitions.is_empty()
+            && self.queues.is_empty()
+            && self.effects.is_empty()
+            && self.next_wake() == crate::clock::Moment::FAR
     }
 
     /// How each acquisition stands, in one order.
     pub(in crate::engine) fn stages(&self) -> BTreeMap<Owner, &'static str> {
-        self.seats.iter().map(|(owner, seat)| (*owner, seat.stage.word())).collect()
+        self.acquisitions.iter().map(|(owner, acquisition)| (*owner, acquisition.stage.word())).collect()
     }
 
     /// Every acquisition with the state of its machine.
     pub(in crate::engine) fn machines(&self) -> Vec<String> {
-        let mut machines: Vec<_> = self.seats.values().map(|seat| seat.stage.machine()).collect();
+        let mut machines: Vec<_> = self.acquisitions.values().map(|a| a.stage.machine()).collect();
         machines.sort_unstable();
         machines
     }
@@ -38,22 +41,19 @@ impl Actor {
 impl Stage {
     fn word(&self) -> &'static str {
         match self {
-            Self::Seeking { .. } => "seeking",
-            Self::Resuming { .. } => "resuming",
-            Self::Held { .. } => "held",
-            Self::Clearing { .. } => "clearing",
+            Self::Attempt(_) => "attempt",
+            Self::Resume(_) => "resume",
+            Self::Lease(_) => "lease",
+            Self::Cleanup(_) => "cleanup",
         }
     }
 
     fn machine(&self) -> String {
         match self {
-            Self::Seeking { attempt, .. } => format!("{attempt:?}"),
-            Self::Resuming(resuming) => {
-                let Resuming { token, until, ask_at, found, .. } = resuming;
-                format!("Resuming {token:?} {until:?} {ask_at:?} found {found}")
-            }
-            Self::Held { lease, .. } => format!("{lease:?}"),
-            Self::Clearing { resolver, .. } => format!("{resolver:?}"),
+            Self::Attempt(attempting) => format!("{:?}", attempting.attempt),
+            Self::Resume(resuming) => format!("{:?}", resuming.resume),
+            Self::Lease(holding) => format!("{:?}", holding.lease),
+            Self::Cleanup(cleaning) => format!("{:?}", cleaning.cleanup),
         }
     }
 }

@@ -4,19 +4,20 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Actor;
-use super::seats::Stage;
-use super::steps::Step;
+use super::acquisition::Stage;
+use super::effects::Input;
 use crate::clock::Moment;
+use crate::engine::call::Key;
 use crate::engine::lane::Class;
-use crate::storage::Owner;
+use crate::engine::work;
 
 /// The holds that are still to be verified.
 #[derive(Debug, Default)]
 pub(super) struct Sweep {
     /// By the lane they use.
-    renew: BTreeMap<Class, VecDeque<Owner>>,
+    renew: BTreeMap<Class, VecDeque<Key>>,
     /// Those that want no renewals.
-    look: VecDeque<Owner>,
+    look: VecDeque<Key>,
     /// The storage has said it again: all of them once more.
     again: bool,
     /// When it said so last. What was sent before may be forgotten though it was granted.
@@ -34,9 +35,9 @@ impl Actor {
     }
 
     /// Verifies a hold if it was asked for before the storage restarted and granted after.
-    pub(super) fn verify_if_older(&mut self, owner: Owner, sent: Moment) {
+    pub(super) fn verify_if_older(&mut self, key: Key, sent: Moment) {
         if self.sweep.heard.is_some_and(|heard| sent <= heard) {
-            self.sweep_later(owner);
+            self.sweep_later(key);
         }
     }
 
@@ -53,40 +54,39 @@ impl Actor {
         let classes: Vec<_> = self.sweep.renew.keys().copied().collect();
         for class in classes {
             while self.renews.has_room(class)
-                && let Some(owner) = self.sweep.next_of(class)
+                && let Some(key) = self.sweep.next_of(class)
             {
-                self.step(owner, now, Step::Verify);
+                self.tell(key, Input::Verify);
+                self.settle(now);
             }
         }
         while self.looking < LOOKS_MAX
-            && let Some(owner) = self.sweep.look.pop_front()
+            && let Some(key) = self.sweep.look.pop_front()
         {
-            self.verify(owner, None);
+            self.look_unasked(key);
         }
     }
 
     fn begin_sweep(&mut self) {
-        let held = self.seats.iter().filter_map(|(owner, seat)| match &seat.stage {
-            Stage::Held { lease, .. } => Some((lease.deadline(), *owner)),
+        let held = self.acquisitions.values().filter_map(|acquisition| match &acquisition.stage {
+            Stage::Lease(holding) => Some((holding.lease.deadline(), acquisition.key)),
             _ => None,
         });
         let mut held: Vec<_> = held.collect();
         held.sort_unstable(); // those with the least left go first
+        work::changed(self.acquisitions.len());
         tracing::info!(target: "leasehold", holds = held.len(), "the storage may have restarted");
-        for (_, owner) in held {
-            self.sweep_later(owner);
+        for (_, key) in held {
+            self.sweep_later(key);
         }
     }
 
-    fn sweep_later(&mut self, owner: Owner) {
-        if let Some(Stage::Held { lease, .. }) = self.seats.get(&owner).map(|seat| &seat.stage) {
-            let sweep = &mut self.sweep;
-            let line = if lease.is_renewed() {
-                sweep.renew.entry(Class::of(lease.lasts())).or_default()
-            } else {
-                &mut sweep.look
-            };
-            line.push_back(owner);
+    fn sweep_later(&mut self, key: Key) {
+        let Some(holding) = self.holding(key) else { return };
+        let class = holding.lease.is_renewed().then(|| Class::of(holding.lease.lasts()));
+        match class {
+            Some(class) => self.sweep.renew.entry(class).or_default().push_back(key),
+            None => self.sweep.look.push_back(key),
         }
     }
 }
@@ -96,7 +96,7 @@ impl Sweep {
         self.renew.is_empty() && self.look.is_empty()
     }
 
-    fn next_of(&mut self, class: Class) -> Option<Owner> {
+    fn next_of(&mut self, class: Class) -> Option<Key> {
         let line = self.renew.get_mut(&class)?;
         let next = line.pop_front();
         if line.is_empty() {

@@ -12,7 +12,9 @@ use tokio::sync::oneshot;
 use super::wire::{Ask, Call, Wire};
 use crate::clock::{Clock, Moment};
 use crate::engine::actor::Actor;
-use crate::engine::{Command, Handle, Resumed, prepare};
+use crate::engine::call::Key;
+use crate::engine::handle::{Command, Delivery};
+use crate::engine::{Handle, Home, prepare};
 use crate::error::Result;
 use crate::guard::Guard;
 use crate::options::Options;
@@ -58,14 +60,14 @@ pub(super) struct Ticks {
 /// A caller who waits for a lock.
 pub(super) struct Seeker {
     pub(super) owner: Owner,
-    reply: oneshot::Receiver<Result<Option<Guard>>>,
+    key: Key,
+    reply: oneshot::Receiver<Result<Option<Delivery>>>,
 }
 
 /// A caller who waits for a lock that was handed over.
 struct Resumer {
-    owner: Owner,
-    by: Owner,
-    reply: oneshot::Receiver<Result<Resumed>>,
+    key: Key,
+    reply: oneshot::Receiver<Result<Delivery>>,
 }
 
 pub(super) struct Held {
@@ -112,7 +114,9 @@ impl Client {
     pub(super) fn new(ticks: Ticks, limits: Limits, life: u32, at: u64) -> Self {
         let clock = Arc::new(AtomicU64::new(ticks.read(at)));
         let wire = Wire::new(limits);
-        let (handle, actor) = prepare(AnyStorage::new(wire.clone()), Clock::injected(Arc::clone(&clock)));
+        let (injected, home) = (Clock::injected(Arc::clone(&clock)), Home::Thread);
+        let (handle, actor) =
+            prepare(AnyStorage::new(wire.clone()), injected, home).expect("it does not panic");
         Self {
             life,
             ticks,
@@ -202,7 +206,7 @@ impl Client {
 
     /// Lets the callers see what there is for them; whether there was anything.
     fn callers(&mut self) -> bool {
-        let mut busy = false;
+        let (mut busy, mut arrived) = (false, Vec::new());
         let mut waiting = Vec::new();
         for mut seeker in std::mem::take(&mut self.seekers) {
             match seeker.reply.try_recv() {
@@ -210,7 +214,7 @@ impl Client {
                     waiting.push(seeker);
                     continue;
                 }
-                Ok(Ok(Some(guard))) => self.guards.push(Held { guard, over: false }),
+                Ok(Ok(Some(delivery))) => arrived.push(delivery),
                 Ok(_) | Err(oneshot::error::TryRecvError::Closed) => {}
             }
             busy = true;
@@ -223,12 +227,16 @@ impl Client {
                     waiting.push(resumer);
                     continue;
                 }
-                Ok(Ok(resumed)) => self.guards.push(Held { guard: resumed.into_guard(), over: false }),
+                Ok(Ok(delivery)) => arrived.push(delivery),
                 Ok(_) | Err(oneshot::error::TryRecvError::Closed) => {}
             }
             busy = true;
         }
         self.resumes = waiting;
+        if let Some(handle) = &self.handle {
+            let guards = arrived.into_iter().map(|delivery| Guard::new(delivery.take(), handle.clone()));
+            self.guards.extend(guards.map(|guard| Held { guard, over: false }));
+        }
         let confirmed = &mut self.confirmed;
         self.releases.retain_mut(|(grant, release)| {
             let answer = release.as_mut().now_or_never();
@@ -241,17 +249,23 @@ impl Client {
         busy
     }
 
+    /// A new acquisition of that owner.
+    fn key(&self, owner: Owner) -> Key {
+        self.handle.as_ref().map_or(Key { owner, generation: u64::MAX }, |handle| handle.key(owner))
+    }
+
     pub(super) fn seek(&mut self, owner: Owner, name: Name, options: Options, once: bool) {
         let (tx, reply) = oneshot::channel();
-        self.seekers.push(Seeker { owner, reply });
-        self.tell(Command::Acquire { owner, name, options, once, reply: tx });
+        let key = self.key(owner);
+        self.seekers.push(Seeker { owner, key, reply });
+        self.tell(Command::Acquire { key, name, options, once, reply: tx });
     }
 
     /// Drops the future of a caller who waits.
     pub(super) fn leave(&mut self, place: usize) -> Owner {
-        let Seeker { owner, reply, .. } = self.seekers.remove(place);
+        let Seeker { owner, key, reply } = self.seekers.remove(place);
         drop(reply);
-        self.tell(Command::Leave { owner });
+        self.tell(Command::Leave { key });
         owner
     }
 
@@ -278,32 +292,34 @@ impl Client {
         self.guards.remove(place).guard.into_ticket()
     }
 
-    pub(super) fn resume(&mut self, by: Owner, ticket: Ticket) {
+    pub(super) fn resume(&mut self, ticket: Ticket) {
         let (tx, reply) = oneshot::channel();
-        self.resumes.push(Resumer { owner: ticket.owner, by, reply });
-        self.tell(Command::Resume { by, ticket, options: Options::default(), reply: tx });
+        let key = self.key(ticket.owner);
+        self.resumes.push(Resumer { key, reply });
+        self.tell(Command::Resume { key, ticket, options: Options::default(), reply: tx });
     }
 
     /// Drops the future of a caller who resumes, if there is one; which lease goes back to its ticket.
     pub(super) fn leave_resume(&mut self) -> Option<Owner> {
-        let Resumer { owner, by, reply } = self.resumes.pop()?;
+        let Resumer { key, reply } = self.resumes.pop()?;
         drop(reply);
-        self.tell(Command::LeaveResume { owner, by });
-        Some(owner)
+        self.tell(Command::Leave { key });
+        Some(key.owner)
     }
 
     pub(super) fn renew(&mut self, place: usize, ttl: Option<Duration>) {
         let hold = self.guards[place].guard.hold();
         // As `Handle::renew` does before it asks.
         ttl.into_iter().for_each(|ttl| hold.shorten(ttl));
-        let owner = hold.owner;
+        let key = hold.key;
         let (reply, _) = oneshot::channel();
-        self.tell(Command::Renew { owner, ttl, reply });
+        self.tell(Command::Renew { key, ttl, reply });
     }
 
-    pub(super) fn verify(&mut self, owner: Owner) {
+    pub(super) fn verify(&mut self, place: usize) {
+        let key = self.guards[place].guard.hold().key;
         let (reply, _) = oneshot::channel();
-        self.tell(Command::Verify { owner, reply });
+        self.tell(Command::Verify { key, reply });
     }
 
     pub(super) fn break_lock(&mut self, name: Name) {

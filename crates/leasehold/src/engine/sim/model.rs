@@ -96,6 +96,9 @@ impl Model {
         let until = now + nanos(claim.ttl);
         match record.live(now) {
             Some(lease) if lease.owner == claim.owner => {
+                if claim.shorten && until < lease.until {
+                    self.hints.push(Hint::Owner(claim.owner));
+                }
                 lease.until = if shortens { until } else { std::cmp::max(lease.until, until) };
             }
             None if upserts => record.lease = Some(Lease { owner: claim.owner, until }),

@@ -11,8 +11,7 @@ use super::model::Model;
 use super::schedule::{Dice, MS, SECOND, STEP_WITHIN, Sabotage, Weather};
 use super::wire::{Answer, Ask, Call};
 use crate::clock::nanos;
-use crate::engine::attempt::patience;
-use crate::engine::lease::{margin, renew_limit};
+use crate::engine::timing::{margin, patience, renew_limit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::{Options, Renewal, Wait};
 use crate::storage::{Acquire, Claim, Hint, Limits, Name, Owner, Release, Renew};
@@ -669,8 +668,8 @@ impl World {
             98 => {
                 if let Some(ticket) = self.tickets.pop() {
                     self.trace(|w| format!("client {client} resumes {}", w.short(ticket.owner)));
-                    let by = self.dice.owner();
-                    self.clients[client].resume(by, ticket);
+                    let _ = self.dice.owner(); // so that older seeds mean what they did
+                    self.clients[client].resume(ticket);
                 }
             }
             97 => {
@@ -768,7 +767,7 @@ impl World {
                 let ttl = self.ttl();
                 self.extend(client, place, ttl);
             }
-            2 => self.clients[client].verify(owner),
+            2 => self.clients[client].verify(place),
             3 => {
                 let _ = self.clients[client].guards[place].guard.is_held();
             }
