@@ -8,6 +8,7 @@
 //! `LEASEHOLD_SIM_SCHEDULES=n` runs more of them, `LEASEHOLD_SIM_SEED=s` begins elsewhere.
 
 mod client;
+mod crowd;
 mod invariants;
 mod model;
 mod schedule;
@@ -25,6 +26,7 @@ use self::invariants::{Law, Violation};
 use self::schedule::Sabotage;
 use self::world::{Tally, World};
 use super::actor::Actor;
+use super::work::Defect;
 
 /// How many runs there are unless the environment says otherwise.
 const SCHEDULES: u64 = 10_000;
@@ -102,6 +104,24 @@ fn every_planted_defect_is_caught() {
         }
     }
     assert!(missed.is_empty(), "\n{}", missed.join("\n"));
+}
+
+#[test]
+fn crowds_keep_every_rule_and_cost_what_has_changed() {
+    let _time = standing_time();
+    for seed in 1..=4 {
+        crowd::run(seed, None).unwrap_or_else(|violation| panic!("seed {seed}: {violation}"));
+    }
+}
+
+#[test]
+fn work_that_grows_with_what_is_there_is_caught() {
+    let _time = standing_time();
+    for defect in [Defect::SearchesTheLine, Defect::SearchesTheObserved, Defect::SearchesTheLane] {
+        let violation = crowd::run(1, Some(defect)).expect_err("it is noticed");
+        println!("{defect:?}: {violation}");
+        assert_eq!(violation.law, Law::Proportion, "{defect:?} is noticed for another reason: {violation}");
+    }
 }
 
 /// Runs one schedule again, and shows how it went if it fails.

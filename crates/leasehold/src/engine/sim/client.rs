@@ -15,7 +15,7 @@ use crate::engine::actor::Actor;
 use crate::engine::call::Key;
 use crate::engine::handle::{Command, Delivery};
 use crate::engine::{Handle, Home, prepare};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::guard::Guard;
 use crate::options::Options;
 use crate::storage::{AnyStorage, Limits, Name, Owner, Token};
@@ -36,6 +36,8 @@ pub(super) struct Client {
     releases: Vec<((Name, Token), Releasing)>,
     /// Who was told that a release went well.
     pub(super) confirmed: Vec<(Name, Token)>,
+    /// What callers were told who got no lock.
+    pub(super) refused: Vec<Option<Error>>,
     /// The engine's thread gets no time before that.
     pub(super) paused_until: u64,
     /// True time when the engine wants to be woken.
@@ -130,6 +132,7 @@ impl Client {
             resumes: Vec::new(),
             releases: Vec::new(),
             confirmed: Vec::new(),
+            refused: Vec::new(),
             paused_until: 0,
             wake: u64::MAX,
             unverified: BTreeSet::new(),
@@ -215,7 +218,9 @@ impl Client {
                     continue;
                 }
                 Ok(Ok(Some(delivery))) => arrived.push(delivery),
-                Ok(_) | Err(oneshot::error::TryRecvError::Closed) => {}
+                Ok(Ok(None)) => self.refused.push(None),
+                Ok(Err(error)) => self.refused.push(Some(error)),
+                Err(oneshot::error::TryRecvError::Closed) => {}
             }
             busy = true;
         }
@@ -330,6 +335,11 @@ impl Client {
     pub(super) fn close(&mut self) {
         let (reply, _) = oneshot::channel();
         self.tell(Command::Close { reply });
+    }
+
+    pub(super) fn observe(&mut self, name: Name) -> crate::event::Changes {
+        self.dirty = true;
+        self.handle.as_ref().expect("it is up").observe(name).expect("it is open")
     }
 
     fn tell(&mut self, command: Command) {

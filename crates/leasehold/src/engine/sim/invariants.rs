@@ -7,6 +7,7 @@ use super::schedule::{SECOND, Weather};
 use super::world::World;
 use crate::clock::nanos;
 use crate::engine::actor::Actor;
+use crate::engine::work;
 use crate::storage::{Name, Owner, Token, WAITER_TTL};
 
 /// One of the rules (`docs/design.md` and the state machine's invariants).
@@ -36,6 +37,8 @@ pub(super) enum Law {
     Verified,
     /// An assertion of the engine.
     Panic,
+    /// The work of a turn follows what has changed, not what is there.
+    Proportion,
 }
 
 #[derive(Clone, Debug)]
@@ -70,6 +73,19 @@ pub(super) struct Laws {
 /// How long a free lock may stay free while somebody waits: until the places of dead waiters have ended, a
 /// waiter asks again, and a claim that was under way when the faults ended is given up.
 const PROGRESS: u64 = 6 * SECOND + 2 * SECOND + 4 * SECOND + SECOND + SECOND;
+
+/// The most steps of work for each change, and for a turn in which nothing has changed.
+const WORK_PER_CHANGE: usize = 24;
+const WORK_PER_TURN: usize = 256;
+
+/// Checks the work of the turns since the last check.
+pub(super) fn check_work() -> Result<(), Violation> {
+    let (changes, work) = work::take();
+    if work <= changes * WORK_PER_CHANGE + WORK_PER_TURN {
+        return Ok(());
+    }
+    Err(Violation::new(Law::Proportion, format!("{work} steps of work for {changes} changes")))
+}
 
 impl Laws {
     pub(super) fn new(weather: &Weather) -> Self {

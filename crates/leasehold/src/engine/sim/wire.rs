@@ -21,6 +21,8 @@ struct State {
     /// Subscribed since somebody looked.
     fresh: bool,
     limits: Limits,
+    /// How many names were added to and taken from those that are observed.
+    watched: (usize, usize),
 }
 
 /// A call of an engine that is not answered yet.
@@ -47,7 +49,13 @@ pub(super) enum Answer {
 
 impl Wire {
     pub(super) fn new(limits: Limits) -> Self {
-        Self(Arc::new(Mutex::new(State { calls: Vec::new(), hints: None, fresh: false, limits })))
+        Self(Arc::new(Mutex::new(State {
+            calls: Vec::new(),
+            hints: None,
+            fresh: false,
+            limits,
+            watched: (0, 0),
+        })))
     }
 
     /// The calls that were made since the last look.
@@ -58,6 +66,11 @@ impl Wire {
     /// Whether hints were subscribed to since the last look.
     pub(super) fn subscribed(&self) -> bool {
         std::mem::take(&mut self.state().fresh)
+    }
+
+    /// How many names were added to and taken from those that are observed.
+    pub(super) fn watched(&self) -> (usize, usize) {
+        self.state().watched
     }
 
     /// Whether hints are subscribed to.
@@ -127,7 +140,10 @@ impl Storage for Wire {
         Ok(Vec::new())
     }
 
-    fn watch(&self, _added: &[Name], _removed: &[Name]) {}
+    fn watch(&self, added: &[Name], removed: &[Name]) {
+        let watched = &mut self.state().watched;
+        *watched = (watched.0 + added.len(), watched.1 + removed.len());
+    }
 
     fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {
         let (tx, rx) = mpsc::unbounded_channel();

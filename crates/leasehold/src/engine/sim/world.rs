@@ -6,12 +6,13 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::client::{Client, Farewell, START, Ticks};
-use super::invariants::{Law, Laws, Violation};
+use super::invariants::{Law, Laws, Violation, check_work};
 use super::model::Model;
 use super::schedule::{Dice, MS, SECOND, STEP_WITHIN, Sabotage, Weather};
 use super::wire::{Answer, Ask, Call};
 use crate::clock::nanos;
 use crate::engine::timing::{margin, patience, renew_limit};
+use crate::engine::work;
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::{Options, Renewal, Wait};
 use crate::storage::{Acquire, Claim, Hint, Limits, Name, Owner, Release, Renew};
@@ -288,9 +289,12 @@ impl World {
             if !client.dirty || !client.is_up() || client.paused_until > self.now {
                 continue;
             }
+            let _ = work::take(); // of the callers
             let before = client.guards.len();
             let stages = self.trace.is_some().then(|| client.stages());
-            let Some(calls) = client.turn(self.now) else {
+            let turned = client.turn(self.now);
+            check_work()?;
+            let Some(calls) = turned else {
                 let text = format!("the engine of client {index} wants to be woken again and again");
                 return Err(Violation::new(Law::Rest, text));
             };

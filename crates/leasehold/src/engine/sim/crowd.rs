@@ -1,0 +1,279 @@
+//! Thousands of one thing: waiters of one name, tries of one name, observers, and one ticket that is resumed and given
+//! up again and again, over a storage that is silent, or answers late.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::client::{Client, START, Ticks};
+use super::invariants::{Law, Violation, check_work};
+use super::schedule::{Dice, MS, SECOND};
+use super::wire::{Answer, Ask, Call};
+use crate::engine::work::{self, Defect};
+use crate::error::{Error, ErrorKind};
+use crate::options::{Options, Wait};
+use crate::storage::{Acquire, Holder, Limits, Name, Owner, Release, Renew, Token};
+use crate::ticket::Ticket;
+
+const MANY: usize = 3000;
+const TTL: Duration = Duration::from_secs(1);
+
+/// One client, a storage that this test plays, and time.
+struct Crowd {
+    client: Client,
+    dice: Dice,
+    now: u64,
+    calls: VecDeque<Call>,
+}
+
+/// Runs all crowds of a seed.
+pub(super) fn run(seed: u64, defect: Option<Defect>) -> Result<(), Violation> {
+    work::plant(defect);
+    let all = [
+        waiters_of_a_silent_storage,
+        waiters_that_leave,
+        tries,
+        tries_of_a_silent_storage,
+        observers,
+        resumes,
+    ];
+    let result = all.iter().try_for_each(|crowd| crowd(&mut Crowd::new(seed)));
+    work::plant(None);
+    result
+}
+
+fn named(i: usize) -> Name {
+    Name::new(format!("lock {i}")).expect("valid")
+}
+
+fn demand(holds: bool, what: &str) -> Result<(), Violation> {
+    if holds { Ok(()) } else { Err(Violation::new(Law::Honest, what)) }
+}
+
+impl Crowd {
+    fn new(seed: u64) -> Self {
+        let ticks = Ticks { base: SECOND, millionths: 0 };
+        let client = Client::new(ticks, Limits::default(), 0, START);
+        Self { client, dice: Dice::new(seed), now: START, calls: VecDeque::new() }
+    }
+
+    fn seek(&mut self, name: usize, wait: Wait, once: bool) -> Owner {
+        let (owner, name) = (self.dice.owner(), named(name));
+        self.client.seek(owner, name, Options { ttl: TTL, wait, ..Options::default() }, once);
+        owner
+    }
+
+    /// Lets the engine take in all that there is.
+    fn turn(&mut self) -> Result<(), Violation> {
+        for _ in 0..=MANY / 1024 {
+            let _ = work::take();
+            let calls = self.client.turn(self.now);
+            check_work()?;
+            let calls = calls.ok_or_else(|| Violation::new(Law::Rest, "it does not come to rest"))?;
+            self.calls.extend(calls);
+        }
+        Ok(())
+    }
+
+    /// Lets time pass, while every call is met with silence.
+    fn silence(&mut self, until: u64) -> Result<(), Violation> {
+        while self.now < until {
+            self.now = std::cmp::min(std::cmp::max(self.client.wake, self.now + MS), until);
+            while let Some(call) = self.calls.pop_front() {
+                let _ = call.reply.send(unknown(&call.ask));
+            }
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    /// Answers a call: a claim is granted if `grants`, and held by another owner otherwise.
+    fn answer(&mut self, call: Call, grants: bool) {
+        let holder = |name: &Name| Holder::new(name.clone(), Owner::from_bytes([7; 16]), Token::new(1), TTL);
+        let answer = match &call.ask {
+            Ask::Acquire(claims) if grants => {
+                let granted = |ttl| Ok(Acquire::Granted { token: Token::new(2), ttl });
+                Answer::Acquire(claims.iter().map(|claim| granted(claim.ttl)).collect())
+            }
+            Ask::Acquire(claims) => {
+                let held = |name| Ok(Acquire::Held { holder: Some(holder(name)), retry_after: None });
+                Answer::Acquire(claims.iter().map(|claim| held(&claim.name)).collect())
+            }
+            Ask::Inspect(name) => Answer::Inspect(Ok(Some(holder(name)))),
+            Ask::Release(claims) => Answer::Release(claims.iter().map(|_| Ok(Release::Released)).collect()),
+            Ask::Renew(claims) => {
+                Answer::Renew(claims.iter().map(|claim| Ok(Renew::Renewed { ttl: claim.ttl })).collect())
+            }
+        };
+        let _ = call.reply.send(answer);
+    }
+
+    /// Answers all calls until none is left.
+    fn answer_all(&mut self, grants: bool) -> Result<(), Violation> {
+        while let Some(call) = self.calls.pop_front() {
+            self.answer(call, grants);
+            self.turn()?;
+        }
+        Ok(())
+    }
+}
+
+fn unknown(ask: &Ask) -> Answer {
+    let silent = || Error::new(ErrorKind::Unavailable, "silence");
+    match ask {
+        Ask::Acquire(claims) => Answer::Acquire(claims.iter().map(|_| Err(silent())).collect()),
+        Ask::Inspect(_) => Answer::Inspect(Err(silent())),
+        Ask::Release(claims) => Answer::Release(claims.iter().map(|_| Err(silent())).collect()),
+        Ask::Renew(claims) => Answer::Renew(claims.iter().map(|_| Err(silent())).collect()),
+    }
+}
+
+/// All who wait without a limit end at once, each with the cause that the first has found, and no one else's error.
+fn waiters_of_a_silent_storage(crowd: &mut Crowd) -> Result<(), Violation> {
+    for _ in 0..MANY {
+        crowd.seek(0, Wait::Forever, false);
+    }
+    crowd.seek(0, Wait::For(Duration::from_secs(60)), false);
+    crowd.turn()?;
+    crowd.silence(crowd.now + 40 * SECOND)?;
+    let refused = std::mem::take(&mut crowd.client.refused);
+    demand(refused.len() == MANY, &format!("{} of {MANY} have ended", refused.len()))?;
+    for error in refused.iter().flatten() {
+        let cause = std::error::Error::source(error).map(ToString::to_string);
+        let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source()).count();
+        demand(causes == 1 && cause.as_deref() == Some("silence"), &format!("{error:?}"))?;
+    }
+    crowd.silence(crowd.now + 30 * SECOND)?;
+    demand(crowd.client.refused.len() == 1, "the one with a limit ends by its limit")?;
+    crowd.silence(crowd.now + 30 * SECOND)?;
+    demand(crowd.client.is_idle(), "nothing is left")
+}
+
+/// Waiters leave in any order, many with their limit at the same moment.
+fn waiters_that_leave(crowd: &mut Crowd) -> Result<(), Violation> {
+    for i in 0..MANY {
+        let wait = if i % 2 == 0 { Wait::For(Duration::from_secs(5)) } else { Wait::Forever };
+        crowd.seek(0, wait, false);
+    }
+    crowd.turn()?;
+    while crowd.client.seekers.len() > MANY * 3 / 4 {
+        let place = crowd.dice.index(crowd.client.seekers.len());
+        crowd.client.leave(place);
+        if crowd.dice.strikes(100) {
+            crowd.turn()?;
+        }
+    }
+    crowd.silence(crowd.now + 6 * SECOND)?;
+    while !crowd.client.seekers.is_empty() {
+        crowd.client.leave(0);
+    }
+    crowd.turn()?;
+    crowd.silence(crowd.now + 60 * SECOND)?;
+    demand(crowd.client.is_idle(), "nothing is left")
+}
+
+/// One claim answers all tries that were made before it left.
+fn tries(crowd: &mut Crowd) -> Result<(), Violation> {
+    for grants in [false, true] {
+        crowd.client.refused.clear();
+        for _ in 0..MANY {
+            crowd.seek(0, Wait::Forever, true);
+        }
+        crowd.turn()?;
+        let mut claims = 0;
+        while let Some(call) = crowd.calls.pop_front() {
+            claims += usize::from(matches!(call.ask, Ask::Acquire(_)));
+            crowd.answer(call, grants && claims == 1);
+            crowd.turn()?;
+        }
+        demand(claims <= 1 + MANY / 1024 + 1, &format!("{claims} claims for {MANY} tries"))?;
+        let got = crowd.client.guards.len();
+        demand(got == usize::from(grants), &format!("{got} hold"))?;
+        demand(crowd.client.refused.len() + got == MANY, "each try is answered")?;
+        demand(crowd.client.refused.iter().all(Option::is_none), "being refused is an answer")?;
+    }
+    Ok(())
+}
+
+/// Tries answer within their patience, however many there are.
+fn tries_of_a_silent_storage(crowd: &mut Crowd) -> Result<(), Violation> {
+    for _ in 0..MANY {
+        crowd.seek(0, Wait::Forever, true);
+    }
+    crowd.turn()?;
+    let (calls, until) = (std::mem::take(&mut crowd.calls), crowd.now + 500 * MS);
+    crowd.silence(until)?;
+    let answered = crowd.client.refused.len();
+    demand(answered == MANY, &format!("{answered} of {MANY} answered within the patience"))?;
+    demand(crowd.client.refused.iter().all(Option::is_some), "silence is an error")?;
+    drop(calls);
+    Ok(())
+}
+
+/// Observers come and go, and the storage is told of the differences; a lock that is taken meanwhile costs no more.
+fn observers(crowd: &mut Crowd) -> Result<(), Violation> {
+    let mut seen: Vec<_> = (0..MANY).map(|i| crowd.client.observe(named(i))).collect();
+    crowd.turn()?;
+    demand(crowd.client.wire.watched() == (MANY, 0), &format!("{:?}", crowd.client.wire.watched()))?;
+    demand(crowd.calls.len() <= 16, &format!("{} looks at a time", crowd.calls.len()))?;
+    crowd.answer_all(true)?;
+    for _ in 0..100 {
+        crowd.seek(MANY, Wait::Forever, false);
+        crowd.turn()?;
+        crowd.answer_all(true)?;
+        crowd.client.part(crowd.now, 0, super::client::Farewell::Drop);
+        crowd.turn()?;
+        crowd.answer_all(true)?;
+    }
+    while seen.len() > 10 {
+        let gone = crowd.dice.index(seen.len());
+        drop(seen.swap_remove(gone));
+        if crowd.dice.strikes(50) {
+            crowd.turn()?;
+        }
+    }
+    crowd.turn()?;
+    crowd.answer_all(true)?;
+    let (added, removed) = crowd.client.wire.watched();
+    demand(added - removed == 10, &format!("{added} added, {removed} removed"))
+}
+
+/// One ticket, resumed and given up again and again, while answers come in any order and late.
+fn resumes(crowd: &mut Crowd) -> Result<(), Violation> {
+    let ticket = Ticket {
+        name: named(0),
+        owner: Owner::from_bytes([7; 16]),
+        token: Token::new(1),
+        ttl: TTL,
+        settled: crowd.dice.strikes(500),
+    };
+    for _ in 0..MANY / 3 {
+        match crowd.dice.between(0, 9) {
+            0..4 => crowd.client.resume(ticket.clone()),
+            4..6 => drop(crowd.client.leave_resume()),
+            6..9 if !crowd.calls.is_empty() => {
+                let late = crowd.dice.index(crowd.calls.len());
+                let call = crowd.calls.remove(late).expect("it is there");
+                crowd.answer(call, true);
+            }
+            _ if !crowd.client.guards.is_empty() => {
+                let ways = [super::client::Farewell::Drop, super::client::Farewell::Forget];
+                let farewell = crowd.dice.pick(&ways);
+                let place = crowd.dice.index(crowd.client.guards.len());
+                crowd.client.part(crowd.now, place, farewell);
+            }
+            _ => crowd.now += 20 * MS,
+        }
+        crowd.turn()?;
+    }
+    while crowd.client.leave_resume().is_some() {}
+    while !crowd.client.guards.is_empty() {
+        crowd.client.part(crowd.now, 0, super::client::Farewell::Release);
+    }
+    crowd.turn()?;
+    for _ in 0..100 {
+        crowd.answer_all(true)?;
+        crowd.now = std::cmp::max(crowd.now + MS, std::cmp::min(crowd.client.wake, crowd.now + SECOND));
+        crowd.turn()?;
+    }
+    demand(crowd.client.is_idle(), "nothing is left")
+}
