@@ -11,15 +11,15 @@ use crate::storage::{Limits, Name, Owner, Token};
 /// A lease written down, to hand to another process or program.
 ///
 /// Its text is one word of letters, digits and `.-_~%`, safe in a shell and in an environment variable:
-/// `lh1.<owner>.<token>.<ttl in ms>.<name>`, with a `~` after the TTL while a request to shorten the lease may still
-/// be under way. Whoever has it can renew and release the lease.
+/// `lh1.<owner>.<token>.<ttl in ms>.<name>`, with a `~` after the TTL while an earlier request for the lease may still
+/// be executed: a claim whose answer was lost, or a renewal that shortens. Whoever has it can renew and release the lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ticket {
     pub(crate) name: Name,
     pub(crate) owner: Owner,
     pub(crate) token: Token,
     pub(crate) ttl: Duration,
-    /// Whether no request that shortens the lease to `ttl` can be under way.
+    /// Whether no earlier request can still be executed that takes up the lease again, or shortens it to `ttl`.
     pub(crate) settled: bool,
 }
 

@@ -339,6 +339,87 @@ fn works_without_any_runtime_and_on_a_thread_of_its_own() {
     block_on(work);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_shortened_elsewhere_is_known_to_be_at_once_and_made_whole() {
+    let memory = Memory::new();
+    let (a, b) = (client(&memory), client(&memory));
+    let guard = a.lock("x").ttl(TTL).acquire().await.expect("free");
+    tokio::time::sleep(Duration::from_secs(1)).await; // it listens to hints by now
+    let other = b.resume(guard.ticket()).await.expect("its lease");
+    let mut events = a.events();
+    other.extend(Duration::from_millis(200)).await.expect("held");
+    settle().await;
+    // Known by a look, and made whole by the renewal that followed.
+    assert!(matches!(events.next().await, Some(Event::Renewed { .. })));
+    assert!(guard.remaining() > Duration::from_secs(9), "{:?}", guard.remaining());
+    drop(other.into_ticket());
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(guard.is_held());
+    assert!(b.lock("x").try_acquire().await.expect("asked").is_none(), "the storage says so, too");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_shortened_elsewhere_and_not_renewed_is_lost_in_time() {
+    let memory = Memory::new();
+    let (a, b) = (client(&memory), client(&memory));
+    let guard = a.lock("x").ttl(TTL).renewal(Renewal::Never).acquire().await.expect("free");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let other = b.resume(guard.ticket()).await.expect("its lease");
+    other.extend(Duration::from_millis(200)).await.expect("held");
+    drop(other.into_ticket());
+    settle().await;
+    assert!(guard.remaining() < Duration::from_millis(200), "{:?}", guard.remaining());
+    let next = b.lock("x").acquire().await.expect("it has ended");
+    assert!(!guard.is_held() && next.is_held(), "one holds");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guard_that_is_lost_does_not_release_what_its_ticket_was_resumed_for() {
+    let memory = Memory::new();
+    let locks = client(&memory);
+    let lost = locks.lock("x").ttl(TTL).renewal(Renewal::Never).acquire().await.expect("free");
+    let ticket = lost.ticket();
+    // Another client keeps the lease alive while this one loses it, and gives it back.
+    let other = client(&memory);
+    let kept = other.resume(ticket).await.expect("its lease");
+    // What this client would release by itself is kept from the storage by its end: the same owner holds again.
+    let broken = locks.break_lock("x").await.expect("answered");
+    assert!(broken.is_some());
+    assert_eq!(lost.lost().await, Lost::Taken);
+    assert!(kept.verify().await.is_err());
+    settle().await;
+    drop((lost, kept));
+    settle().await;
+    assert!(locks.lock("x").try_acquire().await.expect("answered").is_some(), "nothing is left of it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_tries_of_one_name_are_answered_at_once() {
+    let memory = Memory::new();
+    let locks = client(&memory);
+    let tries = (0..10_000).map(|_| {
+        let lock = locks.lock("x");
+        async move { lock.try_acquire().await.expect("answered") }
+    });
+    let held: Vec<_> = futures_util::future::join_all(tries).await.into_iter().flatten().collect();
+    assert_eq!(held.len(), 1, "one of them holds");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_that_is_dropped_is_forgotten_and_another_of_its_name_is_not() {
+    let memory = Memory::new();
+    let locks = client(&memory);
+    let gone: Vec<_> = (0..1000).map(|i| locks.observe(format!("x{}", i % 10)).expect("open")).collect();
+    let mut kept = locks.observe("x0").expect("open");
+    assert_eq!(kept.next().await, Some(Change::Unlocked));
+    drop(gone);
+    settle().await;
+    let guard = locks.lock("x0").acquire().await.expect("free");
+    assert!(matches!(kept.next().await, Some(Change::Locked { .. })));
+    guard.release().await.expect("ours");
+    assert_eq!(kept.next().await, Some(Change::Unlocked));
+}
+
 fn block_on<T>(work: impl Future<Output = T>) -> T {
     pollster::block_on(work)
 }

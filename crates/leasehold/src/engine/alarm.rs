@@ -29,7 +29,11 @@ impl Alarm {
         Self {
             clock,
             #[cfg(target_os = "linux")]
-            timer: Timer::new().ok(),
+            timer: Timer::new()
+                .inspect_err(|error| {
+                    tracing::warn!(target: "leasehold", %error, "no timer that counts suspend: a loss during one is told a second later");
+                })
+                .ok(),
         }
     }
 

@@ -234,6 +234,27 @@ mod tests {
     }
 
     #[test]
+    fn a_ticket_says_that_a_claim_may_still_be_executed() {
+        let now = Arc::new(AtomicU64::new(1));
+        let hold = Hold { unknown_until: Moment::from_nanos(50), ..hold(&now) };
+        assert!(!hold.ticket().settled);
+        now.store(50, Ordering::Relaxed);
+        assert!(hold.ticket().settled);
+    }
+
+    #[test]
+    fn a_shorter_ttl_that_was_just_asked_for_is_not_taken_back_by_an_older_answer() {
+        let now = Arc::new(AtomicU64::new(1));
+        let hold = hold(&now);
+        hold.shorten(Duration::from_millis(100));
+        let renewed = Lease::granted(hold.owner(), Moment::ZERO, hold.ttl() * 2, Renewal::Automatic, None);
+        assert!(hold.publish(Moment::from_nanos(1), &renewed, 0));
+        assert_eq!((hold.ttl(), hold.ticket().settled), (Duration::from_millis(100), false));
+        assert!(hold.publish(Moment::from_nanos(1), &renewed, 1));
+        assert_eq!((hold.ttl(), hold.ticket().settled), (Duration::from_millis(200), true));
+    }
+
+    #[test]
     fn a_suspend_is_seen_at_the_first_look() {
         let now = Arc::new(AtomicU64::new(1));
         let hold = hold(&now);

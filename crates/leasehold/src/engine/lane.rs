@@ -202,6 +202,10 @@ impl Lane {
     }
 
     fn depart(&mut self) -> Option<(Vec<Waiting>, CallId, bool)> {
+        #[cfg(test)]
+        if work::is(work::Defect::SearchesTheLane) {
+            work::did(self.waiting);
+        }
         if self.in_flight == self.batches_max {
             return None;
         }
@@ -209,10 +213,6 @@ impl Lane {
             self.waiting -= 1;
             self.in_flight += 1;
             return Some((vec![only], self.next, false));
-        }
-        #[cfg(test)]
-        if work::is(work::Defect::SearchesTheLane) && !self.ready.is_empty() {
-            work::did(self.waiting);
         }
         let mut batch = Vec::with_capacity(std::cmp::min(self.ready.len(), self.batch_max));
         while batch.len() < self.batch_max

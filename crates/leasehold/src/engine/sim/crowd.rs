@@ -35,6 +35,7 @@ pub(super) fn run(seed: u64, defect: Option<Defect>) -> Result<(), Violation> {
         tries_of_a_silent_storage,
         observers,
         resumes,
+        a_ticket_that_is_not_settled,
     ];
     let result = all.iter().try_for_each(|crowd| crowd(&mut Crowd::new(seed)));
     work::plant(None);
@@ -276,4 +277,32 @@ fn resumes(crowd: &mut Crowd) -> Result<(), Violation> {
         crowd.turn()?;
     }
     demand(crowd.client.is_idle(), "nothing is left")
+}
+
+/// A ticket that was written while a claim could still be executed: what resumes it releases twice, the second time
+/// when none can be, or the late claim would be granted to no one.
+fn a_ticket_that_is_not_settled(crowd: &mut Crowd) -> Result<(), Violation> {
+    for settled in [true, false] {
+        let (owner, token) = (Owner::from_bytes([7; 16]), Token::new(1));
+        crowd.client.resume(Ticket { name: named(0), owner, token, ttl: TTL, settled });
+        crowd.turn()?;
+        crowd.answer_all(true)?;
+        demand(crowd.client.guards.len() == 1, "it is resumed")?;
+        let rewritten = crowd.client.guards[0].guard.ticket().settled;
+        demand(rewritten == settled, "a ticket that is written at once says the same")?;
+        crowd.client.part(crowd.now, 0, super::client::Farewell::Release);
+        let (mut releases, until) = (0, crowd.now + 6 * SECOND);
+        while crowd.now < until {
+            crowd.turn()?;
+            let Some(call) = crowd.calls.pop_front() else {
+                crowd.now = std::cmp::min(std::cmp::max(crowd.client.wake, crowd.now + MS), until);
+                continue;
+            };
+            releases += usize::from(matches!(call.ask, Ask::Release(_)));
+            crowd.answer(call, true);
+        }
+        demand(releases == if settled { 1 } else { 2 }, &format!("{releases} releases"))?;
+        demand(crowd.client.is_idle(), "nothing is left")?;
+    }
+    Ok(())
 }

@@ -96,7 +96,8 @@ impl Model {
         let until = now + nanos(claim.ttl);
         match record.live(now) {
             Some(lease) if lease.owner == claim.owner => {
-                if claim.shorten && until < lease.until {
+                // One that shortens late says nothing of it, or the owner would know at once.
+                if claim.shorten && until < lease.until && !unhurried {
                     self.hints.push(Hint::Owner(claim.owner));
                 }
                 lease.until = if shortens { until } else { std::cmp::max(lease.until, until) };

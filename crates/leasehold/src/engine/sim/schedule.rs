@@ -222,7 +222,7 @@ pub(super) enum Sabotage {
     RenewUpserts,
     /// The engine takes a late renewal for a new life.
     ReviveAfterLoss,
-    /// The storage shortens leases however late.
+    /// The storage shortens leases however late, and hints nothing.
     ShortenWithoutPatience,
     /// The storage counts tokens from 1 whenever a lock was free.
     TokenRestarts,
