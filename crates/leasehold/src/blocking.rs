@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Change, Event};
 use crate::lost::Lost;
 use crate::options::{Options, Renewal, Wait};
-use crate::storage::{Guarantees, Holder, Name, Owner, Storage, Tier, Token};
+use crate::storage::{Guarantees, Holder, Limits, Name, Owner, Storage, Tier, Token};
 use crate::ticket::Ticket;
 
 /// A client: gives out locks over one storage. See [`leasehold::Locks`](crate::Locks).
@@ -113,6 +113,11 @@ impl Locks {
     /// Says what the storage promises, as found when it was connected.
     pub fn guarantees(&self) -> Guarantees {
         self.0.guarantees()
+    }
+
+    /// Returns the bounds of what the storage accepts.
+    pub fn limits(&self) -> Limits {
+        self.0.limits()
     }
 
     /// Ends this client and all its clones; see [`leasehold::Locks::close`](crate::Locks::close).

@@ -71,7 +71,10 @@ impl Locks {
     /// Takes up a lease that was written down: renews it and returns its guard.
     ///
     /// From then on the lease is bound to no process: if this one is killed, it ends with its TTL. A ticket that is
-    /// resumed twice, by two clients, gives two guards of one lease; whoever releases first ends both.
+    /// resumed twice, by two clients, gives two guards of one lease; the first release ends both.
+    ///
+    /// Dropping the guard releases the lock, as dropping any guard does. [`Guard::forget`] and
+    /// [`Guard::into_ticket`] leave the lease to the ticket instead.
     ///
     /// # Errors
     ///
@@ -160,6 +163,11 @@ impl Locks {
     /// Says what the storage promises, as found when it was connected.
     pub fn guarantees(&self) -> Guarantees {
         self.engine.guarantees()
+    }
+
+    /// Returns the bounds of what the storage accepts, as found when it was connected.
+    pub fn limits(&self) -> Limits {
+        *self.engine.limits()
     }
 
     /// Ends this client and all its clones: waiting acquisitions fail, held locks are lost and released.
