@@ -318,7 +318,12 @@ fn stored_us(_now: Moment) -> i64 {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn boot_id() -> Result<String> {
     let path = Path::new("/proc/sys/kernel/random/boot_id");
-    let id = std::fs::read_to_string(path).map_err(|e| fs::failed("the boot id cannot be read", path, e))?;
+    let id = std::fs::read_to_string(path).map_err(|error| {
+        let text =
+            "a lock file needs to know when the machine was started, and cannot read it; mount /proc here";
+        crate::Error::new(crate::ErrorKind::Unsupported, format!("{text} path=`{}`", path.display()))
+            .with_source(error)
+    })?;
     Ok(id.trim().to_owned())
 }
 
