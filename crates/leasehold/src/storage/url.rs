@@ -47,7 +47,7 @@ pub(crate) fn parse(text: &str) -> Result<Target> {
     match scheme {
         "memory" => {
             url.options(&[], |_, _| Ok(()))?;
-            Ok(Target::Memory(Memory::named(&url.path)))
+            Ok(Target::Memory(Memory::named(&url.path()?)))
         }
         #[cfg(feature = "sqlite")]
         "sqlite" => Ok(Target::Sqlite(super::sqlite::Config::from_url(&url)?)),
@@ -93,10 +93,7 @@ impl Target {
 
 /// The part of a URL after the scheme, decoded. Its `Debug` shows no values, which may be secrets.
 pub(crate) struct Url {
-    /// What stands before the `?`, percent-decoded.
-    pub(crate) path: String,
-    /// The same, as it was written.
-    #[cfg(any(feature = "redis", feature = "postgres"))]
+    /// What stands before the `?`, as it was written.
     raw: String,
     options: Vec<(String, String)>,
     /// Whether the options may be the rest of a password with a `?` in it.
@@ -132,12 +129,27 @@ impl Url {
             Ok((decode(key)?, decode(value)?))
         });
         Ok(Self {
-            path: decode(path)?,
-            #[cfg(any(feature = "redis", feature = "postgres"))]
             raw: path.to_owned(),
             options: options.collect::<Result<_>>()?,
             torn: query.contains('@') && !path.contains('@'),
         })
+    }
+
+    /// Returns what stands before the `?`, percent-decoded.
+    pub(crate) fn path(&self) -> Result<String> {
+        decode(&self.raw)
+    }
+
+    /// Returns the same as a path. On Unix it may hold any bytes, as the paths of files do.
+    #[cfg(all(feature = "sqlite", unix))]
+    pub(crate) fn file(&self) -> Result<std::path::PathBuf> {
+        use std::os::unix::ffi::OsStringExt as _;
+        Ok(std::ffi::OsString::from_vec(percent_decode_str(&self.raw).collect()).into())
+    }
+
+    #[cfg(all(feature = "sqlite", not(unix)))]
+    pub(crate) fn file(&self) -> Result<std::path::PathBuf> {
+        self.path().map(Into::into)
     }
 
     /// Reads `//[user[:password]@]host[:port][,host[:port]…][/path]`. The text of an error repeats none of it.
@@ -194,8 +206,8 @@ impl Url {
                     )));
                 }
                 return Err(Error::invalid(format!(
-                    "unknown option in the URL option=`{}` valid=`{valid}`",
-                    key.escape_debug()
+                    "unknown option in the URL; it is not repeated, for it may be part of a password number=`{}` valid=`{valid}`",
+                    i + 1
                 )));
             }
             if self.options.iter().skip(i + 1).any(|(other, _)| other == key) {
@@ -243,9 +255,8 @@ pub(crate) fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
     let port = port
         .map(|port| port.parse::<u16>().ok().filter(|port| *port != 0))
         .map_or(Some(None), |port| port.map(Some))?;
-    let host = decode(host)
-        .ok()
-        .filter(|host| !host.is_empty() && (text.starts_with('[') || !host.contains(':')))?;
+    let host =
+        decode(host).ok().filter(|host| is_host(host) && text.starts_with('[') == host.contains(':'))?;
     Some((host, port))
 }
 
@@ -255,7 +266,7 @@ pub(crate) fn flag(option: &str, value: &str) -> Result<bool> {
     match value {
         "true" => Ok(true),
         "false" => Ok(false),
-        _ => Err(bad_value(option, value, "true, false")),
+        _ => Err(bad_value(option, "true, false")),
     }
 }
 
@@ -272,14 +283,29 @@ pub(crate) fn duration(option: &str, value: &str) -> Result<Duration> {
     };
     let ms = unit.and_then(|unit| digits.parse::<u64>().ok()?.checked_mul(unit));
     ms.map(Duration::from_millis)
-        .ok_or_else(|| bad_value(option, value, "a whole number with ms, s, m or h, as in 30s"))
+        .ok_or_else(|| bad_value(option, "a whole number with ms, s, m or h, as in 30s"))
 }
 
-/// Says what would have been understood.
+/// Says what would have been understood, and repeats nothing of what was not: it may be part of a password.
 #[cfg(any(feature = "redis", feature = "postgres"))]
-pub(crate) fn bad_value(option: &str, value: &str, valid: &str) -> Error {
-    let value = value.escape_debug();
-    Error::invalid(format!("unknown value in the URL option=`{option}` value=`{value}` valid=`{valid}`"))
+pub(crate) fn bad_value(option: &str, valid: &str) -> Error {
+    Error::invalid(format!("unknown value in the URL option=`{option}` valid=`{valid}`"))
+}
+
+/// Returns `true` if this can be the name or the address of a host. Anything else may be a login in a wrong place.
+#[cfg(any(feature = "redis", feature = "postgres"))]
+pub(crate) fn is_host(text: &str) -> bool {
+    let (address, zone) = text.split_once('%').map_or((text, None), |(address, zone)| (address, Some(zone)));
+    if address.parse::<std::net::Ipv6Addr>().is_ok() {
+        return zone.is_none_or(is_word);
+    }
+    is_word(text)
+}
+
+/// Returns `true` if the text can be shown as the name of something: letters, digits, `-`, `_` and `.`.
+#[cfg(any(feature = "redis", feature = "postgres"))]
+pub(crate) fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c))
 }
 
 pub(crate) fn decode(text: &str) -> Result<String> {
@@ -326,7 +352,7 @@ mod tests {
     fn options_are_strict() {
         let text = error("memory:?ttl=5").to_string();
         assert!(
-            text.contains("unknown option") && text.contains("option=`ttl`") && text.contains("valid=`none`")
+            text.contains("unknown option") && text.contains("number=`1`") && text.contains("valid=`none`")
         );
         let url = Url::parse("x?a=1&b=2&a=3").expect("reads");
         let text = url.options(&["a", "b"], |_, _| Ok(())).expect_err("twice").to_string();

@@ -9,7 +9,7 @@ use super::login::Login;
 use super::refused;
 use super::ssl::{Mode, Ssl, Version};
 use crate::error::{Error, Result};
-use crate::storage::url::{RawAuthority, Url, bad_value};
+use crate::storage::url::{RawAuthority, Url, bad_value, is_word};
 
 /// Says which PostgreSQL to lock in, and how.
 #[derive(Clone, PartialEq, Eq)]
@@ -166,7 +166,7 @@ impl Config {
     }
 
     fn set(&mut self, lists: &mut Lists, option: &str, value: &str) -> Result<()> {
-        let bad = |valid: &str| Err(bad_value(option, value, valid));
+        let bad = |valid: &str| Err(bad_value(option, valid));
         let given = || Some(value.to_owned()).filter(|value| !value.is_empty());
         let secs = |limit| number(option, value, limit, "seconds").map(|n| Duration::from_secs(n.into()));
         if value.contains('\0') {
@@ -222,7 +222,7 @@ impl Config {
             ("sslmode", _) => {
                 let mode = Mode::read(value);
                 let valid = "disable, allow, prefer, require, verify-ca, verify-full";
-                self.ssl.mode = Some(mode.ok_or_else(|| bad_value(option, value, valid))?);
+                self.ssl.mode = Some(mode.ok_or_else(|| bad_value(option, valid))?);
             }
             ("sslnegotiation", "postgres" | "direct") => self.ssl.direct = value == "direct",
             ("sslnegotiation", _) => return bad("postgres, direct"),
@@ -280,7 +280,7 @@ fn identifier(option: &str, value: &str, longest: usize) -> Result<String> {
     });
     if !valid || value.is_empty() || value.len() > longest {
         let valid = format!("at most {longest} of A-Z a-z 0-9 _ $, and neither a digit nor $ first");
-        return Err(bad_value(option, value, &valid));
+        return Err(bad_value(option, &valid));
     }
     Ok(value.to_owned())
 }
@@ -290,14 +290,14 @@ fn choice(option: &str, value: &str) -> Result<Choice> {
         "auto" => Ok(Choice::Auto),
         "on" => Ok(Choice::On),
         "off" => Ok(Choice::Off),
-        _ => Err(bad_value(option, value, "auto, on, off")),
+        _ => Err(bad_value(option, "auto, on, off")),
     }
 }
 
 fn number(option: &str, value: &str, limit: u32, unit: &str) -> Result<u32> {
     let number = value.parse().ok().filter(|number| *number <= limit);
     let valid = || format!("0 to {limit} {unit}");
-    number.ok_or_else(|| bad_value(option, value, valid().trim_end()))
+    number.ok_or_else(|| bad_value(option, valid().trim_end()))
 }
 
 fn version(option: &str, value: &str) -> Result<Option<Version>> {
@@ -305,7 +305,7 @@ fn version(option: &str, value: &str) -> Result<Option<Version>> {
         "" => Ok(None),
         "TLSv1.2" => Ok(Some(Version::Tls12)),
         "TLSv1.3" => Ok(Some(Version::Tls13)),
-        _ => Err(bad_value(option, value, "TLSv1.2, TLSv1.3; older ones are not safe")),
+        _ => Err(bad_value(option, "TLSv1.2, TLSv1.3; older ones are not safe")),
     }
 }
 
@@ -314,7 +314,12 @@ impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hosts: Vec<_> = self.hosts.iter().map(Host::to_string).collect();
         write!(f, "postgres://{}", hosts.join(","))?;
-        self.login.database.as_ref().map_or(Ok(()), |database| write!(f, "/{}", hosts::encode(database)))
+        match &self.login.database {
+            Some(database) if is_word(database) => write!(f, "/{database}"),
+            // It may be what a typing error has made of a login.
+            Some(_) => f.write_str("/…"),
+            None => Ok(()),
+        }
     }
 }
 

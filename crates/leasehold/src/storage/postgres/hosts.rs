@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::error::{Error, Result};
-use crate::storage::url::{bad_value, decode, wrong_authority};
+use crate::storage::url::{bad_value, decode, is_host, wrong_authority};
 
 /// One server, or a name that leads to several.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,8 +86,7 @@ pub(super) fn read(
         let address = addresses.get(i).copied().unwrap_or_default();
         let port = ports.get(i).or(ports.first()).copied().unwrap_or_default();
         let port = if port.is_empty() { Some(PORT) } else { number(port) };
-        let port =
-            port.ok_or_else(|| bad_value("port", &ports.join(","), "1 to 65535, or a list of those"))?;
+        let port = port.ok_or_else(|| bad_value("port", "1 to 65535, or a list of those"))?;
         Ok(Host { place: place(name, address)?, port })
     };
     (0..count).map(host).collect()
@@ -104,8 +103,8 @@ fn number(port: &str) -> Option<u16> {
 fn place(name: &str, address: &str) -> Result<Place> {
     if !address.is_empty() {
         let valid = "an IP address, or a list of those";
-        let address: IpAddr = address.parse().map_err(|_| bad_value("hostaddr", address, valid))?;
-        let name = if name.is_empty() { address.to_string() } else { name.to_owned() };
+        let address: IpAddr = address.parse().map_err(|_| bad_value("hostaddr", valid))?;
+        let name = if name.is_empty() { address.to_string() } else { host(name)? };
         return Ok(Place::Tcp { name, address: Some(address) });
     }
     match name.as_bytes() {
@@ -113,13 +112,18 @@ fn place(name: &str, address: &str) -> Result<Place> {
         [b'/', ..] => Ok(Place::Unix(name.into())),
         [b'@', ..] => {
             let valid = "a name, an address, or the absolute path of a directory; abstract sockets are not";
-            Err(bad_value("host", name, valid))
+            Err(bad_value("host", valid))
         }
-        _ => {
-            let address = name.parse().ok();
-            Ok(Place::Tcp { name: name.to_owned(), address })
-        }
+        _ => Ok(Place::Tcp { name: host(name)?, address: name.parse().ok() }),
     }
+}
+
+/// Refuses what cannot be a host, for it would be shown as one.
+fn host(name: &str) -> Result<String> {
+    if is_host(name) {
+        return Ok(name.to_owned());
+    }
+    Err(bad_value("host", "a name, an address, or the absolute path of a directory, or a list of those"))
 }
 
 pub(super) fn encode(text: &str) -> impl fmt::Display {

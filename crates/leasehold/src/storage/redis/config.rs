@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::keys::Keys;
 use crate::error::{Error, Result};
 use crate::storage::net::tls::Tls;
-use crate::storage::url::{Authority, Url, bad_value, duration, flag};
+use crate::storage::url::{Authority, Url, bad_value, duration, flag, is_word};
 
 /// Says which Redis to lock in, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,21 +124,17 @@ impl Config {
         let tls = self.access.tls.as_mut();
         match (option, tls) {
             ("prefix", _) if value.len() <= 256 && !value.contains('\0') => self.keys = Keys::new(value),
-            ("prefix", _) => return Err(bad_value(option, value, "at most 256 bytes without NUL")),
+            ("prefix", _) => return Err(bad_value(option, "at most 256 bytes without NUL")),
             ("allow_eviction", _) => self.allow_eviction = flag(option, value)?,
             ("wait_replicas", _) => {
                 let replicas = value.parse().ok().filter(|replicas| *replicas <= 100);
-                self.wait_replicas = replicas.ok_or_else(|| bad_value(option, value, "0 to 100"))?;
+                self.wait_replicas = replicas.ok_or_else(|| bad_value(option, "0 to 100"))?;
             }
             ("failover_grace", _) => {
                 let grace = duration(option, value)?;
                 let bounds = Duration::from_millis(100)..=Duration::from_secs(24 * 60 * 60);
                 if !bounds.contains(&grace) {
-                    return Err(bad_value(
-                        option,
-                        value,
-                        "100ms to 24h, at least the longest TTL that is used",
-                    ));
+                    return Err(bad_value(option, "100ms to 24h, at least the longest TTL that is used"));
                 }
                 self.failover_grace = Some(grace);
             }
@@ -151,7 +147,7 @@ impl Config {
             ("cert", Some(tls)) => tls.cert = Some(value.into()),
             ("key", Some(tls)) => tls.key = Some(value.into()),
             ("insecure", Some(tls)) => tls.insecure = flag(option, value)?,
-            _ => return Err(bad_value(option, value, "nothing; the option is not one of this scheme")),
+            _ => return Err(bad_value(option, "nothing; the option is not one of this scheme")),
         }
         Ok(())
     }
@@ -159,7 +155,8 @@ impl Config {
     /// Reads what stands before the options.
     pub(in crate::storage) fn place(&mut self, kind: &str, url: &Url, sentinels: Login) -> Result<Servers> {
         if kind == "unix" {
-            let path = url.path.strip_prefix("//").unwrap_or(&url.path);
+            let path = url.path()?;
+            let path = path.strip_prefix("//").unwrap_or(&path);
             if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
                 let text = "not the path of a socket; write `redis+unix:///absolute/path?db=0`";
                 return Err(Error::invalid(text));
@@ -211,7 +208,7 @@ fn database(text: &str) -> Result<u32> {
     if text.is_empty() {
         return Ok(0);
     }
-    text.parse().map_err(|_| bad_value("db", text, "the number of a database, as in redis://host/0"))
+    text.parse().map_err(|_| bad_value("db", "the number of a database, as in redis://host/0"))
 }
 
 impl fmt::Display for Place {
@@ -240,6 +237,8 @@ impl fmt::Display for Config {
             Servers::One(place @ Place::Unix(_)) => write!(f, "redis+unix://{place}"),
             Servers::One(place) => write!(f, "redis{tls}://{place}/{}", self.access.database),
             Servers::Sentinels { sentinels, primary, .. } => {
+                // Another text may be what a typing error has made of a login.
+                let primary = if is_word(primary) { primary } else { "…" };
                 write!(f, "redis{tls}+sentinel://{}/{primary}/{}", list(sentinels), self.access.database)
             }
             Servers::Cluster(nodes) => write!(f, "redis{tls}+cluster://{}", list(nodes)),

@@ -45,7 +45,7 @@ impl Config {
             }
             max_ttl = duration(option, value)?;
             let fits = TTL_BOUNDS.contains(&max_ttl);
-            if fits { Ok(()) } else { Err(bad_value(option, value, "100ms to 24h")) }
+            if fits { Ok(()) } else { Err(bad_value(option, "100ms to 24h")) }
         };
         url.options(&["prefix", "allow_eviction", "max_ttl", "ca", "cert", "key", "insecure"], set)?;
         redis.servers = redis.place("quorum", url, Login::default())?;

@@ -1,4 +1,4 @@
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::url::Url;
@@ -44,7 +44,7 @@ impl Config {
     }
 
     pub(crate) fn from_url(url: &Url) -> Result<Self> {
-        let mut config = Self { path: path_of(&url.path)?, ..Self::default() };
+        let mut config = Self { path: path_of(url.file()?)?, ..Self::default() };
         url.options(&["synchronous", "allow_network_fs"], |option, value| {
             match (option, value) {
                 ("synchronous", "normal") => config.synchronous = Synchronous::Normal,
@@ -54,8 +54,7 @@ impl Config {
                 _ => {
                     let valid = if option == "synchronous" { "normal, full" } else { "true, false" };
                     return Err(Error::invalid(format!(
-                        "unknown value in the URL option=`{option}` value=`{}` valid=`{valid}`",
-                        value.escape_debug()
+                        "unknown value in the URL option=`{option}` valid=`{valid}`"
                     )));
                 }
             }
@@ -64,8 +63,25 @@ impl Config {
         Ok(config)
     }
 
-    /// The file, or the default one.
-    pub(super) fn path(&self) -> Result<PathBuf> {
+    /// Reads a URL: `sqlite:`, `sqlite:PATH` or `sqlite:///ABSOLUTE/PATH`. No I/O.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` if it is wrong; the text says what is known, and repeats none of it.
+    pub fn parse(url: &str) -> Result<Self> {
+        match url.strip_prefix("sqlite:") {
+            Some(rest) => Self::from_url(&Url::parse(rest)?),
+            None => Err(Error::invalid("not the URL of a lock file; it begins with `sqlite:`")),
+        }
+    }
+
+    /// Returns the path of the file: the one that was given, or the default one in the state directory, where the
+    /// environment of this process says that it is.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` if none was given and this account has no state directory.
+    pub fn path(&self) -> Result<PathBuf> {
         if let Some(path) = &self.path {
             return Ok(path.clone());
         }
@@ -81,29 +97,32 @@ impl Config {
 }
 
 /// `sqlite:` · `sqlite:relative/path` · `sqlite:/absolute/path` · `sqlite:///absolute/path`
-fn path_of(text: &str) -> Result<Option<PathBuf>> {
+fn path_of(path: PathBuf) -> Result<Option<PathBuf>> {
+    // Never repeats the path: what is not understood may hold the password of another storage's URL.
     let wrong = |what: &str| {
         Err(Error::invalid(format!(
-            "{what}; write `sqlite:PATH`, `sqlite:///ABSOLUTE/PATH`, or `sqlite:` for the default file path=`{}`",
-            text.escape_debug()
+            "{what}; write `sqlite:PATH`, `sqlite:///ABSOLUTE/PATH`, or `sqlite:` for the default file"
         )))
     };
-    let path = match text.strip_prefix("//") {
-        None => text,
-        Some(absolute) if absolute.starts_with('/') && !absolute.starts_with("//") => absolute,
-        Some(_) => return wrong("a lock file has no host"),
-    };
-    if path.is_empty() {
+    let text = path.as_os_str().as_encoded_bytes();
+    if text.is_empty() {
         return Ok(None);
     }
-    if path == ":memory:" {
+    if text.starts_with(b"//") && (!text.starts_with(b"///") || text.starts_with(b"////")) {
+        return wrong("a lock file has no host");
+    }
+    if text == b":memory:" {
         return wrong("a lock file is shared, memory is not (that is `memory:`)");
     }
-    let names_a_file = !path.ends_with(['/', '\\']) && Path::new(path).file_name().is_some();
-    if path.contains('\0') || !names_a_file {
+    if text.windows(3).any(|window| window == b"://") {
+        return wrong("the path of a file has no `://` in it");
+    }
+    let names_a_file = !text.ends_with(b"/") && !text.ends_with(b"\\") && path.file_name().is_some();
+    if text.contains(&0) || !names_a_file {
         return wrong("not the path of a file");
     }
-    Ok(Some(path.into()))
+    // One slash means the same as three.
+    Ok(Some(if text.starts_with(b"/") { path.components().collect() } else { path }))
 }
 
 #[cfg(test)]
@@ -136,6 +155,15 @@ mod tests {
         assert!(Config::default().path().expect("a home").ends_with("leasehold/locks.db"));
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn any_path_of_a_file_can_be_written() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let expected = std::path::Path::new(std::ffi::OsStr::from_bytes(b"/a\xff/b"));
+        assert_eq!(config("sqlite:/a%FF/b").expect("right").path().expect("given"), expected);
+        assert_eq!(Config::parse("sqlite:/a%ff/b?synchronous=normal").expect("right"), Config::new(expected));
+    }
+
     #[test]
     fn what_is_not_understood_is_refused() {
         for url in [
@@ -146,12 +174,16 @@ mod tests {
             "sqlite:a/",
             "sqlite:..",
             "sqlite:a%00b",
+            "sqlite:postgres://u:x@h",
             "sqlite:a?synchronous=off",
             "sqlite:a?synchronous",
             "sqlite:a?allow_network_fs=1",
             "sqlite:a?mode=ro",
         ] {
-            assert_eq!(config(url).expect_err(url).kind(), ErrorKind::Invalid, "{url}");
+            let error = config(url).expect_err(url);
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{url}");
+            let rest = &url["sqlite:".len()..];
+            assert!(rest.len() < 4 || !error.to_string().contains(rest), "{error}");
         }
     }
 }

@@ -66,7 +66,7 @@ fn hosts_are_read_as_libpq_reads_them() {
             "postgres://a,b",
         ),
         ("postgres://,b", vec![here, tcp("b", 5432)], "postgres://,b"),
-        ("postgres://h/a%2Fb%20c", vec![tcp("h", 5432)], "postgres://h/a%2Fb%20c"),
+        ("postgres://h/a%2Fb%20c", vec![tcp("h", 5432)], "postgres://h/…"),
         ("postgres://h?dbname=db", vec![tcp("h", 5432)], "postgres://h/db"),
     ];
     for (url, hosts, shown) in cases {
@@ -231,7 +231,7 @@ fn wrong_values_name_the_option_and_what_is_valid() {
         let error = error(&format!("postgres://h/d?{option}={value}"));
         assert_eq!(error.kind(), ErrorKind::Invalid);
         let shown = error.to_string();
-        assert!(shown.contains(&format!("option=`{option}` value=`{value}`")), "{shown}");
+        assert!(shown.contains(&format!("option=`{option}`")) && !shown.contains(&value), "{shown}");
         assert!(shown.contains(&format!("valid=`{valid}")) || shown.contains(valid), "{option}: {shown}");
     }
     for attrs in ["read-only", "standby", "prefer-standby"] {
@@ -252,7 +252,10 @@ fn what_does_not_fit_together_is_refused() {
         ("postgres://h?sslnegotiation=direct", "sslmode=require"),
         ("postgres://h?ssl_min_protocol_version=TLSv1.3&ssl_max_protocol_version=TLSv1.2", "later than"),
         ("postgres://h?dbname=postgres://other", "no URL"),
-        ("postgres://h?nonsense=1", "option=`nonsense`"),
+        ("postgres://h?nonsense=1", "unknown option in the URL"),
+        ("postgres://h?host=u:x@h", "option=`host`"),
+        ("postgres://h?host=u%253Ax%2540h&hostaddr=10.0.0.1", "option=`host`"),
+        ("postgres://u%253Ax%2540h", "option=`host`"),
         ("postgres://h?table=a&table=b", "twice"),
         ("postgres://h?prefix=%00", "NUL"),
         ("postgres://h/%00", "NUL"),
