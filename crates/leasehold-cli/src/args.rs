@@ -38,9 +38,13 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "URL", conflicts_with = "store_file")]
     pub(crate) store: Option<String>,
 
-    /// A file that contains the storage's URL and that only you can read
+    /// A file that contains the storage's URL, and that nobody but you and its group can read
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) store_file: Option<PathBuf>,
+
+    /// Accept a --store-file that others can read or change, as some mounts of secrets cannot do otherwise
+    #[arg(long, global = true, requires = "store_file")]
+    pub(crate) store_file_any_mode: bool,
 
     /// Print JSON, one object per line [default: text for people]
     #[arg(long, global = true)]
@@ -60,7 +64,7 @@ pub(crate) enum Command {
     /// Take a lock, run a command, release the lock
     ///
     /// The command finds LEASEHOLD_NAME, LEASEHOLD_TOKEN (the fencing token), LEASEHOLD_TICKET and
-    /// LEASEHOLD_STORE in its environment. It runs in a process group of its own, which gets every signal that
+    /// LEASEHOLD_STORE (the storage's URL, unless --hide-store keeps it out) in its environment. It runs in a process group of its own, which gets every signal that
     /// `leasehold` gets, and which ends when the lock is lost or `leasehold` dies, even by kill -9. A process
     /// that leaves the group, as daemons do, is out of reach. When the command ends, the lock is released;
     /// processes that it left behind live on without the lock. A job that is suspended (Ctrl-Z) for longer
@@ -154,9 +158,10 @@ pub(crate) struct Acquire {
 /// How to take a lock: the same for `run` and `acquire`.
 #[derive(Args, Debug)]
 pub(crate) struct LockOptions {
-    /// How long the lease lasts if it is not renewed: 100ms to 24h
-    #[arg(long, value_name = "D", default_value = "10s", value_parser = duration)]
-    pub(crate) ttl: Duration,
+    /// How long the lease lasts if it is not renewed: 100ms to 24h, or what the storage allows [default: 10s, or
+    /// what the storage allows]
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub(crate) ttl: Option<Duration>,
 
     /// How long to wait in line for the lock: a duration or `forever`
     #[arg(long, value_name = "D", default_value = "forever", value_parser = patience, conflicts_with_all = ["try_once", "retries"])]
@@ -195,7 +200,7 @@ pub(crate) struct Run {
     pub(crate) max_hold: Option<Duration>,
 
     /// Hold the lock for at least this time from the grant, also if the command ends earlier; `run` itself
-    /// does not wait [default: no minimum]
+    /// does not wait. At most the longest TTL that the storage allows [default: no minimum]
     #[arg(long, value_name = "D", value_parser = duration)]
     pub(crate) at_least: Option<Duration>,
 
@@ -206,6 +211,13 @@ pub(crate) struct Run {
     /// With --on-lost=term: how long after SIGTERM comes SIGKILL [default: 5s]
     #[arg(long, value_name = "D", value_parser = duration)]
     pub(crate) grace: Option<Duration>,
+
+    /// Keep the storage's URL, which may contain a password, out of the command's environment
+    ///
+    /// LEASEHOLD_STORE is `hidden:` then, which a `leasehold` within the command refuses: it has to be told its
+    /// storage. For CI, where others see what a job prints.
+    #[arg(long)]
+    pub(crate) hide_store: bool,
 
     /// The command and its arguments
     #[arg(last = true, value_name = "CMD")]

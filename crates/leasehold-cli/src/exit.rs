@@ -95,6 +95,12 @@ impl Failure {
         Self::new(Exit::Usage, text)
     }
 
+    /// The same failure, of a command that has `done` what it was asked for all the same.
+    pub(crate) fn after(self, done: &str) -> Self {
+        let text = self.text.map(|text| format!("{done}, but {text}"));
+        Self { text, ..self }
+    }
+
     /// The system refused something that cannot fail in a healthy one.
     pub(crate) fn system(what: &str, error: impl std::fmt::Display) -> Self {
         Self::new(Exit::Bug, format!("{what}: {error}"))

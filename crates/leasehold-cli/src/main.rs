@@ -7,11 +7,15 @@ compile_error!(
 
 mod args;
 mod cmd;
+mod environment;
 mod exit;
 mod output;
+mod refusal;
 mod session;
 mod signals;
+mod stdout;
 mod store;
+mod store_file;
 mod usage;
 mod waiting;
 

@@ -4,10 +4,10 @@ use std::io::{self, ErrorKind, Write as _};
 use std::time::Duration;
 
 use leasehold::Holder;
-use rustix::fs::OFlags;
 use serde::Serialize;
 
-use crate::exit::{Exit, Failure, Result};
+use crate::exit::{Failure, Result};
+use crate::stdout;
 
 /// Prints results in one of two shapes.
 #[derive(Clone, Copy, Debug)]
@@ -16,9 +16,17 @@ pub(crate) struct Output {
     pub(crate) quiet: bool,
 }
 
+/// Whether what is printed next would be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reader {
+    There,
+    /// It closed its end of the pipe, as `head` does: it has what it wants, which is no failure of the command.
+    Gone,
+}
+
 impl Output {
     /// Prints one result: `json` as an object on a line of its own, or `text` for people.
-    pub(crate) fn result(self, json: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+    pub(crate) fn result(self, json: &impl Serialize, text: impl FnOnce() -> String) -> Result<Reader> {
         if self.json {
             let json = serde_json::to_string(json);
             line(&json.map_err(|e| Failure::system("cannot print a result", e))?)
@@ -28,28 +36,18 @@ impl Output {
     }
 
     /// Prints what only confirms the exit code: not with `--quiet`, unless as JSON.
-    pub(crate) fn status(self, json: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
-        if self.quiet && !self.json { Ok(()) } else { self.result(json, text) }
+    pub(crate) fn status(self, json: &impl Serialize, text: impl FnOnce() -> String) -> Result<Reader> {
+        if self.quiet && !self.json { Ok(Reader::There) } else { self.result(json, text) }
     }
 }
 
-/// Prints one line and flushes it. A reader that has gone ends the program quietly.
-pub(crate) fn line(line: &str) -> Result<()> {
-    let mut stdout = io::stdout().lock();
-    let written = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
-    written.map_err(|error| match error.kind() {
-        ErrorKind::BrokenPipe => Failure::quiet(Exit::Success),
-        _ => Failure::system("cannot write to stdout", error),
-    })
-}
-
-/// Whether stdout was closed when we were started. The runtime then puts the null device there, opened for
-/// reading and writing, which nobody does who wants to throw output away in a shell.
-pub(crate) fn is_closed() -> bool {
-    let stdout = rustix::stdio::stdout();
-    let both = rustix::fs::fcntl_getfl(stdout).is_ok_and(|flags| flags.contains(OFlags::RDWR));
-    let null = rustix::fs::stat("/dev/null").map(|null| null.st_rdev);
-    both && rustix::fs::fstat(stdout).is_ok_and(|file| Ok(file.st_rdev) == null)
+/// Prints one line. One that cannot be printed is a failure of every command alike, whatever else it has done.
+pub(crate) fn line(line: &str) -> Result<Reader> {
+    match stdout::write(format!("{line}\n").as_bytes()) {
+        Ok(()) => Ok(Reader::There),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Err(error) => Err(Failure::system("the result could not be printed", error)),
+    }
 }
 
 /// Says something on stderr, on one line. That nobody can read it is no reason to fail.

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use leasehold::{Error, ErrorKind, Lock, Locks, Name, Wait};
+use leasehold::storage::Limits;
+use leasehold::{Error, ErrorKind, Guard, Lock, Locks, Name, Ticket, Wait};
 
 use crate::args::{LockOptions, Patience};
 use crate::exit::{Exit, Failure, Result};
@@ -63,9 +64,66 @@ pub(crate) async fn of_ticket(error: Error, name: &Name, locks: &Locks) -> Failu
     Failure::new(Exit::Lost, format!("the lease of this ticket has ended name=`{name}`{now}"))
 }
 
+/// The lease of a ticket, taken up. Unless it is released, the lease stays with the ticket: also on an error, on a
+/// signal, and on a panic, which all drop this.
+pub(crate) struct Resumed(Option<Guard>);
+
+impl Resumed {
+    pub(crate) async fn resume(locks: &Locks, ticket: Ticket) -> Result<Self, Error> {
+        locks.resume(ticket).await.map(|guard| Self(Some(guard)))
+    }
+
+    pub(crate) async fn extend(&self, ttl: Duration) -> Result<(), Error> {
+        self.0.as_ref().expect("BUG: taken by value only").extend(ttl).await
+    }
+
+    pub(crate) async fn release(mut self) -> Result<(), Error> {
+        self.0.take().expect("BUG: taken by value only").release().await
+    }
+
+    pub(crate) fn into_ticket(mut self) -> Ticket {
+        self.0.take().expect("BUG: taken by value only").into_ticket()
+    }
+}
+
+impl Drop for Resumed {
+    fn drop(&mut self) {
+        if let Some(guard) = self.0.take() {
+            guard.forget();
+        }
+    }
+}
+
+/// Refuses a TTL that the storage does not allow, before anything is sent.
+pub(crate) fn check_ttl(what: &str, ttl: Duration, locks: &Locks) -> Result<()> {
+    let Limits { ttl_min: min, ttl_max: max, .. } = locks.limits();
+    if (min..=max).contains(&ttl) {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "{what} is at least {min:?} and at most {max:?} on this storage given=`{ttl:?}`"
+    )))
+}
+
+/// Refuses to hold a lock for longer than the storage allows, before there is a command that would rely on it.
+pub(crate) fn check_at_least(at_least: Option<Duration>, locks: &Locks) -> Result<()> {
+    let longest = locks.limits().ttl_max;
+    match at_least {
+        Some(least) if least > longest => Err(Failure::usage(format!(
+            "--at-least is at most the longest ttl that this storage allows at_least=`{least:?}` ttl_max=`{longest:?}`"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// The lock that the options describe.
 pub(crate) fn lock(locks: &Locks, name: &str, options: &LockOptions) -> Lock {
-    let lock = locks.lock(name).ttl(options.ttl);
+    let lock = locks.lock(name);
+    let lock = match options.ttl {
+        Some(ttl) => lock.ttl(ttl),
+        // The library's default, or what the storage allows.
+        None => lock,
+    };
     let lock = match &options.label {
         Some(label) => lock.label(label),
         None => lock,
@@ -85,4 +143,30 @@ pub(crate) fn lock(locks: &Locks, name: &str, options: &LockOptions) -> Lock {
 
 fn attempts(attempts: u32, interval: Duration) -> Wait {
     Wait::Attempts { attempts, interval }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As on an error, a signal or a panic between the resumption and its end.
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_resumed_lease_that_is_dropped_stays_with_its_ticket() {
+        let connect = async || Locks::connect("memory:dropped").await.expect("connected");
+        let first = connect().await;
+        let ticket = first.lock("lock").acquire().await.expect("free").into_ticket();
+        first.close().await.expect("answered");
+
+        let second = connect().await;
+        let resumed = Resumed::resume(&second, ticket.clone()).await.expect("there");
+        drop(resumed);
+        second.close().await.expect("answered");
+
+        let third = connect().await;
+        let holder = third.inspect("lock").await.expect("answered").expect("held");
+        assert_eq!((holder.owner, holder.token), (ticket.owner(), ticket.token()));
+        let resumed = Resumed::resume(&third, ticket).await.expect("still there");
+        resumed.release().await.expect("held until now");
+        assert!(third.inspect("lock").await.expect("answered").is_none());
+    }
 }

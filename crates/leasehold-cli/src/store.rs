@@ -1,16 +1,25 @@
 //! Which storage: where its URL comes from, and how it is passed on.
 
-use std::fs::File;
-use std::io::Read as _;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
 use std::{env, fmt};
 
+use leasehold::storage::sqlite::Config;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
+
 use crate::args::Global;
-use crate::exit::{Exit, Failure, Result};
+use crate::exit::{Failure, Result};
+use crate::store_file;
 
 pub(crate) const VARIABLE: &str = "LEASEHOLD_STORE";
+/// What the command of `run --hide-store` finds there: not nothing, for then it would lock in the default file.
+pub(crate) const HIDDEN: &str = "hidden:";
 const DEFAULT: &str = "sqlite:";
+/// The options of all storages that name files.
+const FILES: [&str; 7] = ["ca", "cert", "key", "passfile", "sslcert", "sslkey", "sslrootcert"];
+/// What is encoded in the path of a file.
+const SPECIAL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// The URL of a storage. May contain a password, so it is shown nowhere.
 #[derive(Clone)]
@@ -20,6 +29,11 @@ impl Store {
     /// Finds the URL: `--store`, `--store-file`, `$LEASEHOLD_STORE`, or the default file.
     pub(crate) fn find(global: &Global) -> Result<Self> {
         let store = Self::given(global)?;
+        if store.0 == HIDDEN {
+            return Err(Failure::usage(format!(
+                "the `leasehold run --hide-store` around this command does not say which storage it uses; give --store or --store-file variable=`{VARIABLE}`"
+            )));
+        }
         if store.scheme() == "memory" {
             return Err(Failure::usage(
                 "memory: lives in one process only, so the command line cannot lock with it; use sqlite:",
@@ -33,7 +47,7 @@ impl Store {
             return Ok(Self(url.clone()));
         }
         if let Some(path) = &global.store_file {
-            return read(path).map(Self);
+            return store_file::read(path, global.store_file_any_mode).map(Self);
         }
         match env::var_os(VARIABLE).filter(|url| !url.is_empty()) {
             None => Ok(Self(DEFAULT.to_owned())),
@@ -50,42 +64,58 @@ impl Store {
         &self.0
     }
 
-    /// The same storage as seen from any working directory: what the command of `run` gets.
-    pub(crate) fn anywhere(&self) -> String {
-        let cwd = env::current_dir().ok();
-        let Some(cwd) = cwd.as_deref().and_then(Path::to_str) else { return self.0.clone() };
-        let cwd = cwd.replace('%', "%25").replace('?', "%3F").replace('&', "%26");
-        let Some(rest) = self.0.strip_prefix("sqlite:") else { return self.with_files_in(&cwd) };
-        if rest.is_empty() || rest.starts_with(['/', '?']) {
-            return self.0.clone();
+    /// The same storage from any working directory and with any environment: what the command of `run` gets.
+    /// Fails if there is no such URL, for the command would lock elsewhere.
+    pub(crate) fn anywhere(&self) -> Result<String> {
+        if self.scheme() == "sqlite" {
+            let file = Config::parse(&self.0)?.path()?;
+            let written = self.0.starts_with("sqlite:/");
+            return if written { Ok(self.0.clone()) } else { Ok(self.with_file(&absolute(&file)?)) };
         }
-        format!("sqlite:{cwd}/{rest}")
+        self.with_absolute_options()
+    }
+
+    /// The URL of another file, with the same options.
+    fn with_file(&self, file: &Path) -> String {
+        let file = percent_encode(file.as_os_str().as_bytes(), SPECIAL);
+        match self.0.split_once('?') {
+            Some((_, options)) => format!("sqlite:{file}?{options}"),
+            None => format!("sqlite:{file}"),
+        }
     }
 
     /// The same URL, its options that name files made absolute.
-    fn with_files_in(&self, cwd: &str) -> String {
-        let Some((place, options)) = self.0.split_once('?') else { return self.0.clone() };
-        let options = options.split('&').map(|option| match option.split_once('=') {
-            // A word of libpq's, and no file.
-            Some(("sslrootcert", "system")) => option.to_owned(),
-            Some((
-                name @ ("ca" | "cert" | "key" | "passfile" | "sslcert" | "sslkey" | "sslrootcert"),
-                file,
-            )) if !file.starts_with(['/', '%']) && !file.is_empty() => {
-                format!("{name}={cwd}/{file}")
+    fn with_absolute_options(&self) -> Result<String> {
+        let Some((place, options)) = self.0.split_once('?') else { return Ok(self.0.clone()) };
+        let options = options.split('&').map(|option| {
+            let (name, file) = option.split_once('=').unwrap_or((option, ""));
+            let (name, file) = (percent_decode_str(name).decode_utf8_lossy(), decode(file));
+            // `system` is a word of libpq's, and no file.
+            let is_file = FILES.contains(&&*name) && (&*name, file.as_os_str()) != ("sslrootcert", OsStr::new("system"));
+            if !is_file || file.as_os_str().is_empty() || file.is_absolute() {
+                return Ok(option.to_owned());
             }
-            _ => option.to_owned(),
+            let file = absolute(&file)?;
+            let file = file.to_str().ok_or_else(|| {
+                Failure::usage(format!(
+                    "the command could not find a file that the storage's URL names, because the working directory's name is not UTF-8; name it by an absolute path option=`{name}`"
+                ))
+            })?;
+            Ok(format!("{name}={}", percent_encode(file.as_bytes(), SPECIAL)))
         });
-        format!("{place}?{}", options.collect::<Vec<_>>().join("&"))
+        Ok(format!("{place}?{}", options.collect::<Result<Vec<_>>>()?.join("&")))
+    }
+
+    /// The file of the storage, if it is one.
+    pub(crate) fn file(&self) -> Option<PathBuf> {
+        Config::parse(&self.0).and_then(|config| config.path()).ok()
     }
 
     /// What of the URL can be shown: the kind of storage, and the path where that is a file.
     pub(crate) fn shown(&self) -> String {
-        let scheme = self.scheme();
-        match self.0.strip_prefix("sqlite:") {
-            // The options may hold what is meant for another kind of storage.
-            Some(rest) => format!("{scheme}:{}", rest.split('?').next().unwrap_or_default()),
-            None => scheme.to_owned(),
+        match Config::parse(&self.0).and_then(|config| config.path()) {
+            Ok(file) => format!("sqlite:{}", file.display()),
+            Err(_) => self.scheme().to_owned(),
         }
     }
 
@@ -120,27 +150,21 @@ impl fmt::Debug for Store {
     }
 }
 
-/// Reads the URL from a file, which nobody else may read.
-fn read(path: &Path) -> Result<String> {
-    let shown = path.display();
-    let refuse = |text: String| Failure::new(Exit::Usage, format!("{text} path=`{shown}`"));
-    let unreadable =
-        |error| refuse(format!("cannot read the storage's URL; check --store-file error=`{error}`"));
-    let mut file = File::open(path).map_err(unreadable)?;
-    let mode = file.metadata().map_err(unreadable)?.permissions().mode();
-    if mode & 0o077 != 0 {
-        return Err(refuse(format!(
-            "others can read this file, which may hold a password; run `chmod 600` on it mode=`{:03o}`",
-            mode & 0o777
-        )));
+/// Makes a path absolute that is relative to the working directory.
+fn absolute(file: &Path) -> Result<PathBuf> {
+    if file.is_absolute() {
+        return Ok(file.to_owned());
     }
-    let mut text = String::new();
-    file.read_to_string(&mut text).map_err(unreadable)?;
-    let url = text.trim();
-    if url.is_empty() || url.contains('\n') {
-        return Err(refuse("this file does not contain one URL on one line".to_owned()));
-    }
-    Ok(url.to_owned())
+    let cwd = env::current_dir().map_err(|error| {
+        Failure::usage(format!(
+            "the storage's URL names a file below the working directory, which is not there any more; name it by an absolute path error=`{error}`"
+        ))
+    })?;
+    Ok(cwd.join(file))
+}
+
+fn decode(text: &str) -> PathBuf {
+    PathBuf::from(OsString::from_vec(percent_decode_str(text).collect()))
 }
 
 #[cfg(test)]
@@ -151,25 +175,38 @@ mod tests {
     fn a_relative_file_is_passed_on_as_an_absolute_one() {
         let cwd = env::current_dir().expect("exists");
         let cwd = cwd.to_str().expect("UTF-8");
-        assert_eq!(Store("sqlite:a/b?x=1".into()).anywhere(), format!("sqlite:{cwd}/a/b?x=1"));
-        for same in
-            ["sqlite:", "sqlite:/a", "sqlite:?x=1", "memory:a", "redis://:pw@h", "rediss://h?ca=/a&key="]
-        {
-            assert_eq!(Store(same.into()).anywhere(), same);
+        let anywhere = |url: &str| Store(url.into()).anywhere().expect("there is one");
+        assert_eq!(
+            anywhere("sqlite:a/b%20%3f?synchronous=full"),
+            format!("sqlite:{cwd}/a/b%20%3F?synchronous=full")
+        );
+        for same in [
+            "sqlite:/a",
+            "sqlite:///a%20b?synchronous=full",
+            "redis://:pw@h",
+            "rediss://h?ca=/a&key=",
+            "rediss://h?ca=%2Fa",
+            "postgresql://h/d?sslrootcert=system&sslkey=&schema=key",
+            "postgresql://h/d?sslrootcert=%73ystem",
+        ] {
+            assert_eq!(anywhere(same), same);
         }
         assert_eq!(
-            Store("rediss://h/0?prefix=key=&ca=ca.pem&cert=/c&key=a/k".into()).anywhere(),
-            format!("rediss://h/0?prefix=key=&ca={cwd}/ca.pem&cert=/c&key={cwd}/a/k")
+            anywhere("rediss://h/0?prefix=key=&c%61=%63a.pem&cert=/c&key=a/k%26"),
+            format!("rediss://h/0?prefix=key=&ca={cwd}/ca.pem&cert=/c&key={cwd}/a/k%26")
         );
         assert_eq!(
-            Store("postgres://h/d?sslrootcert=ca.pem&sslcert=/c&sslkey=k&passfile=p&host=h".into())
-                .anywhere(),
+            anywhere("postgres://h/d?sslrootcert=ca.pem&sslcert=/c&sslkey=k&passfile=p&host=h"),
             format!(
                 "postgres://h/d?sslrootcert={cwd}/ca.pem&sslcert=/c&sslkey={cwd}/k&passfile={cwd}/p&host=h"
             )
         );
-        let system = "postgresql://h/d?sslrootcert=system&sslkey=&schema=key";
-        assert_eq!(Store(system.into()).anywhere(), system);
+        let default = anywhere("sqlite:?synchronous=full");
+        assert!(
+            default.starts_with("sqlite:/") && default.ends_with("/leasehold/locks.db?synchronous=full"),
+            "{default}"
+        );
+        assert!(Store("sqlite://host/x".into()).anywhere().is_err());
     }
 
     #[test]

@@ -85,10 +85,10 @@ fn one_line(message: &str) -> String {
     format!("{}; see `leasehold --help`", words.join(" "))
 }
 
-/// The parts of an argument that look like a URL, as messages may quote them.
+/// The parts of an argument that may be a URL or a ticket, as messages may quote them.
 fn secrets(arg: &str) -> Vec<String> {
     let mut found = Vec::new();
-    if arg.contains(':') && (arg.contains("//") || arg.contains('@')) {
+    if arg.contains([':', '@']) || arg.contains("//") || arg.starts_with("lh1.") {
         found.push(arg.to_owned());
         if let Some((_, value)) = arg.split_once('=') {
             found.push(value.to_owned());

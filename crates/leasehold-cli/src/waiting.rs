@@ -5,13 +5,11 @@ use std::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
-use leasehold::{Event, Events, Holder, Locks, Name, Ticket};
+use leasehold::{Event, Events, Holder, Locks, Name, Owner};
 
 use crate::cmd::run::terminal;
+use crate::environment;
 use crate::output::{self, Output, complain, short};
-
-/// Where a command finds the ticket of the lock that it runs under.
-pub(crate) const TICKET: &str = "LEASEHOLD_TICKET";
 
 /// After this, somebody may wonder why nothing happens.
 const LONG: Duration = Duration::from_secs(10);
@@ -31,7 +29,7 @@ pub(crate) async fn show(locks: &Locks, mut events: Events, output: Output) -> I
             None => return std::future::pending().await,
         }
     };
-    let wait = Wait { locks, name, holder, waited: Duration::ZERO };
+    let wait = Wait { locks, name, holder, waited: Duration::ZERO, ours: environment::held() };
     if io::stderr().is_terminal() { wait.draw().await } else { wait.say().await }
 }
 
@@ -41,17 +39,22 @@ struct Wait<'a> {
     /// Who was last seen.
     holder: Option<Holder>,
     waited: Duration,
+    /// The leases that this command runs under.
+    ours: Vec<Owner>,
 }
 
 impl Wait<'_> {
     async fn draw(mut self) -> Infallible {
         const TICK: Duration = Duration::from_secs(1);
-        let mut said = self.is_for_ourselves();
-        if said {
-            complain(&format!("{}: {DEADLOCK}", self.what()));
-        }
+        let (mut said, mut warned) = (false, false);
         let mut line = Line { shown: false };
         loop {
+            // The first look may have seen nobody: the lock was between two holders.
+            if !warned && self.is_for_ourselves() {
+                line.clear();
+                complain(&format!("{}: {DEADLOCK}", self.what()));
+                (said, warned) = (true, true);
+            }
             if in_foreground() {
                 line.draw(&self.to_string());
             } else if self.waited >= LONG && !said && !line.shown {
@@ -80,11 +83,9 @@ impl Wait<'_> {
         }
     }
 
-    /// Whether the lease is the one that this very command runs under.
+    /// Returns `true` if the lease is one that this very command runs under.
     fn is_for_ourselves(&self) -> bool {
-        let ours = std::env::var(TICKET).ok().and_then(|ticket| ticket.parse::<Ticket>().ok());
-        let holder = self.holder.as_ref().map(|holder| holder.owner);
-        holder.is_some() && ours.map(|ticket| ticket.owner()) == holder
+        self.holder.as_ref().is_some_and(|holder| self.ours.contains(&holder.owner))
     }
 
     fn what(&self) -> String {
@@ -114,6 +115,13 @@ impl Line {
         let _ = io::stderr().write_all(format!("\r\x1b[K{text}").as_bytes());
         self.shown = true;
     }
+
+    fn clear(&mut self) {
+        if self.shown {
+            let _ = io::stderr().write_all(b"\r\x1b[K");
+            self.shown = false;
+        }
+    }
 }
 
 /// A job in the background does not write over what the foreground shows, but for one line after a long wait.
@@ -133,8 +141,6 @@ fn width() -> usize {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        if self.shown {
-            let _ = io::stderr().write_all(b"\r\x1b[K");
-        }
+        self.clear();
     }
 }

@@ -5,15 +5,17 @@ use serde::Serialize;
 
 use crate::args::Acquire;
 use crate::exit::{Exit, Failure, Result};
-use crate::output::{self, millis};
+use crate::output::{Reader, millis};
 use crate::session::{self, Context};
-use crate::waiting;
+use crate::{stdout, waiting};
 
 pub(crate) async fn run(args: &Acquire, cx: &Context) -> Result<Exit> {
-    if output::is_closed() {
+    if let Some(why) = stdout::unusable() {
         return Err(Failure::new(
             Exit::Bug,
-            "nobody would get the ticket, so the lock was not taken: stdout is closed; if you do not want the ticket, write `>/dev/null`",
+            format!(
+                "the ticket could not be printed, so the lock was not taken: {why}; if you do not want the ticket, write `>/dev/null`"
+            ),
         ));
     }
     let ticket = cx
@@ -26,16 +28,17 @@ pub(crate) async fn run(args: &Acquire, cx: &Context) -> Result<Exit> {
             Ok(guard.into_ticket())
         })
         .await?;
-    match print(&ticket, cx) {
-        Err(undelivered) => Err(give_back(ticket, undelivered, cx).await),
-        printed => printed,
-    }
+    let why = match print(&ticket, cx) {
+        Ok(Reader::There) => return Ok(Exit::Success),
+        Ok(Reader::Gone) => "the reader of stdout has gone".to_owned(),
+        Err(undelivered) => undelivered.text.unwrap_or_default(),
+    };
+    Err(give_back(ticket, &why, cx).await)
 }
 
-/// Releases what nobody can release any more without its ticket.
-async fn give_back(ticket: Ticket, undelivered: Failure, cx: &Context) -> Failure {
+/// Releases a lease that no process can release any more, because its ticket got lost.
+async fn give_back(ticket: Ticket, why: &str, cx: &Context) -> Failure {
     let name = ticket.name().clone();
-    let why = undelivered.text.unwrap_or_else(|| "nobody reads stdout".to_owned());
     let released = cx.with_locks(async |locks| Ok(locks.resume(ticket).await?.release().await?)).await;
     let then = match released {
         Ok(()) => "so the lock was released again",
@@ -45,7 +48,7 @@ async fn give_back(ticket: Ticket, undelivered: Failure, cx: &Context) -> Failur
 }
 
 /// Prints a ticket whose lease the storage is known to keep.
-pub(crate) fn print(ticket: &Ticket, cx: &Context) -> Result<Exit> {
+pub(crate) fn print(ticket: &Ticket, cx: &Context) -> Result<Reader> {
     #[derive(Serialize)]
     struct Json<'a> {
         name: &'a str,
@@ -59,6 +62,5 @@ pub(crate) fn print(ticket: &Ticket, cx: &Context) -> Result<Exit> {
         token: ticket.token().to_string(),
         ttl_ms: millis(ticket.ttl()),
     };
-    cx.output.result(&json, || ticket.to_string())?;
-    Ok(Exit::Success)
+    cx.output.result(&json, || ticket.to_string())
 }

@@ -1,13 +1,13 @@
 //! `leasehold doctor`
 
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use leasehold::storage::postgres::{self, Postgres};
 use leasehold::storage::redis::{self, Finding, Redis};
 use leasehold::storage::redis_quorum::{self, RedisQuorum};
-use leasehold::{Guarantees, LeaseClock, Locks, Wait};
+use leasehold::{Guarantees, LeaseClock, Locks, Options, Wait};
 use rustix::fs::Access;
 use serde::Serialize;
 
@@ -39,6 +39,9 @@ async fn check(cx: &Context) -> Result<Exit> {
         .with_locks(async |locks| {
             report.storage = storage(locks);
             report.ok("connect", report.storage.clone());
+            if let Some(path) = cx.store.file() {
+                file(&path, &mut report);
+            }
             examine(locks, &mut report).await;
             servers(cx.store.url(), &mut report).await;
             Ok(())
@@ -60,18 +63,22 @@ async fn check(cx: &Context) -> Result<Exit> {
 }
 
 fn print(report: &Report, cx: &Context) -> Result<Exit> {
-    cx.output.result(report, || {
+    let exit = if report.has_failed() { Exit::Unhealthy } else { Exit::Success };
+    let printed = cx.output.result(report, || {
         let checks = report.checks.iter().map(|check| {
             let status = check.status.as_str();
             format!("{status:<4}  {:<10}  {}", check.name, safe(&check.detail))
         });
         checks.collect::<Vec<_>>().join("\n")
-    })?;
-    Ok(if report.has_failed() { Exit::Unhealthy } else { Exit::Success })
+    });
+    match printed {
+        Ok(_) => Ok(exit),
+        Err(unprinted) if exit == Exit::Success => Err(unprinted),
+        Err(unprinted) => Err(Failure { exit, ..unprinted.after("the storage is not fit to keep locks") }),
+    }
 }
 
 async fn examine(locks: &Locks, report: &mut Report) {
-    file(report);
     promises(locks.guarantees(), report);
     match round_trip(locks).await {
         Err(error) => report.fail("round trip", chain(&error)),
@@ -109,10 +116,7 @@ async fn findings(url: &str) -> leasehold::Result<Vec<Finding>> {
 }
 
 /// Where SQLite's file is and who may change it.
-fn file(report: &mut Report) {
-    let Some(path) = report.storage.strip_prefix("sqlite:").map(PathBuf::from) else {
-        return;
-    };
+fn file(path: &Path, report: &mut Report) {
     let shown = path.display();
     match path.metadata() {
         Err(error) => report.fail("file", format!("cannot be looked at path=`{shown}` error=`{error}`")),
@@ -123,7 +127,7 @@ fn file(report: &mut Report) {
                 format!("everybody may change it; run `chmod o-w` on it path=`{shown}` mode=`{mode:03o}`"),
             );
         }
-        Ok(file) if !is_writable(&path) => {
+        Ok(file) if !is_writable(path) => {
             let (mode, uid) = (file.mode() & 0o777, file.uid());
             report.fail(
                 "file",
@@ -173,12 +177,13 @@ struct RoundTrip {
 }
 
 async fn round_trip(locks: &Locks) -> leasehold::Result<RoundTrip> {
-    const TTL: Duration = Duration::from_secs(10);
+    let limits = locks.limits();
+    let ttl = Options::default().ttl.clamp(limits.ttl_min, limits.ttl_max);
     // Nobody else's name: the process id tells the doctors of one machine apart, the time those of several.
     let nanos = super::run::clock::boot_nanos();
     let name = format!("leasehold.doctor/{}-{nanos}", std::process::id());
     let once = Wait::Attempts { attempts: 1, interval: Duration::ZERO };
-    let lock = locks.lock(&name).ttl(TTL).wait(once);
+    let lock = locks.lock(&name).ttl(ttl).wait(once);
     let (mut tokens, mut seen, mut slowest) = ([0; 2], true, Duration::ZERO);
     for token in &mut tokens {
         let start = super::run::clock::boot_nanos();
@@ -186,14 +191,14 @@ async fn round_trip(locks: &Locks) -> leasehold::Result<RoundTrip> {
         slowest = std::cmp::max(slowest, since(start));
         *token = guard.token().get();
         let start = super::run::clock::boot_nanos();
-        guard.extend(TTL).await?;
+        guard.extend(ttl).await?;
         slowest = std::cmp::max(slowest, since(start));
         let holder = locks.inspect(&name).await?;
         seen &= holder.is_some_and(|holder| holder.owner == guard.owner() && holder.token == guard.token());
         guard.release().await?;
         seen &= locks.inspect(&name).await?.is_none();
     }
-    Ok(RoundTrip { tokens, seen, slowest, ttl: TTL })
+    Ok(RoundTrip { tokens, seen, slowest, ttl })
 }
 
 fn since(start: u64) -> Duration {

@@ -5,18 +5,22 @@ use leasehold::Holder;
 use crate::args::List;
 use crate::cmd::inspect::Json;
 use crate::exit::{Exit, Result};
-use crate::output::{self, label, short};
+use crate::output::{self, Reader, label, short};
 use crate::session::Context;
 
 pub(crate) async fn run(args: &List, cx: &Context) -> Result<Exit> {
     let holders = cx.with_locks(async |locks| Ok(locks.list(&args.prefix).await?)).await?;
     if cx.output.json {
         for holder in &holders {
-            cx.output.result(&Json::new(&holder.name, Some(holder)), String::new)?;
+            if cx.output.result(&Json::new(&holder.name, Some(holder)), String::new)? == Reader::Gone {
+                break;
+            }
         }
     } else {
         for line in table(&holders) {
-            output::line(&line)?;
+            if output::line(&line)? == Reader::Gone {
+                break;
+            }
         }
     }
     Ok(Exit::Success)

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::args::OfTicket;
 use crate::exit::{Exit, Result};
-use crate::session::{self, Context};
+use crate::session::{self, Context, Resumed};
 
 pub(crate) async fn run(args: OfTicket, cx: &Context) -> Result<Exit> {
     let (name, token) = (args.ticket.name().clone(), args.ticket.token());
@@ -14,20 +14,21 @@ pub(crate) async fn run(args: OfTicket, cx: &Context) -> Result<Exit> {
         cx.output.status(&json, || format!("{name} is released"))
     };
     cx.with_locks(async |locks| {
-        let released = match locks.resume(args.ticket).await {
-            Ok(guard) => guard.release().await,
+        let released = match Resumed::resume(locks, args.ticket).await {
+            Ok(lease) => lease.release().await,
             Err(error) => Err(error),
         };
         let Err(error) = released else {
             return Ok(());
         };
         if error.kind() == ErrorKind::Lost && cx.output.json {
-            print(false)?;
+            // That the lease is over is the news, also if this cannot be printed.
+            let _ = print(false);
         }
         Err(session::of_ticket(error, &name, locks).await)
     })
     .await?;
-    print(true)?;
+    print(true).map_err(|unprinted| unprinted.after(&format!("{name} is released")))?;
     Ok(Exit::Success)
 }
 

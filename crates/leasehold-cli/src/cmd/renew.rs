@@ -3,18 +3,21 @@
 use crate::args::Renew;
 use crate::cmd::acquire;
 use crate::exit::{Exit, Result};
-use crate::session::{self, Context};
+use crate::session::{self, Context, Resumed};
 
 pub(crate) async fn run(args: Renew, cx: &Context) -> Result<Exit> {
     let ticket = cx
         .with_locks(async |locks| {
+            if let Some(ttl) = args.ttl {
+                session::check_ttl("--ttl", ttl, locks)?;
+            }
             let name = args.ticket.name().clone();
             let renewed = async {
-                let guard = locks.resume(args.ticket).await?;
+                let lease = Resumed::resume(locks, args.ticket).await?;
                 if let Some(ttl) = args.ttl {
-                    guard.extend(ttl).await?;
+                    lease.extend(ttl).await?;
                 }
-                Ok::<_, leasehold::Error>(guard.into_ticket())
+                Ok::<_, leasehold::Error>(lease.into_ticket())
             };
             match renewed.await {
                 Err(error) => Err(session::of_ticket(error, &name, locks).await),
@@ -22,5 +25,7 @@ pub(crate) async fn run(args: Renew, cx: &Context) -> Result<Exit> {
             }
         })
         .await?;
-    acquire::print(&ticket, cx)
+    let done = "the lease is renewed, and its ticket as good as before";
+    acquire::print(&ticket, cx).map_err(|unprinted| unprinted.after(done))?;
+    Ok(Exit::Success)
 }

@@ -5,12 +5,23 @@ use serde::Serialize;
 use crate::args::OfTicket;
 use crate::exit::{Exit, Failure, Result};
 use crate::output::{describe, millis, short};
-use crate::session::Context;
+use crate::session::{self, Context};
 
 pub(crate) async fn run(args: &OfTicket, cx: &Context) -> Result<Exit> {
     let (name, owner) = (args.ticket.name(), args.ticket.owner());
-    let holder = cx.with_locks(async |locks| Ok(locks.inspect(name.as_str()).await?)).await?;
+    let holder = cx
+        .with_locks(async |locks| {
+            session::check_ttl("the ttl of a ticket", args.ticket.ttl(), locks)?;
+            Ok(locks.inspect(name.as_str()).await?)
+        })
+        .await?;
     let ours = holder.as_ref().filter(|holder| holder.owner == owner);
+    if ours.is_some_and(|holder| holder.token != args.ticket.token()) {
+        // As `renew` and `release` say it.
+        return Err(Failure::usage(format!(
+            "the token in this ticket is not the lease's; the ticket was changed name=`{name}`"
+        )));
+    }
     let json = Json {
         name: name.as_str(),
         held: ours.is_some(),
@@ -22,7 +33,8 @@ pub(crate) async fn run(args: &OfTicket, cx: &Context) -> Result<Exit> {
         return Ok(Exit::Success);
     }
     if cx.output.json {
-        cx.output.result(&json, String::new)?;
+        // That the lease is over is the news, also if this cannot be printed.
+        let _ = cx.output.result(&json, String::new);
     }
     let now = holder.map_or_else(|| "free".to_owned(), |holder| describe(&holder));
     Err(Failure::new(Exit::Lost, format!("the lease of this ticket has ended name=`{name}` now=`{now}`")))

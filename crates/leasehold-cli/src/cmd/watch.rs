@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::args::OfName;
 use crate::exit::{Exit, Result};
-use crate::output::{HolderJson, describe};
+use crate::output::{HolderJson, Reader, describe};
 use crate::session::Context;
 
 pub(crate) async fn run(args: &OfName, cx: &Context) -> Result<Exit> {
@@ -22,10 +22,13 @@ pub(crate) async fn run(args: &OfName, cx: &Context) -> Result<Exit> {
                 name: name.as_str(),
                 holder: holder.map(Into::into),
             };
-            cx.output.result(&json, || match holder {
+            let reader = cx.output.result(&json, || match holder {
                 Some(holder) => format!("locked    {name}: {}", describe(holder)),
                 None => format!("unlocked  {name}"),
             })?;
+            if reader == Reader::Gone {
+                break;
+            }
         }
         Ok(Exit::Success)
     })

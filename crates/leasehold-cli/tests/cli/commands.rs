@@ -106,49 +106,6 @@ fn holder_without_a_label_says_so() {
     assert!(text(&world.output(&["inspect", "lock"]).stdout).contains("held by (no label)"));
 }
 
-/// A shell that runs the program, found in `$L`, in a world.
-fn shell(world: &World, script: &str) -> std::process::Command {
-    let mut shell = std::process::Command::new("sh");
-    shell
-        .args(["-c", script])
-        .env("L", env!("CARGO_BIN_EXE_leasehold"))
-        .env("LEASEHOLD_STORE", world.store());
-    shell
-}
-
-#[test]
-fn ticket_that_nobody_gets_leaves_no_lock() {
-    let world = World::new();
-    for (redirection, tells) in [(">&-", "stdout is closed"), (">/dev/full", "released again")] {
-        let lost = output(&mut shell(&world, &format!("$L acquire lock --ttl 1h {redirection}")));
-        assert_eq!(code(&lost), 70, "{lost:?}");
-        assert!(text(&lost.stderr).contains(tells), "{lost:?}");
-        assert_eq!(world.json(&["inspect", "lock"])["held"], false);
-    }
-    let (reader, writer) = std::io::pipe().expect("a pipe");
-    drop(reader);
-    let piped = world.leasehold(["acquire", "lock", "--ttl", "1h"]).stdout(writer).output().expect("ran");
-    assert_eq!(code(&piped), 70, "{piped:?}");
-    assert_eq!(world.json(&["inspect", "lock"])["held"], false);
-    // Not wanted is not the same.
-    assert_eq!(code(&output(&mut shell(&world, "$L acquire other >/dev/null"))), 0);
-    assert_eq!(world.json(&["inspect", "other"])["held"], true);
-}
-
-#[test]
-fn results_that_cannot_be_printed_are_a_failure() {
-    let world = World::new();
-    world.json(&["acquire", "lock/1", "--ttl", "1h"]);
-    for command in ["inspect lock", "list lock --json", "doctor", "completions bash", "--help"] {
-        let full = output(&mut shell(&world, &format!("$L {command} >/dev/full")));
-        assert_eq!((code(&full), text(&full.stderr).lines().count()), (70, 1), "{full:?}");
-        let (reader, writer) = std::io::pipe().expect("a pipe");
-        drop(reader);
-        let gone = world.leasehold(command.split(' ')).stdout(writer).output().expect("ran");
-        assert_eq!((code(&gone), text(&gone.stderr)), (0, String::new()), "{gone:?}");
-    }
-}
-
 #[test]
 fn text_escapes_what_could_trick_a_terminal() {
     let world = World::new();

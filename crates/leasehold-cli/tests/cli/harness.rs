@@ -57,7 +57,7 @@ impl World {
         let mut command = Command::new("env");
         command.args(["--default-signal", env!("CARGO_BIN_EXE_leasehold")]);
         command.args(args).env("LEASEHOLD_STORE", self.store()).current_dir(self.dir.path());
-        for inherited in ["LEASEHOLD_NAME", "LEASEHOLD_TOKEN", "LEASEHOLD_TICKET"] {
+        for inherited in ["LEASEHOLD_NAME", "LEASEHOLD_TOKEN", "LEASEHOLD_TICKET", "LEASEHOLD_HELD"] {
             command.env_remove(inherited);
         }
         command

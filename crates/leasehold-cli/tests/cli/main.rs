@@ -10,4 +10,7 @@ mod redis;
 mod secrets;
 mod servers;
 mod signals;
+mod stdout;
+mod stores;
 mod terminal;
+mod tickets;

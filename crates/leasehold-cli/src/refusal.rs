@@ -1,0 +1,168 @@
+//! Says why a command cannot be executed, by the cause and not by the error's number: one number has many causes, and
+//! most of them are not at the file that was named.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, StatVfsMountFlags};
+use rustix::io::Errno;
+
+use crate::exit::Exit;
+use crate::output::safe;
+
+/// How much of a file the kernel looks at to find out how to execute it.
+const HEAD: u64 = 256;
+
+/// Returns the exit code of a shell, and the cause.
+pub(crate) fn explain(program: &OsStr, error: &io::Error) -> (Exit, String) {
+    let (exit, cause) = cause(program, error);
+    (exit, format!("{cause} command=`{}` error=`{error}`", safe(&program.to_string_lossy())))
+}
+
+fn cause(program: &OsStr, error: &io::Error) -> (Exit, String) {
+    let Some(path) = find(program) else {
+        return (Exit::NotFound, "the command was not found; check its name and PATH".to_owned());
+    };
+    let not_executable = |text: &str| (Exit::NotExecutable, text.to_owned());
+    match Errno::from_io_error(error) {
+        Some(Errno::NOENT) => missing(&path),
+        Some(Errno::ACCESS) => forbidden(&path),
+        Some(Errno::NOTDIR) => {
+            (Exit::NotFound, "the command was not found: a part of its path is no directory".to_owned())
+        }
+        Some(Errno::LOOP) => {
+            not_executable("the command cannot be executed: its path has too many symbolic links")
+        }
+        Some(Errno::NAMETOOLONG) => not_executable("the command cannot be executed: its path is too long"),
+        Some(Errno::TXTBSY) => not_executable(
+            "the command cannot be executed while another process writes to its file; retry then",
+        ),
+        Some(Errno::TOOBIG) => not_executable(
+            "the command cannot be executed: its arguments and its environment are too long together",
+        ),
+        Some(Errno::NOMEM | Errno::AGAIN | Errno::MFILE | Errno::NFILE) => not_executable(
+            "the command cannot be executed: the system has no memory, processes or files left",
+        ),
+        Some(Errno::NOEXEC | Errno::INVAL) => not_executable(
+            "the command cannot be executed: its file is no program for this machine, and no script",
+        ),
+        Some(Errno::PERM) => not_executable("the command cannot be executed: the system does not permit it"),
+        _ => not_executable("the command cannot be executed"),
+    }
+}
+
+/// The file exists, or its path leads nowhere.
+fn missing(path: &Path) -> (Exit, String) {
+    if !path.is_absolute() && std::env::current_dir().is_err() {
+        let text = "the command was not found: the working directory is not there any more";
+        return (Exit::NotFound, text.to_owned());
+    }
+    if path.exists() {
+        let what = match interpreter(path) {
+            Some(interpreter) if interpreter.as_bytes().ends_with(b"\r") => {
+                "its first line ends in a carriage return, which is taken for a part of its interpreter's name"
+                    .to_owned()
+            }
+            Some(interpreter) => format!(
+                "its interpreter was not found; install it, or correct the first line of the script interpreter=`{}`",
+                safe(&interpreter.to_string_lossy())
+            ),
+            None => "the loader that it asks for was not found; it was built for another system".to_owned(),
+        };
+        return (Exit::NotExecutable, format!("the command cannot be executed: {what}"));
+    }
+    let what = if path.is_symlink() { "it is a symbolic link to nothing" } else { "there is no such file" };
+    (Exit::NotFound, format!("the command was not found: {what}"))
+}
+
+/// The file, its interpreter, or a directory on the way to it may not be used.
+fn forbidden(path: &Path) -> (Exit, String) {
+    let what = match path.metadata() {
+        Err(_) => "a directory on the way to it may not be searched".to_owned(),
+        Ok(file) if file.is_dir() => "it is a directory".to_owned(),
+        Ok(file) if !file.is_file() => "it is no regular file".to_owned(),
+        Ok(_) if is_noexec(path) => {
+            "its file system is mounted without the right to execute (noexec)".to_owned()
+        }
+        Ok(_) if rustix::fs::access(path, Access::EXEC_OK).is_err() => {
+            "it is not executable for you; run `chmod +x` on it".to_owned()
+        }
+        Ok(_) => match interpreter(path) {
+            Some(interpreter) => format!(
+                "its interpreter is not executable interpreter=`{}`",
+                safe(&interpreter.to_string_lossy())
+            ),
+            None => "the system does not permit it".to_owned(),
+        },
+    };
+    (Exit::NotExecutable, format!("the command cannot be executed: {what}"))
+}
+
+/// Returns the file that was meant, if there is one: a name without a slash is looked up in PATH.
+fn find(program: &OsStr) -> Option<PathBuf> {
+    if program.as_bytes().contains(&b'/') {
+        return Some(program.into());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/bin:/usr/bin"));
+    let found: Vec<_> = std::env::split_paths(&path)
+        .map(|directory| directory.join(program))
+        .filter(|file| !program.is_empty() && file.symlink_metadata().is_ok())
+        .collect();
+    // The first that is executable is what was tried last.
+    let usable = found.iter().find(|file| rustix::fs::access(file.as_path(), Access::EXEC_OK).is_ok());
+    usable.or(found.first()).cloned()
+}
+
+fn interpreter(path: &Path) -> Option<OsString> {
+    let head = head(path)?;
+    let line = head.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let start = line.iter().position(|byte| !b" \t".contains(byte))?;
+    let word = line[start..].split(|byte| b" \t".contains(byte)).next()?;
+    Some(OsString::from_vec(word.to_owned()))
+}
+
+fn head(path: &Path) -> Option<Vec<u8>> {
+    let mut head = Vec::new();
+    File::open(path).ok()?.take(HEAD).read_to_end(&mut head).ok()?;
+    Some(head)
+}
+
+fn is_noexec(path: &Path) -> bool {
+    rustix::fs::statvfs(path).is_ok_and(|mount| mount.f_flag.contains(StatVfsMountFlags::NOEXEC))
+}
+
+/// Says that a file is a program for another machine. Must be asked before such a file is executed: where the kernel
+/// refuses it, the C library hands it to a shell, which takes it for a script.
+pub(crate) fn foreign(program: &OsStr) -> Option<String> {
+    let path = find(program)?;
+    let head = head(&path)?;
+    let [0x7f, b'E', b'L', b'F', _, order, ..] = head[..] else { return None };
+    let machine = head.get(18..20)?.try_into().ok()?;
+    let machine = if order == 2 { u16::from_be_bytes(machine) } else { u16::from_le_bytes(machine) };
+    if OURS.is_empty() || OURS.contains(&machine) || emulates() {
+        return None;
+    }
+    Some(format!(
+        "the command cannot be executed: it is a program for another kind of machine command=`{}` machine=`{machine}`",
+        safe(&program.to_string_lossy())
+    ))
+}
+
+/// The machines whose programs run on this one, as ELF numbers them; none where that is not known.
+const OURS: &[u16] = if cfg!(target_arch = "x86_64") {
+    &[62, 3]
+} else if cfg!(target_arch = "aarch64") {
+    &[183, 40]
+} else {
+    &[]
+};
+
+/// Returns `true` if the kernel may have been told how to run the programs of other machines.
+fn emulates() -> bool {
+    let known = std::fs::read_dir("/proc/sys/fs/binfmt_misc");
+    let Ok(known) = known else { return false };
+    known.flatten().any(|entry| !["register", "status"].contains(&&*entry.file_name().to_string_lossy()))
+}

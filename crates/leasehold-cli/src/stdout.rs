@@ -1,0 +1,59 @@
+//! Writes results to stdout, and notices when they do not get there.
+//!
+//! The standard library cannot tell: when the program starts with stdout closed, its runtime opens the null device
+//! there, and later it takes a descriptor that cannot be written to for one that was written to.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+/// Whether stdout was closed when the program was started.
+static WAS_CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// Looks before the runtime opens the null device in place of a closed stdout: afterwards the two cannot be told
+/// apart, and the null device is where a caller sends what it does not want.
+#[ctor::ctor]
+fn look() {
+    let flags = rustix::fs::fcntl_getfl(rustix::stdio::stdout());
+    WAS_CLOSED.store(flags == Err(Errno::BADF), Ordering::Relaxed);
+}
+
+/// Says why nothing can be written to stdout, as far as that is known without writing.
+pub(crate) fn unusable() -> Option<&'static str> {
+    if WAS_CLOSED.load(Ordering::Relaxed) {
+        return Some("stdout is closed");
+    }
+    let flags = rustix::fs::fcntl_getfl(rustix::stdio::stdout());
+    let writable =
+        |flags: OFlags| flags.intersects(OFlags::WRONLY | OFlags::RDWR) && !flags.contains(OFlags::PATH);
+    match flags {
+        Ok(flags) if writable(flags) => None,
+        Ok(_) => Some("stdout is not open for writing"),
+        Err(_) => Some("stdout is closed"),
+    }
+}
+
+/// Writes all of it.
+pub(crate) fn write(mut bytes: &[u8]) -> io::Result<()> {
+    if let Some(why) = unusable() {
+        return Err(io::Error::other(why));
+    }
+    let stdout = rustix::stdio::stdout();
+    while !bytes.is_empty() {
+        match rustix::io::write(stdout, bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = &bytes[written..],
+            Err(Errno::INTR) => {}
+            // A pipe that another process has made non-blocking is full.
+            Err(Errno::AGAIN) => {
+                poll(&mut [PollFd::new(&stdout, PollFlags::OUT)], None)
+                    .or_else(|error| if error == Errno::INTR { Ok(0) } else { Err(error) })?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,158 @@
+//! Every command with every stdout that cannot be written to.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::process::{Command, Stdio};
+
+use crate::harness::{World, code, eventually, output, parse, text};
+
+/// How a shell opens stdout, and what is said of it. `run`'s stdout is its command's.
+const UNWRITABLE: [(&str, &str); 6] = [
+    (">&-", "stdout is closed"),
+    ("<&- >&-", "stdout is closed"),
+    ("1</dev/null", "stdout is not open for writing"),
+    ("1</etc/passwd", "stdout is not open for writing"),
+    ("1</", "stdout is not open for writing"),
+    (">/dev/full", "No space left on device"),
+];
+
+/// What takes results that nobody wants: a shell's redirection, and how Python, Node and `daemon` open it.
+const UNWANTED: [&str; 3] = [">/dev/null", "1<>/dev/null", "1<>/dev/null 0<&1"];
+
+/// The program, found in `$L`, in a shell in a world.
+fn shell(world: &World, script: &str) -> Command {
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", script])
+        .env("L", env!("CARGO_BIN_EXE_leasehold"))
+        .env("LEASEHOLD_STORE", world.store())
+        .current_dir(world.path(""));
+    shell
+}
+
+/// A pipe that nobody reads.
+fn unread() -> Stdio {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    writer.into()
+}
+
+/// Each command that prints, with its own exit code, and whether it changes something first.
+fn commands(world: &World) -> Vec<(String, i32)> {
+    let ticket = text(&world.output(&["acquire", "held", "--ttl", "1h"]).stdout);
+    let over = text(&world.output(&["acquire", "over"]).stdout);
+    assert_eq!(code(&world.output(&["release", &over])), 0);
+    let released = text(&world.output(&["acquire", "released"]).stdout);
+    let lines: [(&str, i32); 16] = [
+        ("inspect held", 0),
+        ("inspect held --json", 0),
+        ("list", 0),
+        ("list --json", 0),
+        ("doctor", 0),
+        ("doctor --json", 0),
+        ("doctor --store sqlite:/proc/x", 1),
+        ("watch held", 0),
+        ("completions bash", 0),
+        ("--help", 0),
+        ("run --help", 0),
+        ("--version", 0),
+        ("break nothing", 0),
+        ("verify OVER --json", 76),
+        ("release OVER --json", 76),
+        ("verify TICKET", 0),
+    ];
+    let lines = lines.into_iter().chain([("renew TICKET", 0), ("release RELEASED", 0)]);
+    let put =
+        |line: &str| line.replace("OVER", &over).replace("TICKET", &ticket).replace("RELEASED", &released);
+    lines.map(|(line, exit)| (put(line), exit)).collect()
+}
+
+#[test]
+fn result_that_cannot_be_printed_is_a_failure_of_every_command() {
+    for (redirection, about) in UNWRITABLE {
+        let world = World::new();
+        for (command, own) in commands(&world) {
+            let failed = output(&mut shell(&world, &format!("$L {command} {redirection}")));
+            let stderr = text(&failed.stderr);
+            // A failure of its own is the news.
+            let expected = if own == 0 { 70 } else { own };
+            assert_eq!(code(&failed), expected, "{command} {redirection}: {stderr}");
+            assert_eq!(stderr.lines().count(), 1, "{command} {redirection}: {stderr}");
+            assert!(own == 76 || stderr.contains(about), "{command} {redirection}: {stderr}");
+        }
+        // What was to be done is done all the same.
+        assert_eq!(world.json(&["inspect", "released"])["held"], false, "{redirection}");
+        assert_eq!(world.json(&["inspect", "held"])["held"], true, "{redirection}");
+    }
+}
+
+#[test]
+fn reader_that_has_gone_changes_no_exit_code() {
+    let world = World::new();
+    for (command, own) in commands(&world) {
+        let gone = world.leasehold(command.split(' ')).stdout(unread()).output().expect("ran");
+        assert_eq!(code(&gone), own, "{command}: {gone:?}");
+        assert_eq!(text(&gone.stderr).is_empty(), own != 76, "{command}: {gone:?}");
+    }
+}
+
+#[test]
+fn result_that_is_not_wanted_is_none() {
+    for redirection in UNWANTED {
+        let world = World::new();
+        for (command, own) in commands(&world) {
+            if command.starts_with("watch") {
+                continue; // It would go on.
+            }
+            let done = output(&mut shell(&world, &format!("$L {command} {redirection}")));
+            assert_eq!(code(&done), own, "{command} {redirection}: {done:?}");
+        }
+        assert_eq!(code(&output(&mut shell(&world, &format!("$L acquire lock {redirection}")))), 0);
+        assert_eq!(world.json(&["inspect", "lock"])["held"], true, "{redirection}");
+    }
+    let world = World::new();
+    let null = File::options().read(true).write(true).open("/dev/null").expect("there");
+    assert_eq!(code(&world.leasehold(["acquire", "lock"]).stdout(null).output().expect("ran")), 0);
+    assert_eq!(world.json(&["inspect", "lock"])["held"], true);
+}
+
+#[test]
+fn ticket_that_nobody_gets_leaves_no_lock() {
+    let world = World::new();
+    for (redirection, about) in UNWRITABLE {
+        for options in ["", "--json", "-q"] {
+            let lost =
+                output(&mut shell(&world, &format!("$L acquire lock --ttl 1h {options} {redirection}")));
+            let stderr = text(&lost.stderr);
+            assert_eq!(code(&lost), 70, "{lost:?}");
+            assert!(stderr.contains(about) && stderr.lines().count() == 1, "{lost:?}");
+            let known = about.starts_with("stdout");
+            let then = if known { "so the lock was not taken" } else { "so the lock was released again" };
+            assert!(stderr.contains(then), "{lost:?}");
+            assert_eq!(world.json(&["inspect", "lock"])["held"], false);
+        }
+    }
+    let piped = world.leasehold(["acquire", "lock", "--ttl", "1h"]).stdout(unread()).output().expect("ran");
+    assert_eq!(code(&piped), 70, "{piped:?}");
+    assert!(text(&piped.stderr).contains("released again"), "{piped:?}");
+    assert_eq!(world.json(&["inspect", "lock"])["held"], false);
+}
+
+#[test]
+fn long_result_goes_through_a_pipe_that_does_not_block() {
+    const ROOM: usize = 4096;
+    let world = World::new();
+    // Six bytes each in JSON.
+    world.json(&["acquire", "lock", "--label", &"\u{1}".repeat(4000)]);
+    let (mut reader, writer) = std::io::pipe().expect("a pipe");
+    assert_eq!(rustix::pipe::fcntl_setpipe_size(&writer, ROOM).expect("small"), ROOM);
+    rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).expect("set");
+    let mut command = world.leasehold(["inspect", "lock", "--json"]);
+    let mut inspect = command.stdout(writer).spawn().expect("starts");
+    drop(command);
+    eventually("a full pipe", || rustix::io::ioctl_fionread(&reader).expect("a pipe") == ROOM as u64);
+    let mut printed = String::new();
+    reader.read_to_string(&mut printed).expect("read");
+    assert!(inspect.wait().expect("ended").success());
+    assert_eq!(parse(&printed)["label"].as_str().map(str::len), Some(4000));
+}
