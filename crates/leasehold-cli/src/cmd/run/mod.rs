@@ -16,11 +16,12 @@ use self::child::{Change, Child, ourselves};
 use self::guardian::Guardian;
 use self::terminal::Terminal;
 use crate::args::{OnLost, Run};
+use crate::environment::Environment;
 use crate::exit::{Exit, Failure, Result, chain};
 use crate::output::complain;
 use crate::session::{self, Context};
 use crate::signals::{self, Signals};
-use crate::{store, waiting};
+use crate::waiting;
 
 /// Signals that a stopped command would not notice until somebody continues it.
 const ENDS_STOPPED_ONES: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
@@ -36,8 +37,10 @@ pub(crate) fn helper(args: &[OsString]) -> Option<Exit> {
 
 pub(crate) async fn run(args: Run, cx: &Context) -> Result<Exit> {
     let (name, command) = args.check().map_err(Failure::usage)?;
+    let environment = Environment::new(args.hide_store, &cx.store)?;
     let mut job = Job {
         args,
+        environment,
         name,
         command,
         signals: Signals::all()?,
@@ -46,6 +49,7 @@ pub(crate) async fn run(args: Run, cx: &Context) -> Result<Exit> {
         to_share: None,
     };
     let locks = job.signals.interrupt(Locks::connect(cx.store.url())).await??;
+    session::check_at_least(job.args.at_least, &locks)?;
     let done = job.run(&locks, cx).await;
     // The command has ended: how it ended counts, not how long the storage takes to hear of it.
     let _ = session::close(&locks, &mut job.signals).await;
@@ -58,6 +62,7 @@ pub(crate) async fn run(args: Run, cx: &Context) -> Result<Exit> {
 /// One `run`.
 struct Job {
     args: Run,
+    environment: Environment,
     name: String,
     command: Vec<OsString>,
     signals: Signals,
@@ -74,7 +79,7 @@ impl Job {
         let guard = self.acquire(locks, cx).await?;
         let granted = clock::boot_nanos();
         let mut guardian = Guardian::start(self.args.on_lost, self.grace())?;
-        let (exit, lost) = self.supervise(locks, &guard, &mut guardian, cx).await?;
+        let (exit, lost) = self.supervise(locks, &guard, &mut guardian).await?;
         let ended = self.end(locks, guard, granted, exit, lost).await;
         gone(&mut guardian).await;
         ended
@@ -101,15 +106,9 @@ impl Job {
         locks: &Locks,
         guard: &Guard,
         guardian: &mut Guardian,
-        cx: &Context,
     ) -> Result<(Exit, Option<Lost>)> {
         let mut events = locks.events();
-        let variables = [
-            ("LEASEHOLD_NAME", self.name.clone()),
-            ("LEASEHOLD_TOKEN", guard.token().to_string()),
-            (waiting::TICKET, guard.ticket().to_string()),
-            (store::VARIABLE, cx.store.anywhere()),
-        ];
+        let variables = self.environment.within(guard);
         guardian.deadline(guard.remaining());
         // A signal that came during the acquisition means that the command is not wanted any more.
         self.signals.none_yet()?;
@@ -238,7 +237,7 @@ impl Job {
         }
         let held = Duration::from_nanos(clock::boot_nanos().saturating_sub(granted));
         let rest = self.args.at_least.unwrap_or_default().saturating_sub(held);
-        let given_up = if rest.is_zero() { guard.release().await } else { leave(guard, rest).await };
+        let given_up = if rest.is_zero() { guard.release().await } else { leave(locks, guard, rest).await };
         match given_up {
             Err(error) if error.kind() == ErrorKind::Lost && !ignore => match error.lost() {
                 Some(why) => Err(unfinished(locks, &name, why).await),
@@ -268,9 +267,8 @@ async fn unfinished(locks: &Locks, name: &Name, why: Lost) -> Failure {
 }
 
 /// Lets the lease live for `rest`, without us.
-async fn leave(guard: Guard, rest: Duration) -> leasehold::Result<()> {
-    const SHORTEST_TTL: Duration = Duration::from_millis(100);
-    let extended = guard.extend(std::cmp::max(rest, SHORTEST_TTL)).await;
+async fn leave(locks: &Locks, guard: Guard, rest: Duration) -> leasehold::Result<()> {
+    let extended = guard.extend(std::cmp::max(rest, locks.limits().ttl_min)).await;
     guard.forget();
     extended
 }
