@@ -4,9 +4,8 @@
 //! Between fork and exec only `unsafe` code could do that; so the program starts itself again to do it.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
 use std::os::unix::process::CommandExt as _;
-use std::path::{self, Path};
+use std::path::Path;
 use std::process::Command;
 
 use rustix::fs::{Mode, OFlags};
@@ -15,6 +14,7 @@ use rustix::process;
 use super::guardian;
 use crate::exit::Exit;
 use crate::output::complain;
+use crate::refusal;
 
 pub(super) const VERB: &str = "__exec";
 
@@ -34,14 +34,13 @@ pub(super) fn main(args: &[OsString]) -> Exit {
         return Exit::Lost;
     }
     tell_guardian(parent, pipe);
+    if let Some(why) = refusal::foreign(program) {
+        complain(&why);
+        return Exit::NotExecutable;
+    }
     let error = Command::new(program).args(args).exec();
-    let (exit, what) = match error.kind() {
-        io::ErrorKind::NotFound if !is_there(program) => {
-            (Exit::NotFound, "the command was not found; check its name and PATH")
-        }
-        _ => (Exit::NotExecutable, "the command cannot be executed; check its permissions"),
-    };
-    complain(&format!("{what} command=`{}` error=`{error}`", program.display()));
+    let (exit, why) = refusal::explain(program, &error);
+    complain(&why);
     exit
 }
 
@@ -59,9 +58,4 @@ fn tell_guardian(parent: &OsStr, pipe: &OsStr) {
         let line = guardian::group_line(process::getpid());
         let _ = rustix::io::write(pipe, line.as_bytes());
     }
-}
-
-/// Whether it is the interpreter of a script that is missing. A name without a slash was looked up in PATH.
-fn is_there(program: &OsStr) -> bool {
-    program.to_string_lossy().contains(path::MAIN_SEPARATOR) && Path::new(program).exists()
 }
