@@ -7,7 +7,7 @@ use std::time::Duration;
 use leasehold::storage::postgres::{self, Postgres};
 use leasehold::storage::redis::{self, Finding, Redis};
 use leasehold::storage::redis_quorum::{self, RedisQuorum};
-use leasehold::{Guarantees, LeaseClock, Locks, Options, Wait};
+use leasehold::{ErrorKind, Guarantees, LeaseClock, Locks, Options};
 use rustix::fs::Access;
 use serde::Serialize;
 
@@ -81,6 +81,12 @@ fn print(report: &Report, cx: &Context) -> Result<Exit> {
 async fn examine(locks: &Locks, report: &mut Report) {
     promises(locks.guarantees(), report);
     match round_trip(locks).await {
+        // No other client asks for that name: it is the storage that keeps everybody out.
+        Err(error) if error.kind() == ErrorKind::Contended => report.warn(
+            "round trip",
+            "the storage grants nothing now, as a new primary does for its `failover_grace`; ask again"
+                .to_owned(),
+        ),
         Err(error) => report.fail("round trip", chain(&error)),
         Ok(trip) => {
             report.ok("round trip", "acquired, renewed, inspected and released a lock of its own".to_owned());
@@ -176,18 +182,28 @@ struct RoundTrip {
     ttl: Duration,
 }
 
+/// How long a new primary may keep everybody out until that is told and not waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 async fn round_trip(locks: &Locks) -> leasehold::Result<RoundTrip> {
     let limits = locks.limits();
     let ttl = Options::default().ttl.clamp(limits.ttl_min, limits.ttl_max);
     // Nobody else's name: the process id tells the doctors of one machine apart, the time those of several.
     let nanos = super::run::clock::boot_nanos();
     let name = format!("leasehold.doctor/{}-{nanos}", std::process::id());
-    let once = Wait::Attempts { attempts: 1, interval: Duration::ZERO };
-    let lock = locks.lock(&name).ttl(ttl).wait(once);
+    let lock = locks.lock(&name).ttl(ttl).wait(PATIENCE);
     let (mut tokens, mut seen, mut slowest) = ([0; 2], true, Duration::ZERO);
     for token in &mut tokens {
-        let start = super::run::clock::boot_nanos();
-        let guard = lock.acquire().await?;
+        // Without the time for which a new primary keeps everybody out.
+        let mut start = super::run::clock::boot_nanos();
+        let guard = match lock.try_acquire().await? {
+            Some(guard) => guard,
+            None => {
+                let guard = lock.acquire().await?;
+                start = super::run::clock::boot_nanos();
+                guard
+            }
+        };
         slowest = std::cmp::max(slowest, since(start));
         *token = guard.token().get();
         let start = super::run::clock::boot_nanos();

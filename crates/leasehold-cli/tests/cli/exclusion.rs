@@ -56,6 +56,29 @@ fn wait_for_ourselves_is_told_at_once() {
 }
 
 #[test]
+fn wait_for_an_outer_lock_of_ours_is_told_at_once() {
+    let world = World::new();
+    let bin = env!("CARGO_BIN_EXE_leasehold");
+    let told = "it would wait for itself";
+    // a in b in a, at any depth, and also where only the owner is handed on.
+    for around in [
+        "run b --",
+        "run b -- $L run c --",
+        "run b -- env -u LEASEHOLD_TICKET",
+        "run b --hide-store -- env LEASEHOLD_STORE=$LEASEHOLD_STORE",
+    ] {
+        let script = format!("$L {around} $L run lock --wait 50ms -- true");
+        let run = output(world.run(&[], &script).env("L", bin));
+        let stderr = text(&run.stderr);
+        assert_eq!((code(&run), stderr.matches(told).count()), (75, 1), "{around}: {stderr}");
+    }
+    // Another's lease is none of ours, and a storage that knows another lock of that name holds another lock.
+    let other = "$L run b --store sqlite:other.db -- $L run lock --wait 50ms -- echo in";
+    let run = output(world.run(&[], other).env("L", bin));
+    assert_eq!((code(&run), text(&run.stdout), text(&run.stderr)), (0, "in".to_owned(), String::new()));
+}
+
+#[test]
 fn many_never_overlap_and_their_tokens_grow() {
     const RUNS: usize = 8;
     let world = World::new();

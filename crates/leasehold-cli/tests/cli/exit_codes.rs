@@ -41,6 +41,53 @@ fn a_command_that_cannot_be_started() {
 }
 
 #[test]
+fn cause_why_a_command_cannot_be_executed_is_told() {
+    let world = World::new();
+    let make = |name: &str, contents: &[u8], mode: u32| {
+        let file = world.path(name);
+        std::fs::write(&file, contents).expect("written");
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(mode)).expect("changed");
+        format!("./{name}")
+    };
+    let mut foreign = std::fs::read("/bin/true").expect("there");
+    // No such machine was ever built.
+    foreign[18..20].copy_from_slice(&[0xee, 0xee]);
+    let link = |to: &str, name: &str| {
+        std::os::unix::fs::symlink(to, world.path(name)).expect("made");
+        format!("./{name}")
+    };
+    let cases = [
+        (make("gone", b"#!/no/such\n", 0o755), 126, "its interpreter was not found; install it"),
+        (make("env", b"#! /no/such/env python\n", 0o755), 126, "interpreter=`/no/such/env`"),
+        (make("dos", b"#!/bin/sh\r\n", 0o755), 126, "carriage return"),
+        (make("odd", b"#!/etc/passwd\n", 0o755), 126, "its interpreter is not executable"),
+        (make("plain", b"echo", 0o644), 126, "run `chmod +x` on it"),
+        (make("foreign", &foreign, 0o755), 126, "another kind of machine"),
+        (link("nothing", "dangling"), 127, "a symbolic link to nothing"),
+        (link("loop", "loop"), 126, "too many symbolic links"),
+        ("/".to_owned(), 126, "it is a directory"),
+        ("/dev/null".to_owned(), 126, "it is no regular file"),
+        ("./plain/x".to_owned(), 127, "a part of its path is no directory"),
+        (format!("./{}", "x".repeat(300)), 126, "its path is too long"),
+        ("./nothing".to_owned(), 127, "there is no such file"),
+        ("no-such-command".to_owned(), 127, "check its name and PATH"),
+        (String::new(), 127, "was not found"),
+    ];
+    for (command, expected, about) in cases {
+        fails(&world.output(&["run", "lock", "--", &command]), expected, about);
+    }
+    let busy = make("busy", &std::fs::read("/bin/true").expect("there"), 0o755);
+    let writes = std::fs::File::options().append(true).open(world.path("busy")).expect("there");
+    fails(&world.output(&["run", "lock", "--", &busy]), 126, "while another process writes to its file");
+    drop(writes);
+    assert_eq!(code(&world.output(&["run", "lock", "--", &busy])), 0);
+    // An empty file is an empty script, as for a shell.
+    let empty = make("empty", b"", 0o755);
+    assert_eq!(code(&world.output(&["run", "lock", "--", &empty])), 0);
+    assert_eq!(world.json(&["inspect", "lock"])["held"], false);
+}
+
+#[test]
 fn bad_usage() {
     let world = World::new();
     let cases: &[&[&str]] = &[
@@ -153,4 +200,29 @@ fn lost_while_running() {
     let run = run.finish();
     fails(&run, 76, "name=`lock`");
     fails(&run, 76, "now=`");
+}
+
+#[test]
+fn cause_is_told_where_mounts_are_not_as_they_should_be() {
+    // A mount namespace of its own, where this machine lets a test make one.
+    const ALONE: [&str; 5] = ["--user", "--map-root-user", "--mount", "sh", "-c"];
+    let mut probe = std::process::Command::new("unshare");
+    if !probe.args(ALONE).arg("mount -t tmpfs none /mnt").output().is_ok_and(|o| o.status.success()) {
+        eprintln!("not run: this machine lets nobody mount in a namespace, as most containers do");
+        return;
+    }
+    let world = World::new();
+    let within = |script: &str| {
+        let mut shell = std::process::Command::new("unshare");
+        shell.args(ALONE).arg(script).env("L", env!("CARGO_BIN_EXE_leasehold"));
+        output(shell.env("LEASEHOLD_STORE", world.store()).current_dir(world.path("")))
+    };
+    let noexec = "mount -t tmpfs -o noexec none /mnt && cp /bin/true /mnt && $L run lock -- /mnt/true";
+    fails(&within(noexec), 126, "(noexec)");
+    for command in ["run lock -- true", "acquire lock", "doctor --json"] {
+        let blind = within(&format!("mount -t tmpfs none /proc && $L {command}"));
+        let said = format!("{}{}", text(&blind.stdout), text(&blind.stderr));
+        assert!(said.contains("mount /proc here") && !said.contains("retry"), "{command}: {said}");
+        assert_eq!(code(&blind), if command.starts_with("doctor") { 1 } else { 64 }, "{said}");
+    }
 }

@@ -3,7 +3,7 @@
 use leasehold_testbed::Redis;
 use serde_json::json;
 
-use crate::harness::World;
+use crate::harness::{World, code, output, text};
 use crate::servers::{self, CANARY, doctor, of};
 
 fn server() -> (Redis, World) {
@@ -105,4 +105,38 @@ fn doctor_says_that_a_user_may_not_ask() {
             name == "server" && status == "warn" && detail.contains("+info")
         })
     );
+}
+
+#[test]
+fn longest_ttl_of_a_storage_bounds_every_default_and_every_promise() {
+    const GRACE: u64 = 2;
+    let redis = Redis::options().start().expect("a server");
+    let world = World::at(format!("{}?failover_grace={GRACE}s", redis.url()));
+    // The server is new to its clients, which grant nothing for that long.
+    let ticket = text(&world.output(&["acquire", "lock"]).stdout);
+    assert!(ticket.ends_with(&format!(".{}.lock", GRACE * 1000)), "{ticket}");
+    assert_eq!(code(&world.output(&["release", &ticket])), 0);
+
+    let (exit, _, checks) = doctor(&world);
+    assert_eq!(exit, 0, "{checks:#?}");
+    assert!(of(&checks, "latency").1.contains("the default ttl of 2.0s"), "{checks:#?}");
+    let ran = output(&mut world.run(&["--at-least", "2s"], "echo ran"));
+    assert_eq!((code(&ran), text(&ran.stdout), text(&ran.stderr)), (0, "ran".into(), String::new()));
+    for options in
+        [&["--at-least", "3s"][..], &["--ttl", "3s"], &["--at-least", "2001ms", "--max-hold", "1h"]]
+    {
+        let refused = output(&mut world.run(options, "echo ran"));
+        assert_eq!((code(&refused), text(&refused.stdout)), (64, String::new()), "{refused:?}");
+        assert!(text(&refused.stderr).contains("2s"), "{refused:?}");
+    }
+    let longer = world.output(&["renew", "--ttl", "3s", &ticket]);
+    assert_eq!(code(&longer), 64, "{longer:?}");
+}
+
+#[test]
+fn doctor_of_a_new_server_waits_until_it_grants() {
+    let redis = Redis::options().start().expect("a server");
+    let world = World::at(format!("{}?failover_grace=1s", redis.url()));
+    let (exit, _, checks) = doctor(&world);
+    assert_eq!(exit, 0, "{checks:#?}");
 }

@@ -211,7 +211,7 @@ fn store_file_contains_one_url_whatever_the_kind_of_file() {
     let url = world.store();
     let listed = |store: &str| world.output(&["--store-file", store, "list"]);
     for good in [
-        format!("{url}"),
+        url.clone(),
         format!("{url}\n"),
         format!("{url}\r\n"),
         format!("\u{feff}{url}\r\n"),
