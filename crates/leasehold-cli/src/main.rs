@@ -23,7 +23,7 @@ use std::ffi::OsString;
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
-use crate::args::Cli;
+use crate::args::{Cli, Command};
 use crate::exit::{Exit, Failure, Result};
 use crate::output::{Output, complain};
 use crate::session::Context;
@@ -61,6 +61,10 @@ fn run(args: Vec<OsString>) -> Result<Exit> {
         usage::Parsed::Help(text) => return usage::print(&text),
     };
     log(cli.global.verbose);
+    // Which needs no storage, and must work where there is none.
+    if let Command::Completions(args) = &cli.command {
+        return cmd::completions::run(args);
+    }
     let output = Output { json: cli.global.json, quiet: cli.global.quiet };
     let store = Store::find(&cli.global)?;
     // One thread: the kernel kills the command of `run` when the thread that started it ends.

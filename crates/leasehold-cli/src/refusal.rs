@@ -1,14 +1,17 @@
 //! Says why a command cannot be executed, by the cause and not by the error's number: one number has many causes, and
 //! most of them are not at the file that was named.
 
-use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use rustix::fs::{Access, StatVfsMountFlags};
 use rustix::io::Errno;
+use rustix::process::Signal;
 
 use crate::exit::Exit;
 use crate::output::safe;
@@ -125,6 +128,8 @@ fn interpreter(path: &Path) -> Option<OsString> {
 }
 
 fn head(path: &Path) -> Option<Vec<u8>> {
+    // Opening a FIFO would wait for its writer.
+    path.metadata().ok().filter(Metadata::is_file)?;
     let mut head = Vec::new();
     File::open(path).ok()?.take(HEAD).read_to_end(&mut head).ok()?;
     Some(head)
@@ -134,24 +139,42 @@ fn is_noexec(path: &Path) -> bool {
     rustix::fs::statvfs(path).is_ok_and(|mount| mount.f_flag.contains(StatVfsMountFlags::NOEXEC))
 }
 
-/// Says that a file is a program for another machine. Must be asked before such a file is executed: where the kernel
-/// refuses it, the C library hands it to a shell, which takes it for a script.
-pub(crate) fn foreign(program: &OsStr) -> Option<String> {
+/// Executes a program that is built for another machine, and returns only if the kernel does not know how: `None` if it is
+/// no such program.
+///
+/// The C library would hand what the kernel refuses to a shell, which takes it for a script. Whether the kernel refuses
+/// it cannot be found out without trying, for it may have been told how to emulate that machine.
+pub(crate) fn foreign(program: &OsStr, args: &[OsString]) -> Option<String> {
     let path = find(program)?;
-    let head = head(&path)?;
-    let [0x7f, b'E', b'L', b'F', _, order, ..] = head[..] else { return None };
-    let machine = head.get(18..20)?.try_into().ok()?;
-    let machine = if order == 2 { u16::from_be_bytes(machine) } else { u16::from_le_bytes(machine) };
-    if OURS.is_empty() || OURS.contains(&machine) || emulates() {
+    let machine = machine(&head(&path)?)?;
+    if OURS.is_empty() || OURS.contains(&machine) {
         return None;
     }
-    Some(format!(
-        "the command cannot be executed: it is a program for another kind of machine command=`{}` machine=`{machine}`",
-        safe(&program.to_string_lossy())
-    ))
+    let text = |text: &OsStr| CString::new(text.as_bytes()).ok();
+    let words = [program].into_iter().chain(args.iter().map(OsString::as_os_str));
+    let words: Vec<_> = words.map(text).collect::<Option<_>>()?;
+    let variables = std::env::vars_os().map(|(name, value)| [name, value].join(OsStr::new("=")));
+    let variables: Vec<_> = variables.map(|variable| text(&variable)).collect::<Option<_>>()?;
+    // A program does not inherit a handler: it gets the default action, and not what our runtime has made of it.
+    let _ = signal_hook::flag::register(Signal::PIPE.as_raw(), Arc::new(AtomicBool::new(false)));
+    match nix::unistd::execve(&text(path.as_os_str())?, &words, &variables) {
+        Err(nix::errno::Errno::ENOEXEC) => Some(format!(
+            "the command cannot be executed: it is a program for another kind of machine command=`{}` machine=`{machine}`",
+            safe(&program.to_string_lossy())
+        )),
+        // As anywhere else.
+        _ => None,
+    }
 }
 
-/// The machines whose programs run on this one, as ELF numbers them; none where that is not known.
+/// Returns the machine that a program is built for, as ELF numbers it.
+fn machine(head: &[u8]) -> Option<u16> {
+    let [0x7f, b'E', b'L', b'F', _, order, ..] = *head else { return None };
+    let machine = head.get(18..20)?.try_into().ok()?;
+    Some(if order == 2 { u16::from_be_bytes(machine) } else { u16::from_le_bytes(machine) })
+}
+
+/// The machines whose programs run on this one; none where that is not known.
 const OURS: &[u16] = if cfg!(target_arch = "x86_64") {
     &[62, 3]
 } else if cfg!(target_arch = "aarch64") {
@@ -159,10 +182,3 @@ const OURS: &[u16] = if cfg!(target_arch = "x86_64") {
 } else {
     &[]
 };
-
-/// Returns `true` if the kernel may have been told how to run the programs of other machines.
-fn emulates() -> bool {
-    let known = std::fs::read_dir("/proc/sys/fs/binfmt_misc");
-    let Ok(known) = known else { return false };
-    known.flatten().any(|entry| !["register", "status"].contains(&&*entry.file_name().to_string_lossy()))
-}

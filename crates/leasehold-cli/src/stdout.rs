@@ -55,5 +55,7 @@ pub(crate) fn write(mut bytes: &[u8]) -> io::Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
+    // Some file systems of other machines say only now that there is no room.
+    nix::unistd::close(rustix::io::dup(stdout)?)?;
     Ok(())
 }

@@ -69,8 +69,9 @@ impl Store {
     pub(crate) fn anywhere(&self) -> Result<String> {
         if self.scheme() == "sqlite" {
             let file = Config::parse(&self.0)?.path()?;
-            let written = self.0.starts_with("sqlite:/");
-            return if written { Ok(self.0.clone()) } else { Ok(self.with_file(&absolute(&file)?)) };
+            let real = resolved(absolute(&file)?);
+            let as_written = self.0.starts_with("sqlite:/") && real == file;
+            return Ok(if as_written { self.0.clone() } else { self.with_file(&real) });
         }
         self.with_absolute_options()
     }
@@ -161,6 +162,16 @@ fn absolute(file: &Path) -> Result<PathBuf> {
         ))
     })?;
     Ok(cwd.join(file))
+}
+
+/// Resolves the symbolic links on the way to a file, which the command may change: a deployment does. The file itself
+/// and some directories may still have to be made.
+fn resolved(file: PathBuf) -> PathBuf {
+    let real = file.ancestors().skip(1).find_map(|directory| {
+        let rest = file.strip_prefix(directory).ok()?;
+        Some(directory.canonicalize().ok()?.join(rest))
+    });
+    real.unwrap_or(file)
 }
 
 fn decode(text: &str) -> PathBuf {

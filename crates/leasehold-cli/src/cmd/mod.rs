@@ -2,7 +2,7 @@
 
 mod acquire;
 mod break_;
-mod completions;
+pub(crate) mod completions;
 mod doctor;
 mod inspect;
 mod list;

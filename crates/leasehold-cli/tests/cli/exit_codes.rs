@@ -81,6 +81,9 @@ fn cause_why_a_command_cannot_be_executed_is_told() {
     fails(&world.output(&["run", "lock", "--", &busy]), 126, "while another process writes to its file");
     drop(writes);
     assert_eq!(code(&world.output(&["run", "lock", "--", &busy])), 0);
+    // It is not opened: nobody writes to it.
+    rustix::fs::mkfifoat(rustix::fs::CWD, world.path("fifo"), rustix::fs::Mode::RWXU).expect("made");
+    fails(&world.output(&["run", "lock", "--", "./fifo"]), 126, "it is no regular file");
     // An empty file is an empty script, as for a shell.
     let empty = make("empty", b"", 0o755);
     assert_eq!(code(&world.output(&["run", "lock", "--", &empty])), 0);

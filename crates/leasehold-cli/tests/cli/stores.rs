@@ -77,9 +77,13 @@ fn symbolic_link_on_the_way_may_change_under_the_command() {
         std::fs::create_dir(world.path(dir)).expect("made");
     }
     std::os::unix::fs::symlink(world.path("one"), world.path("link")).expect("made");
-    let script = format!("ln -sfn two ../link; {AGAIN}; ls ../one ../two");
-    let again = run(&world, &world.path("link"), Some("sqlite:locks.db"), &[], &script);
-    assert!(text(&again.stdout).starts_with("code:75"), "{again:?}");
+    let absolute = format!("sqlite:{}", world.path("link/locks.db").display());
+    let new = format!("sqlite:{}", world.path("link/new/er/locks.db").display());
+    for store in ["sqlite:locks.db", "sqlite:new/locks.db", &absolute, &new, "sqlite:../link/locks.db"] {
+        let script = format!("ln -sfn two ../link; {AGAIN}; ln -sfn one ../link");
+        let again = run(&world, &world.path("link"), Some(store), &[], &script);
+        assert_eq!(text(&again.stdout), "code:75", "{store}: {again:?}");
+    }
 }
 
 #[test]
@@ -126,6 +130,8 @@ fn hidden_store_is_in_no_variable_and_nothing_is_locked_elsewhere() {
     assert_eq!(text(&inner.stdout), "code:64", "{inner:?}");
     assert!(text(&inner.stderr).contains("--hide-store"), "{inner:?}");
     assert!(!home.join(".local").exists(), "a default file was made");
+    let completions = run(&world, &home, Some(&store), &["--hide-store"], "$L completions bash | wc -l");
+    assert!(text(&completions.stdout).parse::<u32>().is_ok_and(|lines| lines > 100), "{completions:?}");
     // One that is told works.
     let told = format!("$L --store {store} acquire outer --try; echo code:$?");
     let told = run(&world, &home, Some(&store), &["--hide-store"], &told);

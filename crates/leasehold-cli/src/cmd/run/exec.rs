@@ -34,7 +34,7 @@ pub(super) fn main(args: &[OsString]) -> Exit {
         return Exit::Lost;
     }
     tell_guardian(parent, pipe);
-    if let Some(why) = refusal::foreign(program) {
+    if let Some(why) = refusal::foreign(program, args) {
         complain(&why);
         return Exit::NotExecutable;
     }
