@@ -152,7 +152,9 @@ mod tests {
     /// As on an error, a signal or a panic between the resumption and its end.
     #[tokio::test(flavor = "current_thread")]
     async fn a_resumed_lease_that_is_dropped_stays_with_its_ticket() {
-        let connect = async || Locks::connect("memory:dropped").await.expect("connected");
+        let dir = tempfile::tempdir().expect("a directory");
+        let url = format!("sqlite:{}", dir.path().join("locks.db").display());
+        let connect = async || Locks::connect(&url).await.expect("connected");
         let first = connect().await;
         let ticket = first.lock("lock").acquire().await.expect("free").into_ticket();
         first.close().await.expect("answered");
