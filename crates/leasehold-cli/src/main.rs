@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         let text = info.to_string().replace('\n', " ");
         complain(&format!("this is a bug; please report it: {text}"));
     }));
+    stdout::keep_closed();
     let args: Vec<OsString> = std::env::args_os().collect();
     let done = panic::catch_unwind(AssertUnwindSafe(|| match cmd::run::helper(&args) {
         Some(exit) => Ok(exit),

@@ -156,3 +156,20 @@ fn long_result_goes_through_a_pipe_that_does_not_block() {
     assert!(inspect.wait().expect("ended").success());
     assert_eq!(parse(&printed)["label"].as_str().map(str::len), Some(4000));
 }
+
+#[test]
+fn command_of_run_has_closed_what_run_was_given_closed() {
+    let world = World::new();
+    for fd in 0..3 {
+        let script =
+            format!("$L run lock -- sh -c 'test -e /proc/$$/fd/{fd}; exit $?' {fd}>&-; echo code:$?");
+        let closed = output(&mut shell(&world, &script));
+        assert_eq!(text(&closed.stdout), "code:1", "{fd}: {closed:?}");
+        let open = output(&mut shell(&world, &script.replace(&format!("{fd}>&-"), "")));
+        assert_eq!(text(&open.stdout), "code:0", "{fd}: {open:?}");
+    }
+    // So that a ticket is not lost one level deeper.
+    let inner = output(&mut shell(&world, "$L run lock -- $L acquire inner >&-"));
+    assert_eq!(code(&inner), 70, "{inner:?}");
+    assert_eq!(world.json(&["inspect", "inner"])["held"], false);
+}
