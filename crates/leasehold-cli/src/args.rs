@@ -38,7 +38,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "URL", conflicts_with = "store_file")]
     pub(crate) store: Option<String>,
 
-    /// A file that contains the storage's URL, and that nobody but you and its group can read
+    /// A file that contains the storage's URL, and that only its owner and its group can read
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) store_file: Option<PathBuf>,
 

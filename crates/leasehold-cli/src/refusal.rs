@@ -57,7 +57,7 @@ fn cause(program: &OsStr, error: &io::Error) -> (Exit, String) {
     }
 }
 
-/// The file exists, or its path leads nowhere.
+/// Tells what a file needs that is missing from a path that leads nowhere.
 fn missing(path: &Path) -> (Exit, String) {
     if !path.is_absolute() && std::env::current_dir().is_err() {
         let text = "the command was not found: the working directory is not there any more";
@@ -81,7 +81,7 @@ fn missing(path: &Path) -> (Exit, String) {
     (Exit::NotFound, format!("the command was not found: {what}"))
 }
 
-/// The file, its interpreter, or a directory on the way to it may not be used.
+/// Tells which of the file, its interpreter and the directories on the way to it may not be used.
 fn forbidden(path: &Path) -> (Exit, String) {
     let what = match path.metadata() {
         Err(_) => "a directory on the way to it may not be searched".to_owned(),

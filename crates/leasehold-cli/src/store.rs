@@ -64,7 +64,7 @@ impl Store {
         &self.0
     }
 
-    /// The same storage from any working directory and with any environment: what the command of `run` gets.
+    /// Returns the URL of the same storage for any working directory and any environment: what the command of `run` gets.
     /// Fails if there is no such URL, for the command would lock elsewhere.
     pub(crate) fn anywhere(&self) -> Result<String> {
         if self.scheme() == "sqlite" {
@@ -76,7 +76,7 @@ impl Store {
         self.with_absolute_options()
     }
 
-    /// The URL of another file, with the same options.
+    /// Returns the URL of another file, with the same options.
     fn with_file(&self, file: &Path) -> String {
         let file = percent_encode(file.as_os_str().as_bytes(), SPECIAL);
         match self.0.split_once('?') {
@@ -85,7 +85,7 @@ impl Store {
         }
     }
 
-    /// The same URL, its options that name files made absolute.
+    /// Makes the options absolute that name files.
     fn with_absolute_options(&self) -> Result<String> {
         let Some((place, options)) = self.0.split_once('?') else { return Ok(self.0.clone()) };
         let options = options.split('&').map(|option| {
@@ -107,12 +107,12 @@ impl Store {
         Ok(format!("{place}?{}", options.collect::<Result<Vec<_>>>()?.join("&")))
     }
 
-    /// The file of the storage, if it is one.
+    /// Returns the file of the storage, if it is one.
     pub(crate) fn file(&self) -> Option<PathBuf> {
         Config::parse(&self.0).and_then(|config| config.path()).ok()
     }
 
-    /// What of the URL can be shown: the kind of storage, and the path where that is a file.
+    /// Returns what of the URL can be shown: the kind of storage, and the path where that is a file.
     pub(crate) fn shown(&self) -> String {
         match Config::parse(&self.0).and_then(|config| config.path()) {
             Ok(file) => format!("sqlite:{}", file.display()),

@@ -37,13 +37,13 @@ pub(crate) fn read(path: &Path, any_mode: bool) -> Result<String> {
     Ok(url.to_owned())
 }
 
-/// A terminal and an unnamed pipe, as `/dev/stdin` may be, say nothing by their modes.
+/// Returns `true` if the mode says who can read the contents. That of a terminal does not, which `/dev/stdin` may be.
 fn has_a_mode(file: &Metadata) -> bool {
     let kind = file.file_type();
     kind.is_file() || kind.is_fifo() || kind.is_block_device()
 }
 
-/// The path for a message, unless it looks like a URL that was given in its place.
+/// Returns the path for a message, unless it looks like a URL that was given in its place.
 fn shown(path: &Path) -> String {
     let text = path.to_string_lossy();
     if text.contains([':', '@']) { String::new() } else { format!(" path=`{text}`") }

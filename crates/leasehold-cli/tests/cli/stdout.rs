@@ -16,7 +16,7 @@ const UNWRITABLE: [(&str, &str); 6] = [
     (">/dev/full", "No space left on device"),
 ];
 
-/// What takes results that nobody wants: a shell's redirection, and how Python, Node and `daemon` open it.
+/// Where unwanted results go: a shell's redirection, and how Python, Node and `daemon` open it.
 const UNWANTED: [&str; 3] = [">/dev/null", "1<>/dev/null", "1<>/dev/null 0<&1"];
 
 /// The program, found in `$L`, in a shell in a world.
@@ -30,7 +30,7 @@ fn shell(world: &World, script: &str) -> Command {
     shell
 }
 
-/// A pipe that nobody reads.
+/// A pipe without a reader.
 fn unread() -> Stdio {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);

@@ -51,7 +51,7 @@ fn command_locks_in_the_same_file_wherever_it_goes() {
 }
 
 #[test]
-fn command_locks_in_the_default_file_of_whoever_started_it() {
+fn command_locks_in_the_default_file_that_run_found() {
     let world = World::new();
     let home = world.path("home");
     std::fs::create_dir_all(&home).expect("made");

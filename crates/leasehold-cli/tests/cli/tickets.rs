@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::harness::{World, code, text};
 
-/// Takes `lock`, and returns its ticket and who holds it.
+/// Takes `lock`, and returns its ticket and its holder.
 fn taken(world: &World) -> (String, Value) {
     let ticket = text(&world.output(&["acquire", "lock", "--ttl", "1h"]).stdout);
     (ticket, world.json(&["inspect", "lock"]))
