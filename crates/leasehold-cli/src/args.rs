@@ -64,11 +64,11 @@ pub(crate) enum Command {
     /// Take a lock, run a command, release the lock
     ///
     /// The command finds LEASEHOLD_NAME, LEASEHOLD_TOKEN (the fencing token), LEASEHOLD_TICKET and
-    /// LEASEHOLD_STORE (the storage's URL, unless --hide-store keeps it out) in its environment. It runs in a process group of its own, which gets every signal that
-    /// `leasehold` gets, and which ends when the lock is lost or `leasehold` dies, even by kill -9. A process
-    /// that leaves the group, as daemons do, is out of reach. When the command ends, the lock is released;
-    /// processes that it left behind live on without the lock. A job that is suspended (Ctrl-Z) for longer
-    /// than the TTL loses the lock.
+    /// LEASEHOLD_STORE (the storage's URL, unless --hide-store keeps it out) in its environment. It runs in a
+    /// process group of its own, which ends when the lock is lost or `leasehold` dies, even by kill -9. When the
+    /// command ends, the lock is released; processes that it left behind live on without the lock. A job that is
+    /// suspended (Ctrl-Z) for longer than the TTL loses the lock. `leasehold run --help` says what is out of reach,
+    /// and what each signal does.
     Run(Run),
 
     /// Take a lock and print its ticket; the lease then ends with its TTL unless it is renewed
@@ -186,7 +186,8 @@ pub(crate) struct LockOptions {
 
 #[derive(Args, Debug)]
 #[command(
-    override_usage = "leasehold run [OPTIONS] NAME -- CMD…\n       leasehold run [OPTIONS] -- -NAME -- CMD…"
+    override_usage = "leasehold run [OPTIONS] NAME -- CMD…\n       leasehold run [OPTIONS] -- -NAME -- CMD…",
+    after_long_help = crate::cmd::run::HELP
 )]
 pub(crate) struct Run {
     /// The lock; if it begins with `-`, write `run -- NAME -- CMD…`

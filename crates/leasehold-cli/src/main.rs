@@ -9,6 +9,7 @@ mod args;
 mod cmd;
 mod environment;
 mod exit;
+mod launch;
 mod output;
 mod refusal;
 mod session;
@@ -57,6 +58,8 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Vec<OsString>) -> Result<Exit> {
+    // Before there is another thread.
+    signals::unblock_all();
     let cli: Cli = match usage::parse(args)? {
         usage::Parsed::Command(cli) => *cli,
         usage::Parsed::Help(text) => return usage::print(&text),
@@ -71,7 +74,10 @@ fn run(args: Vec<OsString>) -> Result<Exit> {
     // One thread: the kernel kills the command of `run` when the thread that started it ends.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::system("cannot start", e))?;
-    runtime.block_on(cmd::dispatch(cli.command, &Context { store, output }))
+    runtime.block_on(async {
+        cmd::run::reap_inherited()?;
+        cmd::dispatch(cli.command, &Context { store, output }).await
+    })
 }
 
 /// Logs to stderr what the library reports, if that was asked for.

@@ -1,17 +1,14 @@
 //! Says why a command cannot be executed, by the cause and not by the error's number: one number has many causes, and
 //! most of them are not at the file that was named.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use rustix::fs::{Access, StatVfsMountFlags};
 use rustix::io::Errno;
-use rustix::process::Signal;
 
 use crate::exit::Exit;
 use crate::output::safe;
@@ -139,31 +136,30 @@ fn is_noexec(path: &Path) -> bool {
     rustix::fs::statvfs(path).is_ok_and(|mount| mount.f_flag.contains(StatVfsMountFlags::NOEXEC))
 }
 
-/// Executes a program that is built for another machine, and returns only if the kernel does not know how: `None` if it is
-/// no such program.
+/// A program that is built for another machine.
+pub(crate) struct Foreign {
+    pub(crate) path: PathBuf,
+    machine: u16,
+}
+
+/// Returns the program if it is built for another machine.
 ///
 /// The C library would hand what the kernel refuses to a shell, which takes it for a script. Whether the kernel refuses
 /// it cannot be found out without trying, for it may have been told how to emulate that machine.
-pub(crate) fn foreign(program: &OsStr, args: &[OsString]) -> Option<String> {
+pub(crate) fn foreign(program: &OsStr) -> Option<Foreign> {
     let path = find(program)?;
     let machine = machine(&head(&path)?)?;
-    if OURS.is_empty() || OURS.contains(&machine) {
-        return None;
-    }
-    let text = |text: &OsStr| CString::new(text.as_bytes()).ok();
-    let words = [program].into_iter().chain(args.iter().map(OsString::as_os_str));
-    let words: Vec<_> = words.map(text).collect::<Option<_>>()?;
-    let variables = std::env::vars_os().map(|(name, value)| [name, value].join(OsStr::new("=")));
-    let variables: Vec<_> = variables.map(|variable| text(&variable)).collect::<Option<_>>()?;
-    // A program does not inherit a handler: it gets the default action, and not what our runtime has made of it.
-    let _ = signal_hook::flag::register(Signal::PIPE.as_raw(), Arc::new(AtomicBool::new(false)));
-    match nix::unistd::execve(&text(path.as_os_str())?, &words, &variables) {
-        Err(nix::errno::Errno::ENOEXEC) => Some(format!(
-            "the command cannot be executed: it is a program for another kind of machine command=`{}` machine=`{machine}`",
-            safe(&program.to_string_lossy())
-        )),
-        // As anywhere else.
-        _ => None,
+    (!OURS.is_empty() && !OURS.contains(&machine)).then_some(Foreign { path, machine })
+}
+
+impl Foreign {
+    /// Says why the kernel has refused it.
+    pub(crate) fn explain(&self) -> String {
+        format!(
+            "the command cannot be executed: it is a program for another kind of machine command=`{}` machine=`{}`",
+            safe(&self.path.to_string_lossy()),
+            self.machine
+        )
     }
 }
 

@@ -34,12 +34,12 @@ impl Context {
     }
 }
 
-/// Waits until everything is released, at most 5 s and not beyond the next signal.
+/// Waits until everything is released, as a storage that answers does in a moment: at most 1 s, and not beyond the
+/// next signal. What is left ends with its TTL.
 pub(crate) async fn close(locks: &Locks, signals: &mut Signals) -> Result<()> {
-    const LONGEST: Duration = Duration::from_secs(5);
+    const LONGEST: Duration = Duration::from_secs(1);
     match signals.interrupt(tokio::time::timeout(LONGEST, locks.close())).await? {
         Ok(closed) => closed.map_err(Into::into),
-        // The engine has its own limit, so this is it being stuck: what is left ends with its TTL.
         Err(_) => Ok(()),
     }
 }

@@ -1,22 +1,87 @@
-//! The signals that are ours to handle: all that are not ignored when the program starts.
+//! The signals that this program handles: those that were not ignored when it was launched.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 
-use rustix::process::{Resource, Rlimit, Signal};
+use nix::sys::signal::SigSet;
+use rustix::process::{Pid, Resource, Rlimit, Signal};
 use tokio::signal::unix::{self, SignalKind};
 
 use crate::exit::{Exit, Failure, Result};
+use crate::launch::is_ignored;
 
-/// Signals that end a program which does not handle them.
-const ENDING: [Signal; 7] =
-    [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM, Signal::USR1, Signal::USR2, Signal::ALARM];
-/// Signals that are only passed on.
-const PASSING: [Signal; 3] = [Signal::WINCH, Signal::TSTP, Signal::CONT];
+/// Signals that end a program that does not handle them. Not among them: what the processor raises (ILL, BUS, FPE,
+/// SEGV and the like), which cannot be handled by going on; PIPE, which tells of this program's own output; and
+/// the real-time signals, which safe Rust cannot send.
+pub(crate) const ENDING: &[Signal] = &[
+    Signal::HUP,
+    Signal::INT,
+    Signal::QUIT,
+    Signal::ABORT,
+    Signal::USR1,
+    Signal::USR2,
+    Signal::ALARM,
+    Signal::TERM,
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    Signal::STKFLT,
+    Signal::XCPU,
+    Signal::XFSZ,
+    Signal::VTALARM,
+    Signal::PROF,
+    Signal::IO,
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    Signal::POWER,
+];
+
+/// Returns `true` if this signal ends a program that does not handle it.
+pub(crate) fn ends(signal: Signal) -> bool {
+    ENDING.contains(&signal)
+}
+
+/// Signals that are only passed on. TTIN and TTOU are not: a handler of TTOU would make this program's own write to
+/// a terminal start over and over, and a `run` around this one must see it stopped by TTIN.
+const PASSING: &[Signal] = &[Signal::URG, Signal::WINCH, Signal::TSTP, Signal::CONT];
+
+/// Signals that ask a program to end, and that launchers send in more than one way.
+pub(crate) const REQUESTS: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
 
 /// Signals that a terminal sends to end a job.
 pub(crate) const FROM_THE_KEYBOARD: [Signal; 2] = [Signal::INT, Signal::QUIT];
+
+/// The signals that the launcher had blocked: a property of the process, as the mask itself is.
+static BLOCKED: OnceLock<SigSet> = OnceLock::new();
+
+/// Unblocks every signal for this thread and those it starts. What was blocked stays so for the command of `run`.
+pub(crate) fn unblock_all() {
+    if let Ok(blocked) = SigSet::thread_get_mask() {
+        BLOCKED.get_or_init(|| blocked);
+        let _ = SigSet::empty().thread_set_mask();
+    }
+}
+
+/// Runs `start` with the signals blocked that the launcher had blocked: what it starts inherits that.
+pub(crate) fn with_blocked_as_launched<T>(start: impl FnOnce() -> T) -> T {
+    let now = SigSet::thread_get_mask();
+    if let Some(blocked) = BLOCKED.get() {
+        let _ = blocked.thread_set_mask();
+    }
+    let started = start();
+    if let Ok(now) = now {
+        let _ = now.thread_set_mask();
+    }
+    started
+}
+
+/// Subscribes to the ends of children. Ignored by the launcher, SIGCHLD would stay ignored otherwise, and the kernel
+/// would tell nobody how a child ended.
+pub(crate) fn of_children() -> Result<unix::Signal> {
+    unix::signal(SignalKind::child()).map_err(broken)
+}
+
+fn broken(error: std::io::Error) -> Failure {
+    Failure::system("cannot handle signals", error)
+}
 
 /// Receives signals, in place of what they do by default.
 pub(crate) struct Signals {
@@ -28,23 +93,30 @@ pub(crate) struct Signals {
 impl Signals {
     /// Takes over the ending signals, which `interrupt` waits for.
     pub(crate) fn ending() -> Result<Self> {
-        Self::new(&ENDING)
+        Self::new(ENDING)
     }
 
     /// Takes over every signal that a command may want to have.
     pub(crate) fn all() -> Result<Self> {
-        let all: Vec<_> = ENDING.into_iter().chain(PASSING).collect();
-        Self::new(&all)
+        Self::new(&[ENDING, PASSING].concat())
+    }
+
+    /// Takes over SIGCONT even if the launcher had it ignored, which does not keep it from continuing a process.
+    /// Call it when the command has been started, which inherits what is ignored.
+    pub(crate) fn add_cont(&mut self) -> Result<()> {
+        if is_ignored(Signal::CONT) {
+            let stream = unix::signal(SignalKind::from_raw(Signal::CONT.as_raw())).map_err(broken)?;
+            self.streams.push((Signal::CONT, stream));
+        }
+        Ok(())
     }
 
     fn new(signals: &[Signal]) -> Result<Self> {
-        let broken = |error| Failure::system("cannot handle signals", error);
-        let ignored = ignored_at_start();
         let last = Arc::new(AtomicUsize::new(0));
         let mut streams = Vec::new();
         for &signal in signals {
             let n = signal.as_raw();
-            if ignored & (1_u64 << (n - 1)) != 0 {
+            if is_ignored(signal) {
                 continue;
             }
             if ENDING.contains(&signal) {
@@ -87,27 +159,31 @@ impl Signals {
         }
     }
 
-    /// Fails if an ending signal has come, even if nobody has waited for it yet.
+    /// Fails if an ending signal has come, even if it has not been waited for yet.
     pub(crate) fn none_yet(&self) -> Result<()> {
         match u8::try_from(self.last.load(Ordering::SeqCst)) {
             Ok(0) => Ok(()),
             n => {
-                let signal = ENDING.into_iter().find(|signal| n.is_ok_and(|n| n == number(*signal)));
-                Err(Failure::quiet(signal.map_or(Exit::Bug, ended_by)))
+                let signal = ENDING.iter().find(|signal| n.is_ok_and(|n| n == number(**signal)));
+                Err(Failure::quiet(signal.map_or(Exit::Bug, |signal| ended_by(*signal))))
             }
         }
     }
 }
 
-/// How the program ends after a signal that was sent to it. A shell stops its script only if a program died of
-/// the Ctrl-C that the shell was sent too; everybody else gets a plain exit code.
+/// Returns how the program ends after a signal that was sent to it. A shell stops its script only if a program died
+/// of the Ctrl-C that the shell was sent too; any other launcher gets a plain exit code.
 pub(crate) fn ended_by(signal: Signal) -> Exit {
     let n = number(signal);
     if FROM_THE_KEYBOARD.contains(&signal) && has_terminal() { Exit::Interrupted(n) } else { Exit::Signal(n) }
 }
 
-/// Ends this process by a signal, as if it had never been handled, and leaves no core behind.
+/// Ends this process by a signal, as if it had never been handled, and leaves no core behind. Returns if that is not
+/// possible: the kernel does nothing by default to the first process of a pid namespace.
 pub(crate) fn die_of(number: u8) {
+    if rustix::process::getpid() == Pid::INIT {
+        return;
+    }
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     let _ = rustix::process::setrlimit(Resource::Core, none);
     let _ = signal_hook::low_level::emulate_default_handler(number.into());
@@ -117,14 +193,7 @@ fn has_terminal() -> bool {
     std::fs::File::open("/dev/tty").is_ok()
 }
 
-/// The signal's number, as exit codes count it.
+/// Returns the signal's number, as exit codes count it.
 pub(crate) fn number(signal: Signal) -> u8 {
     u8::try_from(signal.as_raw()).unwrap_or(u8::MAX)
-}
-
-/// A set bit for each signal that whoever started us had ignored, as `nohup` does: it stays so.
-fn ignored_at_start() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }

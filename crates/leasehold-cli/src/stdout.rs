@@ -4,33 +4,18 @@
 //! there, and later it takes a descriptor that cannot be written to for one that was written to.
 
 use std::io;
-use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 use rustix::io::{Errno, FdFlags};
 
-/// Whether stdin, stdout and stderr were closed when the program was started.
-static WERE_CLOSED: [AtomicBool; 3] = [const { AtomicBool::new(false) }; 3];
-
-fn standard() -> [BorrowedFd<'static>; 3] {
-    [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()]
-}
-
-/// Looks before the runtime opens the null device in place of what is closed: afterwards the two cannot be told
-/// apart, and the null device is where a caller sends what it does not want.
-#[ctor::ctor]
-fn look() {
-    for (fd, was_closed) in standard().into_iter().zip(&WERE_CLOSED) {
-        was_closed.store(rustix::fs::fcntl_getfl(fd) == Err(Errno::BADF), Ordering::Relaxed);
-    }
-}
+use crate::launch::was_closed;
 
 /// Lets the programs that this one starts have closed what it was given closed.
 pub(crate) fn keep_closed() {
-    for (fd, was_closed) in standard().into_iter().zip(&WERE_CLOSED) {
-        if was_closed.load(Ordering::Relaxed) {
+    let standard = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    for (descriptor, fd) in standard.into_iter().enumerate() {
+        if was_closed(descriptor) {
             // Fails only for a descriptor that is not open, which is what is wanted.
             let _ = rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC);
         }
@@ -39,8 +24,7 @@ pub(crate) fn keep_closed() {
 
 /// Says why nothing can be written to stdout, as far as that is known without writing.
 pub(crate) fn unusable() -> Option<&'static str> {
-    let [_, was_closed, _] = &WERE_CLOSED;
-    if was_closed.load(Ordering::Relaxed) {
+    if was_closed(1) {
         return Some("stdout is closed");
     }
     let flags = rustix::fs::fcntl_getfl(rustix::stdio::stdout());

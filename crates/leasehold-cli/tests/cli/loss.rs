@@ -69,8 +69,12 @@ fn storage_that_stops_answering_ends_the_command_with_the_lease() {
     busy.execute_batch("BEGIN IMMEDIATE").expect("nobody writes for long");
     // Whose commands end although nobody can be told, and long before anybody gives up asking.
     pids.iter().for_each(|pid| gone(pid));
+    // Nor does `run` stay for an answer that is of no use.
+    let mut ended = None;
+    let took = crate::processes::took(|| ended = Some(run.finish()));
     busy.execute_batch("ROLLBACK").expect("ours");
-    let run = run.finish();
+    let run = ended.expect("just set");
+    assert!(took < crate::harness::scaled(std::time::Duration::from_secs(3)), "{took:?} {run:?}");
     assert_eq!(code(&run), 76);
     assert!(text(&run.stderr).contains("the lease ended before it could be renewed"), "{run:?}");
 }

@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::process::{Child, Command};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -24,6 +25,19 @@ struct Session {
     shell: Child,
     /// What was on the screen before is not looked at again.
     seen: usize,
+    hung_up: Arc<AtomicBool>,
+}
+
+/// Waits for output; returns `false` if the terminal is to be given up.
+fn waits_for_more(terminal: &File, stop: &AtomicBool) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let now_and_then = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+    while !stop.load(Ordering::SeqCst) {
+        if poll(&mut [PollFd::new(terminal, PollFlags::IN)], Some(&now_and_then)) != Ok(0) {
+            return true;
+        }
+    }
+    false
 }
 
 impl Session {
@@ -35,6 +49,8 @@ impl Session {
     fn start_below(world: &World, others: &[&str]) -> Self {
         let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
         grantpt(&keyboard).and_then(|()| unlockpt(&keyboard)).expect("usable");
+        // What is started here must not keep it.
+        rustix::io::fcntl_setfd(&keyboard, rustix::io::FdFlags::CLOEXEC).expect("set");
         let path = ptsname(&keyboard, Vec::new()).expect("named");
         let path = path.to_str().expect("UTF-8");
         let tty = OpenOptions::new().read(true).write(true).open(path).expect("opens");
@@ -57,13 +73,17 @@ impl Session {
         let keyboard = File::from(keyboard);
         let screen = Arc::new(Mutex::new(String::new()));
         let (mut from, to) = (keyboard.try_clone().expect("cloned"), screen.clone());
+        let hung_up = Arc::new(AtomicBool::new(false));
+        let stop = hung_up.clone();
         thread::spawn(move || {
             let mut buffer = [0; 4096];
-            while let Ok(n @ 1..) = from.read(&mut buffer) {
+            while waits_for_more(&from, &stop)
+                && let Ok(n @ 1..) = from.read(&mut buffer)
+            {
                 to.lock().expect("fine").push_str(&String::from_utf8_lossy(&buffer[..n]));
             }
         });
-        let mut session = Self { keyboard, screen, shell, seen: 0 };
+        let mut session = Self { keyboard, screen, shell, seen: 0, hung_up };
         session.sees("ready> ");
         session
     }
@@ -91,6 +111,12 @@ impl Session {
         let shown = self.sees("ready> ");
         self.types("echo code:$?\n");
         shown + &self.sees("code:130")
+    }
+
+    /// Takes the terminal away from everything that has it.
+    fn hang_up(&mut self) {
+        self.keyboard = File::open("/dev/null").expect("there");
+        self.hung_up.store(true, Ordering::SeqCst);
     }
 
     /// Waits until the shell has ended, or what it became, and returns the exit code as another shell counts it.
@@ -244,6 +270,49 @@ fn jobs_are_controlled_where_the_session_is_of_another_pid_namespace() {
     session.sees("ready> ");
     session.types("exit\n");
     session.sees("ready> ");
+    world.held(false);
+}
+
+#[test]
+fn ctrl_c_ends_the_first_process_of_a_namespace() {
+    let [unshare, options @ ..] = UNSHARE;
+    if !crate::processes::is_allowed(unshare, &[&options[..], &["true"]].concat()) {
+        return;
+    }
+    let world = World::new();
+    world.json(&["acquire", "held", "--ttl", "1h"]);
+    let mut session = Session::start(&world);
+    for (command, before) in [
+        ("$L run lock -- sh -c 'echo sleep''ing; exec sleep 1000'", "sleeping"),
+        ("$L run lock -- sh -c 'echo ask''ing; read x'", "asking"),
+        ("$L run held -- true", "waiting "),
+        ("$L acquire held", "waiting "),
+    ] {
+        session.types(&format!("{} {command}\n", UNSHARE.join(" ")));
+        session.sees(before);
+        session.types("\x03");
+        session.ended_by_ctrl_c();
+    }
+}
+
+#[test]
+fn terminal_that_is_gone_is_one_sighup() {
+    let world = World::new();
+    let mut session = Session::start(&world);
+    // The command has the terminal, so the kernel tells it; and the shell tells its job.
+    let command = "sh -c 'trap \"echo hup >> hups\" HUP; echo ask''ing; read x; echo got:$x; until [ -e go ]; do sleep 0.01; done; echo >> out'";
+    session.types(&format!("$L run lock -- {command}\n"));
+    session.sees("asking");
+    session.types("answer\n");
+    session.sees("got:answer");
+    session.hang_up();
+    eventually("the signal", || world.path("hups").exists());
+    world.json(&["inspect", "lock"]);
+    // The shell has told its jobs before it ended.
+    session.ended();
+    std::fs::write(world.path("go"), "").expect("written");
+    eventually("the end of the command", || world.path("out").exists());
+    assert_eq!(std::fs::read_to_string(world.path("hups")).expect("there"), "hup\n");
     world.held(false);
 }
 

@@ -1,22 +1,30 @@
-//! `leasehold __exec PARENT PIPE CMD…`: becomes the command, after it has asked the kernel to end it with its
-//! parent, and has told the guardian, through the parent's pipe, which group it heads.
+//! `leasehold __exec PARENT PIPE CMD…`: becomes the command, after it has asked the kernel to end it with its parent.
+//!
+//! 1. It asks the kernel to be killed when its parent dies, and ends if its parent is another by now.
+//! 2. It stops itself. Its parent sees that, tells the guardian which group it heads, takes over the signals that the
+//!    command was to inherit as the launcher had them, and continues it.
+//! 3. It executes the command, with SIGPIPE ignored or not, as the launcher had it (PIPE).
 //!
 //! Between fork and exec only `unsafe` code could do that; so the program starts itself again to do it.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::Command;
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use rustix::fs::{Mode, OFlags};
-use rustix::process;
+use rustix::io::Errno;
+use rustix::process::{self, Signal};
 
-use super::guardian;
 use crate::exit::Exit;
+use crate::launch;
 use crate::output::complain;
-use crate::refusal;
+use crate::refusal::{self, Foreign};
 
 pub(super) const VERB: &str = "__exec";
+
+/// What PIPE is if SIGPIPE is to be ignored.
+pub(super) const IGNORED: &str = "ignored";
 
 /// Returns only if the command cannot be executed.
 pub(super) fn main(args: &[OsString]) -> Exit {
@@ -24,38 +32,65 @@ pub(super) fn main(args: &[OsString]) -> Exit {
         return Exit::Usage;
     };
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    if let Err(error) = process::set_parent_process_death_signal(Some(process::Signal::KILL)) {
+    if let Err(error) = process::set_parent_process_death_signal(Some(Signal::KILL)) {
         complain(&format!("cannot tie the command to this process error=`{error}`"));
         return Exit::Bug;
     }
-    // The parent may have died before the kernel was asked; then nobody holds the lock any more.
-    let now = process::getppid().map(|pid| pid.as_raw_nonzero().get().to_string());
-    if now.as_deref().map(OsStr::new) != Some(parent) {
+    // The parent may have died before the kernel was asked; then the lock is not held any more.
+    if !is_parent(parent) {
         return Exit::Lost;
     }
-    tell_guardian(parent, pipe);
-    if let Some(why) = refusal::foreign(program, args) {
-        complain(&why);
-        return Exit::NotExecutable;
+    if let Err(error) = process::kill_process(process::getpid(), Signal::STOP) {
+        complain(&format!("cannot wait for this process error=`{error}`"));
+        return Exit::Bug;
     }
-    let error = Command::new(program).args(args).exec();
-    let (exit, why) = refusal::explain(program, &error);
+    // Where the kernel cannot be asked, the guardian continues those that nothing else will.
+    if !is_parent(parent) {
+        return Exit::Lost;
+    }
+    let foreign = refusal::foreign(program);
+    let error = exec(program, args, foreign.as_ref(), pipe == IGNORED);
+    let (exit, why) = match foreign {
+        Some(foreign) if error.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) => {
+            (Exit::NotExecutable, foreign.explain())
+        }
+        _ => refusal::explain(program, &error),
+    };
     complain(&why);
     exit
 }
 
-/// The parent tells it too, but it may be killed before it gets to that; the command must not run by then.
-fn tell_guardian(parent: &OsStr, pipe: &OsStr) {
-    // In a pid namespace without a /proc of its own, that number is another process there.
-    let own = process::getpid().as_raw_nonzero().to_string();
-    if !std::fs::read_link("/proc/self").is_ok_and(|number| number.as_os_str() == own.as_str()) {
-        return;
+fn is_parent(parent: &OsStr) -> bool {
+    let now = process::getppid().map(|pid| pid.as_raw_nonzero().get().to_string());
+    now.as_deref().map(OsStr::new) == Some(parent)
+}
+
+/// Executes the command, with SIGPIPE ignored or at its default action. Returns only if that fails.
+fn exec(program: &OsStr, args: &[OsString], foreign: Option<&Foreign>, ignore_pipe: bool) -> io::Error {
+    if !ignore_pipe {
+        // Rust's runtime ignores SIGPIPE, which would be inherited. A handler becomes the default action.
+        let _ = signal_hook::flag::register(Signal::PIPE.as_raw(), Arc::new(AtomicBool::new(false)));
     }
-    let path = Path::new("/proc").join(parent).join("fd").join(pipe);
-    // Without waiting: a guardian that is gone reads nothing.
-    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    if let Ok(pipe) = rustix::fs::open(path, flags, Mode::empty()) {
-        let line = guardian::group_line(process::getpid());
-        let _ = rustix::io::write(pipe, line.as_bytes());
+    let c = |bytes: Vec<u8>| CString::new(bytes).map_err(io::Error::from);
+    let words = std::iter::once(program).chain(args.iter().map(OsString::as_os_str));
+    let words = words.map(|word| c(word.as_bytes().to_vec())).collect::<io::Result<Vec<_>>>();
+    let variables = std::env::vars_os().filter(|(key, _)| key != launch::VARIABLE);
+    let variables = variables.map(|(key, value)| c([key.into_vec(), value.into_vec()].join(&b'=')));
+    let (words, variables) = match (words, variables.collect::<io::Result<Vec<_>>>()) {
+        (Ok(words), Ok(variables)) => (words, variables),
+        (Err(error), _) | (_, Err(error)) => return error,
+    };
+    let failed = match foreign.map(|foreign| c(foreign.path.as_os_str().as_bytes().to_vec())) {
+        Some(Ok(path)) => nix::unistd::execve(&path, &words, &variables),
+        Some(Err(error)) => return error,
+        #[cfg(target_os = "linux")]
+        None => nix::unistd::execvpe(&words[0], &words, &variables),
+        // The variable goes on to the command, for which it means nothing.
+        #[cfg(not(target_os = "linux"))]
+        None => nix::unistd::execvp(&words[0], &words),
+    };
+    match failed {
+        Err(error) => error.into(),
+        Ok(never) => match never {},
     }
 }

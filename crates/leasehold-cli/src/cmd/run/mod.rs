@@ -4,16 +4,23 @@ mod child;
 pub(crate) mod clock;
 mod exec;
 mod guardian;
+mod procfs;
+mod reaper;
+mod requests;
 pub(crate) mod terminal;
 
 use std::ffi::OsString;
+use std::pin::Pin;
 use std::time::Duration;
 
 use leasehold::{ErrorKind, Guard, Locks, Lost, Name};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
+use tokio::time::Sleep;
 
 use self::child::{Change, Child, ourselves};
-use self::guardian::Guardian;
+use self::guardian::{Guardian, Report};
+pub(crate) use self::reaper::reap_inherited;
+use self::requests::{Action, Requests};
 use self::terminal::Terminal;
 use crate::args::{OnLost, Run};
 use crate::environment::Environment;
@@ -23,7 +30,34 @@ use crate::session::{self, Context};
 use crate::signals::{self, Signals};
 use crate::waiting;
 
-/// Signals that a stopped command would not notice until somebody continues it.
+/// What `leasehold run --help` says below the options. A test compares it with what each signal does.
+pub(crate) const HELP: &str = "\
+Out of reach:
+  Processes that leave the command's process group, as daemons and `setsid` do, live on when the lock is lost and when
+  `leasehold` dies. So do processes that run as another user, as below `sudo`: `leasehold` says so as soon as it sees
+  one; write `sudo leasehold run …` instead. A second process, `lh-guardian`, ends the group when `leasehold` cannot,
+  because it was killed or is stopped; it is started again when it ends. If both are killed at once, or `leasehold`
+  while the other is stopped, then only the command itself ends, and its children live on.
+
+Signals that are passed on to the command's group:
+  HUP INT QUIT ABRT USR1 USR2 ALRM TERM STKFLT XCPU XFSZ VTALRM PROF IO PWR URG WINCH CONT
+  TSTP, which stops the whole job if a shell would continue it
+
+Signals without effect:
+  PIPE CHLD
+
+Signals that stop `leasehold` but not the command, which then ends with the lease:
+  STOP TTIN TTOU
+
+Signals that end `leasehold` and the command's group at once:
+  KILL ILL TRAP FPE SYS, and those from 34 to 64
+  SEGV BUS, the second time that they are sent: the runtime takes the first for a fault that comes again
+
+What was blocked or ignored when `leasehold` was started is so for the command too. What was ignored has no effect.
+Signals 32 and 33 belong to the C library. The same request (HUP INT QUIT TERM) twice within 100 ms is one, as `timeout`
+sends it; and it is not passed on if each process was sent it, as by systemd.";
+
+/// Signals that a stopped command would not notice until it is continued.
 const ENDS_STOPPED_ONES: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
 
 /// Does the work of a hidden command, which this program starts itself with; `None` if it is not one.
@@ -45,14 +79,17 @@ pub(crate) async fn run(args: Run, cx: &Context) -> Result<Exit> {
         command,
         signals: Signals::all()?,
         terminal: Terminal::open(),
+        requests: Requests::default(),
         passed_on: None,
         to_share: None,
+        is_settled: false,
     };
     let locks = job.signals.interrupt(Locks::connect(cx.store.url())).await??;
     session::check_at_least(job.args.at_least, &locks)?;
     let done = job.run(&locks, cx).await;
-    // The command has ended: how it ended counts, not how long the storage takes to hear of it.
-    let _ = session::close(&locks, &mut job.signals).await;
+    if !job.is_settled {
+        let _ = session::close(&locks, &mut job.signals).await;
+    }
     if let (Ok(Exit::Interrupted(_)), Some(signal)) = (&done, job.to_share) {
         let _ = rustix::process::kill_current_process_group(signal);
     }
@@ -67,11 +104,14 @@ struct Job {
     command: Vec<OsString>,
     signals: Signals,
     terminal: Terminal,
+    requests: Requests,
     /// The last signal from the keyboard that we got and passed on.
     passed_on: Option<Signal>,
     /// A signal from the keyboard that only the command got, because it had the terminal: ours to share with
     /// those that would have got it without us.
     to_share: Option<Signal>,
+    /// Whether the storage is to be told nothing any more.
+    is_settled: bool,
 }
 
 impl Job {
@@ -79,9 +119,9 @@ impl Job {
         let guard = self.acquire(locks, cx).await?;
         let granted = clock::boot_nanos();
         let mut guardian = Guardian::start(self.args.on_lost, self.grace())?;
-        let (exit, lost) = self.supervise(locks, &guard, &mut guardian).await?;
-        let ended = self.end(locks, guard, granted, exit, lost).await;
-        gone(&mut guardian).await;
+        let outcome = self.supervise(locks, &guard, &mut guardian).await?;
+        let ended = self.end(locks, guard, granted, outcome).await;
+        guardian.ended().await;
         ended
     }
 
@@ -100,29 +140,32 @@ impl Job {
         Ok(acquired.await??)
     }
 
-    /// Runs the command to its end, and says whether the lock was lost before.
-    async fn supervise(
-        &mut self,
-        locks: &Locks,
-        guard: &Guard,
-        guardian: &mut Guardian,
-    ) -> Result<(Exit, Option<Lost>)> {
+    /// Runs the command to its end.
+    async fn supervise(&mut self, locks: &Locks, guard: &Guard, guardian: &mut Guardian) -> Result<Outcome> {
         let mut events = locks.events();
         let variables = self.environment.within(guard);
         guardian.deadline(guard.remaining());
         // A signal that came during the acquisition means that the command is not wanted any more.
         self.signals.none_yet()?;
-        let mut child = Child::spawn(&self.command, &variables, guardian)?;
-        guardian.group(child.group());
+        let mut child = self.start(&variables, guard, guardian).await?;
 
-        let (mut lost, mut killed) = (None, false);
+        let (mut lost, mut unguarded, mut killed) = (None, None, false);
         let mut kill_in = std::pin::pin!(tokio::time::sleep(Duration::MAX));
+        let mut look = Look::new();
         let exit = loop {
             tokio::select! {
                 biased;
                 change = child.change() => match change {
                     Change::Ended(exit) => break exit,
                     Change::Stopped(by) => self.terminal.stopped(&child, by),
+                },
+                report = guardian.hear() => match report {
+                    Report::Requested => self.requests.sent_to_everyone(clock::boot_nanos()),
+                    Report::Answered => self.pass_on_held(&child),
+                    Report::Gone => if let Err(failure) = guardian.replace() {
+                        kill_in.set(tokio::time::sleep(self.on_unguarded(&child, &failure)));
+                        unguarded = Some(failure);
+                    },
                 },
                 why = guard.lost(), if lost.is_none() => {
                     lost = Some(why);
@@ -132,7 +175,17 @@ impl Job {
                     child.signal(Signal::KILL);
                     killed = true;
                 }
-                signal = self.signals.next() => self.pass_on(&child, signal),
+                signal = self.signals.next() => self.came(&child, signal),
+                () = until(self.requests.due()) => match self.requests.act(clock::boot_nanos()) {
+                    Action::Ask => if !guardian.ask() {
+                        self.pass_on_held(&child);
+                    },
+                    Action::PassOn(signals) => signals.into_iter().for_each(|signal| pass_on(&child, signal)),
+                },
+                () = look.wait() => if let Some(pid) = child.foreign_process() {
+                    look.done();
+                    self.warn_foreign(pid);
+                },
                 Some(_) = events.next() => if guard.is_held() {
                     guardian.deadline(guard.remaining());
                 },
@@ -144,17 +197,45 @@ impl Job {
             lost = Some(why);
             kill_in.set(tokio::time::sleep(self.on_lost(&child, guardian, why)));
         }
-        if lost.is_some() && !killed && self.args.on_lost != OnLost::Ignore {
+        if (lost.is_some() || unguarded.is_some()) && self.args.on_lost != OnLost::Ignore {
+            child.reap();
+            guardian.reaped();
             // Its children have the rest of the grace time.
-            tokio::select! {
-                biased;
-                () = child.group_ended() => {}
-                () = kill_in => child.signal(Signal::KILL),
+            if !killed {
+                tokio::select! {
+                    biased;
+                    () = child.group_ended() => {}
+                    () = kill_in => child.signal(Signal::KILL),
+                }
             }
+            self.ended_or_warned(&child).await;
+            guardian.done();
+        } else {
+            guardian.done();
+            child.reap();
         }
-        guardian.done();
-        child.reap();
-        Ok((exit, lost))
+        Ok(Outcome { exit, lost, unguarded })
+    }
+
+    /// Starts the command, once the guardian knows which group it has to end.
+    async fn start(
+        &mut self,
+        variables: &[(&str, String)],
+        guard: &Guard,
+        guardian: &mut Guardian,
+    ) -> Result<Child> {
+        let mut child = Child::spawn(&self.command, variables)?;
+        child.ready().await?;
+        // Not earlier: the command inherits what is ignored.
+        self.signals.add_cont()?;
+        guardian.watch()?;
+        guardian.group(child.group());
+        if guard.is_held() {
+            child.start();
+        } else {
+            child.signal(Signal::KILL);
+        }
+        Ok(child)
     }
 
     /// Acts on the loss; returns when to kill.
@@ -162,10 +243,17 @@ impl Job {
         guardian.lost();
         match self.args.on_lost {
             OnLost::Term => {
-                child.terminate();
+                adopt_orphans();
+                // The guardian has done so if this process was stopped when the lease was over.
+                if guardian.take_turn() {
+                    child.terminate();
+                } else {
+                    child.signal(Signal::CONT);
+                }
                 self.grace()
             }
             OnLost::Kill => {
+                adopt_orphans();
                 child.signal(Signal::KILL);
                 Duration::ZERO
             }
@@ -174,6 +262,19 @@ impl Job {
                 Duration::MAX
             }
         }
+    }
+
+    /// Ends a command that has no guardian and gets none, unless it goes on without a lock too; returns when to kill.
+    fn on_unguarded(&self, child: &Child, failure: &Failure) -> Duration {
+        let why = failure.text.as_deref().unwrap_or_default();
+        if self.args.on_lost == OnLost::Ignore {
+            complain(&format!("warning: if this process dies, the command goes on error=`{why}`"));
+            return Duration::MAX;
+        }
+        complain(&format!("the command is ended, because it would outlive this process error=`{why}`"));
+        adopt_orphans();
+        child.terminate();
+        self.grace()
     }
 
     fn grace(&self) -> Duration {
@@ -187,20 +288,45 @@ impl Job {
         ));
     }
 
-    fn pass_on(&mut self, child: &Child, signal: Signal) {
+    fn warn_foreign(&self, pid: Pid) {
+        let name = self.name.escape_debug();
+        complain(&format!(
+            "warning: a process of the command runs as another user; it goes on when the lock is lost, and when this \
+             process dies; start `leasehold` as that user, as in `sudo leasehold run` name=`{name}` pid=`{pid}`"
+        ));
+    }
+
+    /// Waits until the group has ended after its SIGKILL; says so if it does not.
+    async fn ended_or_warned(&self, child: &Child) {
+        // As long as a process takes to end that has much memory to give back.
+        const LONGEST: Duration = Duration::from_secs(1);
+        if tokio::time::timeout(LONGEST, child.group_ended()).await.is_err() {
+            let (name, group) = (self.name.escape_debug(), child.group());
+            complain(&format!(
+                "warning: a process of the command goes on without the lock, and cannot be ended: it runs as another \
+                 user, or hangs in the kernel name=`{name}` group=`{group}`"
+            ));
+        }
+    }
+
+    fn came(&mut self, child: &Child, signal: Signal) {
         match signal {
             Signal::CONT => self.terminal.continued(child),
             Signal::TSTP if terminal::is_orphaned() => {}
+            Signal::HUP if self.terminal.hung_up_on(child) => child.wake(),
             signal => {
                 if signals::FROM_THE_KEYBOARD.contains(&signal) {
                     self.passed_on = Some(signal);
                 }
-                child.signal(signal);
-                if ENDS_STOPPED_ONES.contains(&signal) {
-                    child.wake();
+                if self.requests.came(signal, clock::boot_nanos()) {
+                    pass_on(child, signal);
                 }
             }
         }
+    }
+
+    fn pass_on_held(&mut self, child: &Child) {
+        self.requests.answered().into_iter().for_each(|signal| pass_on(child, signal));
     }
 
     /// If the command died of a signal from the keyboard, so do we.
@@ -221,20 +347,21 @@ impl Job {
     }
 
     /// Gives the lock up, and says how it all ended.
-    async fn end(
-        &self,
-        locks: &Locks,
-        guard: Guard,
-        granted: u64,
-        exit: Exit,
-        lost: Option<Lost>,
-    ) -> Result<Exit> {
+    async fn end(&mut self, locks: &Locks, guard: Guard, granted: u64, outcome: Outcome) -> Result<Exit> {
+        let Outcome { exit, lost, unguarded } = outcome;
         let ignore = self.args.on_lost == OnLost::Ignore;
         let name = guard.name().clone();
         if let Some(why) = lost {
+            // The lease that was given up is to be released. Any other has ended at the storage, or does with its
+            // TTL, whether the storage answers by then or not.
+            self.is_settled = why != Lost::MaxHold;
             drop(guard);
             return if ignore { Ok(exit) } else { Err(unfinished(locks, &name, why).await) };
         }
+        let ended = match unguarded {
+            Some(failure) if !ignore => Err(Failure::quiet(failure.exit)),
+            _ => Ok(exit),
+        };
         let held = Duration::from_nanos(clock::boot_nanos().saturating_sub(granted));
         let rest = self.args.at_least.unwrap_or_default().saturating_sub(held);
         let given_up = if rest.is_zero() { guard.release().await } else { leave(locks, guard, rest).await };
@@ -245,11 +372,71 @@ impl Job {
             },
             Err(error) => {
                 complain(&format!("warning: {}", chain(&error)));
-                Ok(exit)
+                self.is_settled = true;
+                ended
             }
-            Ok(()) => Ok(exit),
+            Ok(()) => ended,
         }
     }
+}
+
+/// How the command ended, and what happened before.
+struct Outcome {
+    exit: Exit,
+    lost: Option<Lost>,
+    /// Why there was no guardian any more.
+    unguarded: Option<Failure>,
+}
+
+/// When to look for processes that cannot be signaled: soon after the start, and then ever less often.
+struct Look {
+    next: Option<Pin<Box<Sleep>>>,
+    pause: Duration,
+}
+
+impl Look {
+    fn new() -> Self {
+        const FIRST: Duration = Duration::from_millis(100);
+        Self { next: Some(Box::pin(tokio::time::sleep(FIRST))), pause: FIRST }
+    }
+
+    async fn wait(&mut self) {
+        const LONGEST: Duration = Duration::from_secs(10);
+        match &mut self.next {
+            Some(next) => {
+                next.as_mut().await;
+                self.pause = std::cmp::min(self.pause * 2, LONGEST);
+                next.set(tokio::time::sleep(self.pause));
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    fn done(&mut self) {
+        self.next = None;
+    }
+}
+
+/// Waits until this time of the boot clock.
+async fn until(due: Option<u64>) {
+    match due {
+        Some(due) => tokio::time::sleep(Duration::from_nanos(due.saturating_sub(clock::boot_nanos()))).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn pass_on(child: &Child, signal: Signal) {
+    child.signal(signal);
+    if ENDS_STOPPED_ONES.contains(&signal) {
+        child.wake();
+    }
+}
+
+/// Becomes the parent of the group's orphans, to reap them: whether the group has ended is seen by its zombies being
+/// gone, and not each container has a first process that reaps. Not earlier, so that a daemon sees the parent it expects.
+fn adopt_orphans() {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
 }
 
 /// Says that the lock was lost, and to whom if somebody else ended the lease.
@@ -271,15 +458,4 @@ async fn leave(locks: &Locks, guard: Guard, rest: Duration) -> leasehold::Result
     let extended = guard.extend(std::cmp::max(rest, locks.limits().ttl_min)).await;
     guard.forget();
     extended
-}
-
-/// Waits for the guardian's end, so that it keeps nothing open that the caller waits for.
-async fn gone(guardian: &mut Guardian) {
-    const LONGEST: Duration = Duration::from_secs(1);
-    let gone = async {
-        while !guardian.is_gone() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    let _ = tokio::time::timeout(LONGEST, gone).await;
 }

@@ -1,26 +1,31 @@
 //! Job control. The command runs in a background group of our terminal, so that a pipeline around us keeps the
 //! foreground; it gets the foreground when it first asks for it, which stops it with SIGTTIN or SIGTTOU.
 
+use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::unistd;
+use rustix::io::Errno;
 use rustix::process::{self, Pid, Signal};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
 use super::child::Child;
+use super::procfs;
 
 pub(super) struct Terminal {
     /// The controlling terminal, if there is one.
     tty: Option<File>,
     /// Whether the command had the foreground when it was last stopped.
     had_it: bool,
+    /// The group that was last given the foreground here.
+    given_to: Cell<Option<Pid>>,
 }
 
 impl Terminal {
     pub(super) fn open() -> Self {
         let tty = OpenOptions::new().read(true).write(true).open("/dev/tty").ok();
-        Self { tty, had_it: false }
+        Self { tty, had_it: false, given_to: Cell::new(None) }
     }
 
     /// The command was stopped: gives it the terminal if that is what it needs, or else stops with it.
@@ -74,6 +79,12 @@ impl Terminal {
         had_it
     }
 
+    /// Returns `true` if the terminal is gone, and the command had it: the kernel has sent it SIGHUP then.
+    pub(super) fn hung_up_on(&self, child: &Child) -> bool {
+        let is_gone = self.tty.as_ref().is_some_and(|tty| tcgetpgrp(tty) == Err(Errno::IO));
+        is_gone && self.given_to.get() == Some(child.group())
+    }
+
     /// None if there is no terminal, or if another pid namespace has its foreground.
     fn foreground(&self) -> Option<Pid> {
         tcgetpgrp(self.tty.as_ref()?).ok()
@@ -97,7 +108,9 @@ impl Terminal {
         let mut background_writes = SigSet::empty();
         background_writes.add(nix::sys::signal::Signal::SIGTTOU);
         let before = background_writes.thread_swap_mask(SigmaskHow::SIG_BLOCK);
-        let _ = tcsetpgrp(tty, group);
+        if tcsetpgrp(tty, group).is_ok() {
+            self.given_to.set(Some(group));
+        }
         if let Ok(before) = before {
             let _ = before.thread_set_mask();
         }
@@ -117,7 +130,7 @@ pub(crate) fn own_group() -> Option<Pid> {
     Pid::from_raw(unistd::getpgrp().as_raw())
 }
 
-/// Whether no process outside of our group, but inside our session, is the parent of one in our group.
+/// Returns `true` if no process outside of our group, but inside our session, is the parent of one in our group.
 /// Looks along our own ancestors, where a shell with job control is.
 pub(super) fn is_orphaned() -> bool {
     // Those of another pid namespace are 0 here. Nobody can join them from here, only be born into them: what is 0
@@ -132,13 +145,7 @@ pub(super) fn is_orphaned() -> bool {
         if unistd::getpgid(id) != Ok(group) {
             return false;
         }
-        ancestor = parent(pid);
+        ancestor = procfs::parent(pid);
     }
     true
-}
-
-fn parent(pid: Pid) -> Option<Pid> {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-    let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?;
-    Pid::from_raw(parent.parse().ok()?)
 }

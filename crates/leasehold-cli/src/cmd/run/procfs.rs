@@ -1,0 +1,46 @@
+//! What `/proc` tells, where it can be believed.
+
+use std::fs;
+
+use rustix::process::{self, Pid};
+
+/// Returns `true` if `/proc` is there and counts processes as this process does: a pid namespace may have been made
+/// without one of its own, and the numbers in `/proc` are those of other processes then.
+pub(super) fn is_own() -> bool {
+    let own = process::getpid().as_raw_nonzero().to_string();
+    fs::read_link("/proc/self").is_ok_and(|number| number.as_os_str() == own.as_str())
+}
+
+/// Returns the parent of a process, if that can be known.
+pub(super) fn parent(pid: Pid) -> Option<Pid> {
+    if !is_own() {
+        return None;
+    }
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    // pid (name, which may contain anything) state parent …
+    let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?;
+    Pid::from_raw(parent.parse().ok()?)
+}
+
+/// Returns the first process that `wanted` accepts, of this one and its descendants, as far as they can be known.
+pub(super) fn find_in_tree(root: Pid, wanted: impl Fn(Pid) -> bool) -> Option<Pid> {
+    let (is_own, mut left) = (is_own(), vec![root]);
+    while let Some(pid) = left.pop() {
+        if wanted(pid) {
+            return Some(pid);
+        }
+        if is_own {
+            left.extend(children(pid));
+        }
+    }
+    None
+}
+
+fn children(pid: Pid) -> Vec<Pid> {
+    let Ok(threads) = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())) else {
+        return Vec::new();
+    };
+    let lists = threads.flatten().map(|thread| fs::read_to_string(thread.path().join("children")));
+    let ids = |list: String| list.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<i32>>();
+    lists.flatten().flat_map(ids).filter_map(Pid::from_raw).collect()
+}

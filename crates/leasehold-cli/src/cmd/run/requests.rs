@@ -1,0 +1,167 @@
+//! One request to end is one signal for the command, by however many ways it reaches this program.
+//!
+//! A request can come more than once: `timeout` signals its child, and then its child's group; a launcher passes on
+//! the Ctrl-C that the terminal sent to both. And it can reach the command without this program: systemd and batch
+//! systems signal every process of a service or a step. The guardian tells that apart: it is in a group of its own,
+//! so it gets such a signal only if every process gets it.
+//!
+//! 1. What has come a moment ago is the same request: it is dropped.
+//! 2. A request waits for `HOLD`, so that the sender gets to the guardian. Then the guardian is asked: it answers
+//!    after it has reported what it was sent.
+//! 3. If the guardian was sent it, so was the command, and the request is dropped. If not, it is passed on.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::signals;
+
+/// How long the ways of one request may differ.
+const SAME_REQUEST: Duration = Duration::from_millis(100);
+/// The same for signals that mean other things to most programs: only what comes in the same breath.
+const SAME_SIGNAL: Duration = Duration::from_millis(10);
+/// How long a sender that signals one process after the other takes at most.
+const HOLD: Duration = Duration::from_millis(10);
+/// How long the guardian has for its answer.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// The requests that came, all times in nanoseconds since boot.
+#[derive(Default)]
+pub(super) struct Requests {
+    /// When a signal last came that was not dropped.
+    seen: Vec<(Signal, u64)>,
+    /// What waits for the guardian's answer.
+    held: Vec<Signal>,
+    /// When something has to be done about it.
+    due: Option<u64>,
+    asked: bool,
+    /// When the guardian was last sent a request.
+    everyone: Option<u64>,
+}
+
+/// What to do when it is due.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    Ask,
+    PassOn(Vec<Signal>),
+}
+
+impl Requests {
+    /// Takes a signal that came. Returns `true` if it is to be passed on at once.
+    pub(super) fn came(&mut self, signal: Signal, now: u64) -> bool {
+        let is_request = signals::REQUESTS.contains(&signal);
+        let window = match signal {
+            _ if is_request => SAME_REQUEST,
+            _ if signals::ends(signal) => SAME_SIGNAL,
+            _ => return true,
+        };
+        if self.seen.iter().any(|(seen, at)| *seen == signal && is_within(window, *at, now)) {
+            return false;
+        }
+        self.seen.retain(|(seen, _)| *seen != signal);
+        self.seen.push((signal, now));
+        if !is_request {
+            return true;
+        }
+        if !self.everyone.is_some_and(|at| is_within(SAME_REQUEST, at, now)) {
+            self.held.push(signal);
+            self.due.get_or_insert(after(now, HOLD));
+        }
+        false
+    }
+
+    /// When to call `act`, if at all.
+    pub(super) fn due(&self) -> Option<u64> {
+        self.due
+    }
+
+    /// Says what is to be done now that it is due.
+    pub(super) fn act(&mut self, now: u64) -> Action {
+        if self.asked {
+            return Action::PassOn(self.take());
+        }
+        self.asked = true;
+        self.due = Some(after(now, ANSWER));
+        Action::Ask
+    }
+
+    /// The guardian has answered, or cannot: returns what to pass on.
+    pub(super) fn answered(&mut self) -> Vec<Signal> {
+        if self.asked { self.take() } else { Vec::new() }
+    }
+
+    /// The guardian was sent a request, and so was every process.
+    pub(super) fn sent_to_everyone(&mut self, now: u64) {
+        self.everyone = Some(now);
+        self.take();
+    }
+
+    fn take(&mut self) -> Vec<Signal> {
+        (self.due, self.asked) = (None, false);
+        std::mem::take(&mut self.held)
+    }
+}
+
+fn is_within(window: Duration, at: u64, now: u64) -> bool {
+    now <= after(at, window)
+}
+
+fn after(now: u64, duration: Duration) -> u64 {
+    now.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    #[test]
+    fn request_that_comes_twice_is_passed_on_once() {
+        let mut requests = Requests::default();
+        assert!(!requests.came(Signal::TERM, 0));
+        assert!(!requests.came(Signal::TERM, MS));
+        assert_eq!(requests.due(), Some(10 * MS));
+        assert_eq!(requests.act(10 * MS), Action::Ask);
+        assert_eq!(requests.answered(), [Signal::TERM]);
+        assert!(!requests.came(Signal::TERM, 90 * MS));
+        assert_eq!(requests.due(), None);
+        // Another request.
+        assert!(!requests.came(Signal::TERM, 150 * MS));
+        assert!(requests.due().is_some());
+    }
+
+    #[test]
+    fn different_requests_are_both_passed_on() {
+        let mut requests = Requests::default();
+        requests.came(Signal::INT, 0);
+        requests.came(Signal::TERM, MS);
+        assert_eq!(requests.act(10 * MS), Action::Ask);
+        // A guardian that does not answer does not keep them.
+        assert_eq!(requests.act(1_010 * MS), Action::PassOn(vec![Signal::INT, Signal::TERM]));
+    }
+
+    #[test]
+    fn request_to_every_process_is_not_passed_on() {
+        for guardian_first in [true, false] {
+            let mut requests = Requests::default();
+            if guardian_first {
+                requests.sent_to_everyone(0);
+            }
+            assert!(!requests.came(Signal::TERM, MS));
+            if !guardian_first {
+                requests.sent_to_everyone(2 * MS);
+            }
+            assert_eq!((requests.due(), requests.answered()), (None, vec![]));
+        }
+    }
+
+    #[test]
+    fn what_is_no_request_to_end_is_passed_on_at_once() {
+        let mut requests = Requests::default();
+        assert!(requests.came(Signal::WINCH, 0) && requests.came(Signal::WINCH, 0));
+        assert!(requests.came(Signal::USR1, 0));
+        assert!(!requests.came(Signal::USR1, MS));
+        assert!(requests.came(Signal::USR1, 20 * MS));
+    }
+}
