@@ -18,3 +18,4 @@ mod stdout;
 mod stores;
 mod terminal;
 mod tickets;
+mod torture;

@@ -1,0 +1,182 @@
+//! Kills at random what a `run` is made of, and looks whether a command ever ran on after its lease.
+//!
+//! `LEASEHOLD_TORTURE_KILLS` says how often; `LEASEHOLD_TORTURE_SEED` repeats the choices, though not the timing.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+
+use crate::harness::{Running, World, eventually, ms, scaled};
+use crate::processes::{children, signal};
+
+const CONTENDERS: usize = 6;
+
+/// How long a lease lasts that is not renewed, in seconds.
+const TTL: u64 = 2;
+
+/// Each process of the command has the witness open, and the first has it locked: it stays locked as long as one of
+/// them lives. The next command finds it unlocked, or sees it unlocked before the deadline of the lease before its own:
+/// a killed holder of this storage is replaced at once, while its command is being killed.
+const COMMAND: &str = "exec 9>>witness
+    free() { flock $1 9; [ $? != 1 ]; } # another code than 1: it was killed itself
+    free -n || { echo $LEASEHOLD_TOKEN >> overlaps; free -w$LIMIT || echo $LEASEHOLD_TOKEN >> violations; }
+    echo $LEASEHOLD_TOKEN >> tokens
+    sleep 1000 & sleep 0.0$((LEASEHOLD_TOKEN % 5)); kill $!; wait";
+
+/// The numbers that choose; a generator is enough that repeats them for a seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().expect("a number"))
+}
+
+/// What is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Victim {
+    Run,
+    Guardian,
+    Command,
+    Grandchild,
+    /// `run` or its guardian, which is stopped, and continued a moment later.
+    Stopped,
+    /// `run`, by a request to end.
+    Terminated,
+}
+
+#[test]
+fn random_kills_never_let_a_command_outlive_its_lease() {
+    let kills = setting("LEASEHOLD_TORTURE_KILLS").unwrap_or(150);
+    let seed = setting("LEASEHOLD_TORTURE_SEED").unwrap_or(u64::from(std::process::id()));
+    let world = Arc::new(World::new());
+    let running: Arc<Vec<Mutex<Option<Pid>>>> = Arc::new((0..CONTENDERS).map(|_| Mutex::new(None)).collect());
+    let stop = Arc::new(AtomicBool::new(false));
+    let contenders: Vec<_> = (0..CONTENDERS)
+        .map(|number| {
+            let (world, running, stop) = (world.clone(), running.clone(), stop.clone());
+            thread::spawn(move || {
+                let mut runs = 0_u64;
+                while !stop.load(Ordering::SeqCst) {
+                    let ttl = ms(TTL * 1000);
+                    let mut run = world.run(&["--ttl", &ttl, "--grace", "100ms"], COMMAND);
+                    let limit = scaled(Duration::from_secs(TTL)).as_secs().to_string();
+                    let mut run = Running::start(run.env("LIMIT", limit));
+                    *running[number].lock().expect("fine") = Some(run.pid());
+                    run.wait();
+                    *running[number].lock().expect("fine") = None;
+                    runs += 1;
+                }
+                runs
+            })
+        })
+        .collect();
+
+    let mut random = Random(seed);
+    let mut counts = std::collections::BTreeMap::new();
+    let mut done = 0;
+    while done < kills {
+        let before = tokens(&world);
+        for _ in 0..10 {
+            pause(Duration::from_millis(random.below(25)));
+            // More often than not the one that holds the lock: there is more to break.
+            let holds = |run: &&Mutex<Option<Pid>>| {
+                run.lock().expect("fine").is_some_and(|run| !children(run).is_empty())
+            };
+            let any = &running[usize::try_from(random.below(CONTENDERS as u64)).expect("small")];
+            let run = if random.below(3) == 0 { any } else { running.iter().find(holds).unwrap_or(any) };
+            let Some(victim) = strike(&mut random, run) else { continue };
+            *counts.entry(victim).or_insert(0_u64) += 1;
+            done += 1;
+        }
+        // Whatever was killed, the lock is free in time.
+        eventually("another grant", || tokens(&world).len() > before.len());
+        let violations = fs::read_to_string(world.path("violations")).unwrap_or_default();
+        assert_eq!(violations, "", "seed {seed}, after {done} kills: {counts:?}");
+    }
+    stop.store(true, Ordering::SeqCst);
+    let runs: u64 = contenders.into_iter().map(|contender| contender.join().expect("fine")).sum();
+    let violations = fs::read_to_string(world.path("violations")).unwrap_or_default();
+    assert_eq!(violations, "", "seed {seed}, after {done} kills: {counts:?}");
+    let tokens = tokens(&world);
+    assert!(tokens.is_sorted_by(|a, b| a < b), "seed {seed}: {tokens:?}");
+    world.held(false);
+    let overlaps = fs::read_to_string(world.path("overlaps")).unwrap_or_default().lines().count();
+    let grants = tokens.len();
+    eprintln!(
+        "{done} kills of {runs} runs, {grants} grants, {overlaps} short overlaps: {counts:?}, seed {seed}"
+    );
+}
+
+fn tokens(world: &World) -> Vec<u64> {
+    let tokens = fs::read_to_string(world.path("tokens")).unwrap_or_default();
+    tokens.lines().map(|line| line.parse().expect("a number")).collect()
+}
+
+/// Kills something of this contender. What is known to be out of reach is left out: `run` is not killed while it has
+/// no guardian that waits for orders.
+fn strike(random: &mut Random, running: &Mutex<Option<Pid>>) -> Option<Victim> {
+    let run = (*running.lock().expect("fine"))?;
+    // `run` is still called `env` for a moment.
+    let parts = children(run);
+    let guardian = parts.iter().find(|(_, args)| args.contains("__guard")).map(|(pid, _)| *pid);
+    let command = parts.iter().find(|(_, args)| !args.contains("__guard")).map(|(pid, _)| *pid);
+    let is_guarded = command.is_none() || guardian.is_some_and(is_ready);
+    let victim = match random.below(12) {
+        0..=3 => Victim::Run,
+        4 | 5 => Victim::Guardian,
+        6 | 7 => Victim::Command,
+        8 => Victim::Grandchild,
+        9 => Victim::Terminated,
+        _ => Victim::Stopped,
+    };
+    match victim {
+        Victim::Run if is_guarded => {
+            signal(run, Signal::KILL);
+            // Nor is its guardian killed while it still dies.
+            *running.lock().expect("fine") = None;
+        }
+        Victim::Run => return None,
+        Victim::Guardian => signal(guardian?, Signal::KILL),
+        // With its children, which live on by design if it ends on its own.
+        Victim::Command => _ = rustix::process::kill_process_group(command?, Signal::KILL),
+        Victim::Grandchild => signal(children(command?).first()?.0, Signal::KILL),
+        Victim::Terminated => signal(run, Signal::TERM),
+        Victim::Stopped => {
+            let stopped = if random.below(2) == 0 { run } else { guardian? };
+            signal(stopped, Signal::STOP);
+            pause(Duration::from_millis(random.below(30)));
+            signal(stopped, Signal::CONT);
+        }
+    }
+    Some(victim)
+}
+
+/// Whether a guardian has done what it was told and waits for more, and was not just killed.
+fn is_ready(guardian: Pid) -> bool {
+    let of = |file: &str| {
+        let path = format!("/proc/{}/{file}", guardian.as_raw_nonzero());
+        fs::read_to_string(path).unwrap_or_default()
+    };
+    let is_killed = of("status").lines().any(|line| {
+        let mask = line.strip_prefix("ShdPnd:").or(line.strip_prefix("SigPnd:"));
+        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        mask.is_some_and(|mask| mask & (1 << (Signal::KILL.as_raw() - 1)) != 0)
+    });
+    !is_killed && of("wchan").contains("poll")
+}
+
+/// Lets others get on, so that what follows comes at no particular moment.
+#[expect(clippy::disallowed_methods, reason = "what is random is when something is killed")]
+fn pause(time: Duration) {
+    thread::sleep(time);
+}
