@@ -25,7 +25,7 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{broadcast, mpsc};
 
 use self::acquisition::{Acquisition, Verb};
-use self::calls::Done;
+use self::calls::{Batch, Done};
 use self::effects::{Effect, Input};
 use self::sweep::Sweep;
 use super::Home;
@@ -39,11 +39,11 @@ use super::owners::Owners;
 use super::queue::Queues;
 use super::work;
 use crate::clock::{Clock, Moment};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::lost::Lost;
 use crate::process::Process;
-use crate::storage::{AnyStorage, Hint};
+use crate::storage::{Acquire, AnyStorage, Hint};
 
 pub(crate) struct Actor {
     storage: AnyStorage,
@@ -288,19 +288,7 @@ impl Actor {
     fn done(&mut self, done: Done) {
         let now = self.clock.now();
         match done {
-            Done::Acquired(batch, answers) => {
-                work::changed(batch.claims.len());
-                self.acquires.landed(batch.flight, batch.claims.iter().map(|claim| &claim.name));
-                for (claim, (key, call, answer)) in batch.claims.iter().zip(batch.answers(answers)) {
-                    let held = Self::held_by(claim, &answer);
-                    self.tell(key, Input::Acquired { call, answer });
-                    if let Some(holder) = held {
-                        for alike in self.acquires.take_alike(batch.flight, &claim.name) {
-                            self.answer_alike(alike, holder.clone());
-                        }
-                    }
-                }
-            }
+            Done::Acquired(batch, answers) => self.acquired(&batch, answers),
             Done::Renewed(batch, answers) => {
                 work::changed(batch.claims.len());
                 self.renews.landed(batch.flight, batch.claims.iter().map(|claim| &claim.name));
@@ -333,6 +321,20 @@ impl Actor {
             Done::Replied => {}
         }
         self.settle(now);
+    }
+
+    /// Claims were answered, and with each those that are alike and were made before it left.
+    fn acquired(&mut self, batch: &Batch, answers: Vec<Result<Acquire>>) {
+        work::changed(batch.claims.len());
+        self.acquires.landed(batch.flight, batch.claims.iter().map(|claim| &claim.name));
+        for (claim, (key, call, answer)) in batch.claims.iter().zip(batch.answers(answers)) {
+            let held = Self::held_by(claim, &answer);
+            self.tell(key, Input::Acquired { call, answer });
+            let Some(holder) = held else { continue };
+            for alike in self.acquires.take_alike(batch.flight, &claim.name) {
+                self.answer_alike(alike, holder.clone());
+            }
+        }
     }
 
     fn broken(&mut self, holder: &crate::storage::Holder) {

@@ -1,6 +1,5 @@
 //! Attempts: what callers who ask for a lock are told, and what is owed when they get none.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::Actor;
@@ -18,7 +17,7 @@ use crate::engine::timing::patience;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::options::{Options, shared_label};
-use crate::storage::{Claim, Holder, Name, Token};
+use crate::storage::{Acquire, Claim, Holder, Name, Token};
 
 /// A caller who waits for a lock.
 pub(super) struct Attempting {
@@ -221,11 +220,10 @@ impl Actor {
     }
 
     /// What a follower of this claim is told, if its answer is the follower's, too.
-    pub(super) fn held_by(claim: &Claim, answer: &Result<crate::storage::Acquire>) -> Option<Option<Holder>> {
-        use crate::storage::Acquire;
+    pub(super) fn held_by(claim: &Claim, answer: &Result<Acquire>) -> Option<Option<Holder>> {
         match answer {
             Ok(Acquire::Granted { token, ttl }) => {
-                let label: Option<Arc<str>> = claim.label.clone();
+                let label = claim.label.clone();
                 Some(Some(Holder { label, ..Holder::new(claim.name.clone(), claim.owner, *token, *ttl) }))
             }
             Ok(Acquire::Held { holder, .. }) => Some(holder.clone()),
