@@ -380,7 +380,10 @@ impl Attempt {
     /// claim that cannot even leave the lane is given up: the storage is silent, or has no room.
     fn limit(&self) -> Moment {
         match (self.plan, self.state) {
-            (Plan::Line { until: Moment::FAR }, State::Queued) => self.heard.after(SILENCE),
+            // The last claim, too, has time to leave.
+            (Plan::Line { until: Moment::FAR }, State::Queued) => {
+                max(self.heard.after(SILENCE), self.wanted.after(patience(self.ttl)))
+            }
             (Plan::Line { until }, State::Queued | State::Asking(_)) if !self.answered => {
                 let first = if self.asked == 0 { self.started } else { self.first_sent };
                 max(until, first.after(FIRST_ANSWER))
@@ -587,6 +590,7 @@ mod tests {
             }
             sent = attempt.wake();
             assert!(matches!(attempt.step(sent, Input::Wake), Action::Ask { .. }));
+            assert!(attempt.wake() > sent, "it is not woken in vain");
             attempt.sent(Call::at(sent));
             now = sent.after(Duration::from_millis(100));
         };
