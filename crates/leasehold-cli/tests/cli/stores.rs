@@ -37,12 +37,7 @@ fn command_locks_in_the_same_file_wherever_it_goes() {
         let dir = world.path("").join(OsStr::from_bytes(name));
         std::fs::create_dir_all(dir.join("sub")).expect("made");
         for store in ["sqlite:locks.db", "sqlite:sub/locks.db", "sqlite:./sub/../l%3Fo.db?synchronous=full"] {
-            for go in [
-                "cd /",
-                "cd sub",
-                "cd .. && mv \"$OLDPWD\" moved && mv moved \"$OLDPWD\"",
-                "export HOME=/nowhere",
-            ] {
+            for go in ["cd /", "cd sub", "cd ..", "export HOME=/nowhere"] {
                 let again = run(&world, &dir, Some(store), &[], &format!("{go}; {AGAIN}"));
                 assert_eq!(text(&again.stdout), "code:75", "{dir:?} {store} {go}: {again:?}");
             }
