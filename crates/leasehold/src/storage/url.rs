@@ -123,6 +123,7 @@ pub(crate) struct RawAuthority<'a> {
 impl Url {
     pub(crate) fn parse(rest: &str) -> Result<Self> {
         let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+        check_seen(path, query)?;
         let pairs = query.split('&').filter(|pair| !pair.is_empty());
         let options = pairs.map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -232,6 +233,38 @@ impl fmt::Debug for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Url")
     }
+}
+
+/// Refuses what is not seen: a line break at the end of a variable would name another storage, and both would lock.
+fn check_seen(path: &str, query: &str) -> Result<()> {
+    // What names a server ends with the first `/`, and has parts of its own.
+    let (authority, path) = match path.strip_prefix("//") {
+        Some(rest) => rest.split_once('/').unwrap_or((rest, "")),
+        None => ("", path),
+    };
+    let mut parts = authority
+        .split([':', '@', ',', '[', ']'])
+        .chain([path])
+        .chain(query.split('&').flat_map(|pair| pair.splitn(2, '=')));
+    if parts.any(has_unseen) {
+        return Err(Error::invalid(
+            "the URL has a control character, or a blank at the beginning or the end of a part; take it away, or write \
+             it as %XX",
+        ));
+    }
+    Ok(())
+}
+
+/// Returns `true` if a text has a control character or a line break, or a blank at an end.
+pub(crate) fn has_unseen(text: &str) -> bool {
+    let breaks = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+    // Also those without a width, which may stand between others.
+    let blank = |c: char| {
+        c.is_whitespace()
+            || matches!(c, '\u{ad}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}')
+            || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    text.contains(breaks) || text.starts_with(blank) || text.ends_with(blank)
 }
 
 /// Says what is wrong with what stands before the options, and repeats none of it.
@@ -346,6 +379,59 @@ mod tests {
         let error = error("sqlite:x");
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("feature `sqlite`"), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_seen_is_refused_in_every_part() {
+        let places = [
+            "^memory:x",
+            "memory:^x",
+            "memory:x^",
+            "^sqlite:/t/l.db",
+            "sqlite:^/t/l.db",
+            "sqlite:/t/l.db^",
+            "sqlite:/t/l.db^?synchronous=full",
+            "sqlite:/t/l.db?^synchronous=full",
+            "sqlite:/t/l.db?synchronous^=full",
+            "sqlite:/t/l.db?synchronous=^full",
+            "sqlite:/t/l.db?synchronous=full^",
+            "sqlite:///t/l.db^",
+            "sqlite:^///t/l.db",
+            "redis://^h/0",
+            "redis://h^/0",
+            "redis://h:6379^/0",
+            "redis://h/0^",
+            "redis://^u:S3CRET@h/0",
+            "redis://u^:S3CRET@h/0",
+            "redis://u:^S3CRET@h/0",
+            "redis://u:S3CRET^@h/0",
+            "redis://h/0?prefix=a^",
+            "redis+unix:/run/r.sock^",
+            "redis+sentinel://h,^i/main",
+            "redis+cluster://h,i^",
+            "redis+quorum://h,^i,j",
+            "postgres://u:S3CRET^@h/db",
+            "postgres://^u:S3CRET@h/db",
+            "postgres://h^/db",
+            "postgres://h/db^",
+            "postgres://h/^db",
+            "postgres://h/db?application_name=a^",
+        ];
+        for unseen in [
+            "\n", "\r\n", "\t", " ", "\u{a0}", "\u{2028}", "\u{2003}", "\u{feff}", "\u{200b}", "\u{85}",
+            "\u{7f}",
+        ] {
+            for place in places {
+                let url = place.replace('^', unseen);
+                let error = error(&url);
+                assert_eq!(error.kind(), ErrorKind::Invalid, "{url:?}");
+                assert!(!format!("{error:?} {error}").contains("S3CRET"), "{error}");
+            }
+        }
+        // What is in the midst is seen, and what is written is meant.
+        for url in ["memory:a b", "memory:a%0A", "memory:%20"] {
+            assert!(parse(url).is_ok(), "{url}");
+        }
     }
 
     #[test]

@@ -1,13 +1,15 @@
 use std::path::PathBuf;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::url::Url;
+use crate::storage::url::{Url, has_unseen};
 
 /// Says which file to lock in, and how.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
     path: Option<PathBuf>,
+    /// Whether code gave a path with characters that are not seen. A URL that has them written as %XX means them.
+    unseen: bool,
     pub(super) synchronous: Synchronous,
     pub(super) allow_network_fs: bool,
 }
@@ -27,7 +29,9 @@ pub enum Synchronous {
 impl Config {
     /// Locks in this file. It and its directory are made if they are missing.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: Some(path.into()), ..Self::default() }
+        let path = path.into();
+        let unseen = has_unseen(&path.to_string_lossy());
+        Self { path: Some(path), unseen, ..Self::default() }
     }
 
     /// Sets how hard each grant is pushed to the disk.
@@ -83,6 +87,12 @@ impl Config {
     /// `Unsupported` if none was given and this account has no state directory.
     pub fn path(&self) -> Result<PathBuf> {
         if let Some(path) = &self.path {
+            if self.unseen {
+                return Err(Error::invalid(format!(
+                    "the path of the lock file has a control character, or a blank at an end; take it away path=`{}`",
+                    path.to_string_lossy().escape_debug()
+                )));
+            }
             return Ok(path.clone());
         }
         let state = dirs::state_dir().or_else(dirs::data_local_dir);
@@ -162,6 +172,20 @@ mod tests {
         let expected = std::path::Path::new(std::ffi::OsStr::from_bytes(b"/a\xff/b"));
         assert_eq!(config("sqlite:/a%FF/b").expect("right").path().expect("given"), expected);
         assert_eq!(Config::parse("sqlite:/a%ff/b?synchronous=normal").expect("right"), Config::new(expected));
+    }
+
+    #[test]
+    fn a_path_from_code_has_no_unseen_characters() {
+        for path in ["/t/l.db\n", " /t/l.db", "/t/l.db ", "/t\0/l.db", "/t/l\r.db", "/t/l.db\u{a0}"] {
+            let error = Config::new(path).path().expect_err(path);
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{path:?}");
+        }
+        assert!(Config::new("/my files/l.db").path().is_ok());
+        // Whoever writes it so means it.
+        assert_eq!(
+            config("sqlite:/t/l.db%0A").expect("meant").path().expect("meant"),
+            Path::new("/t/l.db\n")
+        );
     }
 
     #[test]
