@@ -24,7 +24,8 @@ pub enum ErrorKind {
     /// Somebody else held the lock for the whole wait. Try later, or skip the work.
     /// [`Error::holder`] and [`Error::waited`] say more.
     Contended,
-    /// A bug in this library or in a storage. Report it.
+    /// The system has run out of something, or a part of it failed: the text says which. Else a bug in this library or in
+    /// a storage: report it.
     Internal,
     /// A name, a URL, a ticket or an option is wrong. Fix the call. Nothing was sent.
     Invalid,

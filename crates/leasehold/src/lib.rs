@@ -75,7 +75,7 @@
 //! | [`Invalid`](ErrorKind::Invalid) | a name, an option, a URL or a ticket is wrong; nothing was sent | fix the call |
 //! | [`Unsupported`](ErrorKind::Unsupported) | this storage cannot do that | choose another one |
 //! | [`Closed`](ErrorKind::Closed) | the client was closed | nothing |
-//! | [`Internal`](ErrorKind::Internal) | a bug, here or in a storage | report it |
+//! | [`Internal`](ErrorKind::Internal) | the system has run out of something, which the text names; else a bug | mend it; report it |
 //!
 //! # Testing your own code
 //!
@@ -131,6 +131,8 @@ mod lost;
 mod options;
 mod process;
 pub mod storage;
+#[cfg(any(feature = "sqlite", feature = "redis", feature = "postgres"))]
+mod system;
 mod ticket;
 
 #[cfg(feature = "planted-bugs")]

@@ -63,6 +63,13 @@ pub(super) fn login(error: &tokio_postgres::Error, place: &str, secrets: &[&str]
 
 /// Explains why there is no connection, or not any more.
 pub(super) fn unreachable(error: &(dyn StdError + 'static), place: &str) -> Error {
+    let causes_of = std::iter::successors(Some(error), |&error| error.source());
+    if let Some(why) = causes_of.filter_map(|e| e.downcast_ref()).find_map(crate::system::exhausted) {
+        return Error::new(
+            ErrorKind::Internal,
+            format!("no connection to the server; {why} server=`{place}`"),
+        );
+    }
     broken(&causes(error), place, &[])
 }
 

@@ -252,6 +252,12 @@ async fn greet(
 }
 
 fn unreachable(place: &str, e: &std::io::Error) -> Error {
+    if let Some(why) = crate::system::exhausted(e) {
+        return Error::new(
+            ErrorKind::Internal,
+            format!("no connection to the server; {why} server=`{place}`"),
+        );
+    }
     let text = "no connection to the server; check the URL and the server, and retry";
     Error::new(ErrorKind::Unavailable, format!("{text} server=`{place}` error=`{e}`"))
 }
