@@ -1,6 +1,7 @@
 //! Opens the file: makes it, or makes sure that it is ours. And says what SQLite's errors ask for.
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -8,10 +9,11 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
+use super::exclusive::{Exclusive, Turn};
 use super::fs::{self, Files, Paths};
 use super::live;
 use super::{Config, Synchronous};
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::error::{Error, ErrorKind, Result};
 
 /// `LHOK`: says of a SQLite file that it is one of ours.
@@ -19,6 +21,7 @@ const APPLICATION_ID: i64 = 0x4c48_4f4b;
 const SCHEMA: &str = include_str!("schema.sql");
 const SCHEMA_VERSION: i64 = 1;
 
+const BUSY: &str = "other processes kept the lock file busy; retry";
 /// How long others may keep the file busy before a call fails.
 const BUSY_LIMIT: Duration = Duration::from_secs(3);
 /// How long an opening waits for others that open the same new file.
@@ -33,6 +36,7 @@ pub(super) fn connect(paths: &Paths, config: &Config, clock: &Clock) -> Result<(
     let started = clock.now();
     loop {
         let before = Files::at(paths)?;
+        fs::check_mounts(paths)?;
         // Before SQLite comes: it would take the log of an older file for this one's.
         if let Err(error) = live::sweep(&paths.live_dir, &before.tag()) {
             if Files::at(paths)? == before {
@@ -41,16 +45,26 @@ pub(super) fn connect(paths: &Paths, config: &Config, clock: &Clock) -> Result<(
             continue;
         }
         if before.database.is_none() {
-            fs::create(path)?;
+            fs::create(paths)?;
             continue;
         }
         fs::check_owner(path)?;
-        fs::tighten(path)?;
+        fs::tighten(paths)?;
+        // SQLite empties the index where it takes itself for the first to open it, which another copy of it in this
+        // process cannot see. Before there is a directory, nobody has the file open.
+        let exclusive = paths.live_dir.exists().then(|| Exclusive::open(&paths.live_dir)).transpose()?;
+        let turn = match &exclusive {
+            Some(exclusive) => begin(exclusive, clock).map_err(|e| e.explain(path))?,
+            None => None,
+        };
         let connection = try_connect(path, config, before.log.is_some());
+        drop(turn);
         let files = Files::at(paths)?;
         let retry = clock.now().since(started) < OPEN_LIMIT;
         match connection {
             Ok(connection) if files.are_whole() && files.come_from(&before) => {
+                fs::check_mounts(paths)?;
+                fs::share_parts(paths)?;
                 return Ok((connection, files));
             }
             Ok(_) if retry => {}
@@ -60,6 +74,60 @@ pub(super) fn connect(paths: &Paths, config: &Config, clock: &Clock) -> Result<(
             Err(Failed::Sqlite(error)) => return Err(explain(path, error)),
             Err(Failed::NotOurs(error)) => return Err(error),
         }
+    }
+}
+
+/// Begins a transaction, as soon as nobody else is in one.
+pub(super) fn begin<'a>(exclusive: &'a Exclusive, clock: &Clock) -> Result<Option<Turn<'a>>, NotBegun> {
+    let mut patience = Patience::new(clock);
+    match exclusive.begin(|| patience.again()) {
+        Ok(Some(turn)) => Ok(Some(turn)),
+        Ok(None) => Err(NotBegun::Busy),
+        Err(error) => Err(NotBegun::System(error.into())),
+    }
+}
+
+/// Why a transaction did not begin.
+#[derive(Debug)]
+pub(super) enum NotBegun {
+    Busy,
+    System(io::Error),
+}
+
+impl NotBegun {
+    pub(super) fn explain(self, path: &Path) -> Error {
+        match self {
+            Self::Busy => Error::new(ErrorKind::Unavailable, format!("{BUSY} path=`{}`", path.display())),
+            Self::System(cause) => {
+                fs::failed("the lock file cannot be kept for one transaction", path, cause)
+            }
+        }
+    }
+}
+
+/// How one waits whose turn it is not yet.
+struct Patience {
+    clock: Clock,
+    since: Moment,
+    count: u32,
+}
+
+impl Patience {
+    fn new(clock: &Clock) -> Self {
+        Self { clock: clock.clone(), since: clock.now(), count: 0 }
+    }
+
+    /// Pauses. Returns `true` if it is worth asking again.
+    fn again(&mut self) -> bool {
+        // SQLite's own pauses are whole milliseconds and grow to 100: far longer than anybody writes here.
+        match self.count {
+            0..4 => std::thread::yield_now(),
+            4..40 => pause(Duration::from_micros(50)),
+            40..80 => pause(Duration::from_micros(200)),
+            _ => pause(Duration::from_millis(1)),
+        }
+        self.count = self.count.saturating_add(1);
+        self.clock.now().since(self.since) < BUSY_LIMIT
     }
 }
 
@@ -80,20 +148,12 @@ fn try_connect(path: &Path, config: &Config, has_log: bool) -> Result<Connection
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let mut connection = Connection::open_with_flags(path, flags)?;
-    let clock = Clock::boot();
-    let mut since = clock.now();
+    let mut patience = Patience::new(&Clock::boot());
     connection.busy_handler(Some(move |count| {
         if count == 0 {
-            since = clock.now();
+            patience = Patience::new(&patience.clock);
         }
-        // SQLite's own pauses are whole milliseconds and grow to 100: far longer than anybody writes here.
-        match count {
-            0..4 => std::thread::yield_now(),
-            4..40 => pause(Duration::from_micros(50)),
-            40..80 => pause(Duration::from_micros(200)),
-            _ => pause(Duration::from_millis(1)),
-        }
-        clock.now().since(since) < BUSY_LIMIT
+        patience.again()
     }))?;
     // What is somebody else's is left as it was: with its log, or without one.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_log)?;
@@ -192,11 +252,27 @@ impl std::error::Error for Said {}
 pub(super) fn explain(path: &Path, error: rusqlite::Error) -> Error {
     use ErrorCode as Code;
     use ErrorKind::{Internal, Unavailable, Unsupported};
-    let (kind, text) = match error.sqlite_error_code() {
+    let code = error.sqlite_error_code();
+    let system = match code {
+        // SQLite drops the number of the system's error, so the system is asked again.
+        Some(
+            Code::CannotOpen
+            | Code::ReadOnly
+            | Code::PermissionDenied
+            | Code::SystemIoFailure
+            | Code::FileLockingProtocolFailed,
+        ) => fs::short_of(path),
+        _ => None,
+    };
+    if let Some(why) = system {
+        let text = format!("the lock file cannot be used; {why} path=`{}`", path.display());
+        return Error::new(Internal, text).with_source(Said(error));
+    }
+    let (kind, text) = match code {
         Some(Code::DatabaseBusy | Code::DatabaseLocked | Code::FileLockingProtocolFailed) => {
-            (Unavailable, "other processes kept the lock file busy; retry")
+            (Unavailable, BUSY)
         }
-        Some(Code::DiskFull) => (Unavailable, "the disk of the lock file is full; free some space and retry"),
+        Some(Code::DiskFull) => (Internal, "the disk of the lock file is full; free some space"),
         Some(Code::NotADatabase) => (Unsupported, "this is not a lock file; choose another path"),
         Some(Code::DatabaseCorrupt) => {
             (Unsupported, "the lock file is damaged; stop every program that uses it, then remove it")
@@ -208,10 +284,13 @@ pub(super) fn explain(path: &Path, error: rusqlite::Error) -> Error {
         Some(Code::CannotOpen) => {
             (Unsupported, "the lock file cannot be opened; check its permissions and those of its directory")
         }
-        Some(Code::SystemIoFailure | Code::OutOfMemory | Code::OperationInterrupted) => (
-            Unavailable,
-            "the lock file could not be read or written; see that nobody removed a part of it, and that its disk works",
+        Some(Code::OutOfMemory) => (Internal, "no memory is left for the lock file; free some"),
+        Some(Code::SystemIoFailure) => (
+            Internal,
+            "the lock file could not be read or written; see that its disk works, that its quota is not used up, and \
+             that nobody removed a part of it",
         ),
+        Some(Code::OperationInterrupted) => (Unavailable, "the work on the lock file was interrupted; retry"),
         _ => (Internal, "SQLite refused; please report it"),
     };
     Error::new(kind, format!("{text} path=`{}`", path.display())).with_source(Said(error))

@@ -6,7 +6,9 @@ use std::sync::mpsc::Receiver;
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::Config;
-use super::connect::{connect, explain, is_busy, replaced_error};
+use super::boot::Boot;
+use super::connect::{NotBegun, begin, connect, explain, is_busy, replaced_error};
+use super::exclusive::Exclusive;
 use super::fs::{self, Files, Kept, Paths};
 use super::hints::Hinter;
 use super::job::{Done, Job};
@@ -28,7 +30,7 @@ pub(super) struct Db {
     config: Config,
     paths: Paths,
     clock: Clock,
-    boot: String,
+    boot: Boot,
     hinter: Hinter,
     open: Option<Open>,
     /// What was held in a file that was replaced, until the new one is open.
@@ -43,6 +45,7 @@ struct Open {
     files: Files,
     kept: Kept,
     live: Live,
+    exclusive: Exclusive,
     leases: Leases,
     transactions: u32,
     prune_from: String,
@@ -52,6 +55,7 @@ struct Open {
 enum Failed {
     /// The file is not the one that others use.
     Replaced,
+    NotBegun(NotBegun),
     Sqlite(rusqlite::Error),
 }
 
@@ -64,7 +68,7 @@ impl From<rusqlite::Error> for Failed {
 impl Db {
     pub(super) fn open(config: Config, hinter: Hinter) -> Result<Self> {
         let paths = Paths::new(fs::prepare(&config)?);
-        let (clock, boot, lost) = (Clock::boot(), boot_id()?, Leases::default());
+        let (clock, boot, lost) = (Clock::boot(), Boot::read()?, Leases::default());
         let mut db = Self { config, paths, clock, boot, hinter, open: None, lost };
         db.ensure_open()?;
         Ok(db)
@@ -117,6 +121,10 @@ impl Db {
         match self.transaction(&jobs) {
             Ok(done) => jobs.into_iter().zip(done).for_each(|(job, done)| job.answer(done)),
             Err(Failed::Replaced) => self.write_anew(jobs),
+            Err(Failed::NotBegun(why)) => {
+                let error = why.explain(&self.paths.database);
+                jobs.into_iter().for_each(|job| job.fail(&error));
+            }
             // What one job needs may be more than there is: a release fits on a full disk where a grant does not.
             Err(Failed::Sqlite(error)) if jobs.len() > 1 && !is_busy(&error) => {
                 jobs.into_iter().for_each(|job| self.write(vec![job]));
@@ -146,13 +154,19 @@ impl Db {
         let Some(open) = &mut self.open else {
             return Err(Failed::Replaced);
         };
-        let Open { connection, files, kept, live, leases, transactions, prune_from } = open;
-        let started = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+        let Open { connection, files, kept, live, exclusive, leases, transactions, prune_from } = open;
+        // Ends last, whatever happens.
+        let turn = begin(exclusive, &self.clock);
+        let started =
+            turn.is_ok().then(|| connection.transaction_with_behavior(TransactionBehavior::Immediate));
         // Under the write lock: whoever does not see this storage cannot have taken its leases since.
         if !(kept.are_at(*files, &self.paths) && live.is_seen()) {
             return Err(Failed::Replaced);
         }
-        let work = started?;
+        let _turn = turn.map_err(Failed::NotBegun)?;
+        let Some(work) = started.transpose()? else {
+            return Err(Failed::Replaced);
+        };
         // Only now: waiting for the file took time.
         let now = self.clock.now();
         let mut tx = tx(&work, live, &self.paths, &self.boot, &self.hinter, now);
@@ -191,12 +205,20 @@ impl Db {
         for _ in 0..2 {
             self.ensure_open()?;
             let Some(open) = &mut self.open else { break };
-            let (now, paths) = (self.clock.now(), &self.paths);
-            let snapshot = open.connection.transaction_with_behavior(TransactionBehavior::Deferred);
-            let seen = snapshot
-                .and_then(|snapshot| look(&tx(&snapshot, &open.live, paths, &self.boot, &self.hinter, now)));
+            let paths = &self.paths;
+            let seen = begin(&open.exclusive, &self.clock).map_err(|e| e.explain(&paths.database)).and_then(
+                |_turn| {
+                    let now = self.clock.now();
+                    let snapshot = open.connection.transaction_with_behavior(TransactionBehavior::Deferred);
+                    snapshot
+                        .and_then(|snapshot| {
+                            look(&tx(&snapshot, &open.live, paths, &self.boot, &self.hinter, now))
+                        })
+                        .map_err(|e| explain(&paths.database, e))
+                },
+            );
             if in_place(open.files, &open.live, paths) {
-                return seen.map_err(|e| explain(&paths.database, e));
+                return seen;
             }
             self.let_go();
         }
@@ -237,20 +259,31 @@ impl Open {
         // Looked at before it is trusted, and made only for a file that is ours.
         fs::check_private_dir(&paths.live_dir)?;
         let (connection, files) = connect(paths, config, clock)?;
-        let seen = Live::create(&paths.live_dir, &files.tag()).and_then(|live| {
+        let seen = Live::create(paths, &files.tag()).and_then(|live| {
             // Whoever replaced a file before this liveness file was there has not seen it, and others may have
             // gone on with the old one.
             live::refuse_others(&paths.live_dir, &files.tag())?;
-            let kept = Kept::new(paths)?;
+            let (kept, exclusive) = (Kept::new(paths)?, Exclusive::open(&paths.live_dir)?);
+            // The directory too, which may have been made just now.
+            fs::check_mounts(paths)?;
             let replaced = || replaced_error(&paths.database);
-            if in_place(files, &live, paths) { Ok((live, kept)) } else { Err(replaced()) }
+            if in_place(files, &live, paths) { Ok((live, kept, exclusive)) } else { Err(replaced()) }
         });
-        let (live, kept) = seen.inspect_err(|_| {
+        let (live, kept, exclusive) = seen.inspect_err(|_| {
             // Only if it is empty.
             let _kept = std::fs::remove_dir(&paths.live_dir);
         })?;
         let leases = Leases::default();
-        Ok(Self { connection, files, kept, live, leases, transactions: 0, prune_from: String::new() })
+        Ok(Self {
+            connection,
+            files,
+            kept,
+            live,
+            exclusive,
+            leases,
+            transactions: 0,
+            prune_from: String::new(),
+        })
     }
 
     /// Closes in the order of the fields, and returns what was held.
@@ -268,7 +301,7 @@ fn tx<'a>(
     db: &'a Connection,
     live: &'a Live,
     paths: &'a Paths,
-    boot: &'a str,
+    boot: &'a Boot,
     hinter: &'a Hinter,
     now: Moment,
 ) -> Tx<'a> {
@@ -280,7 +313,7 @@ fn tx<'a>(
         boot,
         hinter,
         now,
-        now_us: stored_us(now),
+        now_us: boot.stored_us(now),
         effects: Effects::default(),
     }
 }
@@ -300,36 +333,15 @@ fn tell(effects: Effects, me: &str, live_dir: &Path, hinter: &Hinter, now: Momen
             hinter.pass(live_dir, &id, owner);
         }
     }
-}
-
-/// The time as records carry it.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn stored_us(now: Moment) -> i64 {
-    i64::try_from(now.as_nanos() / 1000).unwrap_or(i64::MAX)
-}
-
-/// The clock that processes share here is the wall clock.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn stored_us(_now: Moment) -> i64 {
-    i64::try_from(crate::clock::wall_us()).unwrap_or(i64::MAX)
-}
-
-/// Names the time since the machine was started: leases of another boot are over.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn boot_id() -> Result<String> {
-    let path = Path::new("/proc/sys/kernel/random/boot_id");
-    let id = std::fs::read_to_string(path).map_err(|error| {
-        let text =
-            "a lock file needs to know when the machine was started, and cannot read it; mount /proc here";
-        crate::Error::new(crate::ErrorKind::Unsupported, format!("{text} path=`{}`", path.display()))
-            .with_source(error)
-    })?;
-    Ok(id.trim().to_owned())
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn boot_id() -> Result<String> {
-    Ok("wall".to_owned())
+    if effects.hints_to_all.is_empty() {
+        return;
+    }
+    // Who cannot be told learns of it at its next renewal.
+    let all = live::storages(live_dir).unwrap_or_default();
+    for owner in effects.hints_to_all {
+        hinter.tell(Hint::Owner(owner));
+        all.iter().filter(|id| *id != me).for_each(|id| hinter.pass(live_dir, id, owner));
+    }
 }
 
 #[cfg(test)]
@@ -388,7 +400,7 @@ mod tests {
 
         for answer in refused.try_recv().expect("answered") {
             let error = answer.expect_err("no room");
-            assert_eq!(error.kind(), ErrorKind::Unavailable);
+            assert_eq!(error.kind(), ErrorKind::Internal);
             assert!(error.to_string().contains("full; free some space"), "{error}");
             let source = std::error::Error::source(&error).expect("SQLite's own words").to_string();
             assert!(!error.to_string().contains(&source), "{error}: {source}");

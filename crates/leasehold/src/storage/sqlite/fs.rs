@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::Config;
 use crate::error::{Error, ErrorKind, Result};
+use crate::system::exhausted;
 
 /// Where the parts of a lock file are.
 #[derive(Clone, Debug)]
@@ -31,6 +32,92 @@ pub(super) struct Files {
 pub(super) struct Identity {
     device: u64,
     inode: u64,
+    /// The mount through which the path leads to it; 0 where that is not told on the way.
+    mount: u64,
+}
+
+/// Which other accounts share the lock file, so that what belongs to it is shared in the same way.
+#[cfg(unix)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sharing {
+    /// Of a file.
+    mode: u32,
+    group: Option<u32>,
+}
+
+#[cfg(unix)]
+impl Sharing {
+    const PRIVATE: Self = Self { mode: 0o600, group: None };
+
+    /// Returns how a lock file is shared that is there.
+    pub(super) fn of(file: &Path) -> Result<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let found = fs::symlink_metadata(file)
+            .map_err(|e| failed("the mode of the lock file cannot be looked at", file, e))?;
+        Ok(Self { mode: found.mode() & 0o666 | 0o600, group: Some(found.gid()) })
+    }
+
+    /// Returns how a lock file was shared that is not there any more. The directory of its liveness files remembers it.
+    pub(super) fn remembered(live_dir: &Path) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        match fs::symlink_metadata(live_dir) {
+            // Whoever may only list the directory could not lock.
+            Ok(found) if found.is_dir() => {
+                let bits = |w: u32| if found.mode() & w == w { w & 0o666 } else { 0 };
+                Self { mode: 0o600 | bits(0o070) | bits(0o007), group: Some(found.gid()) }
+            }
+            _ => Self::PRIVATE,
+        }
+    }
+
+    /// Shares a file that was just made, so its mode may still be anything.
+    pub(super) fn share(self, file: &fs::File) -> io::Result<()> {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        let mut found = file.metadata()?;
+        if let Some(group) = self.group.filter(|group| *group != found.gid()) {
+            // Only for a member of the group; for another, the file stays private.
+            if std::os::unix::fs::fchown(file, None, Some(group)).is_ok() {
+                found = file.metadata()?;
+            }
+        }
+        let mode = self.mode_in(found.gid());
+        if found.mode() & 0o777 != mode {
+            file.set_permissions(fs::Permissions::from_mode(mode))?;
+        }
+        Ok(())
+    }
+
+    /// Gives those that share the lock file a part of it that this account owns. Takes nothing away.
+    pub(super) fn widen(self, path: &Path) {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        let Ok(found) = fs::symlink_metadata(path) else { return };
+        if found.uid() != rustix::process::geteuid().as_raw() || found.file_type().is_symlink() {
+            return;
+        }
+        let mut gid = found.gid();
+        if let Some(group) = self.group.filter(|group| *group != gid)
+            && std::os::unix::fs::lchown(path, None, Some(group)).is_ok()
+        {
+            gid = group;
+        }
+        let mode = self.mode_in(gid);
+        // A directory also has to be passed; and in one that all may write to, each removes only its own.
+        let wanted = match found.is_dir() {
+            true if mode & OTHERS_WRITE != 0 => mode | (mode & 0o444) >> 2 | 0o1000,
+            true => mode | (mode & 0o444) >> 2,
+            false => mode,
+        };
+        let now = found.mode() & 0o7777;
+        if now | wanted != now {
+            // What cannot be shared is refused to the others by the system, which says so.
+            let _refused = fs::set_permissions(path, fs::Permissions::from_mode(now | wanted));
+        }
+    }
+
+    /// Nobody of another group gets what the lock file's group has.
+    fn mode_in(self, group: u32) -> u32 {
+        if self.group == Some(group) { self.mode } else { self.mode & !0o070 }
+    }
 }
 
 /// Tells cheaply whether the log and its index were removed: while somebody has them open they only lose their links.
@@ -53,7 +140,7 @@ impl Kept {
 
     /// Whether none was removed and the file is in its place. Whether one was moved away, [`Files::at`] tells.
     pub(super) fn are_at(&self, files: Files, paths: &Paths) -> bool {
-        let linked = |file| rustix::fs::fstat(file).is_ok_and(|found| found.st_nlink > 0);
+        let linked = |file| rustix::fs::fstat(file).is_ok_and(|found| found.st_nlink == 1);
         self.0.iter().all(linked) && identity(&paths.database).is_ok_and(|now| now == files.database)
     }
 }
@@ -149,27 +236,142 @@ pub(super) fn prepare(config: &Config) -> Result<PathBuf> {
 ///
 /// Never opens it: closing any descriptor of a database drops the locks that SQLite holds on it in this process.
 pub(super) fn identity(path: &Path) -> Result<Option<Identity>> {
-    let found = match fs::symlink_metadata(path) {
+    let found = match look(path) {
         Ok(found) => found,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(failed("the lock file cannot be looked at", path, e)),
     };
-    if !found.file_type().is_file() {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!(
-                "the lock file must be a plain file, not a link or a directory; name the file itself path=`{}`",
-                path.display()
-            ),
-        ));
+    let refuse = |why: &str| {
+        Err(Error::new(ErrorKind::Unsupported, format!("the lock file {why} path=`{}`", path.display())))
+    };
+    if !found.is_file {
+        return refuse("must be a plain file, not a link or a directory; name the file itself");
     }
-    Ok(Some(identity_of(&found)))
+    // Under each name SQLite keeps another log, so those that use one do not see what those of the other write.
+    if found.links > 1 {
+        return refuse("has more than one name (hard links), each with a log of its own; remove all but one");
+    }
+    Ok(Some(found.identity))
 }
 
-/// Makes the directory of the liveness files, which nobody else may write to.
+/// What is at a path.
+struct Found {
+    identity: Identity,
+    is_file: bool,
+    links: u64,
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn look(path: &Path) -> io::Result<Found> {
+    use rustix::fs::{AtFlags, CWD, FileType, StatxFlags};
+    let wanted = StatxFlags::TYPE | StatxFlags::NLINK | StatxFlags::INO | StatxFlags::MNT_ID;
+    let Ok(found) = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, wanted) else {
+        // An old kernel, or one that hides the call.
+        return look_without_mount(path);
+    };
+    Ok(Found {
+        identity: Identity {
+            device: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
+            inode: found.stx_ino,
+            mount: if has_mount(&found) { found.stx_mnt_id } else { 0 },
+        },
+        is_file: FileType::from_raw_mode(u32::from(found.stx_mode)) == FileType::RegularFile,
+        links: u64::from(found.stx_nlink),
+    })
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn look(path: &Path) -> io::Result<Found> {
+    look_without_mount(path)
+}
+
+fn look_without_mount(path: &Path) -> io::Result<Found> {
+    let found = fs::symlink_metadata(path)?;
+    Ok(Found { identity: identity_of(&found), is_file: found.is_file(), links: links(&found) })
+}
+
 #[cfg(unix)]
-pub(super) fn private_dir(path: &Path) -> Result<()> {
+fn links(found: &fs::Metadata) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    found.nlink()
+}
+
+#[cfg(not(unix))]
+fn links(_found: &fs::Metadata) -> u64 {
+    1
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn has_mount(found: &rustix::fs::Statx) -> bool {
+    rustix::fs::StatxFlags::from_bits_retain(found.stx_mask).contains(rustix::fs::StatxFlags::MNT_ID)
+}
+
+/// Returns the mount through which a file was opened.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn mount_of(file: impl std::os::fd::AsFd) -> io::Result<u64> {
+    use rustix::fs::{AtFlags, StatxFlags};
+    use std::os::fd::AsRawFd;
+    let file = file.as_fd();
+    match rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID) {
+        Ok(found) if has_mount(&found) => return Ok(found.stx_mnt_id),
+        // Older than Linux 5.8, or hidden.
+        _ => {}
+    }
+    let info = fs::read_to_string(format!("/proc/thread-self/fdinfo/{}", file.as_raw_fd()))?;
+    let mount = info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
+    mount.ok_or_else(|| io::Error::other("the system does not say through which mount a file was opened"))
+}
+
+/// Refuses parts that were mounted one by one (`mount --bind locks.db …`, `docker -v ./locks.db:…`): through another
+/// path the same part lies beside others, and what excludes there excludes nothing here.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn check_mounts(paths: &Paths) -> Result<()> {
+    use rustix::fs::{CWD, Mode, OFlags};
+    // Path-only descriptors, whose closing drops none of SQLite's locks.
+    let mount = |path: &Path| -> Result<Option<u64>> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mount = match rustix::fs::openat(CWD, path, flags, Mode::empty()) {
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            opened => opened.map_err(io::Error::from).and_then(mount_of),
+        };
+        mount.map(Some).map_err(|e| match exhausted(&e) {
+            Some(_) => failed("the lock file cannot be looked at", path, e),
+            None => {
+                let text = "it cannot be told whether the lock file was mounted by itself, which needs Linux 5.8 or a \
+                            /proc; mount this process's own /proc";
+                let text = format!("{text} path=`{}`", path.display());
+                Error::new(ErrorKind::Unsupported, text).with_source(e)
+            }
+        })
+    };
+    let dir = mount(paths.database.parent().unwrap_or(&paths.database))?;
+    for part in [&paths.database, &paths.log, &paths.index, &paths.live_dir] {
+        let own = mount(part)?;
+        if own.is_some() && own != dir {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "this was mounted apart from its directory, so what belongs to it may lie elsewhere; mount the \
+                     directory of the lock file instead path=`{}`",
+                    part.display()
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Elsewhere single files are not mounted.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) fn check_mounts(_paths: &Paths) -> Result<()> {
+    Ok(())
+}
+
+/// Makes the directory of the liveness files, which only those may write to that share the lock file.
+#[cfg(unix)]
+pub(super) fn live_dir(path: &Path, sharing: Sharing) -> Result<()> {
     make_dirs(path).map_err(|e| failed("the directory of the liveness files cannot be made", path, e))?;
+    sharing.widen(path);
     check_private_dir(path)
 }
 
@@ -223,14 +425,13 @@ pub(super) fn check_owner(_path: &Path) -> Result<()> {
 /// Says what failed; the cause itself is the source.
 pub(super) fn failed(what: &str, path: &Path, cause: io::Error) -> Error {
     use io::ErrorKind as Io;
-    let (kind, hint) = match cause.kind() {
-        Io::PermissionDenied => (ErrorKind::Unsupported, "check its permissions"),
-        Io::ReadOnlyFilesystem => (ErrorKind::Unsupported, "the file system is read-only"),
-        Io::StorageFull | Io::QuotaExceeded => (ErrorKind::Unavailable, "free some space and retry"),
-        Io::NotADirectory | Io::AlreadyExists | Io::InvalidFilename => {
+    let (kind, hint) = match (exhausted(&cause), cause.kind()) {
+        (Some(why), _) => (ErrorKind::Internal, why),
+        (None, Io::PermissionDenied) => (ErrorKind::Unsupported, "check its permissions"),
+        (None, Io::NotADirectory | Io::AlreadyExists | Io::InvalidFilename) => {
             (ErrorKind::Unsupported, "choose another path")
         }
-        _ => (ErrorKind::Unavailable, "retry, or choose another path"),
+        (None, _) => (ErrorKind::Unavailable, "retry, or choose another path"),
     };
     Error::new(kind, format!("{what}; {hint} path=`{}`", path.display())).with_source(cause)
 }
@@ -246,54 +447,110 @@ fn make_dirs(path: &Path) -> io::Result<()> {
     fs::create_dir_all(path)
 }
 
-/// Makes the file if it is missing, so that it is private from its first moment.
+/// Makes the file if it is missing: private from its first moment, unless the one before was shared.
 ///
 /// The caller keeps other openings in this process out until SQLite has it open.
 #[cfg(unix)]
-pub(super) fn create(path: &Path) -> Result<()> {
+pub(super) fn create(paths: &Paths) -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
-    let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    match made {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-            Err(failed("the lock file cannot be made", path, e))
-        }
-        _ => Ok(()),
+    let path = &paths.database;
+    let failed = |e| failed("the lock file cannot be made", path, e);
+    match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(made) => Sharing::remembered(&paths.live_dir).share(&made).map_err(failed),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(failed(e)),
     }
 }
 
 #[cfg(not(unix))]
-pub(super) fn create(_path: &Path) -> Result<()> {
+pub(super) fn create(_paths: &Paths) -> Result<()> {
     Ok(())
 }
 
 /// Makes an empty file of this account private, as if it had been made here. What is in use keeps its mode.
 #[cfg(unix)]
-pub(super) fn tighten(path: &Path) -> Result<()> {
+pub(super) fn tighten(paths: &Paths) -> Result<()> {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let path = &paths.database;
     let failed = |e| failed("the lock file cannot be made private", path, e);
     let found = fs::symlink_metadata(path).map_err(failed)?;
     let mine = found.uid() == rustix::process::geteuid().as_raw();
-    if found.is_file() && found.len() == 0 && mine && found.mode() & 0o077 != 0 {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    let mode = Sharing::remembered(&paths.live_dir).mode_in(found.gid());
+    if found.is_file() && found.len() == 0 && mine && found.mode() & 0o777 & !mode != 0 {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)?;
     }
     Ok(())
 }
 
 #[cfg(not(unix))]
-pub(super) fn tighten(_path: &Path) -> Result<()> {
+pub(super) fn tighten(_paths: &Paths) -> Result<()> {
     Ok(())
+}
+
+/// Gives those that share the lock file the parts of it that SQLite made.
+#[cfg(unix)]
+pub(super) fn share_parts(paths: &Paths) -> Result<()> {
+    let sharing = Sharing::of(&paths.database)?;
+    for part in [&paths.log, &paths.index] {
+        sharing.widen(part);
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+pub(super) fn share_parts(_paths: &Paths) -> Result<()> {
+    Ok(())
+}
+
+/// Says why files cannot be opened or written here, if it is the system that has none left or fails.
+pub(super) fn short_of(path: &Path) -> Option<&'static str> {
+    let dir = path.parent().unwrap_or(path);
+    // As many as SQLite needs at a time.
+    let opened: Result<Vec<_>, _> = (0..5).map(|_| open_again(dir)).collect();
+    match opened {
+        Err(e) => exhausted(&e),
+        Ok(_) => exhausted(&disk_trouble(dir)?.into()),
+    }
+}
+
+#[cfg(unix)]
+fn open_again(dir: &Path) -> io::Result<fs::File> {
+    fs::File::open(dir)
+}
+
+#[cfg(not(unix))]
+fn open_again(_dir: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(unix)]
+fn disk_trouble(dir: &Path) -> Option<io::ErrorKind> {
+    /// SQLite lets the index of its log grow by so much at a time.
+    const PIECE: u64 = 32 * 1024;
+    let found = rustix::fs::statvfs(dir).ok()?;
+    if found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+        return Some(io::ErrorKind::ReadOnlyFilesystem);
+    }
+    // Some file systems count nothing.
+    let is_full = found.f_blocks > 0 && found.f_bavail.saturating_mul(found.f_frsize) < PIECE;
+    is_full.then_some(io::ErrorKind::StorageFull)
+}
+
+#[cfg(not(unix))]
+fn disk_trouble(_dir: &Path) -> Option<io::ErrorKind> {
+    None
 }
 
 #[cfg(unix)]
 pub(super) fn identity_of(found: &fs::Metadata) -> Identity {
     use std::os::unix::fs::MetadataExt;
-    Identity { device: found.dev(), inode: found.ino() }
+    Identity { device: found.dev(), inode: found.ino(), mount: 0 }
 }
 
 /// Elsewhere a file in use cannot be replaced.
 #[cfg(not(unix))]
 fn identity_of(_found: &fs::Metadata) -> Identity {
-    Identity { device: 0, inode: 0 }
+    Identity { device: 0, inode: 0, mount: 0 }
 }
 
 /// In a directory that anybody may write to, anybody may replace the file, unless it is sticky.
@@ -326,7 +583,7 @@ fn check_dir(_path: &Path) -> Result<()> {
 }
 
 #[cfg(target_os = "linux")]
-fn network_fs(path: &Path) -> Option<&'static str> {
+pub(super) fn network_fs(path: &Path) -> Option<&'static str> {
     let found = rustix::fs::statfs(path).ok()?;
     // The field is signed on some machines and the number has 32 bits on all.
     let magic = u32::try_from(i128::from(found.f_type) & 0xffff_ffff).ok()?;
@@ -395,7 +652,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777)).expect("chmod");
         let path = dir.path().join("locks.db");
-        create(&path).expect("made");
+        create(&Paths::new(path.clone())).expect("made");
         check_owner(&path).expect("it is ours");
         // Only root may give a file away.
         if std::os::unix::fs::chown(&path, Some(12_345), None).is_ok() {

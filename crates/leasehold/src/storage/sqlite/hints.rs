@@ -26,7 +26,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use super::fs::{Paths, failed};
+use super::fs::{Paths, Sharing, failed};
 use super::live::{self, State};
 use crate::clock::{Clock, Moment};
 use crate::error::Result;
@@ -96,7 +96,7 @@ pub(super) fn channel() -> (Hinter, Commands) {
 impl Hinter {
     /// Listens on a newly opened lock file. The pipe goes when the liveness file does.
     pub(super) fn opened(&self, paths: &Paths, id: &str) -> Result<()> {
-        let made = make_pipe(&paths.live_dir, id);
+        let made = make_pipe(&paths.live_dir, id, Sharing::of(&paths.database)?);
         let pipe = made.map_err(|e| failed("the pipe for hints cannot be made", &paths.live_dir, e))?;
         let live = paths.live_dir.join(id);
         self.command(Command::Opened(Opened { pipe, paths: paths.clone(), live }));
@@ -272,7 +272,13 @@ impl Listener {
                 }
             }
             Command::Opened(opened) => {
-                self.files = Files::new(&opened).ok();
+                self.files = Files::new(&opened)
+                    .inspect_err(|error| {
+                        // Nothing is lost but time: who holds looks at each renewal, who observes at each heartbeat.
+                        let why = watching_failed(error);
+                        tracing::warn!(target: "leasehold", %error, why, "the lock file is not watched");
+                    })
+                    .ok();
                 self.pipe = pipe::Receiver::from_file(opened.pipe).ok();
                 self.live_dir = opened.paths.live_dir;
                 if let Some(files) = &mut self.files {
@@ -322,7 +328,7 @@ impl Listener {
                     self.died(&id);
                 }
             }
-            State::Alive(None) => {
+            State::Alive(None) | State::Unknown => {
                 self.looked_at.insert(id);
             }
         }
@@ -365,6 +371,17 @@ impl Listener {
         self.ready.extend(self.watched.iter().cloned().map(Hint::Name));
         let apart = CHANGES_APART_EACH.saturating_mul(u32::try_from(self.watched.len()).unwrap_or(u32::MAX));
         (self.hint_at, self.hint_not_before) = (None, Instant::now() + apart);
+    }
+}
+
+/// Says what to do where files cannot be watched; inotify has limits of its own, under the numbers of others.
+fn watching_failed(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull => "no watch is left; raise `fs.inotify.max_user_watches`",
+        _ if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
+            "no descriptor is left, or no watcher; raise `ulimit -n` or `fs.inotify.max_user_instances`"
+        }
+        _ => crate::system::exhausted(error).unwrap_or("the system refused"),
     }
 }
 
@@ -460,11 +477,13 @@ impl Files {
     }
 }
 
-fn make_pipe(live_dir: &Path, id: &str) -> io::Result<File> {
+fn make_pipe(live_dir: &Path, id: &str, sharing: Sharing) -> io::Result<File> {
     let path = live::hint_path(live_dir, id).ok_or(io::ErrorKind::InvalidInput)?;
     rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RUSR | Mode::WUSR)?;
     // Open at both ends, so that there is always a reader and never an end of file.
     let flags = (OFlags::NONBLOCK | OFlags::NOFOLLOW).bits();
     let flags = i32::try_from(flags).map_err(io::Error::other)?;
-    File::options().read(true).write(true).custom_flags(flags).open(path)
+    let pipe = File::options().read(true).write(true).custom_flags(flags).open(path)?;
+    sharing.share(&pipe)?;
+    Ok(pipe)
 }

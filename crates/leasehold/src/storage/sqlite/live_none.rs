@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::fs::Paths;
 use crate::error::Result;
 
 /// Stands for nothing.
@@ -9,7 +10,7 @@ use crate::error::Result;
 pub(super) struct Live;
 
 impl Live {
-    pub(super) fn create(_dir: &Path, _tag: &str) -> Result<Self> {
+    pub(super) fn create(_paths: &Paths, _tag: &str) -> Result<Self> {
         Ok(Self)
     }
 
@@ -27,12 +28,14 @@ impl Live {
 pub(super) enum State {
     /// Never told here.
     Dead,
-    /// Nobody can tell, so the TTL decides.
+    /// Never told here.
     Alive(Option<std::convert::Infallible>),
+    /// Cannot be told, so the TTL decides.
+    Unknown,
 }
 
 pub(super) fn look(_dir: &Path, _id: &str) -> State {
-    State::Alive(None)
+    State::Unknown
 }
 
 pub(super) fn sweep(_dir: &Path, _tag: &str) -> Result<()> {
@@ -44,3 +47,7 @@ pub(super) fn refuse_others(_dir: &Path, _tag: &str) -> Result<()> {
 }
 
 pub(super) fn bury(_dir: &Path, _id: &str) {}
+
+pub(super) fn storages(_dir: &Path) -> Result<Vec<String>> {
+    Ok(Vec::new())
+}

@@ -1,8 +1,14 @@
 #![doc = include_str!("README.md")]
 
+mod boot;
 mod config;
 mod connect;
 mod db;
+#[cfg(unix)]
+mod exclusive;
+#[cfg(not(unix))]
+#[path = "exclusive_none.rs"]
+mod exclusive;
 mod fs;
 #[cfg(target_os = "linux")]
 mod hints;
@@ -16,6 +22,8 @@ mod live;
 #[cfg(not(unix))]
 #[path = "live_none.rs"]
 mod live;
+#[cfg(unix)]
+mod process;
 mod tx;
 
 use std::fmt;
@@ -37,6 +45,7 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
+use crate::system::no_thread;
 
 /// Keeps locks in a file, for the processes of one machine.
 pub struct Sqlite {
@@ -60,8 +69,9 @@ impl Sqlite {
     /// # Errors
     ///
     /// `Unsupported` if the file is not one of ours, lies on a network file system or in a directory that
-    /// anybody may write to, or may not be read and written. `Unavailable` if the disk is full, or the file
-    /// was replaced while somebody still uses the old one.
+    /// anybody may write to, was mounted apart from its directory, has more than one name, or may not be read and written;
+    /// or if the clock or the liveness of others cannot be told. `Unavailable` if the file was replaced while another
+    /// process still uses the old one. `Internal` if the system has run out of something, such as space on the disk.
     ///
     /// # Cancel safety
     ///
@@ -87,10 +97,7 @@ impl Sqlite {
                 }
             }
         });
-        start.map_err(|e| {
-            Error::new(ErrorKind::Unavailable, "the thread of the lock file cannot be started; retry")
-                .with_source(e)
-        })?;
+        start.map_err(|e| no_thread("the thread of the lock file cannot be started", e))?;
         let path = opening.await.map_err(|_| gone())??;
         Ok(Self {
             path,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Result, Row, named_params, params};
 
+use super::boot::Boot;
 use super::hints::Hinter;
 use super::live::{self, State};
 use crate::clock::{self, Moment};
@@ -18,7 +19,7 @@ pub(super) struct Tx<'a> {
     pub(super) live_dir: &'a Path,
     /// The id of this storage's liveness file; none where there are no liveness files.
     pub(super) me: Option<&'a str>,
-    pub(super) boot: &'a str,
+    pub(super) boot: &'a Boot,
     pub(super) hinter: &'a Hinter,
     pub(super) now: Moment,
     pub(super) now_us: i64,
@@ -30,6 +31,8 @@ pub(super) struct Tx<'a> {
 pub(super) struct Effects {
     /// Owners to hint, by the storage that they asked.
     pub(super) hints: Vec<(String, Owner)>,
+    /// Owners to hint whose lease is bound to no storage any more: any may have asked for it.
+    pub(super) hints_to_all: Vec<Owner>,
     /// Whose deaths an owner waits for.
     pub(super) deaths: Vec<(Owner, Vec<String>)>,
     /// Owners that wait for nobody's death any more.
@@ -42,6 +45,12 @@ const AHEAD: usize = 64;
 const IDLE: Duration = Duration::from_secs(60 * 60);
 /// How many records one pruning looks at.
 const PRUNED: usize = 128;
+/// No lease is longer, so one that ends later is of another boot.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// Whether a waiter's entry is alive, with `:boot`, `:now` and `:latest`. Where boots are not known, the clock tells: it
+/// begins anew with each, and no entry lasts longer than [`WAITER_TTL`].
+const WAITS: &str = "expires_us > :now
+    AND (boot = :boot AND :boot <> '' OR (boot = '' OR :boot = '') AND expires_us <= :latest)";
 
 struct Record {
     owner: Option<Owner>,
@@ -91,16 +100,29 @@ impl Tx<'_> {
             return Ok(Err(late));
         }
         let renewed = Ok(Renew::Renewed { ttl: claim.ttl });
-        if self.extend_own(claim)? {
+        if !claim.shorten && self.extend_own(claim)? {
             return Ok(renewed);
         }
-        // Bound to another storage, or not held.
+        // Bound to another storage, or to be told of, or not held.
         let record = self.record(&claim.name)?;
-        if record.is_some_and(|record| record.owner == Some(claim.owner) && self.is_held(&record)) {
-            self.extend(claim)?;
-            return Ok(renewed);
+        let Some(record) = record.filter(|record| record.owner == Some(claim.owner) && self.is_held(record))
+        else {
+            return Ok(Ok(Renew::NotHeld));
+        };
+        self.extend(claim)?;
+        if claim.shorten && self.after(claim.ttl) < record.expires_us {
+            // Its own engine: another client may have sent this.
+            self.hint_holder(record.live, claim.owner);
         }
-        Ok(Ok(Renew::NotHeld))
+        Ok(renewed)
+    }
+
+    /// Hints an owner that holds, or did until now.
+    fn hint_holder(&mut self, live: Option<String>, owner: Owner) {
+        match live {
+            Some(live) => self.effects.hints.push((live, owner)),
+            None => self.effects.hints_to_all.push(owner),
+        }
     }
 
     pub(super) fn release(&mut self, claim: &Claim) -> Result<Release> {
@@ -119,15 +141,13 @@ impl Tx<'_> {
         let mut free = self.db.prepare_cached(
             "UPDATE lock SET owner = NULL, live = NULL, label = NULL, boot = ?2, expires_us = ?3 WHERE name = ?1",
         )?;
-        free.execute(params![claim.name.as_str(), self.boot, self.now_us])?;
+        free.execute(params![claim.name.as_str(), self.boot.id(), self.now_us])?;
         self.pass_on(&claim.name)?;
         if !held {
             return Ok(Release::NotHeld);
         }
-        // Its own engine too: the lease may have been ended by somebody else.
-        if let Some(live) = record.live {
-            self.effects.hints.push((live, claim.owner));
-        }
+        // Its own engine too: another client may have ended the lease.
+        self.hint_holder(record.live, claim.owner);
         Ok(Release::Released)
     }
 
@@ -178,7 +198,8 @@ impl Tx<'_> {
             let record = Record::read(row)?;
             last = row.get(7)?;
             seen += 1;
-            if record.boot != self.boot || record.expires_us < idle_since {
+            let of_now = self.may_be_of_this_boot(&record) && record.expires_us >= idle_since;
+            if !(of_now || self.is_held(&record)) {
                 high_water = std::cmp::max(high_water, record.token);
                 idle.push(last.clone());
             }
@@ -193,10 +214,13 @@ impl Tx<'_> {
                 forget.execute([name])?;
             }
         }
-        let mut waiters =
-            self.db.prepare_cached("DELETE FROM waiter WHERE boot <> ?1 OR expires_us <= ?2")?;
+        let mut waiters = self.db.prepare_cached(&format!("DELETE FROM waiter WHERE NOT ({WAITS})"))?;
         if seen < PRUNED {
-            waiters.execute(params![self.boot, self.now_us])?;
+            waiters.execute(named_params! {
+                ":boot": self.boot.id(),
+                ":now": self.now_us,
+                ":latest": self.after(WAITER_TTL),
+            })?;
             last.clear();
         }
         Ok(last)
@@ -209,22 +233,37 @@ impl Tx<'_> {
         record.query_row([name.as_str()], Record::read).optional()
     }
 
+    /// Whose process is seen to live, holds; else the boot decides, too.
     fn is_held(&self, record: &Record) -> bool {
         record.owner.is_some()
-            && record.boot == self.boot
             && record.expires_us > self.now_us
-            && record.live.as_deref().is_none_or(|live| self.is_alive(live))
+            && match record.live.as_deref().map_or(State::Unknown, |live| self.look(live)) {
+                State::Dead => false,
+                State::Alive(_) => true,
+                State::Unknown => self.may_be_of_this_boot(record),
+            }
+    }
+
+    /// Returns `true` unless it is known that a record was written before the machine was started.
+    fn may_be_of_this_boot(&self, record: &Record) -> bool {
+        // The clock begins anew with each boot: what was granted later than now, or lasts too long, is of another.
+        let by_clock = || record.granted_us <= self.now_us && record.expires_us <= self.after(LONGEST);
+        self.boot.is(&record.boot).unwrap_or_else(by_clock)
     }
 
     fn is_alive(&self, live: &str) -> bool {
+        self.look(live) != State::Dead
+    }
+
+    fn look(&self, live: &str) -> State {
         if Some(live) == self.me {
-            return true;
+            return State::Alive(None);
         }
-        let alive = live::look(self.live_dir, live) != State::Dead;
-        if !alive {
+        let state = live::look(self.live_dir, live);
+        if state == State::Dead {
             live::bury(self.live_dir, live);
         }
-        alive
+        state
     }
 
     fn grant(&mut self, claim: &Claim, record: Option<&Record>) -> Result<Acquire> {
@@ -249,7 +288,7 @@ impl Tx<'_> {
             ":kind": claim.kind.as_str(),
             ":owner": claim.owner.to_bytes(),
             ":token": token,
-            ":boot": self.boot,
+            ":boot": self.boot.id(),
             ":now": self.now_us,
             ":expires": self.after(claim.ttl),
             ":live": self.bound_to(claim),
@@ -263,12 +302,13 @@ impl Tx<'_> {
     /// renewal that comes late must not tie somebody else's lease to the life of whoever sent it.
     fn extend(&self, claim: &Claim) -> Result<()> {
         let mut extend = self.db.prepare_cached(
-            "UPDATE lock SET expires_us = iif(:shorten, :expires, max(expires_us, :expires)),
-               live = iif(:detached, NULL, live)
+            "UPDATE lock SET boot = :boot, live = iif(:detached, NULL, live),
+               expires_us = iif(:shorten, :expires, max(expires_us, :expires))
              WHERE name = :name",
         )?;
         extend.execute(named_params! {
             ":name": claim.name.as_str(),
+            ":boot": self.boot.id(),
             ":expires": self.after(claim.ttl),
             ":shorten": claim.shorten,
             ":detached": claim.detached,
@@ -279,18 +319,17 @@ impl Tx<'_> {
     /// Gives a lease a full TTL if it is held and certainly alive: the common case, in one statement.
     fn extend_own(&self, claim: &Claim) -> Result<bool> {
         let mut extend = self.db.prepare_cached(
-            "UPDATE lock SET expires_us = iif(:shorten, :expires, max(expires_us, :expires)),
-               live = iif(:detached, NULL, live)
-             WHERE name = :name AND owner = :owner AND boot = :boot AND expires_us > :now
-               AND (live IS NULL OR live = :me)",
+            "UPDATE lock SET boot = :boot, live = iif(:detached, NULL, live),
+               expires_us = max(expires_us, :expires)
+             WHERE name = :name AND owner = :owner AND expires_us > :now
+               AND (live = :me OR live IS NULL AND boot = :boot AND :boot <> '')",
         )?;
         let extended = extend.execute(named_params! {
             ":name": claim.name.as_str(),
             ":owner": claim.owner.to_bytes(),
-            ":boot": self.boot,
+            ":boot": self.boot.id(),
             ":now": self.now_us,
             ":expires": self.after(claim.ttl),
-            ":shorten": claim.shorten,
             ":detached": claim.detached,
             ":me": self.me,
         })?;
@@ -327,14 +366,14 @@ impl Tx<'_> {
         let mut refresh = self.db.prepare_cached(
             "UPDATE waiter SET live = ?3, boot = ?4, expires_us = ?5 WHERE owner = ?2 AND name = ?1",
         )?;
-        if refresh.execute(params![name, owner, self.me, self.boot, expires])? > 0 {
+        if refresh.execute(params![name, owner, self.me, self.boot.id(), expires])? > 0 {
             return Ok(());
         }
         let mut append = self.db.prepare_cached(
             "INSERT INTO waiter (name, ticket, owner, live, boot, expires_us)
              SELECT ?1, coalesce(max(ticket), 0) + 1, ?2, ?3, ?4, ?5 FROM waiter WHERE name = ?1",
         )?;
-        append.execute(params![name, owner, self.me, self.boot, expires])?;
+        append.execute(params![name, owner, self.me, self.boot.id(), expires])?;
         Ok(())
     }
 
@@ -381,10 +420,15 @@ impl Tx<'_> {
 
     /// The first waiter that is alive, with its storage; those before it are dropped.
     fn first(&self, name: &Name) -> Result<Option<(Option<String>, Owner)>> {
-        let mut waiters = self.db.prepare_cached(
-            "SELECT ticket, owner, live, boot = ?2 AND expires_us > ?3 FROM waiter WHERE name = ?1 ORDER BY ticket",
-        )?;
-        let mut rows = waiters.query(params![name.as_str(), self.boot, self.now_us])?;
+        let mut waiters = self.db.prepare_cached(&format!(
+            "SELECT ticket, owner, live, {WAITS} FROM waiter WHERE name = :name ORDER BY ticket",
+        ))?;
+        let mut rows = waiters.query(named_params! {
+            ":name": name.as_str(),
+            ":boot": self.boot.id(),
+            ":now": self.now_us,
+            ":latest": self.after(WAITER_TTL),
+        })?;
         let (mut first, mut last_dead) = (None, None);
         while let Some(row) = rows.next()? {
             let live: Option<String> = row.get(2)?;
@@ -407,11 +451,17 @@ impl Tx<'_> {
         let Some(owner) = record.owner else {
             return Ok(None);
         };
-        let mut waiters: CachedStatement<'_> = self.db.prepare_cached(
-            "SELECT count(*) FROM waiter WHERE name = ?1 AND boot = ?2 AND expires_us > ?3",
+        let mut waiters: CachedStatement<'_> =
+            self.db.prepare_cached(&format!("SELECT count(*) FROM waiter WHERE name = :name AND {WAITS}"))?;
+        let waiters: i64 = waiters.query_row(
+            named_params! {
+                ":name": name.as_str(),
+                ":boot": self.boot.id(),
+                ":now": self.now_us,
+                ":latest": self.after(WAITER_TTL),
+            },
+            |row| row.get(0),
         )?;
-        let waiters: i64 =
-            waiters.query_row(params![name.as_str(), self.boot, self.now_us], |row| row.get(0))?;
         Ok(Some(Holder {
             label: record.label.as_deref().map(Arc::from),
             held_for: Some(duration(self.now_us.saturating_sub(record.granted_us))),

@@ -1,6 +1,14 @@
 //! The SQLite storage among processes: each worker is this test's own executable, driven through its pipes.
 #![cfg(all(unix, feature = "sqlite"))]
 
+mod accounts;
+#[cfg(target_os = "linux")]
+mod containers;
+mod copies;
+#[cfg(target_os = "linux")]
+mod limits;
+mod names;
+
 use std::collections::HashSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -20,7 +28,10 @@ use leasehold::storage::{
 use tokio::time::Instant;
 
 const ROLE: &str = "LEASEHOLD_TEST_SQLITE_FILE";
+/// How many descriptors a worker has left when it opens the file.
+const STARVED: &str = "LEASEHOLD_TEST_SQLITE_DESCRIPTORS";
 const LONG: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(200);
 
 // ---------------------------------------------------------------- among processes
 
@@ -482,12 +493,61 @@ fn a_careless_descriptor_costs_no_lease() {
     let granted = holder.take("job");
     holder.say("touch");
     assert_eq!(holder.hear(), "touched");
+    let mut other = Worker::start(&dir.file());
+    assert!(other.remaining("job") > LONG / 2);
     run(async {
         let storage = open(&dir.file()).await;
         assert!(matches!(acquire(&storage, &claim("job")).await, Acquire::Held { .. }));
     });
     holder.say(&format!("release job {}", granted.owner));
     assert_eq!(holder.hear(), "released");
+}
+
+#[test]
+fn careless_descriptors_damage_nothing() {
+    let dir = Dir::new();
+    let (processes, cycles) = (4, 200);
+    let mut workers: Vec<_> = (0..processes).map(|_| Worker::start(&dir.file())).collect();
+    for worker in &mut workers {
+        worker.say("careless");
+        assert_eq!(worker.hear(), "careless");
+        worker.say(&format!("cycles job {cycles}"));
+    }
+    let mut tokens = HashSet::new();
+    for worker in &mut workers {
+        for _ in 0..cycles {
+            let heard = worker.hear();
+            let token = heard.rsplit_once(' ').expect("three numbers").1;
+            assert!(tokens.insert(token.to_owned()), "one token was granted twice");
+        }
+    }
+    drop(workers);
+    assert_eq!(query::<String>(&dir.file(), "PRAGMA integrity_check"), "ok");
+}
+
+/// A forked child has what its parent had open, and lives on.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_forked_child_keeps_no_lease_alive() {
+    use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+    let dir = Dir::new();
+    let mut holder = Worker::start(&dir.file());
+    holder.take("job");
+    let fds = format!("/proc/{}/fd", holder.child.id());
+    let live = fs::read_dir(fds).expect("listed").map(|fd| fd.expect("a descriptor").path()).find(|fd| {
+        let to = fs::read_link(fd).expect("read");
+        to.starts_with(dir.path().join("locks.db-live")) && to.is_file() && to.extension().is_none()
+    });
+    let live = live.expect("its liveness file is open");
+    let fd = live.file_name().and_then(|fd| fd.to_str()).and_then(|fd| fd.parse().ok()).expect("a number");
+    let pid = i32::try_from(holder.child.id()).ok().and_then(Pid::from_raw).expect("a pid");
+    let process = pidfd_open(pid, PidfdFlags::empty()).expect("opened");
+    // What a child gets by forking: the same open file, not one of its own.
+    let kept = pidfd_getfd(process, fd, PidfdGetfdFlags::empty()).expect("got");
+    holder.kill();
+    let mut other = Worker::start(&dir.file());
+    other.take("job");
+    drop(kept);
 }
 
 #[test]
@@ -512,7 +572,8 @@ fn a_lease_of_another_boot_is_over() {
     let dir = Dir::new();
     run(async {
         let storage = open(&dir.file()).await;
-        let mine = claim("job");
+        // Of a process that is seen to live, nothing is of another boot.
+        let mine = claim("job").detached(true);
         let Acquire::Granted { token, .. } = acquire(&storage, &mine).await else { panic!("held") };
         assert!(matches!(acquire(&storage, &claim("job").wait(true)).await, Acquire::Held { .. }));
         execute(&dir.file(), "UPDATE lock SET boot = 'another'; UPDATE waiter SET boot = 'another'");
@@ -523,6 +584,85 @@ fn a_lease_of_another_boot_is_over() {
             held => panic!("{held:?}"),
         }
     });
+}
+
+#[test]
+fn a_lease_whose_holder_is_seen_to_live_is_of_this_boot() {
+    let dir = Dir::new();
+    let mut holder = Worker::start(&dir.file());
+    let granted = holder.take("job");
+    // As a process wrote it that was told of another boot.
+    execute(&dir.file(), "UPDATE lock SET boot = 'another'");
+    run(async {
+        let storage = open(&dir.file()).await;
+        assert!(matches!(acquire(&storage, &claim("job")).await, Acquire::Held { .. }));
+    });
+    holder.say(&format!("renew job {}", granted.owner));
+    assert_eq!(holder.hear(), "renewed");
+    holder.kill();
+    run(async {
+        let storage = open(&dir.file()).await;
+        assert!(matches!(acquire(&storage, &claim("job")).await, Acquire::Granted { .. }));
+    });
+}
+
+#[test]
+fn where_the_boot_is_not_known_the_clock_tells() {
+    let dir = Dir::new();
+    let far = 1_000_000_000_000_000_i64;
+    let day = 24 * 60 * 60 * 1_000_000_i64;
+    for (change, over) in [
+        ("".to_owned(), false),
+        (format!(", granted_us = granted_us + {far}, expires_us = expires_us + {far}"), true),
+        // No lease is that long: the clock began anew.
+        (format!(", expires_us = expires_us + {day}"), true),
+        (", expires_us = granted_us".to_owned(), true),
+    ] {
+        run(async {
+            let storage = open(&dir.file()).await;
+            let mine = claim("job").detached(true);
+            assert!(matches!(acquire(&storage, &mine).await, Acquire::Granted { .. }));
+            execute(&dir.file(), &format!("UPDATE lock SET boot = ''{change}"));
+            let renewed = matches!(renew(&storage, &mine).await, Renew::Renewed { .. });
+            assert_eq!(renewed, !over, "{change}");
+            let granted = matches!(acquire(&storage, &claim("job")).await, Acquire::Granted { .. });
+            assert_eq!(granted, over, "{change}");
+        });
+        fs::remove_file(dir.file()).expect("removed");
+    }
+}
+
+#[test]
+fn whoever_holds_is_told_of_its_new_end() {
+    let dir = Dir::new();
+    let (mut holder, mut other) = (Worker::start(&dir.file()), Worker::start(&dir.file()));
+    for detached in [false, true] {
+        let lock = if detached { "detached" } else { "bound" };
+        let granted = holder.take(lock);
+        run(async {
+            let storage = open(&dir.file()).await;
+            if detached {
+                // As resuming a ticket does; then no record says where the holder is.
+                let resumed = Claim::new(name(lock), granted.owner, LONG).detached(true);
+                assert!(matches!(renew(&storage, &resumed).await, Renew::Renewed { .. }));
+            }
+        });
+        holder.say("hinted");
+        other.say(&format!("shorten {lock} {}", granted.owner));
+        assert_eq!(other.hear(), "shortened");
+        assert_eq!(holder.hear(), granted.owner.to_string(), "{lock}");
+
+        let granted = holder.take("released");
+        run(async {
+            let storage = open(&dir.file()).await;
+            let resumed = Claim::new(name("released"), granted.owner, LONG).detached(detached);
+            assert!(matches!(renew(&storage, &resumed).await, Renew::Renewed { .. }));
+        });
+        holder.say("hinted");
+        other.say(&format!("release released {}", granted.owner));
+        assert_eq!(other.hear(), "released");
+        assert_eq!(holder.hear(), granted.owner.to_string(), "{lock}");
+    }
 }
 
 #[test]
@@ -694,8 +834,12 @@ fn worker() {
         return;
     };
     run(async {
-        let storage = open(&file).await;
-        let mut hints: Hints = Box::pin(storage.hints());
+        let _starved = std::env::var(STARVED).ok().map(|left| starve(left.parse().expect("a number")));
+        let storage = match Sqlite::open(Config::new(&file)).await {
+            Ok(storage) => storage,
+            Err(error) => return answer(&format!("{:?}: {error}", error.kind())),
+        };
+        let (mut hints, mut starved): (Hints, _) = (Box::pin(storage.hints()), Vec::new());
         answer("open");
         for line in std::io::stdin().lines() {
             let line = line.expect("a line");
@@ -720,15 +864,44 @@ fn worker() {
                     Release::NotHeld => answer("not held"),
                     _ => answer("released"),
                 },
-                ["hinted"] => loop {
-                    if let Some(Hint::Owner(owner)) = hints.next().await {
-                        break answer(&owner.to_string());
+                ["hinted"] => {
+                    let hinted = async {
+                        loop {
+                            if let Some(Hint::Owner(owner)) = hints.next().await {
+                                break owner.to_string();
+                            }
+                        }
+                    };
+                    let heard = tokio::time::timeout(time(10_000), hinted).await;
+                    answer(&heard.unwrap_or_else(|_| "nothing".to_owned()));
+                }
+                ["try", lock] => match storage.acquire(&[claim(lock)]).await.pop().expect("one answer") {
+                    Ok(Acquire::Held { holder: Some(holder), .. }) => {
+                        answer(&format!("held {}", holder.remaining.as_millis()));
                     }
+                    other => answer(&format!("{other:?}")),
                 },
+                ["shorten", lock, owner] => {
+                    let mine = Claim::new(name(lock), owner.parse().expect("an owner"), SHORT);
+                    renew(&storage, &mine.patience(LONG).shorten(true)).await;
+                    answer("shortened");
+                }
+                ["starve"] => {
+                    starved.extend(starve(0));
+                    answer("starved");
+                }
                 ["touch"] => {
-                    // Closing any descriptor of a file drops this process's fcntl locks on it.
-                    drop(fs::File::open(&file).expect("opened"));
+                    touch(&file);
                     answer("touched");
+                }
+                ["careless"] => {
+                    let file = file.clone();
+                    std::thread::spawn(move || {
+                        loop {
+                            touch(&file);
+                        }
+                    });
+                    answer("careless");
                 }
                 ["child"] => {
                     let mut child = Command::new("sleep");
@@ -749,6 +922,32 @@ fn worker() {
             }
         }
     });
+}
+
+/// Takes all descriptors that there are, but for so many.
+fn starve(left: usize) -> Vec<fs::File> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let current = std::cmp::min(limit.current.unwrap_or(256), 256);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(current), ..limit }).expect("limited");
+    let mut taken = Vec::new();
+    while let Ok(file) = fs::File::open("/dev/null") {
+        taken.push(file);
+    }
+    taken.truncate(taken.len().saturating_sub(left));
+    taken
+}
+
+/// Opens and closes all that belongs to a lock file, as a backup does. Closing any descriptor of a file drops all of this
+/// process's fcntl locks on it.
+fn touch(file: &Path) {
+    let dir = file.parent().expect("a directory");
+    let live =
+        fs::read_dir(dir.join("locks.db-live")).expect("listed").map(|file| file.expect("a file").path());
+    let parts = ["locks.db", "locks.db-wal", "locks.db-shm"].map(|part| dir.join(part));
+    for file in live.filter(|file| file.extension().is_none()).chain(parts) {
+        drop(fs::File::open(file));
+    }
 }
 
 /// A worker process; killed when dropped.
@@ -772,7 +971,12 @@ impl Worker {
     }
 
     fn spawn(file: &Path) -> Self {
-        let mut child = Command::new(std::env::current_exe().expect("this test"))
+        Self::spawn_by(Command::new(std::env::current_exe().expect("this test")), file)
+    }
+
+    /// Starts one with a command that executes this test.
+    fn spawn_by(mut command: Command, file: &Path) -> Self {
+        let mut child = command
             .args(["worker", "--exact", "--nocapture", "--test-threads=1"])
             .env(ROLE, file)
             .stdin(Stdio::piped())
@@ -815,6 +1019,14 @@ impl Worker {
     fn take(&mut self, lock: &str) -> Granted {
         self.say(&format!("wait {lock}"));
         self.hear_granted()
+    }
+
+    /// How long the lease of a lock that another holds is still said to last.
+    fn remaining(&mut self, lock: &str) -> Duration {
+        self.say(&format!("try {lock}"));
+        let heard = self.hear();
+        let held = heard.strip_prefix("held ").unwrap_or_else(|| panic!("{heard}"));
+        Duration::from_millis(held.parse().expect("a number"))
     }
 
     /// Waits for a lock that is held.
