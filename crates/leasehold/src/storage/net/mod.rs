@@ -5,6 +5,7 @@
 )]
 
 pub(in crate::storage) mod clock;
+pub(in crate::storage) mod dial;
 pub(in crate::storage) mod hints;
 pub(in crate::storage) mod pulse;
 pub(in crate::storage) mod server;
