@@ -28,6 +28,7 @@ use super::wire::{Done, Wire};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::Owner;
+use crate::storage::net::dial;
 
 /// How to reach the servers, again and again.
 #[derive(Clone)]
@@ -114,25 +115,17 @@ impl Connector {
         if self.config.shuffle {
             shuffle(&mut hosts);
         }
-        let mut errors = Vec::new();
-        for (i, host) in hosts.iter().enumerate() {
-            let share = share(deadline.since(self.clock.now()), hosts.len() - i);
-            match self.open_host(host, share, fit).await {
-                Ok(opened) => return Ok(opened),
-                Err(error) => errors.push(error),
-            }
-        }
-        Err(most_telling(errors))
+        let left = || deadline.since(self.clock.now());
+        dial::first_of(hosts, async |host| self.open_host(host, left(), fit).await).await
     }
 
     /// Tries each address of a host.
     async fn open_host<F: Fit>(&self, host: &Host, limit: Duration, fit: &F) -> Result<(Session, F::Found)> {
-        let deadline = self.clock.now().after(limit);
         let targets = match &host.place {
             Place::Tcp { name, address } => {
                 let addresses = match address {
                     Some(address) => Ok(Ok(vec![*address])),
-                    None => tokio::time::timeout(limit, resolve(name)).await,
+                    None => tokio::time::timeout(limit, resolve(name, host.port)).await,
                 };
                 let addresses = addresses.map_err(|_| silent(host))?;
                 let addresses = addresses.map_err(|e| explain::unreachable(&e, &host.to_string()))?;
@@ -146,20 +139,12 @@ impl Connector {
                 vec![Target::Unix(Path::new(directory), host.port)]
             }
         };
-        let mut errors = Vec::new();
-        for (i, target) in targets.iter().enumerate() {
-            let share = share(deadline.since(self.clock.now()), targets.len() - i);
-            let opening = async {
-                let session = self.log_in(host, target).await?;
-                let found = fit.check(&session).await?;
-                Ok((session, found))
-            };
-            match tokio::time::timeout(share, opening).await.unwrap_or_else(|_| Err(silent(host))) {
-                Ok(opened) => return Ok(opened),
-                Err(error) => errors.push(error),
-            }
-        }
-        Err(most_telling(errors))
+        let opening = dial::first_of(&targets, async |target| {
+            let session = self.log_in(host, target).await?;
+            let found = fit.check(&session).await?;
+            Ok((session, found))
+        });
+        tokio::time::timeout(limit, opening).await.unwrap_or_else(|_| Err(silent(host)))
     }
 
     /// As much TLS as `sslmode` wants. Plain only where libpq, too, would make do with it, and never because TLS was
@@ -394,10 +379,8 @@ async fn backend(client: &Client) -> io::Result<i32> {
     ours.read_i32().await
 }
 
-async fn resolve(name: &str) -> io::Result<Vec<IpAddr>> {
-    let mut addresses: Vec<_> = tokio::net::lookup_host((name, 0)).await?.map(|a| a.ip()).collect();
-    addresses.dedup();
-    Ok(addresses)
+async fn resolve(name: &str, port: u16) -> io::Result<Vec<IpAddr>> {
+    Ok(dial::addresses(name, port).await?.iter().map(SocketAddr::ip).collect())
 }
 
 fn socket(directory: &Path, port: u16) -> std::path::PathBuf {
@@ -407,29 +390,6 @@ fn socket(directory: &Path, port: u16) -> std::path::PathBuf {
 fn silent(host: &Host) -> Error {
     let text = "the server did not answer in time while it was connected to; retry";
     Error::new(ErrorKind::Unavailable, format!("{text} server=`{host}`"))
-}
-
-/// The time of one of `count` that are still to be tried.
-fn share(left: Duration, count: usize) -> Duration {
-    left / u32::try_from(std::cmp::max(count, 1)).unwrap_or(u32::MAX)
-}
-
-/// Whoever got in, or was refused, says more than whoever did not answer.
-fn most_telling(errors: Vec<Error>) -> Error {
-    let passes = errors.iter().any(|error| error.kind() == ErrorKind::Unavailable);
-    let rank = |error: &Error| match error.kind() {
-        ErrorKind::Invalid => 0,
-        ErrorKind::Unavailable => 2,
-        _ => 1,
-    };
-    let Some(first) = errors.into_iter().min_by_key(rank) else {
-        return Error::invalid("the URL leads to no address; check its hosts");
-    };
-    if passes && first.kind() != ErrorKind::Unavailable {
-        let text = format!("{first}; another host did not answer or cannot be used now, so retry");
-        return Error::new(ErrorKind::Unavailable, text).with_source(first);
-    }
-    first
 }
 
 /// Puts them into any order.
