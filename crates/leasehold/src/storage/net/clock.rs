@@ -33,14 +33,31 @@ impl ServerClock {
             high: server.saturating_sub(micros(sent)),
             at: received,
         };
+        self.narrow(new);
+    }
+
+    fn narrow(&self, new: Bounds) {
         let mut bounds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let narrowed = bounds.map(|old| old.at(received)).map(|old| Bounds {
+        let narrowed = bounds.map(|old| old.at(new.at)).map(|old| Bounds {
             low: std::cmp::max(old.low, new.low),
             high: std::cmp::min(old.high, new.high),
-            at: received,
+            at: new.at,
         });
         // Bounds that exclude each other: the clock was set, and only the new ones count.
         *bounds = Some(narrowed.filter(|both| both.low <= both.high).unwrap_or(new));
+    }
+
+    /// Takes in what another one has learned of the same clock.
+    pub(in crate::storage) fn learn_from(&self, other: &Self) {
+        let bounds = *other.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bounds) = bounds {
+            self.narrow(bounds);
+        }
+    }
+
+    /// Forgets everything: it is another clock now.
+    pub(in crate::storage) fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// The latest moment of the server's clock, in microseconds, at which no more than `patience` has passed since
@@ -99,6 +116,19 @@ mod tests {
             clock.learn(at(10), at(11), server);
             assert_eq!(clock.not_after(at(11), Duration::ZERO), Some(server));
         }
+    }
+
+    #[test]
+    fn another_servers_clock_is_forgotten() {
+        let (clock, new) = (ServerClock::default(), ServerClock::default());
+        // The old one is ahead by less than an answer took, so its bounds and those of the new one do not exclude each
+        // other: together they would say that the new one is as far ahead.
+        clock.learn(at(0), at(1), 1_900_000);
+        new.learn(at(10), at(1_010), 1_010_000);
+        clock.forget();
+        assert_eq!(clock.not_after(at(1_010), SECOND), None);
+        clock.learn_from(&new);
+        assert_eq!(clock.not_after(at(1_010), SECOND), Some(1_010_000 + 1_000_000));
     }
 
     #[test]

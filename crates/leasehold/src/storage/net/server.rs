@@ -164,7 +164,12 @@ impl<C: Connect> Server<C> {
     /// Takes in that this identity was seen; whether it was another one before.
     pub(in crate::storage) fn saw(&self, identity: &<C::Link as Link>::Identity) -> bool {
         let before = self.state().seen.replace(identity.clone());
-        before.is_some_and(|before| before != *identity)
+        let changed = before.is_some_and(|before| before != *identity);
+        if changed {
+            // What another server's clock showed is worth nothing.
+            self.time.forget();
+        }
+        changed
     }
 
     /// Opens on a task of its own, which goes on when those who wait for it give up.
@@ -172,17 +177,22 @@ impl<C: Connect> Server<C> {
         let (done, opened) = oneshot::channel();
         let server = Arc::clone(self);
         tokio::spawn(async move {
-            let opened = server.connector.open(&server.time).await;
-            let _nobody_waits = done.send(server.opened(opened));
+            // Whose clock it is, is known when it is known which server it is.
+            let time = ServerClock::default();
+            let opened = server.connector.open(&time).await;
+            let _nobody_waits = done.send(server.opened(opened, &time));
         });
         let gone =
             || Error::new(ErrorKind::Unavailable, "the runtime that connects has ended; connect again");
         opened.map(move |opened| opened.unwrap_or_else(|_| Err(gone()))).boxed().shared()
     }
 
-    fn opened(&self, opened: Result<C::Link>) -> Result<Arc<C::Link>> {
+    fn opened(&self, opened: Result<C::Link>, time: &ServerClock) -> Result<Arc<C::Link>> {
         let link = opened.map(Arc::new).map_err(|error| self.refused(error));
         let is_new = link.as_ref().is_ok_and(|link| self.saw(link.identity()));
+        if link.is_ok() {
+            self.time.learn_from(time);
+        }
         let mut state = self.state();
         (state.opening, state.overdue) = (None, false);
         match &link {
