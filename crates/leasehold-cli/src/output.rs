@@ -63,7 +63,8 @@ pub(crate) struct HolderJson<'a> {
     token: String,
     owner: String,
     label: Option<&'a str>,
-    remaining_ms: u64,
+    /// `null` if the lease has no end.
+    remaining_ms: Option<u64>,
     waiters: Option<u64>,
 }
 
@@ -73,7 +74,7 @@ impl<'a> From<&'a Holder> for HolderJson<'a> {
             token: holder.token.to_string(),
             owner: holder.owner.to_string(),
             label: holder.label.as_deref(),
-            remaining_ms: millis(holder.remaining),
+            remaining_ms: remaining_ms(holder),
             waiters: holder.waiters,
         }
     }
@@ -83,12 +84,20 @@ impl<'a> From<&'a Holder> for HolderJson<'a> {
 pub(crate) fn describe(holder: &Holder) -> String {
     let held_for = holder.held_for.map(|d| format!(" for {}", short(d))).unwrap_or_default();
     let waiters = holder.waiters.map(|n| format!(", {n} waiting")).unwrap_or_default();
-    format!(
-        "held by {}{held_for}, {} left{waiters}, token {}",
-        label(holder),
-        short(holder.remaining),
-        holder.token
-    )
+    format!("held by {}{held_for}, {}{waiters}, token {}", label(holder), left(holder), holder.token)
+}
+
+/// Returns how much of a lease is left: `8s left`, or `no end`.
+pub(crate) fn left(holder: &Holder) -> String {
+    match holder.remaining {
+        Duration::MAX => "no end".to_owned(),
+        remaining => format!("{} left", short(remaining)),
+    }
+}
+
+/// Returns how many milliseconds of a lease are left; `None` if it has no end.
+pub(crate) fn remaining_ms(holder: &Holder) -> Option<u64> {
+    (holder.remaining < Duration::MAX).then(|| millis(holder.remaining))
 }
 
 /// The label, safe to print on a terminal.
@@ -134,6 +143,19 @@ pub(crate) fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_end_is_no_end() {
+        let name = leasehold::storage::Name::new("job").expect("valid");
+        let (owner, token) = (leasehold::storage::Owner::random(), leasehold::storage::Token::new(7));
+        let holder = |remaining| Holder::new(name.clone(), owner, token, remaining);
+        let (endless, short) = (holder(Duration::MAX), holder(Duration::from_secs(8)));
+        assert_eq!(describe(&endless), "held by (no label), no end, token 7");
+        assert_eq!(describe(&short), "held by (no label), 8.0s left, token 7");
+        let json = |holder| serde_json::to_string(&HolderJson::from(holder)).expect("json");
+        assert!(json(&endless).contains("\"remaining_ms\":null"), "{}", json(&endless));
+        assert!(json(&short).contains("\"remaining_ms\":8000"), "{}", json(&short));
+    }
 
     #[test]
     fn what_is_printed_stays_on_its_line() {

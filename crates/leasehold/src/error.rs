@@ -151,7 +151,11 @@ impl Error {
 fn describe(holder: &Holder) -> String {
     let label = holder.label.as_deref().unwrap_or("unknown").escape_debug().to_string();
     let held = holder.held_for.map(|d| format!(" held_for=`{d:.1?}`")).unwrap_or_default();
-    format!(" holder=`{label}`{held} remaining=`{:.1?}`", holder.remaining)
+    let remaining = match holder.remaining {
+        Duration::MAX => "no end".to_owned(),
+        remaining => format!("{remaining:.1?}"),
+    };
+    format!(" holder=`{label}`{held} remaining=`{remaining}`")
 }
 
 impl fmt::Display for Error {

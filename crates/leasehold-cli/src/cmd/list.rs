@@ -1,5 +1,7 @@
 //! `leasehold list [PREFIX]`
 
+use std::time::Duration;
+
 use leasehold::Holder;
 
 use crate::args::List;
@@ -38,7 +40,10 @@ fn table(holders: &[Holder]) -> Vec<String> {
             holder.name.to_string(),
             label(holder),
             known(holder.held_for.map(short)),
-            short(holder.remaining),
+            match holder.remaining {
+                Duration::MAX => "no end".to_owned(),
+                remaining => short(remaining),
+            },
             known(holder.waiters.map(|n| n.to_string())),
             holder.token.to_string(),
         ]

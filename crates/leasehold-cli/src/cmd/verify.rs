@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::args::OfTicket;
 use crate::exit::{Exit, Failure, Result};
-use crate::output::{describe, millis, short};
+use crate::output::{describe, left, remaining_ms};
 use crate::session::{self, Context};
 
 pub(crate) async fn run(args: &OfTicket, cx: &Context) -> Result<Exit> {
@@ -26,10 +26,10 @@ pub(crate) async fn run(args: &OfTicket, cx: &Context) -> Result<Exit> {
         name: name.as_str(),
         held: ours.is_some(),
         token: args.ticket.token().to_string(),
-        remaining_ms: ours.map(|holder| millis(holder.remaining)),
+        remaining_ms: ours.and_then(remaining_ms),
     };
     if let Some(ours) = ours {
-        cx.output.status(&json, || format!("{name} is held, {} left", short(ours.remaining)))?;
+        cx.output.status(&json, || format!("{name} is held, {}", left(ours)))?;
         return Ok(Exit::Success);
     }
     if cx.output.json {

@@ -283,7 +283,7 @@ pub struct Holder {
     pub token: Token,
     /// What it calls itself.
     pub label: Option<Arc<str>>,
-    /// How much of its lease is left.
+    /// How much of its lease is left; [`Duration::MAX`] if it has no end, as a lock of another library may have none.
     pub remaining: Duration,
     /// How long it has held, if the storage knows.
     pub held_for: Option<Duration>,
