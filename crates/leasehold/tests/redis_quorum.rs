@@ -289,11 +289,136 @@ fn without_the_guard_a_server_that_forgot_makes_a_second_holder() {
     assert!(next > token, "tokens grow all the same: {next} after {token}");
 }
 
+/// What a server has on its disk.
+fn disk(server: &Redis) -> std::path::PathBuf {
+    let answer = command(server, &["config", "get", "dir"]);
+    std::path::Path::new(answer.lines().nth(1).expect("a directory")).join("appendonlydir")
+}
+
+/// Puts another directory in the place of a killed server's, or none.
+fn replace_disk(disk: &std::path::Path, by: Option<&std::path::Path>) {
+    std::fs::remove_dir_all(disk).expect("removed");
+    let Some(by) = by else { return };
+    copy(by, disk);
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).expect("made");
+    for file in std::fs::read_dir(from).expect("read") {
+        let file = file.expect("read");
+        std::fs::copy(file.path(), to.join(file.file_name())).expect("copied");
+    }
+}
+
+/// Each way to forget, of a server that is set to keep every write. Whoever has a lock there and at another server has
+/// it alone until its lease is over.
+#[test]
+fn a_server_that_is_set_to_keep_all_and_has_forgotten_gives_nobody_else_a_majority() {
+    let ttl = scaled(Duration::from_secs(4));
+    let options = format!("max_ttl={}ms", ttl.as_millis());
+    let empty = |server: &Redis| {
+        let disk = disk(server);
+        server.kill9();
+        replace_disk(&disk, None);
+        server.restart().expect("starts");
+    };
+    let flush = |server: &Redis| drop(command(server, &["flushall"]));
+    let swap = |server: &Redis| drop(command(server, &["swapdb", "0", "1"]));
+    for (what, forget) in [("empty", &empty as &dyn Fn(&Redis)), ("flushed", &flush), ("swapped", &swap)] {
+        let servers = [Redis::options(), Redis::options(), Redis::options()].map(start);
+        let (granted, token, next) = forgets_by(&servers, &options, ttl, || forget(&servers[1]));
+        assert!(
+            granted >= ttl,
+            "{what}: somebody else was granted the lock {granted:?} after A was, for {ttl:?}"
+        );
+        assert!(next > token, "{what}: {next} after {token}");
+    }
+}
+
+#[test]
+fn a_server_that_comes_back_from_an_old_copy_gives_nobody_else_a_majority() {
+    let ttl = scaled(Duration::from_secs(4));
+    let servers = [Redis::options(), Redis::options(), Redis::options()].map(start);
+    let options = format!("max_ttl={}ms", ttl.as_millis());
+    let (disk, backup) = run(async {
+        let quorum = connect(&servers, &options).await;
+        // It has been in use for a while.
+        for n in 0..5 {
+            let claim = claim(&format!("before {n}"));
+            take(&quorum, &claim).await;
+            give(&quorum, &claim).await;
+        }
+        let disk = disk(&servers[1]);
+        let backup = disk.with_extension("backup");
+        copy(&disk, &backup);
+        (disk, backup)
+    });
+    let (granted, token, next) = forgets_by(&servers, &options, ttl, || {
+        servers[1].kill9();
+        replace_disk(&disk, Some(&backup));
+        servers[1].restart().expect("starts");
+    });
+    assert!(granted >= ttl, "somebody else was granted the lock {granted:?} after A was, for {ttl:?}");
+    assert!(next > token);
+}
+
+#[test]
+fn servers_that_remember_all_vote_at_once_when_they_are_back() {
+    let servers = three();
+    run(async {
+        let quorum = connect(&servers, "").await;
+        take(&quorum, &claim("before")).await;
+        for server in &servers {
+            server.kill9();
+        }
+        for server in &servers {
+            server.restart().expect("starts");
+        }
+        // `max_ttl` would be a day.
+        until_async(async || granted(ask(&quorum, &claim("after")).await).is_some()).await;
+        assert!(matches!(ask(&quorum, &claim("before")).await, Ok(Acquire::Held { .. })));
+        let another = connect(&servers, "").await;
+        take(&another, &claim("third")).await;
+        let findings = another.findings().await;
+        let votes: Vec<_> = findings.iter().filter(|finding| finding.about == "vote").collect();
+        assert!(votes.len() == 3 && votes.iter().all(|finding| finding.good), "{votes:?}");
+    });
+}
+
+/// Twenty clients that come to new servers at once: one of them marks each, and none takes that for forgetting.
+#[test]
+fn new_servers_vote_at_once_whoever_comes_first() {
+    let servers = three();
+    run(async {
+        let clients = (0..20).map(|_| connect(&servers, ""));
+        let clients = futures_util::future::join_all(clients).await;
+        for (n, client) in clients.iter().enumerate() {
+            until_async(async || granted(ask(client, &claim(&format!("a {n}"))).await).is_some()).await;
+        }
+        // Each of them: any two are enough.
+        servers[0].kill9();
+        until_async(async || granted(ask(&clients[0], &claim("two")).await).is_some()).await;
+    });
+}
+
 /// How long after A's grant B is granted the lock; both tokens.
 fn forgets(options: &str, ttl: Duration) -> (Duration, Token, Token) {
     let servers = [Redis::options(), Redis::options().volatile(), Redis::options()].map(start);
+    forgets_by(&servers, options, ttl, || {
+        servers[1].kill9();
+        servers[1].restart().expect("starts");
+    })
+}
+
+/// The same, if the second server forgets like that.
+fn forgets_by(
+    servers: &[Redis],
+    options: &str,
+    ttl: Duration,
+    forget: impl Fn(),
+) -> (Duration, Token, Token) {
     run(async {
-        let quorum = connect(&servers, options).await;
+        let quorum = connect(servers, options).await;
         servers[2].kill9();
         let (mut a, mut b) = (claim("a"), claim("a"));
         (a.ttl, b.ttl) = (ttl, ttl);
@@ -306,8 +431,7 @@ fn forgets(options: &str, ttl: Duration) -> (Duration, Token, Token) {
             token.is_some()
         })
         .await;
-        servers[1].kill9();
-        servers[1].restart().expect("starts");
+        forget();
         servers[2].restart().expect("starts");
         let mut next = None;
         until_async(async || {

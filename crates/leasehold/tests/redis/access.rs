@@ -87,7 +87,7 @@ fn a_user_and_a_password_let_in_and_wrong_ones_do_not() {
             assert!(error.to_string().contains("password"), "{error}");
         }
         let error = refusal(&format!("redis://{host}")).await;
-        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert_eq!(error.kind(), ErrorKind::Invalid);
         assert!(error.to_string().contains("asks for a password"), "{error}");
     });
 }
@@ -513,5 +513,55 @@ fn a_server_that_never_answers_is_given_up() {
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
         }
         assert!(since.elapsed() < time(6_000), "{:?}", since.elapsed());
+    });
+}
+
+/// What asking again does not mend is said to be that at once, in the server's words.
+#[test]
+fn what_asking_again_does_not_mend_is_said_at_once() {
+    let says = async |url: String, kind: ErrorKind, text: &str| {
+        let error = refusal(&url).await;
+        assert_eq!(error.kind(), kind, "{url}: {error}");
+        assert!(error.to_string().contains(text), "{url}: {error}");
+    };
+    run(async {
+        let host = |redis: &Redis| format!("127.0.0.1:{}", redis.port());
+        let plain = host(common());
+        says(format!("redis://{plain}/99"), ErrorKind::Invalid, "said=`DB index is out of range`").await;
+        // It waits for the end of a line.
+        says(format!("rediss://{plain}/0"), ErrorKind::Unavailable, "speaks TLS").await;
+        says(format!("redis://:pw@{plain}/0"), ErrorKind::Invalid, "password").await;
+
+        let node = Redis::options().setting("cluster-enabled", "yes").start().expect("a server");
+        says(format!("redis://{}/1", host(&node)), ErrorKind::Unsupported, "redis+cluster:").await;
+
+        let renamed = Redis::options().setting("rename-command", "EVALSHA x").start().expect("a server");
+        let storage = bare(&renamed.url()).await;
+        let error = acquire(&storage, &claim("job")).await.expect_err("it has no scripts");
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.to_string().contains("said=`unknown command …`"), "{error}");
+
+        let servers = leasehold_testbed::RedisSentinels::start().expect("servers");
+        for database in [0, 2] {
+            let url = format!("redis://127.0.0.1:{}/{database}", servers.sentinels()[0].port());
+            says(url, ErrorKind::Unsupported, "redis+sentinel:").await;
+        }
+
+        let http = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = http.local_addr().expect("an address").port();
+        std::thread::spawn(move || {
+            for stream in http.incoming() {
+                let mut stream = stream.expect("a client");
+                let answer = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
+                let _ = std::io::Write::write_all(&mut stream, answer);
+                let _ = std::io::Read::read(&mut stream, &mut [0; 1024]);
+            }
+        });
+        says(format!("redis://127.0.0.1:{port}"), ErrorKind::Invalid, "no Redis").await;
+
+        // Whether it wants TLS, or is down in the middle of it, nobody can tell.
+        let tls = Redis::options().tls().start().expect("a server");
+        let error = refusal(&format!("redis://{}", host(&tls))).await;
+        assert!(error.to_string().contains("TLS"), "{error}");
     });
 }

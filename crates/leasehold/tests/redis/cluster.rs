@@ -577,3 +577,31 @@ fn a_grant_counts_when_replicas_have_it_at_every_node() {
         }
     });
 }
+
+/// While a slot moves, a node refuses what names keys of which it has some and not others. Who waits, and where, need
+/// not be there.
+#[test]
+fn a_release_while_a_slot_moves_needs_only_the_keys_that_are_there() {
+    let cluster = RedisCluster::start().expect("a Cluster");
+    run(async {
+        let storage = bare(&cluster.url()).await;
+        let (slot, to) = (slot(&cluster, "job"), other(&cluster, "job"));
+        for moved in [false, true] {
+            let mine = claim("job");
+            take(&storage, &mine).await;
+            let migration = cluster.begin_migration(slot, to).expect("begun");
+            if moved {
+                migration.move_all().expect("moved");
+            }
+            let seen = storage.inspect(&mine.name).await.expect("answered").expect("held");
+            assert_eq!(seen.owner, mine.owner);
+            assert_eq!(release(&storage, &mine).await.expect("answered"), Release::Released, "{moved}");
+            assert_eq!(storage.inspect(&mine.name).await.ok().flatten(), None);
+            if moved {
+                migration.finish().expect("finished");
+            } else {
+                migration.abort().expect("given up");
+            }
+        }
+    });
+}

@@ -191,3 +191,59 @@ fn a_server_that_is_down_fills_no_log() {
     let lines: Vec<_> = logs.lines().into_iter().filter(ours).collect();
     assert!(!lines.is_empty() && lines.len() <= 50, "{} lines: {:?}", lines.len(), &lines);
 }
+
+/// Makes a hundred thousand locks as the storage would, and as many other keys, in short scripts.
+fn crowd(redis: &Redis, prefix: &str, others: usize) {
+    let script = "for i = ARGV[1], ARGV[1] + 4999 do \
+        local lock = ARGV[2] .. string.format('%06d', i) \
+        local owner = string.format('%032x', i) \
+        redis.call('SET', lock, owner, 'PX', 600000) \
+        local row = '-' .. string.format('%016d', i + 1) .. owner .. string.rep('0', 16) \
+        redis.call('SET', '{' .. lock .. '}\\0t', row .. '00600000' .. '1700000000000', 'PX', 600000) end";
+    for first in (0..100_000).step_by(5_000) {
+        tell(redis, &["eval", script, "0", &first.to_string(), prefix]);
+    }
+    let script = "for i = ARGV[1], ARGV[1] + 9999 do redis.call('SET', 'other' .. i, 'x') end";
+    for first in (0..others).step_by(10_000) {
+        tell(redis, &["eval", script, "0", &first.to_string()]);
+    }
+}
+
+#[test]
+fn a_hundred_thousand_locks_are_listed_in_small_steps() {
+    run(async {
+        let redis = Redis::options().volatile().start().expect("a server");
+        crowd(&redis, "leasehold:", 100_000);
+        let storage = bare(&redis.url()).await;
+        let before = redis.command_counts().expect("answered");
+        let (mut listed, mut after) = (0, None);
+        loop {
+            let page =
+                leasehold::storage::Storage::list(&storage, "", after.as_ref(), 1_000).await.expect("listed");
+            assert!(after.is_none() || page.first().is_none_or(|first| Some(&first.name) > after.as_ref()));
+            listed += page.len();
+            after = page.last().map(|holder| holder.name.clone()).or(after);
+            if page.len() < 1_000 {
+                break;
+            }
+        }
+        assert_eq!(listed, 100_000);
+        let counts = since(&redis, &before);
+        // Three hundred thousand keys, a thousand at a time, once; each lock is looked at once.
+        assert!(counts["scan"] <= 330, "{counts:?}");
+        assert!(counts["mget"] == 100_000 && counts["evalsha"] >= 700, "{counts:?}");
+
+        // A few among many others, by a prefix that is no pattern.
+        let before = redis.command_counts().expect("answered");
+        let page = leasehold::storage::Storage::list(&storage, "09999", None, 1_000).await.expect("listed");
+        assert_eq!(page.len(), 10);
+        let counts = since(&redis, &before);
+        assert!(counts["mget"] <= 10 && counts["scan"] <= 330, "{counts:?}");
+        for prefix in ["*", "?", "[0-9]", "\\0"] {
+            let page = leasehold::storage::Storage::list(&storage, prefix, None, 10).await.expect("listed");
+            assert!(page.is_empty(), "{prefix}");
+        }
+        let locks = client(&redis.url()).await;
+        assert_eq!(within(LONG, locks.list("")).await.expect("within the limit of a call").len(), 100_000);
+    });
+}

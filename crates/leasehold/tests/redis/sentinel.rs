@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use leasehold::storage::{Acquire, Hint, Release, Renew};
+use leasehold::storage::{Acquire, Hint, Release, Renew, Storage};
 use leasehold::{ErrorKind, Locks, Lost, Tier};
+use leasehold_testbed::redis::RedisOptions;
 use leasehold_testbed::{Redis, RedisSentinels};
 use tokio::time::Instant;
 
@@ -14,6 +15,39 @@ use crate::tools::*;
 fn cut_off(primary: &Redis, replica: &Redis) {
     replica.stop();
     primary.command(&["client", "kill", "type", "replica"]).expect("cut off");
+}
+
+/// Options of servers that refuse writes when they miss their replica.
+fn stopping() -> RedisOptions {
+    Redis::options().setting("min-replicas-to-write", "1").setting("min-replicas-max-lag", "1")
+}
+
+/// Sentinels and servers, of which the primary can be cut off from the others while its clients stay: those others
+/// come in as a user of their own.
+fn partitionable(options: RedisOptions) -> RedisSentinels {
+    let options = options.user("net", "netpw").acl("app", "apppw", "~* &* +@all");
+    RedisSentinels::start_with(options).expect("servers")
+}
+
+/// The URL of a client that stays with a primary that is cut off.
+fn url_of_app(servers: &RedisSentinels) -> String {
+    servers.url().replace("net:netpw@", "app:apppw@")
+}
+
+/// Cuts the primary off from its replica and the Sentinels, and waits until another one is the primary.
+fn partition(servers: &RedisSentinels) -> &Redis {
+    let old = servers.primary().expect("a primary");
+    old.command_as("app", "apppw", &["acl", "setuser", "net", "off"]).expect("cut off");
+    old.command_as("app", "apppw", &["client", "kill", "user", "net"]).expect("cut off");
+    until("another primary", || match servers.primary()? {
+        new if new.port() != old.port() && new.is_primary()? => Ok(()),
+        _ => Err(leasehold_testbed::Error::new("the primary is the old one")),
+    });
+    assert_eq!(
+        old.command_as("app", "apppw", &["role"]).expect("it lives on").lines().next(),
+        Some("master")
+    );
+    old
 }
 
 /// Kills the primary; another one takes over. When this returns, it has.
@@ -229,7 +263,7 @@ fn replicas_that_have_a_grant_are_no_promise_when_another_one_is_promoted() {
 
 #[test]
 fn failover_grace_keeps_others_out_until_every_forgotten_lease_is_over() {
-    let servers = RedisSentinels::start().expect("servers");
+    let servers = RedisSentinels::start_with(stopping()).expect("servers");
     run(async {
         let grace = time(3_000);
         let url = with(&servers.url(), &format!("failover_grace={}ms", grace.as_millis()));
@@ -243,15 +277,13 @@ fn failover_grace_keeps_others_out_until_every_forgotten_lease_is_over() {
         assert!(begun.elapsed() >= grace);
         let token = guard.token();
 
-        let [primary, replica] = servers.servers() else { panic!("two servers") };
-        guard.release().await.expect("held until now");
-        cut_off(primary, replica);
-        let guard = hold(&locks, "job", grace).await;
+        let [primary, _replica] = servers.servers() else { panic!("two servers") };
         let waiting = waiting(rival.lock("job").ttl(grace));
         waiters(&locks, "job", 1).await;
-        primary.kill9();
         let killed = Instant::now();
-        replica.cont();
+        fail_over(&servers);
+        // Without a replica the new primary refuses writes.
+        primary.restart().expect("it starts");
         within(LONG, guard.lost()).await;
         let lost = Instant::now();
         let next = within(LONG, waiting).await.expect("no panic").expect("granted");
@@ -305,5 +337,91 @@ fn clients_with_another_failover_grace_are_refused() {
         let locks = Locks::connect(&url("200ms")).await.expect("connected");
         let error = locks.lock("long").ttl(Duration::from_millis(201)).acquire().await.expect_err("too long");
         assert_eq!(error.kind(), ErrorKind::Invalid);
+    });
+}
+
+/// The tier that is promised with these settings of the servers, and whether a holder at a primary that is cut off goes
+/// on for longer than its lease.
+fn holder_at_a_primary_that_is_cut_off(options: RedisOptions, tier: Tier, meanwhile: &[&str]) -> bool {
+    let servers = partitionable(options);
+    run(async {
+        let grace = time(4_000);
+        let url = |url: &str| with(url, &format!("failover_grace={}ms", grace.as_millis()));
+        let client = async |at: &str| Locks::builder().ttl(grace).connect(&url(at)).await.expect("connected");
+        let locks = client(&url_of_app(&servers)).await;
+        assert_eq!(locks.guarantees().tier, tier);
+        let guard = hold(&locks, "job", grace).await;
+        let primary = servers.primary().expect("a primary");
+        if !meanwhile.is_empty() {
+            primary.command(meanwhile).expect("set");
+        }
+        let old = partition(&servers);
+        let since = Instant::now();
+        let lost = tokio::time::timeout(grace * 2, guard.lost()).await.is_ok();
+        if lost {
+            assert!(since.elapsed() <= grace, "it was cut off before: {:?}", since.elapsed());
+            // Healed, it is a replica, and the lock is to be had at the new primary.
+            old.command_as("app", "apppw", &["acl", "setuser", "net", "on"]).expect("healed");
+            if !meanwhile.is_empty() {
+                servers
+                    .primary()
+                    .expect("a primary")
+                    .command(&["config", "set", "min-replicas-to-write", "1"])
+                    .expect("set");
+            }
+            let rival = client(&servers.url()).await;
+            let next = within(LONG, rival.lock("job").acquire()).await.expect("granted");
+            assert!(next.token() > guard.token());
+        }
+        lost
+    })
+}
+
+#[test]
+fn a_holder_at_a_primary_that_is_cut_off_loses_what_another_may_be_granted() {
+    assert!(holder_at_a_primary_that_is_cut_off(stopping(), Tier::FailoverSafe, &[]));
+}
+
+/// What was found when it was connected to may be changed a moment later.
+#[test]
+fn nobody_can_make_a_primary_that_is_cut_off_go_on_by_its_settings() {
+    let meanwhile = ["config", "set", "min-replicas-to-write", "0"];
+    assert!(holder_at_a_primary_that_is_cut_off(stopping(), Tier::FailoverSafe, &meanwhile));
+}
+
+/// Why it takes more than the grace: without what stops the old primary, two hold.
+#[test]
+fn a_primary_that_goes_on_alone_promises_to_survive_no_failover() {
+    assert!(!holder_at_a_primary_that_is_cut_off(Redis::options(), Tier::CrashSafe, &[]));
+}
+
+#[test]
+fn settings_that_change_end_the_promise_with_the_next_connection() {
+    let servers = RedisSentinels::start_with(stopping()).expect("servers");
+    run(async {
+        let url = with(&servers.url(), "failover_grace=10s");
+        let storage = bare(&url).await;
+        assert_eq!(storage.guarantees().tier, Tier::FailoverSafe);
+        let primary = servers.primary().expect("a primary");
+        primary.command(&["config", "set", "min-replicas-max-lag", "9"]).expect("set");
+        primary.command(&["client", "kill", "type", "normal"]).expect("killed");
+        let refused = async {
+            loop {
+                match storage.inspect(&name("job")).await {
+                    Err(error) if error.kind() == ErrorKind::Unsupported => break error,
+                    _ => tokio::task::yield_now().await,
+                }
+            }
+        };
+        let error = within(LONG, refused).await;
+        assert!(error.to_string().contains("min-replicas-max-lag=`9`"), "{error}");
+        let anew = bare(&url).await;
+        assert_eq!(anew.guarantees().tier, Tier::CrashSafe);
+        let said = anew.findings().await.expect("answers");
+        let failover = said.iter().find(|finding| finding.about == "failover").expect("it is said");
+        assert!(!failover.good && failover.detail.contains("min-replicas-max-lag"), "{failover:?}");
+        primary.command(&["config", "set", "min-replicas-max-lag", "8"]).expect("set");
+        let again = async { while storage.inspect(&name("job")).await.is_err() {} };
+        within(LONG, again).await;
     });
 }

@@ -104,6 +104,18 @@ const TABLE: &[(&str, Remedy, ErrorKind, &str)] = &[
         "the server runs somebody's script that cannot be ended; retry",
     ),
     ("NOTBUSY", Remedy::None, ErrorKind::Unavailable, "somebody ended the script; retry"),
+    (
+        "DENIED",
+        Remedy::None,
+        ErrorKind::Unsupported,
+        "the server lets in nobody from another machine (protected mode); give it a password, or a `bind`",
+    ),
+    (
+        "NOPROTO",
+        Remedy::None,
+        ErrorKind::Unsupported,
+        "the server is too old; it must be a Redis 6 or later, or a Valkey",
+    ),
 ];
 
 /// Says what to do about an error.
@@ -120,17 +132,48 @@ pub(in crate::storage) fn remedy(error: &RedisError) -> Remedy {
     }
 }
 
+/// What the texts of errors without a code of their own begin with: of what kind such an error is, what it means.
+const TEXTS: &[(&str, ErrorKind, &str)] = &[
+    (
+        "DB index is out of range",
+        ErrorKind::Invalid,
+        "the server has no database of that number; name another one",
+    ),
+    ("invalid DB index", ErrorKind::Invalid, "the server has no database of that number; name another one"),
+    (
+        "SELECT is not allowed",
+        ErrorKind::Unsupported,
+        "the server is part of a Cluster; write `redis+cluster:`",
+    ),
+    ("max number of clients", ErrorKind::Unavailable, "the server takes no more clients (maxclients); retry"),
+    ("Client sent AUTH, but no password", ErrorKind::Invalid, NO_PASSWORD),
+    ("AUTH <password> called without any password", ErrorKind::Invalid, NO_PASSWORD),
+    ("invalid password", ErrorKind::Invalid, "the server refuses this user or password; check the URL"),
+    ("unknown command", ErrorKind::Unsupported, UNKNOWN),
+    ("unknown subcommand", ErrorKind::Unsupported, UNKNOWN),
+    ("Unknown subcommand", ErrorKind::Unsupported, UNKNOWN),
+    ("Unknown Redis command", ErrorKind::Unsupported, UNKNOWN),
+    ("This Redis command is not allowed", ErrorKind::Unsupported, UNKNOWN),
+    ("This Redis instance is not configured", ErrorKind::Unsupported, UNKNOWN),
+    (
+        "This instance has cluster support disabled",
+        ErrorKind::Unsupported,
+        "the server is not a node of a Cluster; write `redis:`",
+    ),
+    ("command not allowed", ErrorKind::Unsupported, UNKNOWN),
+    ("Protocol error", ErrorKind::Unsupported, UNKNOWN),
+];
+const NO_PASSWORD: &str = "the server has no password for this user; leave it out of the URL";
+const UNKNOWN: &str = "the server does not know what it is asked, or was told not to; allow the commands that the README of this storage lists";
+
 /// Says what an error means, at `place`.
-///
-/// Never repeats what the server says in a handshake: servers quote the arguments of commands that they do not know,
-/// and those may be a password.
 pub(in crate::storage) fn explain(error: &RedisError, place: &str) -> Error {
     match error.code() {
         Some("MOVED" | "ASK") => Error::new(
             ErrorKind::Unsupported,
             format!("the server is part of a Cluster; write `redis+cluster:` server=`{place}`"),
         ),
-        Some(code) => coded(code, place),
+        Some(code) => coded(code, error.detail().unwrap_or_default(), place),
         None if error.kind() == redis::ErrorKind::RESP3NotSupported => Error::new(
             ErrorKind::Unsupported,
             format!("the server is too old; it must be a Redis 6 or later, or a Valkey server=`{place}`"),
@@ -152,19 +195,77 @@ pub(in crate::storage) fn explain(error: &RedisError, place: &str) -> Error {
     }
 }
 
-/// Says what an error means of which a script has only returned the text.
-pub(in crate::storage) fn explain_text(text: &str, place: &str) -> Error {
-    coded(text.split([' ', ':']).next().unwrap_or_default().trim_start_matches('-'), place)
+/// Says what an error means that came while a connection was opened. What asking again does not mend is said to be that.
+pub(in crate::storage) fn explain_greeting(error: &RedisError, place: &str) -> Error {
+    match error.code() {
+        Some("NOAUTH") => {
+            let text =
+                "the server asks for a password; write it into the URL, as in `redis://:password@host`";
+            Error::invalid(format!("{text} server=`{place}`"))
+        }
+        Some(_) => explain(error, place),
+        None if error.kind() == redis::ErrorKind::RESP3NotSupported => explain(error, place),
+        None if error.is_io_error() => {
+            let text = "the server closed the connection while it was opened; check the port, and whether the server \
+                wants TLS (`rediss` for `redis`), and retry";
+            Error::new(ErrorKind::Unavailable, format!("{text} server=`{place}` error=`{error}`"))
+        }
+        None if error.kind() == redis::ErrorKind::Parse => {
+            let text =
+                "what answers is no Redis, or wants TLS (`rediss` for `redis`); check the host and the port";
+            Error::invalid(format!("{text} server=`{place}`"))
+        }
+        None => explain(error, place),
+    }
 }
 
-fn coded(code: &str, place: &str) -> Error {
+/// Says what an error means of which a script has only returned the text.
+pub(in crate::storage) fn explain_text(text: &str, place: &str) -> Error {
+    let text = text.trim_start_matches('-');
+    let (code, detail) = text.split_once([' ', ':']).unwrap_or((text, ""));
+    coded(code, detail, place)
+}
+
+fn coded(code: &str, detail: &str, place: &str) -> Error {
+    let by_text = || TEXTS.iter().find(|row| detail.trim().starts_with(row.0));
     let (kind, text) = match TABLE.iter().find(|row| row.0 == code) {
         Some((_, _, kind, text)) => (*kind, *text),
-        None => (ErrorKind::Unavailable, "the server refuses; see its log, and retry"),
+        None => by_text().map_or(
+            (ErrorKind::Unavailable, "the server refuses; see its log, and retry"),
+            |(_, kind, text)| (*kind, *text),
+        ),
     };
     // A code is a word of capitals; anything else could be anything.
     let shown = if code.bytes().all(|b| b.is_ascii_uppercase()) { code } else { "ERR" };
-    Error::new(kind, format!("{text} server=`{place}` code=`{shown}`"))
+    let said = words(detail);
+    let said = if said.is_empty() { said } else { format!(" said=`{said}`") };
+    Error::new(kind, format!("{text} server=`{place}` code=`{shown}`{said}"))
+}
+
+/// Returns what the server says, without what it repeats: servers quote the arguments of commands that they do not know,
+/// and those may be a password. What is left are plain words.
+fn words(detail: &str) -> String {
+    let detail = detail.split(", with args beginning").next().unwrap_or_default();
+    let mut said = String::new();
+    let mut quote = None;
+    for word in detail.split_whitespace() {
+        let opens = word.chars().next().filter(|c| matches!(c, '\'' | '"' | '`')).filter(|_| quote.is_none());
+        let inside = opens.or(quote);
+        if let Some(c) = inside {
+            let rest = if opens.is_some() { &word[1..] } else { word };
+            quote = if rest.contains(c) { None } else { Some(c) };
+        }
+        let plain = |c: char| c.is_ascii_alphabetic() || "-_.,:;()/<>'".contains(c);
+        let shown = if inside.is_none() && word.chars().all(plain) { word } else { "…" };
+        if said.len() + shown.len() > 160 {
+            break;
+        }
+        if !(shown == "…" && said.ends_with('…')) {
+            said.push_str(if said.is_empty() { "" } else { " " });
+            said.push_str(shown);
+        }
+    }
+    said
 }
 
 #[cfg(test)]
@@ -182,6 +283,51 @@ mod tests {
         let error = server("ERR", "unknown command 'AUTH', with args beginning with: 'S3CRET'");
         let text = format!("{:?} {}", explain(&error, "h:1"), explain_text("ERR S3CRET", "h:1"));
         assert!(!text.contains("S3CRET") && text.contains("code=`ERR`"), "{text}");
+    }
+
+    #[test]
+    fn what_the_server_says_is_repeated_and_nothing_that_it_repeats() {
+        for (detail, said) in [
+            ("DB index is out of range", "DB index is out of range"),
+            ("unknown command `AUTH`, with args beginning with: `hunter`", "unknown command …"),
+            ("unknown command 'AUTH hunter two', with", "unknown command … with"),
+            (
+                "User app has no permissions to run the 'evalsha' command",
+                "User app has no permissions to run the … command",
+            ),
+            ("a secret S3CRET and hunter2", "a secret … and …"),
+            ("two 'quoted hunter' 'and \"more' words", "two … words"),
+            ("an open 'quote hides all", "an open …"),
+            ("\u{1b}[2J x", "… x"),
+            ("", ""),
+        ] {
+            assert_eq!(words(detail), said, "{detail}");
+        }
+        let long = words(&"word ".repeat(1_000));
+        assert!(long.len() <= 161, "{}", long.len());
+    }
+
+    #[test]
+    fn what_asking_again_does_not_mend_is_said_to_be_that() {
+        for (code, detail, kind) in [
+            ("ERR", "DB index is out of range", ErrorKind::Invalid),
+            ("ERR", "SELECT is not allowed in cluster mode", ErrorKind::Unsupported),
+            ("ERR", "max number of clients reached", ErrorKind::Unavailable),
+            ("ERR", "unknown command 'EVALSHA', with args beginning with: 'x'", ErrorKind::Unsupported),
+            ("ERR", "Client sent AUTH, but no password is set", ErrorKind::Invalid),
+            ("ERR", "something that no version says", ErrorKind::Unavailable),
+            ("DENIED", "Redis is running in protected mode", ErrorKind::Unsupported),
+            ("NOPROTO", "unsupported protocol version", ErrorKind::Unsupported),
+        ] {
+            let error = server(code, detail);
+            assert_eq!(explain(&error, "h:1").kind(), kind, "{detail}");
+            assert_eq!(explain_greeting(&error, "h:1").kind(), kind, "{detail}");
+            assert_eq!(explain_text(&format!("{code} {detail}"), "h:1").kind(), kind, "{detail}");
+        }
+        assert_eq!(
+            explain_greeting(&server("NOAUTH", "Authentication required."), "h:1").kind(),
+            ErrorKind::Invalid
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::answers::explain_text;
 use super::config::Config;
 use super::keys::{Companion, Keys};
-use super::link::{Link, Server};
+use super::link::Link;
 use super::request::{ACQUIRE, Answer, INSPECT, Part, RELEASE, RENEW, Request};
 use crate::clock::{Moment, millis};
 use crate::error::{Error, ErrorKind, Result};
@@ -24,7 +24,6 @@ pub(in crate::storage) struct Around<'a> {
 
 pub(in crate::storage) fn acquire_request(
     around: Around<'_>,
-    server: &Server,
     link: &Link,
     claims: &[&Claim],
     sent: Moment,
@@ -51,7 +50,7 @@ pub(in crate::storage) fn acquire_request(
         let (claim, ttl) = (alike[0], millis(alike[0].ttl));
         last += alike.len();
         request.put(last).put(ttl);
-        not_after(&mut request, server, claim, sent);
+        not_after(&mut request, link, claim, sent);
         request.put(format_args!("{}{ttl:08}", around.client));
         let wait = if claim.wait { waits } else { '-' };
         request.with(|text| {
@@ -63,8 +62,8 @@ pub(in crate::storage) fn acquire_request(
 }
 
 /// Puts the last moment at which a claim may be executed, by the server's clock, as wide as the scripts want it.
-fn not_after(request: &mut Request, server: &Server, claim: &Claim, sent: Moment) {
-    let limit = server.time.not_after(sent, claim.patience).unwrap_or(0);
+fn not_after(request: &mut Request, link: &Link, claim: &Claim, sent: Moment) {
+    let limit = link.time.not_after(sent, claim.patience).unwrap_or(0);
     request.put(format_args!("{limit:016}"));
 }
 
@@ -130,17 +129,17 @@ pub(in crate::storage) fn acquired(
 
 pub(in crate::storage) fn renew_request(
     around: Around<'_>,
-    server: &Server,
+    link: &Link,
     claims: &[&Claim],
     sent: Moment,
 ) -> Request {
-    let mut request = Request::new(&RENEW, claims.len() * 2, claims.len() * 3 + 1);
+    let mut request = Request::new(&RENEW, claims.len() * 2, claims.len() * 3 + 2);
     own_keys(&mut request, &around.config.keys, claims);
-    request.args().put(claims.len());
+    request.args().put(claims.len()).text(&around.config.keys.channels());
     for claim in claims {
         request.put(claim.owner).put(millis(claim.ttl));
         if claim.shorten {
-            not_after(&mut request, server, claim, sent);
+            not_after(&mut request, link, claim, sent);
         } else {
             request.text("");
         }
@@ -176,6 +175,18 @@ pub(in crate::storage) fn release_request(around: Around<'_>, claims: &[&Claim])
     request
 }
 
+/// The same without the keys of the queue, for a Cluster: they need not be there, and only pass the turn on.
+pub(in crate::storage) fn narrow_release_request(around: Around<'_>, claims: &[&Claim]) -> Request {
+    let keys = &around.config.keys;
+    let mut request = Request::new(&RELEASE, claims.len() * 2, claims.len() + 4);
+    own_keys(&mut request, keys, claims);
+    request.args().put(claims.len()).text(around.client).text(&keys.channels()).text("narrow");
+    for claim in claims {
+        request.put(claim.owner);
+    }
+    request
+}
+
 pub(in crate::storage) fn released(
     mut answer: Answer<'_>,
     claims: &[&Claim],
@@ -185,6 +196,7 @@ pub(in crate::storage) fn released(
         all.push(match answer.integer()? {
             0 => Ok(Release::NotHeld),
             1 => Ok(Release::Released),
+            -1 => Err(explain_text("TRYAGAIN", answer.place())),
             _ => return Err(answer.senseless()),
         });
     }
@@ -200,6 +212,17 @@ pub(in crate::storage) fn inspect_request(keys: &Keys, names: &[&Name]) -> Reque
         request.with(|key| keys.companion(name, Companion::Waiters, key));
     }
     request.args();
+    request
+}
+
+/// The same without who waits, who need not be there.
+pub(in crate::storage) fn narrow_inspect_request(keys: &Keys, names: &[&Name]) -> Request {
+    let mut request = Request::new(&INSPECT, names.len() * 2, 1);
+    for name in names {
+        request.with(|key| keys.lock(name, key));
+        request.with(|key| keys.companion(name, Companion::Record, key));
+    }
+    request.args().text("narrow");
     request
 }
 
@@ -232,7 +255,7 @@ pub(in crate::storage) fn holder(answer: &mut Answer<'_>, name: &Name) -> Result
     let token = answer.text()?;
     let left = answer.integer()?;
     let held_for = answer.integer()?;
-    let waiters = answer.number()?;
+    let waiters = u64::try_from(answer.integer()?).ok();
     let label = answer.text()?;
     if owner.is_empty() {
         return Ok(None);
@@ -245,7 +268,7 @@ pub(in crate::storage) fn holder(answer: &mut Answer<'_>, name: &Name) -> Result
     Ok(Some(Holder {
         label: Some(label).filter(|label| !label.is_empty()).map(Into::into),
         held_for: u64::try_from(held_for).ok().map(Duration::from_millis),
-        waiters: Some(waiters),
+        waiters,
         ..Holder::new(name.clone(), owner, token, remaining)
     }))
 }

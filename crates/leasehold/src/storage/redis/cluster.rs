@@ -12,8 +12,8 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, Shared, join_all};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use redis::{PushInfo, cmd};
-use tokio::sync::{mpsc, oneshot};
+use redis::cmd;
+use tokio::sync::oneshot;
 use tokio_rustls::TlsConnector;
 
 use super::Primary;
@@ -133,18 +133,14 @@ impl Cluster {
     }
 
     /// Opens a connection to some node, to listen to; to another one than the last time.
-    pub(super) async fn open(
-        self: &Arc<Self>,
-        pushes: mpsc::UnboundedSender<PushInfo>,
-    ) -> Result<(Arc<Server>, Opened)> {
+    pub(super) async fn open(self: &Arc<Self>) -> Result<(Arc<Server>, Opened)> {
         let (nodes, next) = {
             let mut state = self.state();
             state.listened += 1;
             (state.nodes.clone(), state.listened)
         };
         let node = nodes.get(next % std::cmp::max(nodes.len(), 1)).ok_or_else(|| unserved(None))?;
-        let opened =
-            node.primary.server.connector().open_with(Some(pushes)).await.inspect_err(|_| self.ask_soon())?;
+        let opened = node.primary.server.connector().open().await.inspect_err(|_| self.ask_soon())?;
         Ok((Arc::clone(&node.primary.server), opened))
     }
 

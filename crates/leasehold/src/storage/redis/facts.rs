@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use redis::{FromRedisValue, Pipeline, Value, from_redis_value};
 
-use super::answers::{explain, explain_text};
+use super::answers::{explain_greeting, explain_text};
 use super::config::{Config, Servers};
+use super::failover::Failover;
 use super::request::senseless;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{Guarantees, LeaseClock, Tier};
@@ -22,15 +23,21 @@ pub(in crate::storage) struct Facts {
     /// `redis` or `valkey`.
     pub(super) product: String,
     pub(super) version: String,
-    primary: bool,
-    sentinel: bool,
+    pub(super) primary: bool,
     pub(in crate::storage) cluster: bool,
     /// What it does when its memory is full.
     pub(super) policy: String,
     /// Whether it writes down every change, and when that is on its disk.
     pub(super) journal: bool,
     pub(super) fsync: String,
+    /// How many replicas are connected to it.
     pub(super) replicas: u64,
+    /// How many the Sentinels know, if they were asked; those that are away count.
+    pub(super) known_replicas: Option<u64>,
+    /// Without so many replicas it refuses writes (`min-replicas-to-write`), if it tells.
+    pub(super) replicas_min: Option<u64>,
+    /// A replica that has been silent for longer does not count (`min-replicas-max-lag`), if it tells.
+    pub(super) lag_max_s: Option<u64>,
     pub(in crate::storage) uptime_s: u64,
 }
 
@@ -43,35 +50,56 @@ pub(in crate::storage) struct Identity {
 
 impl Facts {
     /// What to ask. Those that are refused count as unknown.
-    pub(in crate::storage) fn questions() -> Pipeline {
+    pub(in crate::storage) fn questions(config: &Config) -> Pipeline {
         let mut pipeline = Pipeline::new();
-        pipeline.cmd("HELLO").cmd("INFO").cmd("TIME");
+        pipeline.cmd("HELLO");
+        if config.access.database > 0 {
+            pipeline.cmd("SELECT").arg(config.access.database);
+        }
+        pipeline.cmd("INFO").cmd("TIME");
         pipeline.cmd("CONFIG").arg("GET").arg("appendfsync");
         pipeline.cmd("CONFIG").arg("GET").arg("maxmemory-policy");
+        if config.failover_grace.is_some() {
+            pipeline.cmd("CONFIG").arg("GET").arg("min-replicas-*");
+        }
         pipeline
     }
 
     /// # Errors
     ///
     /// If an answer says that the server is not ready, or makes no sense. What it knows is then known by asking again.
-    pub(in crate::storage) fn read(answers: Vec<Value>, place: &str) -> Result<Self> {
+    pub(in crate::storage) fn read(answers: Vec<Value>, config: &Config, place: &str) -> Result<Self> {
         let mut answers = answers.into_iter();
         let mut next = || answers.next().unwrap_or_default();
         // Nobody can be forbidden to ask this.
-        let hello: HashMap<String, Value> = answer(next(), place)?;
+        let hello: HashMap<String, Value> = greeting(next(), place)?;
         let hello =
             |name: &str| hello.get(name).cloned().and_then(|value| from_redis_value::<String>(value).ok());
         let (role, mode) = (hello("role"), hello("mode"));
         if hello("proto").as_deref() != Some("3") {
             return Err(senseless(place));
         }
+        if mode.as_deref() == Some("sentinel") {
+            let text = "the server is a Sentinel; write `redis+sentinel:`, and after the hosts what it calls the primary";
+            return Err(Error::new(ErrorKind::Unsupported, format!("{text} server=`{place}`")));
+        }
+        if config.access.database > 0 {
+            match next() {
+                Value::ServerError(_) if mode.as_deref() == Some("cluster") => {
+                    let text = "the server is a node of a Cluster; write `redis+cluster:`";
+                    return Err(Error::new(ErrorKind::Unsupported, format!("{text} server=`{place}`")));
+                }
+                chosen => greeting::<Value>(chosen, place)?,
+            };
+        }
         let info: String = if_allowed(next(), place)?.unwrap_or_default();
-        let time: (u64, u64) = answer(next(), place)?;
-        let mut config = |name| -> Result<Option<String>> {
-            let config: Option<HashMap<String, String>> = if_allowed(next(), place)?;
-            Ok(config.and_then(|mut config| config.remove(name)))
-        };
-        let (fsync, policy) = (config("appendfsync")?, config("maxmemory-policy")?);
+        let time: (u64, u64) = greeting(next(), place)?;
+        let mut config =
+            || -> Result<HashMap<String, String>> { Ok(if_allowed(next(), place)?.unwrap_or_default()) };
+        let fsync = settings()?.remove("appendfsync");
+        let policy = settings()?.remove("maxmemory-policy");
+        let mut stopping = if config.failover_grace.is_some() { settings()? } else { HashMap::new() };
+        let mut stopping = |name: &str| stopping.remove(name)?.parse().ok();
         if !info.is_empty() && !info.contains("redis_version:") {
             return Err(senseless(place));
         }
@@ -91,12 +119,14 @@ impl Facts {
             product: hello("server").unwrap_or_default(),
             version: hello("version").unwrap_or_default(),
             primary: role.as_deref() == Some("master"),
-            sentinel: mode.as_deref() == Some("sentinel"),
             cluster: mode.as_deref() == Some("cluster"),
             policy,
             journal: field("aof_enabled") == "1",
             fsync: fsync.unwrap_or_default(),
             replicas: field("connected_slaves").parse().unwrap_or(0),
+            known_replicas: None,
+            replicas_min: stopping("min-replicas-to-write"),
+            lag_max_s: stopping("min-replicas-max-lag"),
             uptime_s: field("uptime_in_seconds").parse().unwrap_or(0),
         })
     }
@@ -105,10 +135,6 @@ impl Facts {
     pub(in crate::storage) fn check(&self, config: &Config, place: &str) -> Result<()> {
         if matches!(config.servers, Servers::Quorum(_)) {
             self.check_independence(place)?;
-        }
-        if self.sentinel {
-            let text = "the server is a Sentinel; write `redis+sentinel:`, and after the hosts what it calls the primary";
-            return Err(Error::new(ErrorKind::Unsupported, format!("{text} server=`{place}`")));
         }
         if !self.primary {
             let text = match config.servers {
@@ -153,9 +179,11 @@ impl Facts {
     pub(in crate::storage) fn tier(&self, config: &Config) -> Tier {
         if !self.known || self.evicts() || self.policy.is_empty() {
             Tier::Advisory
-        } else if config.failover_grace.is_some() {
+        } else if matches!(self.failover(config), Failover::Safe { .. }) {
             Tier::FailoverSafe
-        } else if self.survives_restart() && self.replicas == 0 {
+        } else if self.failover(config) == Failover::None
+            && (self.survives_restart() || config.failover_grace.is_some())
+        {
             Tier::RestartSafe
         } else {
             Tier::CrashSafe
@@ -185,13 +213,13 @@ impl Facts {
 fn if_allowed<T: FromRedisValue>(value: Value, place: &str) -> Result<Option<T>> {
     match &value {
         Value::ServerError(error) if matches!(error.code(), "NOPERM" | "ERR") => Ok(None),
-        _ => answer(value, place).map(Some),
+        _ => greeting(value, place).map(Some),
     }
 }
 
-fn answer<T: FromRedisValue>(value: Value, place: &str) -> Result<T> {
+fn greeting<T: FromRedisValue>(value: Value, place: &str) -> Result<T> {
     match value {
-        Value::ServerError(error) => Err(explain(&error.into(), place)),
+        Value::ServerError(error) => Err(explain_greeting(&error.into(), place)),
         value => from_redis_value(value).map_err(|_| senseless(place)),
     }
 }
@@ -199,6 +227,10 @@ fn answer<T: FromRedisValue>(value: Value, place: &str) -> Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn config() -> Config {
+        Config::new("redis://h").expect("right")
+    }
 
     fn answers(info: &str) -> Vec<Value> {
         let text = |text: &str| Value::BulkString(text.into());
@@ -214,9 +246,9 @@ mod tests {
 
     #[test]
     fn a_server_that_is_loading_has_not_said_yet_what_it_keeps() {
-        let loading = Facts::read(answers("loading:1\r\naof_enabled:0"), "h:1");
+        let loading = Facts::read(answers("loading:1\r\naof_enabled:0"), &config(), "h:1");
         assert_eq!(loading.expect_err("it is loading").kind(), ErrorKind::Unavailable);
-        let facts = Facts::read(answers("loading:0\r\naof_enabled:1"), "h:1").expect("known");
+        let facts = Facts::read(answers("loading:0\r\naof_enabled:1"), &config(), "h:1").expect("known");
         assert!(facts.survives_restart());
     }
 }

@@ -2,6 +2,7 @@
 
 use super::config::{Config, Servers};
 use super::facts::Facts;
+use super::failover::Failover;
 use super::link::Link;
 use crate::storage::Finding;
 
@@ -35,7 +36,7 @@ impl Facts {
             all.push(Finding::bad("server", format!("{text} server=`{place}`")));
             return all;
         }
-        all.extend([self.memory(place), self.disk(config, place), self.failover(config, place)]);
+        all.extend([self.memory(place), self.disk(config, place), self.takeover(config, place)]);
         all
     }
 
@@ -67,15 +68,24 @@ impl Facts {
         Finding { about: "disk", detail, good: self.survives_restart() }
     }
 
-    fn failover(&self, config: &Config, place: &str) -> Finding {
+    fn takeover(&self, config: &Config, place: &str) -> Finding {
         const QUORUM: &str = "three servers or more that know nothing of each other (`redis+quorum:`)";
-        const GRACE: &str = "the URL option `failover_grace`, as long as the longest TTL";
         let replicas = self.replicas;
         let (good, text) = match (&config.servers, config.failover_grace) {
             (Servers::Quorum(_), _) => {
                 (true, "a majority decides, and none takes another one's place".to_owned())
             }
-            (_, Some(_)) => (true, "a new primary grants nothing until every lease has ended".to_owned()),
+            (_, Some(_)) => match self.failover(config) {
+                Failover::None => (
+                    true,
+                    "there is none; a restarted server grants nothing until every lease has ended".into(),
+                ),
+                Failover::Safe { .. } => {
+                    let text = "a new primary grants nothing until every lease has ended, and the old one stops in time";
+                    (true, text.into())
+                }
+                Failover::Unsafe(why) => (false, format!("a lock may be held twice: {why}; or use {QUORUM}")),
+            },
             (Servers::Cluster(_), None) => {
                 let text = format!("may forget the last grants; for failover-safe use {QUORUM}");
                 (replicas == 0, if replicas == 0 { format!("there is none; {text}") } else { text })
@@ -83,9 +93,12 @@ impl Facts {
             (Servers::One(_), None) if replicas == 0 => {
                 (true, format!("there is none, and no lock while this server is away; else use {QUORUM}"))
             }
-            _ => {
-                (false, format!("may forget the last grants; for failover-safe set {GRACE}, or use {QUORUM}"))
+            (Servers::Sentinels { .. }, None) => {
+                let text = "may forget the last grants; for failover-safe set the URL option `failover_grace`, as long as \
+                    the longest TTL, and at the servers `min-replicas-to-write` and `min-replicas-max-lag`";
+                (false, format!("{text}; or use {QUORUM}"))
             }
+            _ => (false, format!("may forget the last grants; for failover-safe use Sentinels, or {QUORUM}")),
         };
         let detail = format!("{text} server=`{place}` replicas=`{replicas}`");
         Finding { about: "failover", detail, good }

@@ -41,7 +41,7 @@ impl Listener {
         hinter: Arc<Hinter>,
         received: mpsc::UnboundedReceiver<Hint>,
     ) -> Self {
-        let reach = Reach::One(Primary { server: Arc::clone(server), acquires: None });
+        let reach = Reach::One(Primary { server: Arc::clone(server), acquires: None, renewals: None });
         Self { reach, keys, channel, hinter, received }
     }
 
@@ -68,14 +68,11 @@ async fn listen(reach: Reach, keys: Keys, channel: String, hinter: Arc<Hinter>) 
 
 /// Listens until the connection breaks. Whether the subscription ever stood.
 async fn listen_once(reach: &Reach, keys: &Keys, channel: &str, hinter: &Hinter) -> Result<bool> {
-    let (pushes, pushed) = mpsc::unbounded_channel();
     let (server, opened) = match reach {
-        Reach::One(Primary { server, .. }) => {
-            (Arc::clone(server), server.connector().open_with(Some(pushes)).await?)
-        }
-        Reach::Cluster(cluster) => cluster.open(pushes).await?,
+        Reach::One(Primary { server, .. }) => (Arc::clone(server), server.connector().open().await?),
+        Reach::Cluster(cluster) => cluster.open().await?,
     };
-    let Opened { mut connection, driver: _driver, facts, .. } = opened;
+    let Opened { mut connection, driver: _driver, facts, pushed, .. } = opened;
     if !matches!(tokio::time::timeout(HEARTBEAT, connection.subscribe(channel)).await, Ok(Ok(()))) {
         return Ok(false);
     }
@@ -164,9 +161,8 @@ impl Nodes {
 /// Watches names at one node.
 async fn watch_node(node: Arc<Node>, keys: Keys, hinter: Arc<Hinter>, names: Arc<Watched>) {
     loop {
-        let (pushes, pushed) = mpsc::unbounded_channel();
-        if let Ok(Opened { connection, driver: _driver, .. }) =
-            node.primary.server.connector().open_with(Some(pushes)).await
+        if let Ok(Opened { connection, driver: _driver, pushed, .. }) =
+            node.primary.server.connector().open().await
         {
             attend(connection, pushed, &keys, &hinter, names.subscribe(), None).await;
         }

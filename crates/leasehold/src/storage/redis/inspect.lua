@@ -1,9 +1,13 @@
--- KEYS: lock, record, waiters of each name. ARGV: nonce. Changes nothing.
--- Reply: nonce, µs, then of each name 0 (free) or a list: 4 type · 2 owner, token, left, held for, waiters, label
+-- KEYS: lock, record, waiters of each name, or without waiters. ARGV: nonce, and 'narrow' if without. Changes nothing.
+-- Reply: nonce, µs, then of each name 0 (free) or a list: 4 type · 2 owner, token, left, held for, waiters (-1 if that is
+-- not known), label
+local wide = not ARGV[2]
+local width = wide and 3 or 2
 local now = time()
 local reply, ms = {ARGV[1], now}, tonumber(sub(now, 1, 13))
-for i = 1, #KEYS / 3 do
-  local lock, record, waiters = KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i]
+for i = 1, #KEYS / width do
+  local a = width * (i - 1)
+  local lock, record, waiters = KEYS[a + 1], KEYS[a + 2], wide and KEYS[a + 3]
   local both = call('MGET', lock, record)
   local value, row = both[1], both[2]
   if not value then
@@ -11,7 +15,9 @@ for i = 1, #KEYS / 3 do
     reply[i + 2] = kind == 'none' and 0 or {4, kind}
   else
     local alive = 0
-    if row and byte(row) == QUEUED then
+    if not wide then
+      alive = -1
+    elseif row and byte(row) == QUEUED then
       for _, entry in ipairs(call('HVALS', waiters)) do
         if tonumber(string.match(entry, '^%d+')) > ms then alive = alive + 1 end
       end

@@ -66,6 +66,16 @@ impl Keys {
         format!("{}{NUL}epoch", self.prefix)
     }
 
+    /// Where a server of a quorum keeps what it knows of itself.
+    pub(in crate::storage) fn marker(&self) -> String {
+        format!("{}{NUL}marker", self.prefix)
+    }
+
+    /// Where a server of a quorum keeps what it knows of the others.
+    pub(in crate::storage) fn others(&self) -> String {
+        format!("{}{NUL}others", self.prefix)
+    }
+
     /// What the channel of every client begins with; its id follows.
     pub(in crate::storage) fn channels(&self) -> String {
         format!("{}leasehold:", self.prefix)

@@ -23,23 +23,34 @@ pub(in crate::storage) struct Link {
     pub(in crate::storage) facts: Facts,
     /// What errors call the server.
     pub(in crate::storage) place: String,
+    /// How many replicas must have a grant or a renewal before it counts.
+    pub(super) confirmations: u32,
     /// When its server told the facts.
     pub(in crate::storage) opened: Moment,
+    /// What its server's clock shows.
+    pub(in crate::storage) time: ServerClock,
     pulse: Pulse,
 }
 
 impl Connect for Connector {
     type Link = Link;
 
-    async fn open(&self, time: &ServerClock) -> Result<Link> {
-        let Opened { connection, driver, facts, place, asked, answered } = self.open_with(None).await?;
+    async fn open(&self, _time: &ServerClock) -> Result<Link> {
+        // Nothing is pushed on a connection for commands.
+        let Opened { connection, driver, facts, place, asked, answered, pushed: _ } =
+            Connector::open(self).await?;
+        // Of this server, in this life: what another one's clock showed is worth nothing.
+        let time = ServerClock::default();
         time.learn(asked, answered, facts.time_us);
+        let confirmations = if self.promises_failovers() { facts.confirmations(self.config()) } else { 0 };
         Ok(Link {
+            confirmations,
             connection,
             _driver: driver,
             facts,
             place: place.to_string(),
             opened: answered,
+            time,
             pulse: Pulse::new(&Clock::boot(), answered, false),
         })
     }

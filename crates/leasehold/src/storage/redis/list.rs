@@ -1,6 +1,7 @@
 //! Finds holders by their records: `SCAN` goes over every key of the database.
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use redis::{cmd, from_redis_value};
 
@@ -12,25 +13,104 @@ use super::request::senseless;
 use crate::error::Result;
 use crate::storage::{Holder, Name};
 
-/// How many keys the server looks at, and how many names it is asked for, at a time.
-pub(in crate::storage) const STEP: usize = 1000;
+/// How many keys the server looks at, at a time: less than half a millisecond.
+const SCAN_STEP: usize = 1000;
+/// How many names it is asked for, at a time: about two milliseconds.
+pub(in crate::storage) const STEP: usize = 128;
 
-/// Returns the holders at one server whose names begin with `prefix` and come after `after`, in no order.
+/// The names that are still to be looked at by who goes through a list page by page. The whole database is gone through
+/// once for all pages, and not once for each.
+#[derive(Default)]
+pub(in crate::storage) struct Pages(Mutex<Vec<Rest>>);
+
+/// What is left of one list.
+struct Rest {
+    prefix: String,
+    /// Where the page before ended.
+    after: Name,
+    names: BTreeSet<Name>,
+}
+
+/// So many lists are remembered at a time: who does not come back for the rest must not keep it for ever.
+const MANY: usize = 4;
+
+impl Pages {
+    /// Takes the names that were left for this page, if the page before was asked for here.
+    pub(in crate::storage) fn take(&self, prefix: &str, after: Option<&Name>) -> Option<BTreeSet<Name>> {
+        let mut rests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |rest: &Rest| rest.prefix == prefix && Some(&rest.after) == after;
+        let i = rests.iter().position(same)?;
+        Some(rests.remove(i).names)
+    }
+
+    /// Keeps what is left after a page.
+    fn keep(&self, prefix: &str, after: &Name, names: BTreeSet<Name>) {
+        let mut rests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if rests.len() >= MANY {
+            rests.remove(0);
+        }
+        rests.push(Rest { prefix: prefix.to_owned(), after: after.clone(), names });
+    }
+
+    /// Ends a page, and keeps the names that are left for the next one.
+    pub(in crate::storage) fn end(&self, prefix: &str, page: Page) -> Vec<Holder> {
+        let Page { names, limit, holders } = page;
+        // Also if none is left: who asks for more must not have the database gone through again to learn that.
+        if let Some(last) = holders.last().filter(|_| holders.len() >= limit) {
+            self.keep(prefix, &last.name, names);
+        }
+        holders
+    }
+}
+
+/// A page that is being filled.
+pub(in crate::storage) struct Page {
+    names: BTreeSet<Name>,
+    limit: usize,
+    holders: Vec<Holder>,
+}
+
+impl Page {
+    /// Begins a page of at most `limit` holders of some of these names.
+    pub(in crate::storage) fn of(names: BTreeSet<Name>, limit: usize) -> Self {
+        Self { names, limit, holders: Vec::new() }
+    }
+
+    /// Takes the names to look at next, in order; `None` when the page is full, or there are no more.
+    pub(in crate::storage) fn next(&mut self) -> Option<Vec<Name>> {
+        let room = self.limit.saturating_sub(self.holders.len());
+        let names: Vec<_> = (0..std::cmp::min(room, STEP)).map_while(|_| self.names.pop_first()).collect();
+        Some(names).filter(|names| !names.is_empty())
+    }
+
+    /// Takes in the holders among those names, in any order.
+    pub(in crate::storage) fn add(&mut self, mut holders: Vec<Holder>) {
+        holders.sort_by(|a, b| a.name.cmp(&b.name));
+        self.holders.extend(holders);
+    }
+}
+
+/// Returns at most `limit` holders at one server whose names begin with `prefix` and come after `after`, in order.
 pub(in crate::storage) async fn on(
-    server: &std::sync::Arc<Server>,
+    server: &Arc<Server>,
     keys: &Keys,
+    pages: &Pages,
     prefix: &str,
     after: Option<&Name>,
+    limit: usize,
 ) -> Result<Vec<Holder>> {
     let link = server.link().await?;
-    let names = names(&link, keys, prefix, after).await?;
-    let names: Vec<_> = names.iter().collect();
-    let mut holders = Vec::new();
-    for names in names.chunks(STEP) {
-        let answer = inspect_request(keys, names).on(server, &link).await?;
-        holders.extend(inspected(answer, names)?.into_iter().filter_map(|seen| seen.ok().flatten()));
+    let names = match pages.take(prefix, after) {
+        Some(names) => names,
+        None => names(&link, keys, prefix, after).await?,
+    };
+    let mut page = Page::of(names, limit);
+    while let Some(names) = page.next() {
+        let names: Vec<_> = names.iter().collect();
+        let answer = inspect_request(keys, &names).on(server, &link).await?;
+        page.add(inspected(answer, &names)?.into_iter().filter_map(|seen| seen.ok().flatten()).collect());
     }
-    Ok(holders)
+    Ok(pages.end(prefix, page))
 }
 
 /// Returns the names of which one server has a record.
@@ -43,7 +123,7 @@ pub(in crate::storage) async fn names(
     let (pattern, mut cursor, mut names) = (keys.pattern(prefix), "0".to_owned(), BTreeSet::new());
     loop {
         let mut scan = cmd("SCAN");
-        scan.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(STEP).arg("TYPE").arg("string");
+        scan.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(SCAN_STEP).arg("TYPE").arg("string");
         let answer = link.call(&scan).await.map_err(|e| explain(&e, &link.place))?;
         let (next, found): (String, Vec<Vec<u8>>) =
             from_redis_value(answer).map_err(|_| senseless(&link.place))?;
@@ -58,9 +138,40 @@ pub(in crate::storage) async fn names(
     }
 }
 
-/// Sorts, and cuts off what is beyond the limit.
-pub(in crate::storage) fn page(mut holders: Vec<Holder>, limit: usize) -> Vec<Holder> {
-    holders.sort_by(|a, b| a.name.cmp(&b.name));
-    holders.truncate(limit);
-    holders
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{Owner, Token};
+
+    #[test]
+    fn a_list_is_gone_through_once_and_no_more_is_looked_at_than_a_page_takes() {
+        let all: Vec<_> = (0..1_000).map(|n| Name::new(format!("{n:04}")).expect("valid")).collect();
+        let (pages, mut looked, mut after, mut listed) = (Pages::default(), Vec::new(), None, Vec::new());
+        let mut names: BTreeSet<_> = all.iter().cloned().collect();
+        loop {
+            let mut page = Page::of(names, 200);
+            while let Some(names) = page.next() {
+                looked.push(names.len());
+                // Every other name is held.
+                let held =
+                    names.into_iter().filter(|name| name.as_str().ends_with(['0', '2', '4', '6', '8']));
+                let holder =
+                    |name: Name| Holder::new(name, Owner::random(), Token::new(1), std::time::Duration::ZERO);
+                page.add(held.map(holder).collect());
+            }
+            let page = pages.end("", page);
+            let more = page.len() == 200;
+            after = page.last().map(|holder| holder.name.clone()).or(after);
+            listed.extend(page.into_iter().map(|holder| holder.name));
+            if !more {
+                break;
+            }
+            assert!(pages.take("other", after.as_ref()).is_none());
+            names = pages.take("", after.as_ref()).expect("the rest is kept");
+        }
+        assert_eq!(listed, all.iter().step_by(2).cloned().collect::<Vec<_>>());
+        assert!(looked.iter().all(|count| *count <= STEP));
+        let sum: usize = looked.iter().sum();
+        assert_eq!(sum, 1_000);
+    }
 }

@@ -6,6 +6,7 @@ mod cluster;
 pub(in crate::storage) mod config;
 pub(in crate::storage) mod connect;
 pub(in crate::storage) mod facts;
+mod failover;
 mod findings;
 pub(in crate::storage) mod hints;
 pub(in crate::storage) mod keys;
@@ -31,10 +32,11 @@ use self::config::Servers;
 use self::connect::Connector;
 use self::hints::Listener;
 use self::link::Server;
+use self::list::Pages;
 use self::verbs::{Acquiring, Inspecting, Releasing, Renewing, Verb};
 pub use super::Finding;
 use super::net::hints::Hinter;
-use super::{Acquire, Claim, Guarantees, Hint, Holder, Limits, Name, Owner, Release, Renew, Storage};
+use super::{Acquire, Claim, Guarantees, Hint, Holder, Limits, Name, Owner, Release, Renew, Storage, Tier};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -47,6 +49,7 @@ pub struct Redis {
     /// What this client's channel is called; random.
     client: String,
     hinter: Arc<Hinter>,
+    pages: Pages,
     received: Mutex<Option<mpsc::UnboundedReceiver<Hint>>>,
 }
 
@@ -59,12 +62,13 @@ enum Reach {
     Cluster(Arc<Cluster>),
 }
 
-/// A server, once or twice.
+/// A server, up to three times.
 #[derive(Clone)]
 struct Primary {
     server: Arc<Server>,
-    /// The same, by a connection that is blocked while replicas are waited for.
+    /// The same, by connections that are blocked while replicas are waited for; only where that may be needed.
     acquires: Option<Arc<Server>>,
+    renewals: Option<Arc<Server>>,
 }
 
 /// The most claims in one call: the server does nothing else for about a millisecond.
@@ -93,6 +97,7 @@ impl Redis {
             reach,
             client: Owner::random().to_string()[..16].to_owned(),
             hinter,
+            pages: Pages::default(),
             received: Mutex::new(Some(received)),
             config,
         })
@@ -171,11 +176,12 @@ impl Storage for Redis {
     }
 
     async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
-        let holders = match &self.reach {
-            Reach::One(Primary { server, .. }) => list::on(server, &self.config.keys, prefix, after).await?,
-            Reach::Cluster(cluster) => cluster.list(prefix, after).await?,
-        };
-        Ok(list::page(holders, limit))
+        match &self.reach {
+            Reach::One(Primary { server, .. }) => {
+                list::on(server, &self.config.keys, &self.pages, prefix, after, limit).await
+            }
+            Reach::Cluster(cluster) => cluster.list(&self.pages, prefix, after, limit).await,
+        }
     }
 
     fn watch(&self, added: &[Name], removed: &[Name]) {
@@ -216,13 +222,17 @@ impl Reach {
                 return Err(Error::new(ErrorKind::Unsupported, text));
             }
         };
-        let Primary { server, acquires } = Primary::new(&connector, config, hinter);
-        let link = server.link().await?;
+        let primary = Primary::new(&connector, config, hinter);
+        let link = primary.server.link().await?;
         if link.facts.cluster {
             let text = "the server is a node of a Cluster; write `redis+cluster:`";
             return Err(Error::new(ErrorKind::Unsupported, format!("{text} server=`{}`", link.place)));
         }
-        Ok((Self::One(Primary { server, acquires }), link.facts.guarantees(config)))
+        let guarantees = link.facts.guarantees(config);
+        if guarantees.tier == Tier::FailoverSafe {
+            connector.promise_failovers();
+        }
+        Ok((Self::One(primary), guarantees))
     }
 
     /// Answers each item; with the same error, if there is one server and the whole call failed.
@@ -243,15 +253,20 @@ impl Primary {
             let hinter = Arc::clone(hinter);
             Server::new(connector.clone(), move || hinter.send(Hint::Restarted))
         };
-        Self { server: server(), acquires: (config.wait_replicas > 0).then(server) }
+        let grace = config.failover_grace.is_some();
+        Self {
+            server: server(),
+            acquires: (grace || config.wait_replicas > 0).then(server),
+            renewals: grace.then(server),
+        }
     }
 
     async fn answer<V: Verb>(&self, verb: &V, items: &[&V::Item]) -> Result<Vec<Result<V::Answer>>> {
-        if let (Some(server), Some(wait)) = (&self.acquires, verb.wait(items)) {
-            return replicas::answer(verb, server, items, &wait).await;
+        if let Some(server) = verb.confirming(self) {
+            return replicas::answer(verb, server, items).await;
         }
         let link = self.server.link().await?;
-        let request = verb.request(&self.server, &link, items);
+        let request = verb.request(&link, items);
         verb.read(request.on(&self.server, &link).await?, items)
     }
 }

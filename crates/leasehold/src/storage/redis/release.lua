@@ -1,6 +1,8 @@
 -- KEYS: lock and record of each claim; on a Cluster then queue and waiters of each.
--- ARGV: nonce, number of claims, this client, what channels begin with, 'cluster' or ''; then the owner of each claim.
--- Reply: nonce, 0, then of each claim 1 if it held, else 0. Only commands that work when memory is full.
+-- ARGV: nonce, number of claims, this client, what channels begin with, 'cluster', 'narrow' (the same without the keys of
+-- queues) or ''; then the owner of each claim.
+-- Reply: nonce, 0, then of each claim 1 if it held, else 0; or -1 if what is left to do needs its queue. Only commands that
+-- work when memory is full.
 local n = tonumber(ARGV[2])
 local reply, ended, passed = {ARGV[1], 0}, {}, false
 local seen = call('MGET', unpack(KEYS, 1, 2 * n))
@@ -22,7 +24,10 @@ for i = 1, n do
     local client = sub(row, 50, 65)
     if client ~= ARGV[3] then call('PUBLISH', channel .. client, owner) end
   end
-  if row and byte(row) == QUEUED then
+  if row and byte(row) == QUEUED and ARGV[5] == 'narrow' then
+    -- Whoever waits asks again soon. An entry of this owner must go.
+    if not held then reply[i + 2] = -1 end
+  elseif row and byte(row) == QUEUED then
     local tickets, waiters = queue.keys(i, n)
     queue.remove(owner, tickets, waiters)
     while held or not seen[2 * i - 1] do

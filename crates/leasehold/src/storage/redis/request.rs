@@ -144,7 +144,7 @@ impl Request {
         }
         answer.time = answer.number()?;
         if answer.time > 0 {
-            server.time.learn(sent, server.now(), answer.time);
+            link.time.learn(sent, server.now(), answer.time);
         }
         Ok(answer)
     }
@@ -199,15 +199,16 @@ impl Answer<'_> {
     }
 }
 
-/// Calls scripts together, and those again with their text that the server does not know. The last answer is to `wait`.
+/// Calls scripts together, and those again with their text that the server does not know. Then calls `after`, whose
+/// answers come last.
 pub(super) async fn call_all(
     link: &Link,
     requests: &[Request],
     asking: bool,
-    wait: Option<&Cmd>,
-) -> std::result::Result<(Vec<Value>, Value), RedisError> {
-    let (mut values, mut acks) =
-        call_once(link, requests.iter().map(|request| request.command.clone()), asking, wait).await?;
+    after: &[Cmd],
+) -> std::result::Result<(Vec<Value>, Vec<Value>), RedisError> {
+    let (mut values, mut last) =
+        call_once(link, requests.iter().map(|request| request.command.clone()), asking, after).await?;
     let unknown = |value: &Value| match value {
         Value::ServerError(error) => remedy(&error.clone().into()) == Remedy::SendScript,
         _ => false,
@@ -219,21 +220,21 @@ pub(super) async fn call_all(
             0 => requests[*i].by_text(),
             _ => requests[*i].command.clone(),
         });
-        let answered = call_once(link, commands, asking, wait).await?;
+        let answered = call_once(link, commands, asking, after).await?;
         for (i, value) in again.iter().zip(answered.0) {
             values[*i] = value;
         }
-        acks = answered.1;
+        last = answered.1;
     }
-    Ok((values, acks))
+    Ok((values, last))
 }
 
 async fn call_once(
     link: &Link,
     commands: impl Iterator<Item = Cmd>,
     asking: bool,
-    wait: Option<&Cmd>,
-) -> std::result::Result<(Vec<Value>, Value), RedisError> {
+    after: &[Cmd],
+) -> std::result::Result<(Vec<Value>, Vec<Value>), RedisError> {
     let mut pipeline = Pipeline::new();
     for command in commands {
         if asking {
@@ -241,12 +242,12 @@ async fn call_once(
         }
         pipeline.add_command(command);
     }
-    if let Some(wait) = wait {
-        pipeline.add_command(wait.clone());
+    for command in after {
+        pipeline.add_command(command.clone());
     }
     let mut values = link.call_all(&pipeline).await?;
-    let acks = wait.and_then(|_| values.pop()).unwrap_or_default();
-    Ok((if asking { values.into_iter().skip(1).step_by(2).collect() } else { values }, acks))
+    let last = values.split_off(values.len().saturating_sub(after.len()));
+    Ok((if asking { values.into_iter().skip(1).step_by(2).collect() } else { values }, last))
 }
 
 pub(in crate::storage) fn senseless(place: &str) -> Error {

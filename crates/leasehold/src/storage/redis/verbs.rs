@@ -1,14 +1,13 @@
 //! What can be asked of the servers of a Cluster: each verb's request and its answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, Value};
-
+use super::Primary;
 use super::claims::{self, Around};
 use super::connect::LIMIT;
 use super::keys::Keys;
 use super::link::{Link, Server};
-use super::replicas;
 use super::request::{Answer, Request};
 use crate::clock::Moment;
 use crate::error::Result;
@@ -25,18 +24,34 @@ pub(super) trait Verb: Send + Sync {
     /// How long one server may take; the others' answers wait for it. `None` if nobody else's do.
     fn limit(&self, items: &[Self::Item]) -> Option<Duration>;
 
-    fn request(&self, server: &Server, link: &Link, items: &[&Self::Item]) -> Request;
+    fn request(&self, link: &Link, items: &[&Self::Item]) -> Request;
 
     fn read(&self, answer: Answer<'_>, items: &[&Self::Item]) -> Result<Vec<Result<Self::Answer>>>;
 
-    /// What to ask after the requests, if an answer counts only when replicas have what was written.
-    fn wait(&self, _items: &[&Self::Item]) -> Option<Cmd> {
+    /// Asks with fewer keys: those that are there while anything is to be done. While a slot moves, a node refuses a
+    /// request of which it has some keys and not others. `None` if the others are needed.
+    fn narrow(&self, _items: &[&Self::Item]) -> Option<Request> {
         None
     }
 
-    /// What an answer is worth, by the answer to `wait`.
-    fn confirmed(&self, answer: Self::Answer, _acks: &Value, _place: &str) -> Result<Self::Answer> {
-        Ok(answer)
+    /// Returns the connection on which to ask, if an answer may count only when replicas have what was written.
+    fn confirming<'p>(&self, _primary: &'p Primary) -> Option<&'p Arc<Server>> {
+        None
+    }
+
+    /// How many replicas must have what was written, where the server's failovers ask for `least`.
+    fn confirmations(&self, _least: u32) -> u32 {
+        0
+    }
+
+    /// How long replicas may take.
+    fn patience(&self, _items: &[&Self::Item]) -> Duration {
+        LIMIT
+    }
+
+    /// Returns `true` if the answer is worth nothing unless replicas have what was written.
+    fn must_be_confirmed(&self, _answer: &Self::Answer) -> bool {
+        false
     }
 }
 
@@ -70,21 +85,29 @@ impl Verb for Acquiring<'_> {
         shortest(claims, |claim| claim.patience)
     }
 
-    fn request(&self, server: &Server, link: &Link, claims: &[&Claim]) -> Request {
-        claims::acquire_request(self.around, server, link, claims, self.sent)
+    fn request(&self, link: &Link, claims: &[&Claim]) -> Request {
+        claims::acquire_request(self.around, link, claims, self.sent)
     }
 
     fn read(&self, answer: Answer<'_>, claims: &[&Claim]) -> Result<Vec<Result<Acquire>>> {
         claims::acquired(answer, claims)
     }
 
-    fn wait(&self, claims: &[&Claim]) -> Option<Cmd> {
-        let needed = self.around.config.wait_replicas;
-        (needed > 0).then(|| replicas::wait(needed, claims.iter().copied()))
+    fn confirming<'p>(&self, primary: &'p Primary) -> Option<&'p Arc<Server>> {
+        let needed = self.around.config.wait_replicas > 0;
+        primary.acquires.as_ref().filter(|server| needed || server.connector().promises_failovers())
     }
 
-    fn confirmed(&self, answer: Acquire, acks: &Value, place: &str) -> Result<Acquire> {
-        replicas::confirmed(answer, acks, self.around.config.wait_replicas, place)
+    fn confirmations(&self, least: u32) -> u32 {
+        std::cmp::max(self.around.config.wait_replicas, least)
+    }
+
+    fn patience(&self, claims: &[&Claim]) -> Duration {
+        claims.iter().map(|claim| claim.patience).min().unwrap_or(LIMIT)
+    }
+
+    fn must_be_confirmed(&self, answer: &Acquire) -> bool {
+        matches!(answer, Acquire::Granted { .. })
     }
 }
 
@@ -101,8 +124,24 @@ impl Verb for Renewing<'_> {
         shortest(claims, |claim| claim.ttl / 6)
     }
 
-    fn request(&self, server: &Server, _link: &Link, claims: &[&Claim]) -> Request {
-        claims::renew_request(self.around, server, claims, self.sent)
+    fn request(&self, link: &Link, claims: &[&Claim]) -> Request {
+        claims::renew_request(self.around, link, claims, self.sent)
+    }
+
+    fn confirming<'p>(&self, primary: &'p Primary) -> Option<&'p Arc<Server>> {
+        primary.renewals.as_ref().filter(|server| server.connector().promises_failovers())
+    }
+
+    fn confirmations(&self, least: u32) -> u32 {
+        least
+    }
+
+    fn patience(&self, claims: &[&Claim]) -> Duration {
+        claims.iter().map(|claim| claim.ttl / 3).min().unwrap_or(LIMIT)
+    }
+
+    fn must_be_confirmed(&self, answer: &Renew) -> bool {
+        matches!(answer, Renew::Renewed { .. })
     }
 
     fn read(&self, answer: Answer<'_>, claims: &[&Claim]) -> Result<Vec<Result<Renew>>> {
@@ -122,8 +161,12 @@ impl Verb for Releasing<'_> {
         shortest(claims, |claim| claim.patience)
     }
 
-    fn request(&self, _server: &Server, _link: &Link, claims: &[&Claim]) -> Request {
+    fn request(&self, _link: &Link, claims: &[&Claim]) -> Request {
         claims::release_request(self.around, claims)
+    }
+
+    fn narrow(&self, claims: &[&Claim]) -> Option<Request> {
+        Some(claims::narrow_release_request(self.around, claims))
     }
 
     fn read(&self, answer: Answer<'_>, claims: &[&Claim]) -> Result<Vec<Result<Release>>> {
@@ -143,8 +186,12 @@ impl Verb for Inspecting<'_> {
         None
     }
 
-    fn request(&self, _server: &Server, _link: &Link, names: &[&Name]) -> Request {
+    fn request(&self, _link: &Link, names: &[&Name]) -> Request {
         claims::inspect_request(self.keys, names)
+    }
+
+    fn narrow(&self, names: &[&Name]) -> Option<Request> {
+        Some(claims::narrow_inspect_request(self.keys, names))
     }
 
     fn read(&self, answer: Answer<'_>, names: &[&Name]) -> Result<Vec<Result<Option<Holder>>>> {

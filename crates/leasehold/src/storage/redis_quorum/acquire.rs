@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::ballot::{Ballot, Outcome, Vote, majority};
 use super::nodes::{Answers, Nodes};
 use super::script::Ending;
+use super::standing;
 use crate::clock::Moment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{Acquire, Claim, Token};
@@ -70,6 +71,7 @@ pub(super) async fn acquire(nodes: &Arc<Nodes>, claims: &[Claim], sent: Moment) 
         again = insisting(&round);
     }
     let committed = commit(nodes, &round, limit).await;
+    standing::tend_soon(nodes);
     let verdicts: Vec<_> =
         round.ballots.iter().zip(claims).zip(committed).map(|((b, c), token)| verdict(b, c, token)).collect();
     let failed = |i: &usize| matches!(verdicts[*i], Verdict::Failed(_)) && !withdrawn.contains(i);

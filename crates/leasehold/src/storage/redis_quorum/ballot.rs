@@ -65,16 +65,30 @@ impl Ballot {
         self.votes[server] = Some(vote);
     }
 
+    /// Whether a vote counts: also that of a server which may have forgotten others, if it still has this very lease as
+    /// one has it that counts.
+    fn counts(&self, vote: &Vote) -> bool {
+        match vote {
+            Vote::Ours { counts: true, .. } => true,
+            Vote::Ours { last, before: Before::Committed, .. } => self.votes.iter().flatten().any(|other| {
+                matches!(other, Vote::Ours { last: same, before: Before::Committed, counts: true, .. } if same == last)
+            }),
+            _ => false,
+        }
+    }
+
     /// Whether a majority is certain, or impossible.
     pub(super) fn outcome(&self) -> Outcome {
-        let (mut ours, mut open) = (0, 0);
-        for vote in &self.votes {
-            match vote {
-                Some(Vote::Ours { counts: true, .. }) => ours += 1,
-                None => open += 1,
-                Some(_) => {}
+        let ours = self.counted().count();
+        // A vote that does not count yet may do so by one that is still open.
+        let open = self.votes.iter().filter(|vote| match vote {
+            None => true,
+            Some(vote @ Vote::Ours { before: Before::Committed, .. }) => {
+                !self.counts(vote) && self.votes.iter().any(Option::is_none)
             }
-        }
+            Some(_) => false,
+        });
+        let open = open.count();
         let majority = majority(self.votes.len());
         if ours >= majority {
             Outcome::Won
@@ -91,10 +105,10 @@ impl Ballot {
     pub(super) fn token(&self) -> (u64, bool) {
         let (mut own, mut others, mut time) = (HashMap::new(), 0, 0);
         for vote in self.votes.iter().flatten() {
-            if let Vote::Ours { last, time_us, before, counts } = vote {
+            if let Vote::Ours { last, time_us, before, .. } = vote {
                 time = max(time, *time_us);
                 if *before == Before::Committed {
-                    *own.entry(*last).or_insert(0) += usize::from(*counts);
+                    *own.entry(*last).or_insert(0) += usize::from(self.counts(vote));
                 } else {
                     others = max(others, *last);
                 }
@@ -118,7 +132,7 @@ impl Ballot {
 
     /// Those of them that count.
     pub(super) fn counted(&self) -> impl Iterator<Item = usize> {
-        let counts = |vote: &Option<Vote>| matches!(vote, Some(Vote::Ours { counts: true, .. }));
+        let counts = |vote: &Option<Vote>| vote.as_ref().is_some_and(|vote| self.counts(vote));
         self.votes.iter().enumerate().filter(move |(_, vote)| counts(vote)).map(|(server, _)| server)
     }
 
@@ -175,8 +189,8 @@ impl Ballot {
         });
         let young = self.votes.iter().flatten().any(|vote| matches!(vote, Vote::Ours { counts: false, .. }));
         let text = if young {
-            "a server was started so recently that it may have forgotten a lock, so it does not count for as long as \
-                `max_ttl`; retry, or let the servers keep what they know (appendonly yes, appendfsync always)"
+            "a server may have forgotten a lock, so it does not count until every lease is over; retry, or let the servers \
+                keep what they know (appendonly yes, appendfsync always)"
         } else {
             "no majority of the servers answered in time; check them, and retry"
         };
@@ -248,6 +262,22 @@ mod tests {
         assert_eq!(ballot([None, Some(not()), Some(not())]).outcome(), Outcome::Lost);
         let young = Some(Vote::Ours { last: 0, time_us: 0, before: Before::Nobodys, counts: false });
         assert_eq!(ballot([new(), young, Some(not())]).outcome(), Outcome::Lost);
+    }
+
+    #[test]
+    fn who_forgot_others_counts_for_the_lease_that_it_has() {
+        let (committed, nobodys) = (Before::Committed, Before::Nobodys);
+        let young = |last, before| Some(Vote::Ours { last, time_us: 100, before, counts: false });
+        let same = ballot([Some(ours(7, committed)), young(7, committed), Some(not())]);
+        assert_eq!((same.outcome(), same.token()), (Outcome::Won, (7, true)));
+        for other in [young(6, committed), young(7, nobodys)] {
+            assert_eq!(ballot([Some(ours(7, committed)), other, Some(not())]).outcome(), Outcome::Lost);
+        }
+        assert_eq!(
+            ballot([Some(ours(7, nobodys)), young(7, committed), Some(not())]).outcome(),
+            Outcome::Lost
+        );
+        assert_eq!(ballot([young(7, committed), Some(not()), None]).outcome(), Outcome::Open);
     }
 
     #[test]

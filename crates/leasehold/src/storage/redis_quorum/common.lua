@@ -45,3 +45,43 @@ local function kept(waiters, me)
   local deadline, owner = string.match(call('HGET', waiters, 'next') or '', '^(%d+) (%x+)$')
   if deadline and owner ~= me and tonumber(deadline) > ms then return tonumber(deadline) end
 end
+
+-- What this server may vote, by its marker: 0 its vote counts, 1 not yet, 2 the marker is not of this life, or missing;
+-- and the words of the marker. A life is one run of the server, in one database: a marker that was loaded from an old
+-- file, or swapped in, is of another. The marker, a string of words:
+--   1 '-' it counts · 'r' not before its time is over, since after a restart none vouched for what it has · 'b' the same,
+--     since it has forgotten what it had
+--   2 what it is called; another name for each time that it has forgotten
+--   3 the server's run id · 4 the database
+--   5 how often it has taken locks, as far as its vote counted
+--   6 since when its time runs, in ms · 7 for how long, in ms · 8 the longest TTL that any client promises, in ms
+local function standing(marker, run, db)
+  local words = {string.match(marker or '', '^(%S) (%x+) (%x+) (%d+) (%d+) (%d+) (%d+) (%d+)$')}
+  if words[3] ~= run or words[4] ~= db then return 2, words end
+  if words[1] == '-' then return 0, words end
+  -- A clock that was set back makes the time run anew, and not stand still.
+  if tonumber(words[6]) > ms then words[6] = digits(ms) end
+  if ms < words[6] + words[7] then return 1, words end
+  -- What it has forgotten is over. It is as good as new.
+  words[1], words[2], words[5] = '-', run, '0'
+  return 0, words
+end
+
+-- Remembers how often other servers have taken locks, as words `name=count`. Returns an error's text.
+local function remember(key, text)
+  if text == '' then return nil end
+  local counts, names, changed = {}, {}, false
+  local function take(words)
+    for name, count in string.gmatch(words, '(%x+)=(%d+)') do
+      if not counts[name] then names[#names + 1] = name end
+      if not counts[name] or counts[name] < tonumber(count) then counts[name], changed = tonumber(count), true end
+    end
+  end
+  take(call('GET', key) or '')
+  changed = false
+  take(text)
+  if not changed then return nil end
+  local words = {}
+  for _, name in ipairs(names) do words[#words + 1] = name .. '=' .. digits(counts[name]) end
+  return err(pcall('SET', key, table.concat(words, ' ')))
+end

@@ -14,11 +14,10 @@ use crate::storage::url::{Url, bad_value, duration};
 pub struct Config {
     pub(super) redis: Arc<redis::Config>,
     pub(super) places: Vec<Place>,
-    /// The longest TTL that anybody may use where a server forgets its locks when it is restarted.
-    pub(super) max_ttl: Duration,
+    /// The longest TTL that anybody may use, and for how long a server that has forgotten its locks does not vote.
+    pub(super) max_ttl: Option<Duration>,
 }
 
-const MAX_TTL: Duration = Duration::from_secs(60);
 const TTL_BOUNDS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(24 * 60 * 60);
 
@@ -38,14 +37,13 @@ impl Config {
     }
 
     pub(crate) fn from_url(scheme: &str, url: &Url) -> Result<Self> {
-        let (mut redis, mut max_ttl) = (redis::Config::blank(scheme), MAX_TTL);
+        let (mut redis, mut max_ttl) = (redis::Config::blank(scheme), None);
         let set = |option: &str, value: &str| {
             if option != "max_ttl" {
                 return redis.set(&mut Login::default(), option, value);
             }
-            max_ttl = duration(option, value)?;
-            let fits = TTL_BOUNDS.contains(&max_ttl);
-            if fits { Ok(()) } else { Err(bad_value(option, "100ms to 24h")) }
+            max_ttl = Some(duration(option, value)?).filter(|ttl| TTL_BOUNDS.contains(ttl));
+            max_ttl.map(drop).ok_or_else(|| bad_value(option, value, "100ms to 24h"))
         };
         url.options(&["prefix", "allow_eviction", "max_ttl", "ca", "cert", "key", "insecure"], set)?;
         redis.servers = redis.place("quorum", url, Login::default())?;
@@ -89,7 +87,7 @@ mod tests {
         }
         let config = Config::new("redis+quorum://u:S3CRET@a,b:1,c/2?max_ttl=5s").expect("right");
         assert_eq!(config.to_string(), "redis+quorum://a:6379,b:1,c:6379/2");
-        assert_eq!(config.max_ttl, Duration::from_secs(5));
+        assert_eq!(config.max_ttl, Some(Duration::from_secs(5)));
         assert!(!format!("{config:?}").contains("S3CRET"));
     }
 

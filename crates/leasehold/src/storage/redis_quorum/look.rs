@@ -1,12 +1,13 @@
 //! Who holds, as a majority shows it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::ballot::{leader, majority, undecided};
 use super::nodes::{LONGEST, Nodes};
 use crate::error::Result;
+use crate::storage::redis::list::{Page, Pages};
 use crate::storage::{Holder, Name, Owner};
 
 /// How long a majority may take to list.
@@ -45,17 +46,68 @@ fn most(seen: &[Option<Holder>]) -> usize {
     owners.clone().map(|owner| owners.clone().filter(|other| *other == owner).count()).max().unwrap_or(0)
 }
 
-/// The holders that a majority shows. While a server is silent, those that it alone would decide are left out.
-pub(super) async fn list(nodes: &Nodes, prefix: &str, after: Option<&Name>) -> Result<Vec<Holder>> {
+/// At most `limit` of the holders that a majority shows, in order. While a server is silent, those that it alone would
+/// decide are left out.
+pub(super) async fn list(
+    nodes: &Nodes,
+    pages: &Pages,
+    prefix: &str,
+    after: Option<&Name>,
+    limit: usize,
+) -> Result<Vec<Holder>> {
+    let names = match pages.take(prefix, after) {
+        Some(names) => names,
+        None => names(nodes, prefix, after).await?,
+    };
+    // One that was silent once is not waited for again.
+    let mut silent = BTreeSet::new();
+    let mut page = Page::of(names, limit);
+    while let Some(names) = page.next() {
+        page.add(holders(nodes, names, &mut silent).await?);
+    }
+    Ok(pages.end(prefix, page))
+}
+
+/// Returns the names of which servers have records, of a majority or more.
+async fn names(nodes: &Nodes, prefix: &str, after: Option<&Name>) -> Result<BTreeSet<Name>> {
     let (prefix, after): (Arc<str>, _) = (prefix.into(), after.cloned());
     let mut answers = nodes.ask(|node| {
         let (prefix, after) = (Arc::clone(&prefix), after.clone());
-        Some(async move { node.list(&prefix, after.as_ref()).await })
+        Some(async move { node.names(&prefix, after.as_ref()).await })
     });
     let mut until = nodes.clock.now().after(LIST_LIMIT);
-    let (mut seen, mut answered, mut errors): (BTreeMap<(Name, Owner), Vec<Holder>>, _, _) =
-        (BTreeMap::new(), 0, Vec::new());
+    let (mut names, mut answered, mut errors) = (BTreeSet::new(), 0, Vec::new());
     while let Some((_, answer)) = answers.next(until).await {
+        match answer {
+            Ok(more) => {
+                answered += 1;
+                names.extend(more);
+            }
+            Err(error) => errors.push(error),
+        }
+        if answered == majority(nodes.len()) {
+            until = nodes.clock.now().after(LONGEST);
+        }
+    }
+    if answered < majority(nodes.len()) {
+        return Err(undecided(UNCERTAIN, errors.iter(), answered + errors.len(), nodes.len()));
+    }
+    Ok(names)
+}
+
+/// Returns the holders of these names that a majority shows.
+async fn holders(nodes: &Nodes, names: Vec<Name>, silent: &mut BTreeSet<usize>) -> Result<Vec<Holder>> {
+    let names: Arc<[Name]> = names.into();
+    let mut answers = nodes.ask(|node| {
+        let names = Arc::clone(&names);
+        Some(async move { node.holders(&names).await })
+    });
+    let until = nodes.clock.now().after(LONGEST);
+    let (mut seen, mut errors): (BTreeMap<(Name, Owner), Vec<Holder>>, _) = (BTreeMap::new(), Vec::new());
+    let (mut open, mut answered): (BTreeSet<_>, _) = ((0..nodes.len()).collect(), 0);
+    while answered < majority(nodes.len()) || !open.is_subset(silent) {
+        let Some((server, answer)) = answers.next(until).await else { break };
+        open.remove(&server);
         match answer {
             Ok(holders) => {
                 answered += 1;
@@ -65,10 +117,8 @@ pub(super) async fn list(nodes: &Nodes, prefix: &str, after: Option<&Name>) -> R
             }
             Err(error) => errors.push(error),
         }
-        if answered == majority(nodes.len()) {
-            until = nodes.clock.now().after(LONGEST);
-        }
     }
+    silent.extend(open);
     if answered < majority(nodes.len()) {
         return Err(undecided(UNCERTAIN, errors.iter(), answered + errors.len(), nodes.len()));
     }

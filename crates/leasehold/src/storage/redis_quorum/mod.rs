@@ -9,8 +9,10 @@ mod look;
 mod node;
 mod nodes;
 mod script;
+mod standing;
 
 use std::fmt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,7 +29,7 @@ use super::redis::Finding;
 use super::redis::connect::{Connector, LIMIT};
 use super::redis::hints::Listener;
 use super::redis::link::{Link, Server};
-use super::redis::list::page;
+use super::redis::list::Pages;
 use super::{
     Acquire, Claim, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Owner, Release, Renew, Storage, Tier,
 };
@@ -38,13 +40,15 @@ use crate::error::{ErrorKind, Result};
 pub struct RedisQuorum {
     config: Arc<Config>,
     guarantees: Guarantees,
-    ttl_max: Duration,
     nodes: Arc<Nodes>,
     /// What this client's channel is called at every server; random.
     client: Arc<str>,
+    pages: Pages,
     received: Mutex<Option<Vec<mpsc::UnboundedReceiver<Hint>>>>,
 }
 
+/// The longest TTL where a server forgets its locks when it is restarted.
+const MAX_TTL: Duration = Duration::from_secs(60);
 /// The most claims in one call: a server does nothing else for about a millisecond.
 const BATCH_MAX: usize = 128;
 /// While the servers work on one batch, the next one travels.
@@ -76,20 +80,24 @@ impl RedisQuorum {
             let server = Server::new(connector, move || restarted.send(Hint::Restarted));
             all.push(Node::new(index, server, hinter, &config, &client, &identities));
         }
-        let nodes = Nodes { all, clock: Clock::boot() };
+        let mut nodes =
+            Nodes { all, clock: Clock::boot(), ttl_max: MAX_TTL, tending: AtomicBool::new(false) };
         let links = join(&nodes).await?;
         let facts = || links.iter().map(|link| &link.facts);
         let forgetful = links.len() < nodes.len() || facts().any(|facts| !facts.survives_restart());
         let tier = if facts().any(|facts| facts.evicts()) { Tier::Advisory } else { Tier::FailoverSafe };
+        nodes.ttl_max = config.max_ttl.unwrap_or(if forgetful { MAX_TTL } else { Limits::default().ttl_max });
+        let nodes = Arc::new(nodes);
+        standing::tend(&nodes).await;
         Ok(Self {
             guarantees: Guarantees {
                 fencing: true,
                 push: true,
                 ..Guarantees::new(tier, LeaseClock::ServerWall)
             },
-            ttl_max: if forgetful { config.max_ttl } else { Limits::default().ttl_max },
-            nodes: Arc::new(nodes),
+            nodes,
             client,
+            pages: Pages::default(),
             received: Mutex::new(Some(received)),
             config,
         })
@@ -102,7 +110,11 @@ impl RedisQuorum {
     /// Dropping the future changes nothing.
     pub async fn findings(&self) -> Vec<Finding> {
         let found = self.nodes.all.iter().map(async |node| match node.server.link().await {
-            Ok(link) => link.findings(&self.config.redis),
+            Ok(link) => {
+                let mut all = link.findings(&self.config.redis);
+                all.extend(node.visit(self.nodes.ttl_max).await.ok().map(|known| known.finding(&link.place)));
+                all
+            }
             Err(error) => vec![Finding::bad("server", error.to_string())],
         });
         futures_util::future::join_all(found).await.concat()
@@ -151,7 +163,7 @@ impl Storage for RedisQuorum {
 
     fn limits(&self) -> Limits {
         Limits {
-            ttl_max: self.ttl_max,
+            ttl_max: self.nodes.ttl_max,
             batch_max: BATCH_MAX,
             batches_in_flight: BATCHES_IN_FLIGHT,
             ..Limits::default()
@@ -178,7 +190,7 @@ impl Storage for RedisQuorum {
     }
 
     async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
-        Ok(page(look::list(&self.nodes, prefix, after).await?, limit))
+        look::list(&self.nodes, &self.pages, prefix, after, limit).await
     }
 
     fn watch(&self, added: &[Name], removed: &[Name]) {

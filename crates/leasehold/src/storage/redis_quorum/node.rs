@@ -1,12 +1,14 @@
 //! One of the servers: what it is asked, and what is still owed to it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::ballot::Vote;
 use super::config::Config;
 use super::script::{At, Ending, Renewed};
+use super::standing::{Known, Mark, Standing};
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::net::hints::Hinter;
@@ -24,11 +26,21 @@ pub(super) struct Node {
     client: Arc<str>,
     clock: Clock,
     identities: Arc<Identities>,
+    /// Set when the server has said that its vote does not count, until its marker is looked at.
+    unmarked: AtomicBool,
     owed: Mutex<Owed>,
 }
 
-/// The run id of each server, as it was last seen.
-pub(super) struct Identities(Mutex<Vec<Option<String>>>);
+/// What is known of each server.
+pub(super) struct Identities(Mutex<Vec<Identity>>);
+
+#[derive(Clone, Default)]
+struct Identity {
+    /// Its run id, as it was last seen.
+    run_id: Option<String>,
+    /// What it is called, and how often it has taken locks under that name.
+    count: Option<(String, u64)>,
+}
 
 #[derive(Default)]
 struct Owed {
@@ -36,8 +48,12 @@ struct Owed {
     open: HashMap<(Name, Owner), Open>,
     /// What is being undone. Nothing is asked for these until it is.
     undoing: HashSet<(Name, Owner)>,
+    /// From how many of those on the old ones among them are thrown away.
+    many: usize,
     /// When owners were last released: what was begun before must not be sent after.
     ended: HashMap<(Name, Owner), Moment>,
+    /// The same in the order in which it happened.
+    by_time: VecDeque<(Moment, (Name, Owner))>,
 }
 
 struct Open {
@@ -50,21 +66,45 @@ struct Open {
 const SILENCE: Duration = Duration::from_secs(2);
 /// How late a release that undoes something may be executed: it must not end what the same owner is granted later.
 const UNDONE_WITHIN: Duration = Duration::from_millis(500);
-/// From how many notes on those are thrown away that are too old to matter, and how old that is.
+/// From how many requests on, that were never answered, those are thrown away that are too old to matter.
 const MANY: usize = 1024;
+/// How old a release is that does not matter any more.
 const OLD: Duration = Duration::from_secs(30);
 
 impl Identities {
     pub(super) fn of(servers: usize) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(vec![None; servers])))
+        Arc::new(Self(Mutex::new(vec![Identity::default(); servers])))
+    }
+
+    /// Notes how often a server has taken locks.
+    fn count(&self, index: usize, name: &str, taken: u64) {
+        let mut all = self.all();
+        let known = &mut all[index].count;
+        match known {
+            Some((same, most)) if same == name => *most = std::cmp::max(*most, taken),
+            _ => *known = Some((name.to_owned(), taken)),
+        }
+    }
+
+    /// How often the others than this server have taken locks, as words for its script.
+    fn others(&self, index: usize) -> String {
+        let all = self.all();
+        let others = all.iter().enumerate().filter(|(i, _)| *i != index);
+        let words = others.filter_map(|(_, other)| other.count.as_ref());
+        words.map(|(name, taken)| format!("{name}={taken}")).collect::<Vec<_>>().join(" ")
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<Identity>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes the run id of a server; which other server has the same.
     fn note(&self, index: usize, run_id: &str) -> Option<usize> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = all.iter().position(|other| other.as_deref() == Some(run_id)).filter(|i| *i != index);
+        let mut all = self.all();
+        let same =
+            all.iter().position(|other| other.run_id.as_deref() == Some(run_id)).filter(|i| *i != index);
         if same.is_none() {
-            all[index] = Some(run_id.to_owned());
+            all[index].run_id = Some(run_id.to_owned());
         }
         same
     }
@@ -88,6 +128,7 @@ impl Node {
             client: Arc::clone(client),
             clock: Clock::boot(),
             identities: Arc::clone(identities),
+            unmarked: AtomicBool::new(true),
             owed: Mutex::default(),
         })
     }
@@ -118,10 +159,15 @@ impl Node {
         let mut votes = if going.is_empty() {
             Vec::new()
         } else {
-            match self.answered(self.at(&link).propose(&going, sent, self.counts(&link))).await {
-                Ok(votes) => {
+            match self.answered(self.at(&link).propose(&going, sent)).await {
+                Ok(proposed) => {
                     self.settle(&going);
-                    votes
+                    if proposed.standing == Standing::Votes {
+                        self.identities.count(self.index, &proposed.name, proposed.taken);
+                    } else {
+                        self.unmarked.store(true, Ordering::Relaxed);
+                    }
+                    proposed.votes
                 }
                 Err(error) => going.iter().map(|_| Vote::Unknown(error.clone())).collect(),
             }
@@ -145,7 +191,9 @@ impl Node {
     ) -> Result<Vec<Result<bool>>> {
         let link = self.join().await?;
         let Some(since) = since else {
-            return self.answered(self.at(&link).commit(claims, None)).await;
+            return self
+                .answered(self.at(&link).commit(claims, None, &self.identities.others(self.index)))
+                .await;
         };
         let sent = self.clock.now();
         let all: Vec<_> = claims.iter().map(|(claim, _)| claim.clone()).collect();
@@ -154,7 +202,8 @@ impl Node {
         if going.is_empty() {
             return Ok(Vec::new());
         }
-        let written = self.answered(self.at(&link).commit(&going, Some(sent))).await?;
+        let others = self.identities.others(self.index);
+        let written = self.answered(self.at(&link).commit(&going, Some(sent), &others)).await?;
         let going: Vec<_> = going.into_iter().map(|(claim, _)| claim).collect();
         self.settle(&going);
         Ok(written)
@@ -241,22 +290,50 @@ impl Node {
         self.answered(self.at(&link).inspect(&[name])).await?.pop().unwrap_or(Ok(None))
     }
 
-    /// The names of which this server has records, and who holds them here.
-    pub(super) async fn list(&self, prefix: &str, after: Option<&Name>) -> Result<Vec<Holder>> {
+    /// The names of which this server has records.
+    pub(super) async fn names(&self, prefix: &str, after: Option<&Name>) -> Result<BTreeSet<Name>> {
         let link = self.join().await?;
-        let names = list::names(&link, &self.config.redis.keys, prefix, after).await?;
-        let (names, mut holders) = (names.iter().collect::<Vec<_>>(), Vec::new());
-        for names in names.chunks(list::STEP) {
-            let seen = self.at(&link).inspect(names).await?;
-            holders.extend(seen.into_iter().filter_map(|seen| seen.ok().flatten()));
-        }
-        Ok(holders)
+        list::names(&link, &self.config.redis.keys, prefix, after).await
     }
 
-    /// Whether what this server grants counts: not if it was started within `max_ttl` and may have forgotten a lock.
-    fn counts(&self, link: &Link) -> bool {
-        let up = Duration::from_secs(link.facts.uptime_s) + self.clock.now().since(link.opened);
-        link.facts.survives_restart() || up >= self.config.max_ttl
+    /// Who holds these here; what is no lock is left out.
+    pub(super) async fn holders(&self, names: &[Name]) -> Result<Vec<Holder>> {
+        let link = self.join().await?;
+        let names: Vec<_> = names.iter().collect();
+        let seen = self.answered(self.at(&link).inspect(&names)).await?;
+        Ok(seen.into_iter().filter_map(|seen| seen.ok().flatten()).collect())
+    }
+
+    /// Returns `true` if the server has said that its vote does not count, and nobody has looked why since.
+    pub(super) fn is_unmarked(&self) -> bool {
+        self.unmarked.load(Ordering::Relaxed)
+    }
+
+    /// Begins to look why.
+    pub(super) fn take_unmarked(&self) {
+        self.unmarked.store(false, Ordering::Relaxed);
+    }
+
+    /// What the server knows of itself and of the others; `longest` is the longest TTL that this client promises.
+    pub(super) async fn visit(&self, longest: Duration) -> Result<Known> {
+        let link = self.join().await?;
+        let known = self.answered(self.at(&link).visit(longest)).await?;
+        if let (Standing::Votes, Some(marker)) = (known.standing, &known.marker) {
+            self.identities.count(self.index, &marker.name, marker.taken);
+        }
+        Ok(known)
+    }
+
+    /// Has the server remember that others take part, as words `name=count`.
+    pub(super) async fn remember(&self, others: &str) -> Result<()> {
+        let link = self.join().await?;
+        self.answered(self.at(&link).commit(&[], None, others)).await.map(drop)
+    }
+
+    /// Writes a marker in place of one that was seen when `sent`. Returns `true` if it is written.
+    pub(super) async fn mark(&self, seen: &Known, mark: &Mark, sent: Moment) -> Result<bool> {
+        let link = self.join().await?;
+        self.answered(self.at(&link).mark(seen, mark, sent)).await
     }
 
     fn at<'a>(&'a self, link: &'a Link) -> At<'a> {
@@ -282,9 +359,7 @@ impl Node {
     /// Notes that requests for these leave now. Which of them may: not those that were released after `since`.
     fn begin(&self, claims: &[Claim], sent: Moment, since: Moment) -> Vec<bool> {
         let mut owed = self.owed();
-        if owed.open.len() > MANY {
-            owed.open.retain(|_, open| sent < open.until);
-        }
+        owed.forget_unanswered(sent);
         let all = claims.iter().map(|claim| {
             let key = (claim.name.clone(), claim.owner);
             if owed.undoing.contains(&key) || owed.ended.get(&key).is_some_and(|ended| *ended >= since) {
@@ -330,10 +405,12 @@ impl Node {
 
     fn note_end(&self, claims: &[Claim], now: Moment) {
         let mut owed = self.owed();
-        if owed.ended.len() > MANY {
-            owed.ended.retain(|_, ended| now.since(*ended) < OLD);
+        owed.forget_ended(now);
+        for claim in claims {
+            let key = (claim.name.clone(), claim.owner);
+            owed.by_time.push_back((now, key.clone()));
+            owed.ended.insert(key, now);
         }
-        owed.ended.extend(claims.iter().map(|claim| ((claim.name.clone(), claim.owner), now)));
     }
 
     fn owed(&self) -> MutexGuard<'_, Owed> {
@@ -341,7 +418,64 @@ impl Node {
     }
 }
 
+impl Owed {
+    /// Throws away the releases that are too old to matter, and looks at no others. Returns how many it has looked at.
+    fn forget_ended(&mut self, now: Moment) -> usize {
+        let mut looked = 1;
+        while let Some((at, key)) = self.by_time.front() {
+            if now.since(*at) < OLD {
+                break;
+            }
+            if self.ended.get(key) == Some(at) {
+                self.ended.remove(key);
+            }
+            self.by_time.pop_front();
+            looked += 1;
+        }
+        looked
+    }
+
+    /// Throws away requests that are too old to be executed, when there are twice as many as were left the last time: so
+    /// each costs the same, however many there are. Returns how many it has looked at.
+    fn forget_unanswered(&mut self, now: Moment) -> usize {
+        let looked = self.open.len();
+        if looked <= std::cmp::max(self.many, MANY) {
+            return 0;
+        }
+        self.open.retain(|_, open| now < open.until);
+        self.many = self.open.len() * 2;
+        looked
+    }
+}
+
 /// How long a span of a server's clock may last here: it may run 1 % slower, and count roughly.
 fn by_a_slow_clock(span: Duration) -> Duration {
     span + span / 64 + Duration::from_millis(20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_cost_the_same_however_many_there_are() {
+        let (mut owed, name) = (Owed::default(), Name::new("a").expect("valid"));
+        let (mut ended, mut unanswered) = (0, 0);
+        let all = 50_000;
+        for n in 0..all {
+            // A thousand a second; each matters for half a minute.
+            let now = Moment::from_nanos(n * 1_000_000);
+            ended += owed.forget_ended(now);
+            unanswered += owed.forget_unanswered(now);
+            let key = (name.clone(), Owner::random());
+            owed.by_time.push_back((now, key.clone()));
+            owed.ended.insert(key.clone(), now);
+            owed.open.insert(key, Open { requests: 1, until: now.after(OLD) });
+        }
+        let all = usize::try_from(all).expect("fits");
+        assert!(ended <= all * 2, "{ended} looks for {all} releases");
+        assert!(unanswered <= all * 3, "{unanswered} looks for {all} requests");
+        assert!(owed.ended.len() <= 30_001 && owed.open.len() <= 60_002);
+        assert_eq!(owed.ended.len(), owed.by_time.len());
+    }
 }

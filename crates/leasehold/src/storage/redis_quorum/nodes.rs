@@ -1,6 +1,7 @@
 //! All the servers, asked at once.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -12,6 +13,10 @@ use crate::storage::Claim;
 pub(super) struct Nodes {
     pub(super) all: Vec<Arc<Node>>,
     pub(super) clock: Clock,
+    /// The longest TTL that this client promises.
+    pub(super) ttl_max: Duration,
+    /// Whether it is being found out whose votes count.
+    pub(super) tending: AtomicBool,
 }
 
 /// Answers on their way. Nobody is waited for longer than needed, and each task goes on without those who asked: a

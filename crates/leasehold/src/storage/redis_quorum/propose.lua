@@ -1,16 +1,21 @@
 -- The first of two steps of an acquire: takes the lock of this node, if it is free, and says how far its tokens are.
--- KEYS: lock, record, queue, waiters of each claim.
--- ARGV: nonce, life of a waiter's entry in ms;
+-- KEYS: lock, record, queue, waiters of each claim; then the marker.
+-- ARGV: nonce, life of a waiter's entry in ms, run id, database;
 --       then of each claim: owner, ttl in ms, not after (µs by this server's clock), 'wait' or '', client.
--- Reply: nonce, µs, then of each claim:
+-- Reply: nonce, µs, what this server may vote (see `standing`), what it is called, how often it has taken locks; then of
+-- each claim:
 --   1 last token, and whose the lock was before: 0 nobody's, 1 this owner's without a token, 2 this owner's
 --   2 owner, token, left, held for, waiters, label, retry after · 3 (late) · 4 type · 5 error
-local reply = {ARGV[1], digits(us)}
+local reply = {ARGV[1], digits(us), '', '', ''}
 local function say(...) for _, value in ipairs({...}) do reply[#reply + 1] = value end end
 
-for i = 0, #KEYS / 4 - 1 do
+local marker = KEYS[#KEYS]
+local vote, life = standing(call('GET', marker), ARGV[3], ARGV[4])
+local taken = 0
+
+for i = 0, (#KEYS - 1) / 4 - 1 do
   local lock, record, queue, waiters = KEYS[4 * i + 1], KEYS[4 * i + 2], KEYS[4 * i + 3], KEYS[4 * i + 4]
-  local a = 5 * i + 2
+  local a = 5 * i + 4
   local me, ttl, wait, client = ARGV[a + 1], tonumber(ARGV[a + 2]), ARGV[a + 4] ~= '', ARGV[a + 5]
   local both = call('MGET', lock, record)
   local value, row = both[1], both[2]
@@ -65,9 +70,16 @@ for i = 0, #KEYS / 4 - 1 do
         -- There is no string, and yet there is something.
         say(4, call('TYPE', lock).ok)
       else
+        taken = taken + 1
         say(1, digits(last), 0)
       end
     end
   end
 end
+-- Counted only while it votes: afterwards the others must be able to tell what is missing.
+if vote == 0 and taken > 0 then
+  life[5] = digits(life[5] + 1)
+  if err(pcall('SET', marker, table.concat(life, ' '))) then vote = 1 end
+end
+reply[3], reply[4], reply[5] = vote, life[2] or '', life[5] or '0'
 return reply

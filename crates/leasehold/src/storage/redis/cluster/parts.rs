@@ -12,9 +12,11 @@ use redis::{RedisError, Value};
 use super::{Cluster, Node, unserved};
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::redis::answers::{Remedy, explain, remedy};
+use crate::storage::redis::list::{self, Page, Pages};
+use crate::storage::redis::replicas::{self, Confirmation};
 use crate::storage::redis::request::call_all;
+use crate::storage::redis::slots;
 use crate::storage::redis::verbs::{Inspecting, Verb};
-use crate::storage::redis::{list, slots};
 use crate::storage::{Holder, Name};
 
 /// What is asked about the locks of one slot; the items by their numbers.
@@ -60,27 +62,23 @@ impl Cluster {
         answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(unserved(None)))).collect()
     }
 
-    /// Returns the holders at all nodes whose names begin with `prefix` and come after `after`, in no order.
+    /// Returns at most `limit` holders at all nodes whose names begin with `prefix` and come after `after`, in order.
     pub(in crate::storage::redis) async fn list(
         self: &Arc<Self>,
+        pages: &Pages,
         prefix: &str,
         after: Option<&Name>,
+        limit: usize,
     ) -> Result<Vec<Holder>> {
-        let nodes = self.nodes();
         let keys = &self.config.keys;
-        let found = join_all(nodes.iter().map(async |node| {
-            let link = node.primary.server.link().await?;
-            list::names(&link, keys, prefix, after).await
-        }))
-        .await;
-        let mut names = BTreeSet::new();
-        for found in found {
-            names.extend(found.inspect_err(|_| self.ask_soon())?);
-        }
-        let names: Vec<_> = names.into_iter().collect();
-        let mut holders = Vec::new();
-        for names in names.chunks(list::STEP) {
-            for seen in self.each(&Inspecting { keys }, names).await {
+        let names = match pages.take(prefix, after) {
+            Some(names) => names,
+            None => self.names(prefix, after).await?,
+        };
+        let mut page = Page::of(names, limit);
+        while let Some(names) = page.next() {
+            let mut holders = Vec::new();
+            for seen in self.each(&Inspecting { keys }, &names).await {
                 match seen {
                     Ok(seen) => holders.extend(seen),
                     // A list that leaves out what it could not see would be a lie; what is no lock, is not in it.
@@ -88,8 +86,24 @@ impl Cluster {
                     Err(_) => {}
                 }
             }
+            page.add(holders);
         }
-        Ok(holders)
+        Ok(pages.end(prefix, page))
+    }
+
+    /// Returns the names of which any node has a record.
+    async fn names(self: &Arc<Self>, prefix: &str, after: Option<&Name>) -> Result<BTreeSet<Name>> {
+        let nodes = self.nodes();
+        let found = join_all(nodes.iter().map(async |node| {
+            let link = node.primary.server.link().await?;
+            list::names(&link, &self.config.keys, prefix, after).await
+        }))
+        .await;
+        let mut names = BTreeSet::new();
+        for found in found {
+            names.extend(found.inspect_err(|_| self.ask_soon())?);
+        }
+        Ok(names)
     }
 
     /// Asks one node for its parts, and follows it once to where it points.
@@ -167,18 +181,33 @@ impl Cluster {
         at_once: bool,
     ) -> Result<Vec<Outcome<V::Answer>>> {
         let all: Vec<_> = parts.iter().flat_map(|part| part.of(items)).collect();
-        let wait = verb.wait(&all);
-        let server = match (&node.primary.acquires, &wait) {
-            (Some(acquires), Some(_)) => acquires,
-            _ => &node.primary.server,
-        };
+        let confirming = verb.confirming(&node.primary);
+        let server = confirming.unwrap_or(&node.primary.server);
+        let needed = verb.confirmations(0);
+        let wait = confirming.map(|_| replicas::wait(needed, verb.patience(&all)));
         let link = if at_once { server.link_now().await? } else { server.link().await? };
         let sent = server.now();
         let parts: Vec<_> = parts.iter().map(|part| (part.slot, part.of(items))).collect();
-        let requests: Vec<_> = parts.iter().map(|(_, items)| verb.request(server, &link, items)).collect();
-        let (values, acks) =
-            call_all(&link, &requests, asking, wait.as_ref()).await.map_err(|e| explain(&e, &link.place))?;
-        let confirmed = |answer| verb.confirmed(answer, &acks, &link.place);
+        let requests: Vec<_> = parts.iter().map(|(_, items)| verb.request(&link, items)).collect();
+        let (mut values, acks) = call_all(&link, &requests, asking, wait.as_slice())
+            .await
+            .map_err(|e| explain(&e, &link.place))?;
+        let mut requests = requests;
+        let split = |value: &Value| matches!(value, Value::ServerError(error) if error.code() == "TRYAGAIN");
+        let again: Vec<_> = (0..values.len())
+            .filter(|i| split(&values[*i]))
+            .filter_map(|i| Some((i, verb.narrow(&parts[i].1)?)))
+            .collect();
+        if !again.is_empty() {
+            let (which, narrow): (Vec<_>, Vec<_>) = again.into_iter().unzip();
+            let called = call_all(&link, &narrow, asking, &[]).await;
+            let (answers, _) = called.map_err(|e| explain(&e, &link.place))?;
+            for ((i, request), answer) in which.into_iter().zip(narrow).zip(answers) {
+                (requests[i], values[i]) = (request, answer);
+            }
+        }
+        let confirmation = Confirmation::read(acks, needed, &link);
+        let confirmed = |answer| confirmation.of(verb, answer);
         let outcomes =
             parts.iter().zip(&requests).zip(values).map(|(((slot, items), request), value)| match value {
                 Value::ServerError(error) => self.refused(&error.into(), *slot, node),
