@@ -94,7 +94,7 @@ impl Facts {
         }
         let info: String = if_allowed(next(), place)?.unwrap_or_default();
         let time: (u64, u64) = greeting(next(), place)?;
-        let mut config =
+        let mut settings =
             || -> Result<HashMap<String, String>> { Ok(if_allowed(next(), place)?.unwrap_or_default()) };
         let fsync = settings()?.remove("appendfsync");
         let policy = settings()?.remove("maxmemory-policy");
