@@ -530,7 +530,6 @@ fn what_asking_again_does_not_mend_is_said_at_once() {
         says(format!("redis://{plain}/99"), ErrorKind::Invalid, "said=`DB index is out of range`").await;
         // It waits for the end of a line.
         says(format!("rediss://{plain}/0"), ErrorKind::Unavailable, "speaks TLS").await;
-        says(format!("redis://:pw@{plain}/0"), ErrorKind::Invalid, "password").await;
 
         let node = Redis::options().setting("cluster-enabled", "yes").start().expect("a server");
         says(format!("redis://{}/1", host(&node)), ErrorKind::Unsupported, "redis+cluster:").await;

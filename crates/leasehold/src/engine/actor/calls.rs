@@ -144,6 +144,16 @@ impl Actor {
         }));
     }
 
+    /// Lists the holders, and sends them as the reply. Each page has the time of a call: a list may have any number of
+    /// them.
+    pub(super) fn reply_with_list(&self, reply: Reply<Vec<Holder>>, prefix: String) {
+        let storage = self.storage.clone();
+        self.calls.push(Box::pin(async move {
+            let _ = reply.send(list_all(&storage, &prefix).await);
+            Done::Replied
+        }));
+    }
+
     /// Looks at a name for those who observe it.
     pub(super) fn look(&mut self, name: Name) {
         let storage = self.storage.clone();
@@ -274,11 +284,11 @@ pub(super) fn silent(limit: Duration) -> Error {
     Error::new(ErrorKind::Unavailable, format!("the storage did not answer limit=`{limit:?}`"))
 }
 
-pub(super) async fn list_all(storage: &AnyStorage, prefix: &str) -> Result<Vec<Holder>> {
+async fn list_all(storage: &AnyStorage, prefix: &str) -> Result<Vec<Holder>> {
     let mut holders: Vec<Holder> = Vec::new();
     loop {
         let after = holders.last().map(|holder| holder.name.clone());
-        let page = storage.list(prefix, after.as_ref(), PAGE).await?;
+        let page = call_one(storage.list(prefix, after.as_ref(), PAGE)).await?;
         if let (Some(after), Some(first)) = (&after, page.first())
             && first.name <= *after
         {

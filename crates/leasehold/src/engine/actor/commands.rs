@@ -1,7 +1,6 @@
 //! What callers ask for.
 
 use super::acquisition::Stage;
-use super::calls::list_all;
 use super::effects::Input;
 use super::{Actor, Closing};
 use crate::clock::Moment;
@@ -31,7 +30,7 @@ impl Actor {
             }
             Command::Leave { key } => self.tell(key, Input::Leave),
             Command::List { prefix, reply } => {
-                self.reply_with(reply, |storage| async move { list_all(&storage, &prefix).await });
+                self.reply_with_list(reply, prefix);
             }
             Command::Observe { name, id, changes } => {
                 self.subscribe();
