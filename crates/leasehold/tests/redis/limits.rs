@@ -243,10 +243,5 @@ fn a_hundred_thousand_locks_are_listed_in_small_steps() {
             let page = leasehold::storage::Storage::list(&storage, prefix, None, 10).await.expect("listed");
             assert!(page.is_empty(), "{prefix}");
         }
-        let locks = client(&redis.url()).await;
-        assert_eq!(
-            within(LONG, locks.list("")).await.expect("each page within the limit of a call").len(),
-            100_000
-        );
     });
 }
