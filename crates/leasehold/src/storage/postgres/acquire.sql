@@ -3,14 +3,16 @@
 -- `renew.sql`.
 with clock as materialized (
     select t.now, (date_part('epoch', t.now) * 1e6)::bigint as us, {durable} as durable,
+        set_config('lock_timeout', $12, true) as patient,
         pg_try_advisory_xact_lock_shared($3) as fenced,
         exists(select from {waiters} where space = $1) as any_waiter
     from clock_timestamp() as t(now)
 ),
 claim as materialized (
-    select c.*, k.now, k.us, k.us <= c.not_after as timely
-    from clock k, unnest($4::text[], $5::text[], $6::uuid[], $7::bigint[], $8::bigint[], $9::bool[], $10::text[])
-        with ordinality as c(name, kind, owner, ttl_us, not_after, wait, label, i)
+    select c.*, k.now, k.us, k.fenced and k.us <= c.not_after as timely
+    from clock k, unnest($4::text[], $5::text[], $6::uuid[], $7::bigint[], $8::bigint[], $9::bool[], $10::text[],
+            $13::bool[])
+        with ordinality as c(name, kind, owner, ttl_us, not_after, wait, label, makes, i)
 ),
 -- What was there when the statement began. `at` is the version of the row that was seen.
 found as materialized (
@@ -29,12 +31,12 @@ found as materialized (
             l.owner is not null and l.expires_at > c.now as held,
             l.owner is not null and l.expires_at > c.now and l.owner = c.owner as mine,
             -- More than a TTL ahead: the clock was set back.
-            least(l.expires_at, c.now + l.ttl_us * interval '1 us') as ends,
-            l.expires_at > c.now + l.ttl_us * interval '1 us' + interval '100 ms' as overlong
+            least(l.expires_at, c.now + (l.ttl_us * interval '1 us')) as ends,
+            l.expires_at > (c.now + ((l.ttl_us * interval '1 us') + interval '100 ms')) as overlong
         from {locks} l where l.space = $1 and l.name = c.name offset 0
     ) l on true
     left join lateral (
-        select w.owner as first, w.until > c.now and w.until <= c.now + interval '{waiter_ttl}' as alive
+        select w.owner as first, w.until > c.now and w.until <= (c.now + interval '{waiter_ttl}') as alive
         from {waiters} w
         where (select any_waiter from clock) and w.space = $1 and w.name = c.name and w.since < 'infinity'
         order by w.since, w.owner limit 1
@@ -43,7 +45,7 @@ found as materialized (
     left join lateral (
         select w.owner from {waiters} w
         where not q.alive and w.space = $1 and w.name = c.name and w.since < 'infinity'
-            and w.until > c.now and w.until <= c.now + interval '{waiter_ttl}'
+            and w.until > c.now and w.until <= (c.now + interval '{waiter_ttl}')
         order by w.since, w.owner limit 1
     ) n on true
 ),
@@ -75,14 +77,14 @@ taken as materialized (
 granted as (
     update {locks} l
     set owner = t.owner, kind = t.kind, client = $2, label = t.label, token = greatest(t.last + 1, t.us),
-        ttl_us = t.ttl_us, granted_at = t.now, expires_at = t.now + t.ttl_us * interval '1 us'
+        ttl_us = t.ttl_us, granted_at = t.now, expires_at = t.now + (t.ttl_us * interval '1 us')
     from taken t where l.ctid = t.at
     returning t.i, l.token
 ),
 made as (
     insert into {locks} as l (space, name, kind, owner, client, token, ttl_us, granted_at, expires_at, label)
-    select $1, s.name, s.kind, s.owner, $2, s.us, s.ttl_us, s.now, s.now + s.ttl_us * interval '1 us', s.label
-    from seen s where s.open and s.at is null order by s.name
+    select $1, s.name, s.kind, s.owner, $2, s.us, s.ttl_us, s.now, s.now + (s.ttl_us * interval '1 us'), s.label
+    from seen s where s.open and s.at is null and s.makes order by s.name
     on conflict do nothing
     returning l.name, l.token
 ),
@@ -99,7 +101,7 @@ queued as (
     on conflict (space, name, owner) do update
     set client = excluded.client, kind = excluded.kind, ttl_us = excluded.ttl_us, label = excluded.label,
         until = excluded.until,
-        since = case when w.until between excluded.since and excluded.until then w.since else excluded.since end
+        since = case when w.until >= excluded.since and w.until <= excluded.until then w.since else excluded.since end
     returning w.name, w.since
 ),
 -- Its own entry, and those of the dead before it.
@@ -117,7 +119,7 @@ unqueued as (
         cross join lateral (
             select d.ctid as at from {waiters} d
             where d.space = $1 and d.name = s.name and d.owner <> s.owner
-                and not (d.until > s.now and d.until <= s.now + interval '{waiter_ttl}')
+                and not (d.until > s.now and d.until <= (s.now + interval '{waiter_ttl}'))
             for update skip locked
         ) d
         where s.dead
@@ -125,6 +127,7 @@ unqueued as (
 )
 select s.us as now, won.token, s.timely,
     won.token is null and (s.open or not s.able) as raced,
+    won.token is null and s.open and s.at is null as missing,
     coalesce(s.mine, false) as mine,
     coalesce(s.held and s.overlong, false) as overlong, (select any_waiter from clock) as any_waiter,
     case when won.token is null and s.held then s.holder end as holder,

@@ -1,6 +1,6 @@
 //! What an error of the server, or of the way to it, means for the caller.
 
-use tokio_postgres::error::{Error as PgError, SqlState};
+use tokio_postgres::error::{DbError, Error as PgError, Severity, SqlState};
 
 use crate::error::{Error, ErrorKind};
 
@@ -15,6 +15,79 @@ pub(super) enum Remedy {
     Reconnect,
     /// Tell the caller, who may ask again.
     None,
+}
+
+/// Why a statement failed.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    pub(super) error: Error,
+    /// What the server refused, if it says that nothing has happened and that may be due to one claim of several.
+    pub(super) refused: Option<Refused>,
+}
+
+/// What a server refuses because of one claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// A text that the database cannot hold.
+    Text,
+    /// To wait any longer for what another transaction has locked.
+    Wait,
+    /// Something else: a constraint, a trigger or a policy that others have made says no.
+    Claim,
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        failure.error
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, refused: None }
+    }
+}
+
+impl Failure {
+    pub(super) fn new(error: &PgError, place: &str) -> Self {
+        Self { error: explain(error, place), refused: error.as_db_error().and_then(refused) }
+    }
+
+    /// Returns `true` if the same claims may be asked for again in smaller batches.
+    pub(super) fn is_of_one_claim(&self) -> bool {
+        matches!(self.refused, Some(Refused::Text | Refused::Claim))
+    }
+}
+
+/// Classes of errors that are due to the statement, the session or the server, and to no claim.
+const OF_ALL: [&str; 15] =
+    ["08", "0A", "25", "26", "28", "34", "3D", "3F", "40", "42", "53", "55", "57", "58", "XX"];
+
+/// Says what was refused. An error that does not end the connection has rolled back the only statement.
+fn refused(error: &DbError) -> Option<Refused> {
+    let code = error.code().code();
+    if error.parsed_severity() != Some(Severity::Error) {
+        return None;
+    }
+    match code {
+        "22P05" | "22021" => Some(Refused::Text),
+        "55P03" => Some(Refused::Wait),
+        // A policy, and not a missing right.
+        "42501" => (error.routine() == Some("ExecWithCheckOptions")).then_some(Refused::Claim),
+        _ if OF_ALL.iter().any(|class| code.starts_with(class)) => None,
+        _ => Some(Refused::Claim),
+    }
+}
+
+/// Returns `true` if a notice says that a commit did not wait for its standby: by the function of the server that says
+/// so, since its words are translated and its code is that of every warning. Where something in between has dropped
+/// that (`None`), any warning may be the one.
+pub(super) fn is_unreplicated(notice: &DbError) -> Option<bool> {
+    match notice.routine() {
+        Some(routine) => Some(routine == "SyncRepWaitForLSN"),
+        None if *notice.code() == SqlState::WARNING => None,
+        None => Some(false),
+    }
 }
 
 /// Every state that says more than that something is wrong: what to do, of what kind it is, what it means.

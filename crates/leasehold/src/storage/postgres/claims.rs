@@ -1,13 +1,14 @@
 //! Claims as the statements want them, and their answers as the engine wants them.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join;
 use tokio_postgres::Row;
-use tokio_postgres::types::FromSql;
+use tokio_postgres::types::{FromSql, Type};
 use uuid::Uuid;
 
+use super::answers::{Failure, Refused};
+use super::apart::{Apart, Blocked};
 use super::link::{Link, Params, Server};
 use super::statements::Verb;
 use super::waiting::{Heir, Waiting};
@@ -31,10 +32,17 @@ pub(super) struct Around<'a> {
     pub(super) key: Option<i64>,
     pub(super) hinter: &'a Hinter,
     pub(super) waiting: &'a Waiting,
+    pub(super) blocked: &'a Blocked,
 }
 
 /// When to ask again if somebody else has locked the row of the lock, or the waiter's entry.
 const RACED: Duration = Duration::from_millis(20);
+/// And if another transaction has made that row, and does not end.
+const BLOCKED: Duration = Duration::from_millis(100);
+/// How long an acquire waits for whoever makes the same row; and if that was in vain, for each such row, and for all.
+const MAKING: &str = "50ms";
+const MAKING_ONE: &str = "10ms";
+const MAKING_ALL: Duration = Duration::from_millis(100);
 /// Without notifications the first of the queue asks again after an eighth of the time that it has waited, within these.
 const HEAD: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
 /// And the others.
@@ -48,6 +56,10 @@ struct Asked {
     answer: Result<Acquire>,
     /// Another transaction had the row or the entry, or it has changed since.
     raced: bool,
+    /// The row of the lock is not there, and was not made.
+    missing: bool,
+    /// Another transaction makes it, and does not end.
+    blocked: bool,
     /// It entered the queue just now.
     entered: bool,
     /// The owner holds, with this token: it asks again.
@@ -69,11 +81,11 @@ pub(super) async fn acquire(around: Around<'_>, claims: &[Claim]) -> Result<Vec<
     settle(around, claims, &rest, &mut answers).await;
     // The lock may have become free after the statement looked, and before others could see the new entry; then nobody
     // will tell. A look at a time when they can see it finds that out.
-    let entered = places(&answers, |asked| asked.entered && !asked.raced);
-    let mut again = places(&answers, |asked| asked.raced);
+    let entered = places(&answers, |asked| asked.entered && !asked.raced && !asked.blocked);
+    let mut again = places(&answers, |asked| asked.raced && !asked.blocked);
     match look(around, claims, &entered).await {
         Ok(free) => again.extend(free),
-        Err(error) => fail(&mut answers, &entered, &error),
+        Err(failure) => fail(&mut answers, &entered, &failure.error),
     }
     settle(around, claims, &again, &mut answers).await;
     // Who entered only now has not looked.
@@ -102,8 +114,25 @@ fn fail(answers: &mut [Option<Asked>], places: &[usize], error: &Error) {
 }
 
 impl Asked {
+    /// Has it ask again later.
+    fn block(&mut self) {
+        self.blocked = true;
+        if let Ok(Acquire::Held { retry_after, .. }) = &mut self.answer {
+            *retry_after = Some(BLOCKED);
+        }
+    }
+
     fn plain(answer: Result<Acquire>) -> Self {
-        Self { answer, raced: false, entered: false, mine: None, overlong: false, observed: false }
+        Self {
+            answer,
+            raced: false,
+            missing: false,
+            blocked: false,
+            entered: false,
+            mine: None,
+            overlong: false,
+            observed: false,
+        }
     }
 }
 
@@ -114,7 +143,12 @@ async fn grant(around: Around<'_>, claims: &[Claim]) -> Result<Vec<(usize, Asked
     let (kinds, labels, limits) = (kinds(&all), labels(&all), limits(around, &all));
     let Around { link, space, client, key, .. } = around;
     let params: Params<'_> = &[&space, &client, &key, &names, &kinds, &owners, &ttls, &limits, &labels];
-    let rows = link.ask(Verb::Grant, params).await?;
+    let rows = match link.ask(Verb::Grant, params).await {
+        Ok(rows) => rows,
+        // Which of them is refused is found out by those that are asked for next.
+        Err(failure) if failure.is_of_one_claim() => return Ok(Vec::new()),
+        Err(failure) => return Err(failure.into()),
+    };
     let granted = done(around, claims.len(), &rows)?.into_iter().map(|(place, row)| {
         let token = read_token(link, Columns(row, link).get("token")?)?;
         Ok((place, Asked::plain(Ok(Acquire::Granted { token, ttl: claims[place].ttl }))))
@@ -122,21 +156,73 @@ async fn grant(around: Around<'_>, claims: &[Claim]) -> Result<Vec<(usize, Asked
     granted.collect()
 }
 
-/// Asks for the claims at these places, whatever is to be done about each.
+/// Asks for the claims at these places, whatever is to be done about each. What the server refuses of one costs the others
+/// no more than the time in which that is found out.
 async fn settle(around: Around<'_>, claims: &[Claim], places: &[usize], answers: &mut [Option<Asked>]) {
     if places.is_empty() {
         return;
     }
-    let some: Vec<_> = places.iter().map(|i| &claims[*i]).collect();
-    match ask_and_repeat(around, &some).await {
-        Ok(asked) => places.iter().zip(asked).for_each(|(i, asked)| answers[*i] = Some(asked)),
-        Err(error) => fail(answers, places, &error),
+    let Around { blocked, server, .. } = around;
+    let mut apart = Apart::new(places.to_vec());
+    while let Some(places) = apart.next() {
+        let some = at(claims, &places);
+        let makes: Vec<_> = some.iter().map(|claim| !blocked.contains(&claim.name)).collect();
+        let asked = match ask_and_repeat(around, &some, &makes, MAKING).await {
+            // If nothing is made, nothing is waited for but a table that is locked.
+            Err(Failure { refused: Some(Refused::Wait), .. }) if makes.contains(&true) => {
+                ask_and_repeat(around, &some, &vec![false; some.len()], MAKING).await
+            }
+            asked => asked,
+        };
+        apart.said(places, asked);
+    }
+    for (place, asked) in apart.answers() {
+        answers[place] = Some(asked.unwrap_or_else(|failure| Asked::plain(Err(failure.error))));
+    }
+    let is_missing = |place: &&usize| answers[**place].as_ref().is_some_and(|asked| asked.missing);
+    let missing: Vec<_> = places.iter().filter(is_missing).copied().collect();
+    // By halves: most of them can be made.
+    let (since, mut open) = (server.now(), vec![missing]);
+    while let Some(mut some_places) = open.pop() {
+        let some = at(claims, &some_places);
+        let asked = match some.is_empty() || server.now().since(since) >= MAKING_ALL {
+            true => Err(None),
+            false => ask_and_repeat(around, &some, &vec![true; some.len()], MAKING_ONE).await.map_err(Some),
+        };
+        match asked {
+            Ok(asked) => {
+                for (place, asked) in some_places.into_iter().zip(asked) {
+                    blocked.remove(&claims[place].name);
+                    answers[place] = Some(asked);
+                }
+            }
+            Err(Some(_)) if some_places.len() > 1 => {
+                let rest = some_places.split_off(some_places.len() / 2);
+                open.extend([rest, some_places]);
+            }
+            // What it was answered before holds: it was not granted, and has its place in the queue.
+            Err(failure) => {
+                for place in some_places {
+                    if failure.as_ref().is_some_and(|failure| failure.refused == Some(Refused::Wait)) {
+                        blocked.add(&claims[place].name, server.now());
+                    }
+                    if let Some(asked) = &mut answers[place] {
+                        asked.block();
+                    }
+                }
+            }
+        }
     }
 }
 
 /// Asks; those who turn out to hold get a full TTL from now, and the same token.
-async fn ask_and_repeat(around: Around<'_>, claims: &[&Claim]) -> Result<Vec<Asked>> {
-    let mut asked = ask(around, claims).await?;
+async fn ask_and_repeat(
+    around: Around<'_>,
+    claims: &[&Claim],
+    makes: &[bool],
+    patience: &str,
+) -> Result<Vec<Asked>, Failure> {
+    let mut asked = ask(around, claims, makes, patience).await?;
     let mine: Vec<_> = asked.iter().enumerate().filter_map(|(i, asked)| Some((i, asked.mine?))).collect();
     if mine.is_empty() {
         return Ok(asked);
@@ -168,14 +254,21 @@ async fn aftermath(around: Around<'_>, claims: &[Claim], answers: &[Option<Asked
     }
 }
 
-async fn ask(around: Around<'_>, claims: &[&Claim]) -> Result<Vec<Asked>> {
+async fn ask(
+    around: Around<'_>,
+    claims: &[&Claim],
+    makes: &[bool],
+    patience: &str,
+) -> Result<Vec<Asked>, Failure> {
     let (names, owners, ttls) = (names(claims), owners(claims), ttls(claims));
     let (kinds, labels, limits) = (kinds(claims), labels(claims), limits(around, claims));
     let waits: Vec<_> = claims.iter().map(|claim| claim.wait).collect();
     let Around { link, space, client, key, hinter, .. } = around;
     let channel = hinter.is_listening().then_some(client);
-    let params: Params<'_> =
-        &[&space, &client, &key, &names, &kinds, &owners, &ttls, &limits, &waits, &labels, &channel];
+    let params: Params<'_> = &[
+        &space, &client, &key, &names, &kinds, &owners, &ttls, &limits, &waits, &labels, &channel, &patience,
+        &makes,
+    ];
     let rows = link.ask(Verb::Acquire, params).await?;
     heard(around, claims.len(), &rows)?;
     let asked = claims.iter().zip(&rows).map(|(claim, row)| asked(around, claim, row));
@@ -213,12 +306,13 @@ fn asked(around: Around<'_>, claim: &Claim, row: &Row) -> Result<Asked> {
         let soonest = [remaining, polled, raced.then_some(RACED)].into_iter().flatten().min();
         Ok(Acquire::Held { holder, retry_after: soonest })
     };
-    let (overlong, observed) = (row.get("overlong")?, row.get("observed")?);
-    Ok(Asked { answer, raced, entered: waited == Some(0), mine, overlong, observed })
+    let (missing, overlong, observed) = (row.get("missing")?, row.get("overlong")?, row.get("observed")?);
+    let entered = waited == Some(0);
+    Ok(Asked { answer, raced, missing, blocked: false, entered, mine, overlong, observed })
 }
 
 /// Returns which of the claims at these places could be granted now.
-async fn look(around: Around<'_>, claims: &[Claim], places: &[usize]) -> Result<Vec<usize>> {
+async fn look(around: Around<'_>, claims: &[Claim], places: &[usize]) -> Result<Vec<usize>, Failure> {
     if places.is_empty() {
         return Ok(Vec::new());
     }
@@ -230,7 +324,8 @@ async fn look(around: Around<'_>, claims: &[Claim], places: &[usize]) -> Result<
 
 pub(super) async fn renew(around: Around<'_>, claims: &[Claim]) -> Result<Vec<Result<Renew>>> {
     let link = around.link;
-    let once = async |verb: Verb, claims: Vec<&Claim>| {
+    let once = async |verb: Verb, places: &[usize]| {
+        let claims = at(claims, places);
         let shorten: Vec<_> = claims.iter().map(|claim| claim.shorten).collect();
         let (names, owners, ttls) = (names(&claims), owners(&claims), ttls(&claims));
         let limits = limits(around, &claims);
@@ -249,14 +344,17 @@ pub(super) async fn renew(around: Around<'_>, claims: &[Claim]) -> Result<Vec<Re
                 Some(Ok(Renew::NotHeld))
             })
         };
-        claims.iter().zip(&rows).map(read).collect::<Result<Vec<_>>>()
+        claims.iter().zip(&rows).map(read).collect::<Result<Vec<_>, Failure>>()
     };
-    let mut answers: Vec<_> = claims.iter().map(|_| None).collect();
-    for verb in [Verb::Renew, Verb::RenewLocked] {
-        let rest = unanswered(claims, &answers);
-        if !rest.is_empty() {
-            let said = once(verb, rest.iter().map(|i| &claims[*i]).collect()).await;
-            fill(&mut answers, &rest, said);
+    let mut answers = vec![None; claims.len()];
+    for verb in [Verb::Renew, Verb::RenewLocked, Verb::Renew] {
+        let mut apart = Apart::new(unanswered(claims, &answers));
+        while let Some(places) = apart.next() {
+            let said = once(verb, &places).await;
+            apart.said(places, said);
+        }
+        if !take(&mut answers, apart.answers(), verb, Renew::NotHeld) {
+            break;
         }
     }
     Ok(answered(claims, answers))
@@ -264,7 +362,10 @@ pub(super) async fn renew(around: Around<'_>, claims: &[Claim]) -> Result<Vec<Re
 
 pub(super) async fn release(around: Around<'_>, claims: &[Claim]) -> Result<Vec<Result<Release>>> {
     let link = around.link;
-    let once = async |verb: Verb, claims: Vec<&Claim>| {
+    // Those whose lease was ended here, whatever becomes of an entry of theirs that somebody has locked.
+    let mut ended = Vec::new();
+    let once = async |verb: Verb, places: &[usize]| {
+        let claims = at(claims, places);
         let (names, owners) = (names(&claims), owners(&claims));
         let Around { space, client, key, .. } = around;
         let release: Params<'_> = &[&space, &key, &names, &owners, &link.waits_for_answers(), &client];
@@ -286,28 +387,61 @@ pub(super) async fn release(around: Around<'_>, claims: &[Claim]) -> Result<Vec<
             };
             Ok((answer, held))
         };
-        claims.iter().zip(&rows).map(read).collect::<Result<Vec<_>>>()
+        claims.iter().zip(&rows).map(read).collect::<Result<Vec<_>, Failure>>()
     };
-    let mut answers: Vec<_> = claims.iter().map(|_| None).collect();
+    let mut answers = vec![None; claims.len()];
     if !link.is_crowded() {
         free(around, claims, &mut answers).await?;
     }
-    // Those whose lease was ended here, whatever becomes of an entry of theirs that somebody has locked.
-    let mut ended = Vec::new();
-    for verb in [Verb::HandOver, Verb::ReleaseLocked] {
-        let rest = unanswered(claims, &answers);
-        if !rest.is_empty() {
-            let said = once(verb, rest.iter().map(|i| &claims[*i]).collect()).await;
-            let said = said.map(|said| {
+    for verb in [Verb::HandOver, Verb::ReleaseLocked, Verb::HandOver] {
+        let mut apart = Apart::new(unanswered(claims, &answers));
+        while let Some(places) = apart.next() {
+            let said = once(verb, &places).await.map(|said| {
                 let (said, held): (Vec<_>, Vec<_>) = said.into_iter().unzip();
-                ended.extend(rest.iter().zip(held).filter_map(|(i, held): (_, bool)| held.then_some(*i)));
+                ended.extend(places.iter().zip(held).filter_map(|(i, held): (_, bool)| held.then_some(*i)));
                 said
             });
-            fill(&mut answers, &rest, said);
+            apart.said(places, said);
+        }
+        if !take(&mut answers, apart.answers(), verb, Release::NotHeld) {
+            break;
         }
     }
     ended.into_iter().for_each(|i| answers[i] = Some(Ok(Release::Released)));
     Ok(answered(claims, answers))
+}
+
+/// Takes in what was answered. What is left has been passed over, since others have locked it: then comes a statement that
+/// waits for it. If that is in vain for one, the others are looked at once more without waiting. Returns `true` if there is
+/// reason for the next.
+fn take<T: Copy>(
+    answers: &mut [Option<Result<T>>],
+    said: Vec<(usize, Result<Option<Result<T>>, Failure>)>,
+    verb: Verb,
+    not_held: T,
+) -> bool {
+    let waits = matches!(verb, Verb::RenewLocked | Verb::ReleaseLocked);
+    let mut in_vain = false;
+    for (place, said) in said {
+        answers[place] = match said {
+            Ok(answer) => answer,
+            Err(Failure { refused: Some(Refused::Wait), .. }) if waits => {
+                in_vain = true;
+                None
+            }
+            // What the database cannot hold it does not hold.
+            Err(Failure { refused: Some(Refused::Text), .. }) => Some(Ok(not_held)),
+            // Perhaps only to whom the lock is handed over, which the next does not do.
+            Err(Failure { refused: Some(Refused::Claim), .. }) if verb == Verb::HandOver => None,
+            Err(failure) => Some(Err(failure.error)),
+        };
+    }
+    in_vain || !waits && answers.iter().any(Option::is_none)
+}
+
+/// The claims at these places.
+fn at<'a>(claims: &'a [Claim], places: &[usize]) -> Vec<&'a Claim> {
+    places.iter().map(|i| &claims[*i]).collect()
 }
 
 /// Releases what can be released where nobody waits.
@@ -316,7 +450,12 @@ async fn free(around: Around<'_>, claims: &[Claim], answers: &mut [Option<Result
     let (names, owners) = (names(&all), owners(&all));
     let Around { space, client, .. } = around;
     let release: Params<'_> = &[&space, &client, &names, &owners];
-    let rows = release_and_pass(around, (Verb::Free, release), Verb::Pass, &names).await?;
+    let rows = match release_and_pass(around, (Verb::Free, release), Verb::Pass, &names).await {
+        Ok(rows) => rows,
+        // Which of them is refused is found out by those that are asked for next.
+        Err(failure) if failure.is_of_one_claim() => return Ok(()),
+        Err(failure) => return Err(failure.into()),
+    };
     for (place, _) in done(around, claims.len(), &rows)? {
         answers[place] = Some(Ok(Release::Released));
     }
@@ -341,14 +480,6 @@ fn unanswered<T>(claims: &[Claim], answers: &[Option<T>]) -> Vec<usize> {
     let mut places: Vec<_> = (0..claims.len()).filter(|i| answers[*i].is_none()).collect();
     places.sort_by(|a, b| claims[*a].name.cmp(&claims[*b].name));
     places
-}
-
-/// Puts what was said about the claims at these places there.
-fn fill<T>(answers: &mut [Option<Result<T>>], places: &[usize], said: Result<Vec<Option<Result<T>>>>) {
-    match said {
-        Ok(said) => places.iter().zip(said).for_each(|(i, said)| answers[*i] = said),
-        Err(error) => places.iter().for_each(|i| answers[*i] = Some(Err(error.clone()))),
-    }
 }
 
 /// What has no answer in the end is locked by somebody else.
@@ -403,7 +534,7 @@ async fn release_and_pass(
     (verb, release): (Verb, Params<'_>),
     next: Verb,
     names: &[&str],
-) -> Result<Vec<Row>> {
+) -> Result<Vec<Row>, Failure> {
     let Around { link, space, client, .. } = around;
     // What becomes of it is of no interest: waiters look by themselves, too.
     let passing = async |tokens: &[i64]| link.send_off(next, &[&space, &names, &client, &tokens]).await;
@@ -425,8 +556,12 @@ async fn release_and_pass(
 }
 
 pub(super) async fn inspect(link: &Link, space: &str, name: &Name) -> Result<Option<Holder>> {
-    let rows = link.ask(Verb::Inspect, &[&space, &name.as_str()]).await?;
-    rows.first().map(|row| shown(link, row)).transpose()
+    match link.ask(Verb::Inspect, &[&space, &name.as_str()]).await {
+        Ok(rows) => rows.first().map(|row| shown(link, row)).transpose(),
+        // What the database cannot hold it does not hold.
+        Err(Failure { refused: Some(Refused::Text), .. }) => Ok(None),
+        Err(failure) => Err(failure.into()),
+    }
 }
 
 pub(super) async fn list(
@@ -437,10 +572,30 @@ pub(super) async fn list(
     limit: usize,
 ) -> Result<Vec<Holder>> {
     let after = after.map(Name::as_str).filter(|after| *after >= prefix);
-    let (from, below) = (after.unwrap_or(prefix), successor(prefix));
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = link.ask(Verb::List, &[&space, &from, &after.is_some(), &below, &limit]).await?;
-    rows.iter().map(|row| shown(link, row)).collect()
+    let from = after.unwrap_or(prefix);
+    // In other encodings what is next is not what follows, or cannot be written.
+    let below = if link.facts.utf8 { successor(prefix) } else { None };
+    let (mut all, mut skipped) = (Vec::new(), 0_usize);
+    loop {
+        let wanted = i64::try_from(limit - all.len()).unwrap_or(i64::MAX);
+        let seen = i64::try_from(all.len() + skipped).unwrap_or(i64::MAX);
+        let params: Params<'_> = &[&space, &from, &after.is_some(), &below, &wanted, &prefix, &seen];
+        let rows = match link.ask(Verb::List, params).await {
+            // What the database cannot hold it does not hold.
+            Err(Failure { refused: Some(Refused::Text), .. }) if after.is_none() => return Ok(all),
+            rows => rows?,
+        };
+        for row in &rows {
+            // Of others: no name of ours, such as one that is no UTF-8.
+            match Columns(row, link).get::<&str>("name").and_then(Name::new) {
+                Ok(_) => all.push(shown(link, row)?),
+                Err(_) => skipped += 1,
+            }
+        }
+        if all.len() >= limit || i64::try_from(rows.len()).is_ok_and(|rows| rows < wanted) {
+            return Ok(all);
+        }
+    }
 }
 
 /// The smallest text that is larger than every text that begins with `prefix`, if there is one.
@@ -475,7 +630,7 @@ fn holder(
     let token = u64::try_from(row.get::<i64>(token)?).map_err(|_| row.1.senseless())?;
     let remaining = micros(row.get("remaining")?);
     Ok(Holder {
-        label: row.get::<Option<&str>>(label)?.map(Arc::from),
+        label: row.get::<Option<Readable>>(label)?.map(|label| label.0.into()),
         held_for: Some(micros(row.get("held_for")?)),
         waiters,
         ..Holder::new(name, Owner::from_bytes(owner.into_bytes()), Token::new(token), remaining)
@@ -488,6 +643,19 @@ struct Columns<'a>(&'a Row, &'a Link);
 impl<'a> Columns<'a> {
     fn get<T: FromSql<'a>>(&self, column: &str) -> Result<T> {
         self.0.try_get(column).map_err(|_| self.1.senseless())
+    }
+}
+
+/// Text of which others may have written more than UTF-8 is.
+struct Readable(String);
+
+impl<'a> FromSql<'a> for Readable {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(String::from_utf8_lossy(raw).into_owned()))
+    }
+
+    fn accepts(of: &Type) -> bool {
+        *of == Type::TEXT
     }
 }
 

@@ -19,6 +19,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, Connection, Notification};
 use tokio_rustls::TlsConnector;
 
+use super::answers::is_unreplicated;
 use super::config::{Config, Sockets};
 use super::explain;
 use super::hosts::{DIRECTORIES, Host, Place};
@@ -61,9 +62,17 @@ pub(super) struct Session {
     /// between us and the server.
     pub(super) backend: i32,
     pub(super) encrypted: bool,
-    /// How often the server has warned.
-    warnings: Arc<AtomicU64>,
+    /// How often the server has warned that a commit did not wait for its standby.
+    warnings: Arc<Warnings>,
     driver: Driver,
+}
+
+/// Counts what a server warns of.
+#[derive(Default)]
+struct Warnings {
+    unreplicated: AtomicU64,
+    /// Those of which is not known who says it.
+    nameless: AtomicU64,
 }
 
 /// Moves a connection's bytes until it is dropped.
@@ -276,7 +285,7 @@ impl Connector {
         })?;
         let backend = backend(&client).await.map_err(|e| explain::unreachable(&e, place))?;
         let (notify, notices) = mpsc::unbounded_channel();
-        let warnings = Arc::<AtomicU64>::default();
+        let warnings = Arc::<Warnings>::default();
         let driver = Driver(tokio::spawn(drive(connection, notify, Arc::clone(&warnings))));
         Ok(Session {
             client,
@@ -291,9 +300,11 @@ impl Connector {
 }
 
 impl Session {
-    /// Returns how often the server has warned until now. A warning comes before the end of what it belongs to.
-    pub(super) fn warnings(&self) -> u64 {
-        self.warnings.load(Ordering::Relaxed)
+    /// Returns how often the server has warned until now that a commit did not wait for its standby, which comes before the
+    /// end of what it belongs to. `synchronous` if there is a standby to wait for.
+    pub(super) fn unreplicated(&self, synchronous: bool) -> u64 {
+        let Warnings { unreplicated, nameless } = &*self.warnings;
+        unreplicated.load(Ordering::Relaxed) + if synchronous { nameless.load(Ordering::Relaxed) } else { 0 }
     }
 
     /// Closes it. Whatever is under way fails.
@@ -335,7 +346,7 @@ impl Drop for Driver {
 async fn drive(
     mut connection: Connection<Wire, Wire>,
     notify: mpsc::UnboundedSender<Notification>,
-    warnings: Arc<AtomicU64>,
+    warnings: Arc<Warnings>,
 ) {
     while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
         match message {
@@ -343,8 +354,13 @@ async fn drive(
                 // Not every connection is listened to.
                 let _unheard = notify.send(notification);
             }
-            AsyncMessage::Notice(notice) if *notice.code() == SqlState::WARNING => {
-                warnings.fetch_add(1, Ordering::Relaxed);
+            AsyncMessage::Notice(notice) => {
+                let count = match is_unreplicated(&notice) {
+                    Some(true) => &warnings.unreplicated,
+                    None => &warnings.nameless,
+                    Some(false) => continue,
+                };
+                count.fetch_add(1, Ordering::Relaxed);
             }
             _ => {}
         }

@@ -1,10 +1,12 @@
 //! What a server tells of itself, and what can be promised of it.
 
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 use super::answers::explain;
 use super::config::Choice;
+use super::qualify::qualify;
+use super::standbys::Synchronous;
 use super::statements::{Statements, VERSION};
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{Guarantees, LeaseClock, Tier};
@@ -22,12 +24,17 @@ pub(super) struct Facts {
     read_only: bool,
     pub(super) version: String,
     pub(super) version_number: i32,
-    pub(super) fsync: bool,
-    pub(super) full_page_writes: bool,
-    /// Whether a commit waits for a standby.
-    pub(super) synchronous: bool,
-    pub(super) standbys: i64,
+    pub(super) fsync: Option<bool>,
+    pub(super) full_page_writes: Option<bool>,
+    /// The setting `synchronous_standby_names`, if it is known.
+    synchronous: Option<String>,
+    /// What the standbys that are connected call themselves, if it is known.
+    pub(super) standbys: Option<Vec<String>>,
     pub(super) isolation: String,
+    /// Whether the database keeps text in UTF8, whose order is that of the characters.
+    pub(super) utf8: bool,
+    /// What the server does not tell, and in which words it says so.
+    pub(super) unknown: Vec<(&'static Detail, String)>,
     /// Whether there is a table with the name of that of the locks.
     pub(super) there: bool,
     /// Whether both tables are there.
@@ -39,15 +46,92 @@ pub(super) struct Facts {
 /// Which server, and which life of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Identity {
-    system: i64,
-    timeline: i32,
-    started_us: i64,
+    system: Option<i64>,
+    timeline: Option<i32>,
+    started_us: Option<i64>,
 }
+
+impl Identity {
+    /// Whether a restart changes it.
+    pub(super) fn is_known(&self) -> bool {
+        self.started_us.is_some()
+    }
+}
+
+/// Something that informs, and without which locks can be had all the same.
+#[derive(Debug)]
+pub(super) struct Detail {
+    /// What it is called in the statement.
+    column: &'static str,
+    /// What is asked, of which the answer is a list.
+    sql: &'static str,
+    /// What a role is allowed that may ask for it.
+    pub(super) right: &'static str,
+    /// What does not hold or is not noticed without it.
+    pub(super) without: &'static str,
+}
+
+const DETAILS: [Detail; 7] = [
+    Detail {
+        column: "fsync",
+        sql: "array[current_setting('fsync')]",
+        right: "to read the setting `fsync`",
+        without: "restart-safe cannot be promised",
+    },
+    Detail {
+        column: "full_page_writes",
+        sql: "array[current_setting('full_page_writes')]",
+        right: "to read the setting `full_page_writes`",
+        without: "restart-safe cannot be promised",
+    },
+    Detail {
+        column: "synchronous",
+        sql: "array[current_setting('synchronous_standby_names')]",
+        right: "to read the setting `synchronous_standby_names`",
+        without: "failover-safe cannot be promised",
+    },
+    // A backup is no standby, nor is what only keeps the log: neither replays it. What a role may not see is null.
+    Detail {
+        column: "standbys",
+        sql: "array(
+            select coalesce(r.application_name, '') from pg_catalog.pg_stat_replication r
+            where not coalesce(r.state = 'backup', false)
+                and not coalesce(r.state = 'streaming' and r.flush_lsn is not null and r.replay_lsn is null, false)
+                and not coalesce(r.application_name = any (array[
+                    'pg_basebackup', 'pg_receivewal', 'pg_recvlogical', 'barman_receive_wal'
+                ]), false)
+                and not exists(
+                    select from pg_catalog.pg_replication_slots s
+                    where s.active_pid = r.pid and s.slot_type = 'logical'
+                )
+        )",
+        right: "to read `pg_stat_replication` and `pg_replication_slots`",
+        without: "no standby is known of, so neither restart-safe nor failover-safe can be promised",
+    },
+    Detail {
+        column: "started",
+        sql: "array[((date_part('epoch', pg_postmaster_start_time()) * 1e6)::bigint)::text]",
+        right: "to execute `pg_postmaster_start_time()`",
+        without: "a restart is noticed by the next renewals only",
+    },
+    Detail {
+        column: "system",
+        sql: "array(select c.system_identifier::text from pg_control_system() c)",
+        right: "to execute `pg_control_system()`",
+        without: "a failover is noticed by when the new server was started",
+    },
+    Detail {
+        column: "timeline",
+        sql: "array(select c.timeline_id::text from pg_control_checkpoint() c)",
+        right: "to execute `pg_control_checkpoint()`",
+        without: "a failover is noticed by when the new server was started",
+    },
+];
 
 #[cfg(test)]
 impl Identity {
     pub(super) fn another(self) -> Self {
-        Self { started_us: self.started_us + 1, ..self }
+        Self { started_us: Some(self.started_us.unwrap_or(0) + 1), ..self }
     }
 }
 
@@ -55,41 +139,80 @@ impl Identity {
 const OLDEST: i32 = 120_000;
 
 impl Facts {
-    /// Asks the server.
-    pub(super) async fn ask(client: &Client, statements: &Statements, place: &str) -> Result<Self> {
-        let tables = [&statements.locks, &statements.waiters];
-        let rows = client
-            .query_typed(include_str!("facts.sql"), &[(tables[0], Type::TEXT), (tables[1], Type::TEXT)])
-            .await
-            .map_err(|e| explain(&e, place))?;
+    /// Asks the server: for everything at once; if it refuses that, for what is needed, and for each detail apart.
+    pub(super) async fn ask(
+        client: &Client,
+        statements: &Statements,
+        space: &str,
+        place: &str,
+    ) -> Result<Self> {
+        let Statements { locks, waiters, .. } = statements;
+        let ask = async |more: &str| {
+            let text = qualify(&include_str!("facts.sql").replace("{more}", more));
+            let params: [(&(dyn ToSql + Sync), Type); 3] =
+                [(locks, Type::TEXT), (waiters, Type::TEXT), (&space, Type::TEXT)];
+            client.query_typed(&text, &params).await
+        };
+        let details: String =
+            DETAILS.iter().map(|Detail { column, sql, .. }| format!(",\n    {sql} as {column}")).collect();
+        let (rows, refused) = match ask(&details).await {
+            Err(error) if error.code().is_some() => (ask("").await, true),
+            answer => (answer, false),
+        };
+        let rows = rows.map_err(|e| explain(&e, place))?;
         let row = rows.first().ok_or_else(|| senseless(place))?;
-        Self::read(row).map_err(|_| senseless(place))
+        let mut facts = Self::read(row).map_err(|_| senseless(place))?;
+        for detail in &DETAILS {
+            let told = if refused {
+                match client.query_typed(&qualify(&format!("select {}", detail.sql)), &[]).await {
+                    Ok(rows) => rows.first().ok_or_else(|| senseless(place))?.try_get(0),
+                    Err(error) if error.code().is_some() => {
+                        let said = error.as_db_error().map(|error| error.message()).unwrap_or_default();
+                        facts.unknown.push((detail, said.escape_debug().to_string()));
+                        continue;
+                    }
+                    Err(error) => return Err(explain(&error, place)),
+                }
+            } else {
+                row.try_get(detail.column)
+            };
+            facts.take(detail, told.map_err(|_| senseless(place))?);
+        }
+        Ok(facts)
+    }
+
+    /// Takes in what was told of a detail.
+    fn take(&mut self, detail: &Detail, told: Vec<Option<String>>) {
+        let first = || told.first().cloned().flatten();
+        let is_on = || first().map(|value| value == "on");
+        match detail.column {
+            "fsync" => self.fsync = is_on(),
+            "full_page_writes" => self.full_page_writes = is_on(),
+            "synchronous" => self.synchronous = first(),
+            "standbys" => self.standbys = Some(told.into_iter().flatten().collect()),
+            "started" => self.identity.started_us = first().and_then(|value| value.parse().ok()),
+            "system" => self.identity.system = first().and_then(|value| value.parse().ok()),
+            _ => self.identity.timeline = first().and_then(|value| value.parse().ok()),
+        }
     }
 
     fn read(row: &Row) -> Result<Self, tokio_postgres::Error> {
         let persistence: Option<String> = row.try_get("persistence")?;
         Ok(Self {
-            identity: Identity {
-                system: row.try_get("system")?,
-                timeline: row.try_get("timeline")?,
-                started_us: row.try_get("started")?,
-            },
             backend: row.try_get("backend")?,
             now_us: u64::try_from(row.try_get::<_, i64>("now")?).unwrap_or(0),
             standby: row.try_get("standby")?,
             read_only: row.try_get("read_only")?,
             version: row.try_get("version")?,
             version_number: row.try_get("version_number")?,
-            fsync: row.try_get("fsync")?,
-            full_page_writes: row.try_get("full_page_writes")?,
-            synchronous: row.try_get("synchronous")?,
-            standbys: row.try_get("standbys")?,
             isolation: row.try_get("isolation")?,
+            utf8: row.try_get::<_, &str>("encoding")? == "UTF8",
             // The first half sees the newest tables, the others those of a moment before.
             there: persistence.is_some(),
             made: row.try_get("made")? && persistence.is_some(),
             logged: persistence.as_deref() == Some("p"),
             comment: row.try_get("comment")?,
+            ..Self::default()
         })
     }
 
@@ -139,21 +262,32 @@ impl Facts {
     }
 
     pub(super) fn tier(&self) -> Tier {
-        if !self.survives_restart() {
-            Tier::CrashSafe
-        } else if self.synchronous {
-            Tier::FailoverSafe
-        } else if self.standbys > 0 {
+        match self.synchronous() {
+            _ if !self.survives_restart() => Tier::CrashSafe,
+            Some(synchronous) if self.standbys.as_ref().is_some_and(|all| synchronous.covers(all)) => {
+                Tier::FailoverSafe
+            }
+            // Each grant is on two servers, of which the second may not be the one that is promoted.
+            Some(_) => Tier::RestartSafe,
+            None if self.standbys.as_ref().is_some_and(Vec::is_empty) => Tier::RestartSafe,
             // One of them may take its place, without the last grants.
-            Tier::CrashSafe
-        } else {
-            Tier::RestartSafe
+            None => Tier::CrashSafe,
         }
+    }
+
+    /// What a commit waits for, if it waits for a standby.
+    pub(super) fn synchronous(&self) -> Option<Synchronous> {
+        self.synchronous.as_deref().and_then(Synchronous::read)
+    }
+
+    /// Whether a commit waits for a standby, or may.
+    pub(super) fn is_synchronous(&self) -> bool {
+        self.synchronous.as_deref() != Some("")
     }
 
     /// Whether a restart makes it forget nothing that it has answered.
     pub(super) fn survives_restart(&self) -> bool {
-        self.logged && self.fsync && self.full_page_writes
+        self.logged && self.fsync == Some(true) && self.full_page_writes == Some(true)
     }
 
     pub(super) fn guarantees(&self, push: bool) -> Guarantees {

@@ -1,6 +1,7 @@
 //! The check of a token in the transaction that it protects.
 
 use super::config::Config;
+use super::qualify::qualify;
 use super::statements;
 use crate::storage::{Name, Token};
 
@@ -36,10 +37,10 @@ impl Fence {
     /// Makes the statement for the locks of that URL. No I/O.
     pub fn new(config: &Config) -> Self {
         let [locks, _] = statements::tables(config);
-        let sql = format!(
+        let sql = qualify(&format!(
             "select 1 from {locks} where space = $1 and name = $2 and token = $3 \
              and owner is not null and expires_at > clock_timestamp() for key share"
-        );
+        ));
         Self { sql, space: config.space.clone() }
     }
 

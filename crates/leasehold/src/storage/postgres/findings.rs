@@ -1,6 +1,7 @@
 //! What a person wants to know of a server: what it is, and what to change for it to promise more.
 
 use super::config::Config;
+use super::facts::Detail;
 use super::link::Link;
 use crate::storage::Finding;
 
@@ -8,6 +9,7 @@ impl Link {
     pub(super) fn findings(&self, config: &Config) -> Vec<Finding> {
         let mut all = vec![self.server(), self.table(), self.disk(), self.failover(), self.way(config)];
         all.extend(self.isolation());
+        all.extend(self.unknown());
         all
     }
 
@@ -27,8 +29,8 @@ impl Link {
 
     fn disk(&self) -> Finding {
         let facts = &self.facts;
-        let switch = |on: bool| if on { "on" } else { "off" };
-        let good = facts.fsync && facts.full_page_writes;
+        let switch = |on: Option<bool>| on.map_or("unknown", |on| if on { "on" } else { "off" });
+        let good = facts.fsync == Some(true) && facts.full_page_writes == Some(true);
         let text = if good {
             "a grant is there before it is answered, whatever `synchronous_commit` says"
         } else {
@@ -40,16 +42,35 @@ impl Link {
     }
 
     fn failover(&self) -> Finding {
-        let standbys = self.facts.standbys;
-        let (good, text) = match (self.facts.synchronous, standbys) {
-            (true, _) => (true, "a grant waits for a synchronous standby; promote that one and no other"),
-            (false, 0) => (true, "there is none, and no lock while this server is away"),
-            (false, _) => (
+        let facts = &self.facts;
+        let count = facts.standbys.as_ref().map_or_else(|| "unknown".to_owned(), |all| all.len().to_string());
+        let synchronous = facts.synchronous();
+        let (good, text) = match (&synchronous, facts.standbys.as_deref()) {
+            (Some(synchronous), Some(standbys)) if synchronous.covers(standbys) => {
+                (true, "a grant waits for every standby; promote one of them, and no other")
+            }
+            (Some(_), _) => (
+                false,
+                "a grant waits for some standbys, and one that lacks it may be promoted; for failover-safe let \
+                 `synchronous_standby_names` wait for all: `ANY n`, or `FIRST n`, of n standbys",
+            ),
+            (None, Some([])) => (true, "there is none, and no lock while this server is away"),
+            (None, _) => (
                 false,
                 "a standby that takes over may lack the last grants; for failover-safe set `synchronous_standby_names`",
             ),
         };
-        Finding::new("failover", format!("{text} standbys=`{standbys}`"), good)
+        let waits = synchronous.map(|synchronous| format!(" waits_for=`{}`", synchronous.count));
+        Finding::new("failover", format!("{text} standbys=`{count}`{}", waits.unwrap_or_default()), good)
+    }
+
+    /// What the server keeps to itself.
+    fn unknown(&self) -> Vec<Finding> {
+        let finding = |(detail, said): &(&'static Detail, String)| {
+            let Detail { right, without, .. } = detail;
+            Finding::bad("unknown", format!("{without}; allow the user {right} said=`{said}`"))
+        };
+        self.facts.unknown.iter().map(finding).collect()
     }
 
     fn way(&self, config: &Config) -> Finding {

@@ -11,7 +11,7 @@ with clock as materialized (
 -- found by the index and updated by its place, whatever the statistics were when the plan was made.
 update {locks} l
 set owner = f.owner, kind = f.kind, client = $2, label = f.label, token = greatest(f.last + 1, f.us),
-    ttl_us = f.ttl_us, granted_at = f.now, expires_at = f.now + f.ttl_us * interval '1 us'
+    ttl_us = f.ttl_us, granted_at = f.now, expires_at = f.now + (f.ttl_us * interval '1 us')
 from (
     select c.*, k.now, k.us, l.at, l.last
     from clock k
@@ -22,7 +22,7 @@ from (
         where l.space = $1 and l.name = c.name and (l.owner is null or l.expires_at <= k.now)
         for update skip locked
     ) l
-    where k.us <= c.not_after
+    where k.fenced and k.us <= c.not_after
 ) f
 where l.ctid = f.at
 returning f.i, l.token, f.us as now

@@ -4,6 +4,6 @@ select l.name, l.owner, l.token, l.label,
     (
         select count(*) from {waiters} w
         where w.space = $1 and w.name = l.name and w.since < 'infinity'
-            and w.until > t.now and w.until <= t.now + interval '{waiter_ttl}'
+            and w.until > t.now and w.until <= (t.now + interval '{waiter_ttl}')
     ) as waiters
 from {locks} l, clock_timestamp() as t(now)

@@ -9,14 +9,15 @@ use futures_util::future::poll_immediate;
 use tokio::sync::{Mutex, OnceCell, mpsc};
 use tokio_postgres::error::{Error as PgError, SqlState};
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Notification, Row, Statement};
+use tokio_postgres::{Client, Notification, Row, Statement};
 
-use super::answers::{Remedy, explain, remedy};
+use super::answers::{Failure, Remedy, explain, remedy};
 use super::config::Config;
 use super::connect::{Connector, Fit, Session};
 use super::facts::{Facts, Identity, senseless};
+use super::qualify::qualify;
 use super::schema;
-use super::statements::{Statements, Verb};
+use super::statements::{Statements, TABLE_TIMEOUT, Verb};
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::net;
@@ -76,12 +77,16 @@ impl Door {
         })
     }
 
+    async fn facts(&self, client: &Client, place: &str) -> Result<Facts> {
+        Facts::ask(client, &self.statements, &self.config.space, place).await
+    }
+
     /// Sees to the tables.
     async fn set_up(&self, session: &Session, facts: &mut Facts) -> Result<()> {
         let Session { client, place, .. } = session;
         if !facts.made {
             // Perhaps they were being made while it answered, and one half of the answer knows of them.
-            *facts = Facts::ask(client, &self.statements, place).await?;
+            *facts = self.facts(client, place).await?;
         }
         if !facts.made {
             // Nothing is added to what is not ours.
@@ -89,7 +94,7 @@ impl Door {
                 facts.check_tables(&self.statements)?;
             }
             let made = schema::make(client, &self.config, place).await;
-            *facts = Facts::ask(client, &self.statements, place).await?;
+            *facts = self.facts(client, place).await?;
             // Whoever came first made them, and only it may have been allowed to.
             if !facts.made {
                 made?;
@@ -105,6 +110,7 @@ impl Fit for Door {
     async fn check(&self, session: &Session) -> Result<Self::Found> {
         let place = &session.place;
         let settings = include_str!("settings.sql").replace("{backend}", &session.backend.to_string());
+        let settings = qualify(&settings.replace("{lock_timeout}", TABLE_TIMEOUT));
         // Until they hold, a role's `statement_timeout` does.
         let mut tries = 1;
         while let Err(error) = session.client.batch_execute(&settings).await {
@@ -114,7 +120,7 @@ impl Fit for Door {
             tries += 1;
         }
         let asked = self.clock.now();
-        let facts = Facts::ask(&session.client, &self.statements, place).await?;
+        let facts = self.facts(&session.client, place).await?;
         let answered = self.clock.now();
         facts.check(place)?;
         Ok((facts, asked, answered))
@@ -182,7 +188,7 @@ impl Link {
     /// Whether nothing may be sent behind what is not answered. PgBouncer gives the server's connection away after an
     /// answer; and what a synchronous standby lacks is only known from the answer.
     pub(super) fn waits_for_answers(&self) -> bool {
-        self.pooled || self.facts.synchronous
+        self.pooled || self.facts.is_synchronous()
     }
 
     /// Whether what is asked now would wait behind something that takes long.
@@ -214,45 +220,53 @@ impl Link {
 
     /// Whether the server still notifies this connection: a pooler may have given us another one.
     pub(super) async fn listens(&self, channel: &str) -> bool {
-        let text = "select 1 from pg_listening_channels() as c where c = $1";
+        let text = "select 1 from pg_catalog.pg_listening_channels() as c where c operator(pg_catalog.=) $1";
         let params: [(&(dyn ToSql + Sync), Type); 1] = [(&channel, Type::TEXT)];
         self.session.client.query_typed(text, &params).await.is_ok_and(|rows| !rows.is_empty())
     }
 
     /// Runs a statement; again if the server says that nothing has happened.
-    pub(super) async fn ask(&self, verb: Verb, params: Params<'_>) -> Result<Vec<Row>> {
+    pub(super) async fn ask(&self, verb: Verb, params: Params<'_>) -> Result<Vec<Row>, Failure> {
         self.ask_and_count(verb, params).await.map(|(rows, _)| rows)
     }
 
     /// The same, and tells how often it was sent.
-    pub(super) async fn ask_and_count(&self, verb: Verb, params: Params<'_>) -> Result<(Vec<Row>, u32)> {
+    pub(super) async fn ask_and_count(
+        &self,
+        verb: Verb,
+        params: Params<'_>,
+    ) -> Result<(Vec<Row>, u32), Failure> {
         let _turn = match self.pooled {
             true => Some(self.turn.lock().await),
             false => None,
         };
         if !self.pulse.is_fit() {
-            return Err(self.retired());
+            return Err(self.retired().into());
         }
         let mut tries = 0;
         loop {
             tries += 1;
-            let warnings = self.session.warnings();
+            let unreplicated = self.session.unreplicated(self.facts.is_synchronous());
             let asking = self.pulse.ask();
-            let rows = self.send(verb, params).await;
+            let prepares = self.prepares.load(Ordering::Relaxed);
+            let rows = self.send(verb, params, prepares).await;
             asking.answered();
             let error = match rows {
-                Ok(_) if self.session.warnings() != warnings => return Err(self.unreplicated()),
+                Ok(_) if self.session.unreplicated(self.facts.is_synchronous()) != unreplicated => {
+                    return Err(self.unreplicated().into());
+                }
                 Ok(rows) => return Ok((rows, tries)),
                 Err(error) => error,
             };
             match remedy(&error) {
                 Remedy::Again if tries < TRIES => {}
-                Remedy::Unprepared if self.prepares.swap(false, Ordering::Relaxed) => {}
+                // Each statement that was sent so, also if another one has found out first.
+                Remedy::Unprepared if prepares => self.prepares.store(false, Ordering::Relaxed),
                 Remedy::Reconnect => {
                     self.pulse.give_up();
-                    return Err(explain(&error, self.place()));
+                    return Err(Failure::new(&error, self.place()));
                 }
-                _ => return Err(explain(&error, self.place())),
+                _ => return Err(Failure::new(&error, self.place())),
             }
         }
     }
@@ -263,20 +277,25 @@ impl Link {
         if self.pooled || self.prepare(verb).await.is_err() {
             let _ = self.ask(verb, params).await;
         } else {
-            let _ = poll_immediate(pin!(self.send(verb, params))).await;
+            let prepares = self.prepares.load(Ordering::Relaxed);
+            let _ = poll_immediate(pin!(self.send(verb, params, prepares))).await;
         }
     }
 
     /// Has a statement prepared, so that the next [`Link::ask`] sends it at once.
-    pub(super) async fn prepare(&self, verb: Verb) -> Result<()> {
-        match self.statement(verb).await {
+    pub(super) async fn prepare(&self, verb: Verb) -> Result<(), Failure> {
+        match self.statement(verb, self.prepares.load(Ordering::Relaxed)).await {
             Ok(_) => Ok(()),
-            Err(error) => Err(explain(&error, self.place())),
+            Err(error) if remedy(&error) == Remedy::Unprepared => {
+                self.prepares.store(false, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(error) => Err(Failure::new(&error, self.place())),
         }
     }
 
-    async fn send(&self, verb: Verb, params: Params<'_>) -> Result<Vec<Row>, PgError> {
-        match self.statement(verb).await? {
+    async fn send(&self, verb: Verb, params: Params<'_>, prepares: bool) -> Result<Vec<Row>, PgError> {
+        match self.statement(verb, prepares).await? {
             Some(statement) => self.session.client.query(statement, params).await,
             None => {
                 let params: Vec<_> =
@@ -286,8 +305,8 @@ impl Link {
         }
     }
 
-    async fn statement(&self, verb: Verb) -> Result<Option<&Statement>, PgError> {
-        if !self.prepares.load(Ordering::Relaxed) {
+    async fn statement(&self, verb: Verb, prepares: bool) -> Result<Option<&Statement>, PgError> {
+        if !prepares {
             return Ok(None);
         }
         let preparing = || self.session.client.prepare_typed(self.statements.text(verb), verb.types());

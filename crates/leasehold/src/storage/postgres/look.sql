@@ -4,7 +4,7 @@ from unnest($2::text[], $3::uuid[]) with ordinality as c(name, owner, i)
 cross join lateral (
     select w.owner from {waiters} w
     where w.space = $1 and w.name = c.name and w.since < 'infinity'
-        and w.until > clock_timestamp() and w.until <= clock_timestamp() + interval '{waiter_ttl}'
+        and w.until > clock_timestamp() and w.until <= (clock_timestamp() + interval '{waiter_ttl}')
     order by w.since, w.owner limit 1
 ) head
 where head.owner = c.owner and not exists (

@@ -1,6 +1,7 @@
 #![doc = include_str!("README.md")]
 
 mod answers;
+mod apart;
 mod certificate;
 mod claims;
 mod config;
@@ -15,9 +16,11 @@ mod link;
 mod links;
 mod login;
 mod passfile;
+mod qualify;
 mod refused;
 mod schema;
 mod ssl;
+mod standbys;
 mod statements;
 mod waiting;
 mod wire;
@@ -30,6 +33,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::sync::mpsc;
 
+use self::apart::Blocked;
 use self::claims::Around;
 pub use self::config::Config;
 pub use self::fence::Fence;
@@ -55,6 +59,7 @@ pub struct Postgres {
     key: i64,
     hinter: Arc<Hinter>,
     waiting: Arc<Waiting>,
+    blocked: Blocked,
     received: Mutex<Option<mpsc::UnboundedReceiver<Hint>>>,
 }
 
@@ -86,6 +91,7 @@ impl Postgres {
             key,
             hinter,
             waiting: Arc::default(),
+            blocked: Blocked::default(),
             received: Mutex::new(Some(received)),
             config,
         })
@@ -120,6 +126,7 @@ impl Postgres {
             key: Some(self.key),
             hinter: &self.hinter,
             waiting: &self.waiting,
+            blocked: &self.blocked,
         }
     }
 
@@ -194,8 +201,10 @@ impl Storage for Postgres {
     async fn acquire(&self, claims: &[Claim]) -> Vec<Result<Acquire>> {
         let sent = self.clock.now();
         let inherited = match self.links.first.open_link() {
-            Some(link) => self.waiting.inheritance(claims, sent, &link.facts.identity),
-            None => Vec::new(),
+            Some(link) if link.facts.identity.is_known() => {
+                self.waiting.inheritance(claims, sent, &link.facts.identity)
+            }
+            _ => Vec::new(),
         };
         let answers = match inherited.is_empty() {
             true => self.ask(claims, sent).await,

@@ -8,7 +8,7 @@ cross join lateral (
         select w.name, w.client, w.owner
         from {waiters} w
         where w.space = $1 and w.name = n.name and w.since < 'infinity'
-            and w.until > clock_timestamp() and w.until <= clock_timestamp() + interval '{waiter_ttl}'
+            and w.until > clock_timestamp() and w.until <= (clock_timestamp() + interval '{waiter_ttl}')
         order by w.since, w.owner limit 1
     ) h
     where not exists (

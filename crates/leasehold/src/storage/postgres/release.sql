@@ -28,17 +28,17 @@ heir as materialized (
     cross join lateral (
         select w.ctid as at, w.owner from {waiters} w
         where w.space = $1 and w.name = t.name and w.since < 'infinity' and w.owner <> t.owner
-            and w.until > t.now and w.until <= t.now + interval '{waiter_ttl}'
+            and w.until > t.now and w.until <= (t.now + interval '{waiter_ttl}')
         order by w.since, w.owner limit 1
     ) first
     cross join lateral (
         select w.ctid as entry, w.since, w.owner, w.client, w.kind, w.label, w.ttl_us,
             w.until - interval '{waiter_ttl}' as asked,
-            w.until - interval '{waiter_ttl}' + least(w.ttl_us * interval '1 us', interval '{waiter_ttl}') as ends
+            (w.until - interval '{waiter_ttl}') + least(w.ttl_us * interval '1 us', interval '{waiter_ttl}') as ends
         from {waiters} w
         where w.ctid = first.at and w.space = $1 and w.name = t.name and w.owner = first.owner
-            and w.client is not null and w.ttl_us >= 2000000 and w.until < t.now + interval '{waiter_ttl}'
-            and t.now <= w.until - interval '{waiter_ttl}' + least(w.ttl_us * interval '1 us', interval '{waiter_ttl}') / 2
+            and w.client is not null and w.ttl_us >= 2000000 and w.until < (t.now + interval '{waiter_ttl}')
+            and t.now <= ((w.until - interval '{waiter_ttl}') + (least(w.ttl_us * interval '1 us', interval '{waiter_ttl}') / 2))
         for update skip locked
     ) w
     where t.hands
@@ -73,7 +73,7 @@ unqueued as (
         cross join lateral (
             select d.ctid as at from {waiters} d
             where d.space = $1 and d.name = f.name and d.since < f.since
-                and not (d.until > f.now and d.until <= f.now + interval '{waiter_ttl}')
+                and not (d.until > f.now and d.until <= (f.now + interval '{waiter_ttl}'))
             for update skip locked
         ) d
     ))

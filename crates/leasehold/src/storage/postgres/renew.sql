@@ -10,14 +10,14 @@ seen as materialized (
         with ordinality as c(name, owner, ttl_us, not_after, shorten, i)
     left join lateral (
         select l.ctid as at, l.ttl_us as held_ttl_us,
-            least(l.expires_at, k.now + l.ttl_us * interval '1 us') as ends
+            least(l.expires_at, k.now + (l.ttl_us * interval '1 us')) as ends
         from {locks} l
         where l.space = $1 and l.name = c.name and l.owner = c.owner and l.expires_at > k.now offset 0
     ) l on true
 ),
 taken as materialized (
     select s.at, s.i, s.now, s.ttl_us, s.held_ttl_us, s.ends,
-        s.shorten or s.now + s.ttl_us * interval '1 us' >= s.ends as moves
+        s.shorten or (s.now + (s.ttl_us * interval '1 us')) >= s.ends as moves
     from seen s
     cross join lateral (
         select from {locks} l where l.ctid = s.at and l.owner = s.owner and l.expires_at > s.now
@@ -28,7 +28,7 @@ taken as materialized (
 renewed as (
     update {locks} l
     set ttl_us = case when t.moves then t.ttl_us else t.held_ttl_us end,
-        expires_at = case when t.moves then t.now + t.ttl_us * interval '1 us' else t.ends end
+        expires_at = case when t.moves then t.now + (t.ttl_us * interval '1 us') else t.ends end
     from taken t where l.ctid = t.at
     returning t.i
 )

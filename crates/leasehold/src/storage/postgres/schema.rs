@@ -39,7 +39,7 @@ pub(super) async fn make(client: &Client, config: &Config, place: &str) -> Resul
     // Who may not create schemas may not say `if not exists` either.
     let has_schema = client
         .query_typed(
-            "select 1 from pg_namespace where nspname = $1",
+            "select 1 from pg_catalog.pg_namespace where nspname operator(pg_catalog.=) $1::pg_catalog.name",
             &[(schema, tokio_postgres::types::Type::TEXT)],
         )
         .await
@@ -49,7 +49,7 @@ pub(super) async fn make(client: &Client, config: &Config, place: &str) -> Resul
         false => String::new(),
     };
     let tables = statements::schema(config);
-    let batch = format!("select pg_advisory_xact_lock({KEY}); {create} {tables}");
+    let batch = format!("select pg_catalog.pg_advisory_xact_lock({KEY}); {create} {tables}");
     client.batch_execute(&batch).await.map_err(|error| {
         let explained = explain(&error, place);
         match explained.kind() {

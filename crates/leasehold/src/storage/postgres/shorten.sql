@@ -1,10 +1,10 @@
 -- The clock was set back: from now on a lease lasts a TTL, and not until the clock shows what it showed.
 with seen as materialized (
-    select l.ctid as at, l.token, t.now + l.ttl_us * interval '1 us' as ends
+    select l.ctid as at, l.token, t.now + (l.ttl_us * interval '1 us') as ends
     from clock_timestamp() as t(now)
     cross join unnest($2::text[]) as n(name)
     join {locks} l on l.space = $1 and l.name = n.name
-    where l.owner is not null and l.expires_at > t.now + l.ttl_us * interval '1 us'
+    where l.owner is not null and l.expires_at > (t.now + (l.ttl_us * interval '1 us'))
 ),
 taken as materialized (
     select s.* from seen s

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 
 use super::config::Config;
+use super::qualify::qualify;
 use crate::clock::millis;
 use crate::storage::WAITER_TTL;
 
@@ -51,12 +52,16 @@ pub(super) const VERSION: &str = "leasehold schema 2";
 pub(super) const CHANNEL: &str = "leasehold_";
 
 const SCHEMA: &str = include_str!("schema.sql");
-/// Every commit waits for the disk, whatever the server, the database or the role says.
-const DURABLE: &str = "set_config('synchronous_commit', case current_setting('synchronous_commit') \
-    when 'remote_apply' then 'remote_apply' else 'on' end, true)";
+/// Every commit waits for the disk and for the standby, and the server says so if it did not, whatever the server, the
+/// database or the role has set.
+const DURABLE: &str = "set_config('synchronous_commit', \
+    case when current_setting('synchronous_commit') = 'remote_apply' then 'remote_apply' else 'on' end, true) \
+    || set_config('client_min_messages', 'warning', true)";
 
 /// Long enough for a statement of another client that found the row free and is about to find out that it is not.
 const LOCK_TIMEOUT: &str = "set_config('lock_timeout', '100ms', true)";
+/// How long a statement of a session of ours waits for a table that is locked, and for whatever else.
+pub(super) const TABLE_TIMEOUT: &str = "1s";
 
 impl Verb {
     /// All of them, each at the place of its number.
@@ -136,7 +141,22 @@ impl Verb {
         const FLAGS: Type = Type::BOOL_ARRAY;
         match self {
             Self::Acquire => {
-                &[TEXT, TEXT, Type::INT8, TEXTS, TEXTS, UUIDS, NUMBERS, NUMBERS, FLAGS, TEXTS, TEXT]
+                const ACQUIRE: &[Type] = &[
+                    TEXT,
+                    TEXT,
+                    Type::INT8,
+                    TEXTS,
+                    TEXTS,
+                    UUIDS,
+                    NUMBERS,
+                    NUMBERS,
+                    FLAGS,
+                    TEXTS,
+                    TEXT,
+                    TEXT,
+                    FLAGS,
+                ];
+                ACQUIRE
             }
             Self::Grant => &[TEXT, TEXT, Type::INT8, TEXTS, TEXTS, UUIDS, NUMBERS, NUMBERS, TEXTS],
             Self::Look => &[TEXT, TEXTS, UUIDS],
@@ -147,7 +167,7 @@ impl Verb {
             Self::Shorten => &[TEXT, TEXTS],
             Self::Tell => &[TEXTS, UUIDS],
             Self::Inspect => &[TEXT, TEXT],
-            Self::List => &[TEXT, TEXT, Type::BOOL, TEXT, Type::INT8],
+            Self::List => &[TEXT, TEXT, Type::BOOL, TEXT, Type::INT8, TEXT, Type::INT8],
             Self::Watch => &[TEXT, Type::UUID, TEXT, TEXTS],
             Self::Unwatch => &[TEXT, Type::UUID, TEXTS],
             Self::Sweep => &[],
@@ -160,7 +180,7 @@ impl Statements {
         let tables = Tables::new(config);
         let text = |verb: &Verb| {
             let fill = |text: String, (hole, what): &(&str, &str)| text.replace(hole, what);
-            tables.fill(&verb.differs().iter().fold(verb.template().to_owned(), fill))
+            qualify(&tables.fill(&verb.differs().iter().fold(verb.template().to_owned(), fill)))
         };
         let texts = Verb::ALL.iter().map(text).collect();
         Self { texts, locks: tables.locks, waiters: tables.waiters }
@@ -218,6 +238,7 @@ impl Tables {
 
 #[cfg(test)]
 mod tests {
+    use super::super::qualify::doubts;
     use super::*;
 
     #[test]
@@ -230,6 +251,10 @@ mod tests {
             assert!(!text.contains(['{', '}']), "{text}");
             let parameters = (1..=verb.types().len()).filter(|i| text.contains(&format!("${i}")));
             assert_eq!(parameters.count(), verb.types().len(), "{text}");
+            let differs = verb.differs().iter();
+            let plain =
+                differs.fold(verb.template().to_owned(), |text, (hole, what)| text.replace(hole, what));
+            assert_eq!(doubts(&Tables::new(&config).fill(&plain)), Vec::<String>::new(), "{verb:?}");
             // Of the transaction's time nothing is computed: it stands still while a statement waits.
             assert!(!text.contains("now()") && !text.contains("current_timestamp"), "{text}");
         }
