@@ -1,6 +1,7 @@
 //! PostgreSQL: one server, or a primary and a streaming standby.
 
 mod address;
+mod backup;
 mod clients;
 mod counts;
 mod options;
@@ -11,6 +12,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 pub(crate) use self::address::Address;
+pub use self::backup::Backup;
 pub use self::counts::{Rows, Statements};
 pub use self::options::PostgresOptions;
 pub use self::pair::PostgresPair;
