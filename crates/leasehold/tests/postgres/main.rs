@@ -11,9 +11,11 @@ mod limits;
 mod login;
 #[path = "../common/net/mod.rs"]
 mod net;
+mod others;
 mod page;
 mod pooler;
 mod schema;
+mod shadows;
 mod states;
 mod tls;
 mod tools;

@@ -130,7 +130,7 @@ pub(crate) fn done(postgres: &Postgres, table: &str, part: &str) -> [u64; 3] {
 pub(crate) const ACQUIRE: &str = "token = greatest(";
 pub(crate) const RENEW: &str = "renewed as (";
 pub(crate) const RELEASE: &str = "as freed";
-pub(crate) const LOOK: &str = "head.owner = c.owner";
+pub(crate) const LOOK: &str = "order by w.since, w.owner limit 1\n) head";
 pub(crate) const PASS: &str = "select w.name, w.client, w.owner";
 /// And that of a release that hands over.
 pub(crate) const HANDOVER: &str = "heir as materialized";

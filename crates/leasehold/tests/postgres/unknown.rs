@@ -297,18 +297,20 @@ fn what_is_held_is_renewed_and_released_while_an_acquire_is_stuck() {
         let storage = Arc::new(bare(&url).await);
         let (held, wanted) = (claim("held"), claim("wanted"));
         take(&*storage, &held).await;
-        // Whoever makes the same row waits for what becomes of this one.
-        let insert = format!(
-            "insert into {table} (space, name, kind, token, ttl_us, granted_at, expires_at) \
-             select space, 'wanted', kind, token, ttl_us, granted_at, expires_at from {table} where name = 'held'"
+        // Somebody's trigger takes its time, until it finds the gate open.
+        let trigger = format!(
+            "create table {table}gate (); create function {table}wait() returns trigger language plpgsql as $$ begin \
+             while not exists(select from {table}gate) loop perform pg_sleep(0.01); end loop; return new; end $$; \
+             create trigger wait before insert on {table} for each row when (new.name = 'wanted') \
+             execute function {table}wait()"
         );
-        let open = common().transaction(&insert).expect("inserted");
+        sql(common(), &trigger);
         let acquiring = tokio::spawn({
             let (storage, wanted) = (Arc::clone(&storage), wanted.clone());
             async move { acquire(&*storage, &wanted).await }
         });
         // For so long that it is seen to be stuck.
-        let stuck = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' \
+        let stuck = "select count(*) from pg_stat_activity where wait_event = 'PgSleep' \
                      and clock_timestamp() > query_start + interval '200 ms' and query ~ ";
         until_sql(common(), &format!("{stuck} '{table}'"), "1");
         for _ in 0..3 {
@@ -316,7 +318,7 @@ fn what_is_held_is_renewed_and_released_while_an_acquire_is_stuck() {
             assert!(matches!(renewed, Ok(Renew::Renewed { .. })), "{renewed:?}");
         }
         assert_eq!(within(soon(), release(&*storage, &held)).await.expect("answered"), Release::Released);
-        drop(open);
+        sql(common(), &format!("insert into {table}gate default values"));
         let acquired = within(LONG, acquiring).await.expect("no panic");
         assert!(!matches!(acquired, Ok(Acquire::Held { .. })), "{acquired:?}");
     });

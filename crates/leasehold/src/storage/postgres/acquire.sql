@@ -10,8 +10,8 @@ with clock as materialized (
 ),
 claim as materialized (
     select c.*, k.now, k.us, k.fenced and k.us <= c.not_after as timely
-    from clock k, unnest($4::text[], $5::text[], $6::uuid[], $7::bigint[], $8::bigint[], $9::bool[], $10::text[],
-            $13::bool[])
+    from clock k, rows from (unnest($4::text[]), unnest($5::text[]), unnest($6::uuid[]), unnest($7::bigint[]), unnest($8::bigint[]), unnest($9::bool[]), unnest($10::text[]),
+            unnest($13::bool[]))
         with ordinality as c(name, kind, owner, ttl_us, not_after, wait, label, makes, i)
 ),
 -- What was there when the statement began. `at` is the version of the row that was seen.
@@ -132,11 +132,17 @@ select s.us as now, won.token, s.timely,
     coalesce(s.held and s.overlong, false) as overlong, (select any_waiter from clock) as any_waiter,
     case when won.token is null and s.held then s.holder end as holder,
     case when won.token is null and s.held then s.last end as held_token,
-    case when won.token is null and s.held then s.held_label end as held_label,
+    case when won.token is null and s.held then {held_label} end as held_label,
     case when won.token is null and s.held then (date_part('epoch', s.ends - s.now) * 1e6)::bigint end as remaining,
     case when won.token is null and s.held then (date_part('epoch', s.now - s.granted_at) * 1e6)::bigint end as held_for,
     (date_part('epoch', s.now - w.since) * 1e6)::bigint as waited,
     s.head = s.owner as is_head,
+    -- How many stand before it, roughly, if it has to ask for itself when its turn comes.
+    case when w.since is not null and $11::text is null then (
+        select count(*) from (
+            select from {waiters} b where b.space = $1 and b.name = s.name and b.since < w.since limit 1000
+        ) b
+    ) end as before,
     won.token is not null and (select exists(select from {waiters} where space = $1 and since = 'infinity'))
         and exists(select from {waiters} w where w.space = $1 and w.name = s.name and w.since = 'infinity') as observed,
     (select durable from clock) as durable

@@ -39,14 +39,13 @@ pub(super) struct Around<'a> {
 const RACED: Duration = Duration::from_millis(20);
 /// And if another transaction has made that row, and does not end.
 const BLOCKED: Duration = Duration::from_millis(100);
-/// How long an acquire waits for whoever makes the same row; and if that was in vain, for each such row, and for all.
+/// How long an acquire waits for whoever makes the same row; and how long and how often, if that was in vain, for some of
+/// its rows.
 const MAKING: &str = "50ms";
-const MAKING_ONE: &str = "10ms";
-const MAKING_ALL: Duration = Duration::from_millis(100);
+const MAKING_SOME: &str = "10ms";
+const IN_VAIN: u32 = 16;
 /// Without notifications the first of the queue asks again after an eighth of the time that it has waited, within these.
 const HEAD: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
-/// And the others.
-const BEHIND: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
 /// No tokens: of none is it known that a standby has it.
 const NONE: &[i64] = &[];
@@ -182,12 +181,12 @@ async fn settle(around: Around<'_>, claims: &[Claim], places: &[usize], answers:
     let is_missing = |place: &&usize| answers[**place].as_ref().is_some_and(|asked| asked.missing);
     let missing: Vec<_> = places.iter().filter(is_missing).copied().collect();
     // By halves: most of them can be made.
-    let (since, mut open) = (server.now(), vec![missing]);
+    let (mut in_vain, mut open) = (0, vec![missing]);
     while let Some(mut some_places) = open.pop() {
         let some = at(claims, &some_places);
-        let asked = match some.is_empty() || server.now().since(since) >= MAKING_ALL {
+        let asked = match some.is_empty() || in_vain == IN_VAIN {
             true => Err(None),
-            false => ask_and_repeat(around, &some, &vec![true; some.len()], MAKING_ONE).await.map_err(Some),
+            false => ask_and_repeat(around, &some, &vec![true; some.len()], MAKING_SOME).await.map_err(Some),
         };
         match asked {
             Ok(asked) => {
@@ -197,6 +196,7 @@ async fn settle(around: Around<'_>, claims: &[Claim], places: &[usize], answers:
                 }
             }
             Err(Some(_)) if some_places.len() > 1 => {
+                in_vain += 1;
                 let rest = some_places.split_off(some_places.len() / 2);
                 open.extend([rest, some_places]);
             }
@@ -296,13 +296,18 @@ fn asked(around: Around<'_>, claim: &Claim, row: &Row) -> Result<Asked> {
         };
         mine = holder.as_ref().filter(|holder| holder.owner == claim.owner).map(|holder| holder.token);
         let remaining = holder.as_ref().map(|holder| holder.remaining);
-        let polled = waited.filter(|_| !around.hinter.is_listening()).map(|waited| {
-            let (least, most) = if row.get("is_head").unwrap_or(false) { HEAD } else { BEHIND };
-            (micros(waited) / 8).clamp(least, most)
-        });
+        let before: Option<i64> = row.get("before")?;
         if waited.is_some() {
-            around.waiting.asked(claim, around.sent, row.get("now")?);
+            let before = before.map(|before| u32::try_from(before).unwrap_or(u32::MAX));
+            around.waiting.asked(claim, around.sent, row.get("now")?, before);
         }
+        let polled = match waited.filter(|_| before.is_some()) {
+            Some(waited) if row.get::<Option<bool>>("is_head")? == Some(true) => {
+                Some((micros(waited) / 8).clamp(HEAD.0, HEAD.1))
+            }
+            Some(_) => around.waiting.pause(&claim.owner),
+            None => None,
+        };
         let soonest = [remaining, polled, raced.then_some(RACED)].into_iter().flatten().min();
         Ok(Acquire::Held { holder, retry_after: soonest })
     };
@@ -331,6 +336,13 @@ pub(super) async fn renew(around: Around<'_>, claims: &[Claim]) -> Result<Vec<Re
         let limits = limits(around, &claims);
         let rows = link.ask(verb, &[&around.space, &names, &owners, &ttls, &limits, &shorten]).await?;
         heard(around, claims.len(), &rows)?;
+        tell(around, &claims, &rows).await?;
+        for (claim, row) in claims.iter().zip(&rows) {
+            // A guard of this client may not be what has asked.
+            if Columns(row, link).get::<Option<&str>>("client")? == Some(around.client) {
+                around.hinter.send(Hint::Owner(claim.owner));
+            }
+        }
         let read = |(claim, row): (&&Claim, &Row)| {
             let row = Columns(row, link);
             let (held, renewed): (bool, bool) = (row.get("held")?, row.get("renewed")?);
@@ -489,16 +501,13 @@ fn answered<T>(claims: &[Claim], answers: Vec<Option<Result<T>>>) -> Vec<Result<
     claims.iter().zip(answers).map(answer).collect()
 }
 
-/// Tells the clients of leases that were ended over another client. Each finds out when it renews, too.
+/// Tells the clients of leases that were ended or shortened over another client. Each finds out when it renews, too.
 async fn tell(around: Around<'_>, claims: &[&Claim], rows: &[Row]) -> Result<()> {
     let link = around.link;
     let (mut clients, mut told) = (Vec::new(), Vec::new());
     for (claim, row) in claims.iter().zip(rows) {
         let row = Columns(row, link);
-        let client: Option<String> = row.get("client")?;
-        if let Some(client) = client.filter(|client| client != around.client)
-            && row.get("freed")?
-        {
+        if let Some(client) = row.get::<Option<String>>("client")?.filter(|client| client != around.client) {
             clients.push(client);
             told.push(id(claim.owner));
         }
@@ -587,7 +596,7 @@ pub(super) async fn list(
         };
         for row in &rows {
             // Of others: no name of ours, such as one that is no UTF-8.
-            match Columns(row, link).get::<&str>("name").and_then(Name::new) {
+            match name_of(&Columns(row, link)) {
                 Ok(_) => all.push(shown(link, row)?),
                 Err(_) => skipped += 1,
             }
@@ -614,9 +623,14 @@ fn successor(prefix: &str) -> Option<String> {
 
 fn shown(link: &Link, row: &Row) -> Result<Holder> {
     let row = Columns(row, link);
-    let name = Name::new(row.get::<&str>("name")?).map_err(|_| link.senseless())?;
+    let name = name_of(&row)?;
     let (owner, waiters) = (row.get("owner")?, row.get::<i64>("waiters")?);
     holder(&row, name, owner, "token", "label", u64::try_from(waiters).ok())
+}
+
+fn name_of(row: &Columns<'_>) -> Result<Name> {
+    let name = std::str::from_utf8(row.get("name")?).ok().and_then(|name| Name::new(name).ok());
+    name.ok_or_else(|| row.1.senseless())
 }
 
 fn holder(
@@ -655,7 +669,7 @@ impl<'a> FromSql<'a> for Readable {
     }
 
     fn accepts(of: &Type) -> bool {
-        *of == Type::TEXT
+        *of == Type::BYTEA
     }
 }
 

@@ -23,6 +23,7 @@ use super::answers::is_unreplicated;
 use super::config::{Config, Sockets};
 use super::explain;
 use super::hosts::{DIRECTORIES, Host, Place};
+use super::line::Line;
 use super::passfile::{self, Wanted};
 use super::ssl::Mode;
 use super::wire::{Done, Wire};
@@ -38,6 +39,7 @@ pub(super) struct Connector {
     /// Unless it is never used.
     tls: Option<TlsConnector>,
     user: String,
+    line: Arc<Line>,
     clock: Clock,
     /// Whether the log has been told that a connection is not encrypted.
     told: Arc<AtomicBool>,
@@ -104,12 +106,13 @@ impl Connector {
                 Error::invalid("the system does not say who runs this; name a user in the URL")
             })?,
         };
-        Ok(Self { config, tls, user, clock: Clock::boot(), told: Arc::default() })
+        let line = Line::of(&name(&config));
+        Ok(Self { config, tls, user, line, clock: Clock::boot(), told: Arc::default() })
     }
 
     /// What errors call it.
     pub(super) fn name(&self) -> String {
-        self.config.hosts.iter().map(Host::to_string).collect::<Vec<_>>().join(",")
+        name(&self.config)
     }
 
     /// Opens a connection to the first host that `fit` accepts, in their order or, if so configured, in any. None of
@@ -118,14 +121,17 @@ impl Connector {
     /// # Errors
     ///
     /// The most telling of all hosts, `Invalid` only if each says so: of another one, that may pass.
-    pub(super) async fn open<F: Fit>(&self, fit: &F) -> Result<(Session, F::Found)> {
-        let deadline = self.clock.now().after(self.config.limit);
+    pub(super) async fn open<F: Fit>(&self, fit: &F, limit: Duration) -> Result<(Session, F::Found)> {
+        let _turn = self.line.turn(self.config.limit).await;
+        let deadline = self.clock.now().after(limit);
         let mut hosts: Vec<_> = self.config.hosts.iter().collect();
         if self.config.shuffle {
             shuffle(&mut hosts);
         }
         let left = || deadline.since(self.clock.now());
-        dial::first_of(hosts, async |host| self.open_host(host, left(), fit).await).await
+        let opened = dial::first_of(hosts, async |host| self.open_host(host, left(), fit).await).await?;
+        self.line.opened();
+        Ok(opened)
     }
 
     /// Tries each address of a host.
@@ -393,6 +399,10 @@ async fn backend(client: &Client) -> io::Result<i32> {
     client.cancel_token().cancel_query_raw(Wire::plain(theirs), Done).await.map_err(io::Error::other)?;
     let (_length, _code) = (ours.read_i32().await?, ours.read_i32().await?);
     ours.read_i32().await
+}
+
+fn name(config: &Config) -> String {
+    config.hosts.iter().map(Host::to_string).collect::<Vec<_>>().join(",")
 }
 
 async fn resolve(name: &str, port: u16) -> io::Result<Vec<IpAddr>> {

@@ -311,3 +311,18 @@ pub(super) fn senseless(place: &str) -> Error {
     let text = "the server's answer makes no sense; check that the URL names a PostgreSQL";
     Error::new(ErrorKind::Unavailable, format!("{text} server=`{place}`"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::qualify::doubts;
+    use super::*;
+
+    #[test]
+    fn what_is_asked_at_first_means_the_same_whatever_the_search_path() {
+        let questions = [include_str!("facts.sql"), include_str!("settings.sql")].into_iter();
+        for sql in questions.chain(DETAILS.iter().map(|detail| detail.sql)) {
+            let sql = sql.replace("{more}", "").replace("{backend}", "1").replace("{lock_timeout}", "1s");
+            assert_eq!(doubts(&sql), Vec::<String>::new(), "{sql}");
+        }
+    }
+}

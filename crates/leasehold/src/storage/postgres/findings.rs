@@ -78,10 +78,10 @@ impl Link {
         let text = match (self.pooled, notified) {
             (false, true) => "direct, so statements are prepared and waiters are notified",
             (false, false) => {
-                "direct, and by the URL waiters are not notified: they ask again, at most 0.5 s apart"
+                "direct, and by the URL waiters are not notified: they ask again, the first at most 0.25 s apart, the others at most 2 s"
             }
             (true, false) => {
-                "a pooler answers, so waiters are not notified: they ask again, at most 0.5 s apart; for push connect directly"
+                "a pooler answers, so waiters are not notified: they ask again, the first at most 0.25 s apart, the others at most 2 s; for push connect directly"
             }
             (true, true) => {
                 "a pooler answers; `notify=on` works only if each client keeps its connection (session mode)"

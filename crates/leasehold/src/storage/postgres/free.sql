@@ -10,7 +10,7 @@ set owner = null, client = null, label = null, expires_at = freed.now
 from (
     select c.i, k.now, k.us, l.at
     from clock k
-    cross join unnest($3::text[], $4::uuid[]) with ordinality as c(name, owner, i)
+    cross join rows from (unnest($3::text[]), unnest($4::uuid[])) with ordinality as c(name, owner, i)
     cross join lateral (
         select l.ctid as at from {locks} l
         where l.space = $1 and l.name = c.name and l.owner = c.owner and l.client = $2 and l.expires_at > k.now

@@ -15,7 +15,7 @@ set owner = f.owner, kind = f.kind, client = $2, label = f.label, token = greate
 from (
     select c.*, k.now, k.us, l.at, l.last
     from clock k
-    cross join unnest($4::text[], $5::text[], $6::uuid[], $7::bigint[], $8::bigint[], $9::text[])
+    cross join rows from (unnest($4::text[]), unnest($5::text[]), unnest($6::uuid[]), unnest($7::bigint[]), unnest($8::bigint[]), unnest($9::text[]))
         with ordinality as c(name, kind, owner, ttl_us, not_after, label, i)
     cross join lateral (
         select l.ctid as at, l.token as last from {locks} l

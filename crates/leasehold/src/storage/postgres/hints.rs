@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_postgres::Notification;
 
+use super::apart::Apart;
 use super::claims::id;
 use super::config::Config;
 use super::facts::Identity;
@@ -194,9 +195,16 @@ impl Asker<'_> {
 
     async fn watch(&self, observer: &Observer<'_>, names: &[Name]) -> bool {
         for names in names.chunks(NAMES_AT_ONCE) {
-            let names: Vec<_> = names.iter().map(Name::as_str).collect();
-            if !self.ask(Verb::Watch, &[&observer.space, &observer.id, &observer.client, &names]).await {
-                return false;
+            // One that the server refuses keeps none of the others from being observed.
+            let mut apart = Apart::new((0..names.len()).collect());
+            while let Some(places) = apart.next() {
+                let some: Vec<_> = places.iter().map(|i| names[*i].as_str()).collect();
+                let params: Params<'_> = &[&observer.space, &observer.id, &observer.client, &some];
+                match timeout(HEARTBEAT, self.link.ask(Verb::Watch, params)).await {
+                    Ok(Err(_)) if !self.link.is_fit() => return false,
+                    Ok(answer) => apart.said(places, answer.map(|_| vec![(); some.len()])),
+                    Err(_) => return false,
+                }
             }
         }
         true

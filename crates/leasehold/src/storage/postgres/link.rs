@@ -37,6 +37,8 @@ pub(super) struct Door {
     clock: Clock,
     /// Whether anybody waited or observed when that was last asked, on whichever connection.
     crowded: Arc<AtomicBool>,
+    /// How long it may take until a connection stands.
+    limit: Duration,
 }
 
 /// A connection to a server.
@@ -63,6 +65,8 @@ pub(super) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 /// How often a statement that was rolled back is sent at most.
 const TRIES: u32 = 4;
+/// How much longer a connection may take that nobody waits for.
+const PATIENT: u32 = 5;
 /// Far more than a statement takes, or a few of them.
 const LONG: Duration = Duration::from_millis(50);
 
@@ -74,7 +78,14 @@ impl Door {
             statements: Arc::new(Statements::new(config)),
             clock: Clock::boot(),
             crowded: Arc::default(),
+            limit: config.limit,
         })
+    }
+
+    /// The same for a connection that nobody waits for. To give it up while the server is busy with many others would
+    /// only make the server do the same again.
+    pub(super) fn patient(self) -> Self {
+        Self { limit: self.limit.saturating_mul(PATIENT), ..self }
     }
 
     async fn facts(&self, client: &Client, place: &str) -> Result<Facts> {
@@ -131,11 +142,11 @@ impl Connect for Door {
     type Link = Link;
 
     async fn open(&self, time: &ServerClock) -> Result<Link> {
-        let (mut session, (mut facts, asked, answered)) = self.connector.open(self).await?;
+        let (mut session, (mut facts, asked, answered)) = self.connector.open(self, self.limit).await?;
         time.learn(asked, answered, facts.now_us);
         let pooled = facts.is_pooled(session.backend);
         let preparing = self.set_up(&session, &mut facts);
-        tokio::time::timeout(self.config.limit, preparing).await.unwrap_or_else(|_| {
+        tokio::time::timeout(self.limit, preparing).await.unwrap_or_else(|_| {
             let text = "the server did not answer in time while its session was set up; retry";
             Err(Error::new(ErrorKind::Unavailable, format!("{text} server=`{}`", session.place)))
         })?;

@@ -17,7 +17,7 @@ pub(super) struct Links {
 
 impl Links {
     pub(super) fn new(door: Door, changed: impl Fn() + Clone + Send + Sync + 'static) -> Self {
-        let second = Server::new(door.clone(), changed.clone());
+        let second = Server::new(door.clone().patient(), changed.clone());
         Self { first: Server::new(door, changed), second }
     }
 

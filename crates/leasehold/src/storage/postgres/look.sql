@@ -1,6 +1,6 @@
 -- Finds the claims whose lock is free and whose turn it is, by a snapshot that is newer than their entries.
 select c.i
-from unnest($2::text[], $3::uuid[]) with ordinality as c(name, owner, i)
+from rows from (unnest($2::text[]), unnest($3::uuid[])) with ordinality as c(name, owner, i)
 cross join lateral (
     select w.owner from {waiters} w
     where w.space = $1 and w.name = c.name and w.since < 'infinity'

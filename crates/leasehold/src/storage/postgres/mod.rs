@@ -12,6 +12,7 @@ mod fence;
 mod findings;
 mod hints;
 mod hosts;
+mod line;
 mod link;
 mod links;
 mod login;

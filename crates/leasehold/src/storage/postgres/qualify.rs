@@ -129,8 +129,8 @@ fn while_(text: &str, wanted: impl Fn(u8) -> bool) -> &str {
 #[cfg(test)]
 pub(super) fn doubts(text: &str) -> Vec<String> {
     /// Syntax that becomes an operator of that name, wherever it is found.
-    const HIDDEN: [&str; 10] =
-        ["between", "in", "like", "ilike", "similar", "nullif", "distinct", "overlaps", "collate", "using"];
+    const HIDDEN: [&str; 9] =
+        ["between", "in", "like", "ilike", "similar", "nullif", "distinct", "overlaps", "collate"];
     /// Words between which an expression ends.
     const ENDS: [&str; 37] = [
         "select",
@@ -171,6 +171,7 @@ pub(super) fn doubts(text: &str) -> Vec<String> {
         "null",
         "any",
     ];
+    let is_comma = |token: &Token<'_>| *token == Token::Other(",");
     let mut doubts = Vec::new();
     let mut open: Vec<Option<&str>> = vec![None];
     let all: Vec<_> = tokens(text).into_iter().filter(|token| !matches!(token, Token::Space(_))).collect();
@@ -187,13 +188,18 @@ pub(super) fn doubts(text: &str) -> Vec<String> {
                 }
             }
             Token::Word(word) => {
-                if HIDDEN.contains(word) {
+                if HIDDEN.contains(word) || *word == "using" && all.get(i + 1) == Some(&Token::Other("(")) {
                     doubts.push(format!("an operator without a sign: {}", near()));
                 }
                 if *word == "case" && all.get(i + 1) != Some(&Token::Word("when")) {
                     doubts.push(format!("a comparison without a sign: {}", near()));
                 }
                 let is_called = all.get(i + 1) == Some(&Token::Other("("));
+                if *word == "unnest"
+                    && all[i..].iter().take_while(|token| **token != Token::Other(")")).any(is_comma)
+                {
+                    doubts.push(format!("a special case of one name: {}", near()));
+                }
                 let is_qualified = i > 1 && all[i - 2..i] == [Token::Word("pg_catalog"), Token::Other(".")];
                 if word.starts_with("pg_") && *word != "pg_catalog" && !is_called && !is_qualified {
                     doubts.push(format!("a relation without its schema: {}", near()));
@@ -245,6 +251,7 @@ mod tests {
             "a in (b)",
             "case a when b then c end",
             "select from pg_class",
+            "select from unnest(a, b)",
         ] {
             assert_eq!(doubts(text).len(), 1, "{text}");
         }

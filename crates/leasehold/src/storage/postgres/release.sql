@@ -8,7 +8,7 @@ with clock as materialized (
     from clock_timestamp() as t(now)
 ),
 claim as materialized (
-    select c.* from unnest($3::text[], $4::uuid[]) with ordinality as c(name, owner, i)
+    select c.* from rows from (unnest($3::text[]), unnest($4::uuid[])) with ordinality as c(name, owner, i)
 ),
 taken as materialized (
     select c.*, k.now, k.us, k.hands, l.*
@@ -79,7 +79,7 @@ unqueued as (
     ))
     returning w.name, w.owner
 )
-select k.us as now, coalesce(f.held, false) as held, f.i is not null as freed, f.client, k.alone, k.durable,
+select k.us as now, coalesce(f.held, false) as held, f.client, k.alone, k.durable,
     case when f.heirs_client = $6 then f.heir end as heir, f.token, f.asked,
     -- It was there when the statement began, and somebody else has locked it: the lease, or the entry of an owner whom the
     -- lock may be handed over to at this moment.

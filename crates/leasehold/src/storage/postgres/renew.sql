@@ -1,4 +1,4 @@
--- Gives each owner that still holds a full TTL from now.
+-- Gives each owner that still holds a full TTL from now. `client` is whose lease ends earlier than it did: it is told.
 with clock as materialized (
     select t.now, (date_part('epoch', t.now) * 1e6)::bigint as us, {durable} as durable, {patient} as patient
     from clock_timestamp() as t(now)
@@ -6,7 +6,7 @@ with clock as materialized (
 seen as materialized (
     select c.*, k.now, k.us, l.*, c.shorten and k.us > c.not_after as late
     from clock k
-    cross join unnest($2::text[], $3::uuid[], $4::bigint[], $5::bigint[], $6::bool[])
+    cross join rows from (unnest($2::text[]), unnest($3::uuid[]), unnest($4::bigint[]), unnest($5::bigint[]), unnest($6::bool[]))
         with ordinality as c(name, owner, ttl_us, not_after, shorten, i)
     left join lateral (
         select l.ctid as at, l.ttl_us as held_ttl_us,
@@ -17,6 +17,7 @@ seen as materialized (
 ),
 taken as materialized (
     select s.at, s.i, s.now, s.ttl_us, s.held_ttl_us, s.ends,
+        s.shorten and (s.now + (s.ttl_us * interval '1 us')) < s.ends as shortens,
         s.shorten or (s.now + (s.ttl_us * interval '1 us')) >= s.ends as moves
     from seen s
     cross join lateral (
@@ -30,8 +31,8 @@ renewed as (
     set ttl_us = case when t.moves then t.ttl_us else t.held_ttl_us end,
         expires_at = case when t.moves then t.now + (t.ttl_us * interval '1 us') else t.ends end
     from taken t where l.ctid = t.at
-    returning t.i
+    returning t.i, case when t.shortens then l.client end as client
 )
-select s.us as now, s.late, s.at is not null as held, r.i is not null as renewed, (select durable from clock) as durable
+select s.us as now, s.late, s.at is not null as held, r.i is not null as renewed, r.client, (select durable from clock) as durable
 from seen s left join renewed r on r.i = s.i
 order by s.i

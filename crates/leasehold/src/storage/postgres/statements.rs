@@ -202,6 +202,13 @@ pub(super) fn tables(config: &Config) -> [String; 2] {
     [locks, waiters]
 }
 
+/// The bytes of a text, in UTF-8 if its database knows an encoding at all.
+fn bytes(text: &str) -> String {
+    format!(
+        "convert_to({text}, case when current_setting('server_encoding') = 'SQL_ASCII' then 'SQL_ASCII' else 'UTF8' end)"
+    )
+}
+
 /// Identifiers, quoted. They are checked when the URL is read: letters, digits, `_` and `$`.
 struct Tables {
     locks: String,
@@ -231,6 +238,9 @@ impl Tables {
             .replace("{version}", VERSION)
             .replace("{channel}", CHANNEL)
             .replace("{durable}", DURABLE)
+            .replace("{name}", &bytes("l.name"))
+            .replace("{label}", &bytes("l.label"))
+            .replace("{held_label}", &bytes("s.held_label"))
             .replace("{waiter_ttl}", &format!("{} ms", millis(WAITER_TTL)))
             .replace("{observer_ttl}", &format!("{} ms", millis(OBSERVER_TTL)))
     }

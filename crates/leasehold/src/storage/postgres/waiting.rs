@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::facts::Identity;
 use crate::clock::Moment;
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{Acquire, Claim, Name, Owner, Token, WAITER_TTL};
+use crate::storage::{Acquire, Claim, Name, Owner, Token, WAITER_HEARTBEAT, WAITER_TTL};
 
 /// Owners with an entry in the queue.
 #[derive(Default)]
@@ -30,6 +30,10 @@ struct Place {
     /// How long a lease that it inherits lasts from then.
     span: Duration,
     heir: Option<(Heir, Identity)>,
+    /// How many stand before it, if it has to ask for itself when its turn comes; and when that was first known, and how
+    /// many there were then.
+    before: Option<u32>,
+    first: Option<(Moment, u32)>,
 }
 
 /// To whom a lock was handed over.
@@ -59,20 +63,37 @@ impl FromStr for Heir {
 
 /// Fewer are never worth a look at how old they are.
 const FEW: usize = 1024;
+/// The shortest turn, and for how long those who are near the first do not ask at most.
+const SHORTEST: Duration = Duration::from_millis(10);
+const NEAR: u32 = 2;
+const NEAR_MOST: Duration = Duration::from_millis(500);
 /// With less than this left of it, a lease could not be relied on to be renewed.
 const ENOUGH: Duration = Duration::from_millis(250);
 
 impl Waiting {
     /// A claim that was sent then has left an entry, or refreshed it, at that time of the server.
-    pub(super) fn asked(&self, claim: &Claim, sent: Moment, asked: i64) {
+    pub(super) fn asked(&self, claim: &Claim, sent: Moment, asked: i64, before: Option<u32>) {
         let mut places = self.places();
         if places.of.len() >= std::cmp::max(places.limit, FEW) {
             places.of.retain(|_, place| sent.since(place.sent) < WAITER_TTL);
             places.limit = places.of.len() * 2;
         }
-        let heir = places.of.remove(&claim.owner).and_then(|place| place.heir);
+        let known = places.of.remove(&claim.owner);
+        let first = known.as_ref().and_then(|place| place.first).or(before.map(|before| (sent, before)));
+        let heir = known.and_then(|place| place.heir);
         let (name, span) = (claim.name.clone(), std::cmp::min(claim.ttl, WAITER_TTL));
-        places.of.insert(claim.owner, Place { name, sent, asked, span, heir });
+        places.of.insert(claim.owner, Place { name, sent, asked, span, heir, before, first });
+    }
+
+    /// Returns when to ask again if nothing tells: a waiter that is not the first, in about as long as those before it
+    /// take, judged by those that have gone.
+    pub(super) fn pause(&self, owner: &Owner) -> Option<Duration> {
+        let places = self.places();
+        let place = places.of.get(owner)?;
+        let ((since, first), before) = (place.first?, std::cmp::max(place.before?, 1));
+        let turn = place.sent.since(since) / std::cmp::max(first.saturating_sub(before), 1);
+        let most = if before <= NEAR { NEAR_MOST } else { WAITER_HEARTBEAT };
+        Some((std::cmp::max(turn, SHORTEST) * before * 3 / 4).clamp(SHORTEST, most))
     }
 
     /// Takes in what a server has told. Of somebody else nothing is known here; whoever it is finds out when it asks.
@@ -165,7 +186,7 @@ mod tests {
         let claims = [claim("a"), claim("b")];
         waiting.inherits(heir(&claims[0], 5), &here());
         assert!(!inherited(&waiting, &claims[0], T0), "it has not asked");
-        waiting.asked(&claims[1], T0, 5);
+        waiting.asked(&claims[1], T0, 5, None);
         waiting.inherits(heir(&claims[1], 5), &here());
         // Less what the server's clock may be ahead by then.
         let ttl = WAITER_TTL - Duration::from_millis(650);
@@ -178,23 +199,23 @@ mod tests {
     #[test]
     fn what_does_not_build_on_the_last_asking_is_asked_for() {
         let (waiting, claim) = (Waiting::default(), claim("a"));
-        waiting.asked(&claim, T0, 5);
+        waiting.asked(&claim, T0, 5, None);
         waiting.inherits(heir(&claim, 5), &here());
-        waiting.asked(&claim, after(2_000), 6);
+        waiting.asked(&claim, after(2_000), 6, None);
         assert!(!inherited(&waiting, &claim, after(2_000)));
         waiting.inherits(heir(&claim, 6), &here());
         waiting.disinherit(&claim.owner);
         assert!(!inherited(&waiting, &claim, after(2_000)));
         // It may be heard before the answer is.
         waiting.inherits(heir(&claim, 8), &here());
-        waiting.asked(&claim, after(4_000), 8);
+        waiting.asked(&claim, after(4_000), 8, None);
         assert!(inherited(&waiting, &claim, after(4_001)));
     }
 
     #[test]
     fn what_another_server_says_or_of_another_lock_is_asked_for() {
         let (waiting, mine) = (Waiting::default(), claim("a"));
-        waiting.asked(&mine, T0, 5);
+        waiting.asked(&mine, T0, 5, None);
         waiting.inherits(heir(&mine, 5), &Identity::default().another());
         assert!(!inherited(&waiting, &mine, T0));
         let other = Claim { name: Name::new("b").expect("valid"), ..mine.clone() };
@@ -207,7 +228,7 @@ mod tests {
         let waiting = Waiting::default();
         for (ttl, enough) in [(30_000, 4_400), (1_000, 700), (200, 0)] {
             let claim = Claim { ttl: Duration::from_millis(ttl), ..claim("a") };
-            waiting.asked(&claim, T0, 5);
+            waiting.asked(&claim, T0, 5, None);
             waiting.inherits(heir(&claim, 5), &here());
             assert_eq!(inherited(&waiting, &claim, after(enough)), enough > 0, "{ttl}");
             assert!(!inherited(&waiting, &claim, after(enough + 50)), "{ttl}");
@@ -219,9 +240,29 @@ mod tests {
         let waiting = Waiting::default();
         let many = u64::try_from(FEW).expect("few") * 10;
         for i in 0..many {
-            waiting.asked(&claim("a"), after(i * 6), 5);
+            waiting.asked(&claim("a"), after(i * 6), 5, None);
         }
         assert!(waiting.places().of.len() <= 3 * FEW);
+    }
+
+    #[test]
+    fn the_farther_from_the_first_the_more_seldom_it_asks() {
+        let (waiting, claim) = (Waiting::default(), claim("a"));
+        let pause = |millis, before| {
+            waiting.asked(&claim, after(millis), 5, Some(before));
+            waiting.pause(&claim.owner).expect("it waits").as_millis()
+        };
+        // Of a turn it is only known that it lasts 10 ms at least, until somebody has gone.
+        assert_eq!([pause(0, 200), pause(1_500, 100)], [1_500, 1_125]);
+        assert_eq!([pause(2_000, 20), pause(2_200, 2), pause(2_220, 1)], [166, 16, 10]);
+        let (waiting, other) = (Waiting::default(), claim.clone());
+        let pause = |millis, before| {
+            waiting.asked(&other, after(millis), 5, Some(before));
+            waiting.pause(&other.owner).expect("it waits").as_millis()
+        };
+        assert_eq!([pause(0, 3), pause(22, 3), pause(1_000, 3), pause(1_100, 2)], [22, 49, 2_000, 500]);
+        waiting.forget([&other.owner].into_iter());
+        assert_eq!(waiting.pause(&other.owner), None);
     }
 
     #[test]
