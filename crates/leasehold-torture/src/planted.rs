@@ -1,7 +1,7 @@
 //! Classic defects, planted on purpose: a check that has never caught one proves nothing.
 //!
 //! Those of a storage are a wrapper over any storage; those of the engine are compiled into the library only
-//! with its feature `planted-bugs`, and sleep there until one is woken.
+//! with `RUSTFLAGS="--cfg leasehold_planted"`, and sleep there until one is woken.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -120,14 +120,14 @@ impl Defect {
     }
 }
 
-#[cfg(feature = "planted-bugs")]
+#[cfg(leasehold_planted)]
 fn wake(name: &str) -> std::result::Result<(), &'static str> {
     if leasehold::__planted::wake(name) { Ok(()) } else { Err("the engine has no such defect") }
 }
 
-#[cfg(not(feature = "planted-bugs"))]
+#[cfg(not(leasehold_planted))]
 fn wake(_: &str) -> std::result::Result<(), &'static str> {
-    Err("built without the feature `planted-bugs`")
+    Err("built without defects; build with RUSTFLAGS=\"--cfg leasehold_planted\", as scripts/test does")
 }
 
 /// A storage with a defect, or without. Each client of the same locks is made by [`Defective::beside`].

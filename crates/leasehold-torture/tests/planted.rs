@@ -91,6 +91,10 @@ const CLEAN: u64 = 6;
 const AT_A_TIME: usize = 5;
 
 fn main() -> ExitCode {
+    if !cfg!(leasehold_planted) {
+        println!("built without defects; run scripts/test, or set RUSTFLAGS=\"--cfg leasehold_planted\"");
+        return ExitCode::FAILURE;
+    }
     let only = std::env::var("PLANTED").ok();
     let seed = std::env::var("LEASEHOLD_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     let rows: Vec<_> =

@@ -114,6 +114,8 @@
 //! It is not reentrant: a holder who asks again waits for itself. It locks names, not data, and it makes no
 //! transaction out of what you do while you hold it.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 #[cfg(doc)]
 use crate::storage::Storage;
 
@@ -135,7 +137,7 @@ pub mod storage;
 mod system;
 mod ticket;
 
-#[cfg(feature = "planted-bugs")]
+#[cfg(leasehold_planted)]
 #[doc(hidden)]
 pub mod __planted {
     pub use crate::engine::planted::wake;

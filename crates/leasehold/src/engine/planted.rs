@@ -1,7 +1,7 @@
 //! Classic defects, for the tests of the tests: whoever checks locks must be seen to catch them.
 //!
-//! Compiled in only with the feature `planted-bugs`, and asleep until [`wake`] is called. Without it,
-//! [`is`] is a constant and costs nothing.
+//! Compiled in only with `RUSTFLAGS="--cfg leasehold_planted"`, which no feature can switch on, and asleep until
+//! [`wake`] is called. Without it, [`is`] is a constant and costs nothing.
 
 /// A defect, where the engine asks whether it has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,17 +19,17 @@ pub(crate) enum Bug {
     OwnerPerClient,
 }
 
-#[cfg(not(feature = "planted-bugs"))]
+#[cfg(not(leasehold_planted))]
 pub(crate) const fn is(_: Bug) -> bool {
     false
 }
 
-#[cfg(feature = "planted-bugs")]
+#[cfg(leasehold_planted)]
 pub(crate) use self::awake::is;
-#[cfg(feature = "planted-bugs")]
+#[cfg(leasehold_planted)]
 pub use self::awake::wake;
 
-#[cfg(feature = "planted-bugs")]
+#[cfg(leasehold_planted)]
 mod awake {
     use std::sync::atomic::{AtomicU8, Ordering};
 
