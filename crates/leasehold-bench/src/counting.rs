@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_core::Stream;
 use leasehold::storage::{
-    Acquire, AnyStorage, Claim, Guarantees, Hint, Holder, Limits, Name, Owner, Release, Renew, Storage,
-    WAITER_HEARTBEAT,
+    Acquire, AnyStorage, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, Release, Renew,
+    Storage, WAITER_HEARTBEAT,
 };
 
 use crate::clock::{nanos, now_ns};
@@ -132,6 +132,10 @@ impl Storage for Counting {
 
     async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> leasehold::Result<Vec<Holder>> {
         self.inner.list(prefix, after, limit).await
+    }
+
+    async fn findings(&self) -> leasehold::Result<Vec<Finding>> {
+        self.inner.findings().await
     }
 
     fn watch(&self, added: &[Name], removed: &[Name]) {

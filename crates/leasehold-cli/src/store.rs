@@ -5,6 +5,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::{env, fmt};
 
+use leasehold::storage;
 use leasehold::storage::sqlite::Config;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
@@ -107,11 +108,6 @@ impl Store {
         Ok(format!("{place}?{}", options.collect::<Result<Vec<_>>>()?.join("&")))
     }
 
-    /// Returns the file of the storage, if it is one.
-    pub(crate) fn file(&self) -> Option<PathBuf> {
-        Config::parse(&self.0).and_then(|config| config.path()).ok()
-    }
-
     /// Returns what of the URL can be shown: the kind of storage, and the path where that is a file.
     pub(crate) fn shown(&self) -> String {
         match Config::parse(&self.0).and_then(|config| config.path()) {
@@ -122,26 +118,8 @@ impl Store {
 
     /// The kind of storage, if it is one: the only part of a URL that can hold no secret.
     pub(crate) fn scheme(&self) -> &'static str {
-        const KNOWN: [&str; 16] = [
-            "sqlite",
-            "memory",
-            "redis",
-            "rediss",
-            "redis+unix",
-            "redis+sentinel",
-            "rediss+sentinel",
-            "redis+cluster",
-            "rediss+cluster",
-            "redis+quorum",
-            "rediss+quorum",
-            "postgres",
-            "postgresql",
-            "mongodb",
-            "mongodb+srv",
-            "etcd",
-        ];
         let scheme = self.0.split(':').next().unwrap_or_default();
-        KNOWN.into_iter().find(|known| *known == scheme).unwrap_or("unknown")
+        storage::schemes().find(|known| *known == scheme).unwrap_or("unknown")
     }
 }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use futures_util::{StreamExt, stream};
-use leasehold::storage::{Acquire, Claim, Guarantees, Hint, Holder, Limits, Name, Release, Renew, Storage};
+use leasehold::storage::{
+    Acquire, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Release, Renew, Storage,
+};
 use leasehold::{Error, ErrorKind, Result};
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
@@ -252,6 +254,10 @@ impl<S: Storage> Storage for Chaos<S> {
             async move { inner.list(&prefix, after.as_ref(), limit).await }
         };
         self.call(Verb::List, 1, call, || Err(error())).await
+    }
+
+    async fn findings(&self) -> Result<Vec<Finding>> {
+        self.inner.findings().await
     }
 
     fn watch(&self, added: &[Name], removed: &[Name]) {

@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use futures_core::Stream;
 use futures_util::StreamExt;
 use leasehold::storage::{
-    Acquire, Claim, Guarantees, Hint, Holder, Limits, Name, Owner, Release, Renew, Storage, Token,
+    Acquire, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, Release, Renew, Storage, Token,
 };
 use leasehold::{Error, ErrorKind, Result};
 
@@ -307,6 +307,10 @@ impl<S: Storage> Storage for Defective<S> {
 
     async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
         self.inner.list(prefix, after, limit).await
+    }
+
+    async fn findings(&self) -> Result<Vec<Finding>> {
+        self.inner.findings().await
     }
 
     fn watch(&self, added: &[Name], removed: &[Name]) {

@@ -23,8 +23,8 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use leasehold::storage::{
-    Acquire, Claim, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Owner, Release, Renew, Storage, Tier,
-    Token,
+    Acquire, Claim, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Owner, Release, Renew,
+    Storage, Tier, Token,
 };
 use leasehold::{Error, ErrorKind, Locks, Result};
 use tokio::time::Instant;
@@ -130,6 +130,10 @@ impl Storage for Shelf {
             |name: &Name| name.as_str().starts_with(prefix) && after.is_none_or(|after| name > after);
         let wanted = records.iter().filter(|(name, _)| wanted(name));
         Ok(wanted.filter_map(|(name, record)| record.holder(name, now)).take(limit).collect())
+    }
+
+    async fn findings(&self) -> Result<Vec<Finding>> {
+        Ok(vec![Finding::good("map", "locks of this process alone, gone when it ends")])
     }
 
     fn watch(&self, _added: &[Name], _removed: &[Name]) {

@@ -7,7 +7,7 @@ use crate::event::{Changes, Events};
 use crate::guard::Guard;
 use crate::lock::Lock;
 use crate::options::{Options, Renewal, Wait};
-use crate::storage::{AnyStorage, Guarantees, Holder, Limits, Name, Storage, Tier, url};
+use crate::storage::{AnyStorage, Guarantees, Holder, Limits, Name, Storage, Tier, registry};
 use crate::ticket::Ticket;
 
 /// A client: gives out locks over one storage. Cheap to clone; all clones are the same client.
@@ -267,7 +267,7 @@ impl Builder {
     ///
     /// Dropping this future leaves nothing running.
     pub async fn connect(self, url: &str) -> Result<Locks> {
-        let target = url::parse(url)?;
+        let target = registry::parse(url)?;
         // What no storage allows is refused before anything is sent; what this one does not, in `finish`.
         self.defaults.check(&Limits::default())?;
         let engine = engine::connect(target, self.home).await?;

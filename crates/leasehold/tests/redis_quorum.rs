@@ -379,9 +379,9 @@ fn servers_that_remember_all_vote_at_once_when_they_are_back() {
         assert!(matches!(ask(&quorum, &claim("before")).await, Ok(Acquire::Held { .. })));
         let another = connect(&servers, "").await;
         take(&another, &claim("third")).await;
-        let findings = another.findings().await;
+        let findings = another.findings().await.expect("answered");
         let votes: Vec<_> = findings.iter().filter(|finding| finding.about == "vote").collect();
-        assert!(votes.len() == 3 && votes.iter().all(|finding| finding.good), "{votes:?}");
+        assert!(votes.len() == 3 && votes.iter().all(|finding| finding.is_good()), "{votes:?}");
     });
 }
 

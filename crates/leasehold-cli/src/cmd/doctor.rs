@@ -1,14 +1,9 @@
 //! `leasehold doctor`
 
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 use std::time::Duration;
 
-use leasehold::storage::postgres::{self, Postgres};
-use leasehold::storage::redis::{self, Finding, Redis};
-use leasehold::storage::redis_quorum::{self, RedisQuorum};
+use leasehold::storage::{AnyStorage, Severity, Storage as _, schema};
 use leasehold::{ErrorKind, Guarantees, LeaseClock, Locks, Options};
-use rustix::fs::Access;
 use serde::Serialize;
 
 use crate::args::Doctor;
@@ -20,15 +15,14 @@ pub(crate) async fn run(args: &Doctor, cx: &Context) -> Result<Exit> {
     if args.sql { sql(cx) } else { check(cx).await }
 }
 
-/// Prints what makes the tables, for whoever may.
+/// Prints the statements that make what the storage needs, for those who keep the schema themselves.
 fn sql(cx: &Context) -> Result<Exit> {
-    let kind = cx.store.scheme();
-    if !matches!(kind, "postgres" | "postgresql") {
+    let Some(sql) = schema(cx.store.url())? else {
+        let kind = cx.store.scheme();
         return Err(Failure::usage(format!(
-            "--sql is for PostgreSQL, and this storage has no tables to make; give a postgres: URL storage=`{kind}`"
+            "--sql is for storages with tables, and this one has none to make; give a postgres: URL storage=`{kind}`"
         )));
-    }
-    let sql = Postgres::schema(&postgres::Config::new(cx.store.url())?);
+    };
     cx.output.result(&Sql { sql: &sql }, || sql.trim_end().to_owned())?;
     Ok(Exit::Success)
 }
@@ -39,11 +33,8 @@ async fn check(cx: &Context) -> Result<Exit> {
         .with_locks(async |locks| {
             report.storage = storage(locks);
             report.ok("connect", report.storage.clone());
-            if let Some(path) = cx.store.file() {
-                file(&path, &mut report);
-            }
+            findings(cx.store.url(), &mut report).await;
             examine(locks, &mut report).await;
-            servers(cx.store.url(), &mut report).await;
             Ok(())
         })
         .await;
@@ -95,65 +86,22 @@ async fn examine(locks: &Locks, report: &mut Report) {
     }
 }
 
-/// What the servers of a Redis, or a PostgreSQL, say of themselves.
-async fn servers(url: &str, report: &mut Report) {
-    match findings(url).await {
+/// Adds what the storage says of its servers or its file.
+async fn findings(url: &str, report: &mut Report) {
+    let found = async { AnyStorage::connect(url).await?.findings().await };
+    match found.await {
         Err(error) => report.fail("server", chain(&error)),
         Ok(found) => {
             for finding in found {
-                let status = if finding.good { Status::Ok } else { Status::Warn };
+                let status = match finding.severity {
+                    Severity::Good => Status::Ok,
+                    Severity::Warning => Status::Warn,
+                    _ => Status::Fail,
+                };
                 report.checks.push(Check { name: finding.about, status, detail: finding.detail });
             }
         }
     }
-}
-
-/// Nothing of a storage that is no server.
-async fn findings(url: &str) -> leasehold::Result<Vec<Finding>> {
-    if let Ok(config) = redis::Config::new(url) {
-        Redis::connect(config).await?.findings().await
-    } else if let Ok(config) = redis_quorum::Config::new(url) {
-        Ok(RedisQuorum::connect(config).await?.findings().await)
-    } else if let Ok(config) = postgres::Config::new(url) {
-        Postgres::connect(config).await?.findings().await
-    } else {
-        Ok(Vec::new())
-    }
-}
-
-/// Where SQLite's file is and who may change it.
-fn file(path: &Path, report: &mut Report) {
-    let shown = path.display();
-    match path.metadata() {
-        Err(error) => report.fail("file", format!("cannot be looked at path=`{shown}` error=`{error}`")),
-        Ok(file) if file.mode() & 0o002 != 0 => {
-            let mode = file.mode() & 0o777;
-            report.warn(
-                "file",
-                format!("everybody may change it; run `chmod o-w` on it path=`{shown}` mode=`{mode:03o}`"),
-            );
-        }
-        Ok(file) if !is_writable(path) => {
-            let (mode, uid) = (file.mode() & 0o777, file.uid());
-            report.fail(
-                "file",
-                format!(
-                    "it or its directory cannot be written to; change the owner or the permissions path=`{shown}` mode=`{mode:03o}` uid=`{uid}`"
-                ),
-            );
-        }
-        Ok(file) => {
-            let (mode, uid) = (file.mode() & 0o777, file.uid());
-            report.ok("file", format!("path=`{shown}` mode=`{mode:03o}` uid=`{uid}`"));
-        }
-    }
-}
-
-/// SQLite writes to the file, and makes others beside it.
-fn is_writable(file: &Path) -> bool {
-    let may = Access::READ_OK | Access::WRITE_OK;
-    let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    rustix::fs::access(file, may).is_ok() && rustix::fs::access(dir, may | Access::EXEC_OK).is_ok()
 }
 
 fn promises(has: Guarantees, report: &mut Report) {

@@ -11,6 +11,7 @@ cases!("promises":
     [] => [
         limits_are_within_the_bounds_of_the_contract,
         every_client_promises_the_same,
+        findings_say_what_is_behind_it,
     ],
 );
 
@@ -29,4 +30,13 @@ async fn every_client_promises_the_same(case: Context) {
     let (a, b) = (case.client().await, case.client().await);
     assert_eq!(a.0.guarantees(), b.0.guarantees(), "the guarantees of two clients");
     assert_eq!(a.0.limits(), b.0.limits(), "the limits of two clients");
+}
+
+async fn findings_say_what_is_behind_it(case: Context) {
+    let findings = case.client().await.0.findings().await.expect("the findings of a storage that answers");
+    assert!(!findings.is_empty(), "`findings` returned nothing");
+    for finding in &findings {
+        assert!(!finding.about.trim().is_empty() && !finding.detail.trim().is_empty(), "{finding:?}");
+        assert!(!finding.detail.contains('\n'), "a finding has more than one line: {finding:?}");
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use leasehold::storage::Storage as _;
+
 use super::cases;
 use crate::context::Context;
 
@@ -10,6 +12,7 @@ cases!("secrets":
         a_storage_says_its_name,
         a_storage_shows_no_secret,
         errors_show_no_secret,
+        findings_show_no_secret,
     ],
 );
 
@@ -34,6 +37,11 @@ async fn errors_show_no_secret(case: Context) {
     if let Err(error) = client.try_acquire(&late).await {
         shows_none(&case, &format!("{error} {error:?} {error:#?}"));
     }
+}
+
+async fn findings_show_no_secret(case: Context) {
+    let findings = case.client().await.0.findings().await;
+    shows_none(&case, &format!("{findings:#?}"));
 }
 
 fn shows_none(case: &Context, shown: &str) {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use futures_core::Stream;
 use futures_util::StreamExt;
 use leasehold::storage::{
-    Acquire, Claim, Guarantees, Hint, Holder, Limits, Memory, Name, Owner, Release, Renew, Storage, Token,
+    Acquire, Claim, Finding, Guarantees, Hint, Holder, Limits, Memory, Name, Owner, Release, Renew, Storage,
+    Token,
 };
 use leasehold::{Error, ErrorKind, Result};
 
@@ -56,6 +57,8 @@ pub(crate) enum Sin {
     ReleasesForAnybody,
     /// Shows the TTL as what remains.
     RemainderStands,
+    /// Says nothing of what is behind it.
+    FindsNothing,
     /// Inserts the lease if it is not there to be renewed.
     RenewsAsUpsert,
     /// Answers a renewal without moving the deadline.
@@ -195,6 +198,14 @@ impl Storage for Broken {
         }
         holders.truncate(limit);
         Ok(holders.into_iter().map(|holder| self.shown(holder)).collect())
+    }
+
+    async fn findings(&self) -> Result<Vec<Finding>> {
+        match self.sin {
+            Sin::FindsNothing => Ok(Vec::new()),
+            Sin::ShowsItsPassword => Ok(vec![Finding::good("server", format!("password=`{PASSWORD}`"))]),
+            _ => self.inner.findings().await,
+        }
     }
 
     fn watch(&self, added: &[Name], removed: &[Name]) {

@@ -50,6 +50,11 @@ fn release_that_always_says_released() {
 }
 
 #[test]
+fn findings_that_say_nothing() {
+    caught(Sin::FindsNothing, &["promises::findings_say_what_is_behind_it"]);
+}
+
+#[test]
 fn renewal_that_is_an_upsert() {
     caught(
         Sin::RenewsAsUpsert,
@@ -291,7 +296,10 @@ fn labels_that_are_cut() {
 
 #[test]
 fn a_password_that_is_shown() {
-    caught(Sin::ShowsItsPassword, &["secrets::a_storage_shows_no_secret"]);
+    caught(
+        Sin::ShowsItsPassword,
+        &["secrets::a_storage_shows_no_secret", "secrets::findings_show_no_secret"],
+    );
 }
 
 #[test]

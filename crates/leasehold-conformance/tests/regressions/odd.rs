@@ -7,7 +7,7 @@ use futures_core::Stream;
 use futures_util::{StreamExt, stream};
 use leasehold::Result;
 use leasehold::storage::{
-    Acquire, Claim, Guarantees, Hint, Holder, Limits, Memory, Name, Release, Renew, Storage,
+    Acquire, Claim, Finding, Guarantees, Hint, Holder, Limits, Memory, Name, Release, Renew, Storage,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::sleep;
@@ -132,6 +132,10 @@ impl Storage for Odd {
     async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
         let after = after.filter(|_| self.oddity != Oddity::ListsTheSamePage);
         self.memory.list(prefix, after, limit).await
+    }
+
+    async fn findings(&self) -> Result<Vec<Finding>> {
+        self.memory.findings().await
     }
 
     fn watch(&self, added: &[Name], removed: &[Name]) {

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use leasehold::storage::postgres::{Config, Postgres as Storage};
+use leasehold::storage::schema;
 use leasehold_conformance::Space;
 use leasehold_testbed::{PgBouncer, Postgres, Result};
 
@@ -49,8 +49,8 @@ impl Servers {
 fn one() -> Result<Postgres> {
     let postgres = Postgres::options().password("superuser").start()?;
     postgres.user(ROLE, PASSWORD)?;
-    let config = Config::new(&format!("postgres://{ROLE}@h/d?{OPTIONS}")).expect("valid");
-    postgres.sql(&Storage::schema(&config))?;
+    let tables = schema(&format!("postgres://{ROLE}@h/d?{OPTIONS}")).expect("a valid URL");
+    postgres.sql(&tables.expect("this storage has tables"))?;
     Ok(postgres)
 }
 

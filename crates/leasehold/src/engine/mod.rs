@@ -48,7 +48,7 @@ use self::linger::Linger;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::Process;
-use crate::storage::{AnyStorage, Guarantees, LeaseClock, Limits, Storage, Tier, url};
+use crate::storage::{AnyStorage, Guarantees, LeaseClock, Limits, Storage, Tier, registry};
 
 /// Where the engine runs.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +65,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 const EVENTS: usize = 1024;
 
 /// Connects to a storage and starts an engine over it.
-pub(crate) async fn connect(target: url::Target, home: Home) -> Result<Handle> {
+pub(crate) async fn connect(target: registry::Target, home: Home) -> Result<Handle> {
     match home {
         Home::CurrentRuntime => start(within_limit(target).await?, home),
         Home::Thread => {
@@ -123,7 +123,7 @@ pub(crate) fn failed(error: Error) -> Handle {
     Handle::new(Commands::new(commands, Process::current()), shared)
 }
 
-async fn within_limit(target: url::Target) -> Result<AnyStorage> {
+async fn within_limit(target: registry::Target) -> Result<AnyStorage> {
     let limit = tokio::time::timeout(CONNECT_LIMIT, target.connect()).await;
     limit.unwrap_or_else(|_| {
         let text = format!(

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use futures_core::Stream;
 
-use super::{Acquire, Claim, Guarantees, Hint, Holder, Limits, Name, Release, Renew, Storage, url};
+use super::{
+    Acquire, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Release, Renew, Storage, registry,
+};
 use crate::error::Result;
 
 /// Holds any storage, its type forgotten. A storage itself, so it can be wrapped. Cheap to clone.
@@ -31,7 +33,7 @@ impl AnyStorage {
     ///
     /// Dropping this future leaves nothing running.
     pub async fn connect(url: &str) -> Result<Self> {
-        url::parse(url)?.connect().await
+        registry::parse(url)?.connect().await
     }
 }
 
@@ -76,6 +78,10 @@ impl Storage for AnyStorage {
         self.0.list(prefix, after, limit).await
     }
 
+    async fn findings(&self) -> Result<Vec<Finding>> {
+        self.0.findings().await
+    }
+
     fn watch(&self, added: &[Name], removed: &[Name]) {
         self.0.watch(added, removed);
     }
@@ -101,6 +107,7 @@ trait Erased: fmt::Debug + fmt::Display + Send + Sync {
         after: Option<&'a Name>,
         limit: usize,
     ) -> Boxed<'a, Result<Vec<Holder>>>;
+    fn findings<'a>(&'a self) -> Boxed<'a, Result<Vec<Finding>>>;
     fn watch(&self, added: &[Name], removed: &[Name]);
     fn hints(&self) -> Pin<Box<dyn Stream<Item = Hint> + Send>>;
 }
@@ -137,6 +144,10 @@ impl<S: Storage> Erased for S {
         limit: usize,
     ) -> Boxed<'a, Result<Vec<Holder>>> {
         Box::pin(Storage::list(self, prefix, after, limit))
+    }
+
+    fn findings<'a>(&'a self) -> Boxed<'a, Result<Vec<Finding>>> {
+        Box::pin(Storage::findings(self))
     }
 
     fn watch(&self, added: &[Name], removed: &[Name]) {

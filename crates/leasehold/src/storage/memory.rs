@@ -8,9 +8,11 @@ use futures_util::stream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::registry::Target;
+use super::url::Url;
 use super::{
-    Acquire, Claim, Guarantees, Hint, Holder, Kind, LeaseClock, Limits, Name, Owner, Release, Renew, Storage,
-    Tier, Token, WAITER_TTL,
+    Acquire, Claim, Finding, Guarantees, Hint, Holder, Kind, LeaseClock, Limits, Name, Owner, Release, Renew,
+    Storage, Tier, Token, WAITER_TTL,
 };
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -56,6 +58,13 @@ impl Memory {
         };
         Self { space, id }
     }
+}
+
+/// Reads a URL of this storage.
+pub(super) fn target(_: &str, url: Url) -> Result<Target> {
+    url.options(&[], |_, _| Ok(()))?;
+    let memory = Memory::named(&url.path()?);
+    Ok(Target::new(|| std::future::ready(Ok(memory))))
 }
 
 impl Default for Memory {
@@ -138,6 +147,10 @@ impl Storage for Memory {
         holders.sort_by(|a, b| a.name.cmp(&b.name));
         holders.truncate(limit);
         Ok(holders)
+    }
+
+    async fn findings(&self) -> Result<Vec<Finding>> {
+        Ok(vec![Finding::good("memory", "locks of this process alone, gone when it ends")])
     }
 
     fn watch(&self, added: &[Name], removed: &[Name]) {

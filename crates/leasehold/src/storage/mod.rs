@@ -17,6 +17,7 @@ pub mod postgres;
 pub mod redis;
 #[cfg(feature = "redis")]
 pub mod redis_quorum;
+pub(crate) mod registry;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 mod token;
@@ -30,10 +31,11 @@ use std::time::Duration;
 use futures_core::Stream;
 
 pub use self::any::AnyStorage;
-pub use self::finding::Finding;
+pub use self::finding::{Finding, Severity};
 pub use self::memory::Memory;
 pub use self::name::Name;
 pub use self::owner::Owner;
+pub use self::registry::{schema, schemes};
 pub use self::token::Token;
 use crate::error::Result;
 
@@ -112,6 +114,10 @@ pub trait Storage: Debug + Display + Send + Sync + 'static {
         after: Option<&Name>,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<Holder>>> + Send;
+
+    /// Says what the servers or files behind it are, and what to change for them to promise more: the lines of
+    /// `leasehold doctor`. At least one.
+    fn findings(&self) -> impl Future<Output = Result<Vec<Finding>>> + Send;
 
     /// Changes the set of names that this process observes: `added` were not in it, `removed` were. Send
     /// [`Hint::Name`] when a name in the set is locked or unlocked, if that is possible without polling. The

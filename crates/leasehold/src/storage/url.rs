@@ -6,90 +6,7 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
-use super::AnyStorage;
-use super::memory::Memory;
-use crate::error::{Error, ErrorKind, Result};
-
-/// Every scheme there is, with the feature that brings it; `None` is always there.
-const SCHEMES: &[(&str, Option<&str>)] = &[
-    ("memory", None),
-    ("sqlite", Some("sqlite")),
-    ("redis", Some("redis")),
-    ("rediss", Some("redis")),
-    ("redis+unix", Some("redis")),
-    ("redis+sentinel", Some("redis")),
-    ("rediss+sentinel", Some("redis")),
-    ("redis+cluster", Some("redis")),
-    ("rediss+cluster", Some("redis")),
-    ("redis+quorum", Some("redis")),
-    ("rediss+quorum", Some("redis")),
-    ("postgres", Some("postgres")),
-    ("postgresql", Some("postgres")),
-];
-
-/// What a URL names, checked as far as that goes without I/O.
-pub(crate) enum Target {
-    Memory(Memory),
-    #[cfg(feature = "sqlite")]
-    Sqlite(super::sqlite::Config),
-    #[cfg(feature = "redis")]
-    Redis(Box<super::redis::Config>),
-    #[cfg(feature = "redis")]
-    RedisQuorum(super::redis_quorum::Config),
-    #[cfg(feature = "postgres")]
-    Postgres(Box<super::postgres::Config>),
-}
-
-/// Reads a URL. No I/O.
-pub(crate) fn parse(text: &str) -> Result<Target> {
-    let (scheme, rest) = text.split_once(':').ok_or_else(|| unknown("no scheme was given"))?;
-    let url = Url::parse(rest)?;
-    match scheme {
-        "memory" => {
-            url.options(&[], |_, _| Ok(()))?;
-            Ok(Target::Memory(Memory::named(&url.path()?)))
-        }
-        #[cfg(feature = "sqlite")]
-        "sqlite" => Ok(Target::Sqlite(super::sqlite::Config::from_url(&url)?)),
-        #[cfg(feature = "redis")]
-        "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel" | "redis+cluster"
-        | "rediss+cluster" => Ok(Target::Redis(Box::new(super::redis::Config::from_url(scheme, &url)?))),
-        #[cfg(feature = "redis")]
-        "redis+quorum" | "rediss+quorum" => {
-            Ok(Target::RedisQuorum(super::redis_quorum::Config::from_url(scheme, &url)?))
-        }
-        #[cfg(feature = "postgres")]
-        "postgres" | "postgresql" => Ok(Target::Postgres(Box::new(super::postgres::Config::from_url(url)?))),
-        _ => match SCHEMES.iter().find(|(known, _)| *known == scheme) {
-            Some((_, Some(feature))) => Err(Error::new(
-                ErrorKind::Unsupported,
-                format!(
-                    "this program was built without that storage; enable leasehold's feature `{feature}`"
-                ),
-            )),
-            _ => Err(unknown("unknown scheme")),
-        },
-    }
-}
-
-impl Target {
-    /// Connects. Runs on the engine's runtime.
-    pub(crate) async fn connect(self) -> Result<AnyStorage> {
-        match self {
-            Self::Memory(memory) => Ok(AnyStorage::new(memory)),
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(config) => Ok(AnyStorage::new(super::sqlite::Sqlite::open(config).await?)),
-            #[cfg(feature = "redis")]
-            Self::Redis(config) => Ok(AnyStorage::new(super::redis::Redis::connect(*config).await?)),
-            #[cfg(feature = "redis")]
-            Self::RedisQuorum(config) => {
-                Ok(AnyStorage::new(super::redis_quorum::RedisQuorum::connect(config).await?))
-            }
-            #[cfg(feature = "postgres")]
-            Self::Postgres(config) => Ok(AnyStorage::new(super::postgres::Postgres::connect(*config).await?)),
-        }
-    }
-}
+use crate::error::{Error, Result};
 
 /// The part of a URL after the scheme, decoded. Its `Debug` shows no values, which may be secrets.
 pub(crate) struct Url {
@@ -346,103 +263,14 @@ pub(crate) fn decode(text: &str) -> Result<String> {
     decoded.map(Into::into).map_err(|_| Error::invalid("the URL is not UTF-8 after percent-decoding"))
 }
 
-/// Never repeats the URL: what is not understood may still hold a password.
-fn unknown(what: &str) -> Error {
-    let known: Vec<_> = SCHEMES.iter().map(|(scheme, _)| format!("{scheme}:")).collect();
-    Error::invalid(format!("{what}; a storage URL begins with one of: {}", known.join(" ")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn error(url: &str) -> Error {
-        match parse(url) {
-            Ok(_) => panic!("{url} was accepted"),
-            Err(error) => error,
-        }
-    }
-
     #[test]
-    fn unknown_schemes_list_the_known_ones() {
-        for url in ["", "nonsense", "mysql://u:S3CRET@h/", "mongo://:S3CRET@h", "/tmp/x"] {
-            let error = error(url);
-            assert_eq!(error.kind(), ErrorKind::Invalid);
-            assert!(error.to_string().contains("memory: sqlite:"), "{error}");
-            assert!(!format!("{error:?} {error}").contains("S3CRET"), "{error}");
-        }
-    }
-
-    #[cfg(not(feature = "sqlite"))]
-    #[test]
-    fn a_scheme_whose_feature_is_off_names_the_feature() {
-        let error = error("sqlite:x");
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert!(error.to_string().contains("feature `sqlite`"), "{error}");
-    }
-
-    #[test]
-    fn what_is_not_seen_is_refused_in_every_part() {
-        let places = [
-            "^memory:x",
-            "memory:^x",
-            "memory:x^",
-            "^sqlite:/t/l.db",
-            "sqlite:^/t/l.db",
-            "sqlite:/t/l.db^",
-            "sqlite:/t/l.db^?synchronous=full",
-            "sqlite:/t/l.db?^synchronous=full",
-            "sqlite:/t/l.db?synchronous^=full",
-            "sqlite:/t/l.db?synchronous=^full",
-            "sqlite:/t/l.db?synchronous=full^",
-            "sqlite:///t/l.db^",
-            "sqlite:^///t/l.db",
-            "redis://^h/0",
-            "redis://h^/0",
-            "redis://h:6379^/0",
-            "redis://h/0^",
-            "redis://^u:S3CRET@h/0",
-            "redis://u^:S3CRET@h/0",
-            "redis://u:^S3CRET@h/0",
-            "redis://u:S3CRET^@h/0",
-            "redis://h/0?prefix=a^",
-            "redis+unix:/run/r.sock^",
-            "redis+sentinel://h,^i/main",
-            "redis+cluster://h,i^",
-            "redis+quorum://h,^i,j",
-            "postgres://u:S3CRET^@h/db",
-            "postgres://^u:S3CRET@h/db",
-            "postgres://h^/db",
-            "postgres://h/db^",
-            "postgres://h/^db",
-            "postgres://h/db?application_name=a^",
-        ];
-        for unseen in [
-            "\n", "\r\n", "\t", " ", "\u{a0}", "\u{2028}", "\u{2003}", "\u{feff}", "\u{200b}", "\u{85}",
-            "\u{7f}",
-        ] {
-            for place in places {
-                let url = place.replace('^', unseen);
-                let error = error(&url);
-                assert_eq!(error.kind(), ErrorKind::Invalid, "{url:?}");
-                assert!(!format!("{error:?} {error}").contains("S3CRET"), "{error}");
-            }
-        }
-        // What is in the midst is seen, and what is written is meant.
-        for url in ["memory:a b", "memory:a%0A", "memory:%20"] {
-            assert!(parse(url).is_ok(), "{url}");
-        }
-    }
-
-    #[test]
-    fn options_are_strict() {
-        let text = error("memory:?ttl=5").to_string();
-        assert!(
-            text.contains("unknown option") && text.contains("number=`1`") && text.contains("valid=`none`")
-        );
+    fn an_option_is_given_once() {
         let url = Url::parse("x?a=1&b=2&a=3").expect("reads");
         let text = url.options(&["a", "b"], |_, _| Ok(())).expect_err("twice").to_string();
         assert!(text.contains("twice") && text.contains("valid=`a, b`"), "{text}");
-        assert_eq!(error("memory:%ff").kind(), ErrorKind::Invalid);
     }
 }

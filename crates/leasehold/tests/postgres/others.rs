@@ -480,7 +480,7 @@ fn a_server_that_tells_no_details_is_locked_in_and_what_is_unknown_is_said() {
             take(&storage, &next).await;
             let found = storage.findings().await.expect("answered");
             let unknown: Vec<_> = found.iter().filter(|finding| finding.about == "unknown").collect();
-            assert!(unknown.len() == 1 && !unknown[0].good, "{refuse}: {found:?}");
+            assert!(unknown.len() == 1 && !unknown[0].is_good(), "{refuse}: {found:?}");
             let restarts = !refuse.contains("select");
             let tier = storage.guarantees().tier;
             assert_eq!(tier == Tier::RestartSafe, restarts, "{refuse}: {tier}");
@@ -574,7 +574,7 @@ fn the_tier_tells_what_each_standby_has_and_a_backup_is_none() {
             within(soon(), found).await;
             let found = bare(&url).await.findings().await.expect("answered");
             let failover = found.iter().find(|finding| finding.about == "failover").expect("it is said");
-            assert_eq!(failover.good, promised == Tier::FailoverSafe, "{names}: {failover:?}");
+            assert_eq!(failover.is_good(), promised == Tier::FailoverSafe, "{names}: {failover:?}");
         }
         // One more that follows, which no commit waits for.
         postgres.set("synchronous_standby_names", "").expect("set");

@@ -1,7 +1,7 @@
 //! What the storage's page says to write by hand.
 
-use leasehold::storage::Storage as _;
 use leasehold::storage::postgres::{Config, Fence};
+use leasehold::storage::{Storage as _, schema};
 
 use crate::tools::*;
 
@@ -21,7 +21,8 @@ fn words(text: &str) -> String {
 fn the_fence_and_the_rights_of_the_page_are_those_that_are_given() {
     let config = Config::new("postgres://locks_role@h/d").expect("valid");
     assert!(words(block("for key share")).contains(&words(Fence::new(&config).sql())));
-    let printed = Bare::schema(&config).replace("\"locks_role\"", "locks_role");
+    let printed = schema("postgres://locks_role@h/d").expect("a valid URL").expect("it has tables");
+    let printed = printed.replace("\"locks_role\"", "locks_role");
     let rights: Vec<_> = block("grant usage").lines().collect();
     assert!(rights.len() == 2 && rights.iter().all(|right| printed.contains(right)), "{rights:?}\n{printed}");
 }

@@ -419,7 +419,7 @@ fn settings_that_change_end_the_promise_with_the_next_connection() {
         assert_eq!(anew.guarantees().tier, Tier::CrashSafe);
         let said = anew.findings().await.expect("answers");
         let failover = said.iter().find(|finding| finding.about == "failover").expect("it is said");
-        assert!(!failover.good && failover.detail.contains("min-replicas-max-lag"), "{failover:?}");
+        assert!(!failover.is_good() && failover.detail.contains("min-replicas-max-lag"), "{failover:?}");
         primary.command(&["config", "set", "min-replicas-max-lag", "8"]).expect("set");
         let again = async { while storage.inspect(&name("job")).await.is_err() {} };
         within(LONG, again).await;

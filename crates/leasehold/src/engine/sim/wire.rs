@@ -9,7 +9,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::error::Result;
 use crate::storage::{
-    Acquire, Claim, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Release, Renew, Storage, Tier,
+    Acquire, Claim, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Release, Renew, Storage,
+    Tier,
 };
 
 #[derive(Clone)]
@@ -137,6 +138,10 @@ impl Storage for Wire {
     }
 
     async fn list(&self, _prefix: &str, _after: Option<&Name>, _limit: usize) -> Result<Vec<Holder>> {
+        Ok(Vec::new())
+    }
+
+    async fn findings(&self) -> Result<Vec<Finding>> {
         Ok(Vec::new())
     }
 

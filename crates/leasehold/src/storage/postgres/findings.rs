@@ -68,7 +68,7 @@ impl Link {
     fn unknown(&self) -> Vec<Finding> {
         let finding = |(detail, said): &(&'static Detail, String)| {
             let Detail { right, without, .. } = detail;
-            Finding::bad("unknown", format!("{without}; allow the user {right} said=`{said}`"))
+            Finding::warning("unknown", format!("{without}; allow the user {right} said=`{said}`"))
         };
         self.facts.unknown.iter().map(finding).collect()
     }
@@ -96,6 +96,6 @@ impl Link {
         let text = "statements that are rolled back are run again; set the role's `default_transaction_isolation` to \
             `read committed`";
         (self.pooled && isolation != "read committed")
-            .then(|| Finding::bad("isolation", format!("{text} isolation=`{isolation}`")))
+            .then(|| Finding::warning("isolation", format!("{text} isolation=`{isolation}`")))
     }
 }

@@ -42,9 +42,12 @@ use self::hints::Listener;
 use self::link::{Door, Link, Server};
 use self::links::Links;
 use self::waiting::Waiting;
-pub use super::Finding;
 use super::net::hints::Hinter;
-use super::{Acquire, Claim, Guarantees, Hint, Holder, Limits, Name, Owner, Release, Renew, Storage};
+use super::registry::Target;
+use super::url::Url;
+use super::{
+    Acquire, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, Release, Renew, Storage,
+};
 use crate::clock::{Clock, Moment};
 use crate::error::Result;
 
@@ -62,6 +65,13 @@ pub struct Postgres {
     waiting: Arc<Waiting>,
     blocked: Blocked,
     received: Mutex<Option<mpsc::UnboundedReceiver<Hint>>>,
+}
+
+/// Reads a URL of this storage.
+pub(super) fn target(_: &str, url: Url) -> Result<Target> {
+    let config = Config::from_url(url)?;
+    let schema = schema::sql(&config);
+    Ok(Target::new(|| Postgres::connect(config)).schema(schema))
 }
 
 impl Postgres {
@@ -96,25 +106,6 @@ impl Postgres {
             received: Mutex::new(Some(received)),
             config,
         })
-    }
-
-    /// Says what the server is, and what to change for it to promise more.
-    ///
-    /// # Errors
-    ///
-    /// As [`Postgres::connect`], if no server answers.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future changes nothing.
-    pub async fn findings(&self) -> Result<Vec<Finding>> {
-        Ok(self.links.first.link().await?.findings(&self.config))
-    }
-
-    /// Returns what makes the tables of that URL and gives its user the rights that locking needs, for those who keep the
-    /// schema themselves. No I/O.
-    pub fn schema(config: &Config) -> String {
-        schema::sql(config)
     }
 
     fn around<'a>(&'a self, server: &'a Server, link: &'a Link, sent: Moment) -> Around<'a> {
@@ -237,6 +228,10 @@ impl Storage for Postgres {
 
     async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
         claims::list(&*self.links.first.link().await?, &self.config.space, prefix, after, limit).await
+    }
+
+    async fn findings(&self) -> Result<Vec<Finding>> {
+        Ok(self.links.first.link().await?.findings(&self.config))
     }
 
     fn watch(&self, added: &[Name], removed: &[Name]) {

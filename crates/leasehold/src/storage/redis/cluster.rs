@@ -117,7 +117,7 @@ impl Cluster {
         let nodes = self.nodes();
         let found = nodes.iter().map(async |node| match node.primary.server.link().await {
             Ok(link) => link.findings(&self.config),
-            Err(error) => vec![Finding::bad("server", error.to_string())],
+            Err(error) => vec![Finding::warning("server", error.to_string())],
         });
         join_all(found).await.concat()
     }

@@ -33,7 +33,7 @@ impl Facts {
         all.extend(self.holes(place));
         if !self.known {
             let text = "the user may not call INFO, so nothing can be promised; give it `+info +config|get`";
-            all.push(Finding::bad("server", format!("{text} server=`{place}`")));
+            all.push(Finding::warning("server", format!("{text} server=`{place}`")));
             return all;
         }
         all.extend([self.memory(place), self.disk(config, place), self.takeover(config, place)]);
@@ -49,7 +49,7 @@ impl Facts {
         } else {
             (true, "when it is full, new locks are refused and none is forgotten")
         };
-        Finding { about: "memory", detail: format!("{text} server=`{place}` policy=`{policy}`"), good }
+        Finding::new("memory", format!("{text} server=`{place}` policy=`{policy}`"), good)
     }
 
     fn disk(&self, config: &Config, place: &str) -> Finding {
@@ -65,7 +65,7 @@ impl Facts {
             "a restart may forget locks; for restart-safe set `appendonly yes` and `appendfsync always`"
         };
         let detail = format!("{text} server=`{place}` appendonly=`{journal}` appendfsync=`{fsync}`");
-        Finding { about: "disk", detail, good: self.survives_restart() }
+        Finding::new("disk", detail, self.survives_restart())
     }
 
     fn takeover(&self, config: &Config, place: &str) -> Finding {
@@ -101,7 +101,7 @@ impl Facts {
             _ => (false, format!("may forget the last grants; for failover-safe use Sentinels, or {QUORUM}")),
         };
         let detail = format!("{text} server=`{place}` replicas=`{replicas}`");
-        Finding { about: "failover", detail, good }
+        Finding::new("failover", detail, good)
     }
 
     /// Warns of a version whose scripts are known to break out, which concerns whoever may call them.
@@ -113,7 +113,7 @@ impl Facts {
         }
         let list: Vec<_> = mended.iter().map(|[a, b, c]| format!("{a}.{b}.{c}")).collect();
         let (list, version) = (list.join(", "), &self.version);
-        Some(Finding::bad(
+        Some(Finding::warning(
             "security",
             format!(
                 "whoever may call scripts can break into this version (CVE-2025-49844 and others); update to {list} \

@@ -34,9 +34,12 @@ use self::hints::Listener;
 use self::link::Server;
 use self::list::Pages;
 use self::verbs::{Acquiring, Inspecting, Releasing, Renewing, Verb};
-pub use super::Finding;
 use super::net::hints::Hinter;
-use super::{Acquire, Claim, Guarantees, Hint, Holder, Limits, Name, Owner, Release, Renew, Storage, Tier};
+use super::registry::Target;
+use super::url::Url;
+use super::{
+    Acquire, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, Release, Renew, Storage, Tier,
+};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -76,6 +79,12 @@ const BATCH_MAX: usize = 256;
 /// While the server works on one batch, the next one travels.
 const BATCHES_IN_FLIGHT: usize = 2;
 
+/// Reads a URL of this storage.
+pub(super) fn target(scheme: &str, url: Url) -> Result<Target> {
+    let config = Config::from_url(scheme, &url)?;
+    Ok(Target::new(|| Redis::connect(config)))
+}
+
 impl Redis {
     /// Connects, and asks the server what can be promised.
     ///
@@ -101,22 +110,6 @@ impl Redis {
             received: Mutex::new(Some(received)),
             config,
         })
-    }
-
-    /// Says what the servers are, and what to change for them to promise more.
-    ///
-    /// # Errors
-    ///
-    /// As [`Redis::connect`], if no server answers.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future changes nothing.
-    pub async fn findings(&self) -> Result<Vec<Finding>> {
-        match &self.reach {
-            Reach::One(Primary { server, .. }) => Ok(server.link().await?.findings(&self.config)),
-            Reach::Cluster(cluster) => Ok(cluster.findings().await),
-        }
     }
 
     fn around(&self) -> Around<'_> {
@@ -181,6 +174,13 @@ impl Storage for Redis {
                 list::on(server, &self.config.keys, &self.pages, prefix, after, limit).await
             }
             Reach::Cluster(cluster) => cluster.list(&self.pages, prefix, after, limit).await,
+        }
+    }
+
+    async fn findings(&self) -> Result<Vec<Finding>> {
+        match &self.reach {
+            Reach::One(Primary { server, .. }) => Ok(server.link().await?.findings(&self.config)),
+            Reach::Cluster(cluster) => Ok(cluster.findings().await),
         }
     }
 

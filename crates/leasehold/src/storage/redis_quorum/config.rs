@@ -43,7 +43,7 @@ impl Config {
                 return redis.set(&mut Login::default(), option, value);
             }
             max_ttl = Some(duration(option, value)?).filter(|ttl| TTL_BOUNDS.contains(ttl));
-            max_ttl.map(drop).ok_or_else(|| bad_value(option, value, "100ms to 24h"))
+            max_ttl.map(drop).ok_or_else(|| bad_value(option, "100ms to 24h"))
         };
         url.options(&["prefix", "allow_eviction", "max_ttl", "ca", "cert", "key", "insecure"], set)?;
         redis.servers = redis.place("quorum", url, Login::default())?;

@@ -24,12 +24,14 @@ use self::ballot::{majority, undecided};
 pub use self::config::Config;
 use self::node::{Identities, Node};
 use self::nodes::{LONGEST, Nodes};
+use super::Finding;
 use super::net::hints::Hinter;
-use super::redis::Finding;
 use super::redis::connect::{Connector, LIMIT};
 use super::redis::hints::Listener;
 use super::redis::link::{Link, Server};
 use super::redis::list::Pages;
+use super::registry::Target;
+use super::url::Url;
 use super::{
     Acquire, Claim, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Owner, Release, Renew, Storage, Tier,
 };
@@ -53,6 +55,12 @@ const MAX_TTL: Duration = Duration::from_secs(60);
 const BATCH_MAX: usize = 128;
 /// While the servers work on one batch, the next one travels.
 const BATCHES_IN_FLIGHT: usize = 2;
+
+/// Reads a URL of this storage.
+pub(super) fn target(scheme: &str, url: Url) -> Result<Target> {
+    let config = Config::from_url(scheme, &url)?;
+    Ok(Target::new(|| RedisQuorum::connect(config)))
+}
 
 impl RedisQuorum {
     /// Connects, and asks the servers what can be promised. A minority of them may be down; they join later.
@@ -101,23 +109,6 @@ impl RedisQuorum {
             received: Mutex::new(Some(received)),
             config,
         })
-    }
-
-    /// Says what each server is, and what to change for it to promise more.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future changes nothing.
-    pub async fn findings(&self) -> Vec<Finding> {
-        let found = self.nodes.all.iter().map(async |node| match node.server.link().await {
-            Ok(link) => {
-                let mut all = link.findings(&self.config.redis);
-                all.extend(node.visit(self.nodes.ttl_max).await.ok().map(|known| known.finding(&link.place)));
-                all
-            }
-            Err(error) => vec![Finding::bad("server", error.to_string())],
-        });
-        futures_util::future::join_all(found).await.concat()
     }
 }
 
@@ -191,6 +182,18 @@ impl Storage for RedisQuorum {
 
     async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
         look::list(&self.nodes, &self.pages, prefix, after, limit).await
+    }
+
+    async fn findings(&self) -> Result<Vec<Finding>> {
+        let found = self.nodes.all.iter().map(async |node| match node.server.link().await {
+            Ok(link) => {
+                let mut all = link.findings(&self.config.redis);
+                all.extend(node.visit(self.nodes.ttl_max).await.ok().map(|known| known.finding(&link.place)));
+                all
+            }
+            Err(error) => vec![Finding::warning("server", error.to_string())],
+        });
+        Ok(futures_util::future::join_all(found).await.concat())
     }
 
     fn watch(&self, added: &[Name], removed: &[Name]) {

@@ -154,7 +154,7 @@ impl Known {
             _ => {
                 let left = self.left;
                 let text = "it may have forgotten locks, and does not vote until every lease is over";
-                Finding::bad("vote", format!("{text} server=`{place}` left=`{left:.0?}`"))
+                Finding::warning("vote", format!("{text} server=`{place}` left=`{left:.0?}`"))
             }
         }
     }

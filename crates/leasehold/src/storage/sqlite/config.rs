@@ -138,13 +138,9 @@ fn path_of(path: PathBuf) -> Result<Option<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::url::{Target, parse};
 
     fn config(url: &str) -> Result<Config> {
-        match parse(url)? {
-            Target::Sqlite(config) => Ok(config),
-            _ => panic!("another storage"),
-        }
+        Config::from_url(&Url::parse(url.strip_prefix("sqlite:").expect("of this storage"))?)
     }
 
     #[test]
@@ -184,7 +180,7 @@ mod tests {
         // Whoever writes it so means it.
         assert_eq!(
             config("sqlite:/t/l.db%0A").expect("meant").path().expect("meant"),
-            Path::new("/t/l.db\n")
+            std::path::Path::new("/t/l.db\n")
         );
     }
 

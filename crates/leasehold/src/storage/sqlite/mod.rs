@@ -9,6 +9,7 @@ mod exclusive;
 #[cfg(not(unix))]
 #[path = "exclusive_none.rs"]
 mod exclusive;
+mod findings;
 mod fs;
 #[cfg(target_os = "linux")]
 mod hints;
@@ -40,8 +41,11 @@ pub use self::config::{Config, Synchronous};
 use self::db::Db;
 use self::hints::{Commands, Hinter};
 use self::job::{Job, Reply};
+use super::registry::Target;
+use super::url::Url;
 use super::{
-    Acquire, Claim, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Release, Renew, Storage, Tier,
+    Acquire, Claim, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Release, Renew, Storage,
+    Tier,
 };
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -62,6 +66,12 @@ pub struct Sqlite {
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// The most claims in one call.
 const BATCH_MAX: usize = 512;
+
+/// Reads a URL of this storage.
+pub(super) fn target(_: &str, url: Url) -> Result<Target> {
+    let config = Config::from_url(&url)?;
+    Ok(Target::new(|| Sqlite::open(config)))
+}
 
 impl Sqlite {
     /// Opens the lock file, and makes it if it is missing.
@@ -188,6 +198,10 @@ impl Storage for Sqlite {
         let (prefix, after) = (prefix.to_owned(), after.cloned());
         let _gone = self.jobs.send(Job::List { prefix, after, limit, reply });
         answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    async fn findings(&self) -> Result<Vec<Finding>> {
+        Ok(vec![findings::file(&self.path)])
     }
 
     fn watch(&self, added: &[Name], removed: &[Name]) {
