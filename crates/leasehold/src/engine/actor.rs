@@ -100,7 +100,6 @@ impl Actor {
     pub(super) fn new(
         storage: AnyStorage,
         clock: Clock,
-        process: Process,
         home: Home,
         shared: Arc<Shared>,
         inbox: mpsc::UnboundedReceiver<Command>,
@@ -115,7 +114,7 @@ impl Actor {
             observers: Observers::new(shared.guarantees.push),
             storage,
             clock,
-            process,
+            process: Process::current(),
             home,
             shared,
             inbox,

@@ -203,7 +203,7 @@ impl Lane {
 
     fn depart(&mut self) -> Option<(Vec<Waiting>, CallId, bool)> {
         #[cfg(test)]
-        if work::is(work::Defect::SearchesTheLane) {
+        if work::is(work::Defect::LanesWalked) {
             work::did(self.waiting);
         }
         if self.in_flight == self.batches_max {

@@ -152,7 +152,7 @@ fn prepare(storage: AnyStorage, clock: Clock, home: Home) -> Result<(Handle, Act
     let shared = shared(facts, events.downgrade());
     let process = Process::current();
     let weak = commands.downgrade();
-    let actor = Actor::new(storage, clock, process, home, Arc::clone(&shared), inbox, weak, events);
+    let actor = Actor::new(storage, clock, home, Arc::clone(&shared), inbox, weak, events);
     Ok((Handle::new(Commands::new(commands, process), shared), actor))
 }
 

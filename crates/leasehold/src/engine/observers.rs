@@ -144,7 +144,7 @@ impl Observers {
     /// Returns the names to look at now. [`Observers::seen`] must follow for each.
     pub(crate) fn due(&mut self, now: Moment) -> Vec<Name> {
         #[cfg(test)]
-        if work::is(work::Defect::SearchesTheObserved) {
+        if work::is(work::Defect::ObserverScan) {
             work::did(self.names.len());
         }
         let mut names = Vec::new();

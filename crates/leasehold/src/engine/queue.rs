@@ -37,7 +37,7 @@ impl Queues {
         work::did(1);
         let line = self.0.get_mut(name)?;
         #[cfg(test)]
-        if work::is(work::Defect::SearchesTheLine) {
+        if work::is(work::Defect::LineSearch) {
             work::did(line.waiting.len());
         }
         let was_first = line.waiting.first_key_value().is_some_and(|(first, _)| *first == place);

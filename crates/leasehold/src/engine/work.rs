@@ -33,11 +33,11 @@ mod counted {
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) enum Defect {
         /// An acquisition that leaves its local queue is searched for.
-        SearchesTheLine,
+        LineSearch,
         /// All observed names are looked through for one that is due.
-        SearchesTheObserved,
+        ObserverScan,
         /// A lane is looked through for the names of a batch.
-        SearchesTheLane,
+        LanesWalked,
     }
 
     /// Takes the counts: changes, and work.

@@ -169,7 +169,7 @@ mod tests {
         let mut all = changes.try_recv().expect("the first").added;
         all.sort();
         assert_eq!(all, [a.clone(), b.clone()]);
-        watched.change(&[a.clone(), c.clone()], &[b.clone()]);
+        watched.change(&[a.clone(), c.clone()], std::slice::from_ref(&b));
         assert_eq!(changes.try_recv(), Ok(Change { added: vec![c], removed: vec![b.clone()] }));
         watched.change(&[], &[b, a.clone()]);
         assert_eq!(changes.try_recv(), Ok(Change { added: vec![], removed: vec![a] }));
