@@ -24,7 +24,7 @@ pub struct Case {
 
 type Run = fn(Context) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Something that a storage may or may not promise. If it does not, the cases about it are ignored.
+/// A promise that a storage makes or does not make. Cases that need a missing one are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
     Fair,
@@ -36,9 +36,9 @@ pub(crate) enum Need {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// It failed; the text says what was seen.
+    /// The case failed; the text says what was observed.
     Failed(String),
-    /// It was not run; the text says why.
+    /// The case was not run; the text says why.
     Ignored(String),
     /// The storage keeps this promise.
     Passed,
@@ -54,7 +54,7 @@ impl Case {
         Self { group, name, needs, run }
     }
 
-    /// Returns the group: the file in which the case is written.
+    /// Returns the group, which is the file that contains the case.
     pub fn group(&self) -> &'static str {
         self.group
     }
@@ -64,12 +64,12 @@ impl Case {
         self.name
     }
 
-    /// Runs it on a thread and a runtime of its own, for a limited time.
+    /// Runs the case on a thread and a runtime of its own, for a limited time.
     pub fn run(&self, space: &Space) -> Verdict {
         self.verdict(space, probe(space).as_ref())
     }
 
-    /// Runs it if the storage could be connected to and promises what it needs.
+    /// Runs the case if the storage can be connected to and promises what the case needs.
     pub(crate) fn verdict(&self, space: &Space, promised: Result<&Guarantees, &String>) -> Verdict {
         let missing = match promised {
             Ok(guarantees) => self.missing(guarantees),
@@ -78,7 +78,7 @@ impl Case {
         missing.map_or_else(|| self.run_promised(space), Verdict::Ignored)
     }
 
-    /// Why the case cannot run over a storage with these guarantees.
+    /// Returns why the case cannot run over a storage with these guarantees, or `None` if it can.
     pub(crate) fn missing(&self, guarantees: &Guarantees) -> Option<String> {
         let has = |need: &Need| match need {
             Need::Fair => guarantees.fair,
@@ -89,12 +89,12 @@ impl Case {
         Some(format!("{missing:?} not promised").to_lowercase())
     }
 
-    /// Whether the case is about the order in which waiters are served.
+    /// Returns `true` if the case is about the order in which waiters are served.
     pub(crate) fn needs_order(&self) -> bool {
         self.needs.iter().any(|need| matches!(need, Need::Fair))
     }
 
-    /// Whether it is about waking waiters.
+    /// Returns `true` if the case is about waking waiters.
     pub(crate) fn needs_hints(&self) -> bool {
         self.needs.iter().any(|need| matches!(need, Need::Push))
     }
@@ -117,7 +117,7 @@ impl fmt::Debug for Case {
     }
 }
 
-/// Connects once to learn what is promised.
+/// Connects once and returns what the storage promises.
 pub(crate) fn probe(space: &Space) -> Result<Guarantees, String> {
     limited("connecting", space, |space| async move {
         use leasehold::storage::Storage as _;
@@ -128,7 +128,7 @@ pub(crate) fn probe(space: &Space) -> Result<Guarantees, String> {
     })
 }
 
-/// Runs a future on a thread and a runtime of its own; a panic or a hang is an `Err` that says so.
+/// Runs a future on a thread and a runtime of its own. A panic or a hang becomes an `Err` with the reason.
 fn limited<T, F>(
     what: &str,
     space: &Space,
@@ -145,7 +145,7 @@ where
         let ended = runtime.block_on(AssertUnwindSafe(run(space)).catch_unwind());
         // A client that hangs while it is dropped must not hang the suite.
         runtime.shutdown_timeout(Duration::from_secs(1));
-        // Nobody listens any more if the limit has passed.
+        // After the limit, the receiver is gone.
         tx.send(ended).unwrap_or_default();
     };
     let spawned = thread::Builder::new().name(what.to_owned()).spawn(case);

@@ -14,11 +14,12 @@ use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-/// Wraps a storage and breaks its calls on demand: fails them, delays them, loses their answers.
+/// A storage that wraps another one and breaks its calls on demand: fails them, delays them, loses their
+/// answers.
 ///
-/// For tests of what a program does when a lock is lost, and of the engine itself. Until something is asked
-/// of [`Chaos::controls`], every call passes and is only counted. Nothing is random but what was given a
-/// seed. Its calls need a tokio runtime, which the engine always has.
+/// It serves tests of the engine, and of what a program does when a lock is lost. By default every call
+/// passes and is counted; [`Chaos::controls`] changes that. All randomness comes from a seed. The calls
+/// need a tokio runtime, which the engine always has.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() -> leasehold::Result<()> {
@@ -32,7 +33,7 @@ use tokio::time::{Instant, sleep};
 ///
 /// let claim = [Claim::new(Name::new("invoice/42")?, Owner::random(), Duration::from_secs(10))];
 /// chaos.acquire(&claim).await;
-/// assert!(chaos.renew(&claim).await[0].is_err()); // renewed, but nobody is told
+/// assert!(chaos.renew(&claim).await[0].is_err()); // renewed, but the caller gets an error
 /// assert!(chaos.renew(&claim).await[0].is_ok());
 /// assert_eq!(controls.calls(Verb::Renew), 2);
 /// # Ok(()) }
@@ -42,42 +43,43 @@ pub struct Chaos<S> {
     shared: Arc<Shared>,
 }
 
-/// Says what becomes of a call.
+/// What happens to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// The storage executes it so much later, even if the caller has gone. Claims have so much less patience
-    /// then, so a storage that keeps its promises refuses those that come too late.
+    /// The storage executes the call after this delay, even if the caller has gone. The patience of the
+    /// claims is shortened by the delay, so a storage that keeps its promises refuses those that arrive too
+    /// late.
     Delay(Duration),
-    /// The storage executes it now, and the caller gets the answer so much later, as over a link that is slow on
-    /// the way back.
+    /// The storage executes the call at once, and the caller gets the answer after this delay, as over a
+    /// link that is slow in one direction.
     DelayReply(Duration),
-    /// The storage executes it twice; the second answer is returned.
+    /// The storage executes the call twice; the caller gets the second answer.
     Duplicate,
-    /// It fails before it reaches the storage.
+    /// The call fails before it reaches the storage.
     Fail,
-    /// The caller gets an error at once, and the storage executes it so much later, as [`Fault::Delay`]: what
-    /// a connection that breaks behind the request does.
+    /// The caller gets an error at once, and the storage executes the call after this delay, as with
+    /// [`Fault::Delay`]. A connection that breaks after the request was sent behaves like this.
     Ghost(Duration),
-    /// Nothing happens until [`Controls::heal`]; then as [`Fault::Delay`].
+    /// Nothing happens until [`Controls::heal`]; then the call is executed as with [`Fault::Delay`].
     Hang,
-    /// The storage executes it, and the caller gets an error.
+    /// The storage executes the call, and the caller gets an error.
     LoseReply,
-    /// The storage executes it.
+    /// The storage executes the call.
     Pass,
 }
 
-/// Says what becomes of a hint.
+/// What happens to a hint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HintFault {
-    /// It comes so much later.
+    /// The hint arrives after this delay.
     Delay(Duration),
-    /// It never comes.
+    /// The hint never arrives.
     Drop,
-    /// It comes twice.
+    /// The hint arrives twice.
     Duplicate,
-    /// It comes.
+    /// The hint arrives.
     Pass,
 }
 
@@ -97,22 +99,22 @@ pub enum Verb {
     Renew,
 }
 
-/// Controls a [`Chaos`] while it is used. Cheap to clone; all clones control the same.
+/// A handle that controls a [`Chaos`] in use. Cheap to clone; all clones control the same one.
 #[derive(Clone)]
 pub struct Controls(Arc<Shared>);
 
 impl<S: Storage> Chaos<S> {
-    /// Wraps a storage; everything passes.
+    /// Wraps a storage; every call passes.
     pub fn new(storage: S) -> Self {
         Self { inner: Arc::new(storage), shared: Arc::new(Shared::default()) }
     }
 
-    /// Returns what controls this wrapper and its clones.
+    /// Returns the controls of this wrapper and its clones.
     pub fn controls(&self) -> Controls {
         Controls(Arc::clone(&self.shared))
     }
 
-    /// Makes another client's wrapper, under the same controls and counted together.
+    /// Makes another client's wrapper. It shares the controls and the counts of this one.
     #[must_use]
     pub fn beside(&self, storage: S) -> Self {
         Self { inner: Arc::new(storage), shared: Arc::clone(&self.shared) }
@@ -120,36 +122,36 @@ impl<S: Storage> Chaos<S> {
 }
 
 impl Controls {
-    /// Does this to every call of that verb until told otherwise.
+    /// Applies the fault to every call of that verb until another one is set.
     pub fn always(&self, verb: Verb, fault: Fault) {
         self.0.state().of(verb).always = fault;
     }
 
-    /// Does this to the next `n` calls of that verb, after those that were told before.
+    /// Applies the fault to the next `n` calls of that verb, after those planned earlier.
     pub fn next(&self, verb: Verb, n: usize, fault: Fault) {
         let mut state = self.0.state();
         state.of(verb).next.extend(std::iter::repeat_n(fault, n));
     }
 
-    /// Does this to about `percent` of a hundred calls of that verb, as the seed decides; the others pass
-    /// or do what [`Controls::always`] says.
+    /// Applies the fault to about `percent` of a hundred calls of that verb, as the seed decides. The
+    /// others pass or do what [`Controls::always`] says.
     pub fn sometimes(&self, verb: Verb, percent: u8, fault: Fault, seed: u64) {
         self.0.state().of(verb).chance = Some(Chance { percent, fault, seed });
     }
 
-    /// Does this to every hint until told otherwise.
+    /// Applies the fault to every hint until another one is set.
     pub fn hints(&self, fault: HintFault) {
         self.0.state().hints = fault;
     }
 
-    /// Gives everybody who listens a hint that the storage did not send: [`Hint::Restarted`] shows how holders
-    /// take it that the storage has forgotten them.
+    /// Sends a hint that the storage did not send to all subscribers. [`Hint::Restarted`], for example,
+    /// shows how holders react when the storage may have forgotten their leases.
     pub fn hint(&self, hint: Hint) {
-        // Nobody listens: nobody to tell.
+        // An error means that there are no subscribers.
         let _ = self.0.forged.send(hint);
     }
 
-    /// Lets everything pass from now on. Hanging calls are executed now, late as they are.
+    /// Lets every call pass from now on. Hanging calls are executed now, as late as they are.
     pub fn heal(&self) {
         let mut state = self.0.state();
         state.hints = HintFault::Pass;
@@ -166,17 +168,17 @@ impl Controls {
         self.0.state().of(verb).calls
     }
 
-    /// Returns how many claims came with the calls of that verb.
+    /// Returns how many claims the calls of that verb contained.
     pub fn claims(&self, verb: Verb) -> usize {
         self.0.state().of(verb).claims
     }
 
-    /// Returns how many calls are under way now, with those whose caller has gone.
+    /// Returns how many calls are in flight, including those whose caller has gone.
     pub fn in_flight(&self) -> usize {
         self.0.state().in_flight
     }
 
-    /// Starts to count from zero.
+    /// Resets the counts to zero.
     pub fn forget_counts(&self) {
         for plan in &mut self.0.state().plans {
             (plan.calls, plan.claims) = (0, 0);
@@ -288,14 +290,15 @@ impl<S: Storage> Storage for Chaos<S> {
 async fn next_forged(mut forged: broadcast::Receiver<Hint>) -> Option<(Hint, broadcast::Receiver<Hint>)> {
     match forged.recv().await {
         Ok(hint) => Some((hint, forged)),
-        // Some are missing: the one that says the most stands for them.
+        // Hints were lost; `Hint::Restarted` covers whatever they said.
         Err(broadcast::error::RecvError::Lagged(_)) => Some((Hint::Restarted, forged)),
         Err(broadcast::error::RecvError::Closed) => None,
     }
 }
 
 impl<S: Storage> Chaos<S> {
-    /// Makes a call, or what is planned instead. `call` may be made more than once, each time told how late.
+    /// Makes a call, or applies the planned fault. `call` may run more than once and is told its delay each
+    /// time.
     async fn call<T, C, F>(&self, verb: Verb, claims: usize, call: C, failed: impl FnOnce() -> T) -> T
     where
         T: Send + 'static,
@@ -330,14 +333,14 @@ impl<S: Storage> Chaos<S> {
             }
             Fault::Delay(by) => late(under_way, Box::pin(sleep(by)), inner, call).await,
             Fault::Ghost(by) => {
-                // Its task goes on without anybody who waits for it.
+                // The task goes on without a caller.
                 drop(send_late(under_way, Box::pin(sleep(by)), inner, call));
                 failed()
             }
             Fault::Hang => {
                 let mut heals = self.shared.heals.subscribe();
                 let healed = Box::pin(async move {
-                    // An error means that the wrapper is gone: as good as healed.
+                    // An error means that the wrapper is gone, which counts as healed.
                     heals.changed().await.unwrap_or_default();
                 });
                 late(under_way, healed, inner, call).await
@@ -346,7 +349,7 @@ impl<S: Storage> Chaos<S> {
     }
 }
 
-/// Makes the call after `until`, and waits for its answer.
+/// Makes the call after `until`, and waits for the answer.
 async fn late<S, T, C, F>(
     under_way: UnderWay,
     until: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -362,12 +365,13 @@ where
     match send_late(under_way, until, inner, call).await {
         Ok(answer) => answer,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        // The runtime is shutting down, so nobody is there to be answered.
+        // The runtime is shutting down, so no caller is left to answer.
         Err(_) => std::future::pending().await,
     }
 }
 
-/// Makes the call after `until`, in a task: what was sent is executed even if the caller has gone.
+/// Makes the call after `until` in a task, because a request that was sent is executed even if the caller
+/// has gone.
 fn send_late<S, T, C, F>(
     under_way: UnderWay,
     until: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -408,7 +412,7 @@ struct Shared {
     forged: broadcast::Sender<Hint>,
 }
 
-/// How many hints a listener may be behind.
+/// How many hints a subscriber may lag behind.
 const HINTS: usize = 1024;
 
 #[derive(Default)]
@@ -418,7 +422,7 @@ struct State {
     in_flight: usize,
 }
 
-/// What becomes of the calls of one verb.
+/// What happens to the calls of one verb.
 #[derive(Default)]
 struct Plan {
     always: Fault,
@@ -459,7 +463,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a call and decides what becomes of it.
+    /// Counts a call and decides its fault.
     fn begin(self: &Arc<Self>, verb: Verb, claims: usize) -> (Fault, UnderWay) {
         let mut state = self.state();
         state.in_flight += 1;
@@ -496,7 +500,8 @@ impl Plan {
 }
 
 impl Chance {
-    /// SplitMix64: one addition and three mixing steps per draw, the same on every machine.
+    /// Returns `true` if the fault applies to this call. Uses SplitMix64, which gives the same numbers on
+    /// every machine.
     fn strikes(&mut self) -> bool {
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.seed;
@@ -506,7 +511,7 @@ impl Chance {
     }
 }
 
-/// Counts a call as in flight until it is dropped.
+/// A guard that counts a call as in flight until it is dropped.
 struct UnderWay(Arc<Shared>);
 
 impl Drop for UnderWay {

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::space::{Connect, Space};
 use crate::timing::Timing;
 
-/// What a case works with: clients, names that nobody else uses, and durations.
+/// What a case works with: clients, names that no other case uses, and durations.
 #[derive(Clone)]
 pub(crate) struct Context {
     space: Space,
@@ -33,7 +33,7 @@ impl Context {
         Self { space, connect, prefix: prefix(), limits, timing }
     }
 
-    /// One more independent client.
+    /// Connects one more independent client.
     pub(crate) async fn client(&self) -> Client {
         let connected = (self.connect)().await;
         Client(connected.expect("the storage can be connected to once more"))
@@ -47,19 +47,19 @@ impl Context {
         clients
     }
 
-    /// One more independent user's client, with an engine on this runtime.
+    /// Connects one more independent [`Locks`], with an engine on this runtime.
     pub(crate) async fn locks(&self) -> Locks {
         let storage = self.client().await.0;
         let built = Locks::builder().on_current_runtime().build(storage);
         built.unwrap_or_else(|error| panic!("no client over this storage: {error}"))
     }
 
-    /// The same with other names, for another round.
+    /// Returns a copy that uses other names, for another round.
     pub(crate) fn fresh(&self) -> Self {
         Self { prefix: prefix(), ..self.clone() }
     }
 
-    /// What all names of this case begin with.
+    /// Returns the prefix of all names of this case.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
     }
@@ -72,7 +72,7 @@ impl Context {
         self.space.secrets()
     }
 
-    /// A new owner's claim whose lease does not end within the case.
+    /// Makes a claim of a new owner whose lease outlasts the case.
     pub(crate) fn claim(&self, rest: &str) -> Claim {
         self.claim_for(self.name(rest))
     }
@@ -81,14 +81,14 @@ impl Context {
         Claim::new(name, Owner::random(), self.timing.long())
     }
 
-    /// A new owner's claim whose lease ends soon.
+    /// Makes a claim of a new owner whose lease ends soon.
     pub(crate) fn short_claim(&self, rest: &str) -> Claim {
         let ttl = self.timing.short(&self.limits);
         Claim::new(self.name(rest), Owner::random(), ttl).patience(self.timing.slack())
     }
 
-    /// Runs `body`, with other names each time, until it passes. A failure counts only if the body was done
-    /// within `quick`: on a machine that was too busy for that, it says nothing about the storage.
+    /// Runs `body`, with other names each time, until it passes. A failure counts only if the run took at
+    /// most `quick`: on a machine that was too busy for that, a failure says nothing about the storage.
     pub(crate) async fn undisturbed<F>(&self, quick: Duration, body: impl Fn(Self) -> F)
     where
         F: Future<Output = ()>,
@@ -104,7 +104,7 @@ impl Context {
     }
 }
 
-/// One client, with the verbs for single claims. An `Err` fails the case: nothing is wrong with the storage.
+/// One client, with methods for single claims. An `Err` fails the case, because the storage is reachable.
 pub(crate) struct Client(pub(crate) AnyStorage);
 
 impl Client {
@@ -117,7 +117,7 @@ impl Client {
         answer.unwrap_or_else(|error| panic!("acquire failed: {error}"))
     }
 
-    /// Acquires what has to be granted.
+    /// Acquires a lock that must be granted.
     pub(crate) async fn take(&self, claim: &Claim, why: &str) -> Token {
         match self.acquire(claim).await {
             Acquire::Granted { token, ttl } => {
@@ -134,7 +134,7 @@ impl Client {
         }
     }
 
-    /// Asks for what has to be refused.
+    /// Sends a claim that must be refused.
     pub(crate) async fn refused(&self, claim: &Claim, why: &str) -> Option<Holder> {
         match self.acquire(claim).await {
             Acquire::Held { holder, .. } => holder,
@@ -142,7 +142,7 @@ impl Client {
         }
     }
 
-    /// Asks until it is granted, for at most `within`.
+    /// Sends the claim until it is granted, for at most `within`.
     pub(crate) async fn take_within(&self, claim: &Claim, within: Duration, why: &str) -> Token {
         let (start, pause) = (Instant::now(), Duration::from_millis(10));
         loop {
@@ -165,7 +165,7 @@ impl Client {
         answer.unwrap_or_else(|error| panic!("renew failed: {error}"))
     }
 
-    /// Renews what has to be held.
+    /// Renews a lease that must be held.
     pub(crate) async fn keep(&self, claim: &Claim, why: &str) {
         let answer = self.renew(claim).await;
         assert!(
@@ -184,7 +184,7 @@ impl Client {
         answer.unwrap_or_else(|error| panic!("release failed: {error}"))
     }
 
-    /// Releases what has to be held.
+    /// Releases a lease that must be held.
     pub(crate) async fn give(&self, claim: &Claim, why: &str) {
         let answer = self.release(claim).await;
         assert_eq!(answer, Release::Released, "{why}");
@@ -200,13 +200,14 @@ impl Client {
         answer.unwrap_or_else(|error| panic!("list failed: {error}"))
     }
 
-    /// Subscribes to hints; at most once per client.
+    /// Subscribes to hints, at most once per client.
     pub(crate) fn ears(&self) -> Ears {
         Ears::listen(Box::pin(self.0.hints()))
     }
 }
 
-/// Asks until the storage knows: it may say that it does not while it still executes a call that was dropped.
+/// Retries until the outcome is known: a storage may answer "unknown" while it still executes a dropped
+/// call.
 pub(crate) async fn known<T, F: Future<Output = Result<T>>>(within: Duration, ask: impl Fn() -> F) -> T {
     let (start, pause) = (Instant::now(), Duration::from_millis(10));
     loop {
@@ -220,7 +221,7 @@ pub(crate) async fn known<T, F: Future<Output = Result<T>>>(within: Duration, as
     }
 }
 
-/// Hears hints, also while nobody looks.
+/// A subscription that collects hints in the background.
 pub(crate) struct Ears(mpsc::UnboundedReceiver<Hint>);
 
 impl Ears {
@@ -236,7 +237,7 @@ impl Ears {
         Self(rx)
     }
 
-    /// Whether this hint comes within that time. Others are passed over.
+    /// Returns `true` if this hint arrives within that time. Skips other hints.
     pub(crate) async fn hear(&mut self, wanted: &Hint, within: Duration) -> bool {
         let wait = async {
             while let Some(hint) = self.0.recv().await {
@@ -249,13 +250,13 @@ impl Ears {
         timeout(within, wait).await.unwrap_or(false)
     }
 
-    /// Forgets what was heard so far.
+    /// Discards the hints received so far.
     pub(crate) fn forget(&mut self) {
         while self.0.try_recv().is_ok() {}
     }
 }
 
-/// A name that is known to be valid.
+/// Makes a name from a text that is known to be valid.
 pub(crate) fn named(text: &str) -> Name {
     Name::new(text).unwrap_or_else(|error| panic!("BUG in the suite: {error}"))
 }

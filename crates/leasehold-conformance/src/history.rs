@@ -4,19 +4,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use leasehold::storage::{Name, Token};
 use tokio::time::Instant;
 
-/// Records who held what when, and finds overlaps and tokens that do not grow. All clones are one history.
+/// A record of all holds. It finds overlaps, and tokens that do not grow. All clones are one history.
 #[derive(Clone, Debug, Default)]
 pub struct History(Arc<Mutex<Vec<Hold>>>);
 
-/// One hold, as its holder saw it.
+/// One hold, from its holder's point of view.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Hold {
     /// The lock.
     pub name: Name,
-    /// Its fencing token.
+    /// The fencing token of the hold.
     pub token: Token,
-    /// When the grant was answered: the holder may work from here on.
+    /// When the grant was answered. The holder may work from here on.
     pub from: Instant,
     /// When the holder stopped: just before it sent the release, or at its deadline.
     pub until: Instant,
@@ -37,12 +37,12 @@ impl fmt::Display for Hold {
 }
 
 impl History {
-    /// Starts an empty one.
+    /// Makes an empty history.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a hold that is over. One that ended before its grant was answered is nothing and is left out.
+    /// Adds a completed hold. Ignores a hold that ended before its grant was answered.
     pub fn add(&self, hold: Hold) {
         if hold.from < hold.until {
             self.0.lock().unwrap_or_else(PoisonError::into_inner).push(hold);
@@ -54,24 +54,24 @@ impl History {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Tells whether nothing was recorded.
+    /// Returns `true` if no hold was recorded.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Returns the first two holds of one lock that overlap.
     pub fn overlap(&self) -> Option<(Hold, Hold)> {
-        self.neighbours(|earlier, later| later.from < earlier.until)
+        self.neighbors(|earlier, later| later.from < earlier.until)
     }
 
-    /// Returns the first two holds of one lock of which the later has no larger token.
+    /// Returns the first two holds of one lock whose tokens do not grow.
     pub fn stale_token(&self) -> Option<(Hold, Hold)> {
-        self.neighbours(|earlier, later| later.token <= earlier.token)
+        self.neighbors(|earlier, later| later.token <= earlier.token)
     }
 
-    /// The first pair of successive holds of one lock for which `wrong` is true. Enough for both checks: of
-    /// any wrong pair, some successive pair between them is wrong too.
-    fn neighbours(&self, wrong: impl Fn(&Hold, &Hold) -> bool) -> Option<(Hold, Hold)> {
+    /// Returns the first pair of successive holds of one lock for which `wrong` is true. That is enough for
+    /// both checks: between any wrong pair there is a successive pair that is wrong too.
+    fn neighbors(&self, wrong: impl Fn(&Hold, &Hold) -> bool) -> Option<(Hold, Hold)> {
         let mut holds = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         holds.sort_by(|a, b| (&a.name, a.from).cmp(&(&b.name, b.from)));
         let mut pairs = holds.windows(2).filter_map(|pair| match pair {

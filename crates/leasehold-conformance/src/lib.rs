@@ -1,5 +1,5 @@
-//! Every promise of a [`leasehold::storage::Storage`] as a test case: one small function per clause of the
-//! contract, its name a sentence. No case, no promise.
+//! Every promise of a [`leasehold::storage::Storage`] as a test case. Each clause of the contract is one
+//! small function, and its name is a sentence. A storage promises only what a case checks.
 //!
 //! Put this into `tests/conformance.rs` of your storage, with `harness = false`:
 //!
@@ -14,17 +14,18 @@
 //! }
 //! ```
 //!
-//! Each call of the closure makes one more independent client of the same locks. What the storage does not
-//! promise shows as *ignored* with the reason, never as passed; with `LEASEHOLD_TEST_NO_IGNORED=1` it fails.
-//! `LEASEHOLD_TEST_TIME=3` triples every duration on a slow machine.
+//! Each call of the closure connects one more independent client to the same locks. A promise that the
+//! storage does not make is shown as *ignored* with the reason, never as passed. With
+//! `LEASEHOLD_TEST_NO_IGNORED=1` it fails. `LEASEHOLD_TEST_TIME=3` triples every duration, for slow
+//! machines.
 //!
-//! A program can also look at the verdicts itself:
+//! A program can also read the verdicts itself:
 //!
 //! ```
 //! use leasehold::storage::Memory;
 //! use leasehold_conformance::{Space, Verdict, outcomes};
 //!
-//! // Memory's only clock is tokio's, so its time can be paused and nothing has to be waited for.
+//! // `Memory` reads tokio's clock only, so its time can be paused and no case takes real time.
 //! let space = Space::simulated("memory", || {
 //!     let shared = Memory::new();
 //!     move || {
@@ -37,8 +38,8 @@
 //! }
 //! ```
 //!
-//! [`Chaos`] wraps any storage and breaks its calls on demand: for tests of what a program does when a lock
-//! is lost.
+//! [`Chaos`] wraps any storage and breaks its calls on demand. It tests what a program does when a lock is
+//! lost.
 
 mod case;
 mod cases;

@@ -11,10 +11,10 @@ use crate::timing::Timing;
 pub(crate) type Connect = Arc<dyn Fn() -> Connecting + Send + Sync>;
 type Connecting = Pin<Box<dyn Future<Output = Result<AnyStorage>> + Send>>;
 
-/// Says how to connect to the storage under test, and what else the cases have to know of it.
+/// A storage under test: how to connect to it, and what else the cases have to know about it.
 ///
-/// Each connection is one more independent client of the same locks. Cases never meet: each uses names of
-/// its own.
+/// Each connection is one more independent client of the same locks. Each case uses names of its own, so
+/// cases do not interfere.
 #[derive(Clone)]
 pub struct Space {
     name: Arc<str>,
@@ -27,7 +27,7 @@ pub struct Space {
 }
 
 impl Space {
-    /// Names a storage and says how to make one more client of it.
+    /// Makes a space from a name and a function that connects one more client.
     pub fn new<S, C, F>(name: &str, connect: C) -> Self
     where
         S: Storage,
@@ -38,8 +38,8 @@ impl Space {
         Self::over(name, move || Arc::clone(&connect), false)
     }
 
-    /// Names a storage whose only clock is tokio's, and says how to make a new one: each case gets one of its
-    /// own, on one thread with time paused, so that nothing has to be waited for.
+    /// Makes a space from a storage that reads tokio's clock only. Each case gets a new storage, on one
+    /// thread with paused time, so that no case takes real time.
     pub fn simulated<S, C, F>(name: &str, make: impl Fn() -> C + Send + Sync + 'static) -> Self
     where
         S: Storage,
@@ -49,7 +49,7 @@ impl Space {
         Self::over(name, move || erase(make()), true)
     }
 
-    /// Connects to the storage that a URL names. Its password, if it has one, is looked for as a secret.
+    /// Makes a space from the URL of a storage. A password in the URL is treated as a secret.
     pub fn url(url: &str) -> Self {
         let name = url.split_once(':').map_or(url, |(scheme, _)| scheme);
         let owned = url.to_owned();
@@ -63,13 +63,13 @@ impl Space {
         }
     }
 
-    /// Replaces the name under which the cases are shown.
+    /// Replaces the name that is shown before the names of the cases.
     #[must_use]
     pub fn named(self, name: &str) -> Self {
         Self { name: name.into(), ..self }
     }
 
-    /// Adds a text that the storage must never show: a password, or a canary put where one would be.
+    /// Adds a secret that the storage must never show, such as a password.
     #[must_use]
     pub fn secret(mut self, secret: impl Into<String>) -> Self {
         self.secrets.push(secret.into());
@@ -82,15 +82,15 @@ impl Space {
         Self { timing, ..self }
     }
 
-    /// Says that this storage means not to serve waiters in any order: cases about it are left out, instead of ignored.
-    /// If it promises an order after all, they run.
+    /// Declares that this storage does not serve waiters in order. Cases about the order are then omitted
+    /// instead of ignored. If the storage promises an order after all, they run.
     #[must_use]
     pub fn unfair(self) -> Self {
         Self { unfair: true, ..self }
     }
 
-    /// Says that this storage means not to wake waiters: cases about hints are left out, instead of ignored. If it
-    /// promises to wake them after all, they run.
+    /// Declares that this storage does not wake waiters. Cases about hints are then omitted instead of
+    /// ignored. If the storage promises to wake waiters after all, they run.
     #[must_use]
     pub fn unprompted(self) -> Self {
         Self { unprompted: true, ..self }
@@ -104,7 +104,7 @@ impl Space {
         self.unprompted
     }
 
-    /// What one case connects to.
+    /// Returns the function with which one case connects.
     pub(crate) fn open(&self) -> Connect {
         (self.open)()
     }
@@ -138,7 +138,7 @@ impl Space {
     }
 }
 
-/// Shows the name alone: the closure may hold a URL with a password.
+/// Shows the name alone, because the closure may hold a URL with a password.
 impl fmt::Debug for Space {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Space").field("name", &self.name).finish_non_exhaustive()
@@ -157,7 +157,7 @@ where
     })
 }
 
-/// What stands between the user and the `@` of a URL's authority.
+/// Returns the password in a URL's authority, which follows the user name and ends at the `@`.
 fn password(url: &str) -> Option<&str> {
     let (_, rest) = url.split_once("://")?;
     let authority = rest.split(['/', '?']).next()?;

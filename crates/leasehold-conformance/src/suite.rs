@@ -12,10 +12,10 @@ use crate::case::{Case, Verdict, probe};
 use crate::cases;
 use crate::space::Space;
 
-/// How many cases run at a time unless `--test-threads` is given: most of their time is waiting.
+/// How many cases run in parallel unless `--test-threads` is given. Cases mostly wait.
 const AT_A_TIME: usize = 16;
 
-/// Runs every case over one storage, as a test program: the whole `main` of a storage author's test.
+/// Runs every case over one storage, as the `main` of a test program.
 ///
 /// Reads the command line as `cargo test` does: a filter, `--list`, `--exact`, `--test-threads`.
 pub fn run<S, C, F>(name: &str, connect: C) -> ExitCode
@@ -35,7 +35,7 @@ pub fn main(spaces: impl IntoIterator<Item = Space>) -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// Numbers the storages of one name, such as two servers of one kind.
+/// Numbers the storages that have the same name, such as two servers of one kind.
 fn distinct(spaces: impl IntoIterator<Item = Space>) -> Vec<Space> {
     let mut seen = HashMap::new();
     let number = |space: Space| {
@@ -52,8 +52,8 @@ fn distinct(spaces: impl IntoIterator<Item = Space>) -> Vec<Space> {
     spaces.into_iter().map(number).collect()
 }
 
-/// Makes one trial per case: `storage::group::promise`. A storage that cannot be connected to is one trial
-/// that fails.
+/// Makes one trial per case, named `storage::group::promise`. A storage that cannot be connected to becomes
+/// one failing trial.
 pub fn suite(space: &Space) -> Vec<Trial> {
     let guarantees = match probe(space) {
         Ok(guarantees) => guarantees,
@@ -89,7 +89,7 @@ pub fn suite(space: &Space) -> Vec<Trial> {
     cases::all().into_iter().filter_map(trial).collect()
 }
 
-/// Runs every case over one storage and returns how each ended, in the order of [`cases`](crate::cases).
+/// Runs every case over one storage and returns the outcomes, in the order of [`cases`](crate::cases).
 pub fn outcomes(space: &Space) -> Vec<(Case, Verdict)> {
     let (cases, promised) = (cases::all(), probe(space));
     let (next, done) = (Mutex::new(0), Mutex::new(Vec::new()));

@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use leasehold::storage::Limits;
 
-/// Holds every duration that the cases use. All of them grow with `LEASEHOLD_TEST_TIME`, a factor for slow
-/// machines and far servers; 1 unless set.
+/// All durations of the cases. They are multiplied by `LEASEHOLD_TEST_TIME`, a factor for slow machines and
+/// distant servers; the default is 1.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     factor: f64,
@@ -14,7 +14,7 @@ impl Timing {
     ///
     /// # Panics
     ///
-    /// If it is set to something that is not a number.
+    /// If the variable is set to something other than a number.
     pub fn from_env() -> Self {
         let set = std::env::var("LEASEHOLD_TEST_TIME").unwrap_or_default();
         let factor = if set.is_empty() { Ok(1.0) } else { set.parse() };
@@ -23,7 +23,7 @@ impl Timing {
         )
     }
 
-    /// Uses a factor, between 0.1 and 100.
+    /// Uses this factor, clamped to 0.1 to 100.
     pub fn times(factor: f64) -> Self {
         Self { factor: factor.clamp(0.1, 100.0) }
     }
@@ -33,27 +33,27 @@ impl Timing {
         self.scaled(120_000)
     }
 
-    /// Returns a TTL whose end a case waits for.
+    /// Returns a TTL that is short enough for a case to wait for its end.
     pub fn short(&self, limits: &Limits) -> Duration {
         std::cmp::max(self.scaled(400), limits.ttl_min)
     }
 
-    /// Returns how late a storage may be: with an expiry, a hint, an answer.
+    /// Returns the tolerated delay of an expiry, a hint or an answer.
     pub fn slack(&self) -> Duration {
         self.scaled(3_000)
     }
 
-    /// Returns how far the storage's clock may run ahead of ours within `span`.
+    /// Returns how far the storage's clock may run ahead of the client's within `span`.
     pub fn drift(&self, span: Duration) -> Duration {
         Duration::from_millis(5) + span / 100
     }
 
-    /// Returns the pause between two looks at something that is about to happen.
+    /// Returns the pause between two polls.
     pub fn pause(&self) -> Duration {
         self.scaled(10)
     }
 
-    /// Returns for how long clients fight for a lock.
+    /// Returns how long clients compete for a lock.
     pub fn fight(&self) -> Duration {
         self.scaled(1_000)
     }

@@ -1,4 +1,5 @@
-//! What a caller is told when answers get lost, come late or never: paused time, faults on demand.
+//! What a caller observes when answers get lost, come late or never come. Time is paused, and faults are
+//! injected.
 
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ async fn a_release_that_nobody_answers_is_unavailable_in_time_and_goes_on() {
     let guard = locks.lock("x").acquire().await.expect("free");
     controls.always(Verb::Release, Fault::Fail);
     let start = Instant::now();
-    let error = guard.release().await.expect_err("nobody answers");
+    let error = guard.release().await.expect_err("the storage does not answer");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(start.elapsed() <= Duration::from_millis(5_100), "{:?}", start.elapsed());
     assert!(locks.inspect("x").await.expect("asked").is_some(), "not released yet");
@@ -93,7 +94,7 @@ async fn a_waiter_that_is_frozen_at_the_head_holds_up_the_next_for_its_entrys_li
     let holder = [Claim::new(name.clone(), Owner::random(), TTL)];
     let frozen = [Claim::new(name, Owner::random(), TTL).wait(true)];
     memory.acquire(&holder).await;
-    // Asks once, and then never again.
+    // Sends one claim, and never another.
     memory.acquire(&frozen).await;
     memory.release(&holder).await;
     let start = Instant::now();
@@ -107,11 +108,16 @@ async fn a_call_that_hangs_ends_when_the_wait_does() {
     let (locks, controls) = client(&Memory::new());
     controls.always(Verb::Acquire, Fault::Hang);
     let start = Instant::now();
-    let error = locks.lock("x").try_acquire().await.expect_err("nobody answers");
+    let error = locks.lock("x").try_acquire().await.expect_err("the storage does not answer");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(start.elapsed() <= Duration::from_millis(4_100), "{:?}", start.elapsed());
     let start = Instant::now();
-    let error = locks.lock("x").wait(Duration::from_secs(2)).acquire().await.expect_err("nobody answers");
+    let error = locks
+        .lock("x")
+        .wait(Duration::from_secs(2))
+        .acquire()
+        .await
+        .expect_err("the storage does not answer");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(start.elapsed() <= Duration::from_millis(2_100), "{:?}", start.elapsed());
 }
@@ -123,7 +129,7 @@ async fn without_renewal_a_hint_renews_nothing() {
     let guard = locks.lock("x").renewal(Renewal::Never).acquire().await.expect("free");
     let mut changes = locks.observe("x").expect("valid");
     changes.next().await.expect("seen");
-    // Somebody else's release of this owner's waiter entry hints it for nothing.
+    // A release of this owner's queue entry by another client sends the owner a hint without cause.
     memory.release(&[Claim::new(Name::new("y").expect("valid"), guard.owner(), TTL)]).await;
     sleep(TTL / 2).await;
     assert_eq!(controls.calls(Verb::Renew), 0);

@@ -1,4 +1,4 @@
-//! What an operation costs, in calls of the storage: a count, so that it fails on any machine when it grows.
+//! The cost of each operation, in calls of the storage. A count fails on any machine when it grows.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 const TTL: Duration = Duration::from_secs(30);
 
-/// Two clients of one memory, each with its own counters.
+/// Makes two clients of one memory storage, each with its own counters.
 fn two() -> [(Locks, Controls); 2] {
     let memory = Memory::new();
     [memory.clone(), memory].map(|memory| {
@@ -21,12 +21,12 @@ fn two() -> [(Locks, Controls); 2] {
     })
 }
 
-/// Calls of acquire, renew, release, inspect and list.
+/// Returns the calls of acquire, renew, release, inspect and list.
 fn counts(controls: &Controls) -> [usize; 5] {
     [Verb::Acquire, Verb::Renew, Verb::Release, Verb::Inspect, Verb::List].map(|verb| controls.calls(verb))
 }
 
-/// Lets the engines finish what they do in the background.
+/// Lets the engines finish their background work.
 async fn settle() {
     sleep(Duration::from_millis(100)).await;
 }
@@ -125,7 +125,7 @@ async fn claims_that_come_together_leave_together() {
     assert!(claims == 200 && calls <= 3, "{claims} releases took {calls} calls");
 }
 
-/// Only the head of the local queue asks the storage, whoever waits behind it.
+/// Only the head of the local queue asks the storage, regardless of how many wait behind it.
 #[tokio::test(start_paused = true)]
 async fn five_hundred_tasks_of_a_process_are_one_waiter() {
     const TASKS: usize = 500;
@@ -152,7 +152,7 @@ async fn hold(locks: Locks) -> Guard {
     locks.lock("x").acquire().await.expect("in its turn")
 }
 
-/// A waiter that nobody hints asks at its heartbeat, not in a loop.
+/// A waiter without hints asks at each heartbeat, not in a loop.
 #[tokio::test(start_paused = true)]
 async fn waiting_costs_a_heartbeat() {
     let [(a, _), (b, controls)] = two();

@@ -1,7 +1,8 @@
-//! Every future of the library, dropped at every point, over a storage whose calls pass, fail, lose their
-//! answers, come late, haunt or hang. Whatever happened, nothing stays held, queued or under way.
+//! Drops every future of the library at every point, over a storage whose calls pass, fail, lose their
+//! answers, come late, are executed after an error, or hang. In each case nothing stays held, queued or in
+//! flight.
 //!
-//! The product of gates follows deadpool's `managed_cancellation`. Time is paused, so a hundred thousand
+//! The product of faults follows deadpool's `managed_cancellation`. Time is paused, so a hundred thousand
 //! virtual seconds take a few real ones.
 
 use std::future::Future;
@@ -14,9 +15,9 @@ use leasehold::{Guard, Locks, Name, Owner, Ticket};
 use leasehold_conformance::{Chaos, Controls, Fault, Verb};
 use tokio::time::{Instant, sleep, timeout};
 
-/// Far longer than any scene: a lease that ends by itself hides nothing.
+/// Far longer than any scene, so that no leak is hidden by an expiry.
 const TTL: Duration = Duration::from_secs(600);
-/// In this time everything has to be tidy again once the storage works.
+/// How long the cleanup may take once the storage works.
 const TIDY: Duration = Duration::from_secs(5);
 
 const FAULTS: [Fault; 7] = [
@@ -29,202 +30,204 @@ const FAULTS: [Fault; 7] = [
     Fault::Hang,
 ];
 
-/// When the caller leaves.
+/// The moment at which the caller drops its future.
 #[derive(Clone, Copy, Debug)]
-enum Cut {
-    /// After its future was polled so often.
+enum DropAt {
+    /// After its future was polled this many times.
     Polls(usize),
-    /// After everybody else could run so often.
+    /// After all other tasks could run this many times.
     Steps(usize),
-    /// After that time.
+    /// After this time.
     Time(Duration),
 }
 
-/// What a scene is played with.
-struct Stage {
+/// The locks, the storage and the faults of one scene.
+struct Fixture {
     memory: Memory,
     controls: Controls,
     locks: Locks,
     name: Name,
-    /// Somebody else, not behind the gates.
+    /// A claim of another client, whose calls have no faults.
     other: Claim,
 }
 
 #[test]
 fn acquire() {
-    play(&[Verb::Acquire, Verb::Release], async |stage, cut| {
-        let lock = stage.locks.lock(&stage.name).wait(Duration::from_secs(20));
-        cut.of(lock.acquire()).await.is_some()
+    play(&[Verb::Acquire, Verb::Release], async |fixture, drop_at| {
+        let lock = fixture.locks.lock(&fixture.name).wait(Duration::from_secs(20));
+        drop_at.run(lock.acquire()).await.is_some()
     });
 }
 
 #[test]
 fn acquire_behind_a_holder() {
-    play(&[Verb::Acquire, Verb::Release], async |stage, cut| {
-        stage.other_takes().await;
-        let lock = stage.locks.lock(&stage.name).wait(Duration::from_secs(20));
-        let ended = cut.of(lock.acquire()).await.is_some();
-        stage.heal();
-        stage.nobody_waits().await;
-        stage.other_gives().await;
+    play(&[Verb::Acquire, Verb::Release], async |fixture, drop_at| {
+        fixture.other_takes().await;
+        let lock = fixture.locks.lock(&fixture.name).wait(Duration::from_secs(20));
+        let ended = drop_at.run(lock.acquire()).await.is_some();
+        fixture.heal();
+        fixture.no_waiters_left().await;
+        fixture.other_gives().await;
         ended
     });
 }
 
 #[test]
 fn acquire_while_the_lock_is_handed_over() {
-    play(&[Verb::Acquire, Verb::Release], async |stage, cut| {
-        stage.other_takes().await;
-        let lock = stage.locks.lock(&stage.name).wait(Duration::from_secs(20));
-        let acquiring = tokio::spawn(async move { cut.of(lock.acquire()).await.is_some() });
+    play(&[Verb::Acquire, Verb::Release], async |fixture, drop_at| {
+        fixture.other_takes().await;
+        let lock = fixture.locks.lock(&fixture.name).wait(Duration::from_secs(20));
+        let acquiring = tokio::spawn(async move { drop_at.run(lock.acquire()).await.is_some() });
         for _ in 0..4 {
             tokio::task::yield_now().await;
         }
-        stage.other_gives().await;
+        fixture.other_gives().await;
         acquiring.await.expect("no panic")
     });
 }
 
 #[test]
 fn try_acquire() {
-    play(&[Verb::Acquire, Verb::Release], async |stage, cut| {
-        let lock = stage.locks.lock(&stage.name);
-        cut.of(lock.try_acquire()).await.is_some()
+    play(&[Verb::Acquire, Verb::Release], async |fixture, drop_at| {
+        let lock = fixture.locks.lock(&fixture.name);
+        drop_at.run(lock.try_acquire()).await.is_some()
     });
 }
 
 #[test]
 fn run() {
-    play(&[Verb::Acquire, Verb::Release], async |stage, cut| {
-        let lock = stage.locks.lock(&stage.name).wait(Duration::from_secs(20));
+    play(&[Verb::Acquire, Verb::Release], async |fixture, drop_at| {
+        let lock = fixture.locks.lock(&fixture.name).wait(Duration::from_secs(20));
         let work = async |guard: &Guard| {
             tokio::task::yield_now().await;
             sleep(Duration::from_millis(5)).await;
             guard.token()
         };
-        cut.of(lock.run(work)).await.is_some()
+        drop_at.run(lock.run(work)).await.is_some()
     });
 }
 
 #[test]
 fn release() {
-    play(&[Verb::Release], async |stage, cut| {
-        let guard = stage.guard().await;
-        cut.of(guard.release()).await.is_some()
+    play(&[Verb::Release], async |fixture, drop_at| {
+        let guard = fixture.guard().await;
+        drop_at.run(guard.release()).await.is_some()
     });
 }
 
 #[test]
 fn extend() {
-    play(&[Verb::Renew, Verb::Release], async |stage, cut| {
-        let guard = stage.guard().await;
-        cut.of(guard.extend(TTL * 2)).await.is_some()
+    play(&[Verb::Renew, Verb::Release], async |fixture, drop_at| {
+        let guard = fixture.guard().await;
+        drop_at.run(guard.extend(TTL * 2)).await.is_some()
     });
 }
 
 #[test]
 fn ensure() {
-    play(&[Verb::Renew, Verb::Release], async |stage, cut| {
-        let guard = stage.guard().await;
+    play(&[Verb::Renew, Verb::Release], async |fixture, drop_at| {
+        let guard = fixture.guard().await;
         sleep(Duration::from_secs(10)).await;
-        cut.of(guard.ensure(TTL - Duration::from_secs(8))).await.is_some()
+        drop_at.run(guard.ensure(TTL - Duration::from_secs(8))).await.is_some()
     });
 }
 
 #[test]
 fn verify() {
-    play(&[Verb::Renew, Verb::Inspect, Verb::Release], async |stage, cut| {
-        let guard = stage.guard().await;
-        cut.of(guard.verify()).await.is_some()
+    play(&[Verb::Renew, Verb::Inspect, Verb::Release], async |fixture, drop_at| {
+        let guard = fixture.guard().await;
+        drop_at.run(guard.verify()).await.is_some()
     });
 }
 
 #[test]
 fn lost() {
-    play(&[Verb::Release], async |stage, cut| {
-        let guard = stage.guard().await;
-        cut.of(timeout(Duration::from_secs(1), guard.lost())).await.is_some()
+    play(&[Verb::Release], async |fixture, drop_at| {
+        let guard = fixture.guard().await;
+        drop_at.run(timeout(Duration::from_secs(1), guard.lost())).await.is_some()
     });
 }
 
 #[test]
 fn resume() {
-    play(&[Verb::Renew, Verb::Release], async |stage, cut| {
-        let ticket: Ticket = stage.guard().await.into_ticket();
+    play(&[Verb::Renew, Verb::Release], async |fixture, drop_at| {
+        let ticket: Ticket = fixture.guard().await.into_ticket();
         sleep(Duration::from_secs(1)).await;
-        let resumed = cut.of(stage.locks.resume(ticket.clone())).await;
+        let resumed = drop_at.run(fixture.locks.resume(ticket.clone())).await;
         let ended = resumed.is_some();
         drop(resumed);
-        stage.heal();
+        fixture.heal();
         sleep(Duration::from_secs(2)).await;
-        // A ticket that was not taken up is as good as before: whoever has it can still end the lease.
-        let claim = Claim::new(stage.name.clone(), ticket.owner(), TTL);
-        stage.memory.release(&[claim]).await;
+        // A ticket whose resume failed stays valid: its owner id can still end the lease.
+        let claim = Claim::new(fixture.name.clone(), ticket.owner(), TTL);
+        fixture.memory.release(&[claim]).await;
         ended
     });
 }
 
 #[test]
 fn inspect() {
-    play(&[Verb::Inspect], async |stage, cut| cut.of(stage.locks.inspect(&stage.name)).await.is_some());
+    play(&[Verb::Inspect], async |fixture, drop_at| {
+        drop_at.run(fixture.locks.inspect(&fixture.name)).await.is_some()
+    });
 }
 
 #[test]
 fn list() {
-    play(&[Verb::List], async |stage, cut| cut.of(stage.locks.list("")).await.is_some());
+    play(&[Verb::List], async |fixture, drop_at| drop_at.run(fixture.locks.list("")).await.is_some());
 }
 
 #[test]
 fn break_lock() {
-    play(&[Verb::Inspect, Verb::Release], async |stage, cut| {
-        stage.other_takes().await;
-        let ended = cut.of(stage.locks.break_lock(&stage.name)).await.is_some();
-        stage.heal();
+    play(&[Verb::Inspect, Verb::Release], async |fixture, drop_at| {
+        fixture.other_takes().await;
+        let ended = drop_at.run(fixture.locks.break_lock(&fixture.name)).await.is_some();
+        fixture.heal();
         sleep(Duration::from_secs(1)).await;
-        // Broken or not: both are right.
-        stage.memory.release(std::slice::from_ref(&stage.other)).await;
+        // The lease may or may not have been broken; both are right.
+        fixture.memory.release(std::slice::from_ref(&fixture.other)).await;
         ended
     });
 }
 
 #[test]
 fn close() {
-    play(&[Verb::Renew, Verb::Release], async |stage, cut| {
-        let guard = stage.guard().await;
-        let ended = cut.of(stage.locks.close()).await.is_some();
-        stage.heal();
+    play(&[Verb::Renew, Verb::Release], async |fixture, drop_at| {
+        let guard = fixture.guard().await;
+        let ended = drop_at.run(fixture.locks.close()).await.is_some();
+        fixture.heal();
         sleep(Duration::from_millis(500)).await;
-        let begun = !matches!(cut, Cut::Polls(0));
+        let begun = !matches!(drop_at, DropAt::Polls(0));
         assert!(!(begun && guard.is_held()), "the client was closed, and its guard holds");
         ended
     });
 }
 
-/// A waiter's entry outlives a lease that is shorter: it is taken back all the same.
+/// A queue entry that outlives its shorter lease is still removed.
 #[tokio::test(start_paused = true)]
 async fn a_wait_dropped_after_its_ttl_leaves_no_entry() {
-    let stage = Stage::new(&[]);
-    stage.other_takes().await;
-    let lock = stage.locks.lock(&stage.name).ttl(Duration::from_millis(500));
+    let fixture = Fixture::new(&[]);
+    fixture.other_takes().await;
+    let lock = fixture.locks.lock(&fixture.name).ttl(Duration::from_millis(500));
     let waited = timeout(Duration::from_millis(1_500), lock.acquire()).await;
     assert!(waited.is_err(), "another holds it all the time");
     sleep(Duration::from_millis(100)).await;
-    let holder = stage.memory.inspect(&stage.name).await.expect("memory answers");
+    let holder = fixture.memory.inspect(&fixture.name).await.expect("memory answers");
     assert_eq!(holder.and_then(|holder| holder.waiters), Some(0));
 }
 
-/// Plays a scene with every fault of these verbs, and leaves it at every point until it ends by itself.
-fn play(verbs: &[Verb], scene: impl AsyncFn(&Stage, Cut) -> bool) {
+/// Plays a scene with every fault of these verbs, and drops it at every point until it ends by itself.
+fn play(verbs: &[Verb], scene: impl AsyncFn(&Fixture, DropAt) -> bool) {
     for gates in product(verbs) {
         let times = [1, 10, 30, 49, 51, 60, 200, 999, 1_001, 3_000].map(Duration::from_millis);
-        let cuts: [Box<dyn Iterator<Item = Cut>>; 3] = [
-            Box::new((0..).map(Cut::Polls)),
-            Box::new((0..40).map(Cut::Steps)),
-            Box::new(times.into_iter().map(Cut::Time)),
+        let cuts: [Box<dyn Iterator<Item = DropAt>>; 3] = [
+            Box::new((0..).map(DropAt::Polls)),
+            Box::new((0..40).map(DropAt::Steps)),
+            Box::new(times.into_iter().map(DropAt::Time)),
         ];
         for cuts in cuts {
-            for cut in cuts {
-                if act(&gates, cut, &scene) {
+            for drop_at in cuts {
+                if act(&gates, drop_at, &scene) {
                     break;
                 }
             }
@@ -232,20 +235,20 @@ fn play(verbs: &[Verb], scene: impl AsyncFn(&Stage, Cut) -> bool) {
     }
 }
 
-/// Plays a scene once and sees that everything is tidy afterwards. Whether the scene ended by itself.
-fn act(gates: &[(Verb, Fault)], cut: Cut, scene: &impl AsyncFn(&Stage, Cut) -> bool) -> bool {
+/// Plays a scene once and checks the cleanup. Returns `true` if the scene ended by itself.
+fn act(gates: &[(Verb, Fault)], drop_at: DropAt, scene: &impl AsyncFn(&Fixture, DropAt) -> bool) -> bool {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime").block_on(async {
-        let stage = Stage::new(gates);
-        let ended = scene(&stage, cut).await;
-        stage.heal();
-        let untidy = stage.tidy().await;
-        assert!(untidy.is_none(), "{gates:?}, left after {cut:?}: {}", untidy.unwrap_or_default());
+        let fixture = Fixture::new(gates);
+        let ended = scene(&fixture, drop_at).await;
+        fixture.heal();
+        let untidy = fixture.tidy().await;
+        assert!(untidy.is_none(), "{gates:?}, left after {drop_at:?}: {}", untidy.unwrap_or_default());
         ended
     })
 }
 
-impl Stage {
+impl Fixture {
     fn new(gates: &[(Verb, Fault)]) -> Self {
         let memory = Memory::new();
         let chaos = Chaos::new(memory.clone());
@@ -264,7 +267,7 @@ impl Stage {
     }
 
     async fn guard(&self) -> Guard {
-        self.locks.lock(&self.name).acquire().await.expect("nobody holds it")
+        self.locks.lock(&self.name).acquire().await.expect("the lock is free")
     }
 
     async fn other_takes(&self) {
@@ -276,8 +279,8 @@ impl Stage {
         self.memory.release(std::slice::from_ref(&self.other)).await;
     }
 
-    /// Waits until no waiter of ours is left behind the other holder.
-    async fn nobody_waits(&self) {
+    /// Waits until no waiter of these clients is queued behind the other holder.
+    async fn no_waiters_left(&self) {
         let start = Instant::now();
         loop {
             let holder = self.memory.inspect(&self.name).await.expect("memory answers");
@@ -290,7 +293,7 @@ impl Stage {
         }
     }
 
-    /// Waits until nothing is held, queued or under way; what still is when it takes too long.
+    /// Waits until nothing is held, queued or in flight. Returns what remains if that takes too long.
     async fn tidy(&self) -> Option<String> {
         let start = Instant::now();
         loop {
@@ -306,7 +309,7 @@ impl Stage {
         }
     }
 
-    /// Whether a newcomer is granted the lock at once: then nobody holds it and nobody waits.
+    /// Returns `true` if a new client is granted the lock at once, so there is no holder and no waiter.
     async fn free(&self) -> bool {
         let newcomer = [Claim::new(self.name.clone(), Owner::random(), TTL)];
         let answers = self.memory.acquire(&newcomer).await;
@@ -315,9 +318,9 @@ impl Stage {
     }
 }
 
-impl Cut {
-    /// Runs a future until it ends, or until its caller leaves.
-    async fn of<F: Future>(self, future: F) -> Option<F::Output> {
+impl DropAt {
+    /// Runs a future until it ends or its caller drops it.
+    async fn run<F: Future>(self, future: F) -> Option<F::Output> {
         // Longer than any wait within a scene.
         let patience = Duration::from_secs(100);
         match self {
@@ -342,7 +345,7 @@ impl Cut {
     }
 }
 
-/// A future that is dropped after so many polls.
+/// A future that gives up after a number of polls.
 struct Polls<F> {
     future: Pin<Box<F>>,
     left: usize,
@@ -364,7 +367,7 @@ impl<F: Future> Future for Polls<F> {
     }
 }
 
-/// Every way to give each verb a fault.
+/// Returns every assignment of faults to these verbs.
 fn product(verbs: &[Verb]) -> Vec<Vec<(Verb, Fault)>> {
     verbs.iter().fold(vec![Vec::new()], |gates, verb| {
         let with = |gates: &Vec<(Verb, Fault)>, fault| {

@@ -1,4 +1,4 @@
-//! `Chaos` does what it is told, no more and no less.
+//! `Chaos` injects exactly the faults that were planned.
 
 use std::time::Duration;
 
@@ -211,7 +211,7 @@ async fn it_passes_what_it_is_not_told_about() {
     assert_eq!(chaos.to_string(), "chaos(memory)");
 }
 
-/// What a user tests with it: the path that is taken when a lock is lost.
+/// An example of a user's test: the path that runs when a lock is lost.
 #[tokio::test(start_paused = true)]
 async fn a_lock_is_lost_when_no_renewal_is_answered() {
     let (_, chaos, controls) = chaos();

@@ -1,4 +1,4 @@
-//! The suite over the storage that is an example: `crates/leasehold/examples/your_own_storage.rs`.
+//! The suite over the example storage, `crates/leasehold/examples/your_own_storage.rs`.
 
 use leasehold_conformance::{Space, Verdict, outcomes};
 
@@ -8,7 +8,7 @@ mod example;
 
 #[test]
 fn the_storage_in_the_examples_keeps_what_it_promises() {
-    // Its only clock is tokio's, so nothing has to be waited for.
+    // The storage reads tokio's clock only, so no case takes real time.
     let space = Space::simulated("shelf", || {
         let shared = example::Shelf::default();
         move || {

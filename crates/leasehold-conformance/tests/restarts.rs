@@ -1,5 +1,5 @@
-//! What becomes of holds when the storage may have forgotten them: a server without a disk restarts, or a replica
-//! takes over that had not heard of them. In simulated time.
+//! What happens to leases when the storage may have forgotten them: a server without a disk restarts, or a
+//! replica takes over that lacks them. Time is simulated.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use leasehold_conformance::{Chaos, Controls, Fault, HintFault, Verb};
 use tokio::time::{Instant, sleep};
 
 const TTL: Duration = Duration::from_secs(30);
-/// How long a call takes where it takes time.
+/// The duration of a call, where it takes time.
 const CALL: Duration = Duration::from_millis(5);
-/// Holds that are renewed, which is long before the first of them is due.
+/// A time long before the first renewal of a lease is due.
 const EARLY: Duration = Duration::from_secs(5);
 
-/// A storage that forgets, the client that uses it, and what makes it do so.
+/// A storage that forgets leases, its client, and the controls of both.
 struct Forgetful {
     memory: Memory,
     controls: Controls,
@@ -27,7 +27,7 @@ impl Forgetful {
         let memory = Memory::new();
         let chaos = Chaos::new(memory.clone());
         let controls = chaos.controls();
-        // What ends a lease here is not hinted: nobody has ended it.
+        // Forgotten leases are not released, so no hint announces their end.
         controls.hints(HintFault::Drop);
         let locks = Locks::builder().on_current_runtime().build(chaos).expect("memory promises enough");
         Self { memory, controls, locks }
@@ -35,7 +35,7 @@ impl Forgetful {
 
     async fn take(&self, name: &str, renewal: Renewal) -> Guard {
         let lock = self.locks.lock(name).ttl(TTL).renewal(renewal);
-        lock.acquire().await.expect("nobody else holds it")
+        lock.acquire().await.expect("the lock is free")
     }
 
     async fn take_many(&self, n: usize) -> Vec<Guard> {
@@ -43,7 +43,7 @@ impl Forgetful {
         join_all(names.iter().map(|name| self.take(name, Renewal::Automatic))).await
     }
 
-    /// Forgets a lease, and nobody is told.
+    /// Makes the storage forget a lease, without any notification.
     async fn forget(&self, guard: &Guard) {
         self.memory.release(&[Claim::new(guard.name().clone(), guard.owner(), TTL)]).await;
     }
@@ -52,7 +52,7 @@ impl Forgetful {
         self.controls.hint(Hint::Restarted);
     }
 
-    /// How many renewals were sent since the last time, and in how many calls.
+    /// Returns how many renewals were sent since the last call, and in how many storage calls.
     fn renewed(&self) -> (usize, usize) {
         let counts = (self.controls.claims(Verb::Renew), self.controls.calls(Verb::Renew));
         self.controls.forget_counts();
@@ -117,7 +117,7 @@ async fn a_renewal_under_way_proves_nothing_and_is_not_disturbed() {
 #[tokio::test(start_paused = true)]
 async fn a_lock_asked_for_before_and_granted_after_is_verified_as_well() {
     let storage = Forgetful::new();
-    // Somebody has to listen for the hint to be heard.
+    // The engine receives hints only while it has a reason to subscribe.
     let held = storage.take("held", Renewal::Never).await;
     sleep(EARLY).await;
     storage.controls.always(Verb::Acquire, Fault::Delay(CALL));
@@ -167,7 +167,7 @@ async fn many_holds_are_verified_in_batches_once_however_often_it_is_said_and_sp
     assert_eq!(renewals, HOLDS * 2, "one sweep, and one that follows");
     assert!(calls <= batches * 2 + 1, "{calls} calls");
 
-    // From now on every hold is due within a third of the TTL: about as many in each tenth of it.
+    // From now on each lease is due within a third of the TTL, and about as many in each tenth of it.
     for _ in 0..10 {
         sleep(TTL / 30).await;
         let (renewals, _) = storage.renewed();

@@ -1,6 +1,6 @@
-//! Clients fight over storages that fail, delay, duplicate, haunt and lose answers, as a seed decides. In
-//! simulated time, so that hours pass in seconds and every failure can be repeated with its seed:
-//! `LEASEHOLD_TEST_SEED` runs one, `LEASEHOLD_TEST_SEEDS` says how many to run.
+//! Clients compete over storages that fail, delay, duplicate, lose answers, and execute calls after an
+//! error, as a seed decides. Time is simulated, so hours pass in seconds and each failure can be repeated
+//! from its seed. `LEASEHOLD_TEST_SEED` runs one seed; `LEASEHOLD_TEST_SEEDS` sets how many run.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ const NAMES: [&str; 2] = ["x", "y"];
 /// In milliseconds.
 const TTLS: [u64; 4] = [300, 500, 2_000, 10_000];
 const LONG: Duration = Duration::from_secs(15);
-/// After this time nothing is left: a ticket that nobody resumed ends with its TTL.
+/// After this time nothing is left: a ticket that no client resumed ends with its TTL.
 const TIDY: Duration = Duration::from_secs(40);
 
 #[test]
@@ -28,30 +28,30 @@ fn one_holder_at_a_time_whatever_fails() {
     let mut holds = 0;
     for seed in seeds {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-        match runtime.expect("a runtime").block_on(storm(seed)) {
+        match runtime.expect("a runtime").block_on(run_seed(seed)) {
             Ok(n) => holds += n,
             Err(wrong) => panic!("{wrong}; again with LEASEHOLD_TEST_SEED={seed}"),
         }
     }
     println!("{holds} holds");
-    assert!(holds > 0, "nobody was granted anything");
+    assert!(holds > 0, "no client was granted a lock");
 }
 
-/// Lets a storm pass over a few clients. How many holds there were, or what went wrong.
-async fn storm(seed: u64) -> Result<usize, String> {
-    let (mut dice, memory, history) = (Dice(seed), Memory::new(), History::new());
+/// Runs a few clients under random faults. Returns the number of holds, or the first fault found.
+async fn run_seed(seed: u64) -> Result<usize, String> {
+    let (mut random, memory, history) = (Random(seed), Memory::new(), History::new());
     let mut clients: Vec<(Locks, Controls)> = Vec::new();
     for _ in 0..3 {
         let chaos = Chaos::new(memory.clone());
         let controls = chaos.controls();
-        brew(&controls, &mut dice);
+        set_random_faults(&controls, &mut random);
         let locks = Locks::builder().on_current_runtime().build(chaos);
         clients.push((locks.map_err(|error| error.to_string())?, controls));
     }
     let all: Arc<[Locks]> = clients.iter().map(|(locks, _)| locks.clone()).collect();
     let tasks = (0..9).map(|i| {
-        let (all, dice, history) = (Arc::clone(&all), Dice(dice.draw()), history.clone());
-        tokio::spawn(fight(all, i % clients.len(), dice, history))
+        let (all, random, history) = (Arc::clone(&all), Random(random.draw()), history.clone());
+        tokio::spawn(run_task(all, i % clients.len(), random, history))
     });
     for task in join_all(tasks.collect::<Vec<_>>()).await {
         task.map_err(|error| error.to_string())?;
@@ -67,11 +67,11 @@ async fn storm(seed: u64) -> Result<usize, String> {
     Ok(history.len())
 }
 
-/// Gives every verb of a client a fault of its own.
-fn brew(controls: &Controls, dice: &mut Dice) {
+/// Sets a random fault for each verb of a client.
+fn set_random_faults(controls: &Controls, random: &mut Random) {
     for verb in [Verb::Acquire, Verb::Renew, Verb::Release] {
-        let most = dice.of(&[300, 3_000]);
-        let by = Duration::from_millis(dice.below(most));
+        let most = random.of(&[300, 3_000]);
+        let by = Duration::from_millis(random.below(most));
         let faults = [
             Fault::Pass,
             Fault::Fail,
@@ -80,88 +80,93 @@ fn brew(controls: &Controls, dice: &mut Dice) {
             Fault::Delay(by),
             Fault::Ghost(by),
         ];
-        let percent = u8::try_from(dice.below(60)).expect("BUG: below 60");
-        controls.sometimes(verb, percent, dice.of(&faults), dice.draw());
+        let percent = u8::try_from(random.below(60)).expect("BUG: below 60");
+        controls.sometimes(verb, percent, random.of(&faults), random.draw());
     }
-    let by = Duration::from_millis(dice.below(3_000));
-    controls.hints(dice.of(&[HintFault::Pass, HintFault::Drop, HintFault::Duplicate, HintFault::Delay(by)]));
+    let by = Duration::from_millis(random.below(3_000));
+    controls.hints(random.of(&[
+        HintFault::Pass,
+        HintFault::Drop,
+        HintFault::Duplicate,
+        HintFault::Delay(by),
+    ]));
 }
 
-/// One task: asks, holds, and ends it in one of the ways in which users do.
-async fn fight(all: Arc<[Locks]>, me: usize, mut dice: Dice, history: History) {
+/// Runs one task, which acquires, holds, and ends its lease in one of the ways that users do.
+async fn run_task(all: Arc<[Locks]>, me: usize, mut random: Random, history: History) {
     for _ in 0..12 {
-        let name = dice.of(&NAMES);
-        let ttl = Duration::from_millis(dice.of(&TTLS));
-        let mut lock = all[me].lock(name).ttl(ttl).wait(Duration::from_millis(dice.below(20_000)));
-        if dice.below(4) == 0 {
-            lock = lock.max_hold(Duration::from_millis(100 + dice.below(10_000)));
+        let name = random.of(&NAMES);
+        let ttl = Duration::from_millis(random.of(&TTLS));
+        let mut lock = all[me].lock(name).ttl(ttl).wait(Duration::from_millis(random.below(20_000)));
+        if random.below(4) == 0 {
+            lock = lock.max_hold(Duration::from_millis(100 + random.below(10_000)));
         }
-        let leaves_after = Duration::from_millis(dice.of(&[1, 300, 60_000]));
-        // Contended, unavailable, or left: then there was no hold.
+        let leaves_after = Duration::from_millis(random.of(&[1, 300, 60_000]));
+        // Otherwise the wait was contended, unavailable or abandoned, so there was no hold.
         if let Ok(Ok(guard)) = timeout(leaves_after, lock.acquire()).await {
-            hold(guard, &all, &mut dice, &history).await;
+            hold(guard, &all, &mut random, &history).await;
         }
-        sleep(Duration::from_millis(dice.below(500))).await;
+        sleep(Duration::from_millis(random.below(500))).await;
     }
 }
 
-/// Works until the lease is lost or the work is done, whichever comes first. A lease that was handed over and
-/// resumed is one hold, for nobody may have held in between.
-async fn hold(mut guard: Guard, all: &[Locks], dice: &mut Dice, history: &History) {
+/// Works until the lease is lost or the work is done, whichever comes first. A lease that was handed over
+/// and resumed counts as one hold, because no other client may hold the lock in between.
+async fn hold(mut guard: Guard, all: &[Locks], random: &mut Random, history: &History) {
     let (name, token, from) = (guard.name().clone(), guard.token(), Instant::now());
-    for _ in 0..dice.below(8) {
+    for _ in 0..random.below(8) {
         if !guard.is_held() {
             break;
         }
         tokio::select! {
             biased;
             _ = guard.lost() => break,
-            () = work(&guard, dice) => {}
+            () = work(&guard, random) => {}
         }
-        if dice.below(5) == 0 {
+        if random.below(5) == 0 {
             let until = Instant::now();
-            let Some(resumed) = hand_over(guard, all, dice).await else {
+            let Some(resumed) = hand_over(guard, all, random).await else {
                 return history.add(Hold::new(name, token, from, until));
             };
             guard = resumed;
         }
     }
     history.add(Hold::new(name, token, from, Instant::now()));
-    match dice.below(4) {
+    match random.below(4) {
         0 => drop(guard),
         1 => guard.forget(),
-        // Lost or unavailable: what counts is that it is over.
+        // An error is fine: the lock was lost, or the storage is unavailable. The hold is over.
         2 => drop(guard.release().await),
-        _ => drop(timeout(Duration::from_millis(dice.below(100)), guard.release()).await),
+        _ => drop(timeout(Duration::from_millis(random.below(100)), guard.release()).await),
     }
 }
 
-/// Does one of the things that holders do. Whether the storage answers is not what counts here.
-async fn work(guard: &Guard, dice: &mut Dice) {
+/// Uses the guard in one of the ways that holders do. The storage need not answer.
+async fn work(guard: &Guard, random: &mut Random) {
     let least = guard.remaining().mul_f64(1.2);
-    match dice.below(8) {
-        0 | 1 => drop(guard.extend(Duration::from_millis(dice.of(&TTLS))).await),
+    match random.below(8) {
+        0 | 1 => drop(guard.extend(Duration::from_millis(random.of(&TTLS))).await),
         2 => drop(guard.ensure(least).await),
         3 => drop(guard.verify().await),
-        4 => drop(timeout(Duration::from_millis(dice.below(50)), guard.extend(least)).await),
-        _ => sleep(Duration::from_millis(dice.below(6_000))).await,
+        4 => drop(timeout(Duration::from_millis(random.below(50)), guard.extend(least)).await),
+        _ => sleep(Duration::from_millis(random.below(6_000))).await,
     }
 }
 
-/// Writes the lease down, and lets this or another client resume it. Often it is shortened just before and
-/// extended just after, and whether that was answered is not waited for.
-async fn hand_over(guard: Guard, all: &[Locks], dice: &mut Dice) -> Option<Guard> {
-    let soon = Duration::from_millis(1 + dice.below(50));
-    if dice.below(2) == 0 {
-        drop(timeout(soon, guard.extend(Duration::from_millis(dice.of(&TTLS)))).await);
+/// Makes a ticket of the lease, and lets this or another client resume it. The lease is often shortened
+/// just before and extended just after, without waiting for the answers.
+async fn hand_over(guard: Guard, all: &[Locks], random: &mut Random) -> Option<Guard> {
+    let soon = Duration::from_millis(1 + random.below(50));
+    if random.below(2) == 0 {
+        drop(timeout(soon, guard.extend(Duration::from_millis(random.of(&TTLS)))).await);
     }
     let ticket = guard.into_ticket();
     for _ in 0..3 {
-        let heir = &all[usize::try_from(dice.below(3)).expect("BUG: below 3")];
-        let leaves_after = Duration::from_millis(dice.of(&[1, 300, 60_000]));
+        let heir = &all[usize::try_from(random.below(3)).expect("BUG: below 3")];
+        let leaves_after = Duration::from_millis(random.of(&[1, 300, 60_000]));
         match timeout(leaves_after, heir.resume(ticket.clone())).await {
             Ok(Ok(guard)) if guard.is_held() => {
-                if dice.below(2) == 0 {
+                if random.below(2) == 0 {
                     tokio::select! {
                         biased;
                         _ = guard.lost() => {}
@@ -171,14 +176,15 @@ async fn hand_over(guard: Guard, all: &[Locks], dice: &mut Dice) -> Option<Guard
                 return Some(guard);
             }
             Ok(Err(error)) if error.kind() == ErrorKind::Lost => return None,
-            // Unavailable, left, or lost on its way: the ticket may be as good as before.
+            // Unavailable, abandoned, or lost on the way: the ticket may still be valid.
             _ => {}
         }
     }
     None
 }
 
-/// Sees that in a while nothing is held, queued or under way, and that a newcomer is served at once.
+/// Checks that soon nothing is held, queued or in flight, and that a new client is granted the lock at
+/// once.
 async fn tidy(memory: &Memory, clients: &[(Locks, Controls)]) -> Result<(), String> {
     let start = Instant::now();
     loop {
@@ -205,10 +211,10 @@ async fn tidy(memory: &Memory, clients: &[(Locks, Controls)]) -> Result<(), Stri
     Ok(())
 }
 
-/// SplitMix64: the same throws for the same seed on every machine.
-struct Dice(u64);
+/// A SplitMix64 generator, which gives the same numbers for the same seed on every machine.
+struct Random(u64);
 
-impl Dice {
+impl Random {
     fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

@@ -1,4 +1,4 @@
-//! Claims come in batches; each is answered in its place and stands alone.
+//! Batches: each claim is answered in its place and independently of the others.
 
 use std::time::Duration;
 
@@ -25,8 +25,8 @@ cases!("batches":
 async fn acquire_answers_each_claim_in_its_place(case: Context) {
     let (a, b) = (case.client().await, case.client().await);
     let mine = case.claim("mine");
-    a.take(&case.claim("held"), "nobody holds it").await;
-    let token = b.take(&mine, "nobody holds it").await;
+    a.take(&case.claim("held"), "the lock is free").await;
+    let token = b.take(&mine, "the lock is free").await;
     let batch = [case.claim("free 1"), case.claim("held"), mine, case.claim("free 2")];
     let answers = acquire(&case, &b, &batch).await;
     let granted = |i: usize| matches!(answers[i], Acquire::Granted { .. });
@@ -41,9 +41,9 @@ async fn acquire_answers_each_claim_in_its_place(case: Context) {
 async fn renew_answers_each_claim_in_its_place(case: Context) {
     let (a, b) = (case.client().await, case.client().await);
     let batch = [case.claim("free"), case.claim("mine 1"), case.claim("others"), case.claim("mine 2")];
-    a.take(&case.claim("others"), "nobody holds it").await;
-    b.take(&batch[1], "nobody holds it").await;
-    b.take(&batch[3], "nobody holds it").await;
+    a.take(&case.claim("others"), "the lock is free").await;
+    b.take(&batch[1], "the lock is free").await;
+    b.take(&batch[3], "the lock is free").await;
     let mut renewed = Vec::new();
     for claims in batch.chunks(case.limits.batch_max) {
         let answers = b.0.renew(claims).await;
@@ -58,16 +58,16 @@ async fn release_answers_each_claim_in_its_place(case: Context) {
         case.claim("others"),
         [case.claim("mine 1"), case.claim("mine 2"), case.claim("free"), case.claim("others")],
     );
-    a.take(&others, "nobody holds it").await;
-    b.take(&batch[0], "nobody holds it").await;
-    b.take(&batch[1], "nobody holds it").await;
+    a.take(&others, "the lock is free").await;
+    b.take(&batch[0], "the lock is free").await;
+    b.take(&batch[1], "the lock is free").await;
     let mut released = Vec::new();
     for claims in batch.chunks(case.limits.batch_max) {
         let answers = b.0.release(claims).await;
         released.extend(all(answers, claims.len()).iter().map(|answer| *answer == Release::Released));
     }
     assert_eq!(released, [true, true, false, false], "released, of mine, mine, free, others");
-    a.keep(&others, "somebody else's batch is no business of it").await;
+    a.keep(&others, "another client's batch does not affect this lease").await;
 }
 
 async fn a_refused_claim_does_not_spoil_its_batch(case: Context) {
@@ -90,7 +90,7 @@ async fn each_claim_of_a_batch_has_its_own_ttl(case: Context) {
     let (a, b) = (case.client().await, case.client().await);
     let batch = [case.claim("long 1"), case.short_claim("short"), case.claim("long 2")];
     for answer in acquire(&case, &a, &batch).await {
-        assert!(matches!(answer, Acquire::Granted { .. }), "nobody holds it: {answer:?}");
+        assert!(matches!(answer, Acquire::Granted { .. }), "the lock is free: {answer:?}");
     }
     let within = batch[1].ttl * 3 + case.timing.slack() * 2;
     b.take_within(&case.claim("short"), within, "its lease is over").await;
@@ -112,7 +112,8 @@ async fn the_largest_batch_is_answered(case: Context) {
     assert_eq!(released.count(), n, "released, of {n} held names");
 }
 
-/// Two batches with the same names in opposite orders: the recipe for a deadlock.
+/// Sends two batches with the same names in opposite orders, which would deadlock row locks taken in that
+/// order.
 async fn batches_that_cross_do_not_block_each_other(case: Context) {
     let (a, b) = (case.client().await, case.client().await);
     let n = std::cmp::min(case.limits.batch_max, 40);

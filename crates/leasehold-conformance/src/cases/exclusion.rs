@@ -1,4 +1,4 @@
-//! Acquire grants to one, and to the same owner as often as it asks.
+//! Exclusion: a lock is granted to one owner, and to that owner as often as it asks.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -29,13 +29,13 @@ cases!("exclusion":
 
 async fn a_free_name_is_granted(case: Context) {
     let (client, claim) = (case.client().await, case.claim("a"));
-    client.take(&claim, "nobody holds it").await;
+    client.take(&claim, "the lock is free").await;
     client.give(&claim, "it was granted").await;
 }
 
 async fn a_held_name_is_refused_to_others(case: Context) {
     let (a, b) = (case.client().await, case.client().await);
-    a.take(&case.claim("a"), "nobody holds it").await;
+    a.take(&case.claim("a"), "the lock is free").await;
     for _ in 0..3 {
         b.refused(&case.claim("a"), "another client holds it").await;
     }
@@ -44,8 +44,8 @@ async fn a_held_name_is_refused_to_others(case: Context) {
 async fn a_held_answer_names_the_holder(case: Context) {
     let (a, b) = (case.client().await, case.client().await);
     let claim = case.claim("a").label("the holder");
-    let token = a.take(&claim, "nobody holds it").await;
-    // A storage may leave the holder out, but not name a wrong one.
+    let token = a.take(&claim, "the lock is free").await;
+    // The storage may omit the holder, but must not name a wrong one.
     if let Some(holder) = b.refused(&case.claim("a"), "another client holds it").await {
         assert_eq!(
             (&holder.name, holder.owner, holder.token),
@@ -55,10 +55,10 @@ async fn a_held_answer_names_the_holder(case: Context) {
     }
 }
 
-/// The engine waits; a storage answers.
+/// Waiting is the engine's task; a storage answers at once.
 async fn a_held_answer_comes_at_once(case: Context) {
     let (a, b) = (case.client().await, case.client().await);
-    a.take(&case.claim("a"), "nobody holds it").await;
+    a.take(&case.claim("a"), "the lock is free").await;
     for wait in [false, true] {
         let claim = case.claim("a").wait(wait);
         let asked = timeout(case.timing.slack(), b.acquire(&claim)).await;
@@ -68,13 +68,13 @@ async fn a_held_answer_comes_at_once(case: Context) {
 
 async fn the_same_client_excludes_itself(case: Context) {
     let client = case.client().await;
-    client.take(&case.claim("a"), "nobody holds it").await;
+    client.take(&case.claim("a"), "the lock is free").await;
     client.refused(&case.claim("a"), "another acquisition of the same client holds it").await;
 }
 
 async fn different_names_do_not_exclude(case: Context) {
     let (a, b) = (case.client().await, case.client().await);
-    a.take(&case.claim("a"), "nobody holds it").await;
+    a.take(&case.claim("a"), "the lock is free").await;
     for rest in ["b", "a/", "A", "a/b", "aa"] {
         b.take(&case.claim(rest), "only another name is held").await;
     }
@@ -92,7 +92,8 @@ async fn one_of_many_concurrent_claims_is_granted(case: Context) {
     }
 }
 
-/// Asks; again while votes are split, where that may happen: nobody is granted, and each is told when to come back.
+/// Sends the claim, and sends it again while the vote is split. In a split vote no client is granted the
+/// lock, and each is told when to retry.
 async fn ask_to_the_end(client: &Client, claim: &Claim, is_decided: &AtomicBool) -> Acquire {
     let may_be_split = !client.0.guarantees().fair;
     let mut tries = 1;
@@ -118,7 +119,8 @@ async fn holds_never_overlap(case: Context) {
     }
 }
 
-/// Clients fight for two locks; some holders give them up, some let them expire. Returns who held when.
+/// Lets clients compete for two locks; some holders release, some let their leases expire. Returns the
+/// holds.
 pub(super) async fn fights(case: &Context) -> History {
     let (history, end) = (History::new(), Instant::now() + case.timing.fight());
     let mut fighters = Vec::new();
@@ -128,7 +130,7 @@ pub(super) async fn fights(case: &Context) -> History {
     for fighter in join_all(fighters).await {
         fighter.expect("a fighter was refused nothing but the lock");
     }
-    assert!(!history.is_empty(), "nobody was granted anything");
+    assert!(!history.is_empty(), "no client was granted a lock");
     history
 }
 
@@ -155,7 +157,7 @@ async fn fight(case: Context, i: usize, history: History, end: Instant) {
 
 async fn asking_again_grants_the_same_token(case: Context) {
     let (client, claim) = (case.client().await, case.claim("a"));
-    let first = client.take(&claim, "nobody holds it").await;
+    let first = client.take(&claim, "the lock is free").await;
     for _ in 0..3 {
         let again = client.take(&claim, "this owner holds it already").await;
         assert_eq!(again, first, "the same owner was given another token");
@@ -171,7 +173,7 @@ async fn asking_again_gives_a_full_ttl(case: Context) {
         let (client, short) = (case.client().await, case.short_claim("a"));
         let mut long = short.clone();
         long.ttl = case.timing.long();
-        client.take(&short, "nobody holds it").await;
+        client.take(&short, "the lock is free").await;
         let Acquire::Granted { ttl, .. } = client.acquire(&short).await else {
             panic!("the owner that holds was refused");
         };
@@ -184,7 +186,7 @@ async fn asking_again_gives_a_full_ttl(case: Context) {
 
 async fn asking_again_never_shortens(case: Context) {
     let (client, long) = (case.client().await, case.claim("a"));
-    client.take(&long, "nobody holds it").await;
+    client.take(&long, "the lock is free").await;
     let mut short = long.clone().patience(case.timing.slack());
     short.ttl = case.timing.short(&case.limits);
     client.take(&short, "this owner holds it").await;
@@ -195,7 +197,7 @@ async fn asking_again_never_shortens(case: Context) {
 
 async fn asking_again_over_another_client_is_granted(case: Context) {
     let (a, b, claim) = (case.client().await, case.client().await, case.claim("a"));
-    let first = a.take(&claim, "nobody holds it").await;
-    let again = b.take(&claim, "an owner is known by its id, whoever sends it").await;
+    let first = a.take(&claim, "the lock is free").await;
+    let again = b.take(&claim, "the owner id alone identifies the owner").await;
     assert_eq!(again, first, "the same owner was given another token");
 }

@@ -1,4 +1,4 @@
-//! A lease ends with its TTL: not before, and soon after.
+//! Expiry: a lease ends with its TTL, not earlier, and soon afterward.
 
 use leasehold::storage::{Acquire, Claim, Owner};
 use tokio::time::{Instant, sleep};
@@ -19,7 +19,7 @@ async fn nobody_is_granted_before_the_ttl_is_over(case: Context) {
     let (a, b, claim) = (case.client().await, case.client().await, case.short_claim("a"));
     let sent = Instant::now();
     let Acquire::Granted { ttl, .. } = a.acquire(&claim).await else {
-        panic!("nobody holds it, but it was not granted");
+        panic!("the lock is free, but it was not granted");
     };
     let within = ttl + case.timing.slack() * 2;
     b.take_within(&case.claim("a"), within, "the lease is over").await;
@@ -30,7 +30,7 @@ async fn nobody_is_granted_before_the_ttl_is_over(case: Context) {
 async fn an_expired_lease_is_granted_to_others(case: Context) {
     let (a, b, claim) = (case.client().await, case.client().await, case.short_claim("a"));
     let Acquire::Granted { ttl, .. } = a.acquire(&claim).await else {
-        panic!("nobody holds it, but it was not granted");
+        panic!("the lock is free, but it was not granted");
     };
     sleep(ttl).await;
     let late = case.timing.slack();
@@ -49,8 +49,8 @@ async fn the_shortest_and_the_longest_ttl_are_given(case: Context) {
 async fn leases_of_one_client_end_on_their_own(case: Context) {
     let (a, b) = (case.client().await, case.client().await);
     let (short, long) = (case.short_claim("short"), case.claim("long"));
-    a.take(&long, "nobody holds it").await;
-    a.take(&short, "nobody holds it").await;
+    a.take(&long, "the lock is free").await;
+    a.take(&short, "the lock is free").await;
     let within = short.ttl * 3 + case.timing.slack() * 2;
     b.take_within(&case.claim("short"), within, "the lease is over").await;
     b.refused(&case.claim("long"), "this lease has a TTL of its own").await;

@@ -1,4 +1,4 @@
-//! A dropped call is an unknown outcome, never a broken storage.
+//! Dropped calls: each has an unknown outcome, and none breaks the storage.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ cases!("faults":
     ],
 );
 
-/// How long a call may run before it is dropped: at its first step, and at whatever comes after.
+/// Yields how long a call may run before it is dropped: at its first poll, and at later points.
 fn moments() -> impl Iterator<Item = Duration> {
     [0, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000].into_iter().map(Duration::from_micros)
 }
@@ -30,7 +30,7 @@ async fn a_dropped_acquire_is_undone_by_a_release(case: Context) {
     for (i, moment) in moments().enumerate() {
         let claim = case.claim(&format!("{i}")).patience(patience).wait(true);
         drop(timeout(moment, a.0.acquire(std::slice::from_ref(&claim))).await);
-        // What is executed later than its patience is refused, so after that a release is final.
+        // A claim that is executed after its patience is refused, so a release sent after that is final.
         known(case.timing.slack(), || a.try_release(&claim)).await;
         sleep(patience + case.timing.pause()).await;
         known(case.timing.slack(), || a.try_release(&claim)).await;
@@ -44,7 +44,7 @@ async fn a_dropped_renewal_leaves_the_lease(case: Context) {
     let client = case.client().await;
     for (i, moment) in moments().enumerate() {
         let claim = case.claim(&format!("{i}"));
-        client.take(&claim, "nobody holds it").await;
+        client.take(&claim, "the lock is free").await;
         drop(timeout(moment, client.0.renew(std::slice::from_ref(&claim))).await);
         let kept = known(case.timing.slack(), || client.try_renew(&claim)).await;
         assert!(matches!(kept, Renew::Renewed { .. }), "only a renewal was dropped: {kept:?}");
@@ -58,9 +58,9 @@ async fn a_dropped_release_can_be_repeated(case: Context) {
     let (a, b) = (case.client().await, case.client().await);
     for (i, moment) in moments().enumerate() {
         let claim = case.claim(&format!("{i}"));
-        a.take(&claim, "nobody holds it").await;
+        a.take(&claim, "the lock is free").await;
         drop(timeout(moment, a.0.release(std::slice::from_ref(&claim))).await);
-        // Released now or before: both are right.
+        // The lease is released by this call or by the dropped one; both are right.
         known(case.timing.slack(), || a.try_release(&claim)).await;
         b.take(&case.claim(&format!("{i}")), "it was released").await;
         works(&case, &a).await;
@@ -69,7 +69,7 @@ async fn a_dropped_release_can_be_repeated(case: Context) {
 
 async fn dropped_looks_leave_a_client_that_works(case: Context) {
     let (client, claim) = (case.client().await, case.claim("a"));
-    client.take(&claim, "nobody holds it").await;
+    client.take(&claim, "the lock is free").await;
     for moment in moments() {
         drop(timeout(moment, client.0.inspect(&claim.name)).await);
         drop(timeout(moment, client.0.list(case.prefix(), None, 10)).await);
@@ -79,10 +79,11 @@ async fn dropped_looks_leave_a_client_that_works(case: Context) {
     }
 }
 
-/// A storage may end the leases of a client that is gone, but early or late, there is one holder at most.
+/// A storage may end the leases of a client that is gone, early or at the TTL. There is still at most one
+/// holder.
 async fn a_client_that_goes_leaves_no_wrong_holder(case: Context) {
     let (a, b, claim) = (case.client().await, case.client().await, case.short_claim("a"));
-    a.take(&claim, "nobody holds it").await;
+    a.take(&claim, "the lock is free").await;
     drop(a);
     let holder = b.inspect(&claim.name).await;
     assert!(holder.is_none_or(|holder| holder.owner == claim.owner), "another holder is shown");
@@ -92,8 +93,8 @@ async fn a_client_that_goes_leaves_no_wrong_holder(case: Context) {
 
 async fn a_detached_lease_outlives_its_client(case: Context) {
     let (a, b, claim) = (case.client().await, case.client().await, case.claim("a"));
-    a.take(&claim, "nobody holds it").await;
-    // As the engine does it when a ticket is written: a renewal says that the lease outlives its process.
+    a.take(&claim, "the lock is free").await;
+    // The engine does this for a ticket: the renewal says that the lease outlives its process.
     a.keep(&claim.clone().detached(true), "it is held").await;
     drop(a);
     sleep(case.timing.short(&case.limits)).await;

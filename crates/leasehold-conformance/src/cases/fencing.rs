@@ -1,4 +1,4 @@
-//! Tokens grow per name, for ever.
+//! Fencing: the tokens of one name always grow.
 
 use leasehold::storage::{Claim, Storage, Token};
 
@@ -24,7 +24,7 @@ async fn tokens_grow_over_releases(case: Context) {
     let (client, mut last) = (case.client().await, None);
     for _ in 0..30 {
         let claim = case.claim("a");
-        let token = client.take(&claim, "nobody holds it").await;
+        let token = client.take(&claim, "the lock is free").await;
         grows(&mut last, token);
         client.give(&claim, "it was granted").await;
     }
@@ -40,11 +40,11 @@ async fn tokens_grow_over_expiry(case: Context) {
     }
 }
 
-/// An operator breaks a lock by releasing it in its holder's name.
+/// Breaks a lock as an operator does: by a release with the holder's owner id.
 async fn tokens_grow_when_a_holder_is_put_out(case: Context) {
     let (holder, operator, claim) = (case.client().await, case.client().await, case.claim("a"));
     let mut last = None;
-    grows(&mut last, holder.take(&claim, "nobody holds it").await);
+    grows(&mut last, holder.take(&claim, "the lock is free").await);
     operator.give(&claim, "it is held").await;
     let next = operator.take(&case.claim("a"), "its holder was put out").await;
     grows(&mut last, next);
@@ -54,7 +54,7 @@ async fn tokens_grow_over_clients(case: Context) {
     let (clients, mut last) = (case.clients(3).await, None);
     for client in clients.iter().cycle().take(12) {
         let claim = case.claim("a");
-        let token = client.take(&claim, "nobody holds it").await;
+        let token = client.take(&claim, "the lock is free").await;
         grows(&mut last, token);
         client.give(&claim, "it was granted").await;
     }
@@ -64,7 +64,7 @@ async fn tokens_grow_over_a_reconnect(case: Context) {
     let mut last = None;
     for _ in 0..3 {
         let (client, claim) = (case.client().await, case.claim("a"));
-        let token = client.take(&claim, "nobody holds it").await;
+        let token = client.take(&claim, "the lock is free").await;
         grows(&mut last, token);
         client.give(&claim, "it was granted").await;
         drop(client);
@@ -77,12 +77,12 @@ async fn tokens_grow_while_clients_fight(case: Context) {
     }
 }
 
-/// A storage that forgets idle names must not forget how far their tokens had come.
+/// A storage that deletes the records of idle names must still keep their last tokens.
 async fn tokens_grow_while_other_names_come_and_go(case: Context) {
     let (client, mut last) = (case.client().await, None);
     for round in 0..3 {
         let claim = case.claim("a");
-        let token = client.take(&claim, "nobody holds it").await;
+        let token = client.take(&claim, "the lock is free").await;
         grows(&mut last, token);
         client.give(&claim, "it was granted").await;
         let others: Vec<_> = (0..600).map(|i| case.claim(&format!("{round} {i}"))).collect();
@@ -93,7 +93,7 @@ async fn tokens_grow_while_other_names_come_and_go(case: Context) {
 }
 
 async fn tokens_stay_below_2_to_the_63(case: Context) {
-    let token = case.client().await.take(&case.claim("a"), "nobody holds it").await;
+    let token = case.client().await.take(&case.claim("a"), "the lock is free").await;
     assert!(token.get() < 1 << 63, "the token {token} is too large");
     assert!(token.get() > 0, "a token of zero is no token");
 }

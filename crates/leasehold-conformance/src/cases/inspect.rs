@@ -1,4 +1,4 @@
-//! Inspect shows who holds a lock, and changes nothing.
+//! Inspect: shows the holder of a lock, and changes nothing.
 
 use std::time::Duration;
 
@@ -27,15 +27,15 @@ cases!("inspect":
 
 async fn a_free_name_has_no_holder(case: Context) {
     let holder = case.client().await.inspect(&case.name("a")).await;
-    assert_eq!(holder, None, "nobody ever held it");
+    assert_eq!(holder, None, "it was never held");
 }
 
 async fn a_holder_is_shown_to_everybody(case: Context) {
     let (a, b) = (case.client().await, case.client().await);
     let claim = case.claim("a").label("invoice run");
-    let token = a.take(&claim, "nobody holds it").await;
+    let token = a.take(&claim, "the lock is free").await;
     for client in [&a, &b] {
-        let holder = client.inspect(&claim.name).await.expect("the lock is held and inspect shows nobody");
+        let holder = client.inspect(&claim.name).await.expect("the lock is held but inspect shows no holder");
         assert_eq!(
             (&holder.name, holder.kind, holder.owner, holder.token),
             (&claim.name, Kind::Mutex, claim.owner, token),
@@ -47,7 +47,7 @@ async fn a_holder_is_shown_to_everybody(case: Context) {
 
 async fn a_released_lock_has_no_holder(case: Context) {
     let (client, claim) = (case.client().await, case.claim("a"));
-    client.take(&claim, "nobody holds it").await;
+    client.take(&claim, "the lock is free").await;
     client.give(&claim, "it was granted").await;
     assert_eq!(client.inspect(&claim.name).await, None, "it was released");
 }
@@ -55,7 +55,7 @@ async fn a_released_lock_has_no_holder(case: Context) {
 async fn an_expired_lease_has_no_holder(case: Context) {
     let (client, claim) = (case.client().await, case.short_claim("a"));
     let Acquire::Granted { ttl, .. } = client.acquire(&claim).await else {
-        panic!("nobody holds it, but it was not granted");
+        panic!("the lock is free, but it was not granted");
     };
     sleep(ttl + case.timing.slack()).await;
     assert_eq!(client.inspect(&claim.name).await, None, "the lease is over");
@@ -65,10 +65,10 @@ async fn what_remains_is_shown(case: Context) {
     let (client, claim) = (case.client().await, case.claim("a"));
     let sent = Instant::now();
     let Acquire::Granted { ttl, .. } = client.acquire(&claim).await else {
-        panic!("nobody holds it, but it was not granted");
+        panic!("the lock is free, but it was not granted");
     };
     remains(&case, &client, &claim.name, ttl, sent).await;
-    // It counts down.
+    // The remaining time must decrease.
     sleep(case.timing.short(&case.limits)).await;
     let shown = remains(&case, &client, &claim.name, ttl, sent).await;
     let gone = case.timing.short(&case.limits) / 2;
@@ -77,7 +77,7 @@ async fn what_remains_is_shown(case: Context) {
 
 async fn a_renewal_shows_in_what_remains(case: Context) {
     let (client, claim) = (case.client().await, case.claim("a"));
-    client.take(&claim, "nobody holds it").await;
+    client.take(&claim, "the lock is free").await;
     let mut longer = claim.clone();
     longer.ttl = claim.ttl * 2;
     let sent = Instant::now();
@@ -88,12 +88,12 @@ async fn a_renewal_shows_in_what_remains(case: Context) {
 async fn how_long_it_was_held_is_shown_if_known(case: Context) {
     let (client, claim) = (case.client().await, case.claim("a"));
     let sent = Instant::now();
-    client.take(&claim, "nobody holds it").await;
+    client.take(&claim, "the lock is free").await;
     let answered = Instant::now();
     sleep(case.timing.short(&case.limits)).await;
     client.keep(&claim, "it is held").await;
     let asked = answered.elapsed();
-    let holder = client.inspect(&claim.name).await.expect("the lock is held and inspect shows nobody");
+    let holder = client.inspect(&claim.name).await.expect("the lock is held but inspect shows no holder");
     if let Some(shown) = holder.held_for {
         let (most, drift) = (sent.elapsed(), case.timing.drift(sent.elapsed()));
         assert!(
@@ -106,9 +106,9 @@ async fn how_long_it_was_held_is_shown_if_known(case: Context) {
 async fn inspecting_changes_nothing(case: Context) {
     let (a, b) = (case.client().await, case.client().await);
     let (held, free) = (case.short_claim("held"), case.claim("free"));
-    a.take(&held, "nobody holds it").await;
+    a.take(&held, "the lock is free").await;
     let end = Instant::now() + held.ttl * 3 + case.timing.slack() * 2;
-    // Looked at without a pause, the lease still ends, and nothing appears where nothing was.
+    // Inspecting without a pause neither keeps the lease alive nor creates a record for a free name.
     while b.inspect(&held.name).await.is_some() {
         assert!(Instant::now() < end, "a lease that is looked at does not end");
         assert_eq!(b.inspect(&free.name).await, None, "looking made a holder");
@@ -123,13 +123,13 @@ async fn inspecting_changes_nothing(case: Context) {
 
 async fn waiters_are_counted_if_known(case: Context) {
     let (a, b, claim) = (case.client().await, case.client().await, case.claim("a"));
-    a.take(&claim, "nobody holds it").await;
+    a.take(&claim, "the lock is free").await;
     let count = async || {
         let holder = a.inspect(&claim.name).await;
-        holder.expect("the lock is held and inspect shows nobody").waiters
+        holder.expect("the lock is held but inspect shows no holder").waiters
     };
     let Some(none) = count().await else { return };
-    assert_eq!(none, 0, "waiters, when nobody waits");
+    assert_eq!(none, 0, "waiters, when there are none");
     let waiter = case.claim("a").wait(true);
     b.refused(&waiter, "it is held").await;
     assert_eq!(count().await, Some(1), "waiters, when one waits");
@@ -137,7 +137,7 @@ async fn waiters_are_counted_if_known(case: Context) {
     assert_eq!(count().await, Some(0), "waiters, when the only one has left");
 }
 
-/// Checks what is shown to remain of a lease that was granted or renewed after `sent`, and returns it.
+/// Checks and returns the remaining time of a lease that was granted or renewed after `sent`.
 async fn remains(
     case: &Context,
     client: &crate::context::Client,
@@ -145,7 +145,7 @@ async fn remains(
     ttl: Duration,
     sent: Instant,
 ) -> Duration {
-    let holder = client.inspect(name).await.expect("the lock is held and inspect shows nobody");
+    let holder = client.inspect(name).await.expect("the lock is held but inspect shows no holder");
     let (shown, drift) = (holder.remaining, case.timing.drift(ttl));
     let least = ttl.saturating_sub(sent.elapsed() + drift);
     assert!(

@@ -1,4 +1,4 @@
-//! Labels are data: they come back as they were given.
+//! Labels: data that is returned exactly as it was given.
 
 use super::cases;
 use super::names::HOSTILE;
@@ -42,9 +42,9 @@ async fn comes_back(case: &Context, rest: &str, label: Option<&str>) {
         Some(label) => claim.label(label),
         None => claim,
     };
-    client.take(&claim, "nobody holds it").await;
+    client.take(&claim, "the lock is free").await;
     let holder = client.inspect(&claim.name).await;
-    let holder = holder.expect("the lock is held and inspect shows nobody");
+    let holder = holder.expect("the lock is held but inspect shows no holder");
     assert_eq!(holder.label.as_deref(), label, "the label");
     client.give(&claim, "it was granted").await;
 }

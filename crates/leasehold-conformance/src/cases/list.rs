@@ -1,4 +1,4 @@
-//! List shows the holders of names with a prefix, in order, page by page.
+//! List: shows the holders of names with a prefix, in order, page by page.
 
 use leasehold::storage::Holder;
 use tokio::time::sleep;
@@ -22,8 +22,8 @@ cases!("list":
 async fn only_held_names_are_listed(case: Context) {
     let (a, b) = (case.client().await, case.client().await);
     let released = case.claim("released");
-    a.take(&case.claim("held"), "nobody holds it").await;
-    a.take(&released, "nobody holds it").await;
+    a.take(&case.claim("held"), "the lock is free").await;
+    a.take(&released, "the lock is free").await;
     a.give(&released, "it was granted").await;
     b.refused(&case.claim("held").wait(true), "it is held").await;
     b.inspect(&case.name("free")).await;
@@ -32,7 +32,7 @@ async fn only_held_names_are_listed(case: Context) {
 
 async fn a_listed_holder_is_the_inspected_one(case: Context) {
     let (client, claim) = (case.client().await, case.claim("a").label("a label"));
-    let token = client.take(&claim, "nobody holds it").await;
+    let token = client.take(&claim, "the lock is free").await;
     let listed = client.list(case.prefix(), None, 10).await;
     let [holder] = listed.as_slice() else {
         panic!("one lock is held and listed are {listed:?}");
@@ -50,7 +50,7 @@ async fn a_listed_holder_is_the_inspected_one(case: Context) {
     );
 }
 
-/// By the bytes of the name, whatever the language of the server.
+/// The order is that of the bytes of the name, in any locale of the server.
 async fn names_are_listed_in_order(case: Context) {
     let client = case.client().await;
     let mut all = [
@@ -58,7 +58,7 @@ async fn names_are_listed_in_order(case: Context) {
         "a/b",
     ];
     for rest in all {
-        client.take(&case.claim(rest), "nobody holds it").await;
+        client.take(&case.claim(rest), "the lock is free").await;
     }
     all.sort_unstable();
     assert_eq!(names(&case, &client.list(case.prefix(), None, 100).await), all);
@@ -94,11 +94,11 @@ async fn a_prefix_is_taken_literally(case: Context) {
     let special = ["%", "_", "*", "?", "[a]", "\\", "^a", ".", "$", "a%b", "A", "é", "{a}", "'", "\""];
     for prefix in special {
         for rest in [prefix.to_owned(), format!("{prefix}!")] {
-            client.take(&case.claim(&rest), "nobody holds it").await;
+            client.take(&case.claim(&rest), "the lock is free").await;
         }
     }
-    client.take(&case.claim("xyz"), "nobody holds it").await;
-    client.take(&case.claim("axb"), "nobody holds it").await;
+    client.take(&case.claim("xyz"), "the lock is free").await;
+    client.take(&case.claim("axb"), "the lock is free").await;
     for prefix in special {
         let listed = client.list(case.name(prefix).as_str(), None, 100).await;
         let expected = [prefix.to_owned(), format!("{prefix}!")];
@@ -108,8 +108,8 @@ async fn a_prefix_is_taken_literally(case: Context) {
 
 async fn an_expired_lease_is_not_listed(case: Context) {
     let (client, short) = (case.client().await, case.short_claim("short"));
-    client.take(&short, "nobody holds it").await;
-    client.take(&case.claim("long"), "nobody holds it").await;
+    client.take(&short, "the lock is free").await;
+    client.take(&case.claim("long"), "the lock is free").await;
     sleep(short.ttl * 2 + case.timing.slack()).await;
     assert_eq!(names(&case, &client.list(case.prefix(), None, 10).await), ["long"]);
 }
@@ -126,12 +126,12 @@ async fn nothing_is_listed_where_nothing_is(case: Context) {
 async fn held(case: &Context, rests: &[&str]) -> Client {
     let client = case.client().await;
     for rest in rests.iter().rev() {
-        client.take(&case.claim(rest), "nobody holds it").await;
+        client.take(&case.claim(rest), "the lock is free").await;
     }
     client
 }
 
-/// What stands behind the prefix of the case.
+/// Returns the listed names without the prefix of the case.
 fn names<'a>(case: &Context, holders: &'a [Holder]) -> Vec<&'a str> {
     let rest = |holder: &'a Holder| {
         let name = holder.name.as_str();

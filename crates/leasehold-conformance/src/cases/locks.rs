@@ -1,4 +1,4 @@
-//! The same promises, as a user of [`leasehold::Locks`] sees them over this storage.
+//! The same promises, observed by a user of [`leasehold::Locks`] over this storage.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,7 +60,7 @@ async fn a_waiter_gets_what_is_released(case: Context) {
 async fn a_held_lock_is_renewed(case: Context) {
     let (a, b, name) = (case.locks().await, case.locks().await, case.name("a"));
     let ttl = case.timing.short(&case.limits) * 4;
-    let guard = a.lock(&name).ttl(ttl).acquire().await.expect("nobody holds it");
+    let guard = a.lock(&name).ttl(ttl).acquire().await.expect("the lock is free");
     let end = Instant::now() + ttl * 2;
     while Instant::now() < end {
         assert!(guard.is_held(), "it is renewed, and lost");
@@ -97,7 +97,7 @@ async fn a_dropped_wait_leaves_nothing_behind(case: Context) {
 async fn a_lock_that_was_broken_is_lost(case: Context) {
     let (a, b, name) = (case.locks().await, case.locks().await, case.name("a"));
     let ttl = case.timing.short(&case.limits) * 4;
-    let guard = a.lock(&name).ttl(ttl).acquire().await.expect("nobody holds it");
+    let guard = a.lock(&name).ttl(ttl).acquire().await.expect("the lock is free");
     let broken = b.break_lock(&name).await.expect("the storage answers");
     let owner = broken.expect("it was held").owner;
     assert_eq!(owner, guard.owner(), "the owner that was put out");
@@ -191,7 +191,7 @@ async fn clients_are_served_in_order(case: Context) {
             tx.send(i).expect("the case listens");
             guard.release().await.expect("it was held until now");
         }));
-        // The next one comes when the storage has seen this one.
+        // The next waiter starts once the storage has counted this one.
         let end = Instant::now() + case.timing.slack();
         loop {
             let holder = first.inspect(&name).await.expect("the storage answers");

@@ -20,7 +20,7 @@ mod secrets;
 
 use crate::case::Case;
 
-/// Returns every case there is.
+/// Returns every case.
 pub fn all() -> Vec<Case> {
     [
         exclusion::CASES,
@@ -44,7 +44,7 @@ pub fn all() -> Vec<Case> {
     .concat()
 }
 
-/// Lists the cases of a file: what they need, then their functions.
+/// Lists the cases of a file: their needs, then their functions.
 macro_rules! cases {
     ($group:literal: $($needs:expr => [$($case:ident),+ $(,)?]),+ $(,)?) => {
         pub(super) const CASES: &[$crate::case::Case] = &[$($(

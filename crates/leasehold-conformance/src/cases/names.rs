@@ -1,4 +1,4 @@
-//! Names are data: whatever they look like, they name one lock each.
+//! Names: data of any content, each naming one lock.
 
 use std::collections::HashSet;
 
@@ -18,7 +18,7 @@ cases!("names":
     ],
 );
 
-/// What has broken a quoting, a pattern, a path, a terminal or a key somewhere. None is like another.
+/// Names that have broken quoting, patterns, paths, terminals or keys in some program. All are distinct.
 pub(super) const HOSTILE: &[&str] = &[
     "'",
     "''",
@@ -121,9 +121,9 @@ async fn hostile_names_come_back_byte_by_byte(case: Context) {
     let mut held = HashSet::new();
     for rest in HOSTILE {
         let claim = case.claim(rest);
-        client.take(&claim, "nobody holds it").await;
+        client.take(&claim, "the lock is free").await;
         let holder = client.inspect(&claim.name).await;
-        let holder = holder.unwrap_or_else(|| panic!("{:?} is held and inspect shows nobody", claim.name));
+        let holder = holder.unwrap_or_else(|| panic!("{:?} is held but inspect shows no holder", claim.name));
         assert_eq!(holder.name, claim.name, "inspected");
         held.insert(claim.name);
     }
@@ -137,7 +137,7 @@ async fn hostile_names_come_back_byte_by_byte(case: Context) {
     );
 }
 
-/// Without the prefix of the case, which would hide what they begin with.
+/// Uses the names without the prefix of the case, which would hide their first characters.
 async fn hostile_names_may_stand_first(case: Context) {
     let (a, b) = (case.client().await, case.client().await);
     let name = |rest: &&str| named(&format!("{rest} {}", case.prefix()));
@@ -172,13 +172,13 @@ async fn names_that_look_alike_do_not_exclude(case: Context) {
         ("0", "00"),
     ];
     for (i, (one, other)) in alike.iter().enumerate() {
-        a.take(&case.claim(&format!("{i} {one}")), "nobody holds it").await;
+        a.take(&case.claim(&format!("{i} {one}")), "the lock is free").await;
         let why = format!("{other:?} is not {one:?}");
         b.take(&case.claim(&format!("{i} {other}")), &why).await;
     }
 }
 
-/// Takes all, then sees each refused to another client, and held until it is released itself.
+/// Acquires all, then checks that each is refused to another client and held until its own release.
 async fn each_is_a_lock(a: &Client, b: &Client, claims: &[Claim]) {
     for claim in claims {
         a.take(claim, &format!("{:?} is free", claim.name)).await;

@@ -1,4 +1,4 @@
-//! A claim that comes too late grants nothing and leaves nothing: no ghost holds a lock.
+//! Patience: a claim that is executed too late grants nothing and leaves nothing behind.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ async fn a_claim_that_comes_too_late_is_not_granted(case: Context) {
 
 async fn a_claim_that_comes_too_late_leaves_no_lease(case: Context) {
     let (a, b, late) = (case.client().await, case.client().await, late(&case));
-    // Whether it was granted is the business of the case above.
+    // Another case checks that this is not granted.
     let _ = a.try_acquire(&late).await;
     let holder = b.inspect(&late.name).await;
     assert_eq!(holder, None, "a claim that came too late holds the lock");
@@ -33,18 +33,18 @@ async fn a_claim_that_comes_too_late_leaves_no_lease(case: Context) {
 
 async fn a_claim_that_comes_too_late_leaves_no_entry(case: Context) {
     let (a, b, holder) = (case.client().await, case.client().await, case.claim("a"));
-    a.take(&holder, "nobody holds it").await;
+    a.take(&holder, "the lock is free").await;
     ask_too_late(&b, &late(&case).wait(true)).await;
     a.give(&holder, "it was granted").await;
     a.take(&case.claim("a"), "the only claim that waited came too late").await;
 }
 
-/// No storage executes a claim before it was sent, so this one is late everywhere.
+/// Makes a claim that is late on every storage, because its patience is zero.
 fn late(case: &Context) -> Claim {
     case.claim("a").patience(Duration::ZERO)
 }
 
-/// `Held` and `Err` are both right: nothing was granted.
+/// Sends a late claim. `Held` and `Err` are both right, because both say that nothing was granted.
 async fn ask_too_late(client: &Client, claim: &Claim) {
     if let Ok(Acquire::Granted { token, .. }) = client.try_acquire(claim).await {
         panic!("a claim that came too late was granted, with the token {token}");

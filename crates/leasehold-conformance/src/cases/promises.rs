@@ -1,4 +1,4 @@
-//! What a storage says of itself holds, and stays.
+//! Promises: what a storage declares is consistent and does not change.
 
 use std::time::Duration;
 

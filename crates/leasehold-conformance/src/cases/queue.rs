@@ -1,4 +1,4 @@
-//! Waiters are served in the order in which they came, and leave nothing behind.
+//! The queue: waiters are served in the order of their arrival, and leave nothing behind.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ async fn a_first_waiter_is_not_overtaken(case: Context) {
     case.undisturbed(WAITER_TTL / 3, |case| async move {
         let (a, b) = (case.client().await, case.client().await);
         let (holder, waiter) = (case.claim("a"), waiter(&case));
-        a.take(&holder, "nobody holds it").await;
+        a.take(&holder, "the lock is free").await;
         b.refused(&waiter, "it is held").await;
         a.give(&holder, "it was granted").await;
         for newcomer in [&a, &b] {
@@ -48,7 +48,7 @@ async fn waiters_of_several_clients_are_served_in_order(case: Context) {
         let clients = case.clients(3).await;
         let queue: Vec<_> = (0..5).map(|_| waiter(&case)).collect();
         let mut holder = case.claim("a");
-        clients[0].take(&holder, "nobody holds it").await;
+        clients[0].take(&holder, "the lock is free").await;
         for (claim, client) in queue.iter().zip(clients.iter().cycle()) {
             client.refused(claim, "it is held").await;
         }
@@ -68,7 +68,7 @@ async fn asking_again_keeps_the_place(case: Context) {
     case.undisturbed(WAITER_TTL / 3, |case| async move {
         let (client, holder) = (case.client().await, case.claim("a"));
         let (first, second) = (waiter(&case), waiter(&case));
-        client.take(&holder, "nobody holds it").await;
+        client.take(&holder, "the lock is free").await;
         for claim in [&first, &second, &first, &second, &first] {
             client.refused(claim, "it is held").await;
         }
@@ -83,7 +83,7 @@ async fn a_waiter_that_left_stands_last_when_it_comes_back(case: Context) {
     case.undisturbed(WAITER_TTL / 3, |case| async move {
         let (client, holder) = (case.client().await, case.claim("a"));
         let (first, second) = (waiter(&case), waiter(&case));
-        client.take(&holder, "nobody holds it").await;
+        client.take(&holder, "the lock is free").await;
         client.refused(&first, "it is held").await;
         client.refused(&second, "it is held").await;
         client.release(&first).await;
@@ -99,7 +99,7 @@ async fn a_waiter_that_leaves_lets_the_others_pass(case: Context) {
     case.undisturbed(WAITER_TTL / 3, |case| async move {
         let (a, b, holder) = (case.client().await, case.client().await, case.claim("a"));
         let queue: Vec<_> = (0..3).map(|_| waiter(&case)).collect();
-        a.take(&holder, "nobody holds it").await;
+        a.take(&holder, "the lock is free").await;
         for claim in &queue {
             b.refused(claim, "it is held").await;
         }
@@ -116,7 +116,7 @@ async fn expiry_keeps_the_order(case: Context) {
     case.undisturbed(quick, |case| async move {
         let (a, b) = (case.client().await, case.client().await);
         let (first, second) = (waiter(&case), waiter(&case));
-        a.take(&case.short_claim("a"), "nobody holds it").await;
+        a.take(&case.short_claim("a"), "the lock is free").await;
         b.refused(&first, "it is held").await;
         a.refused(&second, "it is held").await;
         let end = Instant::now() + case.timing.short(&case.limits) * 3 + case.timing.slack();
@@ -135,19 +135,19 @@ async fn expiry_keeps_the_order(case: Context) {
 async fn a_granted_waiter_leaves_no_entry(case: Context) {
     case.undisturbed(WAITER_TTL / 3, |case| async move {
         let (client, holder, waiter) = (case.client().await, case.claim("a"), waiter(&case));
-        client.take(&holder, "nobody holds it").await;
+        client.take(&holder, "the lock is free").await;
         client.refused(&waiter, "it is held").await;
         client.give(&holder, "it was granted").await;
         client.take(&waiter, "it is the first waiter's turn").await;
         client.give(&waiter, "it was granted").await;
-        client.take(&case.claim("a"), "nobody waits any more").await;
+        client.take(&case.claim("a"), "no waiter is left").await;
     })
     .await;
 }
 
 async fn an_entry_expires_by_itself(case: Context) {
     let (client, holder, waiter) = (case.client().await, case.claim("a"), waiter(&case));
-    client.take(&holder, "nobody holds it").await;
+    client.take(&holder, "the lock is free").await;
     client.refused(&waiter, "it is held").await;
     client.give(&holder, "it was granted").await;
     let within = WAITER_TTL + case.timing.slack();
@@ -158,7 +158,7 @@ async fn an_entry_expires_by_itself(case: Context) {
 async fn an_entry_that_is_refreshed_lives_on(case: Context) {
     case.undisturbed(WAITER_TTL + WAITER_TTL / 2, |case| async move {
         let (client, holder, waiter) = (case.client().await, case.claim("a"), waiter(&case));
-        client.take(&holder, "nobody holds it").await;
+        client.take(&holder, "the lock is free").await;
         client.refused(&waiter, "it is held").await;
         sleep(WAITER_TTL / 3 * 2).await;
         client.refused(&waiter, "it is held").await;
@@ -172,7 +172,7 @@ async fn an_entry_that_is_refreshed_lives_on(case: Context) {
 
 async fn a_claim_that_does_not_wait_leaves_no_entry(case: Context) {
     let (a, b, holder) = (case.client().await, case.client().await, case.claim("a"));
-    a.take(&holder, "nobody holds it").await;
+    a.take(&holder, "the lock is free").await;
     for _ in 0..3 {
         b.refused(&case.claim("a"), "it is held").await;
     }
@@ -183,18 +183,18 @@ async fn a_claim_that_does_not_wait_leaves_no_entry(case: Context) {
 async fn release_removes_a_waiters_entry(case: Context) {
     let (a, b) = (case.client().await, case.client().await);
     let (holder, waiter) = (case.claim("a"), waiter(&case));
-    a.take(&holder, "nobody holds it").await;
+    a.take(&holder, "the lock is free").await;
     b.refused(&waiter, "it is held").await;
     b.release(&waiter).await;
     a.give(&holder, "it was granted").await;
     a.take(&case.claim("a"), "the only waiter has left").await;
 }
 
-/// Hints may be missing: nothing depends on them but speed.
+/// A hint may get lost. A waiter without hints is only slower.
 async fn a_waiter_that_hears_nothing_is_granted_when_it_asks(case: Context) {
     let (a, b) = (case.client().await, case.client().await);
     let (holder, waiter) = (case.claim("a"), waiter(&case));
-    a.take(&holder, "nobody holds it").await;
+    a.take(&holder, "the lock is free").await;
     b.refused(&waiter, "it is held").await;
     a.give(&holder, "it was granted").await;
     let within = case.timing.slack();

@@ -1,4 +1,4 @@
-//! `Debug`, `Display` and errors say which storage it is, and never show a secret.
+//! Secrets: `Debug`, `Display` and errors identify the storage without showing a secret.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn a_storage_says_its_name(case: Context) {
 
 async fn a_storage_shows_no_secret(case: Context) {
     let client = case.client().await;
-    client.take(&case.claim("a"), "nobody holds it").await;
+    client.take(&case.claim("a"), "the lock is free").await;
     let storage = &client.0;
     for shown in [format!("{storage}"), format!("{storage:?}"), format!("{storage:#?}")] {
         shows_none(&case, &shown);
@@ -46,6 +46,6 @@ async fn findings_show_no_secret(case: Context) {
 
 fn shows_none(case: &Context, shown: &str) {
     let found = case.secrets().iter().any(|secret| shown.contains(secret.as_str()));
-    // The text itself stays out of the report, for the same reason.
+    // The message omits the text, because the text contains the secret.
     assert!(!found, "a secret is shown");
 }

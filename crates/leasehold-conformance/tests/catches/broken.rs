@@ -13,57 +13,57 @@ use leasehold::{Error, ErrorKind, Result};
 
 pub(crate) const PASSWORD: &str = "S3CRET";
 
-/// What is wrong with a storage. Each was found in some lock library or is one statement away from it.
+/// A defect of a storage. Each was found in some lock library or is one statement away from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sin {
-    /// Tells everybody who releases that he held.
+pub(crate) enum Defect {
+    /// Reports every release as that of a holder.
     AlwaysSaysReleased,
-    /// Zips answers with claims the wrong way round.
+    /// Assigns the answers of a batch to the claims in reverse order.
     AnswersBackwards,
-    /// Answers an owner that holds without giving a new TTL.
-    AsksAgainInVain,
-    /// Looks whether the lock is free, and takes it later.
+    /// Answers a repeated acquire of the holder without a new TTL.
+    NoNewTtlWhenAskedAgain,
+    /// Checks that the lock is free, and takes it later.
     ChecksThenActs,
     /// Keeps labels in a column of 255 bytes.
     CutsLabels,
     /// Counts the TTL in units that are too short.
     EndsEarly,
-    /// Leaves a waiter's entry for those too who do not wait.
-    EverybodyWaits,
-    /// Forgets to tell observers.
+    /// Leaves a queue entry for claims that do not wait, too.
+    EveryClaimWaits,
+    /// Sends no hints to observers.
     HintsNoName,
-    /// Forgets to wake the next waiter.
+    /// Does not wake the next waiter.
     HintsNoOwner,
-    /// Executes whatever arrives, however late.
+    /// Executes every claim, however late.
     IgnoresPatience,
-    /// Releases leases, but not waiters' entries.
+    /// Releases leases, but not queue entries.
     KeepsEntries,
-    /// Orders waiters by when an owner was first seen.
+    /// Orders waiters by when their owner was first seen.
     KeepsPlaces,
-    /// Grants what is free, whoever waits.
+    /// Grants a free lock to any client, ahead of the waiters.
     LetsNewcomersPass,
-    /// Sorts as a language does, not as bytes do.
+    /// Sorts names by a locale instead of by bytes.
     ListsByCollation,
-    /// Takes the later end, whatever the claim says.
+    /// Keeps the later end, even if the claim is shorter.
     NeverShortens,
-    /// Counts the token up whenever it grants.
+    /// Increments the token with every grant, also for the same owner.
     NewTokenForTheSameOwner,
     None,
     /// Splices the prefix into a LIKE.
     PrefixIsAPattern,
-    /// Has no sin, and promises nothing either.
+    /// Has no defect, and makes no promises.
     PromisesNothing,
-    /// Deletes by name.
-    ReleasesForAnybody,
-    /// Shows the TTL as what remains.
+    /// Deletes by name alone.
+    ReleasesForAnyOwner,
+    /// Shows the TTL as the remaining time.
     RemainderStands,
-    /// Says nothing of what is behind it.
+    /// Reports no findings.
     FindsNothing,
-    /// Inserts the lease if it is not there to be renewed.
+    /// Inserts the lease if a renewal does not find it.
     RenewsAsUpsert,
     /// Answers a renewal without moving the deadline.
-    RenewsInWordsOnly,
-    /// Executes a renewal that shortens, however late it comes.
+    RenewsWithoutEffect,
+    /// Executes a shortening renewal, however late it arrives.
     ShortensLate,
     /// Forgets to tell the owner of a lease that another client has shortened it.
     ShortensSilently,
@@ -72,10 +72,10 @@ pub(crate) enum Sin {
     /// Writes the end of the lease with every renewal.
     ShortensWithEveryRenewal,
     /// Derives `Debug`.
-    ShowsItsPassword,
-    /// Runs a batch as one transaction, which fails as one.
+    DerivesDebug,
+    /// Runs a batch as one transaction, which fails as a whole.
     SpoilsBatches,
-    /// Takes the number of the lease that expired over into the next.
+    /// Reuses the token of the expired lease for the next one.
     TokenReusedAfterExpiry,
     /// Deletes the counter along with the lease.
     TokensRestart,
@@ -83,14 +83,14 @@ pub(crate) enum Sin {
     TrimsNames,
 }
 
-/// A client of a memory storage with one sin.
+/// A client of a memory storage with one defect.
 pub(crate) struct Broken {
     inner: Memory,
-    sin: Sin,
+    defect: Defect,
     shared: Arc<Mutex<Shared>>,
 }
 
-/// What the clients of one broken storage share beside its memory.
+/// What the clients of one broken storage share besides its memory.
 #[derive(Default)]
 struct Shared {
     tokens: HashMap<Name, Counter>,
@@ -100,7 +100,7 @@ struct Shared {
     shortened: HashSet<Owner>,
 }
 
-/// A broken token counter: what it says for the true token of the present grant.
+/// A broken token counter, which replaces the true token of the current grant.
 #[derive(Default)]
 struct Counter {
     owner: Option<Owner>,
@@ -109,16 +109,16 @@ struct Counter {
 }
 
 impl Broken {
-    pub(crate) fn new(sin: Sin) -> Self {
-        Self { inner: Memory::new(), sin, shared: Arc::default() }
+    pub(crate) fn new(defect: Defect) -> Self {
+        Self { inner: Memory::new(), defect, shared: Arc::default() }
     }
 
     pub(crate) fn client(&self) -> Self {
-        Self { inner: self.inner.clone(), sin: self.sin, shared: Arc::clone(&self.shared) }
+        Self { inner: self.inner.clone(), defect: self.defect, shared: Arc::clone(&self.shared) }
     }
 
-    fn is(&self, sin: Sin) -> bool {
-        self.sin == sin
+    fn is(&self, defect: Defect) -> bool {
+        self.defect == defect
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
@@ -128,7 +128,7 @@ impl Broken {
 
 impl fmt::Debug for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let password = if self.is(Sin::ShowsItsPassword) { PASSWORD } else { "" };
+        let password = if self.is(Defect::DerivesDebug) { PASSWORD } else { "" };
         f.debug_struct("Broken").field("password", &password).finish()
     }
 }
@@ -142,7 +142,7 @@ impl fmt::Display for Broken {
 impl Storage for Broken {
     fn guarantees(&self) -> Guarantees {
         let guarantees = self.inner.guarantees();
-        if self.is(Sin::PromisesNothing) {
+        if self.is(Defect::PromisesNothing) {
             return Guarantees::new(guarantees.tier, guarantees.clock);
         }
         guarantees
@@ -153,12 +153,12 @@ impl Storage for Broken {
     }
 
     async fn acquire(&self, claims: &[Claim]) -> Vec<Result<Acquire>> {
-        if self.is(Sin::SpoilsBatches) && claims.iter().any(|claim| claim.patience.is_zero()) {
+        if self.is(Defect::SpoilsBatches) && claims.iter().any(|claim| claim.patience.is_zero()) {
             return claims.iter().map(|_| Err(spoiled())).collect();
         }
         let mut answers = Vec::new();
         for claim in claims {
-            answers.push(self.acquire_one(&self.bent(claim)).await);
+            answers.push(self.acquire_one(&self.changed(claim)).await);
         }
         self.in_place(answers)
     }
@@ -166,7 +166,7 @@ impl Storage for Broken {
     async fn renew(&self, claims: &[Claim]) -> Vec<Result<Renew>> {
         let mut answers = Vec::new();
         for claim in claims {
-            answers.push(self.renew_one(&self.bent(claim)).await);
+            answers.push(self.renew_one(&self.changed(claim)).await);
         }
         self.in_place(answers)
     }
@@ -174,26 +174,26 @@ impl Storage for Broken {
     async fn release(&self, claims: &[Claim]) -> Vec<Result<Release>> {
         let mut answers = Vec::new();
         for claim in claims {
-            answers.push(self.release_one(&self.bent(claim)).await);
+            answers.push(self.release_one(&self.changed(claim)).await);
         }
         self.in_place(answers)
     }
 
     async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
-        let bent = self.bent_name(name);
-        let holder = self.inner.inspect(&bent).await?;
+        let changed = self.changed_name(name);
+        let holder = self.inner.inspect(&changed).await?;
         Ok(holder.map(|holder| self.shown(holder)))
     }
 
     async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
-        let mut holders = if self.is(Sin::PrefixIsAPattern) {
+        let mut holders = if self.is(Defect::PrefixIsAPattern) {
             let mut all = self.inner.list("", after, usize::MAX).await?;
             all.retain(|holder| like(holder.name.as_str(), &format!("{prefix}%")));
             all
         } else {
             self.inner.list(prefix, after, usize::MAX).await?
         };
-        if self.is(Sin::ListsByCollation) {
+        if self.is(Defect::ListsByCollation) {
             holders.sort_by_key(|holder| holder.name.as_str().to_lowercase());
         }
         holders.truncate(limit);
@@ -201,9 +201,9 @@ impl Storage for Broken {
     }
 
     async fn findings(&self) -> Result<Vec<Finding>> {
-        match self.sin {
-            Sin::FindsNothing => Ok(Vec::new()),
-            Sin::ShowsItsPassword => Ok(vec![Finding::good("server", format!("password=`{PASSWORD}`"))]),
+        match self.defect {
+            Defect::FindsNothing => Ok(Vec::new()),
+            Defect::DerivesDebug => Ok(vec![Finding::good("server", format!("password=`{PASSWORD}`"))]),
             _ => self.inner.findings().await,
         }
     }
@@ -213,14 +213,14 @@ impl Storage for Broken {
     }
 
     fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {
-        let (sin, shared) = (self.sin, Arc::clone(&self.shared));
+        let (defect, shared) = (self.defect, Arc::clone(&self.shared));
         Box::pin(self.inner.hints().filter(move |hint| {
             let forgotten = match hint {
-                Hint::Owner(owner) if sin == Sin::ShortensSilently => {
+                Hint::Owner(owner) if defect == Defect::ShortensSilently => {
                     shared.lock().unwrap_or_else(PoisonError::into_inner).shortened.contains(owner)
                 }
-                Hint::Owner(_) => sin == Sin::HintsNoOwner,
-                Hint::Name(_) => sin == Sin::HintsNoName,
+                Hint::Owner(_) => defect == Defect::HintsNoOwner,
+                Hint::Name(_) => defect == Defect::HintsNoName,
                 _ => false,
             };
             std::future::ready(!forgotten)
@@ -231,22 +231,22 @@ impl Storage for Broken {
 impl Broken {
     async fn acquire_one(&self, claim: &Claim) -> Result<Acquire> {
         let seen = self.inner.inspect(&claim.name).await?;
-        if self.is(Sin::AsksAgainInVain)
+        if self.is(Defect::NoNewTtlWhenAskedAgain)
             && let Some(holder) = seen.as_ref().filter(|holder| holder.owner == claim.owner)
         {
             let (token, ttl) = (holder.token, claim.ttl);
             return Ok(Acquire::Granted { token, ttl });
         }
-        if self.is(Sin::ChecksThenActs) {
+        if self.is(Defect::ChecksThenActs) {
             tokio::task::yield_now().await;
         }
-        let answer = match self.sin {
-            Sin::LetsNewcomersPass | Sin::KeepsPlaces => self.acquire_out_of_turn(claim).await,
+        let answer = match self.defect {
+            Defect::LetsNewcomersPass | Defect::KeepsPlaces => self.acquire_out_of_turn(claim).await,
             _ => self.inner_acquire(claim).await,
         }?;
         match answer {
             Acquire::Granted { token, .. } => {
-                if self.is(Sin::ShortensWhenAskedAgain) && seen.is_some() {
+                if self.is(Defect::ShortensWhenAskedAgain) && seen.is_some() {
                     let shortening = claim.clone().shorten(true).patience(Duration::MAX);
                     only(self.inner.renew(&[shortening]).await)?;
                 }
@@ -256,7 +256,7 @@ impl Broken {
                 Ok(Acquire::Granted { token, ttl })
             }
             Acquire::Held { holder: Some(holder), .. }
-                if self.is(Sin::ChecksThenActs) && seen.is_none() && !claim.patience.is_zero() =>
+                if self.is(Defect::ChecksThenActs) && seen.is_none() && !claim.patience.is_zero() =>
             {
                 let (token, ttl) = (Token::new(holder.token.get() + 1), claim.ttl);
                 Ok(Acquire::Granted { token, ttl })
@@ -270,7 +270,7 @@ impl Broken {
     }
 
     async fn renew_one(&self, claim: &Claim) -> Result<Renew> {
-        if self.is(Sin::RenewsInWordsOnly) {
+        if self.is(Defect::RenewsWithoutEffect) {
             let holder = self.inner.inspect(&claim.name).await?;
             return Ok(match holder {
                 Some(holder) if holder.owner == claim.owner => Renew::Renewed { ttl: claim.ttl },
@@ -278,10 +278,10 @@ impl Broken {
             });
         }
         let mut renewing = self.shortened(claim);
-        match self.sin {
-            Sin::NeverShortens => renewing.shorten = false,
-            Sin::ShortensLate if claim.shorten => renewing.patience = Duration::MAX,
-            Sin::ShortensWithEveryRenewal if !claim.shorten => {
+        match self.defect {
+            Defect::NeverShortens => renewing.shorten = false,
+            Defect::ShortensLate if claim.shorten => renewing.patience = Duration::MAX,
+            Defect::ShortensWithEveryRenewal if !claim.shorten => {
                 renewing = renewing.shorten(true).patience(Duration::MAX);
             }
             _ => {}
@@ -294,7 +294,7 @@ impl Broken {
             self.shared().ttls.insert(claim.name.clone(), claim.ttl);
             return Ok(Renew::Renewed { ttl: claim.ttl });
         }
-        if self.is(Sin::RenewsAsUpsert) {
+        if self.is(Defect::RenewsAsUpsert) {
             let upsert = claim.clone().wait(false).patience(Duration::MAX);
             if let Acquire::Granted { ttl, .. } = self.inner_acquire(&upsert).await? {
                 return Ok(Renew::Renewed { ttl });
@@ -306,7 +306,7 @@ impl Broken {
     async fn release_one(&self, claim: &Claim) -> Result<Release> {
         let holder = self.inner.inspect(&claim.name).await?;
         let ours = holder.as_ref().is_some_and(|holder| holder.owner == claim.owner);
-        if self.is(Sin::KeepsEntries) && !ours {
+        if self.is(Defect::KeepsEntries) && !ours {
             return Ok(Release::NotHeld);
         }
         {
@@ -320,26 +320,26 @@ impl Broken {
             }
         }
         let answer = only(self.inner.release(std::slice::from_ref(claim)).await)?;
-        if let Some(holder) = holder.filter(|_| self.is(Sin::ReleasesForAnybody) && !ours) {
+        if let Some(holder) = holder.filter(|_| self.is(Defect::ReleasesForAnyOwner) && !ours) {
             let mut theirs = claim.clone();
             theirs.owner = holder.owner;
             return only(self.inner.release(&[theirs]).await);
         }
-        if self.is(Sin::AlwaysSaysReleased) {
+        if self.is(Defect::AlwaysSaysReleased) {
             return Ok(Release::Released);
         }
         Ok(answer)
     }
 
-    /// Acquires with a queue of its own: who stands in the way leaves for a moment.
+    /// Acquires with a queue of its own, by removing the other waiters for a moment.
     async fn acquire_out_of_turn(&self, claim: &Claim) -> Result<Acquire> {
         let queue = self.shared().queues.get(&claim.name).cloned().unwrap_or_default();
         let (waits, comes_back) = (
             queue.iter().any(|waiter| waiter.owner == claim.owner),
             self.shared().left.contains(&claim.owner),
         );
-        let passes = match self.sin {
-            Sin::LetsNewcomersPass => true,
+        let passes = match self.defect {
+            Defect::LetsNewcomersPass => true,
             _ => comes_back && claim.wait && !waits,
         };
         let others: Vec<_> =
@@ -368,71 +368,71 @@ impl Broken {
 
     fn shortened(&self, claim: &Claim) -> Claim {
         let mut shortened = claim.clone();
-        if self.is(Sin::EndsEarly) {
+        if self.is(Defect::EndsEarly) {
             shortened.ttl = claim.ttl * 9 / 10;
         }
         shortened
     }
 
-    /// What the claim becomes before it reaches the memory.
-    fn bent(&self, claim: &Claim) -> Claim {
-        let mut bent = claim.clone();
-        bent.name = self.bent_name(&claim.name);
-        match self.sin {
-            Sin::EverybodyWaits => bent.wait = true,
-            Sin::IgnoresPatience => bent.patience = Duration::MAX,
-            Sin::CutsLabels => bent.label = bent.label.as_deref().map(|label| cut(label).into()),
+    /// Changes the claim before it reaches the memory.
+    fn changed(&self, claim: &Claim) -> Claim {
+        let mut changed = claim.clone();
+        changed.name = self.changed_name(&claim.name);
+        match self.defect {
+            Defect::EveryClaimWaits => changed.wait = true,
+            Defect::IgnoresPatience => changed.patience = Duration::MAX,
+            Defect::CutsLabels => changed.label = changed.label.as_deref().map(|label| cut(label).into()),
             _ => {}
         }
-        bent
+        changed
     }
 
-    fn bent_name(&self, name: &Name) -> Name {
+    fn changed_name(&self, name: &Name) -> Name {
         let trimmed = Name::new(name.as_str().trim_end_matches(' '));
         match trimmed {
-            Ok(trimmed) if self.is(Sin::TrimsNames) => trimmed,
+            Ok(trimmed) if self.is(Defect::TrimsNames) => trimmed,
             _ => name.clone(),
         }
     }
 
-    /// The token that the broken counter gives with this grant.
+    /// Returns the token that the broken counter assigns to this grant.
     fn count(&self, claim: &Claim, token: Token) -> Token {
         let mut shared = self.shared();
         let counter = shared.tokens.entry(claim.name.clone()).or_default();
         let (again, released) = (counter.owner == Some(claim.owner), counter.released);
-        counter.shown = match self.sin {
-            Sin::NewTokenForTheSameOwner => counter.shown + 1,
+        counter.shown = match self.defect {
+            Defect::NewTokenForTheSameOwner => counter.shown + 1,
             _ if again && !released => return Token::new(counter.shown),
-            Sin::TokensRestart if released => 1,
-            Sin::TokensRestart => counter.shown + 1,
-            Sin::TokenReusedAfterExpiry if counter.owner.is_some() && !released => counter.shown,
+            Defect::TokensRestart if released => 1,
+            Defect::TokensRestart => counter.shown + 1,
+            Defect::TokenReusedAfterExpiry if counter.owner.is_some() && !released => counter.shown,
             _ => token.get(),
         };
         (counter.owner, counter.released) = (Some(claim.owner), false);
         Token::new(counter.shown)
     }
 
-    /// What others see of a holder.
+    /// Returns the holder as other clients see it.
     fn shown(&self, mut holder: Holder) -> Holder {
         let shared = self.shared();
         if let Some(counter) = shared.tokens.get(&holder.name) {
             holder.token = Token::new(counter.shown);
         }
-        if let Some(ttl) = shared.ttls.get(&holder.name).filter(|_| self.is(Sin::RemainderStands)) {
+        if let Some(ttl) = shared.ttls.get(&holder.name).filter(|_| self.is(Defect::RemainderStands)) {
             holder.remaining = *ttl;
         }
         holder
     }
 
     fn in_place<T>(&self, mut answers: Vec<T>) -> Vec<T> {
-        if self.is(Sin::AnswersBackwards) {
+        if self.is(Defect::AnswersBackwards) {
             answers.reverse();
         }
         answers
     }
 }
 
-/// SQL's LIKE: `%` is anything, `_` is any one character.
+/// Matches as SQL's LIKE does: `%` stands for any text, `_` for any one character.
 fn like(text: &str, pattern: &str) -> bool {
     let Some(first) = pattern.chars().next() else {
         return text.is_empty();

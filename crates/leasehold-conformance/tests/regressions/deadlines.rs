@@ -1,4 +1,4 @@
-//! Nothing shortens a lease unless it says so, and nothing lasts longer than its holder was told.
+//! Deadlines: a lease is shortened only on request, and never outlasts what its holder was told.
 
 use leasehold::storage::Memory;
 use leasehold::{ErrorKind, Lost, Renewal};
@@ -20,7 +20,7 @@ async fn a_claim_that_is_executed_late_does_not_shorten_an_extended_lease() {
     assert!(guard.remaining() > s(1800), "{:?} left", guard.remaining());
 }
 
-/// Within the patience of the claim, and beyond it.
+/// Runs within the patience of the claim, and beyond it.
 #[tokio::test(start_paused = true)]
 async fn a_shortening_that_is_executed_late_is_reckoned_with() {
     for late in [ms(100), ms(300)] {
@@ -116,7 +116,7 @@ async fn max_hold_is_the_reason_also_if_the_holder_looks_first() {
     let guard = locks.lock("x").max_hold(s(1)).acquire().await.expect("free");
     let error = guard.ensure(s(5)).await.expect_err("more than it may be held for");
     assert_eq!(error.kind(), ErrorKind::Invalid);
-    // Polled once, it moves the time, and nobody else has run yet.
+    // The first poll moves the time before any other task runs.
     let mut later = Box::pin(advance(s(2)));
     assert!(futures_util::poll!(&mut later).is_pending());
     assert!(!guard.is_held());
@@ -134,7 +134,7 @@ async fn what_is_never_renewed_by_itself_is_not_after_a_failed_ensure_either() {
     assert!(guard.remaining() < s(7), "renewed by itself: {:?}", guard.remaining());
 }
 
-/// The process is stopped for half a minute while the answer to its claim is on its way.
+/// Pauses the process for half a minute while its claim is in flight.
 async fn asleep_after_its_claim() {
     for _ in 0..5 {
         tokio::task::yield_now().await;

@@ -1,4 +1,4 @@
-//! The engine never turns without end: not for an interval, however short, nor for a storage that is fast.
+//! The engine never polls in a busy loop, however short an interval is or however fast the storage answers.
 
 use std::time::Duration;
 

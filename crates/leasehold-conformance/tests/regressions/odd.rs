@@ -12,16 +12,16 @@ use leasehold::storage::{
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::sleep;
 
-/// What a storage does that no other does, and that the contract does not rule out.
+/// An unusual behavior of a storage that the contract allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Oddity {
-    /// Answers an acquire so long after it was executed.
+    /// Answers an acquire this long after it was executed.
     AnswersLate(Duration),
-    /// Says that it granted this TTL, whatever was asked for.
+    /// Reports this granted TTL for any claim.
     GrantsFor(Duration),
-    /// Lists from the beginning, whatever it is to begin after.
+    /// Lists the first page, whatever the start.
     ListsTheSamePage,
-    /// Takes so long to inspect.
+    /// Takes this long to inspect.
     LooksSlowly(Duration),
     PanicsWhenItIsToHint,
     PanicsWhenItIsToWatch,
@@ -29,7 +29,7 @@ pub(crate) enum Oddity {
     RemainsForEver,
 }
 
-/// A memory with one oddity.
+/// A memory storage with one unusual behavior.
 pub(crate) struct Odd {
     memory: Memory,
     oddity: Oddity,
@@ -38,7 +38,7 @@ pub(crate) struct Odd {
     hint: UnboundedSender<Hint>,
 }
 
-/// Counts the looks that are under way.
+/// A counter of the inspect calls in flight.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Looks(Arc<(AtomicUsize, AtomicUsize)>);
 
@@ -53,14 +53,14 @@ impl Odd {
         self.looks.clone()
     }
 
-    /// Where hints can be put in.
+    /// Returns a sender of hints.
     pub(crate) fn hint(&self) -> UnboundedSender<Hint> {
         self.hint.clone()
     }
 }
 
 impl Looks {
-    /// The most that were under way at a time.
+    /// Returns the largest number of inspect calls that were in flight together.
     pub(crate) fn most(&self) -> usize {
         self.0.1.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! Storages that behave oddly: the engine outlives them, and does not ask them to pieces.
+//! Storages with unusual behavior: the engine keeps working, and does not flood them with requests.
 
 use std::time::Duration;
 
@@ -87,11 +87,12 @@ async fn however_many_hints_there_are_the_holder_is_looked_at_once_at_a_time() {
     let guard = take(&locks, "x", s(10)).await;
     let other = locks.observe("y").expect("open");
     for _ in 0..5_000 {
-        hint.send(Hint::Owner(guard.owner())).expect("somebody listens");
+        hint.send(Hint::Owner(guard.owner())).expect("the engine listens");
     }
     sleep(s(1)).await;
     let most = looks.most();
-    // One is for the observer of the other name, who is why hints are heard at all.
+    // One inspect call belongs to the observer of the other name, which is the reason that hints are
+    // received at all.
     assert!((1..=2).contains(&most), "{most} looks at a time");
     drop(other);
 }
@@ -102,7 +103,7 @@ async fn however_many_names_are_observed_a_few_are_looked_at_at_a_time() {
     let (looks, hint, locks) = (odd.looks(), odd.hint(), client(odd));
     let observers: Vec<_> = (0..2_000).map(|i| locks.observe(i.to_string()).expect("open")).collect();
     sleep(s(1)).await;
-    hint.send(Hint::Any).expect("somebody listens");
+    hint.send(Hint::Any).expect("the engine listens");
     sleep(s(1)).await;
     let most = looks.most();
     assert!((1..=16).contains(&most), "{most} looks at a time");

@@ -1,4 +1,4 @@
-//! Tickets: whoever resumes one gets the whole lease, and whoever fails to leaves it as it was.
+//! Tickets: a successful resume returns the whole lease, and a failed one leaves it unchanged.
 
 use leasehold::storage::{AnyStorage, Memory};
 use leasehold::{ErrorKind, Locks, Ticket};
@@ -38,10 +38,10 @@ async fn a_ticket_can_be_resumed_at_once_where_it_was_made() {
     let locks = client(Memory::new());
     let guard = take(&locks, "x", s(10)).await;
     let token = guard.token();
-    let resumed = locks.resume(guard.into_ticket()).await.expect("nobody else has it");
+    let resumed = locks.resume(guard.into_ticket()).await.expect("the ticket is resumed once");
     assert_eq!(resumed.token(), token);
     sleep(s(60)).await;
-    resumed.release().await.expect("renewed by whoever resumed");
+    resumed.release().await.expect("renewed by the resuming client");
 }
 
 #[tokio::test(start_paused = true)]
@@ -52,7 +52,7 @@ async fn a_late_detach_does_not_shorten_the_lease_of_whoever_resumed() {
     controls.next(Verb::Renew, 3, Fault::LoseReply);
     let ticket = guard.into_ticket();
     settle().await;
-    let guard = heir.resume(ticket).await.expect("nobody else has it");
+    let guard = heir.resume(ticket).await.expect("the ticket is resumed once");
     guard.extend(s(3600)).await.expect("memory answers");
     sleep(s(15)).await;
     assert!(controls.calls(Verb::Renew) > 3, "the detach was repeated");
@@ -60,7 +60,7 @@ async fn a_late_detach_does_not_shorten_the_lease_of_whoever_resumed() {
     assert!(left(&client(memory), "x").await > s(3500));
 }
 
-/// To another client or to the same one; and also if its TTL was extended again before.
+/// Resumes on another client and on the same one, and also after the TTL was extended.
 #[tokio::test(start_paused = true)]
 async fn a_late_shortening_does_not_shorten_the_lease_of_whoever_resumed() {
     for (same, extended) in [(false, false), (false, true), (true, false), (true, true)] {
@@ -73,7 +73,7 @@ async fn a_late_shortening_does_not_shorten_the_lease_of_whoever_resumed() {
         if extended {
             guard.extend(s(60)).await.expect("memory answers");
         }
-        let guard = heir.resume(guard.into_ticket()).await.expect("nobody else has it");
+        let guard = heir.resume(guard.into_ticket()).await.expect("the ticket is resumed once");
         guard.extend(s(600)).await.expect("memory answers");
         sleep(s(15)).await;
         assert!(guard.is_held(), "renewed before the shorter TTL was over");
@@ -81,7 +81,7 @@ async fn a_late_shortening_does_not_shorten_the_lease_of_whoever_resumed() {
     }
 }
 
-/// The same over a file, where a detach also says whose death ends the lease.
+/// The same over a file, where a detach also tells which process's death ends the lease.
 #[test]
 fn a_late_detach_neither_shortens_nor_binds_a_resumed_lease_in_a_file() {
     real(async {
@@ -92,7 +92,7 @@ fn a_late_detach_neither_shortens_nor_binds_a_resumed_lease_in_a_file() {
         let (locks, heir) = (Locks::new(chaos), connect(&url).await);
         let guard = take(&locks, "x", s(10)).await;
         controls.always(Verb::Renew, Fault::Delay(ms(200)));
-        let guard = heir.resume(guard.into_ticket()).await.expect("nobody else has it");
+        let guard = heir.resume(guard.into_ticket()).await.expect("the ticket is resumed once");
         guard.extend(s(600)).await.expect("the file answers");
         // The detach is a renewal too; closing waits for it.
         locks.close().await.expect("the file answers");
@@ -118,7 +118,7 @@ fn a_resume_that_fails_leaves_the_lease_to_the_ticket() {
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         failing.close().await.expect("nothing is owed");
         drop(failing);
-        // What it renewed is not tied to it, so its end changes nothing.
+        // The renewed lease is not tied to this client, so closing it changes nothing.
         let third = connect(&url).await;
         for _ in 0..20 {
             assert!(third.lock("x").try_acquire().await.expect("the file answers").is_none());
@@ -128,7 +128,7 @@ fn a_resume_that_fails_leaves_the_lease_to_the_ticket() {
     });
 }
 
-/// The resume took the place of the errand that detaches the lease, and must not take it along.
+/// Resuming replaces the cleanup that detaches the lease, and must not cancel the detach.
 #[test]
 fn a_ticket_outlives_its_process_also_if_resuming_it_there_was_given_up() {
     real(async {

@@ -1,4 +1,5 @@
-//! A storage that does not answer: who waits behind whom learns it as soon, and it is never taken for a holder.
+//! A silent storage: waiters behind another waiter get the error as early, and silence is never taken for
+//! contention.
 
 use leasehold::storage::Memory;
 use leasehold::{ErrorKind, Event};
@@ -54,7 +55,7 @@ async fn an_outage_is_not_announced_as_waiting() {
     let (mut events, lock) = (locks.events(), locks.lock("x"));
     let asking = tokio::spawn(async move { lock.acquire().await.map(drop) });
     let event = timeout(s(5), events.next()).await;
-    assert!(event.is_err(), "nobody is known to hold it: {event:?}");
+    assert!(event.is_err(), "no holder is known: {event:?}");
     asking.abort();
 }
 

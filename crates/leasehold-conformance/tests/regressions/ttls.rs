@@ -1,4 +1,4 @@
-//! Leases of hours and of milliseconds in one client: neither holds up the other, or cuts it short.
+//! Leases of hours and of milliseconds in one client: neither delays or shortens the other.
 
 use leasehold::storage::Memory;
 use leasehold::{ErrorKind, Locks};
@@ -39,7 +39,7 @@ async fn short_leases_do_not_starve_the_renewals_of_long_ones() {
     takers.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
-/// Takes a lock for less than its renewals need, again and again.
+/// Acquires a lock again and again, each time with a TTL too short to be renewed.
 async fn take_and_lose(locks: Locks, i: u64) {
     sleep(ms(i * 7)).await;
     let lock = locks.lock(format!("short {i}")).ttl(ms(300));

@@ -1,5 +1,5 @@
-//! The suite over our own storages: memory always, the others in all their forms if they are compiled in, and
-//! every URL in `LEASEHOLD_TEST_URLS`, separated by spaces.
+//! The suite over all storages of the library: memory always, the others in all their forms if they are
+//! compiled in, and every URL in `LEASEHOLD_TEST_URLS`, separated by spaces.
 
 #[cfg(feature = "postgres")]
 mod postgres;

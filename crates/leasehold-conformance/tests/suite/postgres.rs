@@ -8,21 +8,21 @@ use leasehold_testbed::{PgBouncer, Postgres, Result};
 
 use crate::wanted::wanted;
 
-/// Directly the cases are those of a role that has the rights that are printed for it, and no more.
+/// The cases on a direct connection run as a role that has only the documented rights.
 const ROLE: &str = "locks_role";
 const PASSWORD: &str = "password";
 const OPTIONS: &str = "schema=locks&prefix=shop:";
 
-/// Those that the command line asks for.
+/// The servers that the command line asks for.
 #[derive(Default)]
 pub(crate) struct Servers {
     one: Option<Postgres>,
-    /// And what it is before.
+    /// The pooler, and the server behind it.
     pooled: Option<(PgBouncer, Postgres)>,
 }
 
 impl Servers {
-    /// Starts them at the same time.
+    /// Starts the servers in parallel.
     pub(crate) fn start() -> Self {
         thread::scope(|scope| {
             let one = scope.spawn(|| wanted("postgres").then(one).transpose());
@@ -39,7 +39,7 @@ impl Servers {
     pub(crate) fn spaces(&self) -> Vec<Space> {
         let one = self.one.as_ref().map(|one| format!("{}?{OPTIONS}", one.url_as(ROLE, PASSWORD)));
         let pooled = self.pooled.as_ref().map(|(bouncer, _)| {
-            // Nobody can listen through it.
+            // A pooler does not support LISTEN.
             Space::url(&bouncer.url()).named("pgbouncer").unprompted()
         });
         one.iter().map(|url| Space::url(url)).chain(pooled).collect()

@@ -7,12 +7,12 @@ use leasehold_testbed::{Redis, RedisCluster, RedisSentinels};
 
 use crate::wanted::wanted;
 
-/// On one server the cases are those of a user who has the rights that the page of the storage lists, and no more.
+/// The cases on one server run as a user that has only the rights listed on the page of the storage.
 const USER: &str = "locks";
 const PASSWORD: &str = "password";
 const PREFIX: &str = "shop:";
 
-/// Those that the command line asks for.
+/// The servers that the command line asks for.
 #[derive(Default)]
 pub(crate) struct Servers {
     one: Option<Redis>,
@@ -22,7 +22,7 @@ pub(crate) struct Servers {
 }
 
 impl Servers {
-    /// Starts them at the same time.
+    /// Starts the servers in parallel.
     pub(crate) fn start() -> Self {
         thread::scope(|scope| {
             let one = scope.spawn(|| wanted("redis").then(one).transpose());
