@@ -1,42 +1,42 @@
-//! The one door for time: `CLOCK_MONOTONIC`, which all processes of a machine share.
+//! The only module that reads a clock: `CLOCK_MONOTONIC`, which all processes of a machine share.
 
 use std::time::Duration;
 
-/// Nanoseconds on the clock that the events of a history carry.
+/// Returns the current time of the clock that events use, in nanoseconds.
 pub fn now() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let (secs, nanos) = (u64::try_from(now.tv_sec).unwrap_or(0), u64::try_from(now.tv_nsec).unwrap_or(0));
     secs * 1_000_000_000 + nanos
 }
 
-/// Nanoseconds of a duration.
+/// Returns a duration in nanoseconds.
 pub fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Milliseconds of a duration.
+/// Returns a duration in milliseconds.
 pub fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Milliseconds as nanoseconds.
+/// Converts milliseconds to nanoseconds.
 pub const fn ms(millis: u64) -> u64 {
     millis.saturating_mul(1_000_000)
 }
 
-/// Sleeps. Workers and the nemesis are load, and load has a rhythm; no check waits by it.
+/// Sleeps. Workers and the nemesis need pauses to shape their load; no check relies on them.
 pub fn pause(span: Duration) {
     #[expect(clippy::disallowed_methods, reason = "this is the door")]
     std::thread::sleep(span);
 }
 
-/// By how much every bound of the checks grows: `LEASEHOLD_TEST_TIME`, 1 unless set.
+/// Returns the factor for every bound of the checks: `LEASEHOLD_TEST_TIME`, or 1 if it is not set.
 pub fn factor() -> f64 {
     let set = std::env::var("LEASEHOLD_TEST_TIME").ok().and_then(|text| text.parse::<f64>().ok());
     set.unwrap_or(1.0).clamp(0.1, 100.0)
 }
 
-/// A bound of so many milliseconds, grown by [`factor`], in nanoseconds.
+/// Returns a bound of this many milliseconds times [`factor`], in nanoseconds.
 pub fn bound(millis: u64) -> u64 {
     nanos(Duration::from_millis(millis).mul_f64(factor()))
 }

@@ -1,6 +1,7 @@
-//! What a worker, the nemesis and the resources write down: one line of JSON per event.
+//! The events that workers, the nemesis and the resources record: one line of JSON per event.
 //!
-//! A line is written before a call and after its return, so that a kill loses nothing that had an effect.
+//! A line is written before each call and after its return, so that a kill loses no call that had an
+//! effect.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -17,31 +18,32 @@ pub const NEMESIS: i64 = -1;
 /// The worker number of the resources.
 pub const RESOURCE: i64 = -2;
 
-/// One event. Which fields are there depends on what it is; see [`Ev`].
+/// One event. Which fields are set depends on its kind; see [`Ev`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Event {
-    /// When, in nanoseconds of `CLOCK_MONOTONIC`.
+    /// The time, in nanoseconds of `CLOCK_MONOTONIC`.
     pub t: u64,
-    /// Which worker; [`NEMESIS`] and [`RESOURCE`] are none.
+    /// The number of the worker, or [`NEMESIS`] or [`RESOURCE`].
     pub w: i64,
     /// The number of the call within its worker, or of the fault within the nemesis.
     pub i: u64,
-    /// What it is.
+    /// The kind.
     pub ev: Ev,
-    /// What is called.
+    /// The called function.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub op: Option<Op>,
-    /// The acquisition whose guard is meant.
+    /// The acquisition of the guard.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub of: Option<u64>,
     /// The lock.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub lock: String,
-    /// How the lock is asked for.
+    /// The way of acquiring.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
-    /// The longest that the call may wait for somebody else; or for how long after a fault nobody is granted.
+    /// The longest time that the call may wait for other clients. For a fault: how long the storage grants
+    /// nothing after it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait_ms: Option<u64>,
     /// The TTL of the lease.
@@ -53,67 +55,67 @@ pub struct Event {
     /// The fencing token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tok: Option<u64>,
-    /// Until when the library says that the lock is held, on the clock of `t`.
+    /// The deadline until which the library reports the lock as held, on the clock of `t`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dl: Option<u64>,
-    /// The reason of a failure or loss, as one word; or of what a fault excuses.
+    /// The reason of a failure, a loss or an excusing fault, as one word.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub why: String,
     /// The answer of a call or of a resource.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub res: String,
-    /// A value that is written, or a number that is counted.
+    /// The written value, or a count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub v: Option<u64>,
-    /// The value that was read before.
+    /// The value read before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub was: Option<u64>,
-    /// What the nemesis does.
+    /// The action of the nemesis.
     #[serde(rename = "do", skip_serializing_if = "String::is_empty")]
     pub doing: String,
-    /// The worker it does that to; all of them if there is none.
+    /// The worker that the action hits; all workers if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<i64>,
 }
 
-/// What an event is.
+/// The kind of an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ev {
     /// A call is about to be made.
     #[default]
     Invoke,
-    /// It succeeded.
+    /// The call succeeded.
     Ok,
-    /// It did not, for certain: `why` is `held`, or what the caller did wrong.
+    /// The call certainly failed: `why` is `held`, or the fault of the caller.
     Fail,
-    /// Nobody knows whether it did: it was cancelled, or the storage did not answer.
+    /// The outcome is unknown: the call was canceled, or the storage did not answer.
     Info,
-    /// A guard says that it holds until `dl`.
+    /// A guard reports the lock as held until `dl`.
     Claim,
-    /// A guard says that its lock is lost.
+    /// A guard reports the lock as lost.
     Lost,
-    /// The fenced register was written: `res` is `accepted` or `stale`.
+    /// A write to the fenced register: `res` is `accepted` or `stale`.
     Use,
-    /// The unfenced counter, which was read as `was`, is set to `v`; it stood at `tok` at that moment.
+    /// A write to the unfenced counter: read as `was`, set to `v`, while it stood at `tok`.
     Count,
-    /// The nemesis begins something.
+    /// The nemesis begins an action.
     Begin,
-    /// The nemesis has ended it.
+    /// The nemesis has ended an action.
     End,
-    /// A look at the storage when everything is over: `res` is `clean`, or what is left.
+    /// A final inspection of the storage: `res` is `clean`, or what remains.
     Probe,
-    /// A thread that wanted to sleep for a moment slept `v` nanoseconds longer.
+    /// A thread slept `v` nanoseconds longer than it asked for.
     Stall,
-    /// A client that nobody uses lists `v` locks as held.
+    /// An idle client lists `v` locks as held.
     Ledger,
-    /// A client that was closed has left `v` descriptors open.
+    /// A closed client has left `v` descriptors open.
     Left,
-    /// What the storage promises: `res` is its tier, `why` says what else.
+    /// The promises of the storage: `res` is its tier, `why` lists the others.
     Promise,
 }
 
-/// What is called.
+/// A called function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Op {
@@ -121,7 +123,7 @@ pub enum Op {
     Acquire,
     /// `Guard::release`
     Release,
-    /// The guard is dropped.
+    /// A drop of the guard.
     Drop,
     /// `Guard::verify`
     Verify,
@@ -131,21 +133,21 @@ pub enum Op {
     Close,
 }
 
-/// How a lock is asked for.
+/// A way of acquiring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// Once.
+    /// One try.
     Try,
-    /// A few times, without a place in line.
+    /// A few tries, without a place in the queue.
     Retry,
-    /// In line.
+    /// A wait in the queue.
     Wait,
-    /// In line, for so long that it should be granted.
+    /// A wait in the queue that is long enough to end with a grant.
     Patient,
 }
 
-/// Writes the events of one worker to a file of its own.
+/// A log that writes the events of one worker to a file of its own.
 #[derive(Debug)]
 pub struct Log {
     w: i64,
@@ -158,33 +160,33 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// If it cannot be opened.
+    /// If the file cannot be opened.
     pub fn open(directory: &Path, w: i64) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(directory.join(file_name(w)))?;
         Ok(Self { w, calls: AtomicU64::new(1), file: Mutex::new(file) })
     }
 
-    /// The number of the next call.
+    /// Returns the number of the next call.
     pub fn number(&self) -> u64 {
         self.calls.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Writes an event that happens now; when that was.
+    /// Writes an event that happens now, and returns its time.
     pub fn write(&self, event: Event) -> u64 {
         self.write_at(clock::now(), event)
     }
 
-    /// Writes an event that happened then.
+    /// Writes an event that happened at `t`.
     ///
     /// # Panics
     ///
-    /// If the file cannot be written: a history with holes proves nothing.
+    /// If the file cannot be written, because a history with gaps proves nothing.
     pub fn write_at(&self, t: u64, event: Event) -> u64 {
         let event = Event { t, w: self.w, ..event };
         let mut line = serde_json::to_string(&event).expect("BUG: an event has only plain fields");
         line.push('\n');
         let mut file = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // One write, so that the line is there as a whole or not at all.
+        // A single write keeps the line whole.
         file.write_all(line.as_bytes()).expect("the history can be written");
         t
     }

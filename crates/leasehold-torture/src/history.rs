@@ -1,4 +1,5 @@
-//! The events of all, put together: calls with their ends, holds with what was claimed, faults with their time.
+//! The history of a run, built from all events: calls with their results, holds with their claims, faults
+//! with their durations.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -7,37 +8,37 @@ use std::{fs, io};
 use crate::clock::{bound, ms};
 use crate::event::{Ev, Event, Mode, Op};
 
-/// What happened in a run.
+/// Everything that happened in a run.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    /// All events, in the order of their time.
+    /// All events, ordered by time.
     pub events: Vec<Event>,
-    /// Every call, in the order in which they were made.
+    /// All calls, in the order in which they were made.
     pub calls: Vec<Call>,
-    /// Every grant that was seen, in the order in which they were seen.
+    /// All grants, in the order in which their callers received them.
     pub holds: Vec<Hold>,
-    /// What the nemesis did.
+    /// The faults that the nemesis injected.
     pub faults: Vec<Fault>,
-    /// When the machine kept threads from running: from, to.
+    /// The times at which the machine kept threads from running: from, to.
     pub stalls: Vec<(u64, u64)>,
     /// Which faults the storage promises to survive, as a word.
     pub tier: String,
-    /// Whether it promises to serve waiters in their order.
+    /// Whether the storage promises to serve waiters in order.
     pub fair: bool,
-    /// Whether it promises to wake them.
+    /// Whether the storage promises to wake waiters.
     pub push: bool,
 }
 
-/// A call and its end.
+/// A call and its result.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// What was called.
+    /// The called function.
     pub op: Op,
-    /// The event before it.
+    /// The event before the call.
     pub invoke: Event,
-    /// The event after it. None if its worker was killed, or is stuck.
+    /// The event after the call. `None` if its worker was killed or hangs.
     pub end: Option<Event>,
-    /// When its worker was killed, if that ended it.
+    /// When the worker was killed, if that ended the call.
     pub killed: Option<u64>,
 }
 
@@ -48,61 +49,61 @@ pub struct Hold {
     pub call: Call,
     /// The grant.
     pub ok: Event,
-    /// Until when the lock was claimed to be held: the earliest of all that ends a claim.
+    /// Until when the lock was claimed to be held: the earliest event that ends a claim.
     pub until: u64,
-    /// What ended the claim.
+    /// The event that ended the claim.
     pub ended_by: Option<Event>,
-    /// The last deadline that was claimed.
+    /// The last claimed deadline.
     pub deadline: u64,
-    /// The longest TTL that it had.
+    /// The longest TTL of the lease.
     pub ttl: u64,
     /// The release, or the drop of the guard.
     pub release: Option<Call>,
     /// The loss.
     pub lost: Option<Event>,
-    /// A claim that came after the loss.
+    /// A claim made after the loss.
     pub revived: Option<Event>,
-    /// Whether somebody else ended the lease on purpose.
+    /// Whether another client ended the lease on purpose.
     pub broken: bool,
 }
 
-/// Something that the nemesis did.
+/// A fault that the nemesis injected.
 #[derive(Clone, Debug)]
 pub struct Fault {
-    /// What.
+    /// Its name.
     pub doing: String,
-    /// To which worker; to all if none.
+    /// The worker that it hit, or `None` for all.
     pub target: Option<i64>,
-    /// From when.
+    /// Its start.
     pub from: u64,
-    /// Until when; the end of time if it never ended.
+    /// Its end, or `u64::MAX` if it never ended.
     pub to: u64,
-    /// The event that began it.
+    /// The event of its start.
     pub event: Event,
 }
 
 impl Call {
-    /// When it was made.
+    /// Returns when the call was made.
     pub fn from(&self) -> u64 {
         self.invoke.t
     }
 
-    /// When it returned, or was killed; the end of time if it did neither.
+    /// Returns when the call returned or was killed, or `u64::MAX` if neither happened.
     pub fn to(&self) -> u64 {
         self.end.as_ref().map(|end| end.t).or(self.killed).unwrap_or(u64::MAX)
     }
 
-    /// What kind of end it had.
+    /// Returns the kind of its result.
     pub fn outcome(&self) -> Option<Ev> {
         self.end.as_ref().map(|end| end.ev)
     }
 
-    /// Whether it stands in line.
+    /// Returns `true` if the call waits in the queue.
     pub fn lines_up(&self) -> bool {
         matches!(self.invoke.mode, Some(Mode::Wait | Mode::Patient))
     }
 
-    /// Its TTL, in nanoseconds.
+    /// Returns its TTL, in nanoseconds.
     pub fn ttl(&self) -> u64 {
         ms(self.invoke.ttl_ms.unwrap_or(0))
     }
@@ -111,35 +112,35 @@ impl Call {
         self.end.as_ref().map_or("", |end| &end.why)
     }
 
-    /// Whether it was told that somebody else has the lock.
+    /// Returns `true` if the answer was that another client holds the lock.
     pub fn was_refused(&self) -> bool {
         self.op == Op::Acquire && self.outcome() == Some(Ev::Fail) && self.why() == "held"
     }
 
-    /// Whether its caller dropped it.
-    pub fn was_cancelled(&self) -> bool {
-        self.outcome() == Some(Ev::Info) && self.why() == "cancelled"
+    /// Returns `true` if its caller dropped it.
+    pub fn was_canceled(&self) -> bool {
+        self.outcome() == Some(Ev::Info) && self.why() == "canceled"
     }
 }
 
 impl Hold {
-    /// The lock.
+    /// Returns the name of the lock.
     pub fn lock(&self) -> &str {
         &self.call.invoke.lock
     }
 
-    /// The fencing token.
+    /// Returns the fencing token.
     pub fn token(&self) -> u64 {
         self.ok.tok.unwrap_or(0)
     }
 
-    /// Since when it was claimed to be held.
+    /// Returns since when the lock was claimed to be held.
     pub fn from(&self) -> u64 {
         self.ok.t
     }
 
-    /// From when on the storage may not have it any more, if it is asked to end it: a definite answer, or
-    /// the end of the lease.
+    /// Returns the time from which the storage may have ended the lease on request: a definite answer to a
+    /// release, or the end of the lease.
     pub fn surely_over(&self) -> u64 {
         match &self.release {
             Some(Call { op: Op::Release, end: Some(end), .. }) if end.ev != Ev::Info => end.t,
@@ -147,7 +148,7 @@ impl Hold {
         }
     }
 
-    /// When the storage has ended the lease by itself, however late it was renewed.
+    /// Returns when the storage has ended the lease by itself, however late it was renewed.
     pub fn lease_over(&self) -> u64 {
         let last = std::cmp::max(self.deadline, self.until);
         let ended = std::cmp::max(last, self.release.as_ref().map_or(0, Call::from));
@@ -156,17 +157,18 @@ impl Hold {
 }
 
 impl Fault {
-    /// Whether it was going on between these moments, or had ended less than `after` before.
+    /// Returns `true` if the fault lasted between these moments, or ended less than `after` before them.
     pub fn touches(&self, from: u64, to: u64, after: u64) -> bool {
         self.from <= to && self.to.saturating_add(after) >= from
     }
 
-    /// Why it excuses that holders are forgotten, if it does: the storage does not promise to survive it.
+    /// Returns the reason why the fault may make the storage forget holders: it does not promise to survive
+    /// the fault.
     pub fn excuse(&self) -> Option<&str> {
         Some(self.event.why.as_str()).filter(|why| !why.is_empty())
     }
 
-    /// Whether it was done to that worker, or to all.
+    /// Returns `true` if the fault hit that worker, or all.
     pub fn is_on(&self, w: i64) -> bool {
         self.target.is_none_or(|target| target == w)
     }
@@ -177,7 +179,7 @@ impl History {
     ///
     /// # Errors
     ///
-    /// If one cannot be read, or a line other than the last of a file is no event.
+    /// If a file cannot be read, or a line other than its last one is no event.
     pub fn read(directory: &Path) -> io::Result<Self> {
         let mut events = Vec::new();
         let mut paths: Vec<_> = fs::read_dir(directory)?.collect::<Result<Vec<_>, _>>()?;
@@ -190,7 +192,7 @@ impl History {
             while let Some(line) = lines.next() {
                 match serde_json::from_str(line) {
                     Ok(event) => events.push(event),
-                    // Whoever wrote it was killed.
+                    // The process was killed while it wrote its last line.
                     Err(_) if lines.peek().is_none() => {}
                     Err(error) => return Err(io::Error::other(format!("{}: {error}", path.display()))),
                 }
@@ -199,9 +201,9 @@ impl History {
         Ok(Self::of(events))
     }
 
-    /// Puts events together.
+    /// Builds the history from the events.
     pub fn of(mut events: Vec<Event>) -> Self {
-        // Stable: events of one file keep their order.
+        // The sort is stable, so the events of one file keep their order.
         events.sort_by_key(|event| event.t);
         let (mut calls, faults) = (calls(&events), faults(&events));
         for call in calls.iter_mut().filter(|call| call.end.is_none()) {
@@ -217,12 +219,12 @@ impl History {
         Self { events, calls, holds, faults, stalls, tier, fair, push }
     }
 
-    /// The acquisitions of every lock.
+    /// Returns the acquisitions of all locks.
     pub fn acquires(&self) -> impl Iterator<Item = &Call> {
         self.calls.iter().filter(|call| call.op == Op::Acquire)
     }
 
-    /// The holds of each lock, in the order of their grants.
+    /// Returns the holds of each lock, in the order of their grants.
     pub fn holds_by_lock(&self) -> BTreeMap<&str, Vec<&Hold>> {
         let mut locks: BTreeMap<&str, Vec<&Hold>> = BTreeMap::new();
         for hold in &self.holds {
@@ -231,29 +233,29 @@ impl History {
         locks
     }
 
-    /// What the nemesis did to this worker between these moments, or less than `after` before.
+    /// Returns a fault of this worker between these moments, or that ended less than `after` before them.
     pub fn fault_on(&self, w: i64, from: u64, to: u64, after: u64) -> Option<&Fault> {
         self.faults.iter().find(|fault| fault.is_on(w) && fault.touches(from, to, after))
     }
 
-    /// What the nemesis did to anybody between these moments, or less than `after` before.
+    /// Returns a fault of any worker between these moments, or that ended less than `after` before them.
     pub fn fault(&self, from: u64, to: u64, after: u64) -> Option<&Fault> {
         self.faults.iter().find(|fault| fault.touches(from, to, after))
     }
 
-    /// What the storage does not promise to survive and began between these moments, or had ended less than
-    /// `after` before.
+    /// Returns a fault that the storage does not promise to survive, if one began between these moments or
+    /// ended less than `after` before them.
     pub fn beyond(&self, from: u64, to: u64, after: u64) -> Option<&Fault> {
         self.faults.iter().find(|fault| fault.excuse().is_some() && fault.touches(from, to, after))
     }
 
-    /// For how long the machine kept threads from running between these moments.
+    /// Returns for how long the machine kept threads from running between these moments.
     pub fn stalled(&self, from: u64, to: u64) -> u64 {
         let overlap = |&(a, b): &(u64, u64)| std::cmp::min(b, to).saturating_sub(std::cmp::max(a, from));
         self.stalls.iter().map(overlap).max().unwrap_or(0)
     }
 
-    /// When the run ended.
+    /// Returns when the run ended.
     pub fn end(&self) -> u64 {
         self.events.last().map_or(0, |event| event.t)
     }
@@ -338,7 +340,7 @@ fn holds(events: &[Event], calls: &[Call], faults: &[Fault]) -> Vec<Hold> {
                 hold.end(event);
             }
             (Ev::Invoke, Some(Op::Release | Op::Drop)) => hold.end(event),
-            // What is left when the TTL is replaced by a shorter one is known when that is answered.
+            // After the TTL is replaced by a shorter one, the remaining time is unknown until the answer.
             (Ev::Invoke, Some(Op::Extend)) => {
                 hold.deadline = std::cmp::min(hold.deadline, event.t);
                 hold.ttl = std::cmp::max(hold.ttl, ms(event.ttl_ms.unwrap_or(0)));

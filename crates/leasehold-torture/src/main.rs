@@ -1,4 +1,4 @@
-//! `torture run URL`: see `scripts/torture`. The other subcommands are what a run starts.
+//! `torture run URL`: see `scripts/torture`. A run starts the other subcommands itself.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program with a report")]
 
@@ -29,17 +29,17 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Runs workers and a nemesis over a storage, and prints a verdict per check.
+    /// Runs workers and a nemesis over a storage, and prints one verdict per check.
     Run(Box<RunArgs>),
-    /// Checks a history that is there.
+    /// Checks an existing history.
     Check {
-        /// Its directory.
+        /// The directory of the history.
         directory: PathBuf,
-        /// Shows what was let pass or excused too.
+        /// Shows tolerated and excused findings, too.
         #[arg(long)]
         everything: bool,
     },
-    /// One worker; reads its plan from standard input, and ends when that ends.
+    /// Runs one worker, which reads its plan from standard input and ends at the end of the input.
     #[command(hide = true)]
     Worker {
         url: String,
@@ -55,34 +55,34 @@ enum Command {
 struct RunArgs {
     /// The storage: `memory:`, `sqlite:PATH`, or servers that are started, `testbed:NAME`.
     url: String,
-    /// For how many minutes.
+    /// The duration in minutes.
     #[arg(long, conflicts_with = "seconds")]
     minutes: Option<u64>,
-    /// For how many seconds; 60 unless set.
+    /// The duration in seconds; 60 unless set.
     #[arg(long)]
     seconds: Option<u64>,
-    /// Decides what is done and when; drawn and printed unless set.
+    /// The seed of the schedule and of the workers; drawn and printed unless set.
     #[arg(long, alias = "replay")]
     seed: Option<u64>,
-    /// How many workers.
+    /// The number of workers.
     #[arg(long, default_value_t = 5)]
     workers: usize,
-    /// How many tasks share a worker's client.
+    /// The number of tasks that share a worker's client.
     #[arg(long, default_value_t = 1)]
     tasks: u64,
-    /// How many locks.
+    /// The number of locks.
     #[arg(long, default_value_t = 3)]
     locks: usize,
     /// The TTL in milliseconds; some leases have twice as much.
     #[arg(long, default_value_t = 1_000)]
     ttl_ms: u64,
-    /// Only these faults, separated by commas; `none` for none.
+    /// The only faults to inject, separated by commas; `none` for none.
     #[arg(long)]
     faults: Option<String>,
-    /// One fault after the other, without calm.
+    /// Injects one fault after the other, without pauses.
     #[arg(long)]
     restless: bool,
-    /// What the workers are like.
+    /// The habits of the workers.
     #[arg(long, value_enum, default_value_t)]
     style: Style,
     /// Plants a defect.
@@ -91,10 +91,10 @@ struct RunArgs {
     /// Stops as soon as one of these checks fails, separated by commas.
     #[arg(long)]
     until: Option<String>,
-    /// Where the history goes.
+    /// The directory of the history.
     #[arg(long)]
     directory: Option<PathBuf>,
-    /// Prints the schedule too.
+    /// Prints the schedule, too.
     #[arg(long)]
     schedule: bool,
 }
@@ -147,9 +147,9 @@ fn torture(args: &RunArgs) -> Result<bool, Box<dyn Error>> {
         directory: args.directory.clone(),
         program: std::env::current_exe()?,
     };
-    let run::Outcome { report, directory, strikes, took } = run(&options)?;
+    let run::Outcome { report, directory, scheduled, took } = run(&options)?;
     if args.schedule {
-        strikes.iter().for_each(|strike| println!("{strike}"));
+        scheduled.iter().for_each(|fault| println!("{fault}"));
     }
     print!("{report}");
     let failed = report.failed();
@@ -194,7 +194,7 @@ fn worker(url: &str, defect: Option<Defect>) -> Result<(), Box<dyn Error>> {
     }
     let (stop, stopped) = watch::channel(false);
     std::thread::spawn(move || {
-        // Standard input ends when the run says so, and when the run has died.
+        // Standard input ends when the run closes it, and also when the run has died.
         io::stdin().lock().lines().for_each(drop);
         stop.send(true)
     });
@@ -203,7 +203,7 @@ fn worker(url: &str, defect: Option<Defect>) -> Result<(), Box<dyn Error>> {
     runtime.block_on(async {
         let locks = loop {
             match connect(url, &plan, defect).await {
-                // Begun in the midst of a fault.
+                // The worker was started during a fault.
                 Err(error) if error.kind() == ErrorKind::Unavailable => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
@@ -213,7 +213,7 @@ fn worker(url: &str, defect: Option<Defect>) -> Result<(), Box<dyn Error>> {
         work(plan, locks, Arc::clone(&log), stopped).await;
         Ok::<_, leasehold::Error>(())
     })?;
-    // The engine's thread ends by itself.
+    // The engine's thread ends on its own.
     let until = clock::now() + bound(3_000);
     while descriptors() > before && clock::now() < until {
         clock::pause(Duration::from_millis(10));
@@ -224,7 +224,7 @@ fn worker(url: &str, defect: Option<Defect>) -> Result<(), Box<dyn Error>> {
 }
 
 async fn connect(url: &str, plan: &Plan, defect: Option<Defect>) -> leasehold::Result<Locks> {
-    // Some storages allow no longer TTL than the run's, and the default is one.
+    // Some storages do not allow a longer TTL than the run's, so it replaces the default.
     let builder = Locks::builder().ttl(Duration::from_millis(plan.ttl_ms));
     match defect {
         None => builder.connect(url).await,

@@ -1,26 +1,26 @@
-//! What is done to a run, and when: decided by the seed alone, so that the same seed does the same.
+//! The schedule of faults. The seed alone decides it, so the same seed gives the same schedule.
 
 use std::fmt;
 use std::time::Duration;
 
-use crate::dice::Dice;
+use crate::random::Random;
 
-/// Something that is done.
+/// A scheduled fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Strike {
-    /// When, counted from the start.
+pub struct ScheduledFault {
+    /// Its start, relative to the start of the run.
     pub at: Duration,
-    /// What.
+    /// Its name.
     pub fault: String,
-    /// To which worker, by its place; to all if none.
+    /// The worker that it hits, by position; all workers if there is none.
     pub place: Option<usize>,
-    /// To which lock, by its place, if it is done to one.
+    /// The lock that it hits, by position, for a fault that hits one.
     pub lock: usize,
-    /// For how long.
+    /// Its duration.
     pub span: Duration,
 }
 
-impl fmt::Display for Strike {
+impl fmt::Display for ScheduledFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (at, span) = (self.at, self.span);
         let to = self.place.map_or("all".to_owned(), |place| format!("worker {place}"));
@@ -28,51 +28,51 @@ impl fmt::Display for Strike {
     }
 }
 
-/// What a schedule is made for.
+/// The parameters of a schedule.
 #[derive(Clone, Debug)]
 pub struct Terms<'a> {
-    /// What can be done.
+    /// The possible faults.
     pub faults: &'a [String],
-    /// How many workers there are.
+    /// The number of workers.
     pub workers: usize,
-    /// How many locks there are.
+    /// The number of locks.
     pub locks: usize,
-    /// The TTL that spans are measured by.
+    /// The TTL that determines the durations.
     pub ttl: Duration,
-    /// How long the run is.
+    /// The length of the run.
     pub length: Duration,
-    /// No calm: one fault after the other.
+    /// Whether one fault follows another without a pause.
     pub restless: bool,
 }
 
-/// Makes the schedule of a seed: one fault at a time, of half to three TTLs, and calm between them, sometimes
-/// for so long that everything must have recovered.
-pub fn schedule(seed: u64, terms: &Terms<'_>) -> Vec<Strike> {
-    let (mut dice, mut strikes) = (Dice::new(seed), Vec::new());
+/// Makes the schedule of a seed: one fault at a time, each lasting half a TTL to three TTLs, with pauses
+/// between them. Some pauses are long enough for everything to recover.
+pub fn schedule(seed: u64, terms: &Terms<'_>) -> Vec<ScheduledFault> {
+    let (mut random, mut scheduled) = (Random::new(seed), Vec::new());
     if terms.faults.is_empty() {
-        return strikes;
+        return scheduled;
     }
     let mut at = if terms.restless { Duration::from_millis(100) } else { Duration::from_millis(1_500) };
     let ttl = u64::try_from(terms.ttl.as_millis()).unwrap_or(1_000);
     loop {
-        let (fault, span) = (dice.of(terms.faults).clone(), dice.millis(ttl / 2, ttl * 3));
-        let (everybody, place) = (dice.percent(40), dice.below(u64::try_from(terms.workers).unwrap_or(1)));
-        let lock = usize::try_from(dice.below(u64::try_from(terms.locks).unwrap_or(1))).unwrap_or(0);
-        let one = matches!(fault.as_str(), "kill" | "stop") || !everybody;
+        let (fault, span) = (random.of(terms.faults).clone(), random.millis(ttl / 2, ttl * 3));
+        let (all, place) = (random.percent(40), random.below(u64::try_from(terms.workers).unwrap_or(1)));
+        let lock = usize::try_from(random.below(u64::try_from(terms.locks).unwrap_or(1))).unwrap_or(0);
+        let one = matches!(fault.as_str(), "kill" | "stop") || !all;
         let place = one.then(|| usize::try_from(place).unwrap_or(0));
         let span = match fault.as_str() {
             "kill" | "break" => Duration::ZERO,
             _ => span,
         };
-        let calm = match (terms.restless, dice.percent(50)) {
-            (true, _) => dice.millis(20, 20 + ttl / 5),
-            (false, true) => dice.millis(100, 800),
-            (false, false) => dice.millis(ttl * 2 + 3_000, ttl * 2 + 6_000),
+        let calm = match (terms.restless, random.percent(50)) {
+            (true, _) => random.millis(20, 20 + ttl / 5),
+            (false, true) => random.millis(100, 800),
+            (false, false) => random.millis(ttl * 2 + 3_000, ttl * 2 + 6_000),
         };
         if at + span > terms.length {
-            return strikes;
+            return scheduled;
         }
-        strikes.push(Strike { at, fault, place, lock, span });
+        scheduled.push(ScheduledFault { at, fault, place, lock, span });
         at += span + calm;
     }
 }
@@ -86,12 +86,12 @@ mod tests {
         let faults = ["kill", "stop", "busy"].map(str::to_owned);
         let (ttl, length) = (Duration::from_secs(1), Duration::from_secs(600));
         let terms = Terms { faults: &faults, workers: 5, locks: 3, ttl, length, restless: false };
-        let strikes = schedule(7, &terms);
-        assert_eq!(strikes, schedule(7, &terms));
-        assert_ne!(strikes, schedule(8, &terms));
-        assert!(strikes.len() > 50, "{}", strikes.len());
-        assert!(strikes.windows(2).all(|pair| pair[0].at + pair[0].span < pair[1].at), "one at a time");
+        let scheduled = schedule(7, &terms);
+        assert_eq!(scheduled, schedule(7, &terms));
+        assert_ne!(scheduled, schedule(8, &terms));
+        assert!(scheduled.len() > 50, "{}", scheduled.len());
+        assert!(scheduled.windows(2).all(|pair| pair[0].at + pair[0].span < pair[1].at), "one at a time");
         let longer = schedule(7, &Terms { length: length * 2, ..terms });
-        assert!(longer.starts_with(&strikes), "a longer run begins like a shorter one");
+        assert!(longer.starts_with(&scheduled), "a longer run begins like a shorter one");
     }
 }

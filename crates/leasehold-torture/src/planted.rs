@@ -1,7 +1,7 @@
-//! Classic defects, planted on purpose: a check that has never caught one proves nothing.
+//! Classic defects, planted on purpose to prove that the checks catch them.
 //!
-//! Those of a storage are a wrapper over any storage; those of the engine are compiled into the library only
-//! with `RUSTFLAGS="--cfg leasehold_planted"`, and sleep there until one is woken.
+//! Defects of a storage are a wrapper over any storage. Those of the engine are compiled into the library
+//! only with `RUSTFLAGS="--cfg leasehold_planted"`, and have no effect until one is switched on.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,47 +20,47 @@ use leasehold::{Error, ErrorKind, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Defect {
     // ── of the engine ──
-    /// The waiter's entry of one who left stays.
-    CancelledWaiterStays,
+    /// The queue entry of a canceled waiter stays.
+    CanceledWaiterStays,
     /// Deadlines count from the answer.
     DeadlineFromReply,
-    /// A guard that is dropped releases nothing.
+    /// Dropping a guard releases nothing.
     DropWithoutRelease,
-    /// A claim under way whose caller left is not undone.
+    /// A claim that is in flight when its caller drops it is not undone.
     DropWithoutResolver,
-    /// A lock that is lost is still listed as held.
+    /// A lost lock is still listed as held.
     ExpiredStillListed,
-    /// Claims may be executed whenever they arrive, and are not undone after that.
+    /// Claims may be executed at any time, and are not undone after that.
     GhostAcquire,
-    /// One pause, and one try, more than was asked for.
+    /// One pause and one try more than requested.
     IntervalAfterLastTry,
     /// A renewal that is answered after the deadline revives the lease.
     LateRenewalRevives,
-    /// Who waits asks again only when hinted.
+    /// A waiter asks again only after a hint.
     NoRecheck,
     /// One owner id for all acquisitions of a client.
     OwnerPerClient,
 
     // ── of a storage ──
-    /// An error is taken for "somebody else has it".
+    /// An error counts as "held by another client".
     ErrorIsContention,
-    /// An error is taken for a grant.
+    /// An error counts as a grant.
     ErrorIsSuccess,
-    /// No waiter is ever hinted.
+    /// Waiters get no hints.
     ForgetsHints,
-    /// Executes whatever arrives, however late.
+    /// A claim is executed however late it arrives.
     IgnoresPatience,
-    /// Releases leases, but not waiters' entries.
+    /// A release ends leases, but not queue entries.
     KeepsEntries,
-    /// Deletes by name.
-    ReleasesForAnybody,
-    /// Inserts the lease if it is not there to be renewed.
+    /// A release deletes by name alone.
+    ReleasesForAnyOwner,
+    /// A renewal inserts the lease if it is missing.
     RenewsAsUpsert,
-    /// A shorter TTL deletes the lease, and that is called a renewal.
+    /// A shorter TTL deletes the lease, and the answer is that it was renewed.
     ShorterTtlDeletes,
-    /// Whoever takes an expired lock over gets the deadline of the one before.
+    /// A client that takes over an expired lock gets the deadline of the previous lease.
     TakeoverKeepsDeadline,
-    /// Deletes the counter along with the lease.
+    /// A release deletes the counter along with the lease.
     TokensRestart,
 
     // ── of a server ──
@@ -69,43 +69,43 @@ pub enum Defect {
 }
 
 impl Defect {
-    /// All of them.
+    /// Returns all defects.
     pub fn all() -> &'static [Self] {
         Self::value_variants()
     }
 
-    /// Its name on the command line.
+    /// Returns its name on the command line.
     ///
     /// # Panics
     ///
-    /// Never: every defect has a name.
+    /// Never, because every defect has a name.
     pub fn name(self) -> String {
         self.to_possible_value().expect("BUG: a defect without a name").get_name().to_owned()
     }
 
-    /// Wakes it, if it is one of the engine's.
+    /// Switches it on, if it is a defect of the engine.
     ///
     /// # Errors
     ///
-    /// If it is, and this program was built without them.
+    /// If it is one, and this program was built without the engine's defects.
     pub fn wake(self) -> std::result::Result<(), &'static str> {
         let Some(name) = self.of_the_engine() else { return Ok(()) };
         wake(name)
     }
 
-    /// Whether it is in the part of a storage that runs in the client: before the network, not behind it.
+    /// Returns `true` if the defect is in the client part of a storage, on this side of the network.
     pub(crate) fn is_of_the_driver(self) -> bool {
         matches!(self, Self::ErrorIsContention | Self::ErrorIsSuccess)
     }
 
-    /// Whether it is the server that has it.
+    /// Returns `true` if the defect is in the server.
     pub(crate) fn is_of_the_server(self) -> bool {
         self == Self::LeasesUnlogged
     }
 
     fn of_the_engine(self) -> Option<&'static str> {
         Some(match self {
-            Self::CancelledWaiterStays => "cancelled-waiter-stays",
+            Self::CanceledWaiterStays => "canceled-waiter-stays",
             Self::DeadlineFromReply => "deadline-from-reply",
             Self::DropWithoutRelease => "drop-without-release",
             Self::DropWithoutResolver => "drop-without-resolver",
@@ -130,7 +130,7 @@ fn wake(_: &str) -> std::result::Result<(), &'static str> {
     Err("built without defects; build with RUSTFLAGS=\"--cfg leasehold_planted\", as scripts/test does")
 }
 
-/// A storage with a defect, or without. Each client of the same locks is made by [`Defective::beside`].
+/// A storage with one defect or none. [`Defective::beside`] makes further clients of the same locks.
 pub struct Defective<S> {
     inner: S,
     defect: Option<Defect>,
@@ -151,12 +151,12 @@ struct Known {
 }
 
 impl<S: Storage> Defective<S> {
-    /// Wraps the storage of a first client.
+    /// Wraps the storage of the first client.
     pub fn new(inner: S, defect: Option<Defect>) -> Self {
         Self { inner, defect, shared: Arc::default() }
     }
 
-    /// Wraps the storage of another one.
+    /// Wraps the storage of a further client.
     #[must_use]
     pub fn beside(&self, inner: S) -> Self {
         Self { inner, defect: self.defect, shared: Arc::clone(&self.shared) }
@@ -226,10 +226,10 @@ impl<S: Storage> Defective<S> {
 
     async fn release_one(&self, claim: &Claim) -> Result<Release> {
         let mut bent = claim.clone();
-        if self.is(Defect::ReleasesForAnybody) || self.is(Defect::KeepsEntries) {
+        if self.is(Defect::ReleasesForAnyOwner) || self.is(Defect::KeepsEntries) {
             let holder = self.inner.inspect(&claim.name).await?.map(|holder| holder.owner);
             match holder {
-                Some(owner) if self.is(Defect::ReleasesForAnybody) => bent.owner = owner,
+                Some(owner) if self.is(Defect::ReleasesForAnyOwner) => bent.owner = owner,
                 holder if self.is(Defect::KeepsEntries) && holder != Some(claim.owner) => {
                     return Ok(Release::NotHeld);
                 }

@@ -1,4 +1,4 @@
-//! The verdicts of a run, for a person.
+//! The verdicts of a run, formatted for a person.
 
 use std::fmt::{self, Write};
 
@@ -6,13 +6,13 @@ use crate::checks::{ALL, Check, Checked, Weight};
 use crate::event::{Event, NEMESIS, RESOURCE};
 use crate::history::History;
 
-/// What all checks say of a history.
+/// The results of all checks of a history.
 #[derive(Debug)]
 pub struct Report {
     verdicts: Vec<(Check, Checked)>,
     start: u64,
     summary: String,
-    /// Show what was let pass too.
+    /// Whether tolerated findings are shown, too.
     pub everything: bool,
 }
 
@@ -40,12 +40,12 @@ impl Report {
         }
     }
 
-    /// Whether every check passed.
+    /// Returns `true` if every check passed.
     pub fn passed(&self) -> bool {
         self.failed().is_empty()
     }
 
-    /// The names of the checks that failed.
+    /// Returns the names of the failed checks.
     pub fn failed(&self) -> Vec<&'static str> {
         let failed = self.verdicts.iter().filter(|(_, checked)| !checked.passed());
         failed.map(|(check, _)| check.name).collect()
@@ -110,15 +110,15 @@ fn reasons(checked: &Checked) -> String {
     if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join(", ")) }
 }
 
-/// An event on one line, its time counted from the start.
+/// Formats an event on one line, with its time relative to the start.
 fn line(event: &Event, start: u64) -> String {
     let at = |t: u64| format!("{:+.4}s", (i128::from(t) - i128::from(start)) as f64 / 1e9);
-    let who = match event.w {
+    let actor = match event.w {
         NEMESIS => "nemesis".to_owned(),
         RESOURCE => "resource".to_owned(),
         w => format!("worker {w}"),
     };
-    let mut text = format!("{:>12} {who:<10} #{} {:?}", at(event.t), event.i, event.ev).to_lowercase();
+    let mut text = format!("{:>12} {actor:<10} #{} {:?}", at(event.t), event.i, event.ev).to_lowercase();
     let mut add = |name: &str, value: String| {
         if !value.is_empty() {
             let _infallible = write!(text, " {name}=`{value}`");

@@ -1,5 +1,5 @@
-//! What the locks protect: a register that checks tokens, and a counter that does not. A small server on a
-//! Unix socket, so that workers of any process share it.
+//! The resources that the locks protect: a register that checks tokens, and a counter that does not. A
+//! small server on a Unix socket shares them between workers in any process.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Write};
@@ -20,7 +20,7 @@ pub fn serve(socket: &Path, directory: &Path) -> io::Result<()> {
     std::thread::Builder::new().name("resources".to_owned()).spawn(move || {
         for connection in listener.incoming().map_while(Result::ok) {
             let (state, log) = (Arc::clone(&state), Arc::clone(&log));
-            // A worker that was killed mid-line ends its connection with an error, and that is all.
+            // If a worker is killed in the middle of a line, only its connection ends with an error.
             std::thread::spawn(move || drop(answer(&connection, &state, &log)));
         }
     })?;
@@ -37,7 +37,7 @@ fn answer(connection: &UnixStream, state: &Mutex<HashMap<String, Resource>>, log
     for line in BufReader::new(connection).lines() {
         let line = line?;
         let words: Vec<_> = line.split(' ').collect();
-        // The event is written under the lock: the file has the order in which things happened.
+        // The event is written while the mutex is held, so the file has the true order of events.
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
         let reply = match words[..] {
             ["use", lock, owner, token] => {
@@ -72,11 +72,11 @@ fn answer(connection: &UnixStream, state: &Mutex<HashMap<String, Resource>>, log
 pub struct Resources(BufReader<UnixStream>);
 
 impl Resources {
-    /// Connects.
+    /// Connects to the resources.
     ///
     /// # Errors
     ///
-    /// If nobody serves there.
+    /// If there is no server.
     pub fn connect(socket: &Path) -> io::Result<Self> {
         UnixStream::connect(socket).map(BufReader::new).map(Self)
     }
@@ -99,7 +99,7 @@ impl Resources {
         self.ask(&format!("get {lock}"))?.parse().map_err(io::Error::other)
     }
 
-    /// Sets the counter, which was read as `was`, to one more.
+    /// Sets the counter, which was read as `was`, to `was + 1`.
     ///
     /// # Errors
     ///

@@ -1,4 +1,5 @@
-//! A run: resources, workers, the nemesis; then calm, a last look at the storage, and the verdicts.
+//! A run: resources, workers and the nemesis; then a pause, a last inspection of the storage, and the
+//! verdicts.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,64 +13,64 @@ use crate::checks::ALL;
 use crate::clock::{self, bound, ms, nanos};
 use crate::event::{Ev, Event, Log, NEMESIS};
 use crate::history::History;
-use crate::nemesis::{Strike, Terms, schedule};
+use crate::nemesis::{ScheduledFault, Terms, schedule};
 use crate::planted::Defect;
 use crate::report::Report;
 use crate::resource;
-use crate::target::{Blow, MemoryTarget, Running, ServersTarget, SqliteTarget, Target, Under};
+use crate::target::{Injection, MemoryTarget, Running, ServersTarget, SqliteTarget, Target, Under};
 use crate::worker::{Plan, Style, watch_stalls};
 
-/// What to run.
+/// The parameters of a run.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The storage.
     pub url: String,
-    /// For how long.
+    /// The duration.
     pub length: Duration,
-    /// Decides the schedule and what the workers throw.
+    /// The seed of the schedule and of the workers.
     pub seed: u64,
-    /// How many workers.
+    /// The number of workers.
     pub workers: usize,
-    /// How many tasks share a worker's client.
+    /// The number of tasks that share a worker's client.
     pub tasks: u64,
-    /// How many locks they fight for.
+    /// The number of locks they compete for.
     pub locks: usize,
     /// The TTL.
     pub ttl: Duration,
-    /// Only these faults; none if it is empty; all if there is none.
+    /// The faults to inject: all for `None`, none for an empty list.
     pub faults: Option<Vec<String>>,
-    /// What the workers are like.
+    /// The habits of the workers.
     pub style: Style,
-    /// No calm between faults.
+    /// Whether one fault follows another without a pause.
     pub restless: bool,
-    /// What is planted.
+    /// The planted defect.
     pub defect: Option<Defect>,
-    /// Stop as soon as one of these checks fails.
+    /// The checks that stop the run as soon as one of them fails.
     pub until: Vec<String>,
-    /// Where the history goes; somewhere temporary if there is none.
+    /// The directory of the history, or `None` for a temporary one.
     pub directory: Option<PathBuf>,
-    /// This program.
+    /// The path of this program.
     pub program: PathBuf,
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Outcome {
     /// The verdicts.
     pub report: Report,
-    /// Where the history is.
+    /// The directory of the history.
     pub directory: PathBuf,
-    /// What was done.
-    pub strikes: Vec<Strike>,
-    /// How long it took.
+    /// The injected faults.
+    pub scheduled: Vec<ScheduledFault>,
+    /// The duration of the run.
     pub took: Duration,
 }
 
-/// Runs.
+/// Runs workers and faults, and checks the history.
 ///
 /// # Errors
 ///
-/// If the storage is not one that can be tortured, or the run cannot be set up or read.
+/// If the storage cannot be tortured, or the run cannot be set up or read.
 pub fn run(options: &Options) -> io::Result<Outcome> {
     let under = Under {
         url: options.url.clone(),
@@ -85,7 +86,7 @@ pub fn run(options: &Options) -> io::Result<Outcome> {
     }
 }
 
-/// How long the first lock of a run may take.
+/// How long the first acquisition of a run may take.
 const FIRST: Duration = Duration::from_secs(60);
 /// How long a worker may take to end.
 const LAST_CALLS: Duration = Duration::from_secs(10);
@@ -100,7 +101,7 @@ fn over<T: Target>(target: &T, options: &Options) -> io::Result<Outcome> {
     if fs::read_dir(&directory)?.next().is_some() {
         return Err(io::Error::other("the directory of a history is empty before the run"));
     }
-    // Apart: the path of a socket has to be short.
+    // A directory of its own, because the path of a socket has to be short.
     let sockets = tempfile::tempdir()?;
     let socket = sockets.path().join("resources");
     resource::serve(&socket, &directory)?;
@@ -114,7 +115,7 @@ fn over<T: Target>(target: &T, options: &Options) -> io::Result<Outcome> {
     log.write(Event { ev: Ev::Promise, res: tier.to_string(), why, ..Event::default() });
 
     let locks: Vec<_> = (0..options.locks).map(|n| format!("torture-{}/{n}", options.seed)).collect();
-    // A storage that is careful grants nothing until it knows that nobody was forgotten.
+    // A careful storage grants nothing until it knows that it has forgotten no holder.
     let first = operator.lock(format!("torture-{}/first", options.seed)).ttl(options.ttl).wait(FIRST);
     runtime
         .block_on(async { first.acquire().await?.release().await })
@@ -131,7 +132,7 @@ fn over<T: Target>(target: &T, options: &Options) -> io::Result<Outcome> {
         },
         None => faults,
     };
-    let mut strikes = schedule(
+    let mut scheduled = schedule(
         options.seed,
         &Terms {
             faults: &faults,
@@ -143,8 +144,8 @@ fn over<T: Target>(target: &T, options: &Options) -> io::Result<Outcome> {
         },
     );
 
-    for strike in strikes.iter_mut().filter(|strike| !target.reaches_one(&strike.fault)) {
-        strike.place = None;
+    for planned in scheduled.iter_mut().filter(|planned| !target.reaches_one(&planned.fault)) {
+        planned.place = None;
     }
 
     let mut run = Run {
@@ -166,7 +167,7 @@ fn over<T: Target>(target: &T, options: &Options) -> io::Result<Outcome> {
         run.places.push(worker);
     }
     run.await_workers()?;
-    run.strike(&strikes)?;
+    run.inject_all(&scheduled)?;
     let (mut ended, killed) = (true, run.places.iter().any(|place| place.generation > 0));
     for mut place in std::mem::take(&mut run.places) {
         ended &= place.worker.finish(LAST_CALLS);
@@ -178,7 +179,7 @@ fn over<T: Target>(target: &T, options: &Options) -> io::Result<Outcome> {
     run.probe_servers();
     let history = History::read(&run.directory)?;
     let took = Duration::from_nanos(clock::now() - began);
-    Ok(Outcome { report: Report::of(&history), directory: run.directory.clone(), strikes, took })
+    Ok(Outcome { report: Report::of(&history), directory: run.directory.clone(), scheduled, took })
 }
 
 struct Run<'a, T> {
@@ -189,16 +190,16 @@ struct Run<'a, T> {
     locks: Vec<String>,
     socket: PathBuf,
     operator: Locks,
-    /// What the storage promises.
+    /// The tier of the storage.
     tier: Tier,
     runtime: tokio::runtime::Runtime,
     places: Vec<Place>,
     start: u64,
-    /// When the checks last looked.
+    /// The time of the last check.
     looked: u64,
 }
 
-/// A worker's place. One that was killed is followed by another.
+/// A slot for one worker. A killed worker is replaced by another one.
 struct Place {
     worker: Box<dyn Running>,
     w: i64,
@@ -222,7 +223,7 @@ impl<T: Target> Run<'_, T> {
         Ok(Place { worker: self.target.start(&plan)?, w, generation })
     }
 
-    /// Waits until every worker has made a call, and begins then.
+    /// Waits until every worker has made a call, and starts the clock of the schedule.
     fn await_workers(&mut self) -> io::Result<()> {
         let until = clock::now() + nanos(FIRST);
         let mut awaited: Vec<_> = (0..self.options.workers).collect();
@@ -240,22 +241,22 @@ impl<T: Target> Run<'_, T> {
         Ok(())
     }
 
-    /// Does what is scheduled, until the time is over or enough was seen.
-    fn strike(&mut self, strikes: &[Strike]) -> io::Result<()> {
-        // Servers take their time to fail over and to come back; the calm after that is not shorter for it.
+    /// Injects the scheduled faults until the time is over, or until one of the `until` checks fails.
+    fn inject_all(&mut self, scheduled: &[ScheduledFault]) -> io::Result<()> {
+        // Servers take time to fail over and to come back, and the pause after that keeps its length.
         let mut late = 0;
-        for strike in strikes {
-            let at = self.start + nanos(strike.at) + late;
-            if self.rest_until(at)? || at + nanos(strike.span) > self.start + nanos(self.options.length) {
+        for planned in scheduled {
+            let at = self.start + nanos(planned.at) + late;
+            if self.rest_until(at)? || at + nanos(planned.span) > self.start + nanos(self.options.length) {
                 break;
             }
-            self.do_it(strike)?;
-            late += clock::now().saturating_sub(at + nanos(strike.span));
+            self.inject(planned)?;
+            late += clock::now().saturating_sub(at + nanos(planned.span));
         }
         self.rest_until(self.start + nanos(self.options.length)).map(drop)
     }
 
-    /// Waits; true if one of the checks that would be enough has failed.
+    /// Waits until then. Returns `true` if one of the `until` checks has failed.
     fn rest_until(&mut self, until: u64) -> io::Result<bool> {
         while clock::now() < until {
             let left = Duration::from_nanos(until.saturating_sub(clock::now()));
@@ -271,7 +272,8 @@ impl<T: Target> Run<'_, T> {
     }
 
     fn enough(&self) -> io::Result<bool> {
-        // The files are read one after the other while they grow: only what is in all of them counts.
+        // The files grow while they are read one after the other, so only events that all files contain
+        // count.
         let seen = clock::now().saturating_sub(bound(100));
         let mut events = History::read(&self.directory)?.events;
         events.retain(|event| event.t <= seen);
@@ -280,26 +282,26 @@ impl<T: Target> Run<'_, T> {
         Ok(wanted.into_iter().any(|check| !(check.run)(&history).passed()))
     }
 
-    fn do_it(&mut self, strike: &Strike) -> io::Result<()> {
-        let target = strike.place.and_then(|place| self.places.get(place)).map(|place| place.w);
+    fn inject(&mut self, planned: &ScheduledFault) -> io::Result<()> {
+        let target = planned.place.and_then(|place| self.places.get(place)).map(|place| place.w);
         let i = self.log.number();
-        let event = Event { i, doing: strike.fault.clone(), target, ..Event::default() };
-        let struck = self.target;
-        let why = if self.tier < struck.needs(&strike.fault) {
-            format!("{}, which {} does not promise to survive", strike.fault, self.tier)
+        let event = Event { i, doing: planned.fault.clone(), target, ..Event::default() };
+        let hit = self.target;
+        let why = if self.tier < hit.needs(&planned.fault) {
+            format!("{}, which {} does not promise to survive", planned.fault, self.tier)
         } else {
             String::new()
         };
-        let refuses = struck.refuses_after(&strike.fault);
+        let refuses = hit.refuses_after(&planned.fault);
         let wait_ms = Some(clock::millis(refuses)).filter(|wait| *wait > 0);
-        let lock = self.locks.get(strike.lock).cloned().unwrap_or_default();
-        let broken = strike.fault == "break";
+        let lock = self.locks.get(planned.lock).cloned().unwrap_or_default();
+        let broken = planned.fault == "break";
         let begin = Event { ev: Ev::Begin, why, wait_ms, ..event.clone() };
-        // A break ends one hold; it is done to no worker.
+        // A break ends one hold; it hits no worker.
         let begin = if broken { Event { lock: lock.clone(), target: Some(NEMESIS), ..begin } } else { begin };
         self.log.write(begin);
         let mut owner = String::new();
-        match (strike.fault.as_str(), strike.place) {
+        match (planned.fault.as_str(), planned.place) {
             ("kill", Some(place)) => {
                 let old = self.places.get_mut(place).ok_or_else(|| io::Error::other("no such worker"))?;
                 old.worker.kill();
@@ -315,7 +317,7 @@ impl<T: Target> Run<'_, T> {
                 if let Some(place) = self.places.get_mut(place) {
                     place.worker.stop();
                 }
-                self.rest_until(clock::now() + nanos(strike.span))?;
+                self.rest_until(clock::now() + nanos(planned.span))?;
                 if let Some(place) = self.places.get_mut(place) {
                     place.worker.go_on();
                 }
@@ -326,8 +328,8 @@ impl<T: Target> Run<'_, T> {
                 }
             }
             (fault, _) => {
-                let over = struck.strike(&Blow { fault, on: target, lock: &lock, span: strike.span })?;
-                self.rest_until(clock::now() + nanos(strike.span))?;
+                let over = hit.inject(&Injection { fault, on: target, lock: &lock, span: planned.span })?;
+                self.rest_until(clock::now() + nanos(planned.span))?;
                 over()?;
                 self.rest_until(clock::now() + nanos(refuses))?;
             }
@@ -337,10 +339,10 @@ impl<T: Target> Run<'_, T> {
         Ok(())
     }
 
-    /// Looks whether anything is left when everybody has gone.
+    /// Checks that nothing is left when all workers are gone.
     fn probe(&self, killed: bool) {
         let ttl = nanos(self.options.ttl) * 2;
-        // What was clean is clean at once; what was killed, when its lease and its place have ended.
+        // A clean shutdown leaves nothing. After a kill, the lease and the queue entry end with their TTLs.
         let waiters = nanos(leasehold::storage::WAITER_TTL);
         let until = clock::now() + bound(2_000) + ttl + if killed { waiters } else { 0 };
         for lock in &self.locks {
@@ -353,11 +355,11 @@ impl<T: Target> Run<'_, T> {
             };
             self.log.write(Event { ev: Ev::Probe, lock: lock.clone(), res, ..Event::default() });
         }
-        // An error leaves the rest to the TTL; nobody comes after us.
+        // An error leaves the rest to the TTL; no client comes after this one.
         drop(self.runtime.block_on(self.operator.close()));
     }
 
-    /// Looks whether anything is left at the servers when the last client is gone.
+    /// Checks that nothing is left at the servers when the last client is gone.
     fn probe_servers(&self) {
         let until =
             clock::now() + bound(2_000) + nanos(leasehold::storage::WAITER_TTL) + nanos(self.options.ttl) * 2;
@@ -385,17 +387,17 @@ impl<T: Target> Run<'_, T> {
                 Ok(()) => "clean".to_owned(),
                 Err(error) => error.to_string(),
             },
-            Ok(None) => "a waiter who is gone stands in the way".to_owned(),
+            Ok(None) => "the queue entry of a waiter that is gone blocks the lock".to_owned(),
             Err(error) => error.to_string(),
         }
     }
 }
 
-/// Checks a history that is there.
+/// Checks an existing history.
 ///
 /// # Errors
 ///
-/// If it cannot be read.
+/// If the history cannot be read.
 pub fn check(directory: &Path) -> io::Result<Report> {
     Ok(Report::of(&History::read(directory)?))
 }

@@ -1,4 +1,5 @@
-//! What is tortured: how its workers run, and what can be done to it. A storage joins by one more of these.
+//! The targets of a torture: how their workers run, and which faults they support. Each storage is one
+//! target.
 
 mod memory;
 mod process;
@@ -20,99 +21,102 @@ use crate::worker::Plan;
 
 /// A storage under torture.
 ///
-/// [`Target::faults`] name what can be done to it and [`Target::strike`] does it; `kill`, `stop` and `break` need
-/// nothing. Servers join by a line in the table of [`ServersTarget`].
+/// [`Target::faults`] names the faults of the storage, and [`Target::inject`] injects them. `kill`, `stop`
+/// and `break` need no code. Servers join by a line in the table of [`ServersTarget`].
 pub trait Target {
-    /// Names what can be done, for the schedule: its order decides what a seed means.
+    /// Returns the names of the faults, for the schedule. Their order decides what a seed means.
     ///
-    /// `kill` and `stop` are done to a worker's process, `break` by an operator; all others by
-    /// [`Target::strike`]. A name that begins with `acquire`, `renew` or `hints` delays no clean-up.
+    /// `kill` and `stop` hit a worker's process, and an operator executes `break`. All others are injected
+    /// by [`Target::inject`]. A fault whose name begins with `acquire`, `renew` or `hints` delays no
+    /// cleanup.
     fn faults(&self) -> Vec<&'static str>;
 
-    /// Whether a fault can be done to one worker alone. If not, all are taken to be disturbed by it.
+    /// Returns `true` if a fault can hit one worker alone. Otherwise it counts as a fault of all workers.
     fn reaches_one(&self, fault: &str) -> bool;
 
     /// Starts a worker.
     ///
     /// # Errors
     ///
-    /// If it cannot be started.
+    /// If the worker cannot be started.
     fn start(&self, plan: &Plan) -> io::Result<Box<dyn Running>>;
 
-    /// Connects a client that nothing is done to.
+    /// Connects a client that no fault hits.
     ///
     /// # Errors
     ///
     /// If the storage cannot be reached.
     fn operator(&self) -> impl Future<Output = leasehold::Result<Locks>>;
 
-    /// Begins a fault of this storage's own; returns what ends it.
+    /// Injects a fault of this storage, and returns the function that ends it.
     ///
     /// # Errors
     ///
-    /// If it cannot be begun.
-    fn strike(&self, blow: &Blow<'_>) -> io::Result<Heal<'_>>;
+    /// If the fault cannot be injected.
+    fn inject(&self, injection: &Injection<'_>) -> io::Result<Heal<'_>>;
 
-    /// The least tier that promises to survive a fault. Below it, what breaks is counted and reported.
+    /// Returns the lowest tier that promises to survive a fault. Violations below it are only counted and
+    /// reported.
     fn needs(&self, _fault: &str) -> Tier {
         Tier::Advisory
     }
 
-    /// For how long after a fault a storage that is careful grants nothing to anybody.
+    /// Returns for how long a careful storage grants nothing after a fault.
     fn refuses_after(&self, _fault: &str) -> Duration {
         Duration::ZERO
     }
 
-    /// Lists what is left at the servers, when every client is closed, of what was not there before.
+    /// Lists what is left at the servers after every client is closed, without what was there before the
+    /// run.
     ///
     /// # Errors
     ///
-    /// If they cannot be asked.
+    /// If the servers cannot be asked.
     fn left(&self) -> io::Result<Vec<String>> {
         Ok(Vec::new())
     }
 }
 
-/// A fault that begins.
+/// A fault to inject.
 #[derive(Clone, Copy, Debug)]
-pub struct Blow<'a> {
-    /// What.
+pub struct Injection<'a> {
+    /// Its name.
     pub fault: &'a str,
-    /// To which worker; to all if none.
+    /// The worker that it hits, or `None` for all.
     pub on: Option<i64>,
-    /// To which lock, if it is done to one.
+    /// The lock that it hits, for a fault that hits one.
     pub lock: &'a str,
-    /// For how long.
+    /// Its duration.
     pub span: Duration,
 }
 
-/// Ends a fault, and returns when what it was done to is whole again.
+/// A function that ends a fault, and returns when the target is whole again.
 pub type Heal<'a> = Box<dyn FnOnce() -> io::Result<()> + 'a>;
 
-/// A worker that runs.
+/// A running worker.
 pub trait Running {
-    /// Ends it at once; nothing if it cannot be killed.
+    /// Kills it. Does nothing if it cannot be killed.
     fn kill(&mut self) {}
 
-    /// Stops it.
+    /// Stops it, as SIGSTOP does.
     fn stop(&mut self) {}
 
-    /// Lets it go on.
+    /// Continues it after a stop.
     fn go_on(&mut self) {}
 
-    /// Asks it to close its client and end; whether it did.
+    /// Asks it to close its client and end. Returns `true` if it did.
     fn finish(&mut self, within: Duration) -> bool;
 }
 
-/// What a URL names, for a target to be made of it.
+/// The parameters from which a target is made.
 #[derive(Clone, Debug)]
 pub struct Under {
     /// The URL.
     pub url: String,
-    /// This program, which is started again for each worker.
+    /// The path of this program, which is started again for each worker.
     pub program: PathBuf,
-    /// What is planted.
+    /// The planted defect.
     pub defect: Option<Defect>,
-    /// The TTL that faults are measured by.
+    /// The TTL that determines the durations of faults.
     pub ttl: Duration,
 }

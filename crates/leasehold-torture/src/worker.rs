@@ -1,5 +1,5 @@
-//! A worker: takes locks in every way there is, uses what they protect, gives them up in every way there is,
-//! and writes all of it down. It knows the library's public API and nothing else.
+//! A worker: acquires locks in every way, uses what they protect, ends its leases in every way, and records
+//! all of it. It uses the library's public API only.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,59 +13,59 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::clock::{self, ms, nanos};
-use crate::dice::Dice;
 use crate::event::{Ev, Event, Log, Mode, Op};
+use crate::random::Random;
 use crate::resource::Resources;
 
-/// What a worker is told.
+/// The parameters of a worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
     /// Its number.
     pub w: i64,
-    /// What its throws begin with.
+    /// The seed of its random numbers.
     pub seed: u64,
-    /// The locks that all fight for.
+    /// The locks that all workers compete for.
     pub locks: Vec<String>,
     /// The TTL; some leases have twice as much.
     pub ttl_ms: u64,
-    /// What it is like.
+    /// Its habits.
     pub style: Style,
-    /// How many tasks share the client.
+    /// The number of tasks that share the client.
     pub tasks: u64,
-    /// Where the history is written.
+    /// The directory of the history.
     pub directory: PathBuf,
-    /// Where the resources are.
+    /// The socket of the resources.
     pub socket: PathBuf,
 }
 
-/// What a worker is like.
+/// The habits of a worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 pub enum Style {
-    /// Does everything.
+    /// A mixture of everything.
     #[default]
     Mixed,
-    /// Holds for long, and often without renewal, so that leases end by themselves.
+    /// Long holds, often without renewal, so that leases expire.
     Clingy,
-    /// Never waits, and holds for a moment.
+    /// No waiting, and short holds.
     Hasty,
-    /// Never waits, and holds until a renewal is due.
+    /// No waiting, and holds until a renewal is due.
     Brisk,
-    /// Always stands in line, and holds for a moment.
+    /// Waiting in the queue, and short holds.
     Orderly,
 }
 
-/// Works until told to stop; then closes the client.
+/// Works until told to stop, then closes the client.
 pub async fn work(plan: Plan, locks: Locks, log: Arc<Log>, stop: watch::Receiver<bool>) {
     let tasks = (0..plan.tasks).map(|task| {
         let (plan, locks, log, stop) = (plan.clone(), locks.clone(), Arc::clone(&log), stop.clone());
-        let dice = Dice::new(plan.seed.wrapping_add(task << 32));
+        let random = Random::new(plan.seed.wrapping_add(task << 32));
         tokio::spawn(async move {
             let Ok(resources) = Resources::connect(&plan.socket) else { return };
-            Worker { alone: plan.tasks == 1, plan, locks, log, dice, resources, stop }.run().await;
+            Worker { alone: plan.tasks == 1, plan, locks, log, random, resources, stop }.run().await;
         })
     });
     for task in tasks.collect::<Vec<_>>() {
-        // A panic has been printed; the calls without an end tell the checks.
+        // A panic has been printed already, and the checks see calls without an end.
         drop(task.await);
     }
     let i = log.number();
@@ -77,12 +77,12 @@ pub async fn work(plan: Plan, locks: Locks, log: Arc<Log>, stop: watch::Receiver
     log.write(Event { i, ..end });
 }
 
-/// How many descriptors this process has open.
+/// Returns how many descriptors this process has open.
 pub fn descriptors() -> u64 {
     fs::read_dir(Path::new("/proc/self/fd")).map_or(0, |open| open.count()).try_into().unwrap_or(0)
 }
 
-/// Notes for how long this process was kept from running, for as long as the log is used by others.
+/// Records for how long this process was kept from running, for as long as another user of the log exists.
 pub fn watch_stalls(log: &Arc<Log>) {
     const BEAT: Duration = Duration::from_millis(10);
     let log = Arc::downgrade(log);
@@ -104,18 +104,18 @@ struct Worker {
     plan: Plan,
     locks: Locks,
     log: Arc<Log>,
-    dice: Dice,
+    random: Random,
     resources: Resources,
     stop: watch::Receiver<bool>,
-    /// No other task uses this client.
+    /// Whether no other task uses this client.
     alone: bool,
 }
 
-/// What came of asking for a lock.
+/// The result of an acquisition.
 enum Asked {
     Granted(Held),
     Refused,
-    /// Nobody waited for the answer.
+    /// The caller did not wait for the answer.
     Left,
 }
 
@@ -124,37 +124,38 @@ struct Held {
     /// The number of the acquisition.
     of: u64,
     guard: Guard,
-    /// It is not renewed.
+    /// Whether it is not renewed.
     never: bool,
 }
 
 impl Worker {
     async fn run(&mut self) {
         while !*self.stop.borrow() {
-            sleep(self.dice.millis(0, 40)).await;
-            let lock = self.dice.of(&self.plan.locks).clone();
+            sleep(self.random.millis(0, 40)).await;
+            let lock = self.random.of(&self.plan.locks).clone();
             match self.acquire(&lock).await {
                 Asked::Granted(held) => self.hold(&lock, held).await,
                 Asked::Refused => {}
-                // It may be granted at this moment; the engine undoes that at once, but later than now.
+                // The lock may be granted at this moment. The engine undoes that at once, but only after
+                // this call.
                 Asked::Left => continue,
             }
             self.ledger();
         }
     }
 
-    /// Asks for a lock in one of the ways there are.
+    /// Acquires a lock in one of the possible ways.
     async fn acquire(&mut self, lock: &str) -> Asked {
-        let ttl_ms = if self.dice.percent(75) { self.plan.ttl_ms } else { self.plan.ttl_ms * 2 };
-        let never = self.dice.percent(if self.plan.style == Style::Clingy { 50 } else { 20 });
+        let ttl_ms = if self.random.percent(75) { self.plan.ttl_ms } else { self.plan.ttl_ms * 2 };
+        let never = self.random.percent(if self.plan.style == Style::Clingy { 50 } else { 20 });
         let renewal = if never { Renewal::Never } else { Renewal::Automatic };
         let wanted = self.locks.lock(lock).ttl(Duration::from_millis(ttl_ms)).renewal(renewal);
-        let (mode, wait_ms) = match self.dice.below(100) {
+        let (mode, wait_ms) = match self.random.below(100) {
             _ if matches!(self.plan.style, Style::Hasty | Style::Brisk) => (Mode::Try, 0),
             _ if self.plan.style == Style::Orderly => (Mode::Patient, PATIENT),
             0..30 => (Mode::Try, 0),
             30..40 => (Mode::Retry, 500),
-            40..65 => (Mode::Wait, 20 + self.dice.below(2 * self.plan.ttl_ms)),
+            40..65 => (Mode::Wait, 20 + self.random.below(2 * self.plan.ttl_ms)),
             _ => (Mode::Patient, PATIENT),
         };
         let wanted = match mode {
@@ -163,7 +164,7 @@ impl Worker {
             Mode::Retry => wanted.retries(2).interval(Duration::from_millis(wait_ms / 2)),
             Mode::Wait | Mode::Patient => wanted.wait(Duration::from_millis(wait_ms)),
         };
-        let leaves = self.dice.percent(15).then(|| self.dice.millis(0, self.plan.ttl_ms));
+        let leaves = self.random.percent(15).then(|| self.random.millis(0, self.plan.ttl_ms));
         let i = self.log.number();
         let why = if never { "never" } else { "" }.to_owned();
         let event =
@@ -202,27 +203,27 @@ impl Worker {
                 kind => self.log.write(end(Ev::Info, &word(kind))),
             },
             None => {
-                self.log.write(end(Ev::Info, "cancelled"));
+                self.log.write(end(Ev::Info, "canceled"));
                 return Asked::Left;
             }
         };
         Asked::Refused
     }
 
-    /// Holds a lock for a while, and ends it in one of the ways there are.
+    /// Holds a lock for a while, and ends the hold in one of the possible ways.
     async fn hold(&mut self, lock: &str, Held { of, guard, never }: Held) {
         let ttl = self.plan.ttl_ms;
-        let planned = match self.dice.below(100) {
-            _ if matches!(self.plan.style, Style::Hasty | Style::Orderly) => self.dice.millis(1, 20),
-            _ if self.plan.style == Style::Brisk => self.dice.millis(ttl / 4, ttl * 2 / 3),
-            0..70 if self.plan.style == Style::Clingy => self.dice.millis(ttl / 2, ttl * 3),
-            0..78 => self.dice.millis(1, 50),
-            78..94 => self.dice.millis(ttl / 5, ttl),
-            _ => self.dice.millis(ttl, ttl * 5 / 2),
+        let planned = match self.random.below(100) {
+            _ if matches!(self.plan.style, Style::Hasty | Style::Orderly) => self.random.millis(1, 20),
+            _ if self.plan.style == Style::Brisk => self.random.millis(ttl / 4, ttl * 2 / 3),
+            0..70 if self.plan.style == Style::Clingy => self.random.millis(ttl / 2, ttl * 3),
+            0..78 => self.random.millis(1, 50),
+            78..94 => self.random.millis(ttl / 5, ttl),
+            _ => self.random.millis(ttl, ttl * 5 / 2),
         };
         let (until, mut claimed) = (clock::now() + nanos(planned), 0);
         while clock::now() < until && !*self.stop.borrow() {
-            let beat = self.dice.millis(2, 25);
+            let beat = self.random.millis(2, 25);
             let lost = tokio::select! {
                 lost = guard.lost() => Some(lost),
                 () = sleep(beat) => None,
@@ -239,7 +240,7 @@ impl Worker {
         self.give_up(of, guard).await;
     }
 
-    /// Writes down until when the guard claims to hold, if that has changed.
+    /// Records until when the guard claims to hold the lock, if that has changed. Returns it.
     fn claim(&self, of: u64, guard: &Guard, claimed: u64) -> u64 {
         let t = clock::now();
         let left = nanos(guard.remaining());
@@ -252,11 +253,11 @@ impl Worker {
 
     async fn use_it(&mut self, of: u64, lock: &str, guard: &Guard, never: bool) {
         let (owner, token) = (guard.owner().to_string(), guard.token().get());
-        match self.dice.below(100) {
+        match self.random.below(100) {
             0..35 if guard.is_held() => drop(self.resources.write(lock, &owner, token)),
             35..65 => {
                 let Ok(was) = self.resources.count(lock) else { return };
-                sleep(self.dice.millis(0, 15)).await;
+                sleep(self.random.millis(0, 15)).await;
                 if guard.remaining() > SPARE {
                     // An error means that the run is over.
                     drop(self.resources.set(lock, &owner, was));
@@ -266,9 +267,9 @@ impl Worker {
                 let event = Event { op: Some(Op::Verify), of: Some(of), ..Event::default() };
                 self.call(event, guard.verify()).await;
             }
-            // One that nobody renews is there to end by itself.
+            // A lease without renewal is meant to expire.
             72..78 if !never => {
-                let ttl = self.dice.millis(self.plan.ttl_ms / 2, self.plan.ttl_ms * 2);
+                let ttl = self.random.millis(self.plan.ttl_ms / 2, self.plan.ttl_ms * 2);
                 let ttl_ms = Some(clock::millis(ttl));
                 let event = Event { op: Some(Op::Extend), of: Some(of), ttl_ms, ..Event::default() };
                 self.call(event, guard.extend(ttl)).await;
@@ -278,7 +279,7 @@ impl Worker {
         }
     }
 
-    /// A lock that is lost stays lost, and is listed nowhere.
+    /// Checks that a lost lock stays lost and is not listed as held.
     async fn after_loss(&self, of: u64, guard: &Guard) {
         self.ledger();
         for _ in 0..8 {
@@ -289,7 +290,7 @@ impl Worker {
 
     async fn give_up(&mut self, of: u64, guard: Guard) {
         let event = Event { op: Some(Op::Release), of: Some(of), ..Event::default() };
-        match self.dice.below(100) {
+        match self.random.below(100) {
             0..60 => self.call(event, guard.release()).await,
             60..90 => {
                 let i = self.log.number();
@@ -300,11 +301,11 @@ impl Worker {
             _ => {
                 let i = self.log.number();
                 self.log.write(Event { i, ..event });
-                let patience = self.dice.millis(0, 5);
+                let patience = self.random.millis(0, 5);
                 let end = match tokio::time::timeout(patience, guard.release()).await {
                     Ok(Ok(())) => Event { ev: Ev::Ok, ..Event::default() },
                     Ok(Err(error)) => failed(error.kind()),
-                    Err(_) => Event { ev: Ev::Info, why: "cancelled".to_owned(), ..Event::default() },
+                    Err(_) => Event { ev: Ev::Info, why: "canceled".to_owned(), ..Event::default() },
                 };
                 self.log.write(Event { i, ..end });
             }
@@ -321,7 +322,7 @@ impl Worker {
         self.log.write(Event { i, ..end });
     }
 
-    /// Nothing is held: the client lists nothing.
+    /// Checks that a client without guards lists nothing as held.
     fn ledger(&self) {
         let held = self.locks.held().len().try_into().unwrap_or(0);
         if self.alone {
@@ -332,7 +333,7 @@ impl Worker {
 
 /// How long a patient worker waits, in milliseconds.
 const PATIENT: u64 = 20_000;
-/// What must be left of a lease before an update without a token is sent.
+/// The remaining time of a lease that an update without a token requires.
 const SPARE: Duration = Duration::from_millis(60);
 
 fn failed(kind: ErrorKind) -> Event {

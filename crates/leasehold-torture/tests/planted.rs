@@ -1,7 +1,7 @@
-//! Plants one classic defect after the other, and requires of a check, by its name, that it catches it in
-//! time; and of all checks that they pass the same run without the defect.
+//! Plants one classic defect after another. The check named in its row must catch each in time, and all
+//! checks must pass the same run without the defect.
 //!
-//! `PLANTED=NAME` runs one. `LEASEHOLD_TEST_SEED` says which seeds to begin with.
+//! `PLANTED=NAME` runs one defect. `LEASEHOLD_TEST_SEED` sets the first seed.
 
 #![expect(clippy::print_stdout, reason = "a test program with a table")]
 
@@ -14,7 +14,7 @@ use leasehold_conformance::{Space, Verdict, outcomes};
 use leasehold_torture::clock;
 use leasehold_torture::planted::{Defect, Defective};
 
-/// A defect, the check that must catch it, and the run in which it shows.
+/// A defect, the check that must catch it, and a run that shows it.
 struct Row {
     defect: Defect,
     check: &'static str,
@@ -25,7 +25,7 @@ struct Row {
 #[derive(Clone, Copy)]
 struct Cell {
     url: &'static str,
-    /// One fault after the other, or none.
+    /// The name of the only fault, or an empty text for none.
     fault: &'static str,
     ttl_ms: u64,
     workers: u64,
@@ -36,14 +36,14 @@ struct Cell {
 
 const CALM: Cell =
     Cell { url: "memory:", fault: "none", ttl_ms: 400, workers: 4, tasks: 1, locks: 2, style: "mixed" };
-/// Whole programs, and a server that a clean-up and what it cleans up reach on two connections.
+/// Worker processes, and a server that a cleanup and its claim reach on two connections.
 const REDIS: Cell = Cell { url: "testbed:redis", ..CALM };
-/// The same, and others who lock what is ours.
+/// The same, with foreign transactions that lock the rows of the storage.
 const POSTGRES: Cell = Cell { url: "testbed:postgres", ..CALM };
 
 #[rustfmt::skip]
 const TABLE: [Row; 25] = [
-    Row { defect: Defect::CancelledWaiterStays, check: "C6", cell: CALM },
+    Row { defect: Defect::CanceledWaiterStays, check: "C6", cell: CALM },
     Row { defect: Defect::DeadlineFromReply, check: "C1", cell: Cell { fault: "acquire slow", ttl_ms: 300, workers: 10, locks: 5, style: "clingy", ..CALM } },
     Row { defect: Defect::DropWithoutRelease, check: "C6", cell: CALM },
     Row { defect: Defect::DropWithoutResolver, check: "C6", cell: CALM },
@@ -63,31 +63,32 @@ const TABLE: [Row; 25] = [
     Row { defect: Defect::ErrorIsContention, check: "C5", cell: Cell { fault: "server kill", workers: 3, locks: 20, ..POSTGRES } },
     Row { defect: Defect::LeasesUnlogged, check: "C1", cell: Cell { fault: "backend crash", ttl_ms: 5000, workers: 6, locks: 3, style: "clingy", ..POSTGRES } },
     Row { defect: Defect::KeepsEntries, check: "C6", cell: Cell { locks: 1, ..CALM } },
-    Row { defect: Defect::ReleasesForAnybody, check: "C1", cell: Cell { ttl_ms: 300, workers: 8, locks: 3, style: "clingy", ..CALM } },
+    Row { defect: Defect::ReleasesForAnyOwner, check: "C1", cell: Cell { ttl_ms: 300, workers: 8, locks: 3, style: "clingy", ..CALM } },
     Row { defect: Defect::RenewsAsUpsert, check: "C5", cell: Cell { fault: "renew delay", ttl_ms: 1500, workers: 4, locks: 12, style: "brisk", ..CALM } },
     Row { defect: Defect::ShorterTtlDeletes, check: "C8", cell: Cell { ttl_ms: 600, locks: 1, ..CALM } },
     Row { defect: Defect::TakeoverKeepsDeadline, check: "C1", cell: Cell { ttl_ms: 300, locks: 1, style: "clingy", ..CALM } },
     Row { defect: Defect::TokensRestart, check: "C4", cell: CALM },
 ];
 
-/// Those of a storage must be caught by the suite too: without load, and by the name of a case.
+/// Defects that the conformance suite must catch, too: without load, and by the name of a case.
 const CASES: [(Defect, &str); 7] = [
     (Defect::ForgetsHints, "hints::a_release_hints_the_next_waiter"),
     (Defect::IgnoresPatience, "patience::a_claim_that_comes_too_late_is_not_granted"),
     (Defect::KeepsEntries, "queue::release_removes_a_waiters_entry"),
-    (Defect::ReleasesForAnybody, "release::release_touches_only_its_owner"),
+    (Defect::ReleasesForAnyOwner, "release::release_touches_only_its_owner"),
     (Defect::RenewsAsUpsert, "renewal::renew_never_resurrects_what_was_released"),
     (Defect::TakeoverKeepsDeadline, "exclusion::holds_never_overlap"),
     (Defect::TokensRestart, "fencing::tokens_grow_over_releases"),
 ];
 
-/// How long a defect may stay unnoticed, and a clean run has to pass. What is done to a server takes longer.
+/// How long a defect may stay unnoticed and a clean run has to pass, in seconds. Faults of servers take
+/// longer.
 const BUDGET: u64 = 72;
 const SERVER_BUDGET: u64 = 150;
-/// Another seed is another chance; the budget is for all.
+/// How many seeds share the budget.
 const CHANCES: u64 = 6;
 const CLEAN: u64 = 6;
-/// How many runs go at a time: they mostly wait.
+/// How many runs are started in parallel. They mostly wait.
 const AT_A_TIME: usize = 5;
 
 fn main() -> ExitCode {
@@ -105,14 +106,16 @@ fn main() -> ExitCode {
         for _ in 0..AT_A_TIME {
             scope.spawn(|| {
                 loop {
-                    let Some(row) = queue.lock().expect("BUG: nobody panics with it").pop() else { return };
+                    let Some(row) = queue.lock().expect("BUG: no holder of the mutex panics").pop() else {
+                        return;
+                    };
                     let line = row.judge(seed);
-                    lines.lock().expect("BUG: nobody panics with it").push(line);
+                    lines.lock().expect("BUG: no holder of the mutex panics").push(line);
                 }
             });
         }
     });
-    let mut lines = lines.into_inner().expect("BUG: nobody panics with it");
+    let mut lines = lines.into_inner().expect("BUG: no holder of the mutex panics");
     if only.is_none() {
         lines.extend(CASES.iter().map(|(defect, case)| in_the_suite(*defect, case)));
     }
@@ -127,7 +130,7 @@ fn main() -> ExitCode {
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// A line of the table, and what is wrong with it.
+/// A line of the table, and its fault, if it has one.
 struct Line {
     text: String,
     wrong: Option<String>,
@@ -153,7 +156,7 @@ impl Row {
             wrong = Some(format!("{name} was not caught by {} with seed {seed}:\n{text}", self.check));
         }
         let took = Duration::from_nanos(clock::now() - start);
-        let by = if caught { self.check } else { "nobody" };
+        let by = if caught { self.check } else { "no check" };
         let text = format!("{name:<32} {by:<52} {:>8}  {used}", format!("{took:.1?}"));
         if caught {
             let (passed, clean) = self.run(used, CLEAN, false);
@@ -164,7 +167,7 @@ impl Row {
         Line { text, wrong }
     }
 
-    /// Runs the cell; whether all checks passed, and what it says.
+    /// Runs the cell. Returns whether all checks passed, and the output.
     fn run(&self, seed: u64, seconds: u64, planted: bool) -> (bool, String) {
         let directory = tempfile::tempdir().expect("a directory for the history");
         let cell = self.cell;
@@ -190,7 +193,7 @@ impl Row {
     }
 }
 
-/// The checks that failed, as the last line of a run says.
+/// Returns the names of the failed checks, from the last line of a run.
 fn failed(text: &str) -> impl Iterator<Item = &str> {
     let line = text.lines().rev().find_map(|line| line.strip_prefix("failed: ")).unwrap_or_default();
     line.split(' ').take_while(|word| *word != "after")
@@ -199,7 +202,7 @@ fn failed(text: &str) -> impl Iterator<Item = &str> {
 fn in_the_suite(defect: Defect, case: &str) -> Line {
     let start = clock::now();
     let hook = std::panic::take_hook();
-    // The cases are meant to fail.
+    // The cases are expected to fail.
     std::panic::set_hook(Box::new(|_| {}));
     let space = Space::simulated("defective", move || {
         let first = (Memory::new(), Defective::new(Memory::new(), Some(defect)));
@@ -217,7 +220,7 @@ fn in_the_suite(defect: Defect, case: &str) -> Line {
     let took = Duration::from_nanos(clock::now() - start);
     let caught = failed.iter().find(|name| name.starts_with(case));
     let name = defect.name();
-    let by = caught.map_or("nobody", String::as_str);
+    let by = caught.map_or("no case", String::as_str);
     let text = format!("{name:<32} {by:<52} {:>8}  -", format!("{took:.1?}"));
     let wrong = caught.is_none().then(|| format!("{name} was not caught by {case}; failed were {failed:?}"));
     Line { text, wrong }

@@ -1,8 +1,9 @@
-//! A short torture of what every machine has: all checks pass. `scripts/torture` does the same for longer.
+//! A short torture of the storages that every machine has; all checks pass. `scripts/torture` runs longer
+//! ones.
 
 use std::process::Command;
 
-/// How long each run is, in seconds. They run at the same time.
+/// How long each run lasts, in seconds. The runs are parallel.
 const SECONDS: &str = "40";
 
 #[test]
@@ -78,7 +79,7 @@ fn a_postgres_whose_synchronous_standby_takes_over() {
     );
 }
 
-/// Shorter: servers of their own are slow to start, and to fail over.
+/// Runs a shorter torture over servers of its own, because they are slow to start and to fail over.
 fn servers(url: &str, seed: &str, more: &[&str]) {
     run(url, "20", seed, &[&["--restless"], more].concat());
 }

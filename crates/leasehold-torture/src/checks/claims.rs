@@ -1,4 +1,4 @@
-//! Who claimed to hold what, and in which order: C1, C4, C7, C8.
+//! The order of the claims to hold a lock: C1, C4, C7, C8.
 
 use std::cmp::{max, min};
 
@@ -7,14 +7,14 @@ use crate::clock::{bound, ms};
 use crate::event::Event;
 use crate::history::{Fault, History, Hold};
 
-/// C1: for one lock, the claims of two guards never overlap, and no guard claims anything after it was lost.
+/// C1: the claims of two guards of one lock never overlap, and no guard claims to hold after a loss.
 ///
-/// A claim ends with the deadline that the library itself names, so a pause of its holder excuses nothing. What
-/// the storage's tier does not promise to survive does: it is counted.
+/// A claim ends at the deadline that the library reports, so a paused holder is no excuse. A fault that the
+/// storage's tier does not promise to survive is an excuse; such a finding is only counted.
 pub fn c1_claim_overlap(history: &History) -> Checked {
     let mut checked = Checked { judged: history.holds.len(), ..Checked::default() };
     for holds in history.holds_by_lock().values() {
-        // Of all earlier claims the one that ends last overlaps if any does.
+        // If any earlier claim overlaps, so does the one that ends last.
         let mut longest: Option<&Hold> = None;
         for hold in holds.iter().filter(|hold| hold.from() < hold.until) {
             if let Some(before) = longest.filter(|before| before.until > hold.from()) {
@@ -28,7 +28,7 @@ pub fn c1_claim_overlap(history: &History) -> Checked {
                     hold.ok.w,
                     hold.token()
                 );
-                // Whoever was granted before it may have been forgotten.
+                // The storage may have forgotten the earlier lease, and every lease granted before it.
                 let beyond = history.beyond(before.from(), hold.from(), bound(1_000));
                 let weight = beyond.and_then(Fault::excuse).map(|why| Weight::Excused(why.to_owned()));
                 let events = story(before).into_iter().chain(story(hold));
@@ -47,7 +47,7 @@ pub fn c1_claim_overlap(history: &History) -> Checked {
     checked
 }
 
-/// C4: the tokens of one lock are distinct, and whoever asks after a grant gets a larger one.
+/// C4: the tokens of one lock are distinct, and a claim that is sent after a grant gets a larger token.
 pub fn c4_token_order(history: &History) -> Checked {
     let mut checked = Checked { judged: history.holds.len(), ..Checked::default() };
     for holds in history.holds_by_lock().values() {
@@ -60,7 +60,7 @@ pub fn c4_token_order(history: &History) -> Checked {
                 checked.add(Weight::Wrong, text, story(a).into_iter().chain(story(b)));
             }
         }
-        // In the order of asking; the largest token among those granted before.
+        // In the order of the calls, compares with the largest token granted before.
         let (mut asked, mut granted) = (holds.clone(), holds.clone());
         asked.sort_by_key(|hold| hold.call.from());
         granted.sort_by_key(|hold| hold.from());
@@ -84,10 +84,10 @@ pub fn c4_token_order(history: &History) -> Checked {
     checked
 }
 
-/// C7: of two that stand in line, the one that came clearly first is served first.
+/// C7: of two waiters, the one that clearly came first is served first.
 ///
-/// Judged where nothing was done to the first one meanwhile: the dead and the paused may be passed. Nothing is
-/// judged of a storage that does not promise it.
+/// The check judges a pair only if no fault hit the first waiter meanwhile, because a dead or paused waiter
+/// may be passed. It judges no storage without that promise.
 pub fn c7_fifo(history: &History) -> Checked {
     let mut checked = Checked::default();
     if !history.fair {
@@ -100,7 +100,7 @@ pub fn c7_fifo(history: &History) -> Checked {
             first.invoke.lock == later.lock()
                 && first.invoke.w != later.ok.w
                 && first.from().saturating_add(settled) < later.call.from()
-                // It was waiting all the time, and for longer than the winner's answer took.
+                // The first waiter waited the whole time, and for longer than the winner's answer took.
                 && first.to() > later.from().saturating_add(bound(20))
         });
         checked.judged += 1;
@@ -122,7 +122,8 @@ pub fn c7_fifo(history: &History) -> Checked {
     checked.tolerate(10, 1)
 }
 
-/// C8: a lock is lost only if somebody ended the lease, nobody renewed it, or the storage could not be asked.
+/// C8: a lock is lost only if another client ended the lease, it was not renewed, or the storage was
+/// unreachable.
 pub fn c8_false_loss(history: &History) -> Checked {
     let mut checked = Checked { judged: history.holds.len(), ..Checked::default() };
     for hold in &history.holds {
@@ -140,7 +141,7 @@ pub fn c8_false_loss(history: &History) -> Checked {
         }
         let since = lost.t.saturating_sub(hold.ttl + bound(1_000));
         let faulty = history.faults.iter().any(|fault| {
-            // One that is stopped may have been writing, which keeps others out of some storages.
+            // A stopped process may have been in a write, which blocks other clients of some storages.
             (fault.is_on(lost.w) || fault.doing == "stop")
                 && !fault.doing.starts_with("hints")
                 && fault.touches(since, lost.t, 0)
@@ -150,7 +151,8 @@ pub fn c8_false_loss(history: &History) -> Checked {
                 && fault.event.lock == hold.lock()
                 && fault.touches(since, lost.t, bound(100))
         });
-        // Renewals come every third of the TTL and need a sixth: less of a stall cannot cost the lock.
+        // Renewals are sent every third of the TTL and need a sixth, so a shorter stall cannot lose the
+        // lock.
         if faulty || breaking || history.stalled(since, lost.t) > hold.call.ttl() / 6 {
             continue;
         }
@@ -160,7 +162,7 @@ pub fn c8_false_loss(history: &History) -> Checked {
     checked.tolerate(5, 1)
 }
 
-/// The events of a hold that a person wants to see.
+/// Returns the events of a hold that explain a finding.
 pub(super) fn story(hold: &Hold) -> Vec<Event> {
     let mut events = vec![hold.call.invoke.clone(), hold.ok.clone()];
     events.extend(hold.lost.clone());
@@ -222,7 +224,7 @@ mod tests {
         begin.why = "failover, which crash-safe does not promise to survive".into();
         none(&story);
         assert_eq!(c1_claim_overlap(&story.history()).excused(), 1);
-        // One that was granted after it is as safe as ever.
+        // A lease that was granted after the fault has no excuse.
         story.ask(2_000, 1, 2, "a", Mode::Try, 0).ok(2_001, 1, 2, 3, 2_900);
         story.ask(2_100, 2, 2, "a", Mode::Try, 0).ok(2_101, 2, 2, 4, 2_900);
         only("C1", &story);
@@ -234,7 +236,7 @@ mod tests {
         story.ask(0, 1, 1, "a", Mode::Try, 0).ok(1, 1, 1, 1, 300).claim(100, 1, 1, 600);
         story.ask(400, 2, 1, "a", Mode::Try, 0).ok(401, 2, 1, 2, 900);
         only("C1", &story);
-        // The same, but nobody renewed: a holder that is paused claims nothing after its deadline.
+        // The same without a renewal: a paused holder claims nothing after its deadline.
         let mut story = Story::default();
         story.ask(0, 1, 1, "a", Mode::Try, 0).ok(1, 1, 1, 1, 300);
         story.ask(400, 2, 1, "a", Mode::Try, 0).ok(401, 2, 1, 2, 900);
@@ -280,7 +282,8 @@ mod tests {
         let mut story = clean();
         story.ask(210, 3, 1, "a", Mode::Try, 0).ok(215, 3, 1, 20, 900).release(300, 3, 2, 1);
         only("C4", &story);
-        // Asked before the other was granted: any order is right, and another lock counts for itself.
+        // Claims that were sent before the other grant may get any order of tokens, and each lock counts
+        // for itself.
         let mut story = clean();
         story.ask(101, 3, 1, "a", Mode::Wait, 1000).ok(215, 3, 1, 15, 900).release(300, 3, 2, 1);
         story.ask(210, 4, 1, "b", Mode::Try, 0).ok(215, 4, 1, 1, 900).release(300, 4, 2, 1);
@@ -302,7 +305,7 @@ mod tests {
         story.ok(4_202, 1, 1, 9_000, 5_000).release(4_300, 1, 2, 1);
         let found = c7_fifo(&story.history());
         assert!(!found.passed(), "{found:?}");
-        // One that was paused may be passed.
+        // A paused waiter may be passed.
         story.fault(50, 4_100, 1, "stop", Some(1));
         assert!(c7_fifo(&story.history()).findings.is_empty());
     }

@@ -1,11 +1,11 @@
-//! What is left when everything is over: C9, C10.
+//! What remains after the run: C9, C10.
 
 use super::{Checked, Weight};
 use crate::event::Ev;
 use crate::history::History;
 
-/// C9: when all clients are closed and every lease of the dead has ended, the storage has no lease and no
-/// waiter of ours, and a newcomer is granted every lock at once.
+/// C9: once all clients are closed and the leases of killed workers have ended, the storage has no lease
+/// and no waiter of the run, and grants every lock to a new client at once.
 pub fn c9_nothing_left(history: &History) -> Checked {
     let mut checked = Checked::default();
     for probe in history.events.iter().filter(|event| event.ev == Ev::Probe) {
@@ -18,7 +18,7 @@ pub fn c9_nothing_left(history: &History) -> Checked {
     checked
 }
 
-/// C10: a client lists no lock that no guard holds, and when it is closed it has closed its descriptors.
+/// C10: a client lists no lock without a guard, and has closed its descriptors when it is closed.
 pub fn c10_client_leaks(history: &History) -> Checked {
     let mut checked = Checked::default();
     for look in history.events.iter().filter(|event| matches!(event.ev, Ev::Ledger | Ev::Left)) {

@@ -1,4 +1,5 @@
-//! What may not be in a history. Each check is a function over one and names the events that break its rule.
+//! The rules for a history. Each check is a function over the history, and names the events that break its
+//! rule.
 
 mod claims;
 mod clients;
@@ -14,14 +15,14 @@ pub use self::service::{c5_false_busy, c6_bounded_handover, c11_deadline_honesty
 use crate::event::Event;
 use crate::history::History;
 
-/// A rule, and the function that looks for what breaks it.
+/// A rule, and the function that looks for violations.
 #[derive(Clone, Copy)]
 pub struct Check {
-    /// Its short name.
+    /// The short name.
     pub name: &'static str,
     /// The rule.
     pub rule: &'static str,
-    /// Looks for what breaks it.
+    /// Looks for violations.
     pub run: fn(&History) -> Checked,
 }
 
@@ -35,7 +36,7 @@ pub const ALL: [Check; 12] = [
     Check { name: "C2", rule: "the fenced register accepts no stale write", run: c2_fenced_register },
     Check { name: "C3", rule: "the unfenced counter loses no update", run: c3_unfenced_counter },
     Check { name: "C4", rule: "tokens are distinct and grow", run: c4_token_order },
-    Check { name: "C5", rule: "nobody is refused because of nobody", run: c5_false_busy },
+    Check { name: "C5", rule: "a refusal has a holder", run: c5_false_busy },
     Check { name: "C6", rule: "a free lock reaches a waiter in time", run: c6_bounded_handover },
     Check { name: "C7", rule: "waiters are served in their order", run: c7_fifo },
     Check { name: "C8", rule: "a loss has a cause", run: c8_false_loss },
@@ -51,51 +52,53 @@ impl fmt::Debug for Check {
     }
 }
 
-/// What a check found, and in how many cases it looked.
+/// The findings of a check, and the number of cases it judged.
 #[derive(Clone, Debug, Default)]
 pub struct Checked {
-    /// How many cases there were to judge.
+    /// How many cases could be judged.
     pub judged: usize,
-    /// What breaks the rule.
+    /// The violations of the rule.
     pub findings: Vec<Finding>,
-    /// How many of the findings that a loaded machine can cause by itself are let pass.
+    /// How many findings of weight [`Weight::Slow`] are tolerated.
     pub tolerated: usize,
 }
 
-/// Something that breaks a rule.
+/// A violation of a rule.
 #[derive(Clone, Debug)]
 pub struct Finding {
-    /// What it is, on one line.
+    /// The description, on one line.
     pub text: String,
-    /// The events that show it.
+    /// The events that prove it.
     pub events: Vec<Event>,
-    /// How much it weighs.
+    /// The weight of the finding.
     pub weight: Weight,
 }
 
-/// How much a finding weighs.
+/// The weight of a finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Weight {
-    /// It fails the check.
+    /// A finding that fails the check.
     Wrong,
-    /// It fails the check if there are many: a loaded machine can cause one.
+    /// A finding that fails the check only together with many others, because a loaded machine can cause
+    /// one.
     Slow,
-    /// It is counted and reported: what the rule assumes did not hold, and this is why.
+    /// A finding that is counted and reported, because an assumption of the rule did not hold. The text
+    /// says which.
     Excused(String),
 }
 
 impl Checked {
-    /// Whether the rule holds.
+    /// Returns `true` if the rule holds.
     pub fn passed(&self) -> bool {
         self.count(&Weight::Wrong) == 0 && self.count(&Weight::Slow) <= self.tolerated
     }
 
-    /// How many findings fail the check, or would if there were more.
+    /// Returns how many findings of this weight there are.
     pub fn count(&self, weight: &Weight) -> usize {
         self.findings.iter().filter(|finding| finding.weight == *weight).count()
     }
 
-    /// How many were excused.
+    /// Returns how many findings were excused.
     pub fn excused(&self) -> usize {
         self.findings.iter().filter(|finding| matches!(finding.weight, Weight::Excused(_))).count()
     }
@@ -104,33 +107,33 @@ impl Checked {
         self.findings.push(Finding { text, events: events.into_iter().collect(), weight });
     }
 
-    /// Lets so many of a thousand pass.
+    /// Tolerates this many per thousand cases, or `at_least`, if that is more.
     fn tolerate(mut self, of_a_thousand: usize, at_least: usize) -> Self {
         self.tolerated = std::cmp::max(self.judged * of_a_thousand / 1000, at_least);
         self
     }
 }
 
-/// Nanoseconds as a person reads them.
+/// Formats nanoseconds for a person.
 fn span(nanos: u64) -> String {
     format!("{:.1?}", std::time::Duration::from_nanos(nanos))
 }
 
 #[cfg(test)]
 mod testing {
-    //! Histories by hand: times are in milliseconds.
+    //! Histories made by hand. Times are in milliseconds.
 
     use crate::clock::ms;
     use crate::event::{Ev, Event, Mode, NEMESIS, Op, RESOURCE};
     use crate::history::History;
 
-    /// Collects events; `at` says when the next one is.
+    /// A history under construction.
     #[derive(Default)]
     pub(crate) struct Story(pub(crate) Vec<Event>);
 
     impl Story {
         pub(crate) fn add(&mut self, t: u64, w: i64, event: Event) -> &mut Self {
-            // Long after the machine came up, so that "a while before" is not before time began.
+            // Starts long after the boot of the machine, so that no time before an event is negative.
             self.0.push(Event { t: ms(1_000_000 + t), w, ..event });
             self
         }
@@ -151,7 +154,7 @@ mod testing {
             self.add(t, w, Event { i, ev, why: why.into(), ..Event::default() })
         }
 
-        /// A release that is answered after a millisecond.
+        /// Adds a release that is answered after a millisecond.
         pub(crate) fn release(&mut self, t: u64, w: i64, i: u64, of: u64) -> &mut Self {
             self.of(t, w, i, Op::Release, of).end(t + 1, w, i, Ev::Ok, "")
         }
@@ -191,7 +194,7 @@ mod testing {
         }
     }
 
-    /// Two workers after each other, nothing wrong.
+    /// Makes a history of two workers in succession, without violations.
     pub(crate) fn clean() -> Story {
         let mut story = Story::default();
         story.ask(0, 1, 1, "a", Mode::Try, 0).ok(5, 1, 1, 10, 900).release(100, 1, 2, 1);
@@ -208,7 +211,7 @@ mod testing {
         }
     }
 
-    /// Exactly this check fails.
+    /// Asserts that exactly this check fails.
     pub(crate) fn only(name: &str, story: &Story) {
         let history = story.history();
         let failed = super::ALL.iter().filter(|check| !(check.run)(&history).passed());
@@ -216,7 +219,7 @@ mod testing {
         assert_eq!(failed, [name]);
     }
 
-    /// No check fails.
+    /// Asserts that no check fails.
     pub(crate) fn none(story: &Story) {
         let history = story.history();
         for check in super::ALL {

@@ -1,4 +1,4 @@
-//! What the locks protect: C2, C3.
+//! The resources that the locks protect: C2, C3.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use crate::event::{Ev, Event};
 use crate::history::{Fault, History, Hold};
 
 /// C2: the register that checks tokens never accepts a write of an earlier holder after one of a later
-/// holder, and never refuses the present one. No fault excuses it.
+/// holder, and never refuses the current one. No fault is an excuse.
 pub fn c2_fenced_register(history: &History) -> Checked {
     let mut checked = Checked::default();
     let holds: HashMap<&str, &Hold> =
@@ -44,8 +44,8 @@ pub fn c2_fenced_register(history: &History) -> Checked {
     checked
 }
 
-/// C3: nobody's update of a counter without tokens is overwritten. Where holders were paused or put out,
-/// those that are lost are counted: that is what tokens are for.
+/// C3: no update of the counter without tokens is overwritten. Overwritten updates are only counted where
+/// holders were paused or their leases broken, because only tokens prevent those.
 pub fn c3_unfenced_counter(history: &History) -> Checked {
     let mut checked = Checked::default();
     for update in history.events.iter().filter(|event| event.ev == Ev::Count) {

@@ -1,4 +1,4 @@
-//! Whether those who ask are served, and in time: C5, C6, C11, C12.
+//! Answers to waiters and callers, and their time: C5, C6, C11, C12.
 
 use std::cmp::{max, min};
 
@@ -10,29 +10,29 @@ use crate::clock::{bound, ms, nanos};
 use crate::event::{Ev, Mode, Op};
 use crate::history::{Call, Fault, History, Hold};
 
-/// C5: who is told that somebody else has the lock, is told so while somebody could have had it: from the
-/// moment he asked to the last moment at which the storage may remember him.
+/// C5: a claim is refused only while another client could hold the lock: from the moment that client asked
+/// until the last moment at which the storage may remember it.
 pub fn c5_false_busy(history: &History) -> Checked {
     let mut checked = Checked::default();
     let spans: Vec<_> = history.acquires().map(|call| (call, possible(history, call))).collect();
     for refused in history.acquires().filter(|call| call.was_refused()) {
-        // Nobody is granted then, so that nobody who was forgotten has to share.
+        // At that time the storage grants nothing, to protect holders that it may have forgotten.
         let careful = |fault: &Fault| fault.event.wait_ms.is_some();
         if history.faults.iter().any(|f| careful(f) && f.touches(refused.from(), refused.to(), bound(500))) {
             continue;
         }
         checked.judged += 1;
-        let somebody = spans.iter().any(|(other, until)| {
+        let has_other = spans.iter().any(|(other, until)| {
             other.invoke.lock == refused.invoke.lock
                 && (other.invoke.w, other.invoke.i) != (refused.invoke.w, refused.invoke.i)
-                // One claim and a definite answer: he never had it.
+                // One claim with a definite refusal: this client never held the lock.
                 && !(other.was_refused() && other.invoke.mode == Some(Mode::Try))
                 && other.from() <= refused.to()
                 && *until >= refused.from()
         });
-        if !somebody {
+        if !has_other {
             let text = format!(
-                "worker {} was refused {} when nobody could have had it",
+                "worker {} was refused {} when no other client could hold it",
                 refused.invoke.w, refused.invoke.lock
             );
             let latest = |(other, _): &&(&Call, u64)| {
@@ -46,10 +46,10 @@ pub fn c5_false_busy(history: &History) -> Checked {
     checked
 }
 
-/// Until when the storage may remember an acquisition.
+/// Returns until when the storage may remember an acquisition.
 fn possible(history: &History, call: &Call) -> u64 {
     let w = call.invoke.w;
-    // What keeps a clean-up from the storage.
+    // Returns `true` if a fault may have kept the cleanup from the storage.
     let delayed = |from: u64, to: u64| {
         let delays = |fault: &&Fault| {
             let harmless = ["acquire", "renew", "hints"].iter().any(|verb| fault.doing.starts_with(verb));
@@ -59,19 +59,20 @@ fn possible(history: &History, call: &Call) -> u64 {
     };
     let held = history.holds.iter().find(|hold| hold.ok.w == w && hold.ok.i == call.invoke.i);
     if let Some(hold) = held {
-        // Nobody waits for the answer, but it is released at once all the same.
+        // The caller does not wait for the answer, but the engine releases the lock at once.
         let given_up = hold.release.as_ref().map(Call::to).or(hold.lost.as_ref().map(|lost| lost.t));
         let undone = given_up.unwrap_or(u64::MAX).saturating_add(bound(1_000));
         let over =
             if delayed(hold.from(), undone) { hold.surely_over() } else { min(hold.surely_over(), undone) };
-        // A storage that is set back remembers leases, and places in line, that are over.
+        // A storage that was set back remembers leases and queue entries that are over.
         return match history.beyond(call.from(), undone, bound(1_000)) {
             Some(fault) => max(hold.lease_over(), fault.to.saturating_add(nanos(WAITER_TTL) + bound(1_000))),
             None => over,
         };
     }
-    // A claim is executed within its patience or not at all, and is undone at once after that. If the clean-up
-    // is kept from the storage, what it left ends by itself: nobody renews it, and nobody refreshes his place.
+    // A claim is executed within its patience or not at all, and is undone at once after that. If the
+    // cleanup cannot reach the storage, the lease and the queue entry end by themselves, because neither is
+    // renewed.
     let executed = call.to().saturating_add(patience(call));
     let undone = executed.saturating_add(bound(700));
     let (place, slack) = (if call.lines_up() { nanos(WAITER_TTL) } else { 0 }, bound(500));
@@ -82,17 +83,18 @@ fn possible(history: &History, call: &Call) -> u64 {
     if delayed(call.from(), undone) { ended } else { undone }
 }
 
-/// C6: a lock that is given up while somebody stands in line is granted within half a second as a rule, and
-/// always within a heartbeat of the waiter, even if it was not hinted.
+/// C6: a lock that is released while another client waits is granted within half a second as a rule. It is
+/// always granted within the waiter's heartbeat, even without a hint.
 ///
-/// Judged where nothing but hints was disturbed.
+/// The check judges a handover only if nothing but hints was disturbed.
 pub fn c6_bounded_handover(history: &History) -> Checked {
     let mut checked = Checked::default();
     let (prompt, always) = (bound(PROMPT), nanos(WAITER_HEARTBEAT).saturating_add(bound(2_500)));
     for (lock, holds) in history.holds_by_lock() {
         for hold in &holds {
             let Some((freed, event)) = freed(hold) else { continue };
-            // The next one may be served before the one before hears that his release was done.
+            // The next client may be granted the lock before the previous one gets the answer to its
+            // release.
             let asked = hold.release.as_ref().map_or(freed, Call::from);
             let granted = holds.iter().map(|next| next.from()).filter(|from| *from > asked).min();
             let granted = granted.unwrap_or(u64::MAX);
@@ -100,7 +102,7 @@ pub fn c6_bounded_handover(history: &History) -> Checked {
                 checked.judged += 1;
                 continue;
             }
-            // Since when a waiter stood in line while the lock was free, and until when.
+            // Returns the time during which a call waited while the lock was free.
             let waited = |call: &Call| {
                 let since = max(freed, call.from().saturating_add(bound(100)));
                 (since, min(min(call.to(), granted), history.end()))
@@ -140,10 +142,10 @@ pub fn c6_bounded_handover(history: &History) -> Checked {
     checked.tolerate(50, 3)
 }
 
-/// How soon a lock that is given up reaches the next one, in milliseconds.
+/// How soon a released lock is granted to the next waiter, in milliseconds.
 const PROMPT: u64 = 500;
 
-/// When a holder gave the lock up, if that is known.
+/// Returns when a holder released the lock, if that is known.
 fn freed(hold: &Hold) -> Option<(u64, crate::event::Event)> {
     let release = hold.release.as_ref()?;
     let dead =
@@ -155,7 +157,7 @@ fn freed(hold: &Hold) -> Option<(u64, crate::event::Event)> {
     }
 }
 
-/// C11: every call returns within the time it was given, also when nobody answers.
+/// C11: every call returns within its time limit, even if the storage does not answer.
 pub fn c11_deadline_honesty(history: &History) -> Checked {
     let mut checked = Checked::default();
     for call in &history.calls {
@@ -165,7 +167,7 @@ pub fn c11_deadline_honesty(history: &History) -> Checked {
         if call.killed.is_some() {
             continue;
         }
-        // While its worker is stopped, no call returns.
+        // No call returns while its worker is stopped.
         let stopped =
             history.faults.iter().filter(|fault| fault.doing == "stop" && fault.is_on(call.invoke.w));
         let stopped: u64 =
@@ -176,7 +178,7 @@ pub fn c11_deadline_honesty(history: &History) -> Checked {
             let (w, op, lock) = (call.invoke.w, call.op, &call.invoke.lock);
             format!("{op:?} {lock} of worker {w} took {} instead of at most {}", span(took), span(limit))
         };
-        // Each of the three tries may wait for its answer, if nobody answers.
+        // Each of the three tries may wait for an answer that does not come.
         let retry = call.invoke.mode == Some(Mode::Retry);
         let silence = if retry { patience(call) * 3 } else { 0 };
         if took > (limit + silence).saturating_add(bound(2_000)).saturating_add(stalled) {
@@ -194,12 +196,12 @@ pub fn c11_deadline_honesty(history: &History) -> Checked {
     checked
 }
 
-/// How long a claim's answer is waited for, and how late it may be executed.
+/// Returns how long a claim's answer is awaited, which is also how late it may be executed.
 fn patience(call: &Call) -> u64 {
     ms((call.invoke.ttl_ms.unwrap_or(0) / 2).clamp(50, 4_000))
 }
 
-/// How long a call may take.
+/// Returns how long a call may take.
 fn limit(call: &Call) -> Option<u64> {
     let (wait, ttl) = (ms(call.invoke.wait_ms.unwrap_or(0)), call.invoke.ttl_ms.unwrap_or(10_000));
     match (call.op, call.invoke.mode) {
@@ -212,11 +214,11 @@ fn limit(call: &Call) -> Option<u64> {
     }
 }
 
-/// C12: of those who wait patiently, 99 of 100 are granted.
+/// C12: of the patient waiters, 99 of 100 are granted the lock.
 pub fn c12_progress(history: &History) -> Checked {
     let mut checked = Checked::default();
     for call in
-        history.acquires().filter(|call| call.invoke.mode == Some(Mode::Patient) && !call.was_cancelled())
+        history.acquires().filter(|call| call.invoke.mode == Some(Mode::Patient) && !call.was_canceled())
     {
         let (Some(outcome), Some(end)) = (call.outcome(), &call.end) else { continue };
         checked.judged += 1;
@@ -260,7 +262,7 @@ mod tests {
     fn to_be_refused_because_of_somebody_is_right() {
         let mut story = clean();
         story.ask(150, 3, 1, "a", Mode::Try, 0).end(155, 3, 1, Ev::Fail, "held");
-        // And because of one who may hold without knowing, as long as his claim may be executed.
+        // An acquisition with an unknown outcome is an excuse as long as its claim may be executed.
         story.ask(5_000, 4, 1, "a", Mode::Try, 0).end(5_300, 4, 1, Ev::Info, "unavailable");
         story.ask(5_600, 3, 3, "a", Mode::Try, 0).end(5_605, 3, 3, Ev::Fail, "held");
         none(&story);
@@ -277,7 +279,7 @@ mod tests {
         none(&story);
         story.ask(1_500, 3, 2, "b", Mode::Try, 0).end(1_501, 3, 2, Ev::Fail, "held");
         only("C5", &story);
-        // With its releases disturbed it may take as long as the lease lasts.
+        // If releases are disturbed, it may take as long as the lease lasts.
         story.fault(390, 500, 1, "release fail", Some(1));
         none(&story);
     }
@@ -288,7 +290,7 @@ mod tests {
         story.ask(210, 1, 3, "b", Mode::Try, 0).ok(211, 1, 3, 1, 1_100).release(400, 1, 4, 3);
         story.ask(220, 2, 3, "b", Mode::Wait, 9_000).ok(6_000, 2, 3, 2, 6_900).release(6_100, 2, 4, 3);
         only("C6", &story);
-        // With the storage disturbed, nobody can say how long it may take.
+        // If the storage is disturbed, there is no bound.
         story.fault(300, 6_000, 1, "acquire fail", None);
         none(&story);
     }
@@ -338,7 +340,7 @@ mod tests {
             story.release(t + 2_200, 2, i + 1, i);
         }
         only("C6", &story);
-        // Without hints that is how long it takes.
+        // That is the bound without hints.
         story.fault(0, 60_000, 1, "hints drop", None);
         none(&story);
     }

@@ -9,26 +9,26 @@ use leasehold::storage::Memory;
 use leasehold_conformance::{Chaos, Controls, Fault, HintFault, Verb};
 use tokio::sync::watch;
 
-use super::{Blow, Heal, Running, Target, Under};
+use super::{Heal, Injection, Running, Target, Under};
 use crate::clock::{millis, nanos};
-use crate::dice::Dice;
 use crate::event::Log;
 use crate::planted::Defective;
+use crate::random::Random;
 use crate::worker::{Plan, work};
 
-/// Memory: the workers are clients on threads of this process, and their calls are what can be broken.
+/// Memory: the workers are clients on threads of this process, and the faults hit their calls.
 pub struct MemoryTarget {
     under: Under,
     memory: Memory,
-    /// What a defect of the storage remembers, and what one of its driver does.
+    /// The storage with its defect, if it is one of the server or of the driver.
     server: Defective<Memory>,
     driver: Defective<Chaos<Defective<Memory>>>,
-    /// What breaks the calls of each worker.
+    /// The controls of each worker's calls.
     controls: Mutex<HashMap<i64, Controls>>,
 }
 
 impl MemoryTarget {
-    /// Makes an empty one.
+    /// Makes an empty storage.
     pub fn new(under: Under) -> Self {
         let memory = Memory::new();
         let (in_driver, in_server) = match under.defect {
@@ -100,7 +100,7 @@ impl Target for MemoryTarget {
         Ok(Locks::new(self.memory.clone()))
     }
 
-    fn strike(&self, &Blow { fault, on, span, .. }: &Blow<'_>) -> io::Result<Heal<'_>> {
+    fn inject(&self, &Injection { fault, on, span, .. }: &Injection<'_>) -> io::Result<Heal<'_>> {
         let controls = self.controls.lock().unwrap_or_else(PoisonError::into_inner);
         let struck = controls.iter().filter(|(w, _)| on.is_none_or(|on| on == **w));
         let struck: Vec<_> = struck.map(|(_, controls)| controls.clone()).collect();
@@ -118,7 +118,7 @@ impl Target for MemoryTarget {
 fn break_calls(controls: &Controls, fault: &str, span: Duration, ttl: Duration, n: u64) -> io::Result<()> {
     let (verb, what) = fault.split_once(' ').unwrap_or((fault, ""));
     let late = ttl.mul_f64(0.8);
-    let mut dice = Dice::new(Dice::new(nanos(span)).throw().wrapping_add(n));
+    let mut random = Random::new(Random::new(nanos(span)).draw().wrapping_add(n));
     let kind = match what {
         "fail" => Fault::Fail,
         "lose reply" => Fault::LoseReply,
@@ -133,19 +133,21 @@ fn break_calls(controls: &Controls, fault: &str, span: Duration, ttl: Duration, 
         ("hints", "duplicate") => controls.hints(HintFault::Duplicate),
         ("hints", "delay") => controls.hints(HintFault::Delay(late)),
         ("acquire", "slow") => {
-            controls
-                .always(Verb::Acquire, Fault::DelayReply(dice.millis(millis(ttl) / 4, millis(ttl) * 9 / 20)));
+            controls.always(
+                Verb::Acquire,
+                Fault::DelayReply(random.millis(millis(ttl) / 4, millis(ttl) * 9 / 20)),
+            );
         }
         ("renew", "slow") => {
-            // An answer that comes just before nobody waits for it any more, and most are repeats.
-            controls.always(Verb::Renew, Fault::DelayReply(dice.millis(millis(ttl) / 9, millis(ttl) / 6)));
-            controls.sometimes(Verb::Renew, 60, Fault::Fail, dice.throw());
+            // Answers arrive shortly before their caller gives up, and most of them answer a retry.
+            controls.always(Verb::Renew, Fault::DelayReply(random.millis(millis(ttl) / 9, millis(ttl) / 6)));
+            controls.sometimes(Verb::Renew, 60, Fault::Fail, random.draw());
         }
-        // Rare, so that nobody else can be taken for one.
-        ("acquire", "ghost") => controls.sometimes(Verb::Acquire, 10, kind, dice.throw()),
-        ("acquire", _) => controls.sometimes(Verb::Acquire, 60, kind, dice.throw()),
-        ("renew", _) => controls.sometimes(Verb::Renew, 80, kind, dice.throw()),
-        ("release", _) => controls.sometimes(Verb::Release, 60, kind, dice.throw()),
+        // Rare, so that another holder is not mistaken for such a claim.
+        ("acquire", "ghost") => controls.sometimes(Verb::Acquire, 10, kind, random.draw()),
+        ("acquire", _) => controls.sometimes(Verb::Acquire, 60, kind, random.draw()),
+        ("renew", _) => controls.sometimes(Verb::Renew, 80, kind, random.draw()),
+        ("release", _) => controls.sometimes(Verb::Release, 60, kind, random.draw()),
         ("all", _) => {
             for verb in [Verb::Acquire, Verb::Renew, Verb::Release, Verb::Inspect] {
                 controls.always(verb, kind);
@@ -164,7 +166,7 @@ struct Thread {
 
 impl Running for Thread {
     fn finish(&mut self, within: Duration) -> bool {
-        // An error means that it has ended already.
+        // An error means that the worker has ended already.
         let _ended = self.stop.send(true);
         self.ended.recv_timeout(within) == Err(mpsc::RecvTimeoutError::Disconnected)
     }

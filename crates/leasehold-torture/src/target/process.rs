@@ -8,11 +8,11 @@ use super::{Running, Under};
 use crate::clock::{self, nanos};
 use crate::worker::Plan;
 
-/// A worker in a process of its own. It ends when its standard input does.
+/// A worker in a process of its own, which ends when its standard input does.
 pub(super) struct Process(Child);
 
 impl Process {
-    /// Starts one, and tells it its plan.
+    /// Starts a worker, and sends it its plan.
     pub(super) fn start(under: &Under, url: &str, plan: &Plan) -> io::Result<Self> {
         let mut command = Command::new(&under.program);
         command.arg("worker").arg(url).stdin(Stdio::piped());
@@ -29,7 +29,7 @@ impl Process {
 
     fn signal(&self, signal: Signal) {
         if let Some(pid) = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw) {
-            // It is our child and not waited for, so the number is still its own.
+            // The process is a child that was not waited for, so its id is not reused yet.
             let _gone = kill_process(pid, signal);
         }
     }
@@ -65,7 +65,7 @@ impl Running for Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Does nothing to one that has ended.
+        // Has no effect on a process that has ended.
         let _ended = self.0.kill();
         drop(self.0.wait());
     }

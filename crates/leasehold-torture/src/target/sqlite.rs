@@ -6,11 +6,12 @@ use std::time::Duration;
 use leasehold::Locks;
 
 use super::process::Process;
-use super::{Blow, Heal, Running, Target, Under};
+use super::{Heal, Injection, Running, Target, Under};
 use crate::clock::{self, nanos};
 use crate::worker::Plan;
 
-/// SQLite: the workers are processes, which can be killed and stopped, and other processes disturb the file.
+/// SQLite: the workers are processes, which can be killed and stopped, and other processes disturb the
+/// file.
 #[derive(Debug)]
 pub struct SqliteTarget {
     under: Under,
@@ -37,7 +38,7 @@ impl Target for SqliteTarget {
     }
 
     fn reaches_one(&self, fault: &str) -> bool {
-        // The others are those of the file, which all share.
+        // All other faults hit the file, which all workers share.
         matches!(fault, "kill" | "stop")
     }
 
@@ -49,10 +50,11 @@ impl Target for SqliteTarget {
         Locks::connect(&self.under.url).await
     }
 
-    fn strike(&self, &Blow { fault, span, .. }: &Blow<'_>) -> io::Result<Heal<'_>> {
-        // By another process: to close the file in this one would drop the locks that the operator has on it.
+    fn inject(&self, &Injection { fault, span, .. }: &Injection<'_>) -> io::Result<Heal<'_>> {
+        // Runs in another process, because closing the file in this one would drop the operator's locks on
+        // it.
         let mut command = Command::new(&self.under.program);
-        // No writer waits longer than that in real life, and a lease must be able to outlast it.
+        // Real writers do not block each other for longer, and a lease must be able to outlast it.
         let span = std::cmp::min(span, Duration::from_millis(800));
         command.arg("disturb").arg(fault).arg(&self.path).arg(span.as_millis().to_string());
         let mut child = command.spawn()?;
@@ -72,7 +74,7 @@ pub fn disturb(fault: &str, path: &std::path::Path, span: Duration) -> rusqlite:
         "checkpoint" => {
             let until = clock::now() + nanos(span);
             while clock::now() < until {
-                // One that finds readers in its way says so, and has disturbed enough.
+                // Readers may prevent the checkpoint, which is enough of a disturbance.
                 let _busy = file.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
             }
         }

@@ -44,7 +44,7 @@ mod awake {
     /// Gives every client of this process the defect of that name, and no other; whether there is one.
     pub fn wake(name: &str) -> bool {
         let bug = match name {
-            "cancelled-waiter-stays" => Bug::CancelledWaiterStays,
+            "canceled-waiter-stays" => Bug::CancelledWaiterStays,
             "deadline-from-reply" => Bug::DeadlineFromReply,
             "drop-without-release" => Bug::DropWithoutRelease,
             "drop-without-resolver" => Bug::DropWithoutResolver,

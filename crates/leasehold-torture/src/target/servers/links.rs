@@ -1,4 +1,4 @@
-//! The links of workers: a proxy for each worker and server.
+//! The links of workers: one proxy for each worker and server.
 
 use std::io;
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use std::time::Duration;
 use leasehold_faultproxy::{ArmedTrap, ConnId, Door, End, Faults, Flow, Proxy, To, Trap, Which};
 
 use super::rig::Wire;
-use crate::dice::Dice;
+use crate::random::Random;
 use crate::target::Running;
 use crate::target::process::Process;
 
-/// What can be done to a link. Those of hints are done to the connection alone that listens to them.
+/// The faults of a link. Those of hints hit only the connection that receives them.
 pub(super) const FAULTS: [&str; 8] = [
     "link black-hole",
     "hints silent",
@@ -23,12 +23,12 @@ pub(super) const FAULTS: [&str; 8] = [
     "link cut",
 ];
 
-/// Those that can be done where nobody listens.
+/// Returns the faults for clients that do not listen.
 pub(super) fn without_hints() -> impl Iterator<Item = &'static str> {
     FAULTS.into_iter().filter(|fault| !fault.starts_with("hints"))
 }
 
-/// What a worker connects to instead of the servers.
+/// The address that a worker connects to instead of the servers.
 pub(super) struct Linked {
     url: String,
     proxies: Vec<(Proxy, Link)>,
@@ -56,7 +56,7 @@ impl Linked {
         self.proxies.iter().map(|(_, link)| link.clone()).collect()
     }
 
-    /// Keeps the links as long as the worker.
+    /// Keeps the links for as long as the worker runs.
     pub(super) fn running(self, process: Process) -> impl Running {
         Worker { process, _linked: self }
     }
@@ -85,20 +85,20 @@ impl Running for Worker {
     }
 }
 
-/// One link. After its worker has ended, nothing comes of what is done to it.
+/// One link. After its worker has ended, faults have no effect.
 #[derive(Clone)]
 pub(super) struct Link {
     faults: Faults,
-    /// Sees the connection that listens to hints.
+    /// The trap that detects the connection that listens to hints.
     listens: Option<Arc<ArmedTrap>>,
     call: &'static str,
 }
 
 impl Link {
-    /// Breaks it; returns what mends it, and leaves alone what else is armed.
-    pub(super) fn strike(&self, fault: &str, ttl: Duration, dice: &mut Dice) -> io::Result<Mend> {
+    /// Breaks the link, and returns the function that repairs it. Other armed traps stay as they are.
+    pub(super) fn inject(&self, fault: &str, ttl: Duration, random: &mut Random) -> io::Result<Repair> {
         let faults = self.faults.clone();
-        let pass = |faults: Faults, which| -> Mend {
+        let pass = |faults: Faults, which| -> Repair {
             Box::new(move || {
                 faults.flow_both(which, Flow::Pass);
                 Ok(())
@@ -112,8 +112,8 @@ impl Link {
             }
             "link reset" => faults.end(Which::Open, End::Reset),
             "link cut" => {
-                // In the midst of an answer.
-                let bytes = 1 + dice.below(400);
+                // In the middle of an answer.
+                let bytes = 1 + random.below(400);
                 faults.cut_after(Which::Open, To::Client, bytes, End::Reset);
                 return Ok(Box::new(move || {
                     faults.cut_after(Which::Open, To::Client, u64::MAX, End::Reset);
@@ -126,7 +126,7 @@ impl Link {
                 return Ok(Box::new(move || faults.door(Door::Open)));
             }
             "link lose replies" => {
-                let trap = Trap::on_request(self.call).cut_reply(End::Reset).times(1 + dice.below(5));
+                let trap = Trap::on_request(self.call).cut_reply(End::Reset).times(1 + random.below(5));
                 let trap = faults.arm(trap).id();
                 return Ok(Box::new(move || {
                     faults.disarm(trap);
@@ -149,10 +149,10 @@ impl Link {
     }
 }
 
-/// Ends a fault of a link.
-pub(super) type Mend = Box<dyn FnOnce() -> io::Result<()>>;
+/// A function that ends a fault of a link.
+pub(super) type Repair = Box<dyn FnOnce() -> io::Result<()>>;
 
-/// The servers that a URL names: `host:port`.
+/// Returns the servers that a URL names, as `host:port`.
 pub(super) fn hosts(url: &str) -> Vec<String> {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?']).next().unwrap_or(rest);

@@ -1,5 +1,5 @@
-//! Servers of the test bed: started for the run, killed, stopped and failed over, and reached through links that
-//! can be broken.
+//! Servers of the testbed: started for the run, then killed, stopped and failed over. Workers reach them
+//! through links that can be broken.
 
 mod links;
 mod postgres;
@@ -19,21 +19,22 @@ use tokio::runtime::Runtime;
 use self::links::{Link, Linked};
 use self::rig::{Rig, rig};
 use super::process::Process;
-use super::{Blow, Heal, Running, Target, Under};
+use super::{Heal, Injection, Running, Target, Under};
 use crate::clock::nanos;
-use crate::dice::Dice;
+use crate::random::Random;
 use crate::worker::Plan;
 
-/// A set-up of the test bed, `testbed:NAME` with the options of its storage: `testbed:redis-sentinel?failover_grace=5s`.
+/// A setup of the testbed, `testbed:NAME` with the options of its storage:
+/// `testbed:redis-sentinel?failover_grace=5s`.
 pub struct ServersTarget {
     under: Under,
     rig: Box<dyn Rig>,
-    /// What reaches the servers directly.
+    /// The URL of the servers, without proxies.
     url: String,
     grace: Duration,
-    /// What the keys of locks begin with, if the URL says so.
+    /// The key prefix of the locks, if the URL has one.
     prefix: Option<String>,
-    /// How many connections there were before the run.
+    /// The number of connections before the run.
     connections: u64,
     links: Mutex<HashMap<i64, Vec<Link>>>,
     runtime: Runtime,
@@ -44,7 +45,7 @@ impl ServersTarget {
     ///
     /// # Errors
     ///
-    /// If there is no such set-up, or it does not start.
+    /// If there is no such setup, or it does not start.
     pub fn new(under: Under) -> io::Result<Self> {
         let name = under.url.strip_prefix("testbed:").unwrap_or(&under.url);
         let (name, options) = name.split_once('?').unwrap_or((name, ""));
@@ -66,12 +67,13 @@ impl ServersTarget {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Breaks the links of one worker or of all: to every server, or, as often where there are several, to one.
-    fn break_links(&self, blow: &Blow<'_>, dice: &mut Dice) -> io::Result<Heal<'_>> {
+    /// Breaks the links of one worker or of all. With several servers, it breaks those to every server or,
+    /// equally often, to one of them.
+    fn break_links(&self, injection: &Injection<'_>, random: &mut Random) -> io::Result<Heal<'_>> {
         let links = self.links();
         let mut broken = Vec::new();
-        let (some, which) = (dice.percent(50), dice.throw());
-        for (_, links) in links.iter().filter(|(w, _)| blow.on.is_none_or(|on| on == **w)) {
+        let (some, which) = (random.percent(50), random.draw());
+        for (_, links) in links.iter().filter(|(w, _)| injection.on.is_none_or(|on| on == **w)) {
             let n = u64::try_from(links.len()).unwrap_or(1);
             for (place, link) in (0..).zip(links) {
                 if !some || place == which % n {
@@ -79,7 +81,7 @@ impl ServersTarget {
                 }
             }
         }
-        let heals = broken.iter().map(|link| link.strike(blow.fault, self.under.ttl, dice));
+        let heals = broken.iter().map(|link| link.inject(injection.fault, self.under.ttl, random));
         let heals = heals.collect::<io::Result<Vec<_>>>()?;
         Ok(Box::new(move || heals.into_iter().try_for_each(|heal| heal())))
     }
@@ -104,7 +106,7 @@ impl Target for ServersTarget {
     }
 
     fn reaches_one(&self, fault: &str) -> bool {
-        // The others are those of the servers, which all share.
+        // All other faults hit the servers, which all workers share.
         matches!(fault, "kill" | "stop") || links::FAULTS.contains(&fault)
     }
 
@@ -122,35 +124,35 @@ impl Target for ServersTarget {
         Locks::builder().ttl(self.under.ttl).connect(&self.url).await
     }
 
-    fn strike(&self, blow: &Blow<'_>) -> io::Result<Heal<'_>> {
-        let mut dice = Dice::new(nanos(blow.span));
-        if links::FAULTS.contains(&blow.fault) {
-            return self.break_links(blow, &mut dice);
+    fn inject(&self, injection: &Injection<'_>) -> io::Result<Heal<'_>> {
+        let mut random = Random::new(nanos(injection.span));
+        if links::FAULTS.contains(&injection.fault) {
+            return self.break_links(injection, &mut random);
         }
         if let Some(defect) = self.under.defect.filter(|defect| defect.is_of_the_server()) {
             self.rig.plant(defect).map_err(io::Error::other)?;
         }
-        let key = self.rig.key(self.prefix.as_deref(), blow.lock);
+        let key = self.rig.key(self.prefix.as_deref(), injection.lock);
         let (rig, mut victims, mut ending) = (&self.rig, Vec::new(), None);
-        match blow.fault.rsplit_once(' ') {
+        match injection.fault.rsplit_once(' ') {
             Some((whom, "kill")) => {
-                victims = rig.servers(whom, &key, &mut dice).map_err(io::Error::other)?;
+                victims = rig.servers(whom, &key, &mut random).map_err(io::Error::other)?;
                 victims.iter().for_each(|server| server.kill9());
                 rig.killed(whom).map_err(io::Error::other)?;
             }
             Some((whom, "restart")) => {
-                let servers = rig.servers(whom, &key, &mut dice).map_err(io::Error::other)?;
+                let servers = rig.servers(whom, &key, &mut random).map_err(io::Error::other)?;
                 servers.into_iter().try_for_each(Server::restart).map_err(io::Error::other)?;
             }
             Some((whom, "stop")) => {
-                let servers = rig.servers(whom, &key, &mut dice).map_err(io::Error::other)?;
+                let servers = rig.servers(whom, &key, &mut random).map_err(io::Error::other)?;
                 servers.iter().for_each(|server| server.stop());
                 return Ok(Box::new(move || {
                     servers.iter().for_each(|server| server.cont());
                     rig.await_whole().map_err(io::Error::other)
                 }));
             }
-            _ => ending = rig.strike(blow.fault, &key, &mut dice).map_err(io::Error::other)?,
+            _ => ending = rig.inject(injection.fault, &key, &mut random).map_err(io::Error::other)?,
         }
         Ok(Box::new(move || {
             ending.map_or(Ok(()), |end| end()).map_err(io::Error::other)?;
@@ -165,10 +167,10 @@ impl Target for ServersTarget {
 
     fn refuses_after(&self, fault: &str) -> Duration {
         if self.rig.refuses(fault) {
-            // As long as it lasts, and no longer.
+            // Only as long as the fault lasts.
             return Duration::from_millis(1);
         }
-        // Who was only stopped is still the same.
+        // A server that was only stopped is still the same one.
         let another =
             fault.starts_with("failover") || fault.ends_with(" kill") || fault.ends_with(" restart");
         if another || fault == "primary stop" { self.grace } else { Duration::ZERO }
@@ -184,7 +186,7 @@ impl Target for ServersTarget {
     }
 }
 
-/// Reads `5s` or `1500ms`.
+/// Parses `5s` or `1500ms`.
 fn duration(text: &str) -> io::Result<Duration> {
     let millis = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
         (Some(millis), _) => millis.parse().ok(),

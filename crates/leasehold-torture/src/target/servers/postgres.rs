@@ -2,18 +2,18 @@ use leasehold_testbed::setup::Pooled;
 use leasehold_testbed::{Error, Postgres, PostgresPair, Result, Server, Setup};
 
 use super::rig::{Ending, Rig, Wire};
-use crate::dice::Dice;
 use crate::planted::Defect;
+use crate::random::Random;
 
-/// A statement is executed, whether its text was sent before or not: `Execute` of the unnamed portal.
+/// The execution of a statement, prepared or not: `Execute` of the unnamed portal.
 const CALL: &str = "E\0\0\0\x09\0\0\0\0\0";
 const DIRECT: Wire = Wire { call: CALL, listen: Some("listen leasehold_") };
-/// Nobody listens through a pooler.
+/// A pooler does not support LISTEN.
 const POOLED: Wire = Wire { call: CALL, listen: None };
 
-/// What can be done to one server from inside.
+/// The faults inside of one server.
 const INSIDE: [&str; 5] = ["backends terminated", "backend crash", LOCKS[0], LOCKS[1], LOCKS[2]];
-/// What somebody else's transaction can do: nobody is granted while it lasts.
+/// The locks that another transaction can take. While it lasts, the storage grants nothing.
 const LOCKS: [&str; 3] = ["row pinned", "row locked", "table locked"];
 
 /// One server.
@@ -32,14 +32,14 @@ impl Rig for Single {
         Some(DIRECT)
     }
 
-    fn strike(&self, fault: &str, lock: &str, dice: &mut Dice) -> Result<Option<Ending<'_>>> {
-        inside(&self.0, fault, lock, dice)
+    fn inject(&self, fault: &str, lock: &str, random: &mut Random) -> Result<Option<Ending<'_>>> {
+        inside(&self.0, fault, lock, random)
     }
 
     fn plant(&self, defect: Defect) -> Result<()> {
         match defect {
             Defect::LeasesUnlogged => self.0.sql("alter table leasehold set unlogged").map(drop),
-            _ => Err(Error::new("this set-up has no such defect")),
+            _ => Err(Error::new("this setup has no such defect")),
         }
     }
 
@@ -73,16 +73,16 @@ impl Rig for Bouncer {
         Some(POOLED)
     }
 
-    fn servers(&self, whom: &str, _: &str, _: &mut Dice) -> Result<Vec<&Server>> {
+    fn servers(&self, whom: &str, _: &str, _: &mut Random) -> Result<Vec<&Server>> {
         match whom {
             "server" => Ok(vec![&self.0.postgres]),
             "pooler" => Ok(vec![&self.0.bouncer]),
-            _ => Err(Error::new(format!("this set-up has no such servers: {whom}"))),
+            _ => Err(Error::new(format!("this setup has no such servers: {whom}"))),
         }
     }
 
-    fn strike(&self, fault: &str, lock: &str, dice: &mut Dice) -> Result<Option<Ending<'_>>> {
-        inside(&self.0.postgres, fault, lock, dice)
+    fn inject(&self, fault: &str, lock: &str, random: &mut Random) -> Result<Option<Ending<'_>>> {
+        inside(&self.0.postgres, fault, lock, random)
     }
 
     fn key(&self, _: Option<&str>, lock: &str) -> String {
@@ -98,7 +98,7 @@ impl Rig for Bouncer {
     }
 }
 
-/// A primary and its standby, which take turns.
+/// A primary and its standby, which swap roles.
 pub(super) struct Pair(pub(super) PostgresPair);
 
 impl Rig for Pair {
@@ -115,22 +115,22 @@ impl Rig for Pair {
         Some(DIRECT)
     }
 
-    fn servers(&self, whom: &str, _: &str, _: &mut Dice) -> Result<Vec<&Server>> {
+    fn servers(&self, whom: &str, _: &str, _: &mut Random) -> Result<Vec<&Server>> {
         let primary = self.0.current()?;
         match whom {
             "primary" => Ok(vec![primary]),
             "standby" => Ok(vec![self.0.other_than(primary)]),
-            _ => Err(Error::new(format!("this set-up has no such servers: {whom}"))),
+            _ => Err(Error::new(format!("this setup has no such servers: {whom}"))),
         }
     }
 
-    fn strike(&self, fault: &str, lock: &str, dice: &mut Dice) -> Result<Option<Ending<'_>>> {
+    fn inject(&self, fault: &str, lock: &str, random: &mut Random) -> Result<Option<Ending<'_>>> {
         match fault {
             "failover" => {
                 self.0.failover_by_kill()?;
                 Ok(Some(Box::new(|| self.0.rebuild())))
             }
-            // What was confirmed meanwhile is lost, if a primary confirms what its standby has not got.
+            // If a primary confirms writes that its standby lacks, a failover loses them.
             "failover behind" => {
                 self.0.stop_following()?;
                 Ok(Some(Box::new(|| {
@@ -138,7 +138,7 @@ impl Rig for Pair {
                     self.0.rebuild()
                 })))
             }
-            _ => inside(self.0.current()?, fault, lock, dice),
+            _ => inside(self.0.current()?, fault, lock, random),
         }
     }
 
@@ -159,7 +159,7 @@ fn inside<'a>(
     postgres: &'a Postgres,
     fault: &str,
     lock: &str,
-    dice: &mut Dice,
+    random: &mut Random,
 ) -> Result<Option<Ending<'a>>> {
     let lock = lock.replace('\'', "''");
     let open = |sql: &str| -> Result<Option<Ending<'a>>> {
@@ -172,24 +172,24 @@ fn inside<'a>(
     match fault {
         "backends terminated" => {
             postgres.terminate_backends("")?;
-            // Those who have just come back.
+            // The connections that were just opened again.
             Ok(Some(Box::new(|| postgres.terminate_backends("").map(drop))))
         }
         "backend crash" => {
             let backends = postgres.backends("")?;
             if !backends.is_empty() {
-                postgres.kill9_backend(*dice.of(&backends))?;
+                postgres.kill9_backend(*random.of(&backends))?;
             }
             Ok(None)
         }
         "row pinned" => open(&format!("select from leasehold where name = '{lock}' for key share")),
         "row locked" => open(&format!("select from leasehold where name = '{lock}' for update")),
         "table locked" => open("lock table leasehold in access exclusive mode"),
-        _ => Err(Error::new(format!("this set-up has no such fault: {fault}"))),
+        _ => Err(Error::new(format!("this setup has no such fault: {fault}"))),
     }
 }
 
-/// Lists what is left when nobody uses it any more. Rows stay with their tokens, but nobody's.
+/// Lists what is left when no client is connected. Rows stay for their tokens, but without an owner.
 fn left(postgres: &Postgres) -> Result<Vec<String>> {
     let left = postgres.sql(
         "select 'the lease of ' || name from leasehold where owner is not null \

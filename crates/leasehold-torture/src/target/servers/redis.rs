@@ -6,7 +6,7 @@ use leasehold_testbed::{Error, Redis, RedisCluster, RedisSentinels, Result, Serv
 
 use super::links::hosts;
 use super::rig::{Ending, Rig};
-use crate::dice::Dice;
+use crate::random::Random;
 
 /// A primary and its replica under Sentinels.
 pub(super) struct Sentinels(pub(super) RedisSentinels);
@@ -20,17 +20,17 @@ impl Rig for Sentinels {
         vec!["primary kill", "failover", "primary stop", "replica kill", "primary restart", "sentinel stop"]
     }
 
-    fn servers(&self, whom: &str, _: &str, dice: &mut Dice) -> Result<Vec<&Server>> {
+    fn servers(&self, whom: &str, _: &str, random: &mut Random) -> Result<Vec<&Server>> {
         let primary = self.0.primary()?;
         match whom {
             "primary" => Ok(vec![primary]),
             "replica" => Ok(vec![other(self.0.servers(), primary)?]),
-            "sentinel" => Ok(vec![&**dice.of(self.0.sentinels())]),
-            _ => Err(Error::new(format!("this set-up has no such servers: {whom}"))),
+            "sentinel" => Ok(vec![&**random.of(self.0.sentinels())]),
+            _ => Err(Error::new(format!("this setup has no such servers: {whom}"))),
         }
     }
 
-    /// A primary that was killed comes back when another one has taken over.
+    /// Waits with the restart of a killed primary until another server has taken over.
     fn killed(&self, whom: &str) -> Result<()> {
         if whom != "primary" {
             return Ok(());
@@ -39,7 +39,8 @@ impl Rig for Sentinels {
         gone.map_or(Ok(()), |gone| self.0.await_primary_other_than(gone.port()).map(drop))
     }
 
-    /// One primary, and the other follows it; until then both may take themselves for one.
+    /// Waits until there is one primary and the other server follows it. Until then both may act as the
+    /// primary.
     fn await_whole(&self) -> Result<()> {
         self.setup().await_ready()?;
         until("one primary and one replica", || {
@@ -52,7 +53,7 @@ impl Rig for Sentinels {
     }
 
     fn needs(&self, fault: &str) -> Tier {
-        // A replica is behind its primary, and whoever is promoted has forgotten what it was not told.
+        // A replica lags behind its primary, so a promoted one may lack the last writes.
         if fault.starts_with("primary") || fault == "failover" { Tier::FailoverSafe } else { Tier::Advisory }
     }
 
@@ -66,7 +67,7 @@ fn other<'a>(servers: &'a [Redis], one: &Redis) -> Result<&'a Redis> {
     other.ok_or_else(|| Error::new("there is no other server"))
 }
 
-/// A Cluster, with replicas or without.
+/// A Cluster, with or without replicas.
 pub(super) struct Cluster(pub(super) RedisCluster);
 
 impl Cluster {
@@ -74,8 +75,9 @@ impl Cluster {
         self.0.nodes().len() > 3
     }
 
-    /// Moves the slot of a key away, sometimes in parts: until then its keys are here and there, or nowhere yet.
-    fn migrate(&self, key: &str, dice: &mut Dice) -> Result<Option<Ending<'_>>> {
+    /// Moves the slot of a key to another node, sometimes in steps. Meanwhile its keys are on both nodes,
+    /// or not yet on either.
+    fn migrate(&self, key: &str, random: &mut Random) -> Result<Option<Ending<'_>>> {
         let slot = self.0.slot_of(key)?;
         let from = self.0.primary_of(slot)?.port();
         let mut others = Vec::new();
@@ -84,9 +86,9 @@ impl Cluster {
                 others.push(node);
             }
         }
-        let to = *dice.of(&others);
+        let to = *random.of(&others);
         let migration = self.0.begin_migration(slot, to)?;
-        match dice.below(3) {
+        match random.below(3) {
             0 => {
                 migration.move_all()?;
                 return migration.finish().map(|()| None);
@@ -95,7 +97,7 @@ impl Cluster {
             _ => {
                 let keys = migration.keys()?;
                 if !keys.is_empty() {
-                    migration.move_key(dice.of(&keys).as_str())?;
+                    migration.move_key(random.of(&keys).as_str())?;
                 }
             }
         }
@@ -118,33 +120,33 @@ impl Rig for Cluster {
         vec!["slot migration", "server kill", "server stop", "slot migration", "server restart"]
     }
 
-    fn servers(&self, whom: &str, key: &str, dice: &mut Dice) -> Result<Vec<&Server>> {
+    fn servers(&self, whom: &str, key: &str, random: &mut Random) -> Result<Vec<&Server>> {
         match whom {
             "primary" => Ok(vec![self.0.primary_of(self.0.slot_of(key)?)?]),
-            "server" => Ok(vec![&**dice.of(self.0.nodes())]),
-            _ => Err(Error::new(format!("this set-up has no such servers: {whom}"))),
+            "server" => Ok(vec![&**random.of(self.0.nodes())]),
+            _ => Err(Error::new(format!("this setup has no such servers: {whom}"))),
         }
     }
 
-    /// A primary that was killed comes back when its replica has taken over.
+    /// Waits with the restart of a killed primary until its replica has taken over.
     fn killed(&self, whom: &str) -> Result<()> {
         if whom == "primary" { self.0.await_ready() } else { Ok(()) }
     }
 
-    fn strike(&self, fault: &str, key: &str, dice: &mut Dice) -> Result<Option<Ending<'_>>> {
+    fn inject(&self, fault: &str, key: &str, random: &mut Random) -> Result<Option<Ending<'_>>> {
         match fault {
             "failover" => self.0.failover(key).map(|_| None),
-            "slot migration" => self.migrate(key, dice),
-            _ => Err(Error::new(format!("this set-up has no such fault: {fault}"))),
+            "slot migration" => self.migrate(key, random),
+            _ => Err(Error::new(format!("this setup has no such fault: {fault}"))),
         }
     }
 
     fn needs(&self, fault: &str) -> Tier {
         match fault {
             "slot migration" => Tier::Advisory,
-            // In order: the replica waits until it has been told everything.
+            // An orderly failover: the replica waits until it has all writes.
             "failover" => Tier::RestartSafe,
-            // A replica takes over from one that is silent for a second.
+            // A replica takes over from a primary that is silent for a second.
             _ if self.has_replicas() => Tier::FailoverSafe,
             "server stop" => Tier::Advisory,
             _ => Tier::RestartSafe,
@@ -162,14 +164,15 @@ pub(super) fn left(setup: &dyn Setup) -> Result<Vec<String>> {
     Ok(left.concat())
 }
 
-/// Lists the keys of one server, other than the records of tokens, which expire in a day, and that of the primary.
+/// Lists the keys of one server, except the token records, which expire in a day, and the record of the
+/// primary.
 fn left_at(host: &str) -> Result<Vec<String>> {
     let keys = keys(host).map_err(|error| Error::new(format!("cannot list keys at {host}: {error}")))?;
     let left = keys.iter().filter(|key| !key.ends_with(b"\0t") && !key.ends_with(b"\0epoch"));
     Ok(left.map(|key| format!("the key {}", key.escape_ascii())).collect())
 }
 
-/// By itself, since the line client neither takes nor quotes a NUL.
+/// Sends the command itself, because the line client neither accepts nor quotes a NUL.
 fn keys(host: &str) -> std::io::Result<Vec<Vec<u8>>> {
     let mut server = BufReader::new(TcpStream::connect(host)?);
     server.get_mut().write_all(b"*2\r\n$4\r\nKEYS\r\n$1\r\n*\r\n")?;

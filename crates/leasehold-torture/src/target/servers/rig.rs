@@ -1,4 +1,4 @@
-//! Every set-up of the test bed that can be tortured, and what can be done to each.
+//! Every setup of the testbed that can be tortured, and its faults.
 
 use std::io;
 
@@ -10,61 +10,64 @@ use leasehold_testbed::{
 
 use super::postgres::{Bouncer, Pair, Single};
 use super::redis::{Cluster, Sentinels, left as left_redis};
-use crate::dice::Dice;
 use crate::planted::Defect;
+use crate::random::Random;
 
-/// A set-up that runs, and what only it knows.
+/// A running setup, and the knowledge specific to it.
 pub(super) trait Rig {
-    /// The set-up.
+    /// Returns the setup.
     fn setup(&self) -> &dyn Setup;
 
-    /// What can be done to its servers: `WHOM kill`, `WHOM stop`, `WHOM restart`, and what [`Rig::strike`] does.
+    /// Returns the faults of its servers: `WHOM kill`, `WHOM stop`, `WHOM restart`, and those of
+    /// [`Rig::inject`].
     fn faults(&self) -> Vec<&'static str>;
 
-    /// How to know the links, if clients find the servers by the URL alone, so that links can go through proxies.
+    /// Returns how to recognize the links, if clients find the servers by the URL alone. Only then can
+    /// links go through proxies.
     fn wire(&self) -> Option<Wire> {
         None
     }
 
-    /// How a server calls a lock.
+    /// Returns the server's name for a lock.
     fn key(&self, prefix: Option<&str>, lock: &str) -> String {
         format!("{}{lock}", prefix.unwrap_or("leasehold:"))
     }
 
-    /// Finds those who are meant. `key` is in the part of the whole that is struck, if it has parts.
-    fn servers(&self, whom: &str, _key: &str, dice: &mut Dice) -> Result<Vec<&Server>> {
+    /// Finds the servers that `whom` means. If the setup has shards, `key` selects the one that is hit.
+    fn servers(&self, whom: &str, _key: &str, random: &mut Random) -> Result<Vec<&Server>> {
         let all = self.setup().servers();
         match whom {
-            "server" => Ok(vec![*dice.of(&all)]),
+            "server" => Ok(vec![*random.of(&all)]),
             "every server" => Ok(all),
-            _ => Err(Error::new(format!("this set-up has no such servers: {whom}"))),
+            _ => Err(Error::new(format!("this setup has no such servers: {whom}"))),
         }
     }
 
-    /// Waits for what follows when they have been killed and are not yet started again.
+    /// Waits for the consequences of a kill before the servers are started again.
     fn killed(&self, _whom: &str) -> Result<()> {
         Ok(())
     }
 
-    /// Does something of its own, if it is done to one lock to that of `key`; returns what ends it, if it does not end by itself.
-    fn strike(&self, fault: &str, _key: &str, _dice: &mut Dice) -> Result<Option<Ending<'_>>> {
+    /// Injects a fault specific to this setup. A fault that hits one lock hits that of `key`. Returns the
+    /// function that ends it, unless it ends by itself.
+    fn inject(&self, fault: &str, _key: &str, _dice: &mut Random) -> Result<Option<Ending<'_>>> {
         match fault {
             "failover" => self.setup().failover().map(|()| None),
-            _ => Err(Error::new(format!("this set-up has no such fault: {fault}"))),
+            _ => Err(Error::new(format!("this setup has no such fault: {fault}"))),
         }
     }
 
-    /// Plants a defect of the servers, if it is not there yet.
+    /// Plants a defect of the servers, unless it is there already.
     fn plant(&self, _: Defect) -> Result<()> {
-        Err(Error::new("this set-up has no such defect"))
+        Err(Error::new("this setup has no such defect"))
     }
 
-    /// Waits until nothing is left of a fault.
+    /// Waits until no effect of a fault is left.
     fn await_whole(&self) -> Result<()> {
         self.setup().await_ready()
     }
 
-    /// The least tier that promises to survive a fault.
+    /// Returns the lowest tier that promises to survive a fault.
     fn needs(&self, fault: &str) -> Tier {
         match fault.rsplit_once(' ') {
             _ if fault.starts_with("failover") => Tier::FailoverSafe,
@@ -74,30 +77,30 @@ pub(super) trait Rig {
         }
     }
 
-    /// Whether nobody is granted while a fault lasts, though nobody holds.
+    /// Returns `true` if a fault prevents grants while it lasts, even of a free lock.
     fn refuses(&self, _fault: &str) -> bool {
         false
     }
 
-    /// Lists what is left when nobody uses it any more; what keeps tokens growing may stay.
+    /// Lists what is left when no client is connected, except what keeps tokens growing.
     fn left(&self) -> Result<Vec<String>>;
 }
 
-/// Ends what a set-up does by itself.
+/// A function that ends a fault of the setup.
 pub(super) type Ending<'a> = Box<dyn FnOnce() -> Result<()> + 'a>;
 
-/// What a client sends.
+/// The requests of a client by which its connections are recognized.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wire {
-    /// When it calls.
+    /// The text of a request.
     pub(super) call: &'static str,
-    /// When it begins to listen to hints, on a connection of its own, if it does.
+    /// The text with which it starts to listen to hints on a connection of its own, if it does.
     pub(super) listen: Option<&'static str>,
 }
 
 type Start = fn() -> Result<Box<dyn Rig>>;
 
-/// All of them. Another one is a line here.
+/// All setups. A further one needs one line here.
 const ALL: &[(&str, Start)] = &[
     ("redis", || plain("redis", &["server kill", "server stop", "server restart"], Some(REDIS), left_redis)),
     ("redis-quorum", || {
@@ -115,16 +118,16 @@ const ALL: &[(&str, Start)] = &[
 
 const REDIS: Wire = Wire { call: "EVALSHA", listen: Some("SUBSCRIBE") };
 
-/// Starts the set-up with that name.
+/// Starts the setup with that name.
 pub(super) fn rig(name: &str) -> io::Result<Box<dyn Rig>> {
     let Some((_, start)) = ALL.iter().find(|(known, _)| *known == name) else {
         let names: Vec<_> = ALL.iter().map(|(name, _)| *name).collect();
-        return Err(io::Error::other(format!("no such set-up: {name}; there are: {}", names.join(", "))));
+        return Err(io::Error::other(format!("no such setup: {name}; there are: {}", names.join(", "))));
     };
     start().map_err(io::Error::other)
 }
 
-/// One that needs nothing of its own.
+/// A setup without anything specific to it.
 struct Plain {
     setup: Box<dyn Setup>,
     faults: Vec<&'static str>,

@@ -1,19 +1,19 @@
-//! Randomness that a seed repeats.
+//! Random numbers that a seed reproduces.
 
 use std::time::Duration;
 
-/// SplitMix64: the same throws for the same seed, on every machine.
+/// A SplitMix64 generator, which gives the same numbers for the same seed on every machine.
 #[derive(Clone, Debug)]
-pub struct Dice(u64);
+pub struct Random(u64);
 
-impl Dice {
-    /// Begins with a seed.
+impl Random {
+    /// Starts with a seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// Throws.
-    pub fn throw(&mut self) -> u64 {
+    /// Returns the next number.
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -21,22 +21,22 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    /// A number below `n`.
+    /// Returns a number below `n`.
     pub fn below(&mut self, n: u64) -> u64 {
-        self.throw() % std::cmp::max(n, 1)
+        self.draw() % std::cmp::max(n, 1)
     }
 
-    /// Whether something that happens so often in a hundred times happens now.
+    /// Returns `true` with this probability, in percent.
     pub fn percent(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
-    /// A span of `from..to` milliseconds.
+    /// Returns a duration of `from..to` milliseconds.
     pub fn millis(&mut self, from: u64, to: u64) -> Duration {
         Duration::from_millis(from + self.below(to.saturating_sub(from)))
     }
 
-    /// One of several.
+    /// Returns one of the choices.
     ///
     /// # Panics
     ///
