@@ -1,4 +1,4 @@
-//! Other processes of this program: told what to do, and heard, line by line.
+//! Child processes of this program, which receive commands and report results line by line.
 
 use std::process::Stdio;
 
@@ -9,11 +9,11 @@ use tokio::sync::mpsc;
 use crate::Result;
 use crate::contestant::Contestant;
 
-/// Processes that run one hidden subcommand. Killed when this is dropped.
+/// Processes that run one hidden subcommand. Dropping this kills them.
 pub(crate) struct Children {
     children: Vec<Child>,
     inputs: Vec<ChildStdin>,
-    /// `None` when one has ended.
+    /// The lines of all processes with their number; `None` when one has ended.
     lines: mpsc::UnboundedReceiver<(usize, Option<String>)>,
 }
 
@@ -57,25 +57,25 @@ impl Children {
         Ok(())
     }
 
-    /// The next line of any, and whose it is.
-    pub(crate) async fn hear(&mut self) -> Result<(usize, String)> {
+    /// Returns the next line of any process, and the number of that process.
+    pub(crate) async fn next(&mut self) -> Result<(usize, String)> {
         match self.lines.recv().await {
             Some((child, Some(line))) => Ok((child, line)),
             _ => Err("a worker ended too early".into()),
         }
     }
 
-    /// One line of each.
-    pub(crate) async fn hear_all(&mut self) -> Result<Vec<String>> {
+    /// Returns one line of each process.
+    pub(crate) async fn next_of_all(&mut self) -> Result<Vec<String>> {
         let mut all = vec![String::new(); self.children.len()];
         for _ in 0..all.len() {
-            let (child, line) = self.hear().await?;
+            let (child, line) = self.next().await?;
             all[child] = line;
         }
         Ok(all)
     }
 
-    /// Ends their input, which ends them, and waits for it.
+    /// Closes the standard input of the processes, which ends them, and waits for their end.
     pub(crate) async fn finish(mut self) -> Result {
         self.inputs.clear();
         for child in &mut self.children {
@@ -87,7 +87,7 @@ impl Children {
     }
 }
 
-/// What a child is told.
+/// The lines that a child receives.
 pub(crate) struct Orders(Lines<BufReader<Stdin>>);
 
 impl Orders {
@@ -95,7 +95,7 @@ impl Orders {
         Self(BufReader::new(tokio::io::stdin()).lines())
     }
 
-    /// The next line; `None` when nothing more comes.
+    /// Returns the next line, or `None` at the end of the input.
     pub(crate) async fn next(&mut self) -> Result<Option<String>> {
         Ok(self.0.next_line().await?)
     }

@@ -1,4 +1,4 @@
-//! Time, CPU time and memory, as the system counts them.
+//! Time, CPU time and memory, as the system reports them.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::Result;
 
-/// `CLOCK_MONOTONIC`, which all processes of the machine share.
+/// Returns `CLOCK_MONOTONIC` in nanoseconds, which all processes of the machine share.
 pub(crate) fn now_ns() -> u64 {
     read(ClockId::Monotonic)
 }
 
-/// The CPU time of this process, all threads.
+/// Returns the CPU time of all threads of this process.
 pub(crate) fn cpu_ns() -> u64 {
     read(ClockId::ProcessCPUTime)
 }
@@ -20,7 +20,7 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// What `/proc/self/statm` says is resident.
+/// Returns the resident memory according to `/proc/self/statm`.
 pub(crate) fn resident_bytes() -> Result<u64> {
     let text = std::fs::read_to_string("/proc/self/statm")?;
     let pages: u64 = text.split(' ').nth(1).ok_or("no resident pages")?.parse()?;

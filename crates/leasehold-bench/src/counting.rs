@@ -1,4 +1,4 @@
-//! A storage that counts what it is asked for, and passes it on.
+//! A storage that counts calls and passes them on.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,22 +19,22 @@ pub(crate) struct Counting {
     counts: Arc<Counts>,
 }
 
-/// Calls since the start. Renewals also by the second in which they were sent.
+/// The calls since the start. Renewals are also counted for each second.
 #[derive(Debug)]
 pub(crate) struct Counts {
     pub(crate) acquire: AtomicU64,
     pub(crate) acquire_answered: AtomicU64,
-    /// Those of `acquire` that only say that somebody still waits.
+    /// The calls of `acquire` that only repeat a wait.
     pub(crate) heartbeat: AtomicU64,
     pub(crate) renew: AtomicU64,
     pub(crate) release: AtomicU64,
     since: u64,
     renewed: [AtomicU64; SECONDS],
-    /// When each waiter last asked.
+    /// When each waiter last sent a claim.
     waiting: Mutex<HashMap<Owner, u64>>,
 }
 
-/// For how long renewals are counted by the second.
+/// How many seconds of renewals are counted separately.
 const SECONDS: usize = 600;
 
 impl Counting {
@@ -54,7 +54,7 @@ impl Counting {
 }
 
 impl Counts {
-    /// The claims that were renewed in each whole second between two moments.
+    /// Returns the renewed claims of each whole second between two moments.
     pub(crate) fn renewed_between(&self, from_ns: u64, to_ns: u64) -> Vec<u64> {
         let second =
             |ns: u64| usize::try_from(ns.saturating_sub(self.since) / 1_000_000_000).unwrap_or(SECONDS);
@@ -62,7 +62,7 @@ impl Counts {
         seconds.map(|count| count.load(Ordering::Relaxed)).collect()
     }
 
-    /// Whether each has waited since long before.
+    /// Returns `true` if each claim repeats a wait after about a heartbeat interval.
     fn are_heartbeats(&self, claims: &[Claim]) -> bool {
         let (now, long) = (now_ns(), nanos(WAITER_HEARTBEAT) * 9 / 10);
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,5 @@
-//! Measures leasehold. Each scenario prints one JSON line; see README.md for method and noise.
+//! Measurements of Leasehold. Each scenario prints one JSON line; README.md describes the method and its
+//! noise.
 
 #![expect(clippy::print_stdout, reason = "the results go to stdout")]
 
@@ -22,10 +23,10 @@ use self::contestant::Contestant;
 pub use self::contestant::advisory;
 use self::scenario::{contend, crowd, cycles, handover, held};
 
-/// Is what everything here returns.
+/// The result of the functions of this crate.
 pub type Result<T = (), E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
 
-/// Runs the program: its arguments say what to measure.
+/// Runs the program; its arguments say what to measure.
 #[must_use]
 pub fn main() -> ExitCode {
     match runtime().and_then(|runtime| runtime.block_on(run(Args::parse()))) {
@@ -47,10 +48,10 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 #[derive(Debug, Parser)]
 #[command(version, about)]
 struct Args {
-    /// The storage, as a URL.
+    /// The URL of the storage.
     #[arg(long, global = true, default_value = "memory:bench")]
     store: String,
-    /// Who is measured.
+    /// The contestant to measure.
     #[arg(long, global = true, value_enum, default_value = "leasehold")]
     contestant: Contestant,
     /// How long to measure, in seconds.
@@ -62,52 +63,53 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Scenario {
-    /// Acquire and release in one process, each worker its own lock.
+    /// Acquires and releases in one process, with one lock per worker.
     Cycles {
-        /// How many workers.
+        /// The number of workers.
         #[arg(long, default_value_t = 1)]
         workers: usize,
     },
-    /// Processes that wait for one lock: from a release to the next grant.
+    /// Lets processes wait for one lock, and measures from a release to the next grant.
     Handover {
-        /// How many processes.
+        /// The number of processes.
         #[arg(long, default_value_t = 2)]
         processes: usize,
     },
-    /// Processes that want one lock all the time: cycles, and the same for each change of hands.
+    /// Lets processes compete for one lock without pause, and measures cycles and handovers.
     Contend {
-        /// How many processes.
+        /// The number of processes.
         #[arg(long, default_value_t = 2)]
         processes: usize,
     },
-    /// Clients that wait for one lock, many of them: how often the storage is asked for each handover.
+    /// Lets many clients wait for one lock, and counts the calls of the storage for each handover.
     Crowd {
-        /// How many clients, in all.
+        /// The number of clients in all processes.
         #[arg(long, default_value_t = 500)]
         clients: usize,
-        /// In how many processes; 1 for a storage that processes cannot share is not enough.
+        /// The number of processes. A storage that processes cannot share needs 1.
         #[arg(long, default_value_t = 4)]
         processes: usize,
     },
-    /// Locks that are held and renewed: how evenly, CPU share, memory for each.
+    /// Holds and renews locks, and measures the evenness, the CPU share, and the memory of each.
     Held {
-        /// How many locks.
+        /// The number of locks.
         #[arg(long, default_value_t = 10_000)]
         locks: usize,
     },
-    /// Everything beside the rivals, on a Redis of its own; ends with one Markdown table for each set-up.
+    /// Measures everything beside the rivals on a Redis of its own; ends with one Markdown table per setup.
     #[cfg(feature = "rivals")]
     Redis(rivals::redis::Options),
-    /// Everything beside the rivals, on a PostgreSQL of its own, and what it writes; ends with Markdown tables.
+    /// Measures everything beside the rivals on a PostgreSQL of its own, and its writes; ends with Markdown
+    /// tables.
     #[cfg(feature = "rivals")]
     Postgres(rivals::postgres::Options),
-    /// One process of `handover`.
+    /// Runs one process of `handover`.
     #[command(hide = true)]
     HandoverWorker {
         #[arg(long)]
         lock: String,
     },
-    /// One process of `contend`.
+    /// Runs one process of `contend`.
     #[command(hide = true)]
     ContendWorker {
         #[arg(long)]
@@ -115,7 +117,7 @@ enum Scenario {
         #[arg(long)]
         millis: u64,
     },
-    /// One process of `crowd`.
+    /// Runs one process of `crowd`.
     #[command(hide = true)]
     CrowdWorker {
         #[arg(long)]

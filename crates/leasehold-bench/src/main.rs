@@ -1,4 +1,4 @@
-//! Measures leasehold; see README.md.
+//! Measurements of Leasehold; see README.md.
 
 use std::process::ExitCode;
 

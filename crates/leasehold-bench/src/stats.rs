@@ -1,8 +1,8 @@
-//! Arithmetic on what was measured.
+//! Arithmetic on the measured figures.
 
 use serde_json::{Value, json};
 
-/// Is a set of times in nanoseconds, sorted.
+/// A sorted set of times, in nanoseconds.
 #[derive(Debug, Default)]
 pub(crate) struct Times(Vec<u64>);
 
@@ -16,7 +16,7 @@ impl Times {
         self.0.len()
     }
 
-    /// The time within which `percent` of all stay, in microseconds; 0 if there are none.
+    /// Returns the percentile in microseconds, or 0 for an empty set.
     pub(crate) fn us(&self, percent: usize) -> f64 {
         let at = (self.0.len() * percent / 100).saturating_sub(usize::from(percent == 100));
         self.0.get(at).map_or(0.0, |nanos| float(*nanos) / 1000.0)
@@ -31,12 +31,12 @@ pub(crate) fn per_second(count: usize, nanos: u64) -> f64 {
     ratio(float(u64::try_from(count).unwrap_or(u64::MAX)) * 1e9, float(nanos))
 }
 
-/// `a / b`; 0 if there is nothing to divide by.
+/// Returns `a / b`, or 0 if `b` is 0.
 pub(crate) fn ratio(a: f64, b: f64) -> f64 {
     if b == 0.0 { 0.0 } else { a / b }
 }
 
-/// Figures, not sums of money: the last bits of a large one may go.
+/// Converts a count to a figure for people, for which the last bits of a large number do not matter.
 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
 pub(crate) fn float(value: u64) -> f64 {
     value as f64

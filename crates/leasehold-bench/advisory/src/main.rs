@@ -1,4 +1,4 @@
-//! `leasehold-bench` together with the crate `distributed-lock-postgres`.
+//! `leasehold-bench` with the crate `distributed-lock-postgres`.
 
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -40,7 +40,8 @@ impl advisory::Driver for Driver {
     }
 }
 
-/// All of them before anything is measured, and without the ping that sqlx sends by default before each use.
+/// Opens all connections before the measurement, and without the ping that sqlx sends by default before
+/// each use.
 async fn open(store: &str, connections: u32) -> Result<PgPool> {
     let options: PgConnectOptions = store.parse()?;
     let pool = PgPoolOptions::new()
@@ -68,7 +69,8 @@ impl Client for Rival {
     }
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        // Not for ever: a connection whose waiting was given up comes back only once it has the lock.
+        // The wait is limited, because the connection of an abandoned wait returns to the pool only once it
+        // has the lock.
         Box::pin(async {
             let _ = tokio::time::timeout(Duration::from_secs(1), self.pool.close()).await;
         })

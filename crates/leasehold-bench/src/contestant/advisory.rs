@@ -1,56 +1,57 @@
-//! The crate `distributed-lock-postgres`, by what the program in `advisory/` hands in: that crate cannot be built
-//! together with Leasehold's SQLite. Its futures are boxed, which is nothing beside what it asks the server.
+//! The crate `distributed-lock-postgres`, passed in by the program in `advisory/`, because it cannot be
+//! built together with Leasehold's SQLite. Its futures are boxed, which costs nothing compared with its
+//! requests.
 
 use std::pin::Pin;
 use std::sync::OnceLock;
 
 use crate::Result;
 
-/// A future of a trait's.
+/// A boxed future.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
-/// Is how to connect it.
+/// A way to connect a client.
 pub trait Driver: Send + Sync + 'static {
-    /// Opens that many connections.
+    /// Opens this many connections.
     fn connect<'a>(&'a self, store: &'a str, connections: u32) -> Boxed<'a, Box<dyn Client>>;
 
-    /// Says what was built in, with versions.
+    /// Returns the versions of the crates that were built in.
     fn versions(&self) -> String;
 }
 
-/// Is a pool of connections.
+/// A pool of connections.
 pub trait Client: Send + Sync {
-    /// Makes what a worker takes one lock with.
+    /// Makes the lock of a worker.
     fn lock(&self, name: &str) -> Box<dyn Lock>;
 
     /// Closes its connections.
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 }
 
-/// Is a lock that nobody need hold.
+/// A lock, held or not.
 pub trait Lock: Send + Sync {
-    /// Waits for it.
+    /// Acquires the lock, and waits until it is free.
     fn acquire(&self) -> Boxed<'_, Box<dyn Held>>;
 
-    /// Does not.
+    /// Acquires the lock if it is free.
     fn try_acquire(&self) -> Boxed<'_, Option<Box<dyn Held>>>;
 }
 
-/// Is a lock that is held.
+/// A lock that is held.
 pub trait Held: Send {
-    /// Gives it back.
+    /// Releases the lock.
     fn release(self: Box<Self>) -> Boxed<'static, ()>;
 }
 
 static DRIVER: OnceLock<Box<dyn Driver>> = OnceLock::new();
 
-/// Hands the driver in, before [`main`](crate::main).
+/// Sets the driver; must be called before [`main`](crate::main).
 pub fn use_driver(driver: impl Driver) {
-    // A second one changes nothing.
+    // A second driver is ignored.
     let _ = DRIVER.set(Box::new(driver));
 }
 
-/// What was handed in, if anything.
+/// Returns the driver, if there is one.
 pub(crate) fn driver() -> Option<&'static dyn Driver> {
     DRIVER.get().map(|driver| &**driver)
 }

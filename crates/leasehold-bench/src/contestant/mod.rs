@@ -1,4 +1,5 @@
-//! Who is measured: Leasehold, and with the feature `rivals` what it is compared with. All on the same runtime.
+//! The measured contestants: Leasehold and, with the feature `rivals`, the crates it is compared with. All
+//! run on the same runtime.
 
 #[cfg(feature = "rivals")]
 pub mod advisory;
@@ -14,29 +15,30 @@ use leasehold::{Guard, Lock, Locks};
 
 use crate::Result;
 
-/// How long a lease lasts, for everybody.
+/// The TTL of every lease.
 pub(crate) const TTL: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub(crate) enum Contestant {
-    /// Leasehold, its engine on a thread of its own.
+    /// Leasehold with its engine on a thread of its own.
     Leasehold,
-    /// Leasehold, its engine as a task of the workers' runtime.
+    /// Leasehold with its engine as a task of the workers' runtime.
     LeaseholdTask,
-    /// The crate `rslock`, one manager with one server.
+    /// The crate `rslock`, with one manager and one server.
     #[cfg(feature = "rivals")]
     Rslock,
-    /// `SET NX PX` and `DEL` on a multiplexed connection of the crate `redis`: no release by owner, no waiting, no
-    /// token.
+    /// `SET NX PX` and `DEL` on a multiplexed connection of the crate `redis`: no release by owner, no
+    /// waiting, no token.
     #[cfg(feature = "rivals")]
     Raw,
-    /// The crate `distributed-lock-postgres`, with as many connections as workers: a lock belongs to a session.
+    /// The crate `distributed-lock-postgres`, with one connection per worker, because a lock belongs to a
+    /// session.
     #[cfg(feature = "rivals")]
     Advisory,
-    /// The same, asked to try: fewer statements, and nobody waits.
+    /// The same with `try_acquire`: fewer statements, and no waiting.
     #[cfg(feature = "rivals")]
     AdvisoryTry,
-    /// A row per lock and a statement per claim, on one pipelined connection: no waiting.
+    /// One row per lock and one statement per claim, on one pipelined connection: no waiting.
     #[cfg(feature = "rivals")]
     Statement,
     /// The same on eight connections.
@@ -46,7 +48,7 @@ pub(crate) enum Contestant {
 }
 
 impl Contestant {
-    /// As a worker process is told.
+    /// Returns the argument that selects it in a worker process.
     pub(crate) fn argument(self) -> &'static str {
         match self {
             Self::Leasehold => "leasehold",
@@ -66,7 +68,8 @@ impl Contestant {
         }
     }
 
-    /// For so many workers; only who needs a connection for each cares.
+    /// Connects for this many workers. The number matters only to a contestant with one connection per
+    /// worker.
     pub(crate) async fn connect(self, store: &str, workers: usize) -> Result<Client> {
         let builder = Locks::builder().ttl(TTL);
         Ok(match self {
@@ -94,7 +97,7 @@ impl fmt::Display for Contestant {
     }
 }
 
-/// One connected contestant, shared by all workers.
+/// A connected contestant, shared by all workers.
 pub(crate) enum Client {
     Leasehold(Locks),
     #[cfg(feature = "rivals")]
@@ -110,7 +113,7 @@ pub(crate) enum Client {
 }
 
 impl Client {
-    /// What a worker takes one lock with.
+    /// Makes the lock of a worker.
     pub(crate) fn lock(&self, name: &str) -> AnyLock {
         match self {
             Self::Leasehold(locks) => AnyLock::Leasehold(locks.lock(name)),
@@ -154,7 +157,7 @@ pub(crate) enum AnyLock {
 }
 
 impl AnyLock {
-    /// Waits for the lock; those who cannot wait fail instead.
+    /// Waits for the lock. A contestant that cannot wait fails instead.
     pub(crate) async fn acquire(&self) -> Result<AnyGuard> {
         Ok(match self {
             Self::Leasehold(lock) => AnyGuard::Leasehold(lock.acquire().await?),
@@ -166,7 +169,7 @@ impl AnyLock {
             Self::Advisory(lock) => AnyGuard::Advisory(lock.acquire().await?),
             #[cfg(feature = "rivals")]
             Self::AdvisoryTry(lock) => {
-                AnyGuard::Advisory(lock.try_acquire().await?.ok_or("somebody else has the lock")?)
+                AnyGuard::Advisory(lock.try_acquire().await?.ok_or("another client has the lock")?)
             }
             #[cfg(feature = "rivals")]
             Self::Statement(row) => AnyGuard::Statement(row.acquire().await?),
@@ -187,7 +190,7 @@ pub(crate) enum AnyGuard {
 }
 
 impl AnyGuard {
-    /// The fencing token; 0 where there is none.
+    /// Returns the fencing token, or 0 if there is none.
     pub(crate) fn token(&self) -> u64 {
         match self {
             Self::Leasehold(guard) => guard.token().get(),

@@ -1,6 +1,6 @@
-//! One statement per claim, each its own transaction: what a program over PostgreSQL does by itself.
+//! One statement per claim, each in a transaction of its own: the simple solution over PostgreSQL.
 //!
-//! The same idea as Leasehold's, a row that is a lease, without what Leasehold adds: no batches, no queue, no renewals.
+//! It uses a row as a lease, as Leasehold does, but has no batches, no queue and no renewals.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use tokio_postgres::{Client, NoTls, Statement};
 use super::TTL;
 use crate::Result;
 
-/// As long as an owner of Leasehold's.
+/// A value as long as an owner id of Leasehold.
 const OWNER: &str = "0123456789abcdef0123456789abcdef";
 
 const TABLE: &str = "create table if not exists bench_statement (
@@ -25,7 +25,7 @@ const ACQUIRE: &str = "insert into bench_statement as l (name, owner, token, exp
 
 const RELEASE: &str = "update bench_statement set owner = null where name = $1 and owner = $2";
 
-/// Several, each pipelined. Workers are spread over them.
+/// Pipelined connections. Workers are spread over them.
 pub(crate) struct Connections {
     all: Vec<Arc<Connection>>,
     next: AtomicUsize,
@@ -55,7 +55,7 @@ impl Connections {
 impl Connection {
     async fn open(store: &str) -> Result<Self> {
         let (client, connection) = tokio_postgres::connect(store, NoTls).await?;
-        // Ends with the client; a fault shows in the client's calls.
+        // The task ends with the client. Errors show in the client's calls.
         tokio::spawn(connection);
         client.batch_execute("set client_min_messages = warning; set synchronous_commit = on").await?;
         client.batch_execute(TABLE).await?;
@@ -74,7 +74,7 @@ impl Row {
         let Connection { client, acquire, .. } = &*self.connection;
         let ttl = f64::from(u32::try_from(TTL.as_millis())?);
         let row = client.query_opt(acquire, &[&self.name, &OWNER, &ttl]).await?;
-        let token: i64 = row.ok_or("somebody else has the lock")?.get(0);
+        let token: i64 = row.ok_or("another client has the lock")?.get(0);
         let connection = Arc::clone(&self.connection);
         Ok(Held { connection, name: self.name.clone(), token: u64::try_from(token)? })
     }

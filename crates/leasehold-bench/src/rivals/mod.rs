@@ -1,7 +1,7 @@
 //! Leasehold beside its rivals, on one server that is started for it, in interleaved rounds.
 //!
-//! In each round everybody is measured once at everything, and the order changes from round to round: what the machine
-//! does meanwhile hits all alike. Ratios are of the figures of one round.
+//! In each round every contestant runs every measurement once, in an order that changes from round to
+//! round. Other load on the machine therefore affects all alike. Ratios compare figures of the same round.
 
 pub(crate) mod postgres;
 pub(crate) mod redis;
@@ -20,16 +20,16 @@ use crate::scenario::{contend, crowd, cycles, handover};
 use crate::server::Server;
 use crate::stats::float;
 
-/// What is measured, whoever the rivals are.
+/// The options that all rivals share.
 #[derive(Debug, Args)]
 struct Common {
-    /// How often everybody is measured.
+    /// How often every contestant is measured.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// How many workers acquire and release.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64, 256, 1024])]
     workers: Vec<usize>,
-    /// How many processes want one lock.
+    /// How many processes compete for one lock.
     #[arg(long, value_delimiter = ',', default_values_t = [2, 9])]
     processes: Vec<usize>,
     /// How many clients wait for one lock.
@@ -38,10 +38,11 @@ struct Common {
     /// How many locks are held [default: 100000 over Redis, 10000 over PostgreSQL].
     #[arg(long)]
     locks: Option<usize>,
-    /// Only these, if any are named.
+    /// The only contestants to measure; all, if none is named.
     #[arg(long, value_enum, value_delimiter = ',')]
     contestants: Vec<Contestant>,
-    /// Measures Leasehold over another storage than the server of its rivals: what it costs by itself.
+    /// Measures Leasehold over another storage than the server of its rivals, to show the cost of its
+    /// engine.
     #[arg(long)]
     leasehold_store: Option<String>,
 }
@@ -58,18 +59,18 @@ impl Part {
     const ALL: [Self; 4] = [Self::Cycles, Self::Handover, Self::Crowd, Self::Held];
 }
 
-/// Locks are held until each was renewed several times.
+/// Long enough for several renewals of each lock.
 const HELD_AT_LEAST: Duration = Duration::from_secs(45);
 
 struct Run<'a> {
     options: &'a Common,
     span: Duration,
     url: String,
-    /// Who acquires and releases; the columns of the table.
+    /// The contestants of `cycles`, which are the columns of the table.
     in_cycles: Vec<Contestant>,
-    /// Who waits.
+    /// The contestants of `handover`.
     in_handover: Vec<Contestant>,
-    /// How many are held, unless the options say so.
+    /// How many locks are held, unless the options say so.
     locks: usize,
     table: Table,
 }
@@ -82,14 +83,14 @@ impl<'a> Run<'a> {
         in_cycles: Vec<Contestant>,
         in_handover: Vec<Contestant>,
     ) -> Self {
-        let wanted = |who: &Contestant| options.contestants.is_empty() || options.contestants.contains(who);
+        let wanted = |one: &Contestant| options.contestants.is_empty() || options.contestants.contains(one);
         let of = |all: Vec<Contestant>| all.into_iter().filter(wanted).collect::<Vec<_>>();
         let (in_cycles, in_handover) = (of(in_cycles), of(in_handover));
         let table = Table::new(in_cycles.clone());
         Self { options, span, url, in_cycles, in_handover, locks: 100_000, table }
     }
 
-    /// Everything, as often as there are rounds; what takes long, once.
+    /// Measures everything in every round, except the slow parts, which run once.
     async fn rounds(&mut self, parts: &[Part]) -> Result {
         for round in 0..self.options.rounds {
             self.round(round, parts).await?;
@@ -100,7 +101,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Everybody at everything, once.
+    /// Runs every measurement of every contestant once.
     async fn round(&mut self, round: usize, parts: &[Part]) -> Result {
         let in_turn = |mut all: Vec<Contestant>| {
             let first = round % std::cmp::max(all.len(), 1);
@@ -159,7 +160,7 @@ impl<'a> Run<'a> {
     }
 
     async fn handover(&mut self, contestant: Contestant, processes: usize) -> Result {
-        // One at a time, and a rival takes up to a fifth of a second for each.
+        // Each handover runs alone, and takes a rival up to a fifth of a second.
         let span = self.span * 2;
         let handover = handover::measure(contestant, self.store(contestant), span, processes).await?;
         say(&handover.json(contestant, processes));
@@ -172,7 +173,8 @@ impl<'a> Run<'a> {
         let label = format!("all want it all the time, {processes} processes, cycles per second");
         self.table.add(label, contestant, contend.per_second);
         if contestant == Leasehold {
-            // A rival's is not comparable: whoever releases has it again before anybody else asks.
+            // The figure of a rival is not comparable: the process that releases acquires again before any
+            // other asks.
             for percent in [50, 99] {
                 let label =
                     format!("all want it all the time, {processes} processes, handover p{percent} µs");
@@ -194,12 +196,12 @@ impl<'a> Run<'a> {
             let of = |what: &str| format!("{clients} waiting clients, {when}, {what}");
             self.table.add(of("acquire calls per handover"), Leasehold, phase.acquire_calls);
             self.table.add(of("of those heartbeats"), Leasehold, phase.heartbeats);
-            for (who, calls) in [
+            for (what, calls) in [
                 ("acquires, as the server counts,", phase.server_acquires),
                 ("all calls, as the server counts,", phase.server_calls),
             ] {
                 if let Some(calls) = calls {
-                    self.table.add(of(&format!("{who} per handover")), Leasehold, calls);
+                    self.table.add(of(&format!("{what} per handover")), Leasehold, calls);
                 }
             }
             self.table.add(of("handovers per second"), Leasehold, phase.per_second);
@@ -209,7 +211,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// In a process of its own, so that its memory is its own.
+    /// Runs in a process of its own, so that its memory is measured alone.
     async fn held(&mut self) -> Result {
         let locks = self.options.locks.unwrap_or(self.locks);
         let seconds = std::cmp::max(self.span, HELD_AT_LEAST).as_secs().to_string();

@@ -1,4 +1,4 @@
-//! Over Redis: beside the crate `rslock`, and the bare commands as the floor.
+//! The comparison over Redis: with the crate `rslock`, and with the bare commands as the lower bound.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use crate::contestant::Contestant::{Leasehold, LeaseholdTask, Raw, Rslock};
 pub(crate) struct Options {
     #[command(flatten)]
     common: Common,
-    /// How the server keeps what it is told; each is measured.
+    /// The persistence settings of the server, each measured.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Persistence::None, Persistence::Always])]
     persistence: Vec<Persistence>,
-    /// What is measured.
+    /// The parts to measure.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Part::ALL)]
     parts: Vec<Part>,
 }
@@ -55,7 +55,7 @@ fn start(persistence: Persistence) -> Result<Redis> {
     })
 }
 
-/// One line: the server and its persistence, the crates, the machine.
+/// Returns one line about the server and its persistence, the crates, and the machine.
 fn describe(redis: &Redis, persistence: Persistence) -> Result<String> {
     let info = redis.info("server")?;
     let server = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or("?").trim();

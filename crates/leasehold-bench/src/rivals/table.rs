@@ -1,4 +1,4 @@
-//! Figures of several rounds as one Markdown table.
+//! The figures of several rounds as one Markdown table.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,10 +6,11 @@ use std::fmt;
 use crate::contestant::Contestant::{self, Leasehold, LeaseholdTask};
 use crate::stats::ratio;
 
-/// Rows in the order in which they were first seen; in each, one figure per contestant and round.
+/// A table. Its rows are in the order of their first figure, and each has one figure per contestant and
+/// round.
 #[derive(Debug)]
 pub(super) struct Table {
-    /// A column of figures for each, and one of ratios for each rival.
+    /// The contestants. Each has a column of figures, and each rival one of ratios.
     all: Vec<Contestant>,
     rows: Vec<(String, Row)>,
 }
@@ -34,16 +35,16 @@ impl Table {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rivals: Vec<_> =
-            self.all.iter().filter(|who| !matches!(who, Leasehold | LeaseholdTask)).collect();
-        let names = self.all.iter().map(|who| format!(" {who} |")).collect::<String>();
+            self.all.iter().filter(|one| !matches!(one, Leasehold | LeaseholdTask)).collect();
+        let names = self.all.iter().map(|one| format!(" {one} |")).collect::<String>();
         let ratios = rivals.iter().map(|rival| format!(" ÷ {rival} |")).collect::<String>();
         writeln!(f, "| median (min–max) |{names}{ratios}")?;
         writeln!(f, "|{}", "---|".repeat(1 + self.all.len() + rivals.len()))?;
-        // Those of a kind together, whatever came first.
+        // Rows of one kind stand together, in any order of their first figures.
         let mut rows: Vec<_> = self.rows.iter().collect();
         rows.sort_by_key(|(label, _)| self.rows.iter().position(|(other, _)| kind(other) == kind(label)));
         for (label, row) in rows {
-            let cells = self.all.iter().map(|who| format!(" {} |", cell(row.get(who)))).collect::<String>();
+            let cells = self.all.iter().map(|one| format!(" {} |", cell(row.get(one)))).collect::<String>();
             let ratios =
                 rivals.iter().map(|rival| format!(" {} |", against(row, **rival))).collect::<String>();
             writeln!(f, "| {label} |{cells}{ratios}")?;
@@ -52,7 +53,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// The label without its number of workers.
+/// Returns the label without its number of workers.
 fn kind(label: &str) -> String {
     label
         .split(", ")
@@ -73,7 +74,7 @@ fn cell(figures: Option<&Vec<f64>>) -> String {
     }
 }
 
-/// Leasehold's figures by those of another, round by round: the median of the ratios.
+/// Returns the median of the ratios of Leasehold's figures to another contestant's, round by round.
 fn against(row: &Row, other: Contestant) -> String {
     let (Some(ours), Some(theirs)) = (row.get(&Leasehold), row.get(&other)) else { return "–".to_owned() };
     let ratios: Vec<_> = ours.iter().zip(theirs).map(|(a, b)| ratio(*a, *b)).collect();
@@ -83,7 +84,7 @@ fn against(row: &Row, other: Contestant) -> String {
     )
 }
 
-/// The middle value; the mean of the two in the middle of an even number.
+/// Returns the middle value, or the mean of the two middle ones.
 fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
@@ -91,7 +92,7 @@ fn median(values: &[f64]) -> Option<f64> {
     Some(f64::midpoint(*low, *high))
 }
 
-/// Three digits at least, thousands apart.
+/// Formats a number with at least three digits and separated thousands.
 fn number(value: f64) -> String {
     match value {
         _ if value.fract() == 0.0 && value < 1000.0 => format!("{value:.0}"),

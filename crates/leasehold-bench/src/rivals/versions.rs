@@ -1,8 +1,8 @@
-//! What was measured, on what.
+//! The versions of what was measured, and the machine.
 
 use crate::Result;
 
-/// Leasehold, the runtime, the machine.
+/// Returns the versions of Leasehold and the runtime, and the machine.
 pub(super) fn ours() -> Result<String> {
     let cores = std::thread::available_parallelism()?;
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -17,7 +17,7 @@ pub(super) fn ours() -> Result<String> {
     ))
 }
 
-/// The version of a crate in the lock file of the workspace.
+/// Returns the version of a crate in the lock file of the workspace.
 pub(super) fn locked(name: &str) -> &'static str {
     let lock = include_str!("../../../../Cargo.lock");
     let package =

@@ -1,4 +1,4 @@
-//! Processes that all want one lock, all the time.
+//! Processes that compete for one lock without pause.
 
 use std::time::Duration;
 
@@ -37,11 +37,11 @@ pub(crate) async fn measure(
     let (millis, lock) = (span.as_millis().to_string(), fresh("contend"));
     let worker = ["contend-worker", "--lock", &lock, "--millis", &millis];
     let mut children = Children::spawn(contestant, store, processes, &worker)?;
-    children.hear_all().await?; // connected
+    children.next_of_all().await?; // connected
     children.tell_all("go").await?;
     let (mut holds, mut running) = (Vec::new(), processes);
     while running > 0 {
-        let (by, line) = children.hear().await?;
+        let (by, line) = children.next().await?;
         if line == "done" {
             running -= 1;
             continue;
@@ -59,7 +59,7 @@ pub(crate) async fn measure(
     })
 }
 
-/// One of the processes.
+/// Runs one of the processes.
 pub(crate) async fn worker(contestant: Contestant, store: &str, lock: &str, span: Duration) -> Result {
     let client = contestant.connect(store, 1).await?;
     let lock = client.lock(lock);
@@ -80,6 +80,6 @@ pub(crate) async fn worker(contestant: Contestant, store: &str, lock: &str, span
         println!("{granted} {released} {token}");
     }
     println!("done");
-    orders.next().await?; // nobody leaves before all have been heard
+    orders.next().await?; // no process ends before all have reported
     Ok(())
 }

@@ -1,7 +1,9 @@
-//! As many waiters as processes of a large system: each a client with connections of its own, all wanting one lock.
+//! As many waiters as a large system has: each is a client with connections of its own, and all want one
+//! lock.
 //!
-//! First all wait while somebody holds; then the lock goes through the queue once, and nobody comes back; then all
-//! come back all the time. What is counted is how often the storage is asked to acquire for each handover.
+//! All clients wait while one holds the lock. Then the lock goes through the queue once, without new waits.
+//! Then each client waits again after its release. The figure is the number of acquire calls of the storage
+//! for each handover.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,18 +23,18 @@ use crate::counting::{Counting, Counts};
 use crate::server::{Calls, Server};
 use crate::stats::{Times, float, per_second, ratio};
 
-/// For how long nobody must connect any more: whoever has just subscribed to hints asks once more.
+/// How long no new connection may appear. A client that has just subscribed to hints asks once more.
 const SETTLE: Duration = Duration::from_secs(3);
-/// A server that is asked for a thousand connections at a time.
+/// A limit that suits a server which gets a thousand connections at once.
 const SETTLED: Duration = Duration::from_secs(60);
 
 pub(crate) struct Crowd {
     clients: usize,
-    /// Of each client.
+    /// The connections of each client.
     pub(crate) connections: Option<f64>,
-    /// Nobody comes back.
+    /// The phase in which each client acquires once.
     pub(crate) drained: Phase,
-    /// All come back all the time.
+    /// The phase in which each client waits again after its release.
     pub(crate) steady: Phase,
 }
 
@@ -40,9 +42,9 @@ pub(crate) struct Phase {
     pub(crate) per_second: f64,
     pub(crate) handover: Times,
     pub(crate) acquire_calls: f64,
-    /// Of those, by who has waited for so long that its place in the queue has to be kept.
+    /// The acquire calls that only keep a waiter's place in the queue alive.
     pub(crate) heartbeats: f64,
-    /// As the server counts.
+    /// The counts of the server.
     pub(crate) server_acquires: Option<f64>,
     pub(crate) server_calls: Option<f64>,
     holds: usize,
@@ -96,14 +98,14 @@ pub(crate) async fn measure(store: &str, span: Duration, clients: usize, process
     let guard = locks.lock(&lock).acquire().await?;
     let alone = server.connections().await?;
     let mut children = Children::spawn(Contestant::Leasehold, store, processes, &worker)?;
-    children.hear_all().await?; // connected
+    children.next_of_all().await?; // connected
     children.tell_all("wait").await?;
-    children.hear_all().await?; // all wait
+    children.next_of_all().await?; // all wait
     let connections = settled(&mut server).await?.zip(alone).map(|(b, a)| b.saturating_sub(a));
     let all = each * processes;
     let connections = connections.map(|count| ratio(float(count), float(u64::try_from(all).unwrap_or(0))));
     children.tell_all("count").await?;
-    children.hear_all().await?; // they count
+    children.next_of_all().await?; // they count
     let before = server.calls().await?;
     guard.release().await?;
     let drained = phase(&mut children, processes, &mut server, before).await?;
@@ -115,7 +117,7 @@ pub(crate) async fn measure(store: &str, span: Duration, clients: usize, process
     Ok(Crowd { clients: all, connections, drained, steady })
 }
 
-/// Waits until nobody connects any more, and returns how many connections there are.
+/// Waits until no new connection appears, and returns how many there are.
 async fn settled(server: &mut Server) -> Result<Option<u64>> {
     let end = now_ns() + nanos(SETTLED);
     let (mut count, mut since) = (server.connections().await?, now_ns());
@@ -129,7 +131,7 @@ async fn settled(server: &mut Server) -> Result<Option<u64>> {
     Ok(count)
 }
 
-/// Hears of every hold, until all are done.
+/// Receives every hold until all clients are done.
 async fn phase(
     children: &mut Children,
     processes: usize,
@@ -139,7 +141,7 @@ async fn phase(
     let (mut holds, mut called, mut running) = (Vec::new(), [0, 0], processes);
     let mut after = None;
     while running > 0 {
-        let (child, line) = children.hear().await?;
+        let (child, line) = children.next().await?;
         if let Some(calls) = line.strip_prefix("done ") {
             let [acquire, heartbeat] = numbers(calls)?;
             called = [called[0] + acquire, called[1] + heartbeat];
@@ -158,7 +160,7 @@ async fn phase(
     Ok(Phase::new(holds, called, calls))
 }
 
-/// One of the processes: its clients share nothing but the runtime.
+/// Runs one of the processes. Its clients share only the runtime.
 pub(crate) async fn worker(store: &str, lock: &str, span: Duration, count: usize) -> Result {
     let mut clients = Vec::new();
     for _ in 0..count {
@@ -188,7 +190,7 @@ pub(crate) async fn worker(store: &str, lock: &str, span: Duration, count: usize
     let before = calls();
     let all = spawn(&clients, lock, Some(now_ns() + nanos(span)));
     say(all, || since(before)).await?;
-    orders.next().await?; // nobody leaves before all have been heard
+    orders.next().await?; // no process ends before all have reported
     for (locks, _) in &clients {
         locks.close().await?;
     }
@@ -197,7 +199,7 @@ pub(crate) async fn worker(store: &str, lock: &str, span: Duration, count: usize
 
 type Holds = JoinSet<leasehold::Result<Vec<[u64; 4]>>>;
 
-/// Every client takes the lock: once, or until the end.
+/// Lets every client acquire the lock: once, or until the end.
 fn spawn(clients: &[(Locks, Arc<Counts>)], lock: &str, end: Option<u64>) -> Holds {
     (0..).zip(clients).map(|(i, (locks, _))| hold(locks.lock(lock), i, end)).collect()
 }
@@ -216,7 +218,7 @@ async fn hold(lock: Lock, client: u64, end: Option<u64>) -> leasehold::Result<Ve
     }
 }
 
-/// Prints every hold once all clients are through, then how often they asked.
+/// Prints every hold once all clients are done, then the numbers of their calls.
 async fn say(mut all: Holds, calls: impl Fn() -> [u64; 2]) -> Result {
     let mut holds = Vec::new();
     while let Some(client) = all.join_next().await {

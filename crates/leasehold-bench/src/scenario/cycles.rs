@@ -1,4 +1,4 @@
-//! Acquire and release in one process, each worker its own lock.
+//! Acquire and release in one process, with one lock per worker.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ pub(crate) struct Cycles {
     pub(crate) per_second: f64,
     pub(crate) cycle: Times,
     pub(crate) acquire: Times,
-    /// CPU time of this process for each cycle, in microseconds.
+    /// The CPU time of this process for each cycle, in microseconds.
     pub(crate) client_cpu_us: f64,
-    /// The server's.
+    /// The CPU time of the server.
     pub(crate) server_cpu_us: Option<f64>,
-    /// What the server logs ahead for each cycle.
+    /// The bytes of write-ahead log for each cycle.
     pub(crate) wal_bytes: Option<f64>,
-    /// How many it used.
+    /// The number of connections.
     pub(crate) connections: Option<u64>,
 }
 
@@ -48,7 +48,7 @@ pub(crate) async fn run(
     Ok(cycles.json(contestant))
 }
 
-/// Measures after a tenth of the time that does not count.
+/// Measures, after a warm-up of a tenth of the time.
 pub(crate) async fn measure(
     client: &Client,
     server: &mut Server,
@@ -77,7 +77,7 @@ pub(crate) async fn measure(
     })
 }
 
-/// All workers at the same time: how long each cycle took, and the acquire within.
+/// Runs all workers in parallel. Returns the times of the cycles, and of the acquires in them.
 async fn together(client: &Client, span: Duration, workers: usize) -> Result<(Vec<u64>, Vec<u64>)> {
     let end = now_ns() + nanos(span);
     let workers: Vec<_> =

@@ -1,7 +1,8 @@
-//! One process releases while the others wait: how long until one of them holds.
+//! One process releases while the others wait: the time until one of them holds the lock.
 //!
-//! The one that has released comes back only after another holds, so that it is never itself the next one. All that
-//! are measured wait alike: a rival that polls cannot win by asking at the right moment.
+//! The process that has released waits again only after another one holds the lock, so it never hands over
+//! to itself. This is the same for all contestants: a rival that polls cannot win by polling at the right
+//! moment.
 
 use std::time::Duration;
 
@@ -14,12 +15,12 @@ use crate::clock::{nanos, now_ns};
 use crate::contestant::Contestant;
 use crate::stats::Times;
 
-/// How long the last holder gets to be among the waiting again.
+/// How much time the last holder gets to join the queue again.
 const SETTLE: Duration = Duration::from_millis(10);
 
 pub(crate) struct Handover {
     pub(crate) times: Times,
-    /// Grants whose token is not larger than the one before.
+    /// Grants whose token is not larger than the previous one.
     backwards: usize,
 }
 
@@ -41,19 +42,20 @@ pub(crate) async fn measure(
 ) -> Result<Handover> {
     let worker = ["handover-worker", "--lock", &fresh("handover")];
     let mut children = Children::spawn(contestant, store, processes, &worker)?;
-    children.hear_all().await?; // connected
+    children.next_of_all().await?; // connected
     children.tell_all("acquire").await?;
-    let (mut holder, mut line) = children.hear().await?;
+    let (mut holder, mut line) = children.next().await?;
     let (mut times, mut backwards) = (Vec::new(), 0);
     let end = now_ns() + nanos(span);
     while now_ns() < end {
         tokio::time::sleep(SETTLE).await;
         let [_, token] = numbers(&line)?;
         children.tell(holder, "release").await?;
-        // The one that releases says when it began to; another one says when it held, maybe earlier.
+        // One process reports when it started the release. Another one reports when it held, and its line
+        // may arrive first.
         let (mut released, mut granted) = (None, None);
         while released.is_none() || granted.is_none() {
-            let (child, heard) = children.hear().await?;
+            let (child, heard) = children.next().await?;
             if child == holder {
                 released = Some(numbers::<1>(&heard)?[0]);
             } else {
@@ -72,7 +74,7 @@ pub(crate) async fn measure(
     Ok(Handover { times: Times::new(times), backwards })
 }
 
-/// One of the processes.
+/// Runs one of the processes.
 pub(crate) async fn worker(contestant: Contestant, store: &str, lock: &str) -> Result {
     let client = contestant.connect(store, 1).await?;
     let lock = client.lock(lock);

@@ -1,4 +1,4 @@
-//! Locks that are held and renewed: how evenly, at what cost.
+//! Locks that are held and renewed: how evenly, and at what cost.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const TTL: Duration = Duration::from_secs(30);
 
 pub(crate) async fn measure(store: &str, span: Duration, count: usize) -> Result<Value> {
     let mut server = Server::of(store).await?;
-    // A storage that counts cannot be connected by a URL: the engine's thread is made here.
+    // A counting storage has no URL, so the thread of the engine is made here.
     let (stop, stopped) = oneshot::channel::<()>();
     let (ready, connected) = oneshot::channel();
     let url = store.to_owned();

@@ -1,4 +1,4 @@
-//! What is measured. Each scenario returns its figures; JSON for one run, pooled by the comparison.
+//! The scenarios. Each returns its figures: as JSON for one run, and combined by the comparison.
 
 pub(crate) mod contend;
 pub(crate) mod crowd;
@@ -6,7 +6,7 @@ pub(crate) mod cycles;
 pub(crate) mod handover;
 pub(crate) mod held;
 
-/// One hold of a lock that is wanted by many, on the clock that all processes share.
+/// One hold of a contended lock, on the clock that all processes share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Hold {
     granted: u64,
@@ -15,7 +15,7 @@ struct Hold {
     by: usize,
 }
 
-/// Holds in the order of their grants, and what must not be among them.
+/// The holds in the order of their grants, with checks for violations.
 struct History(Vec<Hold>);
 
 impl History {
@@ -28,7 +28,7 @@ impl History {
         self.0.iter().zip(self.0.iter().skip(1))
     }
 
-    /// From the call of a release to the grant of somebody else.
+    /// Returns the times from the call of a release to the grant to another client.
     fn gaps(&self) -> Vec<u64> {
         let changes = self.pairs().filter(|(a, b)| a.by != b.by);
         changes.map(|(a, b)| b.granted.saturating_sub(a.released)).collect()
@@ -39,23 +39,23 @@ impl History {
         self.0.last().map_or(0, |last| last.released).saturating_sub(first)
     }
 
-    /// Holds that began before the one before was released.
+    /// Returns how many holds began before the release of the previous one.
     fn overlaps(&self) -> usize {
         self.pairs().filter(|(a, b)| b.granted < a.released).count()
     }
 
-    /// Grants whose token is not larger than the one before; none if there are no tokens.
+    /// Returns how many tokens are not larger than the previous one. Zero if there are no tokens.
     fn backwards(&self) -> usize {
         self.pairs().filter(|(a, b)| b.token <= a.token && a.token != 0).count()
     }
 }
 
-/// A name that no other measurement on the same storage has used.
+/// Returns a name that no other measurement on the same storage uses.
 fn fresh(name: &str) -> String {
     format!("{name}/{}/{}", std::process::id(), crate::clock::now_ns())
 }
 
-/// Several numbers from a line.
+/// Parses several numbers of a line.
 fn numbers<const N: usize>(line: &str) -> crate::Result<[u64; N]> {
     let numbers = line.split(' ').map(str::parse).collect::<Result<Vec<u64>, _>>()?;
     numbers.try_into().map_err(|_| format!("not {N} numbers line=`{line}`").into())

@@ -1,4 +1,4 @@
-//! What a server says of itself. Nothing, if the storage has none or the feature `rivals` is off.
+//! The statistics of a server. There are none without a server or without the feature `rivals`.
 
 #[cfg(feature = "rivals")]
 mod postgres;
@@ -7,7 +7,7 @@ mod redis;
 
 use crate::Result;
 
-/// A connection of its own, or none.
+/// A connection of its own to a server, or none.
 pub(crate) enum Server {
     None,
     #[cfg(feature = "rivals")]
@@ -16,11 +16,11 @@ pub(crate) enum Server {
     Postgres(postgres::Postgres),
 }
 
-/// How often it was called since it started.
+/// The number of calls since the start.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Calls {
     pub(crate) all: u64,
-    /// To acquire, if it tells those apart.
+    /// The calls to acquire, if the server can distinguish them.
     pub(crate) acquire: Option<u64>,
 }
 
@@ -35,7 +35,7 @@ impl Server {
         })
     }
 
-    /// Its CPU time.
+    /// Returns its CPU time.
     pub(crate) async fn cpu_ns(&mut self) -> Result<Option<u64>> {
         match self {
             Self::None => Ok(None),
@@ -44,7 +44,7 @@ impl Server {
         }
     }
 
-    /// The space that its data takes: in memory, or as files of tables and indexes.
+    /// Returns the size of its data: in memory, or as files of tables and indexes.
     pub(crate) async fn data_bytes(&mut self) -> Result<Option<u64>> {
         match self {
             Self::None => Ok(None),
@@ -53,7 +53,7 @@ impl Server {
         }
     }
 
-    /// Calls of scripts, or statements; those to ask for this may be among them.
+    /// Returns the calls of scripts or statements, possibly including those of this function.
     pub(crate) async fn calls(&mut self) -> Result<Option<Calls>> {
         match self {
             Self::None => Ok(None),
@@ -62,7 +62,7 @@ impl Server {
         }
     }
 
-    /// How many connections it has, without this one.
+    /// Returns the number of connections, without this one.
     pub(crate) async fn connections(&mut self) -> Result<Option<u64>> {
         match self {
             Self::None => Ok(None),
@@ -71,7 +71,7 @@ impl Server {
         }
     }
 
-    /// The bytes of write-ahead log that it has made.
+    /// Returns the bytes of write-ahead log so far.
     pub(crate) async fn wal_bytes(&mut self) -> Result<Option<u64>> {
         match self {
             Self::None | Self::Redis(_) => Ok(None),

@@ -1,4 +1,4 @@
-//! What a PostgreSQL says in its views, and what the system says of its processes.
+//! The statistics of a PostgreSQL from its views, and of its processes from the system.
 
 use tokio_postgres::{Client, NoTls};
 
@@ -7,21 +7,21 @@ use crate::Result;
 
 pub(crate) struct Postgres {
     client: Client,
-    /// The process of which all others are children; on another machine it has no figures.
+    /// The parent process of all others. It must be on this machine.
     postmaster: u64,
 }
 
 impl Postgres {
     pub(super) async fn connect(url: &str) -> Result<Self> {
         let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
-        // Ends with the client; a fault shows in the client's calls.
+        // The task ends with the client. Errors show in the client's calls.
         tokio::spawn(connection);
         let row = client.query_one("select pg_backend_pid()", &[]).await?;
         let postmaster = Process::read(&row.get::<_, i32>(0).to_string())?.parent;
         Ok(Self { client, postmaster })
     }
 
-    /// All its processes, those that have ended too.
+    /// Returns the CPU time of all processes, including those that have ended.
     pub(super) fn cpu_ns(&self) -> Result<u64> {
         let mut nanos = 0;
         for entry in std::fs::read_dir("/proc")? {
@@ -29,7 +29,7 @@ impl Postgres {
             let Some(pid) = name.to_str().filter(|name| name.bytes().all(|b| b.is_ascii_digit())) else {
                 continue;
             };
-            // It may have ended meanwhile.
+            // The process may have ended meanwhile.
             let Ok(process) = Process::read(pid) else { continue };
             let first = pid == self.postmaster.to_string();
             if first {
@@ -61,7 +61,7 @@ impl Postgres {
         .await
     }
 
-    /// Of `pg_stat_statements`, which `compare` switches on for as long as it counts.
+    /// Returns the counts of `pg_stat_statements`, which the comparison switches on only while it counts.
     pub(super) async fn statements(&self) -> Result<Calls> {
         let count = |which: &str| {
             format!(
@@ -70,7 +70,7 @@ impl Postgres {
             )
         };
         let all = self.number(&count("%")).await?;
-        // What is given the claims to acquire, and nothing else is.
+        // Only the statement that acquires gets these parameters.
         let acquire = self.number(&count("%kind, owner, ttl_us, not_after%")).await?;
         Ok(Calls { all, acquire: Some(acquire) })
     }
@@ -85,7 +85,7 @@ impl Postgres {
 #[derive(Debug, PartialEq, Eq)]
 struct Process {
     parent: u64,
-    /// CPU time of those that have ended, in ticks.
+    /// The CPU time of the children that have ended, in ticks.
     of_children: u64,
 }
 
@@ -96,14 +96,14 @@ impl Process {
     }
 
     fn parse(stat: &str) -> Option<Self> {
-        // The name is in parentheses, and may contain anything.
+        // The name is in parentheses and may contain any character.
         let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
         Some(Self { parent: number(1)?, of_children: number(13)? + number(14)? })
     }
 }
 
-/// Not in ticks: many connections use less than one each.
+/// Returns the CPU time in nanoseconds, because many connections use less than one tick.
 fn on_cpu_ns(pid: &str) -> Result<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
     Ok(text.split(' ').next().unwrap_or_default().parse()?)

@@ -1,4 +1,4 @@
-//! What a Redis says in `INFO`.
+//! The statistics of a Redis, from `INFO`.
 
 use redis::aio::MultiplexedConnection;
 
@@ -42,12 +42,12 @@ impl Redis {
     }
 }
 
-/// The value of `name:value`.
+/// Returns the value of the line `name:value`.
 fn value<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
 }
 
-/// Seconds as they are written, with six digits after the point.
+/// Parses seconds with six decimal places.
 fn nanos(seconds: &str) -> u64 {
     let (whole, fraction) = seconds.split_once('.').unwrap_or((seconds, ""));
     let fraction: u64 = format!("{fraction:0<9}").parse().unwrap_or(0);

@@ -1,4 +1,4 @@
-//! What server it was, how it was set, and where its data lay.
+//! The description of the server: its version, its settings, and the location of its data.
 
 use leasehold_testbed::Postgres;
 
@@ -6,7 +6,7 @@ use super::super::versions;
 use crate::Result;
 use crate::contestant::advisory;
 
-/// One line.
+/// Returns the description on one line.
 pub(super) fn line(postgres: &Postgres) -> Result<String> {
     let show = |name: &str| postgres.sql(&format!("show {name}"));
     let settings = ["fsync", "synchronous_commit", "full_page_writes", "wal_sync_method", "shared_buffers"];
@@ -23,7 +23,7 @@ pub(super) fn line(postgres: &Postgres) -> Result<String> {
     ))
 }
 
-/// Durable commits cost nothing in memory, which would show nothing.
+/// Fails if the data is in memory, where durable commits cost nothing.
 pub(super) fn on_a_disk(postgres: &Postgres) -> Result {
     match filesystem(postgres)?.as_str() {
         kind @ ("tmpfs" | "ramfs") => {
@@ -34,7 +34,7 @@ pub(super) fn on_a_disk(postgres: &Postgres) -> Result {
     }
 }
 
-/// Of the longest mount point above the data.
+/// Returns the file system of the longest mount point above the data.
 fn filesystem(postgres: &Postgres) -> Result<String> {
     let data = postgres.sql("show data_directory")?;
     let mounts = std::fs::read_to_string("/proc/self/mounts")?;

@@ -1,6 +1,7 @@
-//! Over PostgreSQL: beside the crate `distributed-lock-postgres`, and one statement per claim as a baseline.
+//! The comparison over PostgreSQL: with the crate `distributed-lock-postgres`, and with one statement per
+//! claim.
 //!
-//! Everybody has the same server, with its data on a disk, and every commit on that disk before it is answered.
+//! All contestants use the same server, with its data on a disk and durable commits.
 
 mod described;
 mod size;
@@ -22,13 +23,13 @@ use crate::contestant::advisory;
 pub(crate) struct Options {
     #[command(flatten)]
     common: Common,
-    /// What is measured.
+    /// The parts to measure.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Part::ALL)]
     parts: Vec<Part>,
-    /// How many cycles the tables are looked at after.
+    /// The number of cycles before the size of the tables is measured.
     #[arg(long, default_value_t = 1_000_000)]
     cycles: usize,
-    /// How many locks those cycles take in turn.
+    /// The number of locks that those cycles use in turn.
     #[arg(long, default_value_t = 1000)]
     names: usize,
 }
@@ -39,16 +40,16 @@ enum Part {
     Handover,
     Crowd,
     Held,
-    /// What each operation writes to the write-ahead log.
+    /// The bytes that each operation writes to the write-ahead log.
     Wal,
-    /// How large the tables become.
+    /// The size of the tables.
     Size,
 }
 
 impl Part {
     const ALL: [Self; 6] = [Self::Cycles, Self::Handover, Self::Crowd, Self::Held, Self::Wal, Self::Size];
 
-    /// What is measured of others too.
+    /// Returns the part of other comparisons that is the same, if there is one.
     fn shared(self) -> Option<super::Part> {
         match self {
             Self::Cycles => Some(super::Part::Cycles),
@@ -62,7 +63,7 @@ impl Part {
 
 pub(crate) async fn compare(options: &Options, span: Duration) -> Result {
     let workers = options.common.workers.iter().copied().max().unwrap_or(0);
-    // The rival has a connection for each worker, and in a crowd each client of ours has its own.
+    // The rival has one connection per worker, and in `crowd` each client has connections of its own.
     let connections = std::cmp::max(workers, options.common.clients * 2) + 50;
     let postgres = tokio::task::spawn_blocking(move || start(connections)).await??;
     described::on_a_disk(&postgres)?;
@@ -76,7 +77,7 @@ pub(crate) async fn compare(options: &Options, span: Duration) -> Result {
     in_cycles.extend([Statement, StatementEight]);
     let mut run = Run::new(&options.common, span, postgres.url(), in_cycles, in_handover);
     run.locks = 10_000;
-    // Counting costs every statement something, so only the crowd's are counted.
+    // Counting slows every statement down, so only the statements of `crowd` are counted.
     let (counted, uncounted): (Vec<_>, Vec<_>) =
         options.parts.iter().filter_map(|part| part.shared()).partition(|part| *part == super::Part::Crowd);
     run.rounds(&uncounted).await?;
@@ -99,7 +100,8 @@ pub(crate) async fn compare(options: &Options, span: Duration) -> Result {
     Ok(())
 }
 
-/// The test bed has small buffers and a hurried autovacuum; this has PostgreSQL's own.
+/// Starts a server with PostgreSQL's defaults, because the testbed uses small buffers and an eager
+/// autovacuum.
 fn start(connections: usize) -> Result<Postgres> {
     let postgres = Postgres::options()
         .setting("max_connections", &connections.to_string())
@@ -111,7 +113,7 @@ fn start(connections: usize) -> Result<Postgres> {
     Ok(postgres.start()?)
 }
 
-/// From the next connection on.
+/// Switches the counting of statements on or off, from the next connection on.
 fn count_statements(postgres: &Postgres, which: &str) -> Result {
     postgres.sql(&format!("alter database leasehold set pg_stat_statements.track = '{which}'"))?;
     Ok(())

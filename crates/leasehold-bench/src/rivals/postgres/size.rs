@@ -1,5 +1,5 @@
-//! How large the tables become after many cycles over few locks: by themselves, and beside a transaction that somebody
-//! leaves open, which keeps every old version of a row.
+//! The size of the tables after many cycles over few locks: without other load, and beside an open
+//! transaction, which keeps every old version of a row.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,9 +16,9 @@ use crate::clock::{nanos, now_ns};
 use crate::stats::{float, per_second, ratio};
 
 const WORKERS: usize = 256;
-/// How long a backend that has nothing to do may take to tell what it has done.
+/// How long an idle backend may take to report its statistics.
 const REPORTED: Duration = Duration::from_secs(11);
-/// PostgreSQL looks once in a minute whether there is something to clean up.
+/// PostgreSQL checks once per minute whether a table needs a cleanup.
 const CLEANED: Duration = Duration::from_secs(90);
 
 pub(super) struct Sizes(Vec<Size>);
@@ -26,7 +26,7 @@ pub(super) struct Sizes(Vec<Size>);
 struct Size {
     when: String,
     per_second: Option<f64>,
-    /// Of the leases and of the queue: the table, its indexes.
+    /// The sizes of the tables of leases and of the queue, each followed by its indexes.
     bytes: [u64; 4],
     updates: u64,
     hot: u64,
@@ -52,7 +52,7 @@ impl fmt::Display for Sizes {
 }
 
 pub(super) async fn measure(postgres: &Postgres, cycles: usize, names: usize) -> Result<Sizes> {
-    // A database of its own, so that nothing but this has been in its tables.
+    // A database of its own has fresh tables.
     let url = postgres.database("size")?;
     let locks = Locks::connect(&url).await?;
     let (client, connection) = tokio_postgres::connect(&url, NoTls).await?;
@@ -87,7 +87,8 @@ pub(super) async fn measure(postgres: &Postgres, cycles: usize, names: usize) ->
     Ok(Sizes(sizes))
 }
 
-/// So many cycles, all workers at the same time, each over names of its own in turn. Returns cycles per second.
+/// Runs this many cycles, with all workers in parallel, each over its own names in turn. Returns the cycles
+/// per second.
 async fn run(locks: &Locks, names: usize, cycles: usize) -> Result<f64> {
     let left = Arc::new(AtomicUsize::new(cycles));
     let workers = std::cmp::min(WORKERS, names);

@@ -1,7 +1,7 @@
-//! What each operation writes to the write-ahead log, in bytes.
+//! The bytes that each operation writes to the write-ahead log.
 //!
-//! After a checkpoint the first change of a page logs the whole page. So everything is measured twice: on pages that
-//! have changed since the last checkpoint, and with a checkpoint before each operation.
+//! After a checkpoint the first change of a page logs the whole page. So everything is measured twice: on
+//! pages that have changed since the last checkpoint, and with a checkpoint before each operation.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -15,23 +15,23 @@ use crate::Result;
 use crate::server::Server;
 use crate::stats::{float, ratio};
 
-/// How many locks each operation is done to.
+/// The number of locks of each operation.
 const LOCKS: usize = 1024;
-/// Longer than all of it takes.
+/// Longer than the whole measurement.
 const TTL: Duration = Duration::from_secs(600);
 
-/// In the order in which they are done, which brings each to the state that the next one needs.
-const STEPS: [(&str, Operation, Who); 10] = [
-    ("grant of a new lock", Operation::Acquire, Who::Holder),
-    ("renewal", Operation::Renew, Who::Holder),
-    ("refusal", Operation::Acquire, Who::Other),
-    ("refusal that waits", Operation::Wait, Who::Waiter),
-    ("the same again: its heartbeat", Operation::Wait, Who::Waiter),
-    ("release while somebody waits", Operation::Release, Who::Holder),
-    ("grant to the one who waits", Operation::Wait, Who::Waiter),
-    ("release", Operation::Release, Who::Waiter),
-    ("grant of a known lock", Operation::Acquire, Who::Holder),
-    ("release", Operation::Release, Who::Holder),
+/// The operations in their order: each leaves the state that the next one needs.
+const STEPS: [(&str, Operation, Client); 10] = [
+    ("grant of a new lock", Operation::Acquire, Client::Holder),
+    ("renewal", Operation::Renew, Client::Holder),
+    ("refusal", Operation::Acquire, Client::Other),
+    ("refusal that waits", Operation::Wait, Client::Waiter),
+    ("the same again: its heartbeat", Operation::Wait, Client::Waiter),
+    ("release while another client waits", Operation::Release, Client::Holder),
+    ("grant to the waiter", Operation::Wait, Client::Waiter),
+    ("release", Operation::Release, Client::Waiter),
+    ("grant of a known lock", Operation::Acquire, Client::Holder),
+    ("release", Operation::Release, Client::Holder),
 ];
 
 #[derive(Clone, Copy, Debug)]
@@ -43,16 +43,16 @@ enum Operation {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Who {
+enum Client {
     Holder,
     Other,
     Waiter,
 }
 
-/// For each step: one claim in a statement, and many.
+/// The results of each step, with one claim in a statement and with many.
 pub(super) struct Wal(Vec<[f64; 4]>);
 
-/// How many claims are in a statement, and whether a checkpoint comes before each operation.
+/// The number of claims in a statement, and whether a checkpoint comes before each operation.
 const COLUMNS: [(usize, bool); 4] = [(1, false), (64, false), (1, true), (64, true)];
 
 impl fmt::Display for Wal {
@@ -73,7 +73,7 @@ impl fmt::Display for Wal {
 pub(super) async fn measure(postgres: &Postgres) -> Result<Wal> {
     let storage = AnyStorage::connect(&postgres.url()).await?;
     let mut server = Server::of(&postgres.url()).await?;
-    // Who waits without listening is told nothing.
+    // A waiter without a subscription gets no hints, so this one subscribes.
     let mut hints = Box::pin(storage.hints());
     let listening =
         tokio::spawn(async move { while poll_fn(|cx| hints.as_mut().poll_next(cx)).await.is_some() {} });
@@ -83,14 +83,14 @@ pub(super) async fn measure(postgres: &Postgres) -> Result<Wal> {
         let names = names.collect::<leasehold::Result<Vec<_>>>()?;
         let owners = [(); 3].map(|()| Owner::random());
         postgres.sql("checkpoint")?;
-        for ((_, operation, who), row) in STEPS.into_iter().zip(&mut rows) {
+        for ((_, operation, client), row) in STEPS.into_iter().zip(&mut rows) {
             if checkpoint {
                 postgres.sql("checkpoint")?;
             }
-            let owner = match who {
-                Who::Holder => owners[0],
-                Who::Other => owners[1],
-                Who::Waiter => owners[2],
+            let owner = match client {
+                Client::Holder => owners[0],
+                Client::Other => owners[1],
+                Client::Waiter => owners[2],
             };
             let claims: Vec<_> = names.iter().map(|name| Claim::new(name.clone(), owner, TTL)).collect();
             let before = server.wal_bytes().await?;
