@@ -1,4 +1,4 @@
-//! Asking a server through its own command-line client.
+//! Requests to a server through its own command-line client.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -7,18 +7,18 @@ use crate::error::Context as _;
 use crate::wait::scaled;
 use crate::{Error, Result, install};
 
-/// No question takes longer, unless the server is stopped.
+/// Longer than any query takes, unless the server is stopped.
 const QUESTION: Duration = Duration::from_secs(10);
 
-/// What writes a whole database takes long on a loaded machine.
+/// Writing a whole database takes long on a loaded machine.
 const WORK: Duration = Duration::from_secs(120);
 
-/// Runs `command`, with standard input empty, and returns what it wrote.
+/// Runs `command` with an empty standard input, and returns its output.
 pub(crate) fn ask(command: &Command) -> Result<String> {
     run(command, QUESTION)
 }
 
-/// Runs `command` as [`ask`] does; it has something to do.
+/// Runs `command` as [`ask`] does, with a limit for longer work.
 pub(crate) fn work(command: &Command) -> Result<String> {
     run(command, WORK)
 }

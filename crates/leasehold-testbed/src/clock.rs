@@ -1,4 +1,4 @@
-//! A wall clock of a server's own, which can be set while it runs.
+//! A wall clock for one server, which can be set while the server runs.
 
 use std::ffi::OsString;
 use std::fs::Permissions;
@@ -12,8 +12,8 @@ use crate::error::Context as _;
 use crate::install;
 use crate::scratch::Scratch;
 
-/// Is the wall clock of one server: the machine's, and so many seconds more or less. How long something takes does
-/// not change with it.
+/// The wall clock of one server: that of the machine plus or minus a number of seconds. Durations are not
+/// affected.
 #[derive(Clone, Debug)]
 pub struct Clock {
     library: PathBuf,
@@ -21,7 +21,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Makes one for the server `name`.
+    /// Makes a clock for the server `name`.
     ///
     /// # Errors
     ///
@@ -36,26 +36,27 @@ impl Clock {
         }
         let clock = Self { library, ahead };
         std::fs::write(&clock.ahead, 0_i64.to_ne_bytes()).context("cannot write a file")?;
-        // The server may run as somebody else.
+        // The server may run as another user.
         for path in [&clock.library, &clock.ahead] {
             std::fs::set_permissions(path, Permissions::from_mode(0o755)).context("cannot share a file")?;
         }
         Ok(clock)
     }
 
-    /// Returns what to start the server with.
+    /// Returns the environment variables with which the server must be started.
     #[must_use]
     pub fn env(&self) -> Vec<(&'static str, OsString)> {
         vec![("LD_PRELOAD", self.library.clone().into()), ("WATCH", self.ahead.clone().into())]
     }
 
-    /// Sets it so many seconds ahead of the machine's, or behind. When this returns, it is.
+    /// Sets the clock this many seconds ahead of the machine's, or behind it for a negative number. It is
+    /// set when this returns.
     ///
     /// # Errors
     ///
-    /// If the file is gone.
+    /// If the file of the clock is gone.
     pub fn set(&self, seconds: i64) -> Result<()> {
-        // In place: it is mapped.
+        // Written in place, because the server has mapped the file.
         let file =
             std::fs::OpenOptions::new().write(true).open(&self.ahead).context("cannot set the clock")?;
         file.write_all_at(&seconds.to_ne_bytes(), 0).context("cannot set the clock")

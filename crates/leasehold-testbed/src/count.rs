@@ -1,4 +1,4 @@
-//! Counting from outside, where a server does not count by itself.
+//! Counts from outside, for servers that do not count themselves.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::error::Context as _;
 use crate::{Error, Result};
 
-/// Counts the connections that the kernel has at a port of the loopback interface, at the server's end.
+/// Counts the kernel's connections at a port of the loopback interface, at the server's end.
 pub(crate) fn connections(port: u16) -> Result<u64> {
     let table = std::fs::read_to_string("/proc/net/tcp").context("cannot count connections")?;
     // Columns: number, local address, remote address, state; in hexadecimal, 01 is established.
@@ -23,9 +23,9 @@ pub(crate) fn connections(port: u16) -> Result<u64> {
 pub(crate) fn metrics(port: u16) -> Result<String> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let limit = Some(Duration::from_secs(10));
-    let mut stream = TcpStream::connect(address).context("nobody gives metrics")?;
+    let mut stream = TcpStream::connect(address).context("no server gives metrics")?;
     stream.set_read_timeout(limit).and_then(|()| stream.set_write_timeout(limit)).context("no metrics")?;
-    // The old version, whose answers are not in chunks and end with the connection.
+    // HTTP/1.0, because its answers are not chunked and end with the connection.
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").context("cannot ask for metrics")?;
     let mut page = String::new();
     stream.read_to_string(&mut page).context("cannot read metrics")?;

@@ -1,4 +1,4 @@
-//! A small disk, in memory, which can be full.
+//! A small disk in memory, which can be filled.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -10,14 +10,14 @@ use crate::error::Context as _;
 use crate::install::{self, User};
 use crate::{Error, Result};
 
-/// Is a file system of its own. It goes away with the directory of the test.
+/// A file system of its own, which is removed with the directory of the test.
 #[derive(Clone, Debug)]
 pub struct Disk {
     at: PathBuf,
 }
 
 impl Disk {
-    /// Mounts one at a directory that is there.
+    /// Mounts a disk at an existing directory.
     pub(crate) fn mount(at: &Path, megabytes: u32, user: &User) -> Result<Self> {
         let owner = match user {
             User::Own => String::new(),
@@ -36,7 +36,7 @@ impl Disk {
     ///
     /// # Errors
     ///
-    /// If that fails for another reason than that it is full.
+    /// If that fails for another reason than a full disk.
     pub fn fill(&self) -> Result<()> {
         let mut file = File::options().create(true).append(true).open(self.ballast());
         let file = file.as_mut().map_err(|error| Error::new(format!("cannot fill the disk: {error}")))?;
@@ -55,11 +55,11 @@ impl Disk {
         Ok(())
     }
 
-    /// Gives back what [`Disk::fill`] took.
+    /// Frees the space that [`Disk::fill`] took.
     ///
     /// # Errors
     ///
-    /// If it was not filled.
+    /// If the disk was not filled.
     pub fn free(&self) -> Result<()> {
         std::fs::remove_file(self.ballast()).context("cannot free the disk")
     }

@@ -1,15 +1,15 @@
 use std::fmt;
 
-/// Says why a server is not there, with the end of its log where it has one.
+/// Why a server is not available, with the end of its log if it has one.
 ///
-/// Its `Debug` is its text too, so that `unwrap` and `?` in a test show it as it is.
+/// `Debug` shows the same text as `Display`, so that `unwrap` and `?` in a test are readable.
 pub struct Error(String);
 
-/// Is what everything here returns.
+/// The result of the functions of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// Makes an error of a text.
+    /// Makes an error from a text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
@@ -35,7 +35,7 @@ impl From<std::io::Error> for Error {
     }
 }
 
-/// Adds what was being done to the error of the system.
+/// Adds the attempted action to a system error.
 pub(crate) trait Context<T> {
     fn context(self, what: impl fmt::Display) -> Result<T>;
 }

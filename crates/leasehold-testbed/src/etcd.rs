@@ -16,14 +16,14 @@ use crate::tls::Tls;
 use crate::wait::until;
 use crate::{Error, Result, count};
 
-/// Is an etcd of one or three members. Every write is on disk before it is answered.
+/// An etcd of one or three members. Every write is on disk before it is answered.
 #[derive(Debug)]
 pub struct Etcd {
     members: Vec<EtcdMember>,
     access: Access,
 }
 
-/// Is one member. What [`Server`] can do, it can.
+/// One member. Dereferences to its [`Server`].
 #[derive(Debug)]
 pub struct EtcdMember {
     server: Server,
@@ -31,8 +31,8 @@ pub struct EtcdMember {
     access: Access,
 }
 
-/// Configures an [`Etcd`]. By default it asks for no password, speaks plain HTTP/2, and keeps etcd's own times: a
-/// leader is missed after a second.
+/// The options of an [`Etcd`]. By default it needs no password, speaks plain HTTP/2, and keeps etcd's
+/// timing: a new leader is elected after a second.
 #[derive(Clone, Debug, Default)]
 pub struct EtcdOptions {
     password: Option<String>,
@@ -45,12 +45,12 @@ impl Etcd {
     ///
     /// # Errors
     ///
-    /// If it is not installed, or does not start.
+    /// If etcd is not installed, or does not start.
     pub fn start() -> Result<Self> {
         Self::options().start()
     }
 
-    /// Begins with the defaults.
+    /// Returns the default options.
     #[must_use]
     pub fn options() -> EtcdOptions {
         EtcdOptions::default()
@@ -81,11 +81,11 @@ impl Etcd {
         &self.members
     }
 
-    /// Sends one command through `etcdctl`, to whichever member answers.
+    /// Sends one command through `etcdctl` to any member that answers.
     ///
     /// # Errors
     ///
-    /// If it is refused, or nobody answers.
+    /// If it is refused, or no member answers.
     pub fn command(&self, args: &[&str]) -> Result<String> {
         let ports: Vec<_> = self.members.iter().map(EtcdMember::port).collect();
         self.access.command(&ports, args)
@@ -95,16 +95,16 @@ impl Etcd {
     ///
     /// # Errors
     ///
-    /// If the kernel does not tell.
+    /// If the kernel does not report them.
     pub fn connections(&self) -> Result<u64> {
         self.members.iter().map(EtcdMember::connections).sum()
     }
 
-    /// Counts the calls that all members have got since they started.
+    /// Counts the calls of all members since they started.
     ///
     /// # Errors
     ///
-    /// If one does not tell.
+    /// If a member does not report them.
     pub fn commands(&self) -> Result<u64> {
         self.members.iter().map(EtcdMember::commands).sum()
     }
@@ -117,7 +117,7 @@ impl Etcd {
     pub fn leader(&self) -> Result<&EtcdMember> {
         until("a leader", || {
             let leader = self.members.iter().find(|member| member.leads());
-            leader.ok_or_else(|| Error::new("nobody leads"))
+            leader.ok_or_else(|| Error::new("no member leads"))
         })
     }
 
@@ -125,10 +125,11 @@ impl Etcd {
     ///
     /// # Errors
     ///
-    /// If it does not happen.
+    /// If no other member becomes the leader.
     pub fn failover(&self) -> Result<&EtcdMember> {
         let old = self.leader()?;
-        // On a loaded machine a member may take too long to answer, or the old one may lose an election meanwhile.
+        // On a loaded machine a member may answer too late, or the old leader may lose an election
+        // meanwhile.
         until("the leader to hand over", || {
             if !old.leads() {
                 return Ok(());
@@ -145,16 +146,16 @@ impl Etcd {
     ///
     /// # Errors
     ///
-    /// If none does.
+    /// If no other member becomes the leader.
     pub fn await_leader_other_than(&self, old: &EtcdMember) -> Result<&EtcdMember> {
         until("another leader", || {
             let leader = self.members.iter().find(|member| member.port() != old.port() && member.leads());
-            leader.ok_or_else(|| Error::new("nobody else leads"))
+            leader.ok_or_else(|| Error::new("no other member leads"))
         })
     }
 }
 
-/// A single member: what one can do to a server, one can do to it.
+/// A cluster of one member can be used as that member's server.
 impl Deref for Etcd {
     type Target = Server;
 
@@ -183,12 +184,12 @@ impl EtcdMember {
     ///
     /// # Errors
     ///
-    /// If the kernel does not tell.
+    /// If the kernel does not report them.
     pub fn connections(&self) -> Result<u64> {
         count::connections(self.port())
     }
 
-    /// Counts the calls that it has got since it started: an open watch or lease is one.
+    /// Counts the calls since its start. An open watch or lease counts as one.
     ///
     /// # Errors
     ///
@@ -197,7 +198,7 @@ impl EtcdMember {
         Ok(self.command_counts()?.values().sum())
     }
 
-    /// Counts the calls that it has got since it started by method, such as `Txn`.
+    /// Counts the calls since its start by method, such as `Txn`.
     ///
     /// # Errors
     ///
@@ -216,7 +217,7 @@ impl EtcdMember {
     }
 
     fn leads(&self) -> bool {
-        // One that is down does not, and need not be asked for two seconds.
+        // A member that is down cannot be the leader, and a request to it would take two seconds.
         self.is_running() && self.status().is_ok_and(|status| status.leader == status.member)
     }
 
@@ -245,14 +246,14 @@ impl Deref for EtcdMember {
 }
 
 impl EtcdOptions {
-    /// Asks for a password, of the user `root`.
+    /// Sets the password of the user `root`.
     #[must_use]
     pub fn password(mut self, password: &str) -> Self {
         self.password = Some(password.to_owned());
         self
     }
 
-    /// Speaks TLS only to clients.
+    /// Requires TLS of clients.
     #[must_use]
     pub fn tls(mut self) -> Self {
         self.tls = true;
@@ -270,7 +271,7 @@ impl EtcdOptions {
     ///
     /// # Errors
     ///
-    /// If it is not installed, or does not start.
+    /// If etcd is not installed, or does not start.
     pub fn start(&self) -> Result<Etcd> {
         self.start_members(1)
     }
@@ -279,7 +280,7 @@ impl EtcdOptions {
     ///
     /// # Errors
     ///
-    /// If one does not start.
+    /// If a member does not start.
     pub fn start_three(&self) -> Result<Etcd> {
         self.start_members(3)
     }
@@ -312,7 +313,7 @@ impl EtcdOptions {
             let (asked, port) = (access.clone(), ports.client.number());
             let ready = move || asked.command(&[port], &["endpoint", "health"]).map(drop);
             let server = Server::prepare(&scratch, program, ready);
-            // It answers once most of them are there.
+            // A member answers only once most members run, so this does not wait.
             server.launch()?;
             Ok(EtcdMember { server, ports: ports.clone(), access: access.clone() })
         });
@@ -338,7 +339,7 @@ impl EtcdOptions {
             format!("--initial-cluster={cluster}"),
             format!("--listen-metrics-urls=http://127.0.0.1:{}", ports.metrics.number()),
             "--logger=zap".to_owned(),
-            // It is a client of its own, which would be counted.
+            // The gateway is a client itself, which would be counted.
             "--enable-grpc-gateway=false".to_owned(),
         ];
         if let Some(tls) = &access.tls {
@@ -351,12 +352,12 @@ impl EtcdOptions {
 }
 
 impl Etcd {
-    /// Only a server that runs can be given a password.
+    /// Sets the password, which requires a running server.
     fn protect(&self, password: &str) -> Result<()> {
         let ports: Vec<_> = self.members.iter().map(EtcdMember::port).collect();
         let open = Access { password: None, tls: self.access.tls.clone() };
         until("etcd to answer", || match self.members.iter().find(|member| !member.is_running()) {
-            // Said by `await_ready`, which has its log.
+            // `await_ready` reports this error together with the log.
             Some(_) => Ok(String::new()),
             None => open.command(&ports, &["endpoint", "health"]),
         })?;
@@ -387,7 +388,7 @@ impl Ports {
     }
 }
 
-/// How clients get in.
+/// How clients authenticate.
 #[derive(Clone, Debug)]
 struct Access {
     password: Option<String>,

@@ -1,4 +1,4 @@
-//! Finding the servers' programs, or saying how to get them.
+//! Finds the programs of the servers, or tells how to install them.
 
 use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt as _;
@@ -7,18 +7,18 @@ use std::process::Command;
 
 use crate::{Error, Result};
 
-/// Finds a program in PATH and where Debian puts servers.
+/// Finds a program in PATH and in Debian's directories of servers.
 ///
 /// # Errors
 ///
-/// If it is not there; the text is the command that installs it.
+/// If the program is missing; the text is the command that installs it.
 pub(crate) fn program(name: &str) -> Result<PathBuf> {
     find(name, std::env::var_os("PATH").unwrap_or_default())
 }
 
 fn find(name: &str, path: OsString) -> Result<PathBuf> {
     let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    // An empty PATH hides the rest too, so that a test can take a server away.
+    // An empty PATH hides Debian's directories, too, so that a test can make a server unavailable.
     if !path.is_empty() {
         places.extend(["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from));
         places.extend(debian_postgres());
@@ -31,7 +31,7 @@ fn find(name: &str, path: OsString) -> Result<PathBuf> {
     })
 }
 
-/// Debian keeps them out of PATH, in a directory per version; the newest first.
+/// Returns Debian's directories of PostgreSQL, which are not in PATH, with the newest version first.
 fn debian_postgres() -> Vec<PathBuf> {
     let Ok(versions) = std::fs::read_dir("/usr/lib/postgresql") else { return Vec::new() };
     let mut versions: Vec<_> = versions.flatten().map(|version| version.path()).collect();
@@ -42,21 +42,21 @@ fn debian_postgres() -> Vec<PathBuf> {
     versions.into_iter().map(|version| version.join("bin")).collect()
 }
 
-/// Finds the packages of npm that the tests run beside ours.
+/// Finds the npm packages that the tests compare with.
 ///
 /// # Errors
 ///
-/// If they are not there, or not those; the text is the command that installs them.
+/// If they are missing or have other versions; the text is the command that installs them.
 pub(crate) fn node_modules() -> Result<PathBuf> {
     let directory = installed("interop-node", "package-lock.json", NODE)?;
     Ok(directory.join("node_modules"))
 }
 
-/// Finds a Python that has the packages of PyPI that the tests run beside ours.
+/// Finds a Python with the PyPI packages that the tests compare with.
 ///
 /// # Errors
 ///
-/// If it is not there, or has not those; the text is the command that installs them.
+/// If they are missing or have other versions; the text is the command that installs them.
 pub(crate) fn python() -> Result<PathBuf> {
     let directory = installed("interop-python", "requirements.txt", PYTHON)?;
     Ok(directory.join("bin/python"))
@@ -65,7 +65,7 @@ pub(crate) fn python() -> Result<PathBuf> {
 const NODE: &str = include_str!("../interop/package-lock.json");
 const PYTHON: &str = include_str!("../interop/requirements.txt");
 
-/// What was installed by `list`, which is there as the last.
+/// Returns the directory that was installed from `list`, if its copy of the list is current.
 fn installed(name: &str, file: &str, list: &str) -> Result<PathBuf> {
     let directory = cache().map(|cache| cache.join(name)).unwrap_or_default();
     match std::fs::read_to_string(directory.join(file)) {
@@ -76,7 +76,7 @@ fn installed(name: &str, file: &str, list: &str) -> Result<PathBuf> {
     }
 }
 
-/// Where `scripts/setup` puts what no package has.
+/// Returns the directory in which `scripts/setup` puts programs without a package.
 fn cache() -> Option<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from);
     let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
@@ -87,17 +87,18 @@ fn is_executable(path: &Path) -> bool {
     path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
-/// Who runs a server.
+/// The user that runs a server.
 #[derive(Clone, Debug)]
 pub(crate) enum User {
-    /// Whoever runs the test.
+    /// The user of the test.
     Own,
-    /// Somebody else, which only root may choose.
+    /// Another user, which only root can choose.
     Other { uid: u32, gid: u32 },
 }
 
 impl User {
-    /// Somebody who is not root, which PostgreSQL and PgBouncer insist on: its own user, if the test runs as root.
+    /// Returns a user other than root, which PostgreSQL and PgBouncer require: the system's `postgres` or
+    /// `nobody` if the test runs as root.
     pub(crate) fn not_root() -> Result<Self> {
         if !rustix::process::geteuid().is_root() {
             return Ok(Self::Own);
@@ -113,7 +114,7 @@ impl User {
         })
     }
 
-    /// A command that runs as them. It becomes the program: the process is the server's.
+    /// Makes a command that runs as this user. The process becomes the program, so its id is the server's.
     pub(crate) fn command(&self, program: &Path) -> Result<Command> {
         match self {
             Self::Own => Ok(Command::new(program)),
@@ -123,7 +124,7 @@ impl User {
                     .args([format!("--reuid={uid}"), format!("--regid={gid}")])
                     .args(["--clear-groups", "--"])
                     .arg(program)
-                    // Ours is closed to them.
+                    // The home of the test's user is not readable for this one.
                     .env("HOME", "/nonexistent");
                 Ok(command)
             }

@@ -1,4 +1,5 @@
-//! Lock clients of other makers, run beside ours: each as a process of its own, as npm and PyPI have them.
+//! Lock clients of other makers, run beside Leasehold. Each is a process, with its package from npm or
+//! PyPI.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -13,25 +14,25 @@ use crate::scratch::Scratch;
 use crate::wait::scaled;
 use crate::{Error, Result};
 
-/// No client takes longer for one answer. The first comes after its runtime has started.
+/// Longer than any answer takes, including the start of the runtime before the first.
 const ANSWER: Duration = Duration::from_secs(30);
 
-/// Is a package that somebody else made, with which Redis locks can be shared.
+/// A package of another maker with which Redis locks can be shared.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Package {
-    /// Its name in its registry.
+    /// The name in its registry.
     pub name: &'static str,
-    /// What it puts before a lock's name to make the key: the prefix that we need to share locks with it.
+    /// The text before a lock's name in its keys, which Leasehold needs as its prefix to share locks.
     pub prefix: &'static str,
-    /// Whether it can extend a lease on request.
+    /// Whether it can extend a lease.
     pub extends: bool,
-    /// Whether it says that there was nothing to release.
+    /// Whether it reports a release that found nothing.
     pub tells_release: bool,
     start: fn(&str) -> Result<Interop>,
 }
 
-/// Every package.
+/// All packages.
 pub const ALL: &[Package] = &[
     Package {
         name: "redislock",
@@ -70,8 +71,8 @@ pub const ALL: &[Package] = &[
     },
 ];
 
-/// Is a client of another maker: a process that takes and frees one lock at a time. Dropping it kills the process, and
-/// leaves the lock to its lease.
+/// A client of another maker: a process that acquires and releases one lock at a time. Dropping it kills
+/// the process, and the lock remains until its lease ends.
 #[derive(Debug)]
 pub struct Interop {
     name: String,
@@ -80,7 +81,7 @@ pub struct Interop {
     scratch: Scratch,
 }
 
-/// One question, one answer, and then the next.
+/// The pipes of the process. One request is answered before the next is sent.
 #[derive(Debug)]
 struct Line {
     questions: ChildStdin,
@@ -88,78 +89,80 @@ struct Line {
 }
 
 impl Package {
-    /// Starts it for the Redis at `url`.
+    /// Starts the client for the Redis at `url`.
     ///
     /// # Errors
     ///
-    /// If it is not installed, or cannot connect.
+    /// If the package is not installed, or cannot connect.
     pub fn start(&self, url: &str) -> Result<Interop> {
         (self.start)(url)
     }
 }
 
 impl Interop {
-    /// Runs a script of this crate's `interop` directory with Node, and the packages from npm.
+    /// Runs a script of this crate's `interop` directory with Node and the npm packages.
     ///
     /// # Errors
     ///
-    /// If they are not installed, or the script does not come to ask for work.
+    /// If they are not installed, or the script does not report that it is ready.
     pub fn node(script: &str, args: &[&str]) -> Result<Self> {
         let mut command = Command::new(install::program("node")?);
         command.env("NODE_PATH", install::node_modules()?);
         Self::start(command, script, args)
     }
 
-    /// Runs a script of this crate's `interop` directory with Python, and the packages from PyPI.
+    /// Runs a script of this crate's `interop` directory with Python and the PyPI packages.
     ///
     /// # Errors
     ///
-    /// If they are not installed, or the script does not come to ask for work.
+    /// If they are not installed, or the script does not report that it is ready.
     pub fn python(script: &str, args: &[&str]) -> Result<Self> {
         let mut command = Command::new(install::python()?);
         command.env("PYTHONDONTWRITEBYTECODE", "1");
         Self::start(command, script, args)
     }
 
-    /// Tries once to take a lock, and says whether it did. A name has no spaces.
+    /// Tries once to acquire a lock, and returns `true` if it did. The name must not contain spaces.
     ///
     /// # Errors
     ///
-    /// If the client fails with anything else than that somebody has it.
+    /// If the client fails for another reason than that the lock is held.
     pub fn acquire(&self, name: &str, ttl: Duration) -> Result<bool> {
         self.yes(&format!("acquire {name} {}", ttl.as_millis()))
     }
 
-    /// Frees the lock that it took last, and says whether it was its own still, as far as the package tells.
+    /// Releases the lock that it acquired last. Returns `true` if it still held it, as far as the package
+    /// reports that.
     ///
     /// # Errors
     ///
-    /// If the client fails with anything else.
+    /// If the client fails for another reason.
     pub fn release(&self) -> Result<bool> {
         self.yes("release")
     }
 
-    /// Makes the lease of the lock that it took last end in `ttl` from now, and says whether it was its own still.
+    /// Sets the end of the lease that it acquired last to `ttl` from now. Returns `true` if it still held
+    /// the lock.
     ///
     /// # Errors
     ///
-    /// If the client fails with anything else, or cannot do that.
+    /// If the client fails for another reason, or cannot extend.
     pub fn extend(&self, ttl: Duration) -> Result<bool> {
         self.yes(&format!("extend {}", ttl.as_millis()))
     }
 
-    /// Sends a line to the script and returns the line that it answers.
+    /// Sends a line to the script and returns its answer.
     ///
     /// # Errors
     ///
-    /// If it has ended, or does not answer.
+    /// If the script has ended or does not answer.
     pub fn ask(&self, line: &str) -> Result<String> {
         let mut talk = self.line.lock().unwrap_or_else(PoisonError::into_inner);
         writeln!(talk.questions, "{line}").map_err(|_| self.silent())?;
         talk.answers.recv_timeout(scaled(ANSWER)).map_err(|_| self.silent())
     }
 
-    /// Returns the id of its process, to be stopped or killed.
+    /// Returns the id of the process, for signals.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -168,7 +171,7 @@ impl Interop {
     fn start(mut command: Command, script: &str, args: &[&str]) -> Result<Self> {
         let scratch = Scratch::new()?;
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop").join(script);
-        // By it the reaper finds the process.
+        // The reaper finds the process by this directory.
         let directory = scratch.directory("client", &User::Own)?;
         let log = std::fs::File::create(scratch.path().join("client.log")).context("cannot write the log")?;
         let mut child = command

@@ -1,4 +1,4 @@
-//! PgBouncer before a PostgreSQL, in transaction mode.
+//! PgBouncer in front of a PostgreSQL, in transaction mode.
 
 use std::io::Write as _;
 use std::ops::Deref;
@@ -13,8 +13,8 @@ use crate::postgres::{Address, Postgres};
 use crate::process::{Program, Server};
 use crate::{Error, Result};
 
-/// Is a PgBouncer that gives a connection of its PostgreSQL to a client for one transaction at a time. It asks for
-/// the same password as the PostgreSQL, and speaks TLS if that does. What [`Server`] can do, it can.
+/// A PgBouncer that lends each client a connection of its PostgreSQL for one transaction at a time. It has
+/// the password of the PostgreSQL, and TLS if that has it. Dereferences to its [`Server`].
 #[derive(Debug)]
 pub struct PgBouncer {
     server: Server,
@@ -23,20 +23,20 @@ pub struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// Starts one before `postgres`, with ten connections for each database.
+    /// Starts one in front of `postgres`, with ten connections for each database.
     ///
     /// # Errors
     ///
-    /// If it is not installed, or does not start.
+    /// If PgBouncer is not installed, or does not start.
     pub fn start(postgres: &Postgres) -> Result<Self> {
         Self::start_with(postgres, &[])
     }
 
-    /// Starts one before `postgres` with these settings, such as `("default_pool_size", "1")`.
+    /// Starts one in front of `postgres` with these settings, such as `("default_pool_size", "1")`.
     ///
     /// # Errors
     ///
-    /// If it is not installed, or does not start.
+    /// If PgBouncer is not installed, or does not start.
     pub fn start_with(postgres: &Postgres, settings: &[(&str, &str)]) -> Result<Self> {
         let user = User::not_root()?;
         retry_ports(|| {
@@ -63,7 +63,7 @@ impl PgBouncer {
         })
     }
 
-    /// Returns its URL, which looks as that of a PostgreSQL.
+    /// Returns its URL, which has the form of a PostgreSQL's.
     #[must_use]
     pub fn url(&self) -> String {
         self.url_of("leasehold")
@@ -75,11 +75,11 @@ impl PgBouncer {
         self.address.url(database)
     }
 
-    /// Lets another user of the PostgreSQL in, and returns the URL for it.
+    /// Adds another user of the PostgreSQL, and returns the URL for it.
     ///
     /// # Errors
     ///
-    /// If it does not read its users again.
+    /// If PgBouncer does not reload its users.
     pub fn user(&self, name: &str, password: &str) -> Result<String> {
         let users = std::fs::OpenOptions::new().append(true).open(&self.users);
         let written = users.and_then(|mut users| writeln!(users, "\"{name}\" \"{password}\""));
@@ -88,7 +88,7 @@ impl PgBouncer {
         Ok(self.address.clone().with_user(name, password).url("leasehold"))
     }
 
-    /// Returns its port.
+    /// Returns the port.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.address.port.number()
@@ -103,7 +103,8 @@ impl PgBouncer {
         self.address.sql(sql)
     }
 
-    /// Asks its console, for example `show pools`, and returns the rows: columns are separated by `|`.
+    /// Sends a command to its console, for example `show pools`, and returns the rows, with columns
+    /// separated by `|`.
     ///
     /// # Errors
     ///
@@ -112,7 +113,7 @@ impl PgBouncer {
         self.address.sql_in("pgbouncer", command)
     }
 
-    /// Counts the connections of clients, without those to its console.
+    /// Counts the connections of clients, except those to its console.
     ///
     /// # Errors
     ///
@@ -123,7 +124,7 @@ impl PgBouncer {
         Ok(u64::try_from(clients.count()).unwrap_or(u64::MAX))
     }
 
-    /// Counts the statements since it started, without those to its console.
+    /// Counts the statements since its start, except those to its console.
     ///
     /// # Errors
     ///

@@ -1,6 +1,7 @@
-//! Free ports. Binding to port 0 and letting go again is not enough: the port comes from the range of outgoing
-//! connections, so while a server is down between kill and restart, a client can get it, or even connect to
-//! itself. These are below that range, and locked among the test processes of this machine.
+//! Free ports. Binding to port 0 and closing the socket is not enough, because that port is in the range of
+//! outgoing connections. While a server is down between a kill and a restart, a client could get its port,
+//! or even connect to itself. The ports of this module are below that range, and locked among the test
+//! processes of this machine.
 
 use std::fs::{File, OpenOptions};
 use std::net::{Ipv4Addr, TcpListener};
@@ -12,25 +13,27 @@ use crate::random::random;
 use crate::{Error, Result};
 
 const FIRST: u16 = 10_000;
-/// Where Linux begins to number outgoing connections, less some that others chose as we did.
+/// The start of Linux's range for outgoing connections, minus a margin for other programs with the same
+/// idea.
 const END: u16 = 32_000;
 
-/// Is a port of the loopback interface that no other test gets while this lives. Nobody listens yet.
+/// A port of the loopback interface that no other test gets during its lifetime. No server listens on it
+/// yet.
 #[derive(Debug)]
 pub struct Port {
     number: u16,
-    /// Locked; the kernel unlocks it when we end.
+    /// A file lock, which the kernel releases at the end of the process.
     _lock: File,
 }
 
 impl Port {
-    /// Finds a free one.
+    /// Finds a free port.
     ///
     /// # Errors
     ///
-    /// If there is none, or the lock files cannot be made.
+    /// If no port is free, or the lock files cannot be created.
     pub fn free() -> Result<Self> {
-        // Another user could not write to ours.
+        // The files of one user are not writable for another.
         let name = format!("leasehold-testbed-ports-{}", rustix::process::geteuid().as_raw());
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&directory).context("cannot make the directory of ports")?;
@@ -55,14 +58,14 @@ impl Port {
         Err(Error::new("found no free port"))
     }
 
-    /// Is its number.
+    /// Returns the number.
     #[must_use]
     pub fn number(&self) -> u16 {
         self.number
     }
 }
 
-/// Starts a server anew, with other ports, if somebody who does not lock them took one in between.
+/// Starts a server, and retries with other ports if a program without these locks took one meanwhile.
 pub(crate) fn retry_ports<T>(start: impl Fn() -> Result<T>) -> Result<T> {
     for _ in 0..3 {
         match start() {

@@ -1,4 +1,5 @@
-//! A server's process: started with its output in a file, killed, stopped, continued, started again.
+//! A server's process, which can be killed, stopped, continued and started again. Its output goes to a
+//! file.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -16,34 +17,34 @@ use crate::scratch::Scratch;
 use crate::wait::until;
 use crate::{Error, Result};
 
-/// What to run, and where.
+/// The program of a server, and its directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Program {
     pub(crate) name: &'static str,
     pub(crate) args: Vec<OsString>,
     pub(crate) env: Vec<(&'static str, OsString)>,
-    /// What one that was killed leaves behind and the next one must not find.
+    /// Files that a killed server leaves behind and that would disturb the next start.
     pub(crate) stale: Vec<PathBuf>,
     pub(crate) user: User,
-    /// What asks it to end soon and in order.
+    /// The signal for an orderly shutdown.
     pub(crate) terminate: Signal,
-    /// Its working directory, by which the reaper knows it. Not shared with another server.
+    /// The working directory, which belongs to this server alone. The reaper finds the processes by it.
     pub(crate) directory: PathBuf,
 }
 
-/// Is a server: one process with those that it starts. All methods take `&self`, so that a test and its nemesis
+/// A server: one process with its child processes. All methods take `&self`, so that a test and its nemesis
 /// can share it. Dropping it kills it.
 pub struct Server {
     program: Program,
     log: PathBuf,
     ready: Box<dyn Fn() -> Result<()> + Send + Sync>,
     child: Mutex<Option<Child>>,
-    // The last to go.
+    // Dropped last.
     _scratch: Scratch,
 }
 
 impl Server {
-    /// Starts it and waits until `ready` gets an answer.
+    /// Starts the server and waits until `ready` succeeds.
     pub(crate) fn start(
         scratch: &Scratch,
         program: Program,
@@ -54,7 +55,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Starts nothing yet: [`Server::restart`] does.
+    /// Prepares a server that [`Server::restart`] will start.
     pub(crate) fn prepare(
         scratch: &Scratch,
         program: Program,
@@ -64,22 +65,23 @@ impl Server {
         Self { program, log, ready: Box::new(ready), child: Mutex::default(), _scratch: scratch.clone() }
     }
 
-    /// Kills it at once, as `kill -9` does. When this returns, it has ended.
+    /// Kills the server, as `kill -9` does. It has ended when this returns.
     ///
     /// # Panics
     ///
-    /// If the kernel does not end it.
+    /// If the kernel does not end the process.
     pub fn kill9(&self) {
         self.end().expect("SIGKILL ends a server");
     }
 
-    /// Stops it with SIGSTOP: connections stay open, nobody answers. When this returns, it has stopped.
+    /// Stops the server with SIGSTOP: connections stay open, and requests are not answered. It has stopped
+    /// when this returns.
     ///
     /// # Panics
     ///
-    /// If the kernel does not stop it.
+    /// If the kernel does not stop the process.
     pub fn stop(&self) {
-        // The first signal is for the one who starts others; then nobody is added to those that are found.
+        // The parent process is stopped first, so that it cannot start further ones while they are listed.
         self.signal_all(self.child().as_mut(), Signal::STOP);
         let stopped = until("the server to stop", || {
             self.signal_all(None, Signal::STOP);
@@ -91,16 +93,16 @@ impl Server {
         stopped.expect("SIGSTOP stops a server");
     }
 
-    /// Continues it after [`Server::stop`].
+    /// Continues the server after [`Server::stop`].
     pub fn cont(&self) {
         self.signal_all(self.child().as_mut(), Signal::CONT);
     }
 
-    /// Asks it to end in order, and waits until it has.
+    /// Requests an orderly shutdown, and waits for it.
     ///
     /// # Errors
     ///
-    /// If it does not.
+    /// If the server does not end.
     pub fn terminate(&self) -> Result<()> {
         self.signal(self.program.terminate);
         until("the server to end", || match self.exited() {
@@ -111,25 +113,25 @@ impl Server {
         Ok(())
     }
 
-    /// Starts it again, on the same port and with the same data, and waits until it answers. If it runs, it is
+    /// Starts the server again with the same port and data, and waits until it answers. A running server is
     /// killed first.
     ///
     /// # Errors
     ///
-    /// With the end of its log, if it does not start.
+    /// If the server does not start; the text contains the end of its log.
     pub fn restart(&self) -> Result<()> {
         self.launch()?;
         self.await_ready()
     }
 
-    /// Starts it again and does not wait until it answers.
+    /// Starts the server again without waiting for an answer.
     ///
     /// # Errors
     ///
-    /// If the system refuses.
+    /// If the system refuses to start the process.
     pub fn launch(&self) -> Result<()> {
         self.end()?;
-        // Most often there is none.
+        // The files rarely exist, so errors are ignored.
         self.program.stale.iter().for_each(|path| drop(std::fs::remove_file(path)));
         let log = || -> Result<File> {
             OpenOptions::new().create(true).append(true).open(&self.log).context("cannot write the log")
@@ -144,7 +146,7 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(log()?)
             .stderr(log()?)
-            // Ctrl-C on a terminal is for the test.
+            // Ctrl-C on a terminal must reach only the test.
             .process_group(0)
             .spawn()
             .context(format!("cannot start {}", self.program.name))?;
@@ -152,11 +154,11 @@ impl Server {
         Ok(())
     }
 
-    /// Waits until it answers.
+    /// Waits until the server answers.
     ///
     /// # Errors
     ///
-    /// With the end of its log, if it has ended or does not answer.
+    /// If the server has ended or does not answer; the text contains the end of its log.
     pub fn await_ready(&self) -> Result<()> {
         let name = self.program.name;
         let mut ended = None;
@@ -176,38 +178,38 @@ impl Server {
         }
     }
 
-    /// Sends a signal to its main process only, as an operator would.
+    /// Sends a signal to the main process only, as an operator would.
     pub fn signal(&self, signal: Signal) {
         if let Some(pid) = self.pid() {
             send(pid, signal);
         }
     }
 
-    /// Returns how it ended, if it did without being asked to.
+    /// Returns the exit status, if the server ended without being asked to.
     #[must_use]
     pub fn exited(&self) -> Option<ExitStatus> {
         self.child().as_mut().and_then(|child| child.try_wait().ok().flatten())
     }
 
-    /// Whether it runs; stopped is running too.
+    /// Returns `true` if the server runs. A stopped server counts as running.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.child().is_some() && self.exited().is_none()
     }
 
-    /// Returns the id of its main process, while there is one.
+    /// Returns the id of the main process, if it exists.
     #[must_use]
     pub fn pid(&self) -> Option<Pid> {
         self.child().as_mut().and_then(main_pid)
     }
 
-    /// Returns where its output goes.
+    /// Returns the path of the log.
     #[must_use]
     pub fn log(&self) -> &Path {
         &self.log
     }
 
-    /// The end of the log, for an error.
+    /// Returns the end of the log, for an error.
     pub(crate) fn log_end(&self) -> String {
         let log = std::fs::read(&self.log).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
@@ -221,7 +223,7 @@ impl Server {
         if let Some(mut child) = child.take() {
             let _ = child.wait();
         }
-        // Those that it started end by themselves, some only once they have noticed.
+        // Child processes end by themselves, some only once they notice the end of their parent.
         until("the server's processes to end", || match self.processes().len() {
             0 => Ok(()),
             n => {
@@ -243,7 +245,8 @@ impl Server {
         }
     }
 
-    /// Those that work in its directory: PostgreSQL's are in sessions of their own, no group has them all.
+    /// Returns the processes that work in the server's directory. Those of PostgreSQL have sessions of
+    /// their own, so a process group does not contain them all.
     pub(crate) fn processes(&self) -> Vec<Pid> {
         processes_in(&self.program.directory)
     }
@@ -255,7 +258,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // What is left even so is for the reaper.
+        // The reaper ends whatever remains.
         let _ = self.end();
     }
 }
@@ -277,7 +280,7 @@ pub(crate) fn processes_in(directory: &Path) -> Vec<Pid> {
     found.collect()
 }
 
-/// Its id, unless it has ended: then it may be somebody else's.
+/// Returns the process id unless the process has ended, because the id may be reused then.
 fn main_pid(child: &mut Child) -> Option<Pid> {
     if !matches!(child.try_wait(), Ok(None)) {
         return None;
@@ -285,19 +288,19 @@ fn main_pid(child: &mut Child) -> Option<Pid> {
     Pid::from_raw(i32::try_from(child.id()).ok()?)
 }
 
-/// Whether all its threads have stopped. One that has ended counts as stopped.
+/// Returns `true` if all threads have stopped. A process that has ended counts as stopped.
 fn is_stopped(pid: Pid) -> bool {
     let threads = Path::new("/proc").join(pid.as_raw_nonzero().to_string()).join("task");
     let Ok(threads) = std::fs::read_dir(threads) else { return true };
     threads.flatten().all(|thread| {
         let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        // The state comes after the name, which is in brackets and may hold any others.
+        // The state follows the name, which is in parentheses and may contain more of them.
         let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
         matches!(state, None | Some('T' | 't' | 'Z' | 'X'))
     })
 }
 
-/// One that has ended needs no signal.
+/// Sends a signal. A process that has ended needs none.
 fn send(pid: Pid, signal: Signal) {
     let _ = rustix::process::kill_process(pid, signal);
 }

@@ -1,4 +1,4 @@
-//! Randomness for names and ports, which nobody has to be unable to guess.
+//! Random numbers for names and ports, which need not be unpredictable.
 
 use std::hash::{BuildHasher as _, RandomState};
 

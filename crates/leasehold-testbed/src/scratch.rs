@@ -1,4 +1,4 @@
-//! A temporary directory that goes away with the test, and takes with it every process that works in it.
+//! A temporary directory that is removed with the test, together with every process that works in it.
 
 use std::fs::{DirBuilder, Permissions};
 use std::io;
@@ -13,20 +13,20 @@ use crate::error::Context as _;
 use crate::install::User;
 use crate::random::random;
 
-/// Is a temporary directory. With its last clone, or with the test process, however that ends, the processes
-/// that work in it are killed and it is removed; `LEASEHOLD_TESTBED_KEEP=1` keeps the directory.
+/// A temporary directory. When its last clone is dropped or the test process ends in any way, the processes
+/// that work in it are killed and it is removed. `LEASEHOLD_TESTBED_KEEP=1` keeps the directory.
 #[derive(Clone, Debug)]
 pub struct Scratch(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
-    /// A second process, since nobody else is left when this one is killed. It reads from a pipe that has no
-    /// other end but ours, so that the kernel tells it.
+    /// A second process, because a killed test cannot clean up. It reads from a pipe whose only other end
+    /// is in this process, so the kernel tells it about the end.
     reaper: Child,
 }
 
-/// A shell script, and not a program of this crate: those are not built for the tests of another one.
+/// A shell script, because the programs of this crate are not built for the tests of other crates.
 const REAPER: &str = include_str!("reaper.sh");
 
 impl Scratch {
@@ -36,35 +36,35 @@ impl Scratch {
     ///
     /// If the system refuses.
     pub fn new() -> Result<Self> {
-        // Short, since the path of a Unix socket is at most 107 bytes.
+        // The path of a Unix socket has at most 107 bytes, so this path must be short.
         let parent = std::env::temp_dir().canonicalize().context("there is no temporary directory")?;
         let path = parent.join(format!("lhtb-{}-{:08x}", std::process::id(), random() >> 32));
         let reaper = Command::new("/bin/sh")
             .args(["-c", REAPER, "testbed-reaper"])
             .arg(&path)
             .current_dir("/")
-            // A test may have taken ours away.
+            // A test may have changed the test's PATH.
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // What ends the test's group must not end the one who cleans up after it.
+            // A signal to the test's process group must not end the reaper.
             .process_group(0)
             .spawn()
             .context("cannot start the reaper")?;
         let inner = Inner { path, reaper };
-        // Others may pass through it: PostgreSQL runs as somebody else.
+        // PostgreSQL runs as another user, which has to pass through the directory.
         DirBuilder::new().mode(0o711).create(&inner.path).context("cannot make a temporary directory")?;
         Ok(Self(Arc::new(inner)))
     }
 
-    /// Is where it is.
+    /// Returns the path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0.path
     }
 
-    /// Makes a directory in it that belongs to `user`.
+    /// Makes a subdirectory that belongs to `user`.
     pub(crate) fn directory(&self, name: &str, user: &User) -> Result<PathBuf> {
         let path = self.path().join(name);
         DirBuilder::new().mode(0o700).create(&path).context("cannot make a directory")?;
@@ -72,7 +72,7 @@ impl Scratch {
         Ok(path)
     }
 
-    /// Writes a file in it that only `user` may read.
+    /// Writes a file that only `user` may read.
     pub(crate) fn file(&self, name: &str, text: &str, user: &User) -> Result<PathBuf> {
         let path = self.path().join(name);
         std::fs::write(&path, text).context("cannot write a file")?;
@@ -96,7 +96,7 @@ impl User {
 impl Drop for Inner {
     fn drop(&mut self) {
         drop(self.reaper.stdin.take());
-        // Afterwards nothing is left, so a test may look.
+        // Waiting for the reaper ensures that the directory is gone when `drop` returns.
         while matches!(self.reaper.wait(), Err(error) if error.kind() == io::ErrorKind::Interrupted) {}
     }
 }

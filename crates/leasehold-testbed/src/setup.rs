@@ -1,4 +1,4 @@
-//! Every set-up by its name, and what can be done with any of them.
+//! All setups by name, and the operations that they share.
 
 use std::path::PathBuf;
 
@@ -11,70 +11,70 @@ use crate::{
     Server, Tls, until,
 };
 
-/// Is what a test, a nemesis or a person can do with every set-up. Dropping it ends its servers.
+/// The operations of every setup for a test, a nemesis or a person. Dropping it ends its servers.
 pub trait Setup: Send + Sync {
-    /// Returns the URL of the whole, without what a client trusts.
+    /// Returns the URL of the whole setup, without the certificates that a client trusts.
     fn url(&self) -> String;
 
-    /// Returns every server of it: to be killed, stopped, started again.
+    /// Returns all servers of the setup, to be killed, stopped or started again.
     fn servers(&self) -> Vec<&Server>;
 
-    /// Returns the certificate of the authority that the client has to trust, if it uses TLS.
+    /// Returns the certificate of the authority that the client has to trust, if the setup uses TLS.
     fn ca(&self) -> Option<PathBuf>;
 
-    /// Counts the connections to the servers, as each of them does; those that are down count nothing.
+    /// Returns the sum of the connections that the running servers count.
     ///
     /// # Errors
     ///
-    /// If one does not answer.
+    /// If a server does not answer.
     fn connections(&self) -> Result<u64>;
 
-    /// Counts what the servers were asked, as each of them does; those that are down count nothing.
+    /// Returns the sum of the commands that the running servers count.
     ///
     /// # Errors
     ///
-    /// If one does not answer.
+    /// If a server does not answer.
     fn commands(&self) -> Result<u64>;
 
-    /// Waits until the whole can be written to again, with every server up: after one was killed and started again,
+    /// Waits until the setup accepts writes and every server is up, after one was killed and started again,
     /// or continued.
     ///
     /// # Errors
     ///
-    /// If one has ended, or it does not come to that.
+    /// If a server has ended, or the setup does not get ready.
     fn await_ready(&self) -> Result<()> {
         self.servers().into_iter().try_for_each(Server::await_ready)
     }
 
-    /// Makes another server the one that is written to, in order, where there is another.
+    /// Makes another server the primary, in an orderly way.
     ///
     /// # Errors
     ///
-    /// If there is none, or it does not happen.
+    /// If there is no other server, or it does not become the primary.
     fn failover(&self) -> Result<()> {
-        Err(Error::new("this set-up has nobody to fail over to"))
+        Err(Error::new("this setup has no server to fail over to"))
     }
 }
 
-/// How a set-up is to be started.
+/// The options of a setup.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Wanted {
-    /// With TLS.
+    /// Whether clients use TLS.
     pub tls: bool,
-    /// With a password.
+    /// The password that clients need, if any.
     pub password: Option<String>,
 }
 
 impl Wanted {
-    /// With TLS, or without.
+    /// Sets whether clients use TLS.
     #[must_use]
     pub fn tls(mut self, tls: bool) -> Self {
         self.tls = tls;
         self
     }
 
-    /// With a password, or without.
+    /// Sets the password.
     #[must_use]
     pub fn password(mut self, password: Option<&str>) -> Self {
         self.password = password.map(str::to_owned);
@@ -90,10 +90,10 @@ impl Wanted {
     }
 }
 
-/// Starts a set-up.
+/// A function that starts a setup.
 pub type Start = fn(&Wanted) -> Result<Box<dyn Setup>>;
 
-/// Every set-up: its name, what it is, how it starts. A new one is a line here.
+/// All setups: the name, a description, and the function that starts it. A further one needs one line here.
 pub const ALL: &[(&str, &str, Start)] = &[
     ("redis", "one Redis", |wanted| Ok(Box::new(redis(wanted).start()?))),
     ("redis-quorum", "three Redis that know nothing of each other", |wanted| {
@@ -127,41 +127,41 @@ pub const ALL: &[(&str, &str, Start)] = &[
     ("etcd-three", "an etcd of three members", |wanted| Ok(Box::new(etcd(wanted).start_three()?))),
 ];
 
-/// Starts the set-up with that name.
+/// Starts the setup with that name.
 ///
 /// # Errors
 ///
-/// If there is none; the text lists them. If it does not start.
+/// If there is no such setup (the text lists them), or it does not start.
 pub fn start(name: &str, wanted: &Wanted) -> Result<Box<dyn Setup>> {
     match ALL.iter().find(|(known, ..)| *known == name) {
         Some((_, _, start)) => start(wanted),
         None => {
             let names: Vec<_> = ALL.iter().map(|(name, ..)| *name).collect();
-            Err(Error::new(format!("unknown set-up name=`{name}` valid=`{}`", names.join(", "))))
+            Err(Error::new(format!("unknown setup name=`{name}` valid=`{}`", names.join(", "))))
         }
     }
 }
 
-/// Several Redis that know nothing of each other.
+/// Several independent Redis servers.
 struct Independent(Vec<Redis>);
 
-/// Is a PgBouncer, and what it is before.
+/// A PgBouncer and its PostgreSQL.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Pooled {
-    // The first to end.
-    /// Whom clients connect to.
+    // Dropped first.
+    /// The PgBouncer, to which clients connect.
     pub bouncer: PgBouncer,
-    /// Whom it connects to.
+    /// The PostgreSQL, to which PgBouncer connects.
     pub postgres: Postgres,
 }
 
 impl Pooled {
-    /// Starts a PostgreSQL with these options, and a PgBouncer before it.
+    /// Starts a PostgreSQL with these options, and a PgBouncer in front of it.
     ///
     /// # Errors
     ///
-    /// If one does not start.
+    /// If one of them does not start.
     pub fn start_with(options: PostgresOptions) -> Result<Self> {
         let postgres = options.start()?;
         let bouncer = PgBouncer::start(&postgres)?;
@@ -256,7 +256,7 @@ impl Setup for RedisCluster {
         self.nodes().iter().map(Setup::commands).sum()
     }
 
-    /// One of the three; which one is for [`RedisCluster::failover`].
+    /// Fails one of the three primaries over; [`RedisCluster::failover`] can choose one.
     fn failover(&self) -> Result<()> {
         self.failover("any").map(drop)
     }
@@ -283,7 +283,7 @@ impl Setup for PostgresPair {
         Ok(Setup::commands(&self.primary)? + Setup::commands(&self.standby)?)
     }
 
-    /// With one that is written to and one that follows; either may be either.
+    /// Waits for one primary and one replica, in either role.
     fn await_ready(&self) -> Result<()> {
         Setup::servers(self).into_iter().try_for_each(Server::await_ready)?;
         until("the standby to follow", || match self.current()?.sql(FOLLOWERS)?.as_str() {
@@ -312,7 +312,7 @@ impl Setup for Pooled {
         self.postgres.tls().map(Tls::ca)
     }
 
-    /// PgBouncer answers through PostgreSQL, so that comes first.
+    /// Waits for PostgreSQL first, because PgBouncer forwards to it.
     fn await_ready(&self) -> Result<()> {
         self.postgres.await_ready()?;
         self.bouncer.await_ready()
@@ -327,7 +327,7 @@ impl Setup for Pooled {
     }
 }
 
-/// Those that are one server.
+/// Implements [`Setup`] for a single server.
 macro_rules! alone {
     ($($type:ty),*) => {
         $(impl Setup for $type {
@@ -356,7 +356,7 @@ macro_rules! alone {
 
 alone!(Redis, Postgres);
 
-/// Those that are members who choose one of them.
+/// Implements [`Setup`] for members that elect a leader.
 macro_rules! members {
     ($($type:ty, $chosen:ident;)*) => {
         $(impl Setup for $type {
@@ -387,7 +387,7 @@ macro_rules! members {
 
             fn failover(&self) -> Result<()> {
                 if self.members().len() == 1 {
-                    return Err(Error::new("this set-up has nobody to fail over to"));
+                    return Err(Error::new("this setup has no server to fail over to"));
                 }
                 self.failover().map(drop)
             }

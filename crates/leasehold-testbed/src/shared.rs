@@ -1,6 +1,7 @@
-//! Servers that the tests of one process share: started by the first that asks, ended with the process.
+//! Servers that the tests of one process share. The first test that needs one starts it, and the end of the
+//! process ends it.
 //!
-//! For tests that neither break the server nor count on being alone: each keeps to names of its own.
+//! They suit tests that neither break the server nor need it alone. Each test uses names of its own.
 
 use std::sync::OnceLock;
 
@@ -10,7 +11,7 @@ use crate::{Error, Etcd, MongoDb, Postgres, Redis, Result};
 ///
 /// # Errors
 ///
-/// If it did not start; it is not tried again.
+/// If it did not start. Later calls do not retry.
 pub fn redis() -> Result<&'static Redis> {
     static SHARED: OnceLock<Result<Redis>> = OnceLock::new();
     get(SHARED.get_or_init(Redis::start))
@@ -20,17 +21,17 @@ pub fn redis() -> Result<&'static Redis> {
 ///
 /// # Errors
 ///
-/// If it did not start; it is not tried again.
+/// If it did not start. Later calls do not retry.
 pub fn etcd() -> Result<&'static Etcd> {
     static SHARED: OnceLock<Result<Etcd>> = OnceLock::new();
     get(SHARED.get_or_init(Etcd::start))
 }
 
-/// Returns the shared PostgreSQL. A test makes a database of its own: [`Postgres::database`].
+/// Returns the shared PostgreSQL. A test creates a database of its own: [`Postgres::database`].
 ///
 /// # Errors
 ///
-/// If it did not start; it is not tried again.
+/// If it did not start. Later calls do not retry.
 pub fn postgres() -> Result<&'static Postgres> {
     static SHARED: OnceLock<Result<Postgres>> = OnceLock::new();
     get(SHARED.get_or_init(Postgres::start))
@@ -40,7 +41,7 @@ pub fn postgres() -> Result<&'static Postgres> {
 ///
 /// # Errors
 ///
-/// If it did not start; it is not tried again.
+/// If it did not start. Later calls do not retry.
 pub fn mongodb() -> Result<&'static MongoDb> {
     static SHARED: OnceLock<Result<MongoDb>> = OnceLock::new();
     get(SHARED.get_or_init(MongoDb::start))

@@ -10,15 +10,16 @@ use crate::error::Context as _;
 use crate::scratch::Scratch;
 use crate::{Result, install};
 
-/// Is a certificate authority, and what it signed: for a server on `localhost` and `127.0.0.1`, for a client, and
-/// those that nobody should trust: expired, for another host, signed by itself, signed by another authority.
+/// A certificate authority and its certificates: for a server on `localhost` and `127.0.0.1`, and for a
+/// client. There are also certificates that must not be trusted: expired, for another host, self-signed,
+/// and signed by another authority.
 #[derive(Clone, Debug)]
 pub struct Tls {
     directory: PathBuf,
 }
 
 impl Tls {
-    /// Makes the certificates in a directory of `scratch`, or finds those that are there.
+    /// Makes the certificates in a directory of `scratch`, or reuses existing ones.
     ///
     /// # Errors
     ///
@@ -45,13 +46,14 @@ impl Tls {
         self.cert("server")
     }
 
-    /// Returns the server's key. Everybody on this machine may read it, since servers run as several users.
+    /// Returns the server's key. All users of this machine may read it, because servers run as several
+    /// users.
     #[must_use]
     pub fn server_key(&self) -> PathBuf {
         self.key("server")
     }
 
-    /// Returns the client's certificate; it is for the user `leasehold`.
+    /// Returns the client's certificate, which is for the user `leasehold`.
     #[must_use]
     pub fn client_cert(&self) -> PathBuf {
         self.cert("client")
@@ -63,13 +65,13 @@ impl Tls {
         self.key("client")
     }
 
-    /// Returns a file with the server's certificate and its key, which is what MongoDB wants.
+    /// Returns a file with the server's certificate and key, as MongoDB requires.
     #[must_use]
     pub fn server_pem(&self) -> PathBuf {
         self.directory.join("server.pem")
     }
 
-    /// Makes the server's certificate one that has expired; for servers that start from now on.
+    /// Replaces the server's certificate by an expired one, for servers that start from now on.
     ///
     /// # Errors
     ///
@@ -78,7 +80,7 @@ impl Tls {
         self.use_for_server("expired")
     }
 
-    /// Makes the server's certificate one for another host; for servers that start from now on.
+    /// Replaces the server's certificate by one for another host, for servers that start from now on.
     ///
     /// # Errors
     ///
@@ -87,7 +89,7 @@ impl Tls {
         self.use_for_server("wronghost")
     }
 
-    /// Makes the server's certificate one that is signed by itself; for servers that start from now on.
+    /// Replaces the server's certificate by a self-signed one, for servers that start from now on.
     ///
     /// # Errors
     ///
@@ -96,7 +98,7 @@ impl Tls {
         self.use_for_server("selfsigned")
     }
 
-    /// Makes the server's certificate one of another authority; for servers that start from now on.
+    /// Replaces the server's certificate by one of another authority, for servers that start from now on.
     ///
     /// # Errors
     ///
@@ -105,7 +107,7 @@ impl Tls {
         self.use_for_server("unknown")
     }
 
-    /// Makes the server's certificate the one that it began with; for servers that start from now on.
+    /// Restores the server's original certificate, for servers that start from now on.
     ///
     /// # Errors
     ///
@@ -114,13 +116,14 @@ impl Tls {
         self.use_for_server("trusted")
     }
 
-    /// Returns the certificate of another authority, which signed nothing that a server or a client should have.
+    /// Returns the certificate of another authority, which no server or client should trust.
     #[must_use]
     pub fn other_ca(&self) -> PathBuf {
         self.cert("otherca")
     }
 
-    /// Returns a certificate for the user `leasehold` that another authority has signed; its key is the client's.
+    /// Returns a certificate for the user `leasehold` that another authority has signed. Its key is the
+    /// client's.
     #[must_use]
     pub fn stranger_cert(&self) -> PathBuf {
         self.cert("stranger")
@@ -147,7 +150,7 @@ impl Tls {
         let here = "DNS:localhost,IP:127.0.0.1";
         self.sign("trusted", "server", "localhost", here, "30", "ca")?;
         self.sign("client", "client", "leasehold", "DNS:leasehold", "30", "ca")?;
-        // The same key, so that only the certificate changes.
+        // All use the same key, so that only the certificate differs.
         self.sign("expired", "server", "localhost", here, "-1", "ca")?;
         self.sign("wronghost", "server", "elsewhere.example", "DNS:elsewhere.example", "30", "ca")?;
         self.sign("unknown", "server", "localhost", here, "30", "otherca")?;

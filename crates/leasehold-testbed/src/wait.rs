@@ -1,13 +1,13 @@
-//! The one place that waits, and the one that knows for how long.
+//! The only module that waits for servers, with the only limit.
 
 use std::time::{Duration, Instant};
 
 use crate::{Error, Result};
 
-/// How long a server may take for anything that is asked of it: starting on a loaded machine is the slowest.
+/// How long a server may take for any operation. Starting on a loaded machine is the slowest.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How often to look.
+/// The pause between two polls.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Multiplies `duration` by `LEASEHOLD_TEST_TIME`, for slow machines.
@@ -17,13 +17,13 @@ pub fn scaled(duration: Duration) -> Duration {
     duration.mul_f64(factor.filter(|factor| *factor > 0.0).unwrap_or(1.0))
 }
 
-/// Looks until `look` finds something; what it says last is part of the error.
+/// Polls `look` until it succeeds. Its last error becomes part of the error.
 ///
-/// For what no event tells: a server's state, seen from outside.
+/// Use it for a server's state that no event announces.
 ///
 /// # Errors
 ///
-/// If it is not found for a minute (times `LEASEHOLD_TEST_TIME`).
+/// If it does not succeed within a minute (times `LEASEHOLD_TEST_TIME`).
 pub fn until<T>(what: &str, mut look: impl FnMut() -> Result<T>) -> Result<T> {
     let mut timer = Timer::start(PATIENCE);
     loop {
@@ -37,7 +37,7 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Result<T>) -> Result<T> {
     }
 }
 
-/// How long somebody has waited.
+/// A stopwatch.
 pub(crate) struct Timer {
     since: Instant,
     limit: Duration,

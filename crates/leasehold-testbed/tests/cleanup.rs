@@ -1,4 +1,4 @@
-//! Nothing is left of a server, however the test ends: it returns, panics, or is killed.
+//! Nothing is left of a server, whether the test returns, panics, or is killed.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -34,7 +34,8 @@ fn nothing_is_left_of_a_stopped_server_after_exit() {
 
 #[test]
 fn nothing_is_left_of_a_stopped_postgres_after_kill_9() {
-    // Its processes are in sessions of their own, and stopped they do not notice that the first has ended.
+    // PostgreSQL's processes have sessions of their own, and while stopped they do not notice the end of
+    // their parent.
     nothing_is_left_after("postgres");
 }
 
@@ -117,7 +118,7 @@ fn directory(server: &Server) -> PathBuf {
     server.log().parent().expect("a log is in a directory").to_owned()
 }
 
-/// Those that work in it, and the reaper that has it as its argument.
+/// Returns the processes that work in the directory, and the reaper, which has it as its argument.
 fn processes(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir("/proc").expect("this is Linux");
     let found = entries.flatten().filter_map(|entry| {

@@ -1,4 +1,4 @@
-//! Every etcd set-up starts, answers, survives what tests do to it, and elects another leader.
+//! Every etcd setup starts, answers, survives the faults of tests, and elects another leader.
 
 use leasehold_testbed::{Etcd, Result, shared};
 
@@ -21,7 +21,7 @@ fn keeps_its_data_through_kill_9_and_counts() -> Result<()> {
     etcd.restart()?;
     assert_eq!(etcd.command(&["get", "key", "--print-value-only"])?, "value");
     etcd.stop();
-    etcd.command(&["get", "key"]).expect_err("nobody answers");
+    etcd.command(&["get", "key"]).expect_err("no server answers");
     etcd.cont();
     assert_eq!(etcd.command(&["get", "key", "--print-value-only"])?, "value");
     etcd.terminate()?;
@@ -61,7 +61,7 @@ fn password_and_tls() -> Result<()> {
     let ca = etcd.tls().expect("it has certificates").ca();
     let said = |output: std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said(with(&ca.to_string_lossy())?).contains("user name is empty"), "it asks for a password");
-    assert!(!with("")?.status.success(), "its certificate is signed by nobody known");
+    assert!(!with("")?.status.success(), "its certificate has no trusted signer");
     etcd.restart()?;
     assert_eq!(etcd.command(&["get", "key", "--print-value-only"])?, "value");
     Ok(())

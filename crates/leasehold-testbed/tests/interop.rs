@@ -1,11 +1,12 @@
-//! Every lock client of another maker takes, extends and frees a lock at a real Redis, and its key is a plain string.
+//! Every lock client of another maker acquires, extends and releases a lock at a real Redis, and its key is
+//! a plain string.
 
 use std::time::Duration;
 
 use leasehold_testbed::interop::{self, Package};
 use leasehold_testbed::{Error, Interop, Redis, Result, scaled, shared, until};
 
-/// As long as no test takes.
+/// Longer than any test takes.
 const LONG: Duration = Duration::from_secs(600);
 
 macro_rules! packages {
@@ -50,7 +51,7 @@ fn locks(package: &Package) -> Result<()> {
     assert!(one.release()?);
     assert_eq!(redis.command(&["exists", &key])?, "0");
 
-    // Its lease ends, and somebody else gets it.
+    // The lease ends, and another client gets the lock.
     assert!(two.acquire(&name, scaled(Duration::from_secs(1)))?);
     until("the lease to end", || match one.acquire(&name, LONG)? {
         true => Ok(()),
@@ -58,7 +59,7 @@ fn locks(package: &Package) -> Result<()> {
     })?;
     assert_eq!(two.release()?, !package.tells_release);
     if package.extends {
-        // The one that says no to a release may not know what to extend.
+        // A package that reports failed releases may fail to extend instead of returning `false`.
         assert!(!two.extend(LONG).unwrap_or(false));
     }
     assert_eq!(redis.command(&["exists", &key])?, "1");
@@ -90,7 +91,7 @@ fn they_say_what_goes_wrong() -> Result<()> {
     for package in interop::ALL {
         let client = package.start(&redis.url())?;
         redis.command(&["hset", &format!("{}hash", package.prefix), "field", "value"])?;
-        // Some ask for the key whatever it is, and are told that there is one.
+        // Some clients read the key regardless of its type, and get an error that it exists.
         assert!(!client.acquire("hash", LONG).unwrap_or(false), "{}", package.name);
         let answer = client.ask("dance")?;
         assert!(answer.starts_with("error "), "{}: {answer}", package.name);

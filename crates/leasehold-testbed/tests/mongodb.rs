@@ -1,4 +1,4 @@
-//! Every MongoDB set-up starts, answers, survives what tests do to it, and elects another primary.
+//! Every MongoDB setup starts, answers, survives the faults of tests, and elects another primary.
 
 use leasehold_testbed::mongodb::MongoDbMember;
 use leasehold_testbed::mongodb::bson::{Document, doc};
@@ -40,11 +40,11 @@ fn keeps_its_data_through_kill_9_and_counts() -> Result<()> {
 
     mongodb.kill9();
     assert!(!mongodb.is_running());
-    read(member).expect_err("nobody listens");
+    read(member).expect_err("no server listens");
     mongodb.restart()?;
     assert_eq!(read(member)?, 42);
     mongodb.stop();
-    read(member).expect_err("nobody answers");
+    read(member).expect_err("no server answers");
     mongodb.cont();
     assert_eq!(read(mongodb.primary()?)?, 42);
     mongodb.terminate()?;

@@ -1,4 +1,4 @@
-//! Every Redis set-up starts, answers, survives what tests do to it, and fails over.
+//! Every Redis setup starts, answers, survives the faults of tests, and fails over.
 
 use leasehold_testbed::{Error, Redis, RedisCluster, RedisSentinels, Result, shared, until};
 
@@ -8,7 +8,7 @@ fn keeps_its_data_through_kill_9() -> Result<()> {
     redis.command(&["set", "key", "value"])?;
     redis.kill9();
     assert!(!redis.is_running());
-    redis.command(&["get", "key"]).expect_err("nobody listens");
+    redis.command(&["get", "key"]).expect_err("no server listens");
     redis.restart()?;
     assert_eq!(redis.command(&["get", "key"])?, "value");
 
@@ -33,7 +33,7 @@ fn stopped_it_is_silent_and_continued_it_answers() -> Result<()> {
     let redis = Redis::start()?;
     redis.stop();
     assert!(redis.is_running());
-    // It accepts connections and says nothing.
+    // This server accepts connections and does not answer.
     let silent = std::process::Command::new("timeout")
         .args(["1", "redis-cli", "-p", &redis.port().to_string(), "ping"])
         .output()?;
@@ -92,7 +92,7 @@ fn tls() -> Result<()> {
     let redis = Redis::options().tls().password("s3cret").start()?;
     assert!(redis.url().starts_with("rediss://"), "{}", redis.url());
     assert_eq!(redis.command(&["set", "key", "value"])?, "OK");
-    // Not in the clear.
+    // A connection without TLS fails.
     let plain =
         std::process::Command::new("redis-cli").args(["-p", &redis.port().to_string(), "ping"]).output()?;
     assert!(!String::from_utf8_lossy(&plain.stdout).contains("PONG"));
@@ -167,7 +167,7 @@ fn sentinels_promote() -> Result<()> {
     first.kill9();
     let second = all.await_primary_other_than(first.port())?;
     assert_eq!(second.command(&["get", "key"])?, "value");
-    // The old one comes back as a replica, and can be promoted again.
+    // The old primary comes back as a replica, and can be promoted again.
     first.restart()?;
     second.await_replicas(1)?;
     assert!(!first.is_primary()?);
@@ -247,7 +247,7 @@ fn a_slot_moves_with_its_keys() -> Result<()> {
     assert_eq!(to.command(&["mget", "{key}a", "{key}b"])?, "value");
     let error = from.command(&["get", "{key}a"]).expect_err("it has moved").to_string();
     assert!(error.contains(&format!("MOVED {slot} 127.0.0.1:{}", to.port())), "{error}");
-    // It can go back.
+    // The slot can move back.
     cluster.migrate_slot(slot, from)?;
     assert_eq!(from.command(&["get", "{key}a"])?, "value");
     Ok(())
@@ -272,7 +272,7 @@ fn a_slot_on_its_way_asks_and_tells_to_try_again() -> Result<()> {
     migration.move_key("{key}a")?;
     assert!(refused(from, &["get", "{key}a"]).contains("ASK "));
     assert!(refused(to, &["get", "{key}a"]).contains("MOVED "));
-    // As a client does that was asked: one connection, ASKING first.
+    // A redirected client sends ASKING first, on the same connection.
     let mut client = std::net::TcpStream::connect(("127.0.0.1", to.port()))?;
     let asked = |client: &mut std::net::TcpStream, line: &str| -> Result<String> {
         use std::io::{BufRead as _, BufReader, Write as _};

@@ -1,4 +1,4 @@
-//! A proxy before a real Redis passes on what it is given, and meddles with what it is told to.
+//! A proxy in front of a real Redis forwards everything, except what its rules change.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use leasehold_testbed::redis::proxy::{Rule, hostile, states};
 use leasehold_testbed::{Error, Redis, RedisProxy, Result, interop, shared, until};
 
-/// Is a client that sends as it likes, and reads as much as it expects.
+/// A client that sends and reads raw bytes.
 struct Client(TcpStream);
 
 impl Client {
@@ -40,7 +40,7 @@ impl Client {
     #[track_caller]
     fn expect_end(&mut self) {
         let mut rest = Vec::new();
-        // The kernel may say it with an error, if something was on its way.
+        // The kernel may report the end as an error, if bytes were in flight.
         let _ = self.0.read_to_end(&mut rest);
         assert_eq!(rest, b"");
     }
@@ -63,7 +63,7 @@ fn without_rules_it_passes_on_and_counts() -> Result<()> {
     assert_eq!(redis.command(&["get", "key"])?, "value");
     assert_eq!((proxy.count("auth"), proxy.count("set"), proxy.count("get")), (1, 1, 0));
 
-    // RESP3, more than one read has room for.
+    // A RESP3 value larger than one read.
     let large = "x".repeat(300_000);
     let mut client = Client::connect(&proxy)?;
     client.send(&["HELLO 3 AUTH default s3cret"])?;
@@ -156,7 +156,7 @@ fn a_reply_is_held_back_until_it_is_released() -> Result<()> {
         proxy.await_count(name, 1)?;
         client.send(&["SUBSCRIBE first second"])?;
         held.await_hits(1)?;
-        // The server has it: it counts.
+        // The server counts the subscriber, so it has executed the request.
         until("the message to be sent", || match redis.command(&["publish", "first", "hint"])?.as_str() {
             "1" => Ok(()),
             n => Err(Error::new(format!("to {n}"))),
@@ -174,7 +174,7 @@ fn a_reply_is_held_back_until_it_is_released() -> Result<()> {
             client.0.read_exact(&mut byte)?;
             read.push(byte[0]);
         }
-        // And the other commands are in order still.
+        // The other commands are still in order.
         let refused = proxy.add(Rule::on("unsubscribe").error(states::BUSY));
         client.send(&["UNSUBSCRIBE first", "UNSUBSCRIBE second", "PING"])?;
         client.expect(

@@ -1,10 +1,11 @@
-//! Every named set-up starts with TLS and a password, counts, survives a kill of each of its servers, and fails
+//! Every named setup starts with TLS and a password, counts, survives a kill of each of its servers, and
+//! fails over if it can.
 //! over where it can.
 
 use leasehold_testbed::setup::{self, Wanted};
 use leasehold_testbed::{Result, until};
 
-/// One test each, so that they run side by side.
+/// One test per setup, so that they run in parallel.
 macro_rules! setups {
     ($($test:ident: $name:literal $fails_over:literal,)*) => {
         $(#[test]
@@ -49,7 +50,7 @@ fn survives(name: &str, fails_over: bool) -> Result<()> {
         server.restart()?;
     }
     setup.await_ready()?;
-    // A pool gives an error of its own until it has noticed that its server is back.
+    // A pooler may return an error of its own until it has noticed that its server is back.
     until("the counts", || setup.connections().and_then(|_| setup.commands()))?;
     let failed_over = setup.failover();
     assert_eq!(failed_over.is_ok(), fails_over, "{failed_over:?}");

@@ -1,4 +1,4 @@
-//! Starts set-ups for a person to play with, or for a command; see `scripts/services --help`.
+//! Starts setups for a person to try out, or for a command; see `scripts/services --help`.
 
 use std::process::{Command, ExitCode};
 
@@ -47,7 +47,7 @@ fn run() -> Result<ExitCode> {
     }
 }
 
-/// Runs a command that finds them in `LEASEHOLD_TEST_URLS`, and ends as it does.
+/// Runs a command with the URLs in `LEASEHOLD_TEST_URLS`, and returns its exit code.
 fn with(setups: &[Box<dyn Setup>], command: &[String]) -> Result<ExitCode> {
     let [program, args @ ..] = command else { return Err(Error::new("name a command after --")) };
     let urls: Vec<_> = setups.iter().map(|setup| setup.url()).collect();
@@ -56,7 +56,7 @@ fn with(setups: &[Box<dyn Setup>], command: &[String]) -> Result<ExitCode> {
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-/// Ctrl-C ends us at once, and the reapers of the set-ups end those.
+/// Waits for Ctrl-C, which ends this program at once. The reapers of the setups then end the servers.
 fn until_killed(setups: &[Box<dyn Setup>]) -> ExitCode {
     for setup in setups {
         say(&setup.url());

@@ -22,19 +22,19 @@ use crate::tls::Tls;
 use crate::wait::until;
 use crate::{Error, Result};
 
-/// What the replica set is called.
+/// The name of the replica set.
 const SET: &str = "leasehold";
 const USER: &str = "leasehold";
 
-/// Is a replica set of one or three members, which miss a primary after two seconds. Test commands are enabled,
-/// so `configureFailPoint` can fail, delay or cut chosen commands.
+/// A replica set of one or three members, which elects a new primary after two seconds. Test commands are
+/// enabled, so `configureFailPoint` can fail, delay or cut chosen commands.
 #[derive(Debug)]
 pub struct MongoDb {
     members: Vec<MongoDbMember>,
     access: Access,
 }
 
-/// Is one member. What [`Server`] can do, it can.
+/// One member. Dereferences to its [`Server`].
 #[derive(Debug)]
 pub struct MongoDbMember {
     server: Server,
@@ -42,7 +42,7 @@ pub struct MongoDbMember {
     access: Access,
 }
 
-/// Configures a [`MongoDb`]. By default it asks for no password.
+/// The options of a [`MongoDb`]. By default it needs no password.
 #[derive(Clone, Debug, Default)]
 pub struct MongoDbOptions {
     password: Option<String>,
@@ -55,12 +55,12 @@ impl MongoDb {
     ///
     /// # Errors
     ///
-    /// If it is not installed, or does not start.
+    /// If MongoDB is not installed, or does not start.
     pub fn start() -> Result<Self> {
         Self::options().start()
     }
 
-    /// Begins with the defaults.
+    /// Returns the default options.
     #[must_use]
     pub fn options() -> MongoDbOptions {
         MongoDbOptions::default()
@@ -72,7 +72,7 @@ impl MongoDb {
         self.url_of("leasehold")
     }
 
-    /// Returns the URL of another database of it. There is nothing to make before it is used.
+    /// Returns the URL of another database, which need not be created.
     #[must_use]
     pub fn url_of(&self, database: &str) -> String {
         let hosts: Vec<_> = self.members.iter().map(|member| member.host()).collect();
@@ -100,26 +100,27 @@ impl MongoDb {
     ///
     /// # Errors
     ///
-    /// If it is refused, or nobody answers for ten seconds.
+    /// If it is refused, or not answered within ten seconds.
     pub fn command(&self, database: &str, command: Document) -> Result<Document> {
         self.primary()?.command(database, command)
     }
 
-    /// Counts the connections to all members, other than those that ask; with three, those between them too.
+    /// Counts the connections to all members, except those of this function. With three members, it
+    /// includes those between them.
     ///
     /// # Errors
     ///
-    /// If one does not answer.
+    /// If a member does not answer.
     pub fn connections(&self) -> Result<u64> {
         self.members.iter().map(MongoDbMember::connections).sum()
     }
 
-    /// Counts the commands of all members since they started, without those of the replica set, of asking for
-    /// this, of authentication and of drivers that look who is primary.
+    /// Counts the commands of all members since they started, except those of the replica set, of this
+    /// function, of authentication, and of drivers that look for the primary.
     ///
     /// # Errors
     ///
-    /// If one does not answer.
+    /// If a member does not answer.
     pub fn commands(&self) -> Result<u64> {
         self.members.iter().map(MongoDbMember::commands).sum()
     }
@@ -132,7 +133,7 @@ impl MongoDb {
     pub fn primary(&self) -> Result<&MongoDbMember> {
         until("a primary", || {
             let primary = self.members.iter().find(|member| member.is_primary());
-            primary.ok_or_else(|| Error::new("nobody is primary"))
+            primary.ok_or_else(|| Error::new("no member is primary"))
         })
     }
 
@@ -140,7 +141,7 @@ impl MongoDb {
     ///
     /// # Errors
     ///
-    /// If no other is elected.
+    /// If no other member is elected.
     pub fn failover(&self) -> Result<&MongoDbMember> {
         let old = self.primary()?;
         until("the primary to step down", || {
@@ -150,7 +151,7 @@ impl MongoDb {
                 .or_else(|error| if old.is_primary() { Err(error) } else { Ok(()) })
         })?;
         let new = self.await_primary_other_than(old)?;
-        // From here on it may be elected again.
+        // From now on it may be elected again.
         until("the old primary to be eligible", || old.command("admin", doc! { "replSetFreeze": 0 }))?;
         Ok(new)
     }
@@ -159,16 +160,16 @@ impl MongoDb {
     ///
     /// # Errors
     ///
-    /// If none is elected.
+    /// If no other member is elected.
     pub fn await_primary_other_than(&self, old: &MongoDbMember) -> Result<&MongoDbMember> {
         until("another primary", || {
             let new = self.members.iter().find(|member| member.port() != old.port() && member.is_primary());
-            new.ok_or_else(|| Error::new("nobody else is primary"))
+            new.ok_or_else(|| Error::new("no other member is primary"))
         })
     }
 }
 
-/// A single member: what one can do to a server, one can do to it.
+/// A replica set of one member can be used as that member's server.
 impl Deref for MongoDb {
     type Target = Server;
 
@@ -178,7 +179,7 @@ impl Deref for MongoDb {
 }
 
 impl MongoDbMember {
-    /// Returns its port.
+    /// Returns the port.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port.number()
@@ -193,7 +194,8 @@ impl MongoDbMember {
         self.access.connect(self.port())?.command(database, command)
     }
 
-    /// Counts the connections, other than the one that asks; of three members, those of the other two too.
+    /// Counts the connections, except the one of this function. With three members, it includes those of
+    /// the other two.
     ///
     /// # Errors
     ///
@@ -205,7 +207,7 @@ impl MongoDbMember {
         Ok(u64::try_from(current).unwrap_or(0).saturating_sub(1))
     }
 
-    /// Counts the commands since it started; see [`MongoDb::commands`].
+    /// Counts the commands since its start; see [`MongoDb::commands`].
     ///
     /// # Errors
     ///
@@ -214,7 +216,7 @@ impl MongoDbMember {
         Ok(self.command_counts()?.values().sum())
     }
 
-    /// Counts the commands since it started by name; see [`MongoDb::commands`].
+    /// Counts the commands since its start by name; see [`MongoDb::commands`].
     ///
     /// # Errors
     ///
@@ -234,10 +236,10 @@ impl MongoDbMember {
         Ok(counts)
     }
 
-    /// Whether it is the primary, in its own view.
+    /// Returns `true` if the member considers itself the primary.
     #[must_use]
     pub fn is_primary(&self) -> bool {
-        // One that is down or stopped is none.
+        // A member that is down or stopped is not the primary.
         self.is_running()
             && self.access.hello(self.port()).is_ok_and(|hello| is_true(&hello, "isWritablePrimary"))
     }
@@ -260,14 +262,14 @@ impl Deref for MongoDbMember {
 }
 
 impl MongoDbOptions {
-    /// Asks for a password, of the user `leasehold`.
+    /// Sets the password of the user `leasehold`.
     #[must_use]
     pub fn password(mut self, password: &str) -> Self {
         self.password = Some(password.to_owned());
         self
     }
 
-    /// Speaks TLS only.
+    /// Requires TLS.
     #[must_use]
     pub fn tls(mut self) -> Self {
         self.tls = true;
@@ -285,7 +287,7 @@ impl MongoDbOptions {
     ///
     /// # Errors
     ///
-    /// If it is not installed, or does not start.
+    /// If MongoDB is not installed, or does not start.
     pub fn start(&self) -> Result<MongoDb> {
         retry_ports(|| self.try_start(1))
     }
@@ -294,7 +296,7 @@ impl MongoDbOptions {
     ///
     /// # Errors
     ///
-    /// If one does not start.
+    /// If a member does not start.
     pub fn start_three(&self) -> Result<MongoDb> {
         retry_ports(|| self.try_start(3))
     }
@@ -306,7 +308,7 @@ impl MongoDbOptions {
         }
         let tls = if self.tls { Some(Tls::in_scratch(&scratch)?) } else { None };
         let access = Access { password: self.password.clone(), tls };
-        // By this the members know each other.
+        // The members authenticate each other with this key.
         scratch.file("keyfile", "bGVhc2Vob2xkbGVhc2Vob2xk", &User::Own)?;
         let members = (0..n).map(|i| {
             let directory = scratch.directory(&format!("member-{i}"), &User::Own)?;
@@ -358,7 +360,8 @@ impl MongoDbOptions {
 }
 
 impl MongoDb {
-    /// Makes the members a set, and the user, who is the first: until then MongoDB trusts this machine.
+    /// Makes the members a replica set, and creates the first user. Until then MongoDB trusts connections
+    /// from this machine.
     fn initiate(&self) -> Result<()> {
         for member in &self.members {
             member.await_ready()?;
@@ -394,7 +397,7 @@ impl MongoDb {
     }
 }
 
-/// How clients get in.
+/// How clients authenticate.
 #[derive(Clone, Debug)]
 struct Access {
     password: Option<String>,
@@ -410,14 +413,14 @@ impl Access {
         Ok(connection)
     }
 
-    /// Who it is, which it tells everybody.
+    /// Returns the member's answer to `hello`, which needs no authentication.
     fn hello(&self, port: u16) -> Result<Document> {
         Connection::open(port, self.tls.as_ref())?.command("admin", doc! { "hello": 1 })
     }
 }
 
-/// A single member is ready when it is primary, one of several when it takes part; before they are a set, when it
-/// answers.
+/// Succeeds if the member is ready: as the primary of a set of one, as a part of a set of three, or, before
+/// there is a set, by any answer.
 fn is_ready(hello: &Document, members: usize) -> Result<()> {
     if !hello.contains_key("setName") {
         return Ok(());
@@ -439,7 +442,7 @@ fn is_true(hello: &Document, name: &str) -> bool {
     hello.get_bool(name).unwrap_or(false)
 }
 
-/// Commands that nobody sends for the sake of a lock.
+/// Returns `true` for a command that no lock needs.
 fn is_overhead(name: &str) -> bool {
     let names = ["serverStatus", "hello", "isMaster", "ismaster", "saslStart", "saslContinue", "<UNKNOWN>"];
     names.contains(&name) || name.starts_with("replSet")

@@ -11,7 +11,7 @@ use crate::{Error, Result};
 
 pub(super) struct Exchange {
     password: String,
-    /// The first message without its header, which is signed too.
+    /// The first message without its header, which is part of what is signed.
     bare: String,
     nonce: String,
 }
@@ -26,7 +26,7 @@ impl Exchange {
         format!("n,,{}", self.bare)
     }
 
-    /// Answers the server's challenge.
+    /// Returns the answer to the server's challenge.
     pub(super) fn last(&self, challenge: &str) -> Result<String> {
         let field = |name: &str| {
             let value = challenge.split(',').find_map(|field| field.strip_prefix(name));
@@ -34,12 +34,12 @@ impl Exchange {
         };
         let (nonce, salt, rounds) = (field("r=")?, field("s=")?, field("i=")?);
         if !nonce.starts_with(&self.nonce) {
-            return Err(Error::new("the server answers somebody else"));
+            return Err(Error::new("the server answers another client"));
         }
         let salt = STANDARD.decode(salt).context("not a salt")?;
         let rounds = rounds.parse().context("not a number of rounds")?;
         let salted = pbkdf2::pbkdf2_hmac_array::<Sha256, 32>(self.password.as_bytes(), &salt, rounds);
-        // `biws` is the header `n,,` again.
+        // `biws` is the header `n,,` in base64.
         let unproven = format!("c=biws,r={nonce}");
         let signed = format!("{},{challenge},{unproven}", self.bare);
         let key = sign(&salted, b"Client Key")?;

@@ -1,4 +1,4 @@
-//! One connection to MongoDB: OP_MSG with a document, answered by another.
+//! One connection to MongoDB, which sends OP_MSG requests with a document and reads the answers.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -15,7 +15,7 @@ use crate::{Error, Result, install};
 const OP_MSG: i32 = 2013;
 const HEADER: usize = 16;
 
-/// Nobody waits longer: the server may be stopped.
+/// The limit of every wait, because the server may be stopped.
 const LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) struct Connection {
@@ -28,7 +28,7 @@ impl Connection {
             Some(tls) => Stream::Tunnel(Tunnel::open(port, tls)?),
             None => {
                 let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-                let stream = TcpStream::connect_timeout(&address, LIMIT).context("nobody listens")?;
+                let stream = TcpStream::connect_timeout(&address, LIMIT).context("no server listens")?;
                 stream.set_read_timeout(Some(LIMIT)).context("cannot limit the wait")?;
                 Stream::Plain(stream)
             }
@@ -36,7 +36,7 @@ impl Connection {
         Ok(Self { stream })
     }
 
-    /// Proves that it knows the password (SCRAM-SHA-256).
+    /// Authenticates with a password (SCRAM-SHA-256).
     pub(super) fn authenticate(&mut self, user: &str, password: &str) -> Result<()> {
         let mut exchange = scram::Exchange::begin(user, password);
         let payload =
@@ -58,13 +58,14 @@ impl Connection {
         self.command("admin", last).map(drop)
     }
 
-    /// Sends a command and returns its answer, if that says `ok`.
+    /// Sends a command and returns its answer if that contains `ok`.
     pub(super) fn command(&mut self, database: &str, mut command: Document) -> Result<Document> {
         command.insert("$db", database);
         let body = command.to_vec().context("not a document")?;
         let length = i32::try_from(HEADER + 4 + 1 + body.len()).context("too long")?;
         let mut message = Vec::new();
-        // Header: length, id, answer to, kind; then no flags, and one section with the document.
+        // The header: length, id, id of the request, opcode. Then no flags, and one section with the
+        // document.
         for number in [length, 1, 0, OP_MSG, 0] {
             message.extend(number.to_le_bytes());
         }
@@ -84,7 +85,7 @@ impl Connection {
         let length = usize::try_from(i32::from_le_bytes(length)).context("not an answer")?;
         let mut rest = vec![0; length.saturating_sub(4)];
         self.stream.read_exact(&mut rest).context("half an answer")?;
-        // Flags and the kind of the section come before the document.
+        // The flags and the kind of the section precede the document.
         let body =
             rest.get(HEADER - 4 + 4 + 1..).ok_or_else(|| Error::new("an answer without a document"))?;
         Document::from_reader(body).context("not a document")
@@ -121,7 +122,7 @@ impl Write for Stream {
     }
 }
 
-/// `openssl` between us and the server, so that we need no TLS of our own.
+/// `openssl` as a tunnel to the server, which avoids a TLS library here.
 struct Tunnel {
     process: Child,
     input: ChildStdin,

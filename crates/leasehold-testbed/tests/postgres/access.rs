@@ -1,4 +1,4 @@
-//! Who may connect, by which way, and with what.
+//! Which clients may connect, in which ways, and with which credentials.
 
 use std::process::Command;
 
@@ -58,7 +58,7 @@ fn clients_that_have_no_certificate_are_refused() -> Result<()> {
     assert!(none.contains("requires a valid client certificate"), "{none}");
     assert!(stranger.contains("unknown ca") || stranger.contains("certificate"), "{stranger}");
     std::fs::remove_file(key)?;
-    // A standby has one too.
+    // A standby accepts connections, too.
     let standby = postgres.start_standby()?;
     assert!(!standby.is_primary()?);
     Ok(())

@@ -1,4 +1,4 @@
-//! What can go wrong with a server: its disk, its clock, its processes, its standby.
+//! The faults of a server: its disk, its clock, its processes, its standby.
 
 use leasehold_testbed::{Error, Postgres, PostgresPair, Result, until};
 
@@ -13,7 +13,7 @@ fn a_disk_that_is_full_and_is_freed() -> Result<()> {
     disk.fill()?;
     postgres.sql(grow).expect_err("the disk is full");
     disk.free()?;
-    // It may have ended, if it was its log that did not fit.
+    // The server may have ended, if the log file did not fit.
     postgres.restart()?;
     assert_eq!(postgres.sql(READ)?, "42");
     postgres.sql(grow)?;
@@ -33,7 +33,7 @@ fn a_clock_that_jumps() -> Result<()> {
         clock.set(seconds)?;
         let ahead = ahead(&postgres)?;
         assert!((ahead - seconds).abs() <= 2, "{ahead} of {seconds}");
-        // How long something takes is not changed.
+        // Durations are not affected by the clock.
         assert_eq!(postgres.sql("set statement_timeout = '9s'; select pg_sleep(0.1) is null")?, "f");
     }
     postgres.kill9();
@@ -83,7 +83,7 @@ fn a_transaction_that_stays_open() -> Result<()> {
     let open = postgres.transaction("lock table t in access exclusive mode")?;
     postgres.sql(blocked).expect_err("the table is locked");
     drop(open);
-    until("nobody to have a lock", || postgres.sql(blocked))?;
+    until("no session to have a lock", || postgres.sql(blocked))?;
     postgres.transaction("lock table nothing").expect_err("there is no such table");
     Ok(())
 }
@@ -93,7 +93,7 @@ fn what_a_killed_one_left_keeps_none_from_starting() -> Result<()> {
     let postgres = Postgres::options().unix_socket().start()?;
     let directory = postgres.log().with_extension("");
     postgres.kill9();
-    // Its id is somebody else's by now.
+    // Its process id may belong to another process by now.
     let pid = directory.join("data/postmaster.pid");
     let left = std::fs::read_to_string(&pid)?;
     let other = Postgres::start()?;
@@ -117,7 +117,7 @@ fn a_pair_takes_turns() -> Result<()> {
         let rows = pair.other_than(new).sql("select count(*) from t")?;
         assert_eq!(rows, (turn + 1).to_string());
     }
-    // What the standby has not got is lost.
+    // Writes that have not reached the standby are lost.
     pair.stop_following()?;
     pair.current()?.sql("insert into t values (2)")?;
     let new = pair.failover_by_kill()?;

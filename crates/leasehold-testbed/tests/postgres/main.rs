@@ -1,4 +1,4 @@
-//! Every PostgreSQL set-up starts, answers, survives what tests do to it, and is promoted.
+//! Every PostgreSQL setup starts, answers, survives the faults of tests, and is promoted.
 
 use std::process::{Child, Command, Stdio};
 
@@ -19,7 +19,7 @@ fn keeps_its_data_through_kill_9() -> Result<()> {
     postgres.restart()?;
     assert_eq!(postgres.sql(READ)?, "42");
     postgres.stop();
-    postgres.sql(READ).expect_err("nobody answers");
+    postgres.sql(READ).expect_err("no server answers");
     postgres.cont();
     assert_eq!(postgres.sql(READ)?, "42");
     postgres.terminate()?;
@@ -125,7 +125,7 @@ fn pgbouncer_shares_connections() -> Result<()> {
             assert_eq!(psql(&url, "select current_user")?, "app");
         }
         bouncer.kill9();
-        bouncer.sql(READ).expect_err("nobody listens");
+        bouncer.sql(READ).expect_err("no server listens");
         assert_eq!(postgres.sql(READ)?, "42");
         bouncer.restart()?;
         postgres.restart()?;
@@ -144,7 +144,7 @@ fn the_shared_one_has_a_database_for_each_test() -> Result<()> {
     Ok(())
 }
 
-/// Asks as any client would.
+/// Runs a statement through `psql`, as any client would.
 fn psql(url: &str, sql: &str) -> Result<String> {
     let output = Command::new("psql").args([url, "-Atc", sql]).output()?;
     match output.status.success() {
@@ -153,7 +153,7 @@ fn psql(url: &str, sql: &str) -> Result<String> {
     }
 }
 
-/// A client in the midst of a statement.
+/// A client in the middle of a statement.
 struct Sleeper(Option<Child>);
 
 impl Sleeper {
@@ -167,7 +167,7 @@ impl Sleeper {
         Ok(Self(Some(command.spawn()?)))
     }
 
-    /// Waits until it ends, and returns what it said.
+    /// Waits until the client ends, and returns its output.
     fn end(mut self) -> Result<String> {
         let output = self.0.take().expect("it ends once").wait_with_output()?;
         Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned())
