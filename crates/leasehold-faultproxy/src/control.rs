@@ -1,4 +1,4 @@
-//! Carries out lines.
+//! The execution of command lines.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,7 +11,7 @@ use leasehold_faultproxy::{ArmedTrap, Faults};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-/// What standard input and the control socket have in common.
+/// What standard input and the control sockets share.
 #[derive(Clone)]
 pub(crate) struct Control {
     faults: Faults,
@@ -24,7 +24,7 @@ impl Control {
         Self { faults, traps: Arc::default(), quit }
     }
 
-    /// Carries out a line. `None`: it was a comment.
+    /// Executes a line and returns the answer, or `None` for a comment.
     pub(crate) async fn answer(&self, number: u64, line: io::Result<String>) -> Option<Value> {
         let done = match line.map_err(|error| error.to_string()).and_then(|line| read(&line)) {
             Ok(None) => return None,
@@ -59,7 +59,7 @@ impl Control {
                 self.traps.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
             }
             Command::Resume(which) => faults.resume(which),
-            Command::Door(door) => faults.door(door).map_err(|error| error.to_string())?,
+            Command::Port(state) => faults.port(state).map_err(|error| error.to_string())?,
             Command::Upstream(upstream) => faults.upstream(upstream),
             Command::Heal => {
                 faults.heal().map_err(|error| error.to_string())?;
@@ -84,7 +84,7 @@ impl Control {
                 }));
             }
             Command::Quit => {
-                // A second one changes nothing.
+                // A second `quit` has no effect.
                 let _ = self.quit.try_send(());
             }
             other => return Err(format!("the program does not know this command: {other:?}")),
@@ -102,7 +102,7 @@ fn read(line: &str) -> Result<Option<Command>, String> {
     Command::read(line).map_err(|error| error.to_string())
 }
 
-/// The control socket; dropping it removes its file.
+/// The control socket. Dropping it removes its file.
 #[cfg(unix)]
 pub(crate) struct Socket(PathBuf);
 
@@ -113,7 +113,7 @@ impl Drop for Socket {
     }
 }
 
-/// Listens for those who control. Each is answered on its own connection.
+/// Listens on the control socket. Each connection gets the answers to its own lines.
 #[cfg(unix)]
 pub(crate) fn socket(path: PathBuf, control: Control) -> io::Result<Socket> {
     let listener = tokio::net::UnixListener::bind(&path)?;
@@ -135,7 +135,7 @@ async fn serve(mut stream: tokio::net::UnixStream, control: Control) {
         let line = match lines.next_line().await {
             Ok(Some(line)) => Ok(line),
             Ok(None) => return,
-            // Not text: the line is answered, the next may be better.
+            // A line that is not text gets an error, and the next line may be valid.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(error),
             Err(_) => return,
         };

@@ -1,5 +1,5 @@
-//! One direction of one connection: takes the time and what was read and written, and says what may be done.
-//! No sockets and no clock.
+//! One direction of one connection. It takes the time and what was read and written, and returns what may
+//! be done. It uses no sockets and no clock.
 
 use std::cmp;
 use std::collections::VecDeque;
@@ -8,23 +8,23 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::book::Book;
 use crate::random::Random;
+use crate::record::Record;
 use crate::rules::{ConnId, End, Flow};
-use crate::trap::{Act, Deed, Marker, Trap, TrapId};
+use crate::trap::{Act, Action, Marker, Trap, TrapId};
 
-/// How much is read at once.
+/// How many bytes are read at once.
 pub(crate) const READ: usize = 16 * 1024;
-/// How much is on its way in a direction that delays, and in one that does not.
+/// How many bytes may be buffered in a direction that delays, and in one that does not.
 const ROOM_DELAYED: usize = 256 * 1024;
 const ROOM: usize = READ;
-/// How many pieces are on their way, however small.
+/// How many pieces may be buffered, however small they are.
 const PIECES: usize = 2 * 1024;
-/// The longest delay that is kept; a longer one is this one.
+/// The longest delay. A longer one is cut to this.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[derive(Debug)]
-pub(crate) struct Lane {
+pub(crate) struct Direction {
     connection: ConnId,
     flow: Flow,
     held: bool,
@@ -32,15 +32,15 @@ pub(crate) struct Lane {
     queue: VecDeque<Piece>,
     queued: usize,
     tail: Option<Tail>,
-    /// How much was read and written since the connection was opened.
+    /// How many bytes were read and written since the connection was opened.
     pub(crate) read: u64,
     pub(crate) sent: u64,
     cut: Option<(u64, End)>,
     stops: VecDeque<Stop>,
     scans: Vec<Scan>,
-    /// Nothing goes before: a trap's delay.
+    /// The time before which nothing is forwarded, because of a trap's delay.
     not_before: Option<Instant>,
-    /// The throttle lets the next byte go.
+    /// The time at which the throttle allows the next byte.
     free_at: Option<Instant>,
     random: Random,
 }
@@ -48,24 +48,24 @@ pub(crate) struct Lane {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Flowing,
-    /// A rule closed it: what still comes is thrown away.
+    /// A rule closed this direction, and further bytes are discarded.
     Discarding,
     Finished,
     /// The receiver is gone.
     Broken,
 }
 
-/// What was read at once.
+/// Bytes that were read at once.
 #[derive(Debug)]
 struct Piece {
     bytes: Vec<u8>,
     start: usize,
-    came: Came,
+    arrival: Arrival,
 }
 
-/// When it came, and which part of the jitter it is late.
+/// The time of arrival, and the fraction of the jitter to add.
 #[derive(Clone, Copy, Debug)]
-struct Came {
+struct Arrival {
     at: Instant,
     part: u64,
 }
@@ -73,47 +73,47 @@ struct Came {
 #[derive(Clone, Copy, Debug)]
 struct Tail {
     last: Last,
-    came: Came,
+    arrival: Arrival,
 }
 
-/// How the sender ended.
+/// How the sender ended its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Last {
     Orderly,
     Reset,
 }
 
-/// A trap's deed that waits for the reply.
+/// An action of a trap that waits for the reply.
 #[derive(Clone, Copy, Debug)]
 struct Stop {
     at: u64,
     trap: TrapId,
-    deed: Deed,
+    action: Action,
 }
 
-/// How far a trap has found its marker.
+/// The progress of a trap in finding its marker.
 #[derive(Debug)]
 struct Scan {
     trap: TrapId,
     marker: Arc<Marker>,
     act: Act,
     matched: usize,
-    /// It has sprung, and the last byte has not yet gone.
+    /// Whether it has sprung while the last byte of its marker was not yet forwarded.
     sprung: bool,
 }
 
-/// What may be done now.
+/// The steps that are possible now.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    /// So much may be read.
+    /// How many bytes may be read.
     pub(crate) read: usize,
-    /// So much of the head may be written.
+    /// How many bytes of the head may be written.
     pub(crate) write: usize,
-    /// Something may be done then.
+    /// When to plan again.
     pub(crate) wake: Option<Instant>,
-    /// All was written: the receiver learns of the end.
+    /// The end of the stream to forward, after all bytes were written.
     pub(crate) finish: Option<Last>,
-    /// A rule ends the connection.
+    /// The end by which a rule ends the connection.
     pub(crate) end: Option<End>,
 }
 
@@ -127,7 +127,7 @@ impl Plan {
     }
 }
 
-impl Lane {
+impl Direction {
     pub(crate) fn new(connection: ConnId, flow: Flow, random: Random) -> Self {
         Self {
             connection,
@@ -153,7 +153,7 @@ impl Lane {
         self.free_at = None;
     }
 
-    /// Lets go what traps hold or delay.
+    /// Resumes what traps hold or delay.
     pub(crate) fn resume(&mut self) {
         self.held = false;
         self.not_before = None;
@@ -186,8 +186,8 @@ impl Lane {
         self.stops.retain(|stop| stop.trap != trap);
     }
 
-    /// Says what may be done now. What a trap does happens here.
-    pub(crate) fn plan(&mut self, now: Instant, book: &mut Book) -> Plan {
+    /// Returns what may be done now. The actions of traps happen here.
+    pub(crate) fn plan(&mut self, now: Instant, record: &mut Record) -> Plan {
         match self.phase {
             Phase::Flowing => {}
             Phase::Discarding if self.tail.is_none() => return Plan::reading(READ),
@@ -203,11 +203,12 @@ impl Lane {
             return Plan::ending(end);
         }
         let mut plan = Plan::reading(self.room());
-        let Some(came) = self.queue.front().map(|piece| piece.came).or(self.tail.map(|tail| tail.came))
+        let Some(arrival) =
+            self.queue.front().map(|piece| piece.arrival).or(self.tail.map(|tail| tail.arrival))
         else {
             return plan;
         };
-        let gates = [Some(self.due(came)), self.not_before, self.free_at];
+        let gates = [Some(self.due(arrival)), self.not_before, self.free_at];
         let due = gates.into_iter().flatten().fold(now, cmp::max);
         if due > now {
             plan.wake = Some(due);
@@ -217,21 +218,22 @@ impl Lane {
             plan.finish = self.tail.map(|tail| tail.last);
             return plan;
         }
-        if let Some(deed) = self.springs(book) {
-            return self.carry_out(deed, now);
+        if let Some(action) = self.springs(record) {
+            return self.carry_out(action, now);
         }
-        plan.write = self.may_write(book);
+        plan.write = self.may_write(record);
         plan
     }
 
-    /// The next bytes to write.
+    /// Returns the next bytes to write.
     pub(crate) fn head(&self, most: usize) -> &[u8] {
         let head = self.queue.front().map(|piece| &piece.bytes[piece.start..]).unwrap_or_default();
         &head[..cmp::min(most, head.len())]
     }
 
-    /// Takes note that so much of the head was written. Returns the deeds of traps that wait for the reply.
-    pub(crate) fn wrote(&mut self, n: usize, now: Instant, book: &mut Book) -> Vec<(TrapId, Deed)> {
+    /// Records that this many bytes of the head were written. Returns the actions of traps that wait for
+    /// the reply.
+    pub(crate) fn wrote(&mut self, n: usize, now: Instant, record: &mut Record) -> Vec<(TrapId, Action)> {
         let mut waiting = Vec::new();
         let Some(head) = self.queue.front_mut() else { return waiting };
         let bytes = &head.bytes[head.start..head.start + n];
@@ -239,23 +241,23 @@ impl Lane {
             for byte in bytes {
                 scan.matched = scan.marker.next(scan.matched, *byte);
             }
-            // The plan lets no byte go after one that completes a marker, so looking at the end is enough.
+            // The plan never writes past a byte that completes a marker, so checking the end is enough.
             if !scan.marker.is_whole(scan.matched) {
                 continue;
             }
             if scan.sprung {
                 scan.sprung = false;
-                book.passed(scan.trap, self.connection);
-            } else if book.is_live(scan.trap) {
-                book.spend(scan.trap);
-                book.passed(scan.trap, self.connection);
+                record.passed(scan.trap, self.connection);
+            } else if record.is_live(scan.trap) {
+                record.spend(scan.trap);
+                record.passed(scan.trap, self.connection);
                 match scan.act {
-                    Act::Reply(deed) => waiting.push((scan.trap, deed)),
-                    Act::Watch | Act::Here(_) => book.sprung(scan.trap, self.connection),
+                    Act::Reply(action) => waiting.push((scan.trap, action)),
+                    Act::Watch | Act::Here(_) => record.sprung(scan.trap, self.connection),
                 }
             }
         }
-        self.scans.retain(|scan| scan.sprung || book.is_live(scan.trap));
+        self.scans.retain(|scan| scan.sprung || record.is_live(scan.trap));
         head.start += n;
         if head.start == head.bytes.len() {
             self.queue.pop_front();
@@ -265,34 +267,36 @@ impl Lane {
         if let Flow::Throttle { bytes_per_second } = self.flow {
             let nanos = u128::from(wide(n)) * 1_000_000_000 / u128::from(cmp::max(1, bytes_per_second));
             let pause = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-            // Counted from when it was free, so that being woken late costs nothing; but no time is saved up.
+            // Counting from the time when the throttle was free makes up for a late wake-up, but saves no
+            // idle time.
             let from = self.free_at.filter(|at| now.duration_since(*at) < pause).unwrap_or(now);
             self.free_at = Some(after(from, pause));
         }
         waiting
     }
 
-    /// A trap in the other direction waits for the reply: what is read from now on.
-    pub(crate) fn stop_at_reply(&mut self, trap: TrapId, deed: Deed) {
-        self.stops.push_back(Stop { at: self.read, trap, deed });
+    /// Records that a trap of the other direction waits for the reply, which is whatever is read from now
+    /// on.
+    pub(crate) fn stop_at_reply(&mut self, trap: TrapId, action: Action) {
+        self.stops.push_back(Stop { at: self.read, trap, action });
     }
 
     /// Takes note of what was read. Returns how much of it is thrown away.
-    pub(crate) fn came(&mut self, bytes: &[u8], now: Instant) -> usize {
+    pub(crate) fn arrived(&mut self, bytes: &[u8], now: Instant) -> usize {
         self.read += wide(bytes.len());
         if self.phase != Phase::Flowing {
             return bytes.len();
         }
-        let came = self.stamp(now);
-        self.queue.push_back(Piece { bytes: bytes.to_vec(), start: 0, came });
+        let arrival = self.stamp(now);
+        self.queue.push_back(Piece { bytes: bytes.to_vec(), start: 0, arrival });
         self.queued += bytes.len();
         0
     }
 
     /// Takes note that the sender ended.
     pub(crate) fn ended(&mut self, last: Last, now: Instant) {
-        let came = self.stamp(now);
-        self.tail = Some(Tail { last, came });
+        let arrival = self.stamp(now);
+        self.tail = Some(Tail { last, arrival });
         if self.phase == Phase::Discarding {
             self.phase = Phase::Finished;
         }
@@ -347,47 +351,47 @@ impl Lane {
         cmp::min(READ, room.saturating_sub(self.queued))
     }
 
-    fn stamp(&mut self, now: Instant) -> Came {
-        Came { at: now, part: self.random.next() }
+    fn stamp(&mut self, now: Instant) -> Arrival {
+        Arrival { at: now, part: self.random.next() }
     }
 
-    fn due(&self, came: Came) -> Instant {
-        let Flow::Delay { by, jitter } = self.flow else { return came.at };
+    fn due(&self, arrival: Arrival) -> Instant {
+        let Flow::Delay { by, jitter } = self.flow else { return arrival.at };
         let jitter =
-            cmp::min(jitter, LONGEST).as_nanos() * u128::from(came.part) / (u128::from(u64::MAX) + 1);
+            cmp::min(jitter, LONGEST).as_nanos() * u128::from(arrival.part) / (u128::from(u64::MAX) + 1);
         let jitter = Duration::from_nanos(u64::try_from(jitter).unwrap_or(u64::MAX));
-        after(after(came.at, by), jitter)
+        after(after(arrival.at, by), jitter)
     }
 
-    /// The deed of a trap whose moment is now: before the first byte of a reply, or before the last byte of a marker.
-    fn springs(&mut self, book: &mut Book) -> Option<Deed> {
+    /// The action of a trap whose moment is now: before the first byte of a reply, or before the last byte of a marker.
+    fn springs(&mut self, record: &mut Record) -> Option<Action> {
         if let Some(stop) = self.stops.front().copied()
             && stop.at <= self.sent
         {
             self.stops.pop_front();
-            book.sprung(stop.trap, self.connection);
-            return Some(stop.deed);
+            record.sprung(stop.trap, self.connection);
+            return Some(stop.action);
         }
         let next = *self.head(1).first()?;
         let scan = self.scans.iter_mut().find(|scan| {
-            let waiting = matches!(scan.act, Act::Here(_)) && !scan.sprung && book.is_live(scan.trap);
+            let waiting = matches!(scan.act, Act::Here(_)) && !scan.sprung && record.is_live(scan.trap);
             waiting && scan.marker.find(scan.matched, &[next]).is_some()
         })?;
-        let Act::Here(deed) = scan.act else { return None };
+        let Act::Here(action) = scan.act else { return None };
         scan.sprung = true;
-        book.spend(scan.trap);
-        book.sprung(scan.trap, self.connection);
-        Some(deed)
+        record.spend(scan.trap);
+        record.sprung(scan.trap, self.connection);
+        Some(action)
     }
 
-    fn carry_out(&mut self, deed: Deed, now: Instant) -> Plan {
-        match deed {
-            Deed::Cut(end) => Plan::ending(end),
-            Deed::Hold => {
+    fn carry_out(&mut self, action: Action, now: Instant) -> Plan {
+        match action {
+            Action::Cut(end) => Plan::ending(end),
+            Action::Hold => {
                 self.held = true;
                 Plan::default()
             }
-            Deed::Delay(by) => {
+            Action::Delay(by) => {
                 let until = after(now, by);
                 self.not_before = Some(until);
                 Plan { wake: Some(until), ..Plan::reading(self.room()) }
@@ -395,7 +399,7 @@ impl Lane {
         }
     }
 
-    fn may_write(&self, book: &Book) -> usize {
+    fn may_write(&self, record: &Record) -> usize {
         let head = self.head(usize::MAX);
         let mut n = head.len();
         let up_to = |at: u64, n: usize| cmp::min(n, usize::try_from(at - self.sent).unwrap_or(usize::MAX));
@@ -408,7 +412,7 @@ impl Lane {
         if let Flow::Throttle { bytes_per_second } = self.flow {
             n = cmp::min(n, usize::try_from(cmp::max(1, bytes_per_second / 50)).unwrap_or(usize::MAX));
         }
-        for scan in self.scans.iter().filter(|scan| scan.sprung || book.is_live(scan.trap)) {
+        for scan in self.scans.iter().filter(|scan| scan.sprung || record.is_live(scan.trap)) {
             if let Some(last) = scan.marker.find(scan.matched, &head[..n]) {
                 let before = matches!(scan.act, Act::Here(_)) && !scan.sprung;
                 n = if before { last } else { last + 1 };
@@ -430,25 +434,25 @@ fn wide(n: usize) -> u64 {
 mod tests {
     use super::*;
 
-    fn lane(seed: u64, flow: Flow) -> Lane {
-        Lane::new(ConnId::new(1), flow, Random::of(seed, 1, 0))
+    fn direction(seed: u64, flow: Flow) -> Direction {
+        Direction::new(ConnId::new(1), flow, Random::of(seed, 1, 0))
     }
 
-    /// How late each of ten pieces goes that come at once.
+    /// Returns how late each of ten pieces is forwarded that arrive at the same time.
     fn lateness(seed: u64, flow: Flow) -> Vec<Duration> {
-        let (mut lane, mut book, start) = (lane(seed, flow), Book::new(), Instant::now());
+        let (mut direction, mut record, start) = (direction(seed, flow), Record::new(), Instant::now());
         let mut now = start;
         for _ in 0..10 {
-            lane.came(b"abc", start);
+            direction.arrived(b"abc", start);
         }
         let mut late = Vec::new();
         while late.len() < 10 {
-            let plan = lane.plan(now, &mut book);
+            let plan = direction.plan(now, &mut record);
             match plan.wake {
                 Some(at) => now = at,
                 None => {
                     assert_eq!(plan.write, 3);
-                    lane.wrote(3, now, &mut book);
+                    direction.wrote(3, now, &mut record);
                     late.push(now - start);
                 }
             }
@@ -476,38 +480,41 @@ mod tests {
 
     #[test]
     fn a_throttle_spreads_evenly() {
-        // Pieces of three bytes go one byte at a time, ten a second.
-        let (mut lane, mut book, start) = (lane(1, Flow::throttle(10)), Book::new(), Instant::now());
-        lane.came(b"abc", start);
+        // Pieces of three bytes are forwarded byte by byte, ten per second.
+        let (mut direction, mut record, start) =
+            (direction(1, Flow::throttle(10)), Record::new(), Instant::now());
+        direction.arrived(b"abc", start);
         for n in 0..3 {
             let now = start + n * Duration::from_millis(100);
-            assert_eq!(lane.plan(now, &mut book).write, 1);
-            lane.wrote(1, now, &mut book);
-            assert_eq!(lane.plan(now, &mut book).write, 0);
+            assert_eq!(direction.plan(now, &mut record).write, 1);
+            direction.wrote(1, now, &mut record);
+            assert_eq!(direction.plan(now, &mut record).write, 0);
         }
-        assert_eq!(lane.sent, 3);
+        assert_eq!(direction.sent, 3);
     }
 
     #[test]
     fn the_end_comes_after_the_bytes_and_as_late() {
         let by = Duration::from_secs(1);
-        let (mut lane, mut book, start) = (lane(1, Flow::delay(by)), Book::new(), Instant::now());
-        lane.came(b"abc", start);
-        lane.ended(Last::Reset, start + by / 2);
-        let plan = lane.plan(start, &mut book);
+        let (mut direction, mut record, start) =
+            (direction(1, Flow::delay(by)), Record::new(), Instant::now());
+        direction.arrived(b"abc", start);
+        direction.ended(Last::Reset, start + by / 2);
+        let plan = direction.plan(start, &mut record);
         assert_eq!((plan.read, plan.wake, plan.finish), (0, Some(start + by), None));
-        lane.wrote(3, start + by, &mut book);
-        let plan = lane.plan(start + by, &mut book);
+        direction.wrote(3, start + by, &mut record);
+        let plan = direction.plan(start + by, &mut record);
         assert_eq!((plan.wake, plan.finish), (Some(start + by + by / 2), None));
-        assert_eq!(lane.plan(start + 2 * by, &mut book).finish, Some(Last::Reset));
+        assert_eq!(direction.plan(start + 2 * by, &mut record).finish, Some(Last::Reset));
     }
 
     #[test]
     fn tiny_pieces_do_not_pile_up() {
-        let (mut lane, mut book, now) = (lane(1, Flow::delay(LONGEST)), Book::new(), Instant::now());
+        let (mut direction, mut record, now) =
+            (direction(1, Flow::delay(LONGEST)), Record::new(), Instant::now());
         let mut pieces = 0;
-        while lane.plan(now, &mut book).read > 0 {
-            lane.came(b"a", now);
+        while direction.plan(now, &mut record).read > 0 {
+            direction.arrived(b"a", now);
             pieces += 1;
         }
         assert_eq!(pieces, PIECES);

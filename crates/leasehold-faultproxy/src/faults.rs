@@ -5,17 +5,18 @@ use std::io;
 use tokio::sync::{broadcast, watch};
 
 use crate::Stopped;
-use crate::rules::{Door, End, Flow, To, Which};
+use crate::rules::{End, Flow, PortState, To, Which};
 use crate::state::Common;
 use crate::stats::{Connection, Event, Stats};
 use crate::trap::{ArmedTrap, Trap, TrapId};
 use crate::wire::Upstream;
 
-/// Changes the rules of a proxy while it runs, and tells what it did. Clones control the same proxy.
+/// A handle that changes the rules of a running proxy and reports what happened. Clones control the same
+/// proxy.
 ///
-/// A rule that forbids something holds as soon as the call returns: no byte is forwarded by the old one. What a
-/// rule brings about (an end, bytes that may go again) begins then and can be waited for. Once the proxy has
-/// stopped, rules change nothing.
+/// A rule that forbids something holds as soon as the call returns: no byte is forwarded by the old one.
+/// The effects of a rule (an end, bytes that may go again) begin then and can be waited for. Once the proxy
+/// has stopped, rules have no effect.
 #[derive(Clone, Debug)]
 pub struct Faults {
     common: Common,
@@ -24,35 +25,35 @@ pub struct Faults {
 
 impl Faults {
     pub(crate) fn new(common: Common) -> Self {
-        let stats = common.lock().book.watch();
+        let stats = common.lock().record.watch();
         Self { common, stats }
     }
 
-    /// Sets how bytes go in one direction.
+    /// Sets how bytes are forwarded in one direction.
     pub fn flow(&self, which: Which, to: To, flow: Flow) {
         self.common.change(|state| state.set_flow(which, to, flow));
     }
 
-    /// Sets how bytes go in both directions.
+    /// Sets how bytes are forwarded in both directions.
     pub fn flow_both(&self, which: Which, flow: Flow) {
         self.common.change(|state| To::BOTH.map(|to| state.set_flow(which, to, flow)));
     }
 
-    /// Ends a connection as soon as so many more bytes have gone in this direction, counted for each connection
-    /// from now, or from its start if it is new. It replaces the last such rule.
+    /// Ends a connection as soon as this many more bytes were forwarded in this direction. They are counted
+    /// from now, or from the start of a new connection. It replaces the previous rule of this kind.
     ///
-    /// The bytes before a reset arrive if the receiver has room for them; a reset overtakes the others, as it
-    /// does without a proxy.
+    /// The bytes before a reset arrive if the receiver has room for them; a reset overtakes the others, as
+    /// it does without a proxy.
     pub fn cut_after(&self, which: Which, to: To, bytes: u64, end: End) {
         self.common.change(|state| state.cut_after(which, to, bytes, end));
     }
 
-    /// Ends connections now, whatever holds them. What was not yet forwarded is lost.
+    /// Ends connections now, even if a rule holds them. Bytes that were not yet forwarded are lost.
     pub fn end(&self, which: Which, end: End) {
         self.common.change(|state| state.end(which, end));
     }
 
-    /// Lets go what traps hold or delay.
+    /// Resumes what traps hold or delay.
     pub fn resume(&self, which: Which) {
         self.common.change(|state| state.resume(which));
     }
@@ -63,18 +64,18 @@ impl Faults {
         self.common.change(|state| state.arm(trap))
     }
 
-    /// Disarms a trap; what it holds stays held. Returns whether it was armed.
+    /// Disarms a trap; what it holds stays held. Returns `true` if it was armed.
     pub fn disarm(&self, trap: TrapId) -> bool {
         self.common.change(|state| state.disarm(trap))
     }
 
-    /// Says what happens to new connections.
+    /// Sets what happens to new connections.
     ///
     /// # Errors
     ///
-    /// If the port cannot be opened again; the door stays as it was.
-    pub fn door(&self, door: Door) -> io::Result<()> {
-        self.common.change(|state| state.set_door(door))
+    /// If the port cannot be opened again. The rule then stays as it was.
+    pub fn port(&self, state: PortState) -> io::Result<()> {
+        self.common.change(|shared| shared.set_port_state(state))
     }
 
     /// Sends new connections to another server, as a failover does behind one address.
@@ -83,7 +84,7 @@ impl Faults {
         self.common.change(|state| state.upstream = upstream);
     }
 
-    /// Takes every rule and trap back: all flows pass, what was held goes on, the door is open.
+    /// Removes every rule and trap: all flows pass, held bytes are forwarded, and the port is open.
     ///
     /// # Errors
     ///
@@ -92,18 +93,18 @@ impl Faults {
         self.common.change(|state| state.heal())
     }
 
-    /// Returns the counts of now.
+    /// Returns the current counts.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.common.lock().book.stats
+        self.common.lock().record.stats
     }
 
-    /// Waits until the counts are as wanted, and returns them. What holds for a moment only may be missed: wait for
-    /// a count that only grows, or for one that stays.
+    /// Waits until the counts satisfy the predicate, and returns them. A state that holds only for a moment
+    /// may be missed, so wait for a count that only grows, or for one that stays.
     ///
     /// # Errors
     ///
-    /// If the proxy stopped before.
+    /// If the proxy stops before that.
     ///
     /// # Cancel safety
     ///
@@ -118,19 +119,19 @@ impl Faults {
         self.common.lock().connections()
     }
 
-    /// Listens to what happens from now on.
+    /// Subscribes to the events from now on.
     #[must_use]
     pub fn events(&self) -> Events {
-        Events(self.common.lock().book.events())
+        Events(self.common.lock().record.events())
     }
 }
 
-/// Tells what happens, one after the other.
+/// The events of a proxy, one after the other.
 #[derive(Debug)]
 pub struct Events(broadcast::Receiver<Event>);
 
 impl Events {
-    /// Waits for the next event. `None`: the proxy has stopped.
+    /// Waits for the next event. Returns `None` once the proxy has stopped.
     ///
     /// # Cancel safety
     ///

@@ -1,12 +1,12 @@
 #![doc = include_str!("../README.md")]
 
-mod book;
-mod door;
+mod direction;
 mod faults;
-mod lane;
 mod link;
+mod port;
 mod proxy;
 mod random;
+mod record;
 mod rules;
 pub mod script;
 mod state;
@@ -19,12 +19,12 @@ use std::fmt;
 
 pub use crate::faults::{Events, Faults};
 pub use crate::proxy::{Builder, Proxy};
-pub use crate::rules::{ConnId, Door, End, Flow, To, Which};
+pub use crate::rules::{ConnId, End, Flow, PortState, To, Which};
 pub use crate::stats::{Connection, Event, Stats};
 pub use crate::trap::{ArmedTrap, Trap, TrapCount, TrapId};
 pub use crate::wire::Upstream;
 
-/// Says that what somebody waited for will not happen: the proxy has stopped, or the trap was disarmed.
+/// The error of a wait that cannot end: the proxy has stopped, or the trap was disarmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stopped;

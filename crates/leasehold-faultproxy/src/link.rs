@@ -1,4 +1,4 @@
-//! The task of one connection: carries bytes between two sockets as the lanes say.
+//! The task of one connection, which moves bytes between two sockets as its two directions plan.
 
 use std::future;
 use std::io;
@@ -7,16 +7,16 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{self, Instant};
 
-use crate::lane::{Last, READ};
-use crate::rules::{ConnId, Door, End, To};
+use crate::direction::{Last, READ};
+use crate::rules::{ConnId, End, PortState, To};
 use crate::state::{Common, State};
 use crate::stats::Event;
 use crate::wire::Wire;
 
-/// How much is done at once before the other connections have their turn.
+/// How many steps are done before other connections get their turn.
 const ROUNDS: usize = 16;
 
-/// Carries a connection from its accepting to its end.
+/// Runs a connection from its acceptance to its end.
 pub(crate) async fn run(common: Common, id: ConnId, client: TcpStream) {
     let client = Wire::tcp(client);
     let mut changes = common.changes.subscribe();
@@ -24,12 +24,12 @@ pub(crate) async fn run(common: Common, id: ConnId, client: TcpStream) {
         carry(&common, id, &client, &server, &mut changes).await;
         drop(server);
     }
-    // Closed first, then counted: who sees that it is closed can rely on it.
+    // Closed first, then counted, so that an observer of the count can rely on it.
     drop(client);
     common.lock().leave(id);
 }
 
-/// Waits for the door, then connects. `None`: the connection is over.
+/// Waits until the port is not silent, then connects. Returns `None` if the connection is over.
 async fn reach(
     common: &Common,
     id: ConnId,
@@ -41,13 +41,13 @@ async fn reach(
         changes.borrow_and_update();
         {
             let mut state = common.lock();
-            let silent = state.door == Door::Silent;
+            let silent = state.port_state == PortState::Silent;
             if connecting.is_none() && !silent {
                 let upstream = state.upstream.clone();
                 connecting = Some(Box::pin(async move { upstream.connect().await }));
             }
             let link = state.links.get_mut(&id)?;
-            // Half of a connection can only be closed once there is one.
+            // A half-close needs a connection to the server, so it waits; any other end applies now.
             if let Some(at) = link.ends.iter().position(|end| !matches!(end, End::HalfClose(_))) {
                 let end = link.ends.remove(at)?;
                 note_end(&mut state, id);
@@ -66,17 +66,17 @@ async fn reach(
                 let mut state = common.lock();
                 let server = match reached {
                     Ok(server) => {
-                        state.book.note(Event::Reached(id));
+                        state.record.note(Event::Reached(id));
                         Some(server)
                     }
                     Err(_) => {
                         client.will_reset();
-                        state.book.stats.unreached += 1;
-                        state.book.note(Event::Unreached(id));
+                        state.record.stats.unreached += 1;
+                        state.record.note(Event::Unreached(id));
                         None
                     }
                 };
-                state.book.publish();
+                state.record.publish();
                 return server;
             }
             changed = changes.changed() => changed.ok()?,
@@ -90,7 +90,7 @@ async fn carry(common: &Common, id: ConnId, client: &Wire, server: &Wire, change
         let next = {
             let mut state = common.lock();
             let next = step(&mut state, id, [client, server]);
-            state.book.publish();
+            state.record.publish();
             next
         };
         let Next::Wait(wait) = next else { return };
@@ -104,7 +104,7 @@ async fn carry(common: &Common, id: ConnId, client: &Wire, server: &Wire, change
                 None => future::pending().await,
             }
         };
-        // What became of a wait, the next step finds out.
+        // The next step determines what has changed.
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
             _ = client.readable(), if wait.read[To::Server.index()] => {}
@@ -129,7 +129,7 @@ struct Wait {
     again: bool,
 }
 
-/// Does all that can be done without waiting. `wires`: the client's and the server's.
+/// Does all that is possible without waiting. `wires` are the client's and the server's.
 fn step(state: &mut State, id: ConnId, wires: [&Wire; 2]) -> Next {
     let mut wait = Wait::default();
     for _ in 0..ROUNDS {
@@ -141,9 +141,9 @@ fn step(state: &mut State, id: ConnId, wires: [&Wire; 2]) -> Next {
             }
             continue;
         }
-        if link.lanes.iter().all(crate::lane::Lane::is_over) {
-            // Whoever sent to a receiver that is gone learns it as the receiver said it: with a reset.
-            for to in To::BOTH.into_iter().filter(|to| link.lanes[to.index()].is_broken()) {
+        if link.directions.iter().all(crate::direction::Direction::is_over) {
+            // A sender whose receiver is gone gets a reset, as it would without a proxy.
+            for to in To::BOTH.into_iter().filter(|to| link.directions[to.index()].is_broken()) {
                 wires[to.index()].will_reset();
             }
             return Next::Over;
@@ -152,7 +152,7 @@ fn step(state: &mut State, id: ConnId, wires: [&Wire; 2]) -> Next {
         wait = Wait::default();
         let mut busy = false;
         for to in To::BOTH {
-            busy |= step_lane(state, id, wires, to, now, &mut wait);
+            busy |= step_direction(state, id, wires, to, now, &mut wait);
         }
         if !busy {
             return Next::Wait(wait);
@@ -162,8 +162,8 @@ fn step(state: &mut State, id: ConnId, wires: [&Wire; 2]) -> Next {
     Next::Wait(wait)
 }
 
-/// Does what one direction allows. Returns whether something was done.
-fn step_lane(
+/// Does what one direction allows. Returns `true` if anything was done.
+fn step_direction(
     state: &mut State,
     id: ConnId,
     wires: [&Wire; 2],
@@ -172,11 +172,11 @@ fn step_lane(
     wait: &mut Wait,
 ) -> bool {
     let i = to.index();
-    // Requests come from the client, the first wire, and go to the second.
+    // Requests go from the client, the first wire, to the second.
     let (from, into) = (wires[i], wires[to.opposite().index()]);
-    let State { links, book, .. } = state;
+    let State { links, record, .. } = state;
     let Some(link) = links.get_mut(&id) else { return false };
-    let plan = link.lanes[i].plan(now, book);
+    let plan = link.directions[i].plan(now, record);
     if let Some(end) = plan.end {
         link.ends.push_back(end);
         return true;
@@ -185,13 +185,13 @@ fn step_lane(
     match plan.finish {
         Some(Last::Orderly) => {
             into.finish();
-            link.lanes[i].finish();
-            book.note(Event::Finished(id, to));
+            link.directions[i].finish();
+            record.note(Event::Finished(id, to));
             return true;
         }
         Some(Last::Reset) => {
             into.will_reset();
-            link.lanes.iter_mut().for_each(crate::lane::Lane::finish);
+            link.directions.iter_mut().for_each(crate::direction::Direction::finish);
             return true;
         }
         None => {}
@@ -199,36 +199,36 @@ fn step_lane(
     let mut busy = false;
     let mut lost = 0;
     if plan.write > 0 {
-        match into.try_write(link.lanes[i].head(plan.write)) {
+        match into.try_write(link.directions[i].head(plan.write)) {
             Ok(n) => {
-                *book.stats.sent(to) += wide(n);
-                for (trap, deed) in link.lanes[i].wrote(n, now, book) {
-                    link.lanes[to.opposite().index()].stop_at_reply(trap, deed);
+                *record.stats.sent(to) += wide(n);
+                for (trap, action) in link.directions[i].wrote(n, now, record) {
+                    link.directions[to.opposite().index()].stop_at_reply(trap, action);
                 }
                 busy = true;
             }
             Err(error) if is_later(&error) => wait.write[i] = true,
             Err(_) => {
-                lost += link.lanes[i].breaks();
+                lost += link.directions[i].breaks();
                 busy = true;
             }
         }
     }
-    if plan.read > 0 && !link.lanes[i].is_over() {
+    if plan.read > 0 && !link.directions[i].is_over() {
         let mut bytes = [0; READ];
         match from.try_read(&mut bytes[..plan.read]) {
             Ok(0) => {
-                link.lanes[i].ended(Last::Orderly, now);
+                link.directions[i].ended(Last::Orderly, now);
                 busy = true;
             }
             Ok(n) => {
-                *book.stats.read(to) += wide(n);
-                lost += link.lanes[i].came(&bytes[..n], now);
+                *record.stats.read(to) += wide(n);
+                lost += link.directions[i].arrived(&bytes[..n], now);
                 busy = true;
             }
             Err(error) if is_later(&error) => wait.read[i] = true,
             Err(_) => {
-                link.lanes[i].ended(Last::Reset, now);
+                link.directions[i].ended(Last::Reset, now);
                 busy = true;
             }
         }
@@ -237,14 +237,14 @@ fn step_lane(
     busy
 }
 
-/// Ends a connection, or half of it. Returns whether it goes on.
+/// Ends a connection, or half of it. Returns `true` if it goes on.
 fn end_link(state: &mut State, id: ConnId, wires: [&Wire; 2], end: End) -> bool {
     if let End::HalfClose(to) = end {
         let Some(link) = state.links.get_mut(&id) else { return false };
-        if link.lanes[to.index()].is_open() {
+        if link.directions[to.index()].is_open() {
             wires[to.opposite().index()].finish();
         }
-        let lost = link.lanes[to.index()].half_close();
+        let lost = link.directions[to.index()].half_close();
         state.discard(lost);
         return true;
     }
@@ -253,7 +253,7 @@ fn end_link(state: &mut State, id: ConnId, wires: [&Wire; 2], end: End) -> bool 
     false
 }
 
-/// Prepares the socket of one end for being closed.
+/// Prepares the socket of one end for closing.
 fn part(wire: &Wire, of: To, end: End) {
     let reset = match end {
         End::Reset => true,
@@ -268,8 +268,8 @@ fn part(wire: &Wire, of: To, end: End) {
 }
 
 fn note_end(state: &mut State, id: ConnId) {
-    state.book.stats.ended += 1;
-    state.book.note(Event::Ended(id));
+    state.record.stats.ended += 1;
+    state.record.note(Event::Ended(id));
 }
 
 fn is_later(error: &io::Error) -> bool {

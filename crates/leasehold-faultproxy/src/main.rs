@@ -1,4 +1,4 @@
-//! The program: a proxy that is controlled by lines, and says what happens in JSON lines.
+//! The program: a proxy that is controlled by command lines, and reports events in JSON lines.
 
 mod control;
 mod print;
@@ -14,28 +14,28 @@ use tokio::sync::mpsc;
 
 use crate::control::Control;
 
-/// Stands between clients and a server, and delays, holds, cuts and resets connections when told so.
+/// Stands between clients and a server, and delays, holds, cuts and resets connections on command.
 ///
-/// Prints `{"listening":"127.0.0.1:4321"}` first, then what happens and the answers, a JSON object per line. Reads
-/// rules from standard input, and from connections to the control socket, which get their answers there. Exits
-/// with 65 if a line of standard input was not understood.
+/// Prints `{"listening":"127.0.0.1:4321"}` first, then events and answers, one JSON object per line. Reads
+/// commands from standard input, and from connections to the control socket, which get their answers there.
+/// Exits with 65 if a line of standard input was not understood.
 #[derive(Parser, Debug)]
 #[command(name = "faultproxy", version)]
 struct Args {
-    /// Listens here, on loopback; port 0 is any that is free.
+    /// Listens on this loopback address; port 0 means any free one.
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
 
     /// Connects clients to this server: HOST:PORT, or unix:PATH.
-    // Spelled out: clap would choose `From`, which is lenient.
+    // Explicit, because clap would choose `From`, which checks less.
     #[arg(long, value_name = "SERVER", value_parser = str::parse::<Upstream>)]
     to: Upstream,
 
-    /// Decides the jitter.
+    /// Seeds the jitter.
     #[arg(long, default_value_t = 0)]
     seed: u64,
 
-    /// Also reads rules from connections to this Unix socket.
+    /// Also reads commands from connections to this Unix socket.
     #[cfg(unix)]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
@@ -45,7 +45,7 @@ struct Args {
     exit_with_stdin: bool,
 }
 
-/// A usage that cannot work, an input that was wrong, and a system that refused.
+/// The exit codes for a call that cannot work, a wrong input, and a failure of the system.
 const DATA_ERROR: u8 = 65;
 const OS_ERROR: u8 = 71;
 
@@ -67,7 +67,7 @@ fn fail(error: &std::io::Error) -> ExitCode {
     ExitCode::from(OS_ERROR)
 }
 
-/// Returns whether every line of standard input was understood.
+/// Returns `true` if every line of standard input was understood.
 async fn run(args: Args) -> std::io::Result<bool> {
     let proxy = Proxy::builder().listen(args.listen).seed(args.seed).start(args.to).await?;
     let mut events = proxy.faults().events();
@@ -104,22 +104,22 @@ async fn run(args: Args) -> std::io::Result<bool> {
                     print::line(&answer);
                 }
             }
-            // From the control socket, while this line waits for something.
+            // A `quit` from the control socket ends this line's wait.
             _ = quitting.recv() => break,
         }
     }
-    // Every event is printed: they end with the proxy.
+    // Dropping the proxy ends the events, so the loop prints all of them.
     drop(proxy);
     let _ = printing.await;
     Ok(understood)
 }
 
-/// The lines of standard input, read by a thread that ends with the program.
+/// Returns the lines of standard input, read by a thread that ends with the program.
 fn stdin() -> mpsc::Receiver<std::io::Result<String>> {
     let (sender, lines) = mpsc::channel(64);
     std::thread::spawn(move || {
         for line in std::io::stdin().lines() {
-            // A line that is not text is answered; after any other error there is nothing to read.
+            // A line that is not text gets an error. After any other error there is nothing more to read.
             let last = line.as_ref().is_err_and(|error| error.kind() != std::io::ErrorKind::InvalidData);
             if sender.blocking_send(line).is_err() || last {
                 break;

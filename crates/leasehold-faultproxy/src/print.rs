@@ -1,11 +1,11 @@
-//! What the program says.
+//! The output of the program.
 
 use std::io::Write;
 
 use leasehold_faultproxy::{Connection, Event, Stats};
 use serde_json::{Map, Value, json};
 
-/// Prints one line. Nobody has to read it.
+/// Prints one line. A reader that is gone is no error.
 pub(crate) fn line(value: &Value) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{value}").and_then(|()| out.flush());

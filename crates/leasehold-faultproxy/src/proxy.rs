@@ -1,4 +1,4 @@
-//! The proxy: its thread, its port, its end.
+//! The proxy: its thread, its port, and its shutdown.
 
 use std::future;
 use std::io;
@@ -11,17 +11,17 @@ use tokio::runtime;
 use tokio::sync::oneshot;
 use tokio::time;
 
-use crate::door::Port;
 use crate::faults::Faults;
 use crate::link;
+use crate::port::Port;
 use crate::state::{Common, Shared, State};
 use crate::url;
 use crate::wire::Upstream;
 
-/// Stands between clients and a server, and does to their connections what a test says.
+/// A proxy between clients and a server that applies the rules of a test to their connections.
 ///
-/// It runs in a thread of its own, so that it goes on while the test's runtime is paused or blocked. Dropping it
-/// closes its port and every connection before `drop` returns.
+/// It runs in a thread of its own, so it keeps working while the test's runtime is paused or blocked.
+/// Dropping it closes its port and every connection before `drop` returns.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -31,11 +31,11 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts a proxy on a free port of 127.0.0.1 before a server, which need not run yet.
+    /// Starts a proxy on a free port of 127.0.0.1. The server need not run yet.
     ///
     /// # Errors
     ///
-    /// If there is no free port or no thread to be had.
+    /// If there is no free port, or no thread can be started.
     ///
     /// # Cancel safety
     ///
@@ -44,7 +44,7 @@ impl Proxy {
         Self::builder().start(upstream).await
     }
 
-    /// Starts a proxy that is not as the others.
+    /// Returns a builder, for a proxy with other settings.
     pub fn builder() -> Builder {
         Builder { listen: SocketAddr::from(([127, 0, 0, 1], 0)), seed: 0 }
     }
@@ -55,8 +55,8 @@ impl Proxy {
         self.address
     }
 
-    /// Returns a URL with its host and port replaced by those of the proxy; user, password, path and options stay. A
-    /// list of hosts becomes the one proxy. What has no `//` is taken for `host:port`.
+    /// Returns a URL with its host and port replaced by those of the proxy; user, password, path and
+    /// options stay. A list of hosts becomes the one proxy. A text without `//` is taken for `host:port`.
     #[must_use]
     pub fn url_for(&self, url: &str) -> String {
         url::through(self.address, url)
@@ -74,13 +74,13 @@ impl Drop for Proxy {
         // Dropping the sender is the signal.
         self.stop.take();
         if let Some(thread) = self.thread.take() {
-            // It panics only by a bug, and has printed it then.
+            // The thread panics only because of a bug, and the panic has been printed.
             let _ = thread.join();
         }
     }
 }
 
-/// Starts a proxy with an address or a seed of one's own.
+/// The settings of a proxy.
 #[derive(Clone, Copy, Debug)]
 #[must_use = "a builder does nothing until it is started"]
 pub struct Builder {
@@ -89,13 +89,13 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Listens here, on loopback; port 0 is any that is free.
+    /// Listens on this loopback address; port 0 means any free one.
     pub fn listen(self, listen: SocketAddr) -> Self {
         Self { listen, ..self }
     }
 
-    /// Decides the jitter: the nth piece that a connection reads in a direction is late by the same part of it
-    /// in every run.
+    /// Seeds the jitter: the nth piece that a connection reads in a direction is late by the same fraction
+    /// of the jitter in every run.
     pub fn seed(self, seed: u64) -> Self {
         Self { seed, ..self }
     }
@@ -104,7 +104,7 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// If the address is not on loopback or is taken, or there is no thread to be had.
+    /// If the address is not on loopback or is taken, or no thread can be started.
     ///
     /// # Cancel safety
     ///
@@ -122,7 +122,7 @@ impl Builder {
 
 type Started = io::Result<(SocketAddr, Common)>;
 
-/// The thread of a proxy.
+/// Runs the thread of a proxy.
 fn run(
     builder: Builder,
     upstream: Upstream,
@@ -153,7 +153,7 @@ fn run(
         }
         common.lock().stop();
     });
-    // The tasks of the connections end here and close their sockets. A lookup that hangs is not waited for.
+    // The tasks of the connections end here and close their sockets. A lookup that hangs is not awaited.
     runtime.shutdown_background();
 }
 
@@ -167,7 +167,7 @@ async fn accept(common: &Common) {
     loop {
         match future::poll_fn(|cx| common.lock().poll_accept(cx)).await {
             Ok((id, client)) => drop(tokio::spawn(link::run(Arc::clone(common), id, client))),
-            // Out of descriptors, or a client that is gone already: the next may be better.
+            // Either no descriptor is left or the client is gone already; the next accept may succeed.
             Err(_) => time::sleep(Duration::from_millis(10)).await,
         }
     }

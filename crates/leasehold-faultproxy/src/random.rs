@@ -1,6 +1,6 @@
-//! Numbers that a seed decides.
+//! Random numbers from a seed.
 
-/// SplitMix64: small, and the same for ever.
+/// A SplitMix64 generator, which gives the same numbers on every machine.
 #[derive(Debug)]
 pub(crate) struct Random(u64);
 
@@ -9,7 +9,7 @@ impl Random {
         Self(seed)
     }
 
-    /// The stream of one direction of one connection, whatever the others draw.
+    /// Returns the generator of one direction of one connection, independent of all others.
     pub(crate) fn of(seed: u64, connection: u64, direction: usize) -> Self {
         let direction = u64::try_from(direction).expect("BUG: there are two directions");
         let mut mixed = Self::new(seed ^ connection.wrapping_mul(2).wrapping_add(direction).rotate_left(32));

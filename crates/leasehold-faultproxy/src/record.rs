@@ -1,4 +1,4 @@
-//! The book of a proxy: which traps are armed, what happened, and who waits to learn it.
+//! The record of a proxy: the armed traps, the counts, and the subscribers to events.
 
 use std::collections::BTreeMap;
 
@@ -8,14 +8,14 @@ use crate::rules::{ConnId, Which};
 use crate::stats::{Event, Stats};
 use crate::trap::{Trap, TrapCount, TrapId};
 
-/// How many events wait for a slow reader before it misses some.
+/// How many events a slow reader may lag behind before it misses some.
 const EVENTS: usize = 16 * 1024;
 
 #[derive(Debug)]
-pub(crate) struct Book {
+pub(crate) struct Record {
     pub(crate) stats: Stats,
     published: watch::Sender<Stats>,
-    /// `None` once the proxy has stopped.
+    /// The sender of events, or `None` once the proxy has stopped.
     events: Option<broadcast::Sender<Event>>,
     traps: BTreeMap<TrapId, Armed>,
     last_trap: u64,
@@ -28,7 +28,7 @@ struct Armed {
     count: watch::Sender<TrapCount>,
 }
 
-impl Book {
+impl Record {
     pub(crate) fn new() -> Self {
         Self {
             stats: Stats::default(),
@@ -52,12 +52,12 @@ impl Book {
 
     pub(crate) fn note(&self, event: Event) {
         if let Some(events) = &self.events {
-            // Nobody has to listen.
+            // An error means that there are no subscribers.
             let _ = events.send(event);
         }
     }
 
-    /// Tells those who wait.
+    /// Publishes the counts to the tasks that wait for them.
     pub(crate) fn publish(&self) {
         self.published.send_if_modified(|published| {
             let changed = *published != self.stats;
@@ -66,7 +66,7 @@ impl Book {
         });
     }
 
-    /// Lets those go who wait: nothing more happens.
+    /// Ends all waits, because nothing more happens.
     pub(crate) fn close(&mut self) {
         self.stats.open = 0;
         self.publish();
@@ -76,13 +76,13 @@ impl Book {
     }
 
     pub(crate) fn arm(&mut self, trap: Trap) -> (TrapId, watch::Receiver<TrapCount>) {
-        // A spent trap that nobody follows is of no more use.
+        // A spent trap without an `ArmedTrap` is no longer needed.
         self.traps.retain(|_, armed| armed.left > 0 || armed.count.receiver_count() > 0);
         self.last_trap += 1;
         let id = TrapId(self.last_trap);
         let count = watch::Sender::new(TrapCount::default());
         let receiver = count.subscribe();
-        // Of a proxy that has stopped nobody waits for anything.
+        // After the stop of the proxy, dropping the sender ends the waits at once.
         if self.events.is_some() {
             self.traps.insert(id, Armed { left: trap.times, trap, count });
         }
@@ -97,7 +97,7 @@ impl Book {
         self.traps.clear();
     }
 
-    /// The traps that look at every connection to come.
+    /// Returns the traps that apply to every new connection.
     pub(crate) fn for_new(&self) -> impl Iterator<Item = (TrapId, &Trap)> {
         let lasts = |armed: &Armed| armed.left > 0 && matches!(armed.trap.which, Which::All | Which::New);
         let lasting = self.traps.iter().filter(move |(_, armed)| lasts(armed));
@@ -108,7 +108,7 @@ impl Book {
         self.traps.get(&id).is_some_and(|armed| armed.left > 0)
     }
 
-    /// Takes one of the times that the trap works.
+    /// Uses up one of the trap's times.
     pub(crate) fn spend(&mut self, id: TrapId) {
         if let Some(armed) = self.traps.get_mut(&id) {
             armed.left = armed.left.saturating_sub(1);

@@ -1,9 +1,9 @@
-//! What a test can ask for.
+//! The rules that a test can set.
 
 use std::fmt;
 use std::time::Duration;
 
-/// Names a direction by the end that the bytes go to.
+/// A direction, named by the end that receives the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "a connection has two ends")]
 pub enum To {
@@ -43,42 +43,42 @@ impl fmt::Display for To {
     }
 }
 
-/// Says how bytes go in one direction.
+/// How bytes are forwarded in one direction.
 ///
-/// Whatever the flow, no byte is lost, repeated or overtaken; changing the flow changes when the bytes
-/// arrive that are already on their way.
+/// No flow loses, repeats or reorders bytes. Changing the flow also changes when the bytes in flight
+/// arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Flow {
-    /// As they come.
+    /// Bytes are forwarded as they arrive.
     #[default]
     Pass,
-    /// Each so much later, plus a part of `jitter` that the proxy's seed decides. The end of the stream
-    /// is as late as the bytes. At most 256 KiB are on their way, then the sender waits.
+    /// Each byte is late by `by` plus a fraction of `jitter` that the proxy's seed decides. The end of the
+    /// stream is as late as the bytes. At most 256 KiB are buffered, then the sender waits.
     Delay {
-        /// The least that a byte is late.
+        /// The shortest delay.
         by: Duration,
-        /// What may be added.
+        /// The longest addition to it.
         jitter: Duration,
     },
-    /// So many in a second, evenly.
+    /// This many bytes are forwarded per second, evenly.
     Throttle {
         /// The rate; 0 is a black hole.
         bytes_per_second: u64,
     },
-    /// Not at all: the connection stays open, nothing is read from the sender and nothing is forwarded. Not even
-    /// that the sender closed it is noticed. All of it goes on when the flow is changed.
+    /// Nothing is forwarded: the connection stays open, and nothing is read from the sender, not even its
+    /// end. Everything goes on when the flow is changed.
     BlackHole,
 }
 
 impl Flow {
-    /// Delays by the same time always.
+    /// Returns a delay without jitter.
     #[must_use]
     pub fn delay(by: Duration) -> Self {
         Self::Delay { by, jitter: Duration::ZERO }
     }
 
-    /// Forwards so many bytes in a second.
+    /// Returns a throttle of this many bytes per second.
     #[must_use]
     pub fn throttle(bytes_per_second: u64) -> Self {
         Self::Throttle { bytes_per_second }
@@ -89,56 +89,56 @@ impl Flow {
     }
 }
 
-/// Says how a connection ends.
+/// How a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum End {
-    /// Both ends read all that was forwarded and then the end of the stream.
+    /// Both ends read all forwarded bytes, then the end of the stream.
     Close,
     /// Both ends see `ECONNRESET`.
     Reset,
-    /// That end sees `ECONNRESET`, the other an orderly end.
+    /// The named end sees `ECONNRESET`, the other an orderly end.
     ResetTo(To),
-    /// That end reads the end of the stream; the other direction goes on. What the sender still sends is read
-    /// and thrown away.
+    /// The named end reads the end of the stream; the other direction goes on. Further bytes to the named
+    /// end are read and discarded.
     HalfClose(To),
 }
 
-/// Chooses the connections that a rule applies to.
+/// The connections to which a rule applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Which {
-    /// Those that are open and those to come.
+    /// All open and all new connections.
     All,
-    /// Those that are open now.
+    /// The connections that are open now.
     Open,
-    /// Those to come.
+    /// The connections that are accepted from now on.
     New,
-    /// This one, if it is open.
+    /// This connection, if it is open.
     One(ConnId),
 }
 
-/// Says what happens to new connections.
+/// What happens to new connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub enum Door {
+pub enum PortState {
     /// They are connected to the server.
     #[default]
     Open,
     /// The port is closed: `ECONNREFUSED`. It stays reserved, and opens again under the same number.
     Closed,
-    /// They are accepted and reset.
+    /// They are accepted, then reset.
     Reset,
-    /// They are accepted and nothing more, as by a server that hangs; once the door opens, they go on.
+    /// They are accepted and left unanswered, as by a server that hangs. They go on once the port is open.
     Silent,
 }
 
-/// Names a connection: they are numbered from 1 in the order in which they were accepted.
+/// The number of a connection, counted from 1 in the order of acceptance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId(pub(crate) u64);
 
 impl ConnId {
-    /// Names the connection with this number.
+    /// Makes the id of the connection with this number.
     #[must_use]
     pub fn new(number: u64) -> Self {
         Self(number)

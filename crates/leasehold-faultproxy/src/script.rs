@@ -1,7 +1,7 @@
-//! The lines by which the program is controlled.
+//! The command lines of the program.
 //!
-//! A line is a command of words between spaces; `#` begins a comment. Bytes stand between double quotes, with
-//! the escapes `\n`, `\r`, `\t`, `\\`, `\"` and `\xNN`.
+//! A line is a command of words between spaces; `#` begins a comment. Bytes are written between double
+//! quotes, with the escapes `\n`, `\r`, `\t`, `\\`, `\"` and `\xNN`.
 //!
 //! ```text
 //! flow WHICH DIRECTION pass | delay TIME [jitter TIME] | throttle BYTES-A-SECOND | black-hole
@@ -10,7 +10,7 @@
 //! trap NAME request|reply "BYTES" [on WHICH] [times N] FATE
 //! untrap NAME
 //! resume WHICH
-//! door open | closed | reset | silent
+//! port open | closed | reset | silent
 //! upstream HOST:PORT | unix:PATH
 //! heal
 //! stats
@@ -31,18 +31,18 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::rules::{ConnId, Door, End, Flow, To, Which};
+use crate::rules::{ConnId, End, Flow, PortState, To, Which};
 use crate::stats::Stats;
 use crate::trap::Trap;
 use crate::wire::Upstream;
 
-/// Says what one line asks for.
+/// A parsed command line.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Command {
-    /// Sets how bytes go.
+    /// Sets how bytes are forwarded.
     Flow(Which, Vec<To>, Flow),
-    /// Ends connections after so many bytes.
+    /// Ends connections after this many bytes.
     Cut(Which, Vec<To>, u64, End),
     /// Ends connections now.
     End(Which, End),
@@ -50,27 +50,28 @@ pub enum Command {
     Trap(String, Trap),
     /// Disarms the trap of that name.
     Untrap(String),
-    /// Lets go what traps hold.
+    /// Resumes what traps hold.
     Resume(Which),
-    /// Says what happens to new connections.
-    Door(Door),
-    /// Sends new connections elsewhere.
+    /// Sets what happens to new connections.
+    Port(PortState),
+    /// Sends new connections to another server.
     Upstream(Upstream),
-    /// Takes every rule back.
+    /// Removes every rule and trap.
     Heal,
-    /// Asks for the counts.
+    /// Returns the counts.
     Stats,
-    /// Asks for the open connections.
+    /// Returns the open connections.
     Connections,
     /// Waits for a count.
     WaitCount(CountTest),
-    /// Waits for a trap: its name, whether it is to have sprung (or its bytes to have passed), and how often.
+    /// Waits for the trap of that name. The flag selects whether it must have sprung or its bytes have
+    /// passed; the number says how often.
     WaitTrap(String, bool, u64),
     /// Ends the program.
     Quit,
 }
 
-/// Compares one of the counts with a number.
+/// A comparison of one of the counts with a number.
 #[derive(Clone, Copy, Debug)]
 pub struct CountTest {
     field: usize,
@@ -79,14 +80,14 @@ pub struct CountTest {
 }
 
 impl CountTest {
-    /// Returns whether the counts are as wanted.
+    /// Returns `true` if the counts satisfy the comparison.
     #[must_use]
     pub fn holds(&self, stats: &Stats) -> bool {
         (self.compare)(&stats.named()[self.field].1, &self.number)
     }
 }
 
-/// Says why a line is not a command.
+/// Why a line is not a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SyntaxError {
@@ -110,11 +111,11 @@ impl std::error::Error for SyntaxError {}
 type Result<T> = std::result::Result<T, SyntaxError>;
 
 impl Command {
-    /// Reads a line. `None`: it is empty, or a comment.
+    /// Parses a line. Returns `None` if it is empty or a comment.
     ///
     /// # Errors
     ///
-    /// If it is not exactly one command.
+    /// If the line is not exactly one command.
     pub fn read(line: &str) -> Result<Option<Self>> {
         let mut words = Words(split(line)?.into_iter());
         let Some(first) = words.0.next() else { return Ok(None) };
@@ -148,13 +149,13 @@ fn command(first: &Word, words: &mut Words) -> Result<Command> {
         "trap" => Ok(Command::Trap(words.name()?, words.trap()?)),
         "untrap" => Ok(Command::Untrap(words.name()?)),
         "resume" => Ok(Command::Resume(words.which()?)),
-        "door" => {
+        "port" => {
             let word = words.next("open, closed, reset or silent")?;
-            Ok(Command::Door(match word.plain() {
-                "open" => Door::Open,
-                "closed" => Door::Closed,
-                "reset" => Door::Reset,
-                "silent" => Door::Silent,
+            Ok(Command::Port(match word.plain() {
+                "open" => PortState::Open,
+                "closed" => PortState::Closed,
+                "reset" => PortState::Reset,
+                "silent" => PortState::Silent,
                 _ => return Err(word.instead_of("open, closed, reset or silent")),
             }))
         }
@@ -168,12 +169,12 @@ fn command(first: &Word, words: &mut Words) -> Result<Command> {
         "wait" => words.wait(),
         "quit" => Ok(Command::Quit),
         _ => Err(first.instead_of(
-            "flow, cut, end, trap, untrap, resume, door, upstream, heal, stats, connections, wait or quit",
+            "flow, cut, end, trap, untrap, resume, port, upstream, heal, stats, connections, wait or quit",
         )),
     }
 }
 
-/// The words of a line that are still to be read.
+/// The words of a line that are not parsed yet.
 struct Words(std::vec::IntoIter<Word>);
 
 impl Words {
@@ -181,7 +182,7 @@ impl Words {
         self.0.next().ok_or_else(|| SyntaxError::new(format!("the line ends too early: write {wanted}")))
     }
 
-    /// Takes the next word if it is this one.
+    /// Takes the next word if it is this one. Returns `true` if it was.
     fn has(&mut self, word: &str) -> bool {
         let there = self.0.as_slice().first().is_some_and(|next| next.plain() == word);
         if there {
@@ -342,7 +343,7 @@ struct Word {
 }
 
 impl Word {
-    /// The word, if it stood there without quotes; else none that means anything.
+    /// Returns the word if it was not quoted, and otherwise an empty text, which matches no keyword.
     fn plain(&self) -> &str {
         if self.quoted { "" } else { str::from_utf8(&self.bytes).unwrap_or_default() }
     }
@@ -383,7 +384,7 @@ fn split(line: &str) -> Result<Vec<Word>> {
     Ok(words)
 }
 
-/// Reads up to the closing quote. Returns the word and what follows.
+/// Parses up to the closing quote. Returns the word and the rest.
 fn quoted(inside: &str) -> Result<(Word, &str)> {
     let mut bytes = Vec::new();
     let mut chars = inside.chars();
@@ -437,7 +438,7 @@ mod tests {
             ("  end\tall half-close to-server ", "End(All, HalfClose(Server))"),
             ("untrap a", "Untrap(\"a\")"),
             ("resume all", "Resume(All)"),
-            ("door silent", "Door(Silent)"),
+            ("port silent", "Port(Silent)"),
             ("upstream localhost:1", "Upstream(Tcp(\"localhost:1\"))"),
             ("heal", "Heal"),
             ("stats", "Stats"),
@@ -505,7 +506,7 @@ mod tests {
             ("trap a request \"\\xg0\" hold", "escape with"),
             ("trap a request \"b\"hold", "a space after"),
             ("trap a request b\"b\" hold", "a space before"),
-            ("door ajar", "word=`ajar`"),
+            ("port ajar", "word=`ajar`"),
             ("upstream localhost", "server=`localhost`"),
             ("upstream unix:", "server=`unix:`"),
             ("upstream :80", "server=`:80`"),

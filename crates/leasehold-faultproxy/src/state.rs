@@ -1,5 +1,5 @@
-//! All that a proxy knows, behind one lock: whoever changes a rule knows, when the call returns, that no byte goes
-//! by the old one.
+//! The whole state of a proxy behind one mutex. When a call that changes a rule returns, no byte is
+//! forwarded by the old rule.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -10,11 +10,11 @@ use std::task::{Context, Poll, Waker};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::book::Book;
-use crate::door::Port;
-use crate::lane::Lane;
+use crate::direction::Direction;
+use crate::port::Port;
 use crate::random::Random;
-use crate::rules::{ConnId, Door, End, Flow, To, Which};
+use crate::record::Record;
+use crate::rules::{ConnId, End, Flow, PortState, To, Which};
 use crate::stats::{Connection, Event};
 use crate::trap::{ArmedTrap, Trap, TrapId};
 use crate::wire::Upstream;
@@ -22,7 +22,7 @@ use crate::wire::Upstream;
 #[derive(Debug)]
 pub(crate) struct Shared {
     state: Mutex<State>,
-    /// Changes with every rule.
+    /// A signal that is sent after every change of a rule.
     pub(crate) changes: watch::Sender<()>,
 }
 
@@ -31,18 +31,18 @@ impl Shared {
         Self { state: Mutex::new(state), changes: watch::Sender::new(()) }
     }
 
-    /// Reads or writes what is known.
+    /// Locks the state.
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        // No step leaves the state half-changed in a way that matters to the next.
+        // A panic leaves no half-changed state that matters to the next step.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes a rule, and wakes those whom it concerns.
+    /// Changes a rule, and wakes the tasks of the connections.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let done = {
             let mut state = self.lock();
             let done = change(&mut state);
-            state.book.publish();
+            state.record.publish();
             done
         };
         self.changes.send_replace(());
@@ -52,10 +52,10 @@ impl Shared {
 
 #[derive(Debug)]
 pub(crate) struct State {
-    pub(crate) book: Book,
+    pub(crate) record: Record,
     pub(crate) links: BTreeMap<ConnId, Link>,
     pub(crate) upstream: Upstream,
-    pub(crate) door: Door,
+    pub(crate) port_state: PortState,
     port: Option<Port>,
     listener: Option<TcpListener>,
     acceptor: Option<Waker>,
@@ -65,22 +65,22 @@ pub(crate) struct State {
     last: u64,
 }
 
-/// A connection as the rules see it.
+/// A connection from the point of view of the rules.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) client: SocketAddr,
-    pub(crate) lanes: [Lane; 2],
-    /// How rules want it to end.
+    pub(crate) directions: [Direction; 2],
+    /// The ends that rules have requested.
     pub(crate) ends: VecDeque<End>,
 }
 
 impl State {
     pub(crate) fn new(port: Port, listener: TcpListener, upstream: Upstream, seed: u64) -> Self {
         Self {
-            book: Book::new(),
+            record: Record::new(),
             links: BTreeMap::new(),
             upstream,
-            door: Door::Open,
+            port_state: PortState::Open,
             port: Some(port),
             listener: Some(listener),
             acceptor: None,
@@ -91,7 +91,7 @@ impl State {
         }
     }
 
-    /// Takes the next connection that the door lets in.
+    /// Accepts the next connection, and resets it if the rule for new connections says so.
     pub(crate) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(ConnId, TcpStream)>> {
         loop {
             let Some(listener) = &self.listener else {
@@ -105,12 +105,12 @@ impl State {
                     return Poll::Pending;
                 }
             };
-            if self.door == Door::Reset {
+            if self.port_state == PortState::Reset {
                 let _ = stream.set_zero_linger();
                 drop(stream);
-                self.book.stats.refused += 1;
-                self.book.note(Event::Refused);
-                self.book.publish();
+                self.record.stats.refused += 1;
+                self.record.note(Event::Refused);
+                self.record.publish();
                 continue;
             }
             return Poll::Ready(Ok((self.enter(client), stream)));
@@ -120,38 +120,38 @@ impl State {
     fn enter(&mut self, client: SocketAddr) -> ConnId {
         self.last += 1;
         let id = ConnId(self.last);
-        let lanes = To::BOTH.map(|to| {
+        let directions = To::BOTH.map(|to| {
             let i = to.index();
-            let mut lane = Lane::new(id, self.flows[i], Random::of(self.seed, id.0, i));
+            let mut direction = Direction::new(id, self.flows[i], Random::of(self.seed, id.0, i));
             if let Some((bytes, end)) = self.cuts[i] {
-                lane.cut_after(bytes, end);
+                direction.cut_after(bytes, end);
             }
-            for (trap, what) in self.book.for_new().filter(|(_, what)| what.to == to) {
-                lane.look_for(trap, what);
+            for (trap, what) in self.record.for_new().filter(|(_, what)| what.to == to) {
+                direction.look_for(trap, what);
             }
-            lane
+            direction
         });
-        self.links.insert(id, Link { client, lanes, ends: VecDeque::new() });
-        self.book.stats.accepted += 1;
-        self.book.stats.open += 1;
-        self.book.note(Event::Accepted(id));
-        self.book.publish();
+        self.links.insert(id, Link { client, directions, ends: VecDeque::new() });
+        self.record.stats.accepted += 1;
+        self.record.stats.open += 1;
+        self.record.note(Event::Accepted(id));
+        self.record.publish();
         id
     }
 
-    /// Takes note that both sockets of a connection are closed.
+    /// Records that both sockets of a connection are closed.
     pub(crate) fn leave(&mut self, id: ConnId) {
         if let Some(link) = self.links.remove(&id) {
-            let queued: usize = link.lanes.iter().map(Lane::queued).sum();
+            let queued: usize = link.directions.iter().map(Direction::queued).sum();
             self.discard(queued);
-            self.book.stats.open -= 1;
-            self.book.note(Event::Closed(id));
-            self.book.publish();
+            self.record.stats.open -= 1;
+            self.record.note(Event::Closed(id));
+            self.record.publish();
         }
     }
 
     pub(crate) fn discard(&mut self, bytes: usize) {
-        self.book.stats.discarded += u64::try_from(bytes).expect("BUG: a length fits in 64 bits");
+        self.record.stats.discarded += u64::try_from(bytes).expect("BUG: a length fits in 64 bits");
     }
 
     pub(crate) fn set_flow(&mut self, which: Which, to: To, flow: Flow) {
@@ -159,7 +159,7 @@ impl State {
             self.flows[to.index()] = flow;
         }
         for link in self.chosen(which) {
-            link.lanes[to.index()].set_flow(flow);
+            link.directions[to.index()].set_flow(flow);
         }
     }
 
@@ -168,7 +168,7 @@ impl State {
             self.cuts[to.index()] = Some((bytes, end));
         }
         for link in self.chosen(which) {
-            link.lanes[to.index()].cut_after(bytes, end);
+            link.directions[to.index()].cut_after(bytes, end);
         }
     }
 
@@ -180,32 +180,32 @@ impl State {
 
     pub(crate) fn resume(&mut self, which: Which) {
         for link in self.chosen(which) {
-            link.lanes.iter_mut().for_each(Lane::resume);
+            link.directions.iter_mut().for_each(Direction::resume);
         }
     }
 
     pub(crate) fn arm(&mut self, trap: Trap) -> ArmedTrap {
-        let (id, count) = self.book.arm(trap.clone());
+        let (id, count) = self.record.arm(trap.clone());
         for link in self.chosen(trap.which) {
-            link.lanes[trap.to.index()].look_for(id, &trap);
+            link.directions[trap.to.index()].look_for(id, &trap);
         }
         ArmedTrap { id, count }
     }
 
     pub(crate) fn disarm(&mut self, id: TrapId) -> bool {
         for link in self.links.values_mut() {
-            link.lanes.iter_mut().for_each(|lane| lane.look_no_more(id));
+            link.directions.iter_mut().for_each(|direction| direction.look_no_more(id));
         }
-        self.book.disarm(id)
+        self.record.disarm(id)
     }
 
-    pub(crate) fn set_door(&mut self, door: Door) -> io::Result<()> {
-        if door == Door::Closed {
+    pub(crate) fn set_port_state(&mut self, port_state: PortState) -> io::Result<()> {
+        if port_state == PortState::Closed {
             self.listener = None;
         } else if let (None, Some(port)) = (&self.listener, &self.port) {
             self.listener = Some(port.listen()?);
         }
-        self.door = door;
+        self.port_state = port_state;
         if let Some(acceptor) = self.acceptor.take() {
             acceptor.wake();
         }
@@ -215,24 +215,24 @@ impl State {
     pub(crate) fn heal(&mut self) -> io::Result<()> {
         self.flows = [Flow::Pass; 2];
         self.cuts = [None; 2];
-        self.book.disarm_all();
+        self.record.disarm_all();
         for link in self.links.values_mut() {
-            link.lanes.iter_mut().for_each(Lane::forget_rules);
+            link.directions.iter_mut().for_each(Direction::forget_rules);
         }
-        self.set_door(Door::Open)
+        self.set_port_state(PortState::Open)
     }
 
-    /// Closes the port and tells those who wait that nothing more comes.
+    /// Closes the port and ends all waits.
     pub(crate) fn stop(&mut self) {
         self.listener = None;
         self.port = None;
         self.links.clear();
-        self.book.close();
+        self.record.close();
     }
 
     pub(crate) fn connections(&self) -> Vec<Connection> {
         let describe = |(id, link): (&ConnId, &Link)| {
-            let [requests, replies] = &link.lanes;
+            let [requests, replies] = &link.directions;
             Connection {
                 id: *id,
                 client: link.client,
@@ -261,5 +261,5 @@ fn is_lasting(which: Which) -> bool {
     matches!(which, Which::All | Which::New)
 }
 
-/// Shares the state among the tasks of the proxy and its handles.
+/// The state, shared by the tasks of the proxy and its handles.
 pub(crate) type Common = Arc<Shared>;

@@ -1,21 +1,22 @@
-//! What a test can see.
+//! What a test can observe.
 
 use std::net::SocketAddr;
 
 use crate::rules::{ConnId, To};
 use crate::trap::TrapId;
 
-/// Counts what went through a proxy since it started.
+/// The counts of a proxy since it started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Connections that were accepted, without those that [`Door::Reset`](crate::Door::Reset) reset.
+    /// Connections that were accepted, without those that [`PortState::Reset`](crate::PortState::Reset) reset.
     pub accepted: u64,
-    /// Those of them that are open now, silent ones included.
+    /// The accepted connections that are open now, including silent ones.
     pub open: u64,
-    /// Connections that [`Door::Reset`](crate::Door::Reset) reset. Nobody sees those that a closed port refuses.
+    /// Connections that [`PortState::Reset`](crate::PortState::Reset) reset. Connections to a closed port cannot be
+    /// counted.
     pub refused: u64,
-    /// Connections for which the server could not be reached; the client saw a reset.
+    /// Connections for which the server could not be reached, so the client got a reset.
     pub unreached: u64,
     /// Bytes read from clients.
     pub from_client: u64,
@@ -25,13 +26,13 @@ pub struct Stats {
     pub from_server: u64,
     /// Bytes written to clients.
     pub to_client: u64,
-    /// Bytes that were read and will never be forwarded, because their connection was cut.
+    /// Bytes that were read and will not be forwarded, because their connection was cut.
     pub discarded: u64,
-    /// How often a rule ended a connection or a direction of one.
+    /// How often a rule ended a connection or one direction of it.
     pub ended: u64,
     /// How often the bytes of a trap were forwarded.
     pub passed: u64,
-    /// How often a trap did what it is for.
+    /// How often a trap executed its action.
     pub sprung: u64,
 }
 
@@ -94,22 +95,22 @@ pub struct Connection {
 pub enum Event {
     /// A client connected.
     Accepted(ConnId),
-    /// A client was reset at the door.
+    /// A new client was reset.
     Refused,
-    /// The server was reached for this connection.
+    /// The proxy connected to the server for this connection.
     Reached(ConnId),
     /// The server could not be reached, and the client was reset.
     Unreached(ConnId),
     /// The bytes of a trap were forwarded.
     Passed(TrapId, ConnId),
-    /// A trap did what it is for.
+    /// A trap executed its action.
     Sprung(TrapId, ConnId),
-    /// A rule ended the connection, or a direction of it.
+    /// A rule ended the connection, or one direction of it.
     Ended(ConnId),
-    /// A sender closed its direction, and the receiver now knows.
+    /// A sender closed its direction, and the receiver was told.
     Finished(ConnId, To),
     /// The connection is closed on both sides.
     Closed(ConnId),
-    /// So many events were not fetched in time.
+    /// This many events were not read in time.
     Missed(u64),
 }

@@ -1,4 +1,4 @@
-//! Traps: what happens when given bytes go by.
+//! Traps: what happens when given bytes are forwarded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,13 +8,15 @@ use tokio::sync::watch;
 use crate::Stopped;
 use crate::rules::{ConnId, End, To, Which};
 
-/// Waits for bytes that go by in one direction, such as an owner's id, and does something to them or to the reply.
+/// A trap, which waits for given bytes in one direction, such as an owner's id, and acts on them or on the
+/// reply.
 ///
-/// The bytes are found however they are split over packets. A trap looks at what is forwarded after it was
-/// armed, on any connection unless [`Trap::only`] says otherwise, and works once unless [`Trap::times`] says otherwise.
+/// The bytes are found however they are split over packets. A trap examines what is forwarded after it was
+/// armed. It does so on any connection unless [`Trap::only`] says otherwise, and acts once unless
+/// [`Trap::times`] says otherwise.
 ///
-/// *The reply* is what the other end sends after the last of the bytes was forwarded to it. On a connection
-/// with several requests under way that can be the reply to an earlier one.
+/// *The reply* is what the other end sends after the last of the bytes was forwarded to it. If several
+/// requests are in flight on a connection, that can be the reply to an earlier one.
 #[derive(Clone, Debug)]
 #[must_use = "a trap does nothing until it is armed"]
 pub struct Trap {
@@ -28,21 +30,21 @@ pub struct Trap {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Act {
     Watch,
-    /// Done before the last byte of the marker is forwarded.
-    Here(Deed),
-    /// Done before the first byte of the reply is forwarded.
-    Reply(Deed),
+    /// An action before the last byte of the marker is forwarded.
+    Here(Action),
+    /// An action before the first byte of the reply is forwarded.
+    Reply(Action),
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Deed {
+pub(crate) enum Action {
     Cut(End),
     Hold,
     Delay(Duration),
 }
 
 impl Trap {
-    /// Waits for these bytes in a request. Without a further word it only counts them.
+    /// Makes a trap that waits for these bytes in a request. By itself it only counts them.
     ///
     /// # Panics
     ///
@@ -51,7 +53,8 @@ impl Trap {
         Self::on(To::Server, bytes.as_ref())
     }
 
-    /// Waits for these bytes in a reply, or in a message that the server sends by itself.
+    /// Makes a trap that waits for these bytes in a reply, or in a message that the server sends on its
+    /// own.
     ///
     /// # Panics
     ///
@@ -65,63 +68,63 @@ impl Trap {
         Self { to, marker: Arc::new(Marker::new(bytes)), act: Act::Watch, which: Which::All, times: 1 }
     }
 
-    /// Ends the connection before the last of the bytes is forwarded: the request never arrives.
+    /// Ends the connection before the last of the bytes is forwarded, so the request never arrives.
     pub fn cut(self, end: End) -> Self {
-        Self { act: Act::Here(Deed::Cut(end)), ..self }
+        Self { act: Act::Here(Action::Cut(end)), ..self }
     }
 
-    /// Holds the direction from before the last of the bytes on, until [`Faults::resume`](crate::Faults::resume).
+    /// Holds the direction before the last of the bytes, until [`Faults::resume`](crate::Faults::resume).
     pub fn hold(self) -> Self {
-        Self { act: Act::Here(Deed::Hold), ..self }
+        Self { act: Act::Here(Action::Hold), ..self }
     }
 
-    /// Holds the direction from before the last of the bytes on, for so long.
+    /// Holds the direction before the last of the bytes, for this long.
     pub fn delay(self, by: Duration) -> Self {
-        Self { act: Act::Here(Deed::Delay(by)), ..self }
+        Self { act: Act::Here(Action::Delay(by)), ..self }
     }
 
-    /// Ends the connection before the first byte of the reply is forwarded: the request was executed, and the
-    /// client does not learn it.
+    /// Ends the connection before the first byte of the reply is forwarded: the request was executed, but
+    /// the client does not get the answer.
     pub fn cut_reply(self, end: End) -> Self {
-        Self { act: Act::Reply(Deed::Cut(end)), ..self }
+        Self { act: Act::Reply(Action::Cut(end)), ..self }
     }
 
-    /// Holds the reply and what follows, until [`Faults::resume`](crate::Faults::resume).
+    /// Holds the reply and everything after it, until [`Faults::resume`](crate::Faults::resume).
     pub fn hold_reply(self) -> Self {
-        Self { act: Act::Reply(Deed::Hold), ..self }
+        Self { act: Act::Reply(Action::Hold), ..self }
     }
 
-    /// Holds the reply and what follows, for so long from when it came.
+    /// Holds the reply and everything after it, for this long after its arrival.
     pub fn delay_reply(self, by: Duration) -> Self {
-        Self { act: Act::Reply(Deed::Delay(by)), ..self }
+        Self { act: Act::Reply(Action::Delay(by)), ..self }
     }
 
-    /// Looks at these connections only.
+    /// Limits the trap to these connections.
     pub fn only(self, which: Which) -> Self {
         Self { which, ..self }
     }
 
-    /// Works so many times instead of once.
+    /// Sets how often the trap acts; the default is once.
     pub fn times(self, times: u64) -> Self {
         Self { times, ..self }
     }
 }
 
-/// Counts what a trap has seen and done.
+/// The counts of one trap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct TrapCount {
     /// How often the last of its bytes was forwarded while the trap was waiting for them.
     pub passed: u64,
-    /// On which connection most recently.
+    /// The connection of the latest time.
     pub passed_on: Option<ConnId>,
-    /// How often it did what it is for. A reply that never comes springs no trap, but the trap is spent.
+    /// How often the trap acted. If the reply never comes, the trap is spent without acting.
     pub sprung: u64,
-    /// On which connection most recently.
+    /// The connection of the latest time.
     pub sprung_on: Option<ConnId>,
 }
 
-/// Follows a trap that was armed. Dropping it leaves the trap armed.
+/// A handle of an armed trap. Dropping it leaves the trap armed.
 #[derive(Clone, Debug)]
 pub struct ArmedTrap {
     pub(crate) id: TrapId,
@@ -129,23 +132,23 @@ pub struct ArmedTrap {
 }
 
 impl ArmedTrap {
-    /// Names the trap among those of its proxy.
+    /// Returns the id of the trap, unique within its proxy.
     #[must_use]
     pub fn id(&self) -> TrapId {
         self.id
     }
 
-    /// Returns the counts of now.
+    /// Returns the current counts.
     #[must_use]
     pub fn count(&self) -> TrapCount {
         *self.count.borrow()
     }
 
-    /// Waits until the bytes have been forwarded, and returns on which connection.
+    /// Waits until the bytes were forwarded, and returns the connection.
     ///
     /// # Errors
     ///
-    /// If the trap was disarmed or the proxy stopped before.
+    /// If the trap is disarmed or the proxy stops before that.
     ///
     /// # Cancel safety
     ///
@@ -155,11 +158,11 @@ impl ArmedTrap {
         Ok(count.passed_on.expect("BUG: it passed nowhere"))
     }
 
-    /// Waits until the trap has done what it is for, and returns on which connection.
+    /// Waits until the trap has acted, and returns the connection.
     ///
     /// # Errors
     ///
-    /// If the trap was disarmed or the proxy stopped before.
+    /// If the trap is disarmed or the proxy stops before that.
     ///
     /// # Cancel safety
     ///
@@ -169,11 +172,11 @@ impl ArmedTrap {
         Ok(count.sprung_on.expect("BUG: it sprang nowhere"))
     }
 
-    /// Waits until the counts are as wanted.
+    /// Waits until the counts satisfy the predicate.
     ///
     /// # Errors
     ///
-    /// If the trap was disarmed or the proxy stopped before.
+    /// If the trap is disarmed or the proxy stops before that.
     ///
     /// # Cancel safety
     ///
@@ -183,19 +186,19 @@ impl ArmedTrap {
     }
 }
 
-/// Names a trap.
+/// The id of a trap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TrapId(pub(crate) u64);
 
 impl TrapId {
-    /// Returns the number: traps are numbered from 1 in the order in which they were armed.
+    /// Returns the number. Traps are numbered from 1 in the order in which they were armed.
     #[must_use]
     pub fn number(self) -> u64 {
         self.0
     }
 }
 
-/// Bytes to find, and how far to fall back when they do not go on (Knuth, Morris and Pratt).
+/// The bytes to find, with the fallback table of Knuth, Morris and Pratt.
 #[derive(Debug)]
 pub(crate) struct Marker {
     bytes: Vec<u8>,
@@ -218,7 +221,7 @@ impl Marker {
         Self { bytes: bytes.to_vec(), back }
     }
 
-    /// How many bytes of the marker are there after one more, given how many were there before.
+    /// Returns how many bytes of the marker match after one more byte, given how many matched before.
     pub(crate) fn next(&self, mut matched: usize, byte: u8) -> usize {
         if matched == self.bytes.len() {
             matched = self.back[matched - 1];
@@ -229,7 +232,7 @@ impl Marker {
         if byte == self.bytes[matched] { matched + 1 } else { matched }
     }
 
-    /// The index of the byte that completes the marker.
+    /// Returns the index of the byte that completes the marker.
     pub(crate) fn find(&self, mut matched: usize, bytes: &[u8]) -> Option<usize> {
         bytes.iter().position(|byte| {
             matched = self.next(matched, *byte);

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-/// Replaces host and port.
+/// Replaces the host and the port.
 pub(crate) fn through(proxy: SocketAddr, url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("//") else { return proxy.to_string() };
     let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));

@@ -1,4 +1,4 @@
-//! A connected socket, TCP or Unix, and where a server listens.
+//! A connected socket, TCP or Unix, and the address of a server.
 
 use std::fmt;
 use std::io;
@@ -11,11 +11,11 @@ use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
-/// Says where the server listens: `host:port`, or `unix:/path/of/the.sock`.
+/// The address of a server: `host:port`, or `unix:/path/of/the.sock`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Upstream {
-    /// A host and a port, looked up for each connection.
+    /// A host and a port, resolved for each connection.
     Tcp(String),
     /// A Unix socket.
     #[cfg(unix)]
@@ -64,7 +64,7 @@ impl From<PathBuf> for Upstream {
     }
 }
 
-/// Reads strictly, where [`From`] leaves it to the connecting to find out what cannot be.
+/// Parses strictly, whereas [`From`] accepts any text and leaves errors to the connection.
 impl FromStr for Upstream {
     type Err = io::Error;
 
@@ -103,7 +103,8 @@ pub(crate) enum Wire {
 
 impl Wire {
     pub(crate) fn tcp(stream: TcpStream) -> Self {
-        // A proxy must not wait for more. A socket that is already dead says so at the first read.
+        // Nagle's algorithm would delay the proxy's writes. A dead socket reports its error at the first
+        // read.
         let _ = stream.set_nodelay(true);
         Self::Tcp(stream)
     }
@@ -140,7 +141,7 @@ impl Wire {
         }
     }
 
-    /// Tells the peer that nothing more comes. A peer that is gone need not be told.
+    /// Closes the sending side. If the peer is gone, that is no error.
     pub(crate) fn finish(&self) {
         let _ = match self {
             Self::Tcp(stream) => rustix::net::shutdown(stream, Shutdown::Write),
@@ -149,7 +150,7 @@ impl Wire {
         };
     }
 
-    /// Makes closing a reset. A Unix socket knows none: it is closed.
+    /// Makes the later close a reset. A Unix socket has no reset and is closed.
     pub(crate) fn will_reset(&self) {
         match self {
             Self::Tcp(stream) => {
@@ -160,13 +161,14 @@ impl Wire {
         }
     }
 
-    /// Makes closing orderly: a socket that is closed with bytes unread resets its peer.
+    /// Makes the later close orderly: closing a socket with unread bytes would reset its peer.
     pub(crate) fn will_close(&self) {
         self.finish();
-        let mut unread = [0; crate::lane::READ];
-        // As much as a socket may hold. A peer that never stops sending is reset in the end, as by any server.
+        let mut unread = [0; crate::direction::READ];
+        // This drains more than a socket buffer holds. A peer that never stops sending is reset in the end,
+        // as by any server.
         for _ in 0..1024 {
-            // Past the runtime, which may not know yet that there is something to read.
+            // Reads directly, because the runtime may not know yet that there are bytes.
             let read = match self {
                 Self::Tcp(stream) => rustix::net::recv(stream, &mut unread, RecvFlags::DONTWAIT),
                 #[cfg(unix)]

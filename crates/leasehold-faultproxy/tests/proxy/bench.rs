@@ -1,4 +1,4 @@
-//! Both ends of a connection, and how long a test waits for what must come.
+//! Both ends of a connection, and the time limit for expected events.
 
 use std::io;
 use std::time::Duration;
@@ -8,18 +8,18 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-/// A duration that decides something, stretched on slow machines by `LEASEHOLD_TEST_TIME`.
+/// Returns a duration, multiplied by `LEASEHOLD_TEST_TIME` for slow machines.
 pub(crate) fn ms(ms: u64) -> Duration {
     let factor = std::env::var("LEASEHOLD_TEST_TIME").ok().and_then(|factor| factor.parse().ok());
     Duration::from_millis(ms).mul_f64(factor.unwrap_or(1.0))
 }
 
-/// Waits for what comes for certain, and fails if it does not.
+/// Waits for an event that is certain, and fails if it does not come.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(ms(30_000), future).await.expect("it must come and does not")
 }
 
-/// A proxy before a server that the test plays.
+/// A proxy in front of a server that the test plays.
 pub(crate) struct Bench {
     pub(crate) proxy: Proxy,
     pub(crate) faults: Faults,
@@ -43,7 +43,7 @@ impl Bench {
         soon(TcpStream::connect(self.proxy.addr())).await.expect("the proxy accepts")
     }
 
-    /// Connects where a reset follows at once, which may be seen by the connecting already.
+    /// Connects to a port that resets at once. The connect itself may report the reset.
     pub(crate) async fn connect_and_be_reset(&self) {
         match soon(TcpStream::connect(self.proxy.addr())).await {
             Ok(mut client) => assert!(ends_by_reset(&mut client).await.is_empty()),
@@ -66,7 +66,7 @@ impl Bench {
 }
 
 impl Pair {
-    /// A request and its reply, to see that the connection works.
+    /// Sends a request and its reply, to check that the connection works.
     pub(crate) async fn talk(&mut self) {
         send(&mut self.client, b"ping").await;
         assert_eq!(receive(&mut self.server, 4).await, b"ping");
@@ -85,7 +85,7 @@ pub(crate) async fn receive(stream: &mut TcpStream, n: usize) -> Vec<u8> {
     bytes
 }
 
-/// All that comes, and how it ends.
+/// Reads everything, and returns the bytes and the kind of the end.
 pub(crate) async fn drain(stream: &mut TcpStream) -> (Vec<u8>, io::Result<()>) {
     let mut bytes = Vec::new();
     let end = soon(stream.read_to_end(&mut bytes)).await;
@@ -105,22 +105,22 @@ pub(crate) async fn ends_by_reset(stream: &mut TcpStream) -> Vec<u8> {
     bytes
 }
 
-/// Bytes that are other bytes if some are missing, twice there or elsewhere. Made of copies, so that many cost little.
+/// Returns bytes in which a missing, repeated or moved part shows. They are made of copies, to be cheap.
 pub(crate) fn pattern(n: usize) -> Vec<u8> {
-    // Of a prime length, which no buffer has.
+    // A prime length, so that no buffer boundary coincides with it.
     const BLOCK: usize = 8_191;
-    let mut dice = Dice(1);
+    let mut random = Random(1);
     let block: Vec<u8> =
-        (0..BLOCK).map(|_| u8::try_from(dice.below(256)).expect("it is below 256")).collect();
+        (0..BLOCK).map(|_| u8::try_from(random.below(256)).expect("it is below 256")).collect();
     let mut bytes = block.repeat(n.div_ceil(BLOCK));
     bytes.truncate(n);
     bytes
 }
 
-/// Numbers that a seed decides.
-pub(crate) struct Dice(pub(crate) u64);
+/// Random numbers from a seed.
+pub(crate) struct Random(pub(crate) u64);
 
-impl Dice {
+impl Random {
     pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % n

@@ -1,4 +1,4 @@
-//! How connections end.
+//! The ends of connections.
 
 use leasehold_faultproxy::{ConnId, End, Flow, To, Which};
 
@@ -40,12 +40,12 @@ async fn a_close_is_orderly_even_with_bytes_unread() {
     bench.faults.flow_both(Which::All, Flow::BlackHole);
     send(&mut pair.client, &pattern(50_000)).await;
     send(&mut pair.server, &pattern(50_000)).await;
-    // A black hole does not keep a connection from ending.
+    // A black hole does not prevent an end.
     bench.faults.end(Which::One(ConnId::new(1)), End::Close);
     assert!(ends_orderly(&mut pair.client).await.is_empty());
     assert!(ends_orderly(&mut pair.server).await.is_empty());
     bench.all_closed().await;
-    // Nor does a reset follow that who only reads does not see.
+    // No reset follows either, which a peer that only reads would not notice.
     for stream in [&pair.client, &pair.server] {
         assert!(stream.take_error().expect("a TCP socket").is_none());
     }
@@ -60,7 +60,7 @@ async fn a_half_close_leaves_the_other_direction() {
     assert!(ends_orderly(&mut pair.server).await.is_empty());
     send(&mut pair.server, b"still here").await;
     assert_eq!(receive(&mut pair.client, 10).await, b"still here");
-    // What the client says is read, for nobody.
+    // What the client sends is read and discarded.
     send(&mut pair.client, b"are you?").await;
     let stats = soon(bench.faults.wait_for(|stats| stats.discarded == 8)).await.expect("the proxy runs");
     assert_eq!((stats.from_client, stats.to_server), (12, 4));
@@ -93,7 +93,7 @@ async fn a_cut_lets_exactly_so_many_bytes_go() {
                 continue;
             }
             let mut pair = bench.pair().await;
-            // The server may be gone before it has said everything.
+            // The connection may end before the server has sent everything.
             let all = pattern(100_000);
             let said = tokio::io::AsyncWriteExt::write_all(&mut pair.server, &all);
             let (_, came) = tokio::join!(said, async {

@@ -1,9 +1,9 @@
-//! How bytes go.
+//! The flows of bytes.
 
 use std::io;
 use std::time::Duration;
 
-use leasehold_faultproxy::{ConnId, Door, Flow, To, Which};
+use leasehold_faultproxy::{ConnId, Flow, PortState, To, Which};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
@@ -68,7 +68,7 @@ async fn delayed_bytes_come_late_and_in_order() {
         let piece = format!("piece {i};");
         send(&mut pair.client, piece.as_bytes()).await;
         sent.extend_from_slice(piece.as_bytes());
-        // Read one by one, so that each has a delay of its own.
+        // Each byte arrives separately, so that each has a delay of its own.
         let all = u64::try_from(sent.len()).expect("a small number");
         soon(bench.faults.wait_for(|stats| stats.from_client == all)).await.expect("the proxy runs");
     }
@@ -90,7 +90,7 @@ async fn delay_of_one_direction_leaves_the_other_alone() {
     send(&mut pair.server, b"reply").await;
     let stats = soon(bench.faults.wait_for(|stats| stats.from_server == 5)).await.expect("the proxy runs");
     assert_eq!(stats.to_client, 0);
-    // What is on its way comes at once when nothing delays it any more.
+    // Buffered bytes are forwarded at once when the delay is removed.
     bench.faults.flow(Which::All, To::Client, Flow::Pass);
     assert_eq!(receive(&mut pair.client, 5).await, b"reply");
 }
@@ -105,7 +105,7 @@ async fn a_delay_keeps_little_and_then_the_sender_waits() {
     while bench.faults.stats().from_client < room {
         written = fill(&pair.client, written).await;
     }
-    // Whatever more the system takes, the proxy does not.
+    // The system may buffer more, but the proxy does not.
     written = fill(&pair.client, written).await;
     let stats = bench.faults.stats();
     assert_eq!((stats.from_client, stats.to_server), (room, 0), "of {written} bytes");
@@ -119,7 +119,7 @@ async fn a_delay_keeps_little_and_then_the_sender_waits() {
 #[tokio::test]
 async fn a_throttle_is_no_faster_than_it_says() {
     let bench = Bench::new().await;
-    // 20,000 bytes a second: pieces of 400 bytes, of which the first waits for nothing.
+    // 20,000 bytes per second are pieces of 400 bytes, of which the first is not delayed.
     bench.faults.flow(Which::All, To::Client, Flow::throttle(20_000));
     let mut pair = bench.pair().await;
     let start = Instant::now();
@@ -148,13 +148,13 @@ async fn a_black_hole_reads_nothing_and_closes_nothing() {
     let written = fill(&pair.client, 0).await;
     assert!(written > 0);
     let replied = fill(&pair.server, 0).await;
-    // Closing is not noticed either.
+    // A black hole does not notice the end either.
     pair.client.shutdown().await.expect("it is open");
     let mut byte = [0];
     let read = timeout(ms(50), tokio::io::AsyncReadExt::read(&mut pair.server, &mut byte)).await;
     assert!(read.is_err(), "the server saw {read:?}");
     assert_eq!(bench.faults.stats(), before);
-    // All of it was only late.
+    // Everything was only late.
     bench.faults.flow_both(Which::All, Flow::Pass);
     let (requests, replies) =
         tokio::join!(ends_orderly(&mut pair.server), receive(&mut pair.client, replied));
@@ -175,7 +175,8 @@ async fn a_rule_applies_to_those_it_chooses() {
     for pair in [&mut first, &mut third] {
         send(&mut pair.client, b"lost in space").await;
     }
-    // The black holes would have read by now: a connection that works has been served after them.
+    // The proxy serves connections in turn, so it would have read from the black holes before this one
+    // works.
     second.talk().await;
     let read: Vec<_> = bench.faults.connections().iter().map(|connection| connection.from_client).collect();
     assert_eq!(read, [0, 12, 0]);
@@ -189,7 +190,7 @@ async fn a_rule_applies_to_those_it_chooses() {
 #[tokio::test]
 async fn a_server_that_cannot_be_reached_resets_the_client() {
     let bench = Bench::new().await;
-    // Bound and not listening: nobody else can have the port meanwhile.
+    // A socket that is bound but does not listen keeps the port from other programs.
     let closed = tokio::net::TcpSocket::new_v4().expect("a socket");
     closed.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
     bench.faults.upstream(closed.local_addr().expect("it is bound"));
@@ -245,16 +246,17 @@ async fn dropping_the_proxy_closes_everything() {
     ends_orderly(&mut client).await;
     soon(waiting).await.expect("it ends").expect_err("nothing more comes");
     while soon(events.next()).await.is_some() {}
-    // Rules change nothing any more, and do not fail.
+    // After the stop, rules have no effect, and do not fail.
     faults.flow_both(Which::All, Flow::BlackHole);
-    faults.door(Door::Closed).expect("it is closed");
+    faults.port(PortState::Closed).expect("it is closed");
     faults.heal().expect("there is nothing to heal");
     let trap = faults.arm(leasehold_faultproxy::Trap::on_request("x"));
     soon(trap.sprung()).await.expect_err("nothing more comes");
     assert!(faults.connections().is_empty());
 }
 
-/// Writes until nothing more is taken for a while. Returns how much was, with what was before.
+/// Writes until the system accepts nothing more for a while. Returns how many bytes it accepted, plus
+/// `written`.
 async fn fill(stream: &TcpStream, mut written: usize) -> usize {
     let bytes = pattern(64 * 1024 * 1024);
     while timeout(ms(300), stream.writable()).await.is_ok() {
@@ -262,7 +264,7 @@ async fn fill(stream: &TcpStream, mut written: usize) -> usize {
             Ok(n) => written += n,
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
         }
-        assert!(written < bytes.len(), "somebody reads it all");
+        assert!(written < bytes.len(), "the peer reads it all");
     }
     written
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use leasehold_faultproxy::{ConnId, Door, End, Flow, Proxy, To, Trap, Which};
+use leasehold_faultproxy::{ConnId, End, Flow, PortState, Proxy, To, Trap, Which};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::bench::{Bench, Dice, Pair, pattern, soon};
+use crate::bench::{Bench, Pair, Random, pattern, soon};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_connections_at_once() {
@@ -41,25 +41,25 @@ async fn two_hundred_connections_at_once() {
     assert_eq!((stats.from_server, stats.to_client, stats.discarded), (all, all, 0));
 }
 
-/// Whatever the flows and however they change, the bytes come complete and in order.
+/// With any flows and any changes of them, the bytes arrive complete and in order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_sequence_of_flows_loses_or_reorders_bytes() {
     let bench = Arc::new(Bench::new().await);
     for seed in 0..40 {
-        let mut dice = Dice(seed);
+        let mut random = Random(seed);
         let Pair { client, server } = bench.pair().await;
         let connection = bench.faults.connections().last().expect("it is open").id;
-        let sizes = [0; 2].map(|_| usize::try_from(dice.below(150_000)).expect("small"));
+        let sizes = [0; 2].map(|_| usize::try_from(random.below(150_000)).expect("small"));
         let mut ends = JoinSet::new();
         for (own, other, mut stream) in [(sizes[0], sizes[1], client), (sizes[1], sizes[0], server)] {
-            let mut dice = Dice(seed * 2 + u64::try_from(own).expect("small"));
+            let mut random = Random(seed * 2 + u64::try_from(own).expect("small"));
             ends.spawn(async move {
                 let (mut read, mut write) = stream.split();
                 let bytes = pattern(own);
                 let write = async {
                     let mut rest = &bytes[..];
                     while !rest.is_empty() {
-                        let n = usize::try_from(1 + dice.below(9_000)).expect("small");
+                        let n = usize::try_from(1 + random.below(9_000)).expect("small");
                         let (piece, later) = rest.split_at(std::cmp::min(n, rest.len()));
                         write.write_all(piece).await.expect("the bytes are taken");
                         rest = later;
@@ -72,17 +72,17 @@ async fn no_sequence_of_flows_loses_or_reorders_bytes() {
                 received == pattern(other)
             });
         }
-        // The rules change as the bytes go on, not as time does.
-        for _ in 0..1 + dice.below(12) {
-            let to = To::BOTH[usize::from(dice.below(2) == 0)];
-            bench.faults.flow(Which::One(connection), to, any_flow(&mut dice));
+        // The rules change as the bytes progress, not by time.
+        for _ in 0..1 + random.below(12) {
+            let to = To::BOTH[usize::from(random.below(2) == 0)];
+            bench.faults.flow(Which::One(connection), to, any_flow(&mut random));
             let before = bench.faults.stats();
-            let moved = 1 + dice.below(20_000);
+            let moved = 1 + random.below(20_000);
             let goes_on = bench.faults.wait_for(|stats| {
                 stats.open == 0
                     || stats.to_server + stats.to_client >= before.to_server + before.to_client + moved
             });
-            // With black holes and at the end nothing moves any more; then the next rule comes.
+            // With black holes and at the end no byte moves, so the limit leads to the next rule.
             let _ = tokio::time::timeout(Duration::from_millis(20), goes_on).await;
         }
         bench.faults.flow_both(Which::One(connection), Flow::Pass);
@@ -95,28 +95,28 @@ async fn no_sequence_of_flows_loses_or_reorders_bytes() {
     assert_eq!((stats.from_client, stats.from_server), (stats.to_server, stats.to_client));
 }
 
-/// Whatever peers and rules do, the proxy serves the next connection.
+/// The proxy serves the next connection, whatever peers and rules do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_that_peers_do_harms_the_next() {
     let (proxy, _echo) = echoed().await;
     let faults = proxy.faults();
-    let mut dice = Dice(77);
+    let mut random = Random(77);
     for round in 0..300_u64 {
         let mut client = soon(TcpStream::connect(proxy.addr())).await.expect("the proxy accepts");
-        match dice.below(8) {
+        match random.below(8) {
             0 => faults.end(Which::All, End::Reset),
-            1 => faults.end(Which::All, End::HalfClose(To::BOTH[usize::from(dice.below(2) == 0)])),
-            2 => faults.cut_after(Which::New, To::Client, dice.below(50_000), End::Close),
-            3 => faults.flow_both(Which::All, any_flow(&mut dice)),
+            1 => faults.end(Which::All, End::HalfClose(To::BOTH[usize::from(random.below(2) == 0)])),
+            2 => faults.cut_after(Which::New, To::Client, random.below(50_000), End::Close),
+            3 => faults.flow_both(Which::All, any_flow(&mut random)),
             4 => drop(faults.arm(Trap::on_request(pattern(2)).cut_reply(End::Reset))),
             5 => faults.end(Which::One(ConnId::new(round)), End::Close),
-            6 => faults.door(Door::Silent).expect("the port is open"),
+            6 => faults.port(PortState::Silent).expect("the port is open"),
             _ => faults.heal().expect("the port is there"),
         }
-        let bytes = pattern(usize::try_from(dice.below(80_000)).expect("small"));
-        // As much as is taken at once: what becomes of it is not what matters here.
+        let bytes = pattern(usize::try_from(random.below(80_000)).expect("small"));
+        // Writes as much as possible at once; it need not arrive.
         let _ = client.try_write(&bytes);
-        match dice.below(3) {
+        match random.below(3) {
             0 => client.set_zero_linger().expect("a TCP socket"),
             1 => drop(client.shutdown().await),
             _ => {}
@@ -132,17 +132,17 @@ async fn nothing_that_peers_do_harms_the_next() {
     assert_eq!(&bytes, b"still there?");
 }
 
-fn any_flow(dice: &mut Dice) -> Flow {
-    match dice.below(5) {
+fn any_flow(random: &mut Random) -> Flow {
+    match random.below(5) {
         0 => Flow::Pass,
-        1 => Flow::delay(Duration::from_millis(dice.below(4))),
-        2 => Flow::Delay { by: Duration::ZERO, jitter: Duration::from_millis(dice.below(8)) },
-        3 => Flow::throttle(1_000 + dice.below(5_000_000)),
+        1 => Flow::delay(Duration::from_millis(random.below(4))),
+        2 => Flow::Delay { by: Duration::ZERO, jitter: Duration::from_millis(random.below(8)) },
+        3 => Flow::throttle(1_000 + random.below(5_000_000)),
         _ => Flow::BlackHole,
     }
 }
 
-/// A proxy before a server that says what it hears.
+/// Starts a proxy in front of a server that echoes.
 async fn echoed() -> (Proxy, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let proxy = Proxy::start(listener.local_addr().expect("it is bound")).await.expect("a proxy");
@@ -152,7 +152,7 @@ async fn echoed() -> (Proxy, JoinSet<()>) {
         while let Ok((mut stream, _)) = listener.accept().await {
             served.spawn(async move {
                 let (mut read, mut write) = stream.split();
-                // A client that is cut off is no fault of the server.
+                // A client that is cut off is not an error of the server.
                 let _ = tokio::io::copy(&mut read, &mut write).await;
                 let _ = write.shutdown().await;
             });

@@ -1,9 +1,9 @@
-//! The proxy between real sockets: the tests hold both ends of each connection.
+//! The proxy between real sockets. The tests hold both ends of each connection.
 
 mod bench;
-mod door;
 mod ends;
 mod flows;
 mod load;
+mod new_connections;
 mod program;
 mod traps;

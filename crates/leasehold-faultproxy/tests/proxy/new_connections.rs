@@ -1,8 +1,8 @@
-//! What happens to new connections.
+//! Rules for new connections.
 
 use std::io;
 
-use leasehold_faultproxy::{Door, End, Proxy, Which};
+use leasehold_faultproxy::{End, PortState, Proxy, Which};
 use tokio::net::TcpStream;
 
 use crate::bench::{Bench, ends_by_reset, ends_orderly, receive, send, soon};
@@ -12,12 +12,12 @@ async fn a_closed_port_refuses_and_opens_again() {
     let bench = Bench::new().await;
     let mut pair = bench.pair().await;
     for _ in 0..3 {
-        bench.faults.door(Door::Closed).expect("closing works");
+        bench.faults.port(PortState::Closed).expect("closing works");
         let error = TcpStream::connect(bench.proxy.addr()).await.expect_err("the port is closed");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
-        // Those who are in stay in.
+        // Open connections are not affected.
         pair.talk().await;
-        bench.faults.door(Door::Open).expect("the port is still ours");
+        bench.faults.port(PortState::Open).expect("the port is still ours");
         bench.pair().await.talk().await;
     }
 }
@@ -25,43 +25,43 @@ async fn a_closed_port_refuses_and_opens_again() {
 #[tokio::test]
 async fn nobody_gets_a_closed_port() {
     let bench = Bench::new().await;
-    bench.faults.door(Door::Closed).expect("closing works");
+    bench.faults.port(PortState::Closed).expect("closing works");
     let taken = tokio::net::TcpListener::bind(bench.proxy.addr()).await;
     assert_eq!(taken.expect_err("the port is reserved").kind(), io::ErrorKind::AddrInUse);
 }
 
 #[tokio::test]
-async fn a_door_that_resets_accepts_first() {
+async fn a_port_that_resets_accepts_first() {
     let bench = Bench::new().await;
-    bench.faults.door(Door::Reset).expect("the port is open");
+    bench.faults.port(PortState::Reset).expect("the port is open");
     bench.connect_and_be_reset().await;
     let stats = soon(bench.faults.wait_for(|stats| stats.refused == 1)).await.expect("the proxy runs");
     assert_eq!((stats.accepted, stats.open), (0, 0));
-    bench.faults.door(Door::Open).expect("the port is open");
+    bench.faults.port(PortState::Open).expect("the port is open");
     bench.pair().await.talk().await;
 }
 
 #[tokio::test]
-async fn a_silent_door_accepts_and_never_answers() {
+async fn a_silent_port_accepts_and_never_answers() {
     let bench = Bench::new().await;
-    bench.faults.door(Door::Silent).expect("the port is open");
+    bench.faults.port(PortState::Silent).expect("the port is open");
     let mut first = bench.connect().await;
-    send(&mut first, b"anybody there?").await;
+    send(&mut first, b"is it open yet").await;
     let mut second = bench.connect().await;
     let stats = soon(bench.faults.wait_for(|stats| stats.open == 2)).await.expect("the proxy runs");
     assert_eq!(stats.from_client, 0);
     bench.faults.end(Which::One(leasehold_faultproxy::ConnId::new(2)), End::Close);
     ends_orderly(&mut second).await;
-    // The server wakes up.
-    bench.faults.door(Door::Open).expect("the port is open");
+    // From now on the waiting connections go on.
+    bench.faults.port(PortState::Open).expect("the port is open");
     let mut server = bench.accept().await;
-    assert_eq!(receive(&mut server, 14).await, b"anybody there?");
+    assert_eq!(receive(&mut server, 14).await, b"is it open yet");
 }
 
 #[tokio::test]
 async fn a_silent_connection_can_be_reset() {
     let bench = Bench::new().await;
-    bench.faults.door(Door::Silent).expect("the port is open");
+    bench.faults.port(PortState::Silent).expect("the port is open");
     let mut client = bench.connect().await;
     soon(bench.faults.wait_for(|stats| stats.open == 1)).await.expect("the proxy runs");
     bench.faults.end(Which::All, End::Reset);
@@ -94,7 +94,7 @@ async fn a_port_can_be_taken_again_at_once() {
     for _ in 0..3 {
         let mut pair = bench.pair().await;
         pair.talk().await;
-        // The proxy closes first, and the system remembers the connection for a while.
+        // The proxy closes first, so the system keeps its side of the connection in TIME_WAIT.
         bench.faults.end(Which::All, End::Close);
         ends_orderly(&mut pair.client).await;
         let server = bench.listener.local_addr().expect("it is bound");

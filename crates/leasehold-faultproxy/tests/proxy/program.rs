@@ -1,4 +1,4 @@
-//! The program, controlled by its lines.
+//! The program, controlled by command lines.
 
 use std::process::{ExitStatus, Stdio};
 
@@ -43,7 +43,7 @@ impl Program {
         input.write_all(format!("{line}\n").as_bytes()).await.expect("it reads");
     }
 
-    /// Writes a line and waits for its answer; keeps the events that come before.
+    /// Writes a line and waits for its answer. Keeps the events that come before it.
     async fn ask(&mut self, line: &str) -> Value {
         self.write(line).await;
         self.answer().await
@@ -64,7 +64,7 @@ impl Program {
         (client, soon(self.listener.accept()).await.expect("it connects").0)
     }
 
-    /// Reads what is left, and returns how it ended.
+    /// Reads the rest of the output, and returns the exit status.
     async fn end(&mut self) -> ExitStatus {
         while let Some(line) = self.line().await {
             self.events.push(line);
@@ -118,8 +118,8 @@ async fn every_command_is_answered() {
         "flow 1 to-server throttle 1000000",
         "flow new to-client pass",
         "cut new to-client after 5 close",
-        "door closed",
-        "door open",
+        "port closed",
+        "port open",
         upstream.as_str(),
         "trap a reply \"x\" on open times 2 hold",
         "untrap a",
@@ -146,7 +146,7 @@ async fn a_wrong_line_changes_nothing_and_is_remembered() {
     let mut program = Program::start(&["--exit-with-stdin"]).await;
     for (line, wanted) in [
         ("flow all both black-hole please", "word=`please`"),
-        ("wait trap nobody sprung", "name=`nobody`"),
+        ("wait trap other sprung", "name=`other`"),
         ("\u{1F512}", "write flow"),
     ] {
         let answer = program.ask(line).await;
@@ -177,12 +177,12 @@ async fn the_control_socket_takes_the_same_lines() {
     let folder = tempfile::tempdir().expect("a directory");
     let path = folder.path().join("control.sock");
     let mut program = Program::start(&["--control", path.to_str().expect("text")]).await;
-    // Its input may end: the socket goes on.
+    // After the end of the input, the socket goes on.
     program.input = None;
     let mut control = soon(tokio::net::UnixStream::connect(&path)).await.expect("it listens");
     let (read, mut write) = control.split();
     let mut answers = BufReader::new(read).lines();
-    let lines = "door silent\nwait accepted >= 1\nnonsense\n";
+    let lines = "port silent\nwait accepted >= 1\nnonsense\n";
     write.write_all(lines.as_bytes()).await.expect("it reads");
     let mut next = async || -> Value {
         let line = soon(answers.next_line()).await.expect("text").expect("an answer");

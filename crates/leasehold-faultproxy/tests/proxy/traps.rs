@@ -1,4 +1,4 @@
-//! What happens when given bytes go by.
+//! Traps: what happens when given bytes are forwarded.
 
 use std::time::Duration;
 
@@ -23,11 +23,11 @@ async fn the_first_reply_after_the_marker_is_cut_however_it_is_split() {
         let all = before.to_server + u64::try_from(split).expect("small");
         soon(bench.faults.wait_for(|stats| stats.to_server == all)).await.expect("the proxy runs");
         send(&mut pair.client, second).await;
-        // The whole request arrives: the server executes it.
+        // The whole request arrives, and the server executes it.
         assert_eq!(receive(&mut pair.server, REQUEST.len()).await, REQUEST);
         let connection = soon(trap.passed()).await.expect("it is armed");
         assert_eq!((connection.number(), trap.count().sprung), (bench.faults.stats().accepted, 0));
-        // Its reply does not.
+        // The reply does not arrive.
         send(&mut pair.server, b"GRANTED").await;
         assert_eq!(soon(trap.sprung()).await, Ok(connection));
         assert!(ends_by_reset(&mut pair.client).await.is_empty(), "split at {split}");
@@ -134,7 +134,7 @@ async fn a_held_reply_waits_until_it_may_go() {
     receive(&mut pair.server, 14).await;
     send(&mut pair.server, b"OK").await;
     let connection = soon(trap.sprung()).await.expect("it is armed");
-    // Requests go on meanwhile.
+    // Requests are forwarded meanwhile.
     send(&mut pair.client, b"more").await;
     assert_eq!(receive(&mut pair.server, 4).await, b"more");
     assert_eq!(bench.faults.stats().to_client, 0);

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use leasehold_faultproxy::{ArmedTrap, ConnId, Door, End, Faults, Flow, Proxy, To, Trap, Which};
+use leasehold_faultproxy::{ArmedTrap, ConnId, End, Faults, Flow, PortState, Proxy, To, Trap, Which};
 
 use super::rig::Wire;
 use crate::random::Random;
@@ -121,9 +121,9 @@ impl Link {
                 }));
             }
             "link down" => {
-                faults.door(Door::Closed)?;
+                faults.port(PortState::Closed)?;
                 faults.end(Which::Open, End::Reset);
-                return Ok(Box::new(move || faults.door(Door::Open)));
+                return Ok(Box::new(move || faults.port(PortState::Open)));
             }
             "link lose replies" => {
                 let trap = Trap::on_request(self.call).cut_reply(End::Reset).times(1 + random.below(5));

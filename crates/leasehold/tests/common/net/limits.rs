@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use leasehold::{Event, Guard};
-use leasehold_faultproxy::{Door, End, Which};
+use leasehold_faultproxy::{End, PortState, Which};
 
 use crate::tools::*;
 
@@ -129,7 +129,7 @@ pub(crate) async fn tries_to_connect(lock: &str) {
         })
         .collect();
     waiters(&holder, lock, 1).await;
-    proxy.faults().door(Door::Reset).expect("closed");
+    proxy.faults().port(PortState::Reset).expect("closed");
     proxy.faults().end(Which::All, End::Reset);
     let seconds = 3;
     let before = proxy.faults().stats().refused;
