@@ -1,4 +1,4 @@
-//! A storage that promises push says when it is worth asking again.
+//! Hints: a storage that promises push notifies clients when they should ask again.
 
 use leasehold::storage::{Claim, Hint, Storage};
 
@@ -22,7 +22,7 @@ cases!("hints":
     ],
 );
 
-/// A hint may be missing now and then; one that never comes is not promised.
+/// A single hint may get lost. A storage whose hints never arrive does not keep its promise.
 const TRIES: usize = 3;
 
 async fn a_release_hints_the_next_waiter(case: Context) {
@@ -76,7 +76,7 @@ async fn a_first_waiter_that_leaves_passes_the_turn_on(case: Context) {
         b.refused(&first, "it is held").await;
         b.refused(&second, "it is held").await;
         a.give(&holder, "it was granted").await;
-        // It was the first one's turn, and it goes without taking it.
+        // The first waiter leaves although it is its turn.
         b.release(&first).await;
         if hears(&case, &mut ears, &second).await {
             return;

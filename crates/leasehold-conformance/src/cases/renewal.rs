@@ -1,4 +1,4 @@
-//! Renew gives the holder a full TTL, and nobody else anything.
+//! Renewal: gives the holder a full TTL, and affects no other owner.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ async fn renew_gives_a_full_ttl(case: Context) {
     case.undisturbed(quick, |case| async move {
         let (client, short) = (case.client().await, case.short_claim("a"));
         let Acquire::Granted { ttl, .. } = client.acquire(&short).await else {
-            panic!("nobody holds it, but it was not granted");
+            panic!("the lock is free, but it was not granted");
         };
         let long = with_ttl(&short, case.timing.long());
         client.keep(&long, "it is held").await;
@@ -42,7 +42,7 @@ async fn renew_gives_a_full_ttl(case: Context) {
 
 async fn renew_never_shortens(case: Context) {
     let (client, long) = (case.client().await, case.claim("a"));
-    client.take(&long, "nobody holds it").await;
+    client.take(&long, "the lock is free").await;
     let short = with_ttl(&long, case.timing.short(&case.limits));
     client.keep(&short, "it is held").await;
     sleep(short.ttl * 2).await;
@@ -54,7 +54,7 @@ async fn renew_never_shortens(case: Context) {
 
 async fn renew_shortens_when_the_claim_says_so(case: Context) {
     let (client, long) = (case.client().await, case.claim("a"));
-    client.take(&long, "nobody holds it").await;
+    client.take(&long, "the lock is free").await;
     let patience = case.timing.slack();
     let short = with_ttl(&long, case.timing.short(&case.limits)).shorten(true).patience(patience);
     client.keep(&short, "it is held").await;
@@ -64,9 +64,9 @@ async fn renew_shortens_when_the_claim_says_so(case: Context) {
 
 async fn a_shortening_renew_that_comes_too_late_changes_nothing(case: Context) {
     let (client, long) = (case.client().await, case.claim("a"));
-    client.take(&long, "nobody holds it").await;
+    client.take(&long, "the lock is free").await;
     let short = with_ttl(&long, case.timing.short(&case.limits)).shorten(true);
-    // No storage executes a claim before it was sent, so this one is late everywhere.
+    // This renewal is late on every storage, because its patience is zero.
     let late = short.clone().patience(Duration::ZERO);
     let answer = client.try_renew(&late).await;
     assert!(!matches!(answer, Ok(Renew::NotHeld)), "it is held, however late the renewal is");
@@ -77,13 +77,13 @@ async fn a_shortening_renew_that_comes_too_late_changes_nothing(case: Context) {
 
 async fn renew_works_over_any_client(case: Context) {
     let (a, b, claim) = (case.client().await, case.client().await, case.claim("a"));
-    a.take(&claim, "nobody holds it").await;
-    b.keep(&claim, "an owner is known by its id, whoever sends it").await;
+    a.take(&claim, "the lock is free").await;
+    b.keep(&claim, "the owner id alone identifies the owner").await;
 }
 
 async fn renew_keeps_others_out(case: Context) {
     let (a, b, claim) = (case.client().await, case.client().await, case.claim("a"));
-    a.take(&claim, "nobody holds it").await;
+    a.take(&claim, "the lock is free").await;
     for _ in 0..3 {
         a.keep(&claim, "it is held").await;
         b.refused(&case.claim("a"), "it is held and renewed").await;
@@ -93,21 +93,22 @@ async fn renew_keeps_others_out(case: Context) {
 
 async fn renew_by_another_owner_is_not_held(case: Context) {
     let (a, b, claim) = (case.client().await, case.client().await, case.claim("a"));
-    a.take(&claim, "nobody holds it").await;
+    a.take(&claim, "the lock is free").await;
     not_held(&b, &case.claim("a"), "another owner holds it").await;
     a.keep(&claim, "another owner's renewal is no business of it").await;
 }
 
 async fn renew_of_a_free_name_is_not_held(case: Context) {
     let client = case.client().await;
-    not_held(&client, &case.claim("a"), "nobody ever held it").await;
+    not_held(&client, &case.claim("a"), "it was never held").await;
     client.take(&case.claim("a"), "a renewal of nothing leaves nothing").await;
 }
 
 async fn renew_never_resurrects_what_expired(case: Context) {
     let (client, claim) = (case.client().await, case.short_claim("a"));
-    client.take(&claim, "nobody holds it").await;
-    // Looking does not touch the record, so whatever is left of the lease is still there to be revived.
+    client.take(&claim, "the lock is free").await;
+    // Inspecting does not change the record, so a faulty renewal could still revive what is left of the
+    // lease.
     let (mut looks, pause) = (0, Duration::from_millis(20));
     while client.inspect(&claim.name).await.is_some() && looks < 1_000 {
         looks += 1;
@@ -122,7 +123,7 @@ async fn renew_never_resurrects_what_expired(case: Context) {
 
 async fn renew_never_resurrects_what_was_released(case: Context) {
     let (client, claim) = (case.client().await, case.claim("a"));
-    client.take(&claim, "nobody holds it").await;
+    client.take(&claim, "the lock is free").await;
     client.give(&claim, "it was granted").await;
     not_held(&client, &claim, "it was released").await;
     client.take(&case.claim("a"), "a renewal of what was released leaves nothing").await;
@@ -131,17 +132,17 @@ async fn renew_never_resurrects_what_was_released(case: Context) {
 async fn renew_never_takes_from_a_successor(case: Context) {
     let (a, b) = (case.client().await, case.client().await);
     let (first, second) = (case.claim("a"), case.claim("a"));
-    a.take(&first, "nobody holds it").await;
+    a.take(&first, "the lock is free").await;
     a.give(&first, "it was granted").await;
     b.take(&second, "it was released").await;
-    not_held(&a, &first, "somebody else holds it now").await;
+    not_held(&a, &first, "another client holds it now").await;
     b.keep(&second, "the former owner's renewal is no business of it").await;
 }
 
 async fn renew_by_a_waiter_is_not_held(case: Context) {
     let (a, b) = (case.client().await, case.client().await);
     let (holder, waiter) = (case.claim("a"), case.claim("a").wait(true));
-    a.take(&holder, "nobody holds it").await;
+    a.take(&holder, "the lock is free").await;
     b.refused(&waiter, "it is held").await;
     not_held(&b, &waiter, "a waiter holds nothing").await;
     a.keep(&holder, "a waiter's renewal is no business of it").await;
