@@ -281,7 +281,7 @@ impl Direction {
         self.stops.push_back(Stop { at: self.read, trap, action });
     }
 
-    /// Takes note of what was read. Returns how much of it is thrown away.
+    /// Records bytes that were read. Returns how many of them are discarded.
     pub(crate) fn arrived(&mut self, bytes: &[u8], now: Instant) -> usize {
         self.read += wide(bytes.len());
         if self.phase != Phase::Flowing {
@@ -293,7 +293,7 @@ impl Direction {
         0
     }
 
-    /// Takes note that the sender ended.
+    /// Records that the sender has ended its stream.
     pub(crate) fn ended(&mut self, last: Last, now: Instant) {
         let arrival = self.stamp(now);
         self.tail = Some(Tail { last, arrival });
@@ -302,18 +302,18 @@ impl Direction {
         }
     }
 
-    /// The receiver has been told of the end.
+    /// Records that the receiver was told of the end.
     pub(crate) fn finish(&mut self) {
         self.phase = Phase::Finished;
     }
 
-    /// The receiver is gone. Returns how much it will not get.
+    /// Records that the receiver is gone. Returns how many bytes it will not get.
     pub(crate) fn breaks(&mut self) -> usize {
         self.phase = Phase::Broken;
         self.drop_queue()
     }
 
-    /// The receiver was told of an end by a rule. Returns how much it will not get.
+    /// Records that a rule told the receiver of an end. Returns how many bytes it will not get.
     pub(crate) fn half_close(&mut self) -> usize {
         if self.phase == Phase::Flowing {
             self.phase = if self.tail.is_some() { Phase::Finished } else { Phase::Discarding };
@@ -325,7 +325,7 @@ impl Direction {
         self.phase == Phase::Flowing
     }
 
-    /// Whether nothing more happens in this direction.
+    /// Returns `true` if nothing more happens in this direction.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self.phase, Phase::Finished | Phase::Broken)
     }
@@ -363,7 +363,8 @@ impl Direction {
         after(after(arrival.at, by), jitter)
     }
 
-    /// The action of a trap whose moment is now: before the first byte of a reply, or before the last byte of a marker.
+    /// Returns the action of a trap that is due now: before the first byte of a reply, or before the last
+    /// byte of a marker.
     fn springs(&mut self, record: &mut Record) -> Option<Action> {
         if let Some(stop) = self.stops.front().copied()
             && stop.at <= self.sent

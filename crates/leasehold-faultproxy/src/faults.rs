@@ -59,7 +59,7 @@ impl Faults {
     }
 
     /// Arms a trap.
-    #[must_use = "the trap says when it has sprung; drop it if nobody wants to know"]
+    #[must_use = "the trap says when it has sprung; drop it if that does not matter"]
     pub fn arm(&self, trap: Trap) -> ArmedTrap {
         self.common.change(|state| state.arm(trap))
     }

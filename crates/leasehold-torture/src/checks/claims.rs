@@ -7,7 +7,7 @@ use crate::clock::{bound, ms};
 use crate::event::Event;
 use crate::history::{Fault, History, Hold};
 
-/// C1: the claims of two guards of one lock never overlap, and no guard claims to hold after a loss.
+/// Checks C1: the claims of two guards of one lock never overlap, and no guard claims to hold after a loss.
 ///
 /// A claim ends at the deadline that the library reports, so a paused holder is no excuse. A fault that the
 /// storage's tier does not promise to survive is an excuse; such a finding is only counted.
@@ -47,7 +47,7 @@ pub fn c1_claim_overlap(history: &History) -> Checked {
     checked
 }
 
-/// C4: the tokens of one lock are distinct, and a claim that is sent after a grant gets a larger token.
+/// Checks C4: the tokens of one lock are distinct, and a claim that is sent after a grant gets a larger token.
 pub fn c4_token_order(history: &History) -> Checked {
     let mut checked = Checked { judged: history.holds.len(), ..Checked::default() };
     for holds in history.holds_by_lock().values() {
@@ -84,7 +84,7 @@ pub fn c4_token_order(history: &History) -> Checked {
     checked
 }
 
-/// C7: of two waiters, the one that clearly came first is served first.
+/// Checks C7: of two waiters, the one that clearly came first is served first.
 ///
 /// The check judges a pair only if no fault hit the first waiter meanwhile, because a dead or paused waiter
 /// may be passed. It judges no storage without that promise.
@@ -122,7 +122,7 @@ pub fn c7_fifo(history: &History) -> Checked {
     checked.tolerate(10, 1)
 }
 
-/// C8: a lock is lost only if another client ended the lease, it was not renewed, or the storage was
+/// Checks C8: a lock is lost only if another client ended the lease, it was not renewed, or the storage was
 /// unreachable.
 pub fn c8_false_loss(history: &History) -> Checked {
     let mut checked = Checked { judged: history.holds.len(), ..Checked::default() };

@@ -4,7 +4,7 @@ use super::{Checked, Weight};
 use crate::event::Ev;
 use crate::history::History;
 
-/// C9: once all clients are closed and the leases of killed workers have ended, the storage has no lease
+/// Checks C9: once all clients are closed and the leases of killed workers have ended, the storage has no lease
 /// and no waiter of the run, and grants every lock to a new client at once.
 pub fn c9_nothing_left(history: &History) -> Checked {
     let mut checked = Checked::default();
@@ -18,7 +18,7 @@ pub fn c9_nothing_left(history: &History) -> Checked {
     checked
 }
 
-/// C10: a client lists no lock without a guard, and has closed its descriptors when it is closed.
+/// Checks C10: a client lists no lock without a guard, and has closed its descriptors when it is closed.
 pub fn c10_client_leaks(history: &History) -> Checked {
     let mut checked = Checked::default();
     for look in history.events.iter().filter(|event| matches!(event.ev, Ev::Ledger | Ev::Left)) {

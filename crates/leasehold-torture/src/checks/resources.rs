@@ -8,7 +8,7 @@ use crate::clock::bound;
 use crate::event::{Ev, Event};
 use crate::history::{Fault, History, Hold};
 
-/// C2: the register that checks tokens never accepts a write of an earlier holder after one of a later
+/// Checks C2: the register that checks tokens never accepts a write of an earlier holder after one of a later
 /// holder, and never refuses the current one. No fault is an excuse.
 pub fn c2_fenced_register(history: &History) -> Checked {
     let mut checked = Checked::default();
@@ -44,7 +44,7 @@ pub fn c2_fenced_register(history: &History) -> Checked {
     checked
 }
 
-/// C3: no update of the counter without tokens is overwritten. Overwritten updates are only counted where
+/// Checks C3: no update of the counter without tokens is overwritten. Overwritten updates are only counted where
 /// holders were paused or their leases broken, because only tokens prevent those.
 pub fn c3_unfenced_counter(history: &History) -> Checked {
     let mut checked = Checked::default();

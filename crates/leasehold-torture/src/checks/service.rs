@@ -10,7 +10,7 @@ use crate::clock::{bound, ms, nanos};
 use crate::event::{Ev, Mode, Op};
 use crate::history::{Call, Fault, History, Hold};
 
-/// C5: a claim is refused only while another client could hold the lock: from the moment that client asked
+/// Checks C5: a claim is refused only while another client could hold the lock: from the moment that client asked
 /// until the last moment at which the storage may remember it.
 pub fn c5_false_busy(history: &History) -> Checked {
     let mut checked = Checked::default();
@@ -83,7 +83,7 @@ fn possible(history: &History, call: &Call) -> u64 {
     if delayed(call.from(), undone) { ended } else { undone }
 }
 
-/// C6: a lock that is released while another client waits is granted within half a second as a rule. It is
+/// Checks C6: a lock that is released while another client waits is granted within half a second as a rule. It is
 /// always granted within the waiter's heartbeat, even without a hint.
 ///
 /// The check judges a handover only if nothing but hints was disturbed.
@@ -157,7 +157,7 @@ fn freed(hold: &Hold) -> Option<(u64, crate::event::Event)> {
     }
 }
 
-/// C11: every call returns within its time limit, even if the storage does not answer.
+/// Checks C11: every call returns within its time limit, even if the storage does not answer.
 pub fn c11_deadline_honesty(history: &History) -> Checked {
     let mut checked = Checked::default();
     for call in &history.calls {
@@ -214,7 +214,7 @@ fn limit(call: &Call) -> Option<u64> {
     }
 }
 
-/// C12: of the patient waiters, 99 of 100 are granted the lock.
+/// Checks C12: of the patient waiters, 99 of 100 are granted the lock.
 pub fn c12_progress(history: &History) -> Checked {
     let mut checked = Checked::default();
     for call in
