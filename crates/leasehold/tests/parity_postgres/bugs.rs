@@ -1,4 +1,4 @@
-//! Its bugs, each by its number in `docs/parity.md`.
+//! The bugs of the original, each with its number in `docs/parity.md`.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -17,7 +17,7 @@ fn distributed_locks_01_a_takeover_resets_the_lease() {
     let mut tokens = Vec::new();
     let lasts = "select (extract(epoch from expires_at - granted_at) * 1000000)::bigint";
     let of_the_row = format!("{lasts} from leasehold where space = '{prefix}'");
-    // Three times over, with equal TTLs: there, each of them saw the first one's lease, which was over.
+    // Three takeovers with equal TTLs. In the original, each client saw the first lease, which was over.
     for holder in &clients {
         let guard =
             holder.lock("job").ttl(ttl).renewal(Renewal::Never).acquire().expect("the last has ended");
@@ -29,7 +29,7 @@ fn distributed_locks_01_a_takeover_resets_the_lease() {
         guard.forget();
     }
     assert!(tokens.is_sorted_by(|a, b| a < b), "{tokens:?}");
-    // And with a longer one, which counts from the take-over.
+    // A takeover with a longer TTL, which counts from the takeover.
     let guard = clients[0].lock("job").ttl(LONG).acquire().expect("the last has ended");
     assert!(left(&prefix) > 500_000);
     guard.release().expect("released");
@@ -40,7 +40,8 @@ fn distributed_locks_02_the_table_has_any_name() {
     let url = postgres().database("custom").expect("made");
     let url = with(&url, "schema=Some_Schema&table=My_Table$1");
     let (locks, other) = (client(&url), client(&url));
-    // Everything that names the table: a grant, a refusal, a renewal, a look, a queue, a take-over, a release.
+    // Every operation that names the table: a grant, a refusal, a renewal, an inspection, a queue, a
+    // takeover, a release.
     let guard = locks.lock("job").ttl(time(2_000)).renewal(Renewal::Never).acquire().expect("free");
     assert!(other.lock("job").try_acquire().expect("answered").is_none());
     guard.extend(time(2_000)).expect("held");
@@ -57,13 +58,14 @@ fn distributed_locks_02_the_table_has_any_name() {
 }
 
 #[test]
-fn distributed_locks_03_an_isolation_that_fails_under_contention_hinders_nobody() {
+fn distributed_locks_03_an_isolation_level_that_fails_under_contention_does_no_harm() {
     let server = Postgres::start().expect("a server");
     let pooler = PgBouncer::start(&server).expect("a pooler");
     for isolation in ["repeatable read", "serializable"] {
         server.set_for("leasehold", "default_transaction_isolation", isolation).expect("set");
         server.terminate_backends("").expect("ended");
-        // Directly, where we set our own; and through a pooler, whose connections are not ours to set.
+        // On a direct connection the storage sets its own isolation level; it cannot do so through a
+        // pooler.
         for url in [server.url(), pooler.url()] {
             let (inside, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
             thread::scope(|scope| {
@@ -91,7 +93,7 @@ fn distributed_locks_04_an_error_of_the_storage_ends_every_attempt() {
     scenario::outage_among_attempts(&server, &server.url());
 }
 
-/// The errors that its own statements caused: each was a promise that never settled.
+/// Bug 4: the original's own statements failed, and each failure was a promise that never settled.
 #[test]
 fn distributed_locks_04_a_refused_statement_settles() {
     let server = Postgres::options().password("S3CRET").start().expect("a server");
@@ -117,7 +119,7 @@ fn distributed_locks_05_keys_and_labels_are_as_long_as_promised() {
     let long = "é".repeat(128);
     let url = with(&postgres().url(), &format!("prefix={long}"));
     let (locks, other) = (client(&url), client(&url));
-    // 512 bytes each, and different in the last.
+    // The names have 512 bytes each, and differ only in the last one.
     let names = ["a", "b"].map(|last| format!("{}{last}", "n".repeat(511)));
     let label = "ß".repeat(2048);
     for name in &names {
@@ -128,7 +130,7 @@ fn distributed_locks_05_keys_and_labels_are_as_long_as_promised() {
         guard.forget();
     }
     assert_eq!(other.list("n").expect("answered").len(), 2);
-    // One more is refused, before anything is sent.
+    // One more byte is refused before anything is sent.
     let error = locks.lock("n".repeat(513)).try_acquire().expect_err("too long");
     assert_eq!(error.kind(), ErrorKind::Invalid);
 }
@@ -159,7 +161,7 @@ fn distributed_locks_07_a_fraction_of_a_second_is_a_ttl() {
         &url,
         || left(&prefix),
         |ttl| {
-            // To the microsecond.
+            // The TTL is kept to the microsecond.
             assert_eq!(postgres().sql(&kept).expect("answered"), ttl.as_micros().to_string());
         },
     );
@@ -182,7 +184,7 @@ fn distributed_locks_12_a_stale_release_does_not_free_the_next_run_of_the_same_l
 }
 
 #[test]
-fn distributed_locks_13_whoever_was_refused_has_nothing_to_release() {
+fn distributed_locks_13_a_refused_caller_has_nothing_to_release() {
     scenario::refusals_beside_a_guard(&place().0);
 }
 

@@ -1,4 +1,4 @@
-//! Its factory, its locks, and its PostgreSQL.
+//! The features of the original: its factory, its locks, and its PostgreSQL.
 
 use std::thread;
 
@@ -20,10 +20,11 @@ fn a_client_says_which_machine_it_is() {
     guard.release().expect("released");
 }
 
-/// Factory: `init()`, which the original needs here, and does not mention.
+/// Factory: `init()`, which the original requires over PostgreSQL without documenting it.
 #[test]
 fn nothing_needs_to_be_set_up_first() {
-    // Many at once, where there is nothing yet; again and again, for some to look in the moment when others have made it.
+    // Many clients connect at once to an empty database, several times, so that some check at the moment
+    // when others create the tables.
     let url = postgres().database("fresh").expect("made");
     for i in 0..3 {
         let url = with(&url, &format!("table=t{i}"));
@@ -59,7 +60,7 @@ fn ttl_attempts_and_interval_are_options_of_each_acquisition() {
     scenario::options_of_each(&url, || left(&prefix));
 }
 
-/// Lock: `retries` counts all attempts, and nothing is slept after the last.
+/// Lock: `retries` counts all attempts, and there is no pause after the last one.
 #[test]
 fn three_attempts_are_three_claims_and_two_pauses() {
     let server = Postgres::start().expect("a server");
@@ -74,13 +75,13 @@ fn a_release_says_whether_the_lock_was_held() {
     scenario::release_of_a_deleted_lock(&url, || drop(postgres().sql(&delete).expect("deleted")));
 }
 
-/// Lock: what it does not have.
+/// Lock: features that the original lacks.
 #[test]
 fn there_is_renewing_trying_waiting_leaving_events_tokens_and_looking() {
     let (url, prefix) = place();
     let (locks, other, guard) = scenario::renewing_and_looking(&url, || left(&prefix));
 
-    // Whoever waits is next.
+    // The waiter is granted the lock next.
     let token = guard.token();
     thread::scope(|scope| {
         let waiter = scope.spawn(|| other.lock("job").ttl(LONG).acquire().expect("free"));
@@ -117,7 +118,7 @@ fn a_dead_holder_is_replaced_when_its_ttl_is_over() {
     let (locks, other) = (client(&url), client(&url));
     let ttl = time(2_000);
     let ((token, guard), took) = timed(|| {
-        // Nobody renews it, and nobody releases it.
+        // The lease is neither renewed nor released.
         let dead = locks.lock("job").ttl(ttl).acquire().expect("free");
         let token = dead.token();
         dead.forget();
@@ -143,7 +144,7 @@ fn settings_of_the_original_map_one_to_one() {
     let guard = take(&client(&url), "job");
     let rows = server.sql("select space, name, owner is not null from shop_locks").expect("answered");
     assert_eq!(rows, "shop|job|t");
-    // And as options, where a part is easier to write so.
+    // A part may also be written as an option, where that is easier.
     let options = format!(
         "postgresql://?host={host}&port={port}&dbname={database}&user={username}&password={password}\
          &table={table_name}&prefix={key_prefix}"
@@ -163,7 +164,7 @@ fn prefix_and_name_are_kept_apart() {
     guards.into_iter().for_each(|guard| guard.release().expect("released"));
 }
 
-/// PG: its table, which is none of ours.
+/// PG: the original's table, which Leasehold does not use.
 #[test]
 fn the_table_of_the_original_is_refused_and_left_alone() {
     let url = postgres().database("theirs").expect("made");
@@ -179,7 +180,7 @@ fn the_table_of_the_original_is_refused_and_left_alone() {
     let left = "select (select count(*) from locks), obj_description('locks'::regclass) is null, \
         to_regclass('locks_waiters') is null";
     assert_eq!(postgres().sql_in("theirs", left).expect("answered"), "1|t|t");
-    // Beside it, ours does what it does.
+    // Beside that table, Leasehold works as usual.
     take(&client(&url), "job").release().expect("released");
 }
 

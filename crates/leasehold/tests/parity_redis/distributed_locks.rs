@@ -59,7 +59,7 @@ fn ttl_attempts_and_interval_are_options_of_each_acquisition() {
     scenario::options_of_each(&url, || left(redis(), &format!("{prefix}job")));
 }
 
-/// Lock: `retries` counts all attempts, and nothing is slept after the last.
+/// Lock: `retries` counts all attempts, and there is no pause after the last one.
 #[test]
 fn three_attempts_are_three_claims_and_two_pauses() {
     let server = Redis::start().expect("a server");
@@ -74,14 +74,14 @@ fn a_release_says_whether_the_lock_was_held() {
     scenario::release_of_a_deleted_lock(&url, delete);
 }
 
-/// Lock: what it does not have.
+/// Lock: features that the original lacks.
 #[test]
 fn there_is_renewing_trying_waiting_leaving_events_tokens_and_looking() {
     let (url, prefix) = place();
     let (_locks, other, guard) =
         scenario::renewing_and_looking(&url, || left(redis(), &format!("{prefix}job")));
 
-    // Whoever stops waiting gets nothing later.
+    // A caller that stops waiting is not granted the lock later.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let waiter = leasehold::Locks::connect(&url).await.expect("connected");
@@ -101,7 +101,7 @@ fn a_refusal_names_the_lock_the_holder_and_the_wait() {
     let guard = take(&holder, "job");
     let error = client(&url).lock("job").wait(time(100)).acquire().expect_err("held");
     assert_eq!(error.kind(), ErrorKind::Contended);
-    let seen = error.holder().expect("somebody holds");
+    let seen = error.holder().expect("a holder was seen");
     assert_eq!((seen.name.as_str(), seen.owner, seen.token), ("job", guard.owner(), guard.token()));
     assert!(error.waited().is_some_and(|waited| waited >= time(100)));
     let text = error.to_string();
@@ -148,7 +148,7 @@ fn distributed_locks_09_an_outage_is_no_contention() {
 fn distributed_locks_10_no_number_of_attempts_hangs() {
     let (url, _) = place();
     scenario::numbers_of_attempts(&url, || {
-        // The most there are can be left.
+        // The largest number of attempts can be abandoned.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let waiter = leasehold::Locks::connect(&url).await.expect("connected");
@@ -164,7 +164,7 @@ fn distributed_locks_12_a_stale_release_does_not_free_the_next_run_of_the_same_l
 }
 
 #[test]
-fn distributed_locks_13_whoever_was_refused_has_nothing_to_release() {
+fn distributed_locks_13_a_refused_caller_has_nothing_to_release() {
     scenario::refusals_beside_a_guard(&place().0);
 }
 

@@ -1,5 +1,5 @@
-//! What the npm packages `distributed-locks` and `redislock` do, without what they do wrong, on a real Redis. Which
-//! test stands for which of their features and bugs: `docs/parity.md`.
+//! The features of the npm packages `distributed-locks` and `redislock` over a real Redis, without their
+//! bugs. `docs/parity.md` lists which test covers which feature or bug.
 #![cfg(all(unix, feature = "redis"))]
 
 mod distributed_locks;
@@ -11,28 +11,28 @@ use leasehold_testbed::{Redis, shared};
 
 use self::parity::*;
 
-/// A server that tests share which do not break it.
+/// Returns a server that is shared by the tests that do not break it.
 fn redis() -> &'static Redis {
     shared::redis().expect("a server")
 }
 
-/// A place on it that nobody else has, and its prefix.
+/// Returns the URL of a unique prefix on it, and the prefix.
 fn place() -> (String, String) {
     place_at(&redis().url())
 }
 
-/// How many calls of a script a server was sent.
+/// Returns how many script calls the server received.
 fn calls(redis: &Redis) -> u64 {
     let counts = redis.command_counts().expect("answered");
     counts.get("evalsha").copied().unwrap_or(0)
 }
 
-/// How many claims a server has refused: for each, its queue is counted.
+/// Returns how many claims the server has refused, because it counts the queue for each of them.
 fn refusals(redis: &Redis) -> u64 {
     redis.command_counts().expect("answered").get("zcard").copied().unwrap_or(0)
 }
 
-/// How much is left of the lease under a key, in ms, as the server says.
+/// Returns the remaining lease of a key, in ms, according to the server.
 fn left(redis: &Redis, key: &str) -> i64 {
     redis.command(&["pttl", key]).expect("answered").parse().expect("a number")
 }

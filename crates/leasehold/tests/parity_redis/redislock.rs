@@ -20,7 +20,7 @@ fn retries_are_further_tries_after_the_first() {
     let (error, took) = timed(|| other.lock("job").retries(2).interval(delay).acquire().expect_err("held"));
     assert_eq!((error.kind(), refusals(&server) - before), (ErrorKind::Contended, 3));
     assert!(took >= 2 * delay, "{took:?}");
-    // 50 ms apart unless told otherwise.
+    // The default interval is 50 ms.
     let (_, took) = timed(|| other.lock("job").retries(4).acquire().expect_err("held"));
     assert!(took >= Duration::from_millis(200), "{took:?}");
     guard.release().expect("released");
@@ -134,7 +134,7 @@ fn redislock_01_owners_are_random_and_used_once() {
         owners.push(guard.owner().to_bytes());
         guard.release().expect("released");
     }
-    // No byte is the same in all of them, as those of a time or a machine would be.
+    // No byte is the same in all owners, as the bytes of a time or a machine id would be.
     for i in 0..owners[0].len() {
         assert!(owners.iter().any(|owner| owner[i] != owners[0][i]), "byte {i}");
     }
@@ -178,7 +178,8 @@ fn redislock_04_negative_extend_does_not_delete() {
     let (url, prefix) = place();
     let locks = client(&url);
     let guard = take(&locks, "job");
-    // A duration is never negative; the least there is, and what overflows, is refused and changes nothing.
+    // A duration cannot be negative. The shortest one and one that overflows are refused and change
+    // nothing.
     for ttl in [Duration::ZERO, Duration::from_nanos(1), Duration::from_millis(99), Duration::MAX] {
         assert_eq!(guard.extend(ttl).expect_err("out of bounds").kind(), ErrorKind::Invalid, "{ttl:?}");
     }
@@ -255,16 +256,16 @@ fn redislock_08_a_grant_whose_answer_is_lost_is_not_left_to_its_ttl() {
     let proxy = RedisProxy::before(redis()).expect("a proxy");
     let (_, prefix) = place();
     let through = client(&format!("{}?prefix={prefix}", proxy.url()));
-    // The server knows the scripts from now on.
+    // From now on the server has the scripts in its cache.
     take(&through, "first").release().expect("released");
     let lost = proxy.add(Rule::on("evalsha").times(1).cut().after_effect());
-    // It is asked again, and is the owner still.
+    // The claim is retried, and its owner is still the holder.
     let guard = through.lock("job").ttl(LONG).wait(time(20_000)).acquire().expect("granted");
     assert_eq!(lost.hits(), 1);
     guard.verify().expect("held");
     guard.release().expect("released");
 
-    // The same, but whoever asked has gone by then.
+    // The same for a caller that is gone by then.
     let lost = proxy.add(Rule::on("evalsha").times(1).cut().after_effect());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.expect("a runtime");

@@ -1,4 +1,4 @@
-//! Our locks and those of other makers exclude each other, with the matching prefix, on a real Redis.
+//! Locks of Leasehold and of other clients exclude each other on a real Redis if the prefix matches.
 #![cfg(all(unix, feature = "redis"))]
 
 mod makers;
@@ -14,15 +14,15 @@ use leasehold_testbed::{Redis, shared};
 
 use self::timed::{LONG, time, timed};
 
-/// How late anything may be on a busy machine.
+/// The tolerated delay on a busy machine.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// A server that tests share which do not break it; each has names of its own.
+/// Returns a server that is shared by the tests that do not break it. Each test uses names of its own.
 fn redis() -> &'static Redis {
     shared::redis().expect("a server")
 }
 
-/// A client of ours whose keys begin with `prefix`.
+/// Returns a client of Leasehold whose keys begin with `prefix`.
 fn ours(prefix: &str) -> Locks {
     Locks::connect(&format!("{}?prefix={prefix}", redis().url())).expect("connected")
 }

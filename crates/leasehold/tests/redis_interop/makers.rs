@@ -1,4 +1,4 @@
-//! The clients of other makers, each as its own package speaks.
+//! The clients of other makers, each through its own package.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -7,17 +7,17 @@ use leasehold_testbed::{Interop, interop};
 use rslock::{LockError, LockManager};
 use tokio::runtime::Runtime;
 
-/// A client that takes and frees one lock at a time.
+/// A client that acquires and releases one lock at a time.
 pub(crate) trait Client {
-    /// Tries once.
+    /// Tries once to acquire.
     fn acquire(&self, name: &str, ttl: Duration) -> bool;
-    /// Frees what it took last. `None` if the package does not say whether that was there.
+    /// Releases the lock acquired last. Returns `None` if the package does not report whether it was held.
     fn release(&self) -> Option<bool>;
-    /// Extends what it took last. `None` if it cannot, or does not say.
+    /// Extends the lock acquired last. Returns `None` if the package cannot do so, or does not report it.
     fn extend(&self, ttl: Duration) -> Option<bool>;
 }
 
-/// Which package it is, and what its keys begin with.
+/// A package, and the prefix of its keys.
 pub(crate) struct Maker {
     pub(crate) name: &'static str,
     pub(crate) prefix: &'static str,
@@ -60,7 +60,7 @@ impl Client for Packaged {
     }
 
     fn extend(&self, ttl: Duration) -> Option<bool> {
-        // Some say of a lock that is gone that they have none to extend.
+        // Some packages report an error instead if the lock is gone.
         self.extends.then(|| self.process.extend(ttl).unwrap_or(false))
     }
 }

@@ -1,4 +1,4 @@
-//! What holds between ours and each other maker's.
+//! The rules that hold between Leasehold and each other client.
 
 use std::thread;
 use std::time::Duration;
@@ -70,17 +70,17 @@ fn its_lock_refuses_ours(package: &'static str) {
     assert!(ours.lock(&name).try_acquire().expect("answered").is_none());
     let error = ours.lock(&name).wait(time(100)).acquire().expect_err("it is held");
     assert_eq!(error.kind(), ErrorKind::Contended);
-    is_foreign(error.holder().expect("somebody holds"));
-    // Tries once more, keeping no place.
+    is_foreign(error.holder().expect("a holder was seen"));
+    // One more try, without a place in the queue.
     let once = Wait::Attempts { attempts: 1, interval: Duration::ZERO };
     let error = ours.lock(&name).wait(once).acquire().expect_err("it is held");
-    let seen = ours.inspect(&name).expect("answered").expect("somebody holds");
+    let seen = ours.inspect(&name).expect("answered").expect("it is held");
     is_foreign(&seen);
     assert_eq!(error.holder().map(|holder| holder.owner), Some(seen.owner));
 
     if let Some(extended) = theirs.extend(2 * LONG) {
         assert!(extended);
-        let seen = ours.inspect(&name).expect("answered").expect("somebody holds");
+        let seen = ours.inspect(&name).expect("answered").expect("it is held");
         assert!(seen.remaining > LONG, "{seen:?}");
     }
     assert_ne!(theirs.release(), Some(false));
@@ -108,7 +108,7 @@ fn ours_is_granted_after_its_release(package: &'static str) {
     assert!(theirs.acquire(&name, LONG));
     let waiting = waiter(&ours, &name);
     assert_ne!(theirs.release(), Some(false));
-    // Nobody tells ours, which looks by itself.
+    // The other client sends no hint, so the waiter of Leasehold polls.
     let (guard, took) = timed(|| waiting.join().expect("no panic"));
     assert!(took < WAITER_HEARTBEAT + SLACK, "{took:?}");
     guard.release().expect("released");
@@ -146,7 +146,7 @@ fn our_late_renewal_and_release_leave_its_lock_alone(package: &'static str) {
 
     let error = ours.resume(ticket.clone()).expect_err("the lease is over");
     assert_eq!(error.kind(), ErrorKind::Lost);
-    // The engine knows that it is lost and sends nothing more, so the storage is asked itself.
+    // The engine knows that the lock is lost and sends nothing more, so this asks the storage directly.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let claim = Claim::new(Name::new(&name).expect("a name"), ticket.owner(), LONG).shorten(true);
     runtime.block_on(async {
@@ -180,7 +180,7 @@ fn its_lock_can_be_broken(package: &'static str) {
     assert_eq!(ours.break_lock(&name).expect("answered"), None);
 }
 
-/// Waits for a lock on a thread, and returns once the server knows.
+/// Waits for a lock on a thread. Returns once the server knows the waiter.
 fn waiter(locks: &Locks, name: &str) -> thread::JoinHandle<leasehold::blocking::Guard> {
     let lock = locks.lock(name);
     let waiting = thread::spawn(move || lock.acquire().expect("granted"));
@@ -192,7 +192,7 @@ fn waiter(locks: &Locks, name: &str) -> thread::JoinHandle<leasehold::blocking::
     waiting
 }
 
-/// What is known of a holder that is not ours: for how long still.
+/// Checks a foreign holder, of which only the remaining time is known.
 fn is_foreign(holder: &Holder) {
     assert_eq!((holder.token, holder.label.as_deref(), holder.held_for), (Token::new(0), None, None));
     assert!(holder.remaining > LONG / 2, "{holder:?}");

@@ -1,10 +1,10 @@
-//! Whatever may stand under the key of a lock.
+//! The values that may be stored under the key of a lock.
 
 use leasehold::{Change, ErrorKind, Token};
 
 use crate::{LONG, ours, redis, time};
 
-/// Keys that are no strings, as other libraries write them.
+/// Keys that are not strings, as other libraries write them.
 const OTHERS: &[(&str, &[&str])] = &[
     ("hash", &["hset", "KEY", "8743c9c0-0795-4907-87fd-6c719a6b4586:1", "1"]),
     ("list", &["rpush", "KEY", "waiter"]),
@@ -37,7 +37,7 @@ fn a_key_of_another_type_is_refused_by_name_and_left_alone() {
         }
         assert_eq!(redis().command(&["type", &key]).expect("answered"), *kind);
     }
-    // What is no lock hides no lock.
+    // A key of another type does not hide the lock.
     let guard = ours.lock("lock").acquire().expect("it is free");
     let listed = ours.list("").expect("answered");
     assert_eq!(listed.iter().map(|holder| holder.name.as_str()).collect::<Vec<_>>(), ["lock"]);
@@ -75,7 +75,7 @@ fn a_value_of_any_bytes_is_a_holder() {
         redis().quoted(&["set", &key, value, "px", &ms]).expect("written");
         assert!(ours.lock(&name).try_acquire().expect("answered").is_none());
         let seen = ours.inspect(&name).expect("answered").expect("held");
-        // The same value is the same owner; another one is another.
+        // An equal value is the same owner, and a different one is another owner.
         assert_eq!(ours.inspect(&name).expect("answered").expect("held").owner, seen.owner);
         redis().quoted(&["set", &key, "\"another\"", "px", &ms]).expect("written");
         assert_ne!(ours.inspect(&name).expect("answered").expect("held").owner, seen.owner);
@@ -88,7 +88,7 @@ fn a_value_of_any_bytes_is_a_holder() {
 fn an_owner_of_ours_that_somebody_else_wrote_is_not_ours() {
     let ours = ours("forged:");
     let guard = ours.lock("lock").ttl(LONG).acquire().expect("free");
-    // As node-redlock writes them: 32 hex digits.
+    // A value as node-redlock writes it: 32 hexadecimal digits.
     let other = "0123456789abcdef0123456789abcdef";
     redis().command(&["set", "forged:lock", other, "px", "600000"]).expect("written");
     assert_eq!(guard.verify().expect_err("gone").kind(), ErrorKind::Lost);
@@ -102,7 +102,7 @@ fn an_owner_of_ours_that_somebody_else_wrote_is_not_ours() {
 #[test]
 fn a_lock_without_an_end_is_waited_for() {
     let ours = ours("endless:");
-    // As redis-py writes it without a timeout.
+    // A value as redis-py writes it without a timeout.
     redis().command(&["set", "endless:lock", "holder"]).expect("written");
     let error = ours.lock("lock").wait(time(100)).acquire().expect_err("held");
     assert_eq!(error.kind(), ErrorKind::Contended);
@@ -134,7 +134,7 @@ fn a_lock_of_somebody_else_is_observed_at_once() {
 }
 
 #[test]
-fn a_lock_of_somebody_else_is_listed_once_ours_has_held_it() {
+fn a_foreign_lock_is_listed_once_ours_has_held_it() {
     let ours = ours("listed:");
     for name in ["known", "unknown"] {
         redis().command(&["set", &format!("listed:{name}"), "holder", "px", "600000"]).expect("written");

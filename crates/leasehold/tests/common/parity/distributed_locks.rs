@@ -1,5 +1,5 @@
-//! Scenarios of npm `distributed-locks`. `left` is what is left of the lease of the lock `job`, in ms, as the server
-//! says.
+//! Scenarios of npm `distributed-locks`. `left` returns the remaining lease of the lock `job`, in ms,
+//! according to the server.
 
 use std::thread;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use leasehold_testbed::Server;
 
 use super::{LONG, client, take, time, timed, until};
 
-/// Many acquisitions of one lock.
+/// Acquires one lock many times.
 pub(crate) fn owners_and_tokens(url: &str) {
     let lock = client(url).lock("job").ttl(LONG);
     let mut seen = Vec::new();
@@ -22,7 +22,7 @@ pub(crate) fn owners_and_tokens(url: &str) {
     }
 }
 
-/// A client that is closed while it holds; each lock `is_gone`.
+/// Closes a client that holds locks. `is_gone` checks each of them.
 pub(crate) fn close(url: &str, is_gone: impl Fn(&Guard)) {
     let (locks, other) = (client(url), client(url));
     let guards = ["a", "b", "c"].map(|name| take(&locks, name));
@@ -35,7 +35,7 @@ pub(crate) fn close(url: &str, is_gone: impl Fn(&Guard)) {
     assert_eq!(locks.lock("a").try_acquire().expect_err("closed").kind(), ErrorKind::Closed);
 }
 
-/// One acquisition with the defaults, and others with a TTL, attempts and an interval.
+/// Acquires once with the defaults, then with a TTL, attempts and an interval.
 pub(crate) fn options_of_each(url: &str, left: impl Fn() -> i64) {
     let (locks, other) = (client(url), client(url));
     let guard = locks.lock("job").acquire().expect("free");
@@ -49,7 +49,7 @@ pub(crate) fn options_of_each(url: &str, left: impl Fn() -> i64) {
     guard.release().expect("released");
 }
 
-/// Three attempts at what is held; `refusals` counts those that the server has seen.
+/// Makes three attempts at a held lock. `refusals` returns how many the server has counted.
 pub(crate) fn three_attempts(url: &str, refusals: impl Fn() -> u64) {
     let (holder, other) = (client(url), client(url));
     let guard = holder.lock("job").ttl(LONG).renewal(Renewal::Never).acquire().expect("free");
@@ -61,7 +61,7 @@ pub(crate) fn three_attempts(url: &str, refusals: impl Fn() -> u64) {
     guard.release().expect("released");
 }
 
-/// A lock that is held, and one that somebody has deleted.
+/// Releases a held lock, and one that another program has deleted.
 pub(crate) fn release_of_a_deleted_lock(url: &str, delete: impl FnOnce()) {
     let locks = client(url);
     take(&locks, "job").release().expect("it was held");
@@ -70,11 +70,11 @@ pub(crate) fn release_of_a_deleted_lock(url: &str, delete: impl FnOnce()) {
     assert_eq!(guard.release().expect_err("it was not").kind(), ErrorKind::Lost);
 }
 
-/// Renewing, trying, waiting and looking. Returns who holds, somebody else, and the guard.
+/// Renews, tries, waits and inspects. Returns the holder's client, the other client, and the guard.
 pub(crate) fn renewing_and_looking(url: &str, left: impl Fn() -> i64) -> (Locks, Locks, Guard) {
     let (locks, other) = (client(url), client(url));
     let mut events = locks.events();
-    // Renewed by itself, several times over.
+    // The lease is renewed automatically several times.
     let often = Renewal::Every(time(200));
     let guard = locks.lock("job").ttl(time(10_000)).renewal(often).acquire().expect("free");
     let mut renewals = 0;
@@ -94,27 +94,27 @@ pub(crate) fn renewing_and_looking(url: &str, left: impl Fn() -> i64) -> (Locks,
     (locks, other, guard)
 }
 
-/// Bug 4: a server that is killed in the midst of attempts.
+/// Bug 4: kills a server in the middle of attempts.
 pub(crate) fn outage_among_attempts(server: &Server, url: &str) {
     let (holder, locks) = (client(url), client(url));
     let guard = take(&holder, "job");
     let patient = locks.lock("job").wait(time(4_000));
     let trying = locks.lock("job").wait(Wait::Attempts { attempts: 3, interval: time(1_000) });
     let threads = [patient, trying].map(|lock| thread::spawn(move || lock.acquire().map(drop)));
-    // In the midst of their attempts.
+    // The client is in the middle of its attempts.
     until("the waiter", || matches!(holder.inspect("job"), Ok(Some(seen)) if seen.waiters == Some(1)));
     server.kill9();
     for thread in threads {
-        let error = thread.join().expect("no panic").expect_err("nobody answers");
-        // Or that it was held, if that was the last that was heard.
+        let error = thread.join().expect("no panic").expect_err("the storage does not answer");
+        // If the last answer said that the lock is held, the error says so, too.
         assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Contended), "{error}");
     }
-    let error = locks.lock("other").wait(time(500)).acquire().expect_err("nobody answers");
+    let error = locks.lock("other").wait(time(500)).acquire().expect_err("the storage does not answer");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     drop(guard);
 }
 
-/// Bug 7: TTLs that are no whole seconds; `is_kept` by the server as they are.
+/// Bug 7: uses TTLs that are not whole seconds. `is_kept` checks that the server keeps them exactly.
 pub(crate) fn fractions_of_a_second(url: &str, left: impl Fn() -> i64, is_kept: impl Fn(Duration)) {
     let locks = client(url);
     for ttl in [Duration::from_micros(90_500_500), Duration::from_millis(90_999)] {
@@ -127,11 +127,11 @@ pub(crate) fn fractions_of_a_second(url: &str, left: impl Fn() -> i64, is_kept: 
     }
 }
 
-/// Bug 9: a server that is down when it is asked.
+/// Bug 9: acquires while the server is down.
 pub(crate) fn outage(server: &Server, url: &str) {
     let locks = client(url);
     server.kill9();
-    let error = locks.lock("job").wait(time(500)).acquire().expect_err("nobody answers");
+    let error = locks.lock("job").wait(time(500)).acquire().expect_err("the storage does not answer");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.holder().is_none());
     let once = Wait::Attempts { attempts: 1, interval: Duration::ZERO };
@@ -140,13 +140,13 @@ pub(crate) fn outage(server: &Server, url: &str) {
     assert_eq!(locks.inspect("job").expect_err("down").kind(), ErrorKind::Unavailable);
 }
 
-/// Bug 10: none and one; then what there is `more` to see while the lock is held.
+/// Bug 10: makes no attempt and one attempt; then runs `more` while the lock is held.
 pub(crate) fn numbers_of_attempts(url: &str, more: impl FnOnce()) {
     let (holder, locks) = (client(url), client(url));
     let guard = take(&holder, "job");
     let attempts =
         |attempts| locks.lock("job").wait(Wait::Attempts { attempts, interval: time(1) }).acquire();
-    // None at all is refused as what it is, and not as a lock that somebody else has.
+    // Zero attempts are an invalid option, not contention.
     assert_eq!(attempts(0).expect_err("none").kind(), ErrorKind::Invalid);
     assert_eq!(attempts(1).expect_err("held").kind(), ErrorKind::Contended);
     assert_eq!(locks.lock("job").retries(0).acquire().expect_err("held").kind(), ErrorKind::Contended);
@@ -154,7 +154,7 @@ pub(crate) fn numbers_of_attempts(url: &str, more: impl FnOnce()) {
     guard.release().expect("released");
 }
 
-/// Bug 12: a release of the run before.
+/// Bug 12: releases a guard of an earlier run.
 pub(crate) fn stale_release(url: &str) {
     let locks = client(url);
     let lock = locks.lock("job");
@@ -168,13 +168,14 @@ pub(crate) fn stale_release(url: &str) {
     second.release().expect("released");
 }
 
-/// Bug 13: refusals beside a guard.
+/// Bug 13: gets refusals beside a guard.
 pub(crate) fn refusals_beside_a_guard(url: &str) {
     let locks = client(url);
     let lock = locks.lock("job").ttl(LONG);
     let guard = lock.acquire().expect("free");
     {
-        // What `finally { unlock() }` would do: there is no guard, and nothing else that releases.
+        // A caller with `finally { unlock() }` has nothing to call here: without a guard, there is no
+        // release.
         let refused = lock.try_acquire().expect("answered");
         assert!(refused.is_none());
         let refused = lock.clone().wait(time(100)).acquire();
@@ -184,7 +185,7 @@ pub(crate) fn refusals_beside_a_guard(url: &str) {
     guard.release().expect("released");
 }
 
-/// Bug 14: a server that goes away, and comes back.
+/// Bug 14: stops a server and starts it again.
 pub(crate) fn outage_and_return(server: &Server, url: &str) {
     let locks = client(url);
     let guard = locks.lock("job").ttl(time(2_000)).acquire().expect("free");
@@ -193,16 +194,16 @@ pub(crate) fn outage_and_return(server: &Server, url: &str) {
     assert_eq!(guard.lost(), Lost::Expired);
     drop(guard);
     server.restart().expect("restarted");
-    // The same client, without being made anew.
+    // The same client works again, without being recreated.
     let guard = locks.lock("job").ttl(LONG).wait(time(10_000)).acquire().expect("it is back");
     guard.release().expect("released");
 }
 
-/// Bug 15: guards that nobody waits for, and a client that is closed.
+/// Bug 15: drops guards without waiting, and closes the client.
 pub(crate) fn dropped_guards(url: &str) {
     let locks = client(url);
     let guards: Vec<_> = (0..200).map(|i| take(&locks, &format!("job-{i}"))).collect();
-    // None of them is waited for by itself.
+    // The releases are in the background.
     drop(guards);
     locks.close().expect("closed");
 }

@@ -1,4 +1,4 @@
-//! What the tests of parity over Redis and over PostgreSQL share.
+//! Helpers that the parity tests over Redis and PostgreSQL share.
 
 pub(crate) mod distributed_locks;
 #[path = "../timed.rs"]
@@ -10,7 +10,7 @@ use leasehold::blocking::{Guard, Locks};
 
 pub(crate) use self::timed::{LONG, time, timed};
 
-/// The URL with a prefix that nobody else has, and the prefix.
+/// Returns the URL with a unique prefix, and the prefix.
 pub(crate) fn place_at(url: &str) -> (String, String) {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let prefix = format!("p{}:", LAST.fetch_add(1, Ordering::Relaxed));
@@ -26,7 +26,7 @@ pub(crate) fn client(url: &str) -> Locks {
 }
 
 pub(crate) fn take(locks: &Locks, name: &str) -> Guard {
-    locks.lock(name).ttl(LONG).try_acquire().expect("answered").expect("nobody else holds it")
+    locks.lock(name).ttl(LONG).try_acquire().expect("answered").expect("the lock is free")
 }
 
 pub(crate) fn until(what: &str, mut seen: impl FnMut() -> bool) {
