@@ -31,10 +31,10 @@ fn main() -> Result<()> {
     })?;
     locks.close()?;
 
-    // Read, add one, write: without the lock, additions would have been lost.
+    // Without the lock, concurrent reads and writes would have lost additions.
     assert_eq!(fs::read_to_string(&counter)?, (THREADS * ROUNDS).to_string());
 
-    // The events end when the client is closed. An iterator, as everything here blocks.
+    // The iterator ends when the client is closed.
     let granted = events.filter(|event| matches!(event, Event::Acquired { .. })).count();
     println!("{granted} grants, and the counter says {}", fs::read_to_string(&counter)?);
     Ok(())

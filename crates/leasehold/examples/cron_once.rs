@@ -1,4 +1,4 @@
-//! A job that every machine starts at the same time and only one runs: the others skip it.
+//! A job that every machine starts at the same time, but only one runs; the others skip it.
 //!
 //! `cargo run --example cron_once`
 
@@ -10,7 +10,8 @@ use leasehold::{Locks, Result, Token};
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    // Three machines, each with a client of its own. Yours would share a database instead of a process.
+    // Three machines, each with a client of its own. Real machines would share a database instead of a
+    // process.
     let mut machines = Vec::new();
     for name in ["tick", "trick", "track"] {
         machines.push((name, Locks::connect("memory:example").await?));
@@ -24,26 +25,26 @@ async fn main() -> Result<()> {
     let ran = runs.join_all().await.into_iter().collect::<Result<Vec<_>>>()?;
     assert_eq!(ran.iter().filter(|ran| **ran).count(), 1, "the job ran on one machine");
 
-    // A machine whose clock is late comes when the job is done, and skips it all the same.
+    // A machine whose clock is late starts after the job is done, and skips it, too.
     let (name, locks) = machines[0].clone();
     assert!(!nightly(name, locks).await?, "the job ran twice");
     Ok(())
 }
 
-/// Runs the job unless somebody else does or did; whether it ran.
+/// Runs the job unless another machine runs it or ran it. Returns `true` if it ran.
 async fn nightly(machine: &str, locks: Locks) -> Result<bool> {
-    // One lock per run: its name says which one.
+    // Each run has a lock of its own, named after its date.
     let lock = locks.lock("nightly/2026-11-20").label(machine).ttl(Duration::from_secs(60));
 
     let Some(guard) = lock.try_acquire().await? else {
-        println!("{machine}: somebody else has it, skipped");
+        println!("{machine}: another machine has it, skipped");
         return Ok(false);
     };
     println!("{machine}: runs the job");
     match job(guard.token()).await {
-        // Not released but left to its TTL: for a minute, whoever is late finds the lock taken.
+        // The lock is not released, so that for a minute late machines find it held.
         Ok(()) => guard.forget(),
-        // Released at once: whoever is late may try it again.
+        // The lock is released at once, so that a late machine may retry.
         Err(error) => {
             println!("{machine}: {error}");
             guard.release().await?;

@@ -1,7 +1,7 @@
-//! Money that a stale holder cannot move: the token is checked in the transaction that writes, by PostgreSQL.
+//! A transfer that a stale holder cannot make: PostgreSQL checks the token in the transaction that writes.
 //!
-//! A real process is stopped while it holds a lock, first before its transaction and then in the midst of it; its lease
-//! ends, and another process wants the lock.
+//! A real process is stopped while it holds a lock, first before its transaction and then in the middle of
+//! it. Its lease ends, and another process wants the lock.
 //!
 //! `cargo run --features postgres --example fenced_transfer [postgres://…]`; without a URL it starts a server of its own.
 
@@ -20,7 +20,7 @@ use tokio_postgres::NoTls;
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
 const TTL: Duration = Duration::from_secs(1);
-/// Long enough for the lease of a dead holder to end.
+/// Longer than the lease of a dead holder.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 fn main() -> Result<()> {
@@ -70,8 +70,8 @@ async fn story(url: &str) -> Result<()> {
     if balance == 65 { Ok(()) } else { Err("a stale holder has written".into()) }
 }
 
-/// A process that takes the lock and reads the balance; when told to go on begins to write, and when told again
-/// does.
+/// Runs a worker process, which acquires the lock and reads the balance. On the first command it begins to
+/// write, and on the second it writes.
 async fn worker(name: &str, url: &str, amount: i64) -> Result<()> {
     let locks = Locks::connect(url).await?;
     let guard = match locks.lock("account/1").label(name).ttl(TTL).wait(PATIENCE).acquire().await {
@@ -93,12 +93,13 @@ async fn worker(name: &str, url: &str, amount: i64) -> Result<()> {
     let (space, lock, token) = fence.params(guard.name(), guard.token());
     let transaction = database.transaction().await?;
     if transaction.query_opt(fence.sql(), &[&space, &lock, &token]).await?.is_none() {
-        // What was read is worth nothing any more.
+        // The balance that was read may be out of date.
         transaction.rollback().await?;
         println!("refused: the lock is not held any more");
         return Ok(());
     }
-    // From here on nobody else is granted the lock, whatever happens to this process.
+    // From now on the lock is granted to no other client until this transaction ends, whatever happens to
+    // this process.
     println!("pinned");
     told()?;
 
@@ -115,14 +116,14 @@ fn told() -> Result<()> {
     Ok(())
 }
 
-/// The program's own connection. It has nothing to do with those of the locks.
+/// Opens the program's own connection, which is independent of those of the locks.
 async fn connect(url: &str) -> Result<tokio_postgres::Client> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     tokio::spawn(connection);
     Ok(client)
 }
 
-/// A worker's process, seen from outside.
+/// A worker's process, seen from the main program.
 struct Worker {
     name: String,
     process: Child,
@@ -142,7 +143,7 @@ impl Worker {
         Ok(Self { name: name.to_owned(), process, stdin, stdout })
     }
 
-    /// Hears what it says, which has to begin like that.
+    /// Reads its next line, which must begin with this text.
     fn tells(&mut self, expected: &str) -> Result<()> {
         let mut line = String::new();
         self.stdout.read_line(&mut line)?;
@@ -160,7 +161,7 @@ impl Worker {
         self.tells(expected)
     }
 
-    /// Stops it, as a debugger, a hypervisor or a full swap would, and waits until it stands still.
+    /// Stops the process, as a debugger, a hypervisor or swapping would, and waits until it has stopped.
     fn stop(&self) -> Result<()> {
         kill_process(self.pid(), Signal::STOP)?;
         waitpid(Some(self.pid()), WaitOptions::UNTRACED)?;
@@ -178,7 +179,7 @@ impl Worker {
     }
 }
 
-/// However the story ends, nobody stays behind, not even stopped.
+/// No process is left over, not even a stopped one, however the example ends.
 impl Drop for Worker {
     fn drop(&mut self) {
         let _ = self.process.kill();

@@ -1,5 +1,5 @@
-//! Why a lock alone is not enough, and what its token is for: a real process is stopped while it holds a
-//! lock, another takes over, and the first one's late write is turned away.
+//! Why a lock alone is not enough, and what its token is for. A real process is stopped while it holds a
+//! lock, another process takes over, and the late write of the first one is rejected.
 //!
 //! `cargo run --example fenced_write`
 
@@ -61,7 +61,8 @@ fn story() -> Result<()> {
     Ok(())
 }
 
-/// A process that takes the lock, says so, waits for a word, and then writes whatever has happened meanwhile.
+/// Runs a worker process, which acquires the lock, reports it, waits for a command, and then writes in any
+/// case.
 fn worker(name: &str, storage: &str, register: &str) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build()?;
     runtime.block_on(async {
@@ -72,7 +73,7 @@ fn worker(name: &str, storage: &str, register: &str) -> Result<()> {
 
         std::io::stdin().read_line(&mut String::new())?;
 
-        // No look at the lock can help here: the process may be stopped again right after it.
+        // Checking the lock here would not help: the process may be stopped right after the check.
         let mut register = TcpStream::connect(register)?;
         writeln!(register, "{} written by {name}", guard.token())?;
         let mut answer = String::new();
@@ -84,8 +85,8 @@ fn worker(name: &str, storage: &str, register: &str) -> Result<()> {
     })
 }
 
-/// What the lock protects: remembers one value, and the largest token that wrote to it. In SQL, this is
-/// `UPDATE register SET value = $1, token = $2 WHERE token <= $2`.
+/// Runs the resource that the lock protects. It stores one value, and the largest token that wrote to it.
+/// The SQL for it is `UPDATE register SET value = $1, token = $2 WHERE token <= $2`.
 fn register(listener: &TcpListener) -> Result<String> {
     let (mut value, mut largest) = (String::new(), 0);
     loop {
@@ -105,7 +106,7 @@ fn register(listener: &TcpListener) -> Result<String> {
     }
 }
 
-/// A worker's process, seen from outside.
+/// A worker's process, seen from the main program.
 struct Worker {
     process: Child,
     stdin: ChildStdin,
@@ -134,7 +135,7 @@ impl Worker {
         if line.is_empty() { Err("the worker ended".into()) } else { Ok(line.trim().to_owned()) }
     }
 
-    /// Stops it, as a debugger, a hypervisor or a full swap would, and waits until it stands still.
+    /// Stops the process, as a debugger, a hypervisor or swapping would, and waits until it has stopped.
     fn stop(&self) -> Result<()> {
         kill_process(self.pid(), Signal::STOP)?;
         waitpid(Some(self.pid()), WaitOptions::UNTRACED)?;
@@ -154,10 +155,10 @@ impl Worker {
     }
 }
 
-/// However the story ends, nobody stays behind, not even stopped.
+/// No process is left over, not even a stopped one, however the example ends.
 impl Drop for Worker {
     fn drop(&mut self) {
-        // It has ended already if all went well.
+        // If the example succeeded, the process has ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

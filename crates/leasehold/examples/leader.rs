@@ -1,4 +1,4 @@
-//! Leader election: whoever holds the lock leads, until it resigns or loses the lock.
+//! Leader election: the node that holds the lock leads, until it resigns or loses the lock.
 //!
 //! `cargo run --example leader`
 
@@ -21,26 +21,26 @@ async fn main() -> Result<()> {
         nodes.spawn(node(name, locks.clone(), Arc::clone(&resign), news.clone()));
     }
 
-    // The first leader resigns; the next one is there at once, without waiting for any TTL.
+    // The first leader resigns. The next one takes over at once, without waiting for a TTL.
     let first = elected.recv().await;
     resign.notify_waiters();
     let second = elected.recv().await;
 
-    // An operator deposes the second one. It learns that it is lost and steps down.
+    // An operator ends the second term. The leader learns that the lock is lost, and steps down.
     println!("operator: ends the term");
     let deposed = locks.break_lock(LOCK).await?;
     assert_eq!(deposed.map(|holder| holder.token), second);
     let third = elected.recv().await;
 
-    // Each term has a larger token: orders of an earlier leader can be told from those of the present one.
+    // Each term has a larger token, so the orders of an earlier leader can be recognized.
     assert!(first < second && second < third, "{first:?} {second:?} {third:?}");
 
-    // Shutting down ends every term and every wait.
+    // Closing ends every term and every wait.
     locks.close().await?;
     nodes.join_all().await.into_iter().collect()
 }
 
-/// One node: stands for election for ever, and leads whenever it is elected.
+/// Runs one node, which always stands for election, and leads whenever it is elected.
 async fn node(
     name: &str,
     locks: Locks,
@@ -63,11 +63,12 @@ async fn node(
     }
 }
 
-/// Leads until asked to resign. Dropped in the middle of whatever it does if the lock is lost.
+/// Leads until asked to resign. If the lock is lost, this future is dropped at whatever point it has
+/// reached.
 async fn lead(name: &str, guard: &Guard, resign: &Notify, elected: &mpsc::UnboundedSender<Token>) {
     let resigned = resign.notified();
     println!("{name}: leads, term {}", guard.token());
-    // Nobody listens any more when the program ends.
+    // At the end of the program, the receiver is gone.
     let _ = elected.send(guard.token());
     resigned.await;
 }

@@ -2,8 +2,8 @@
 //!
 //! `cargo run --example your_own_storage`
 //!
-//! What it promises is proved by the suite, one case per clause of the contract (this one passes). In `tests/conformance.rs` of
-//! your crate, with `harness = false`:
+//! The conformance suite checks each promise, with one case per clause of the contract; this storage passes
+//! it. In `tests/conformance.rs` of your crate, with `harness = false`:
 //!
 //! ```ignore
 //! fn main() -> std::process::ExitCode {
@@ -29,13 +29,13 @@ use leasehold::storage::{
 use leasehold::{Error, ErrorKind, Locks, Result};
 use tokio::time::Instant;
 
-/// Remembers who holds which lock, on a shelf.
+/// A map of names to records, shared by all clients.
 #[derive(Clone, Debug, Default)]
 pub struct Shelf(Arc<Mutex<BTreeMap<Name, Record>>>);
 
 #[derive(Debug, Default)]
 struct Record {
-    /// Stays when the lease is over, so that tokens never start again.
+    /// The last token, which outlives the lease, so that tokens never start again.
     last_token: u64,
     lease: Option<Lease>,
 }
@@ -49,7 +49,7 @@ struct Lease {
 
 impl Storage for Shelf {
     fn guarantees(&self) -> Guarantees {
-        // No more than what is true: not fair, no push, and everything is gone with the process.
+        // Only promises that it keeps: no order, no push, and no lease survives the process.
         let mut guarantees = Guarantees::new(Tier::CrashSafe, LeaseClock::ServerMonotonic);
         guarantees.fencing = true;
         guarantees
@@ -71,7 +71,8 @@ impl Storage for Shelf {
                     Ok(Acquire::Held { holder: Some(holder), retry_after })
                 }
                 held => {
-                    // Asked again by its holder, it gives the same token, and takes nothing away.
+                    // A repeated acquire of the holder returns the same token, and never shortens the
+                    // lease.
                     record.last_token += u64::from(held.is_none());
                     let already = held.map_or(now, |own| now + own.remaining);
                     record.lease = Some(Lease {
@@ -98,7 +99,7 @@ impl Storage for Shelf {
                 in_time(claim, now - sent)?;
                 lease.until = now + claim.ttl;
             } else {
-                // It may come late, after one for longer.
+                // A late renewal must not undo a later one with a longer TTL.
                 lease.until = max(now + claim.ttl, lease.until);
             }
             Ok(Renew::Renewed { ttl: claim.ttl })
@@ -137,11 +138,11 @@ impl Storage for Shelf {
     }
 
     fn watch(&self, _added: &[Name], _removed: &[Name]) {
-        // Nothing to send hints from: observers look for themselves.
+        // This storage sends no hints, so observers poll.
     }
 
     fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {
-        // None ever come: waiters ask again by themselves.
+        // There are no hints, so waiters poll.
         futures_util::stream::pending()
     }
 }
@@ -161,7 +162,7 @@ impl Record {
         Some(holder)
     }
 
-    /// The lease of the owner who asks, if it is alive.
+    /// Returns the live lease of the claim's owner.
     fn own(&mut self, claim: &Claim, now: Instant) -> Option<&mut Lease> {
         self.lease.as_mut().filter(|lease| lease.owner == claim.owner && lease.until > now)
     }

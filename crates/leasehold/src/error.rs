@@ -8,32 +8,32 @@ use crate::storage::{Holder, Name};
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Says what went wrong, to which lock, and what to do next.
+/// What went wrong, with which lock, and what to do next.
 ///
-/// One pointer wide and cheap to clone. [`Error::kind`] is what programs look at; the text is for people
-/// and may change in any release.
+/// One pointer wide and cheap to clone. Programs should look at [`Error::kind`]. The text is for people and
+/// may change in any release.
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
-/// Tells the caller what to do about an [`Error`].
+/// What to do about an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// [`Locks::close`](crate::Locks::close) was called. Do nothing; you are shutting down.
+    /// [`Locks::close`](crate::Locks::close) was called. Do nothing; the program is shutting down.
     Closed,
-    /// Somebody else held the lock for the whole wait. Try later, or skip the work.
-    /// [`Error::holder`] and [`Error::waited`] say more.
+    /// Another client held the lock for the whole wait. Try later, or skip the work. [`Error::holder`] and
+    /// [`Error::waited`] give details.
     Contended,
     /// The system has run out of something, or a part of it failed: the text says which. Else a bug in this library or in
     /// a storage: report it.
     Internal,
     /// A name, a URL, a ticket or an option is wrong. Fix the call. Nothing was sent.
     Invalid,
-    /// The lock was held and is not any more. Stop; treat the work as unfinished.
+    /// The lock was held and has been lost. Stop; treat the work as unfinished.
     Lost,
-    /// The storage did not answer, so the state is unknown. Retry, or give the work up.
+    /// The storage did not answer, so the state is unknown. Retry, or give up.
     Unavailable,
-    /// This storage cannot do that. Choose another one, or another option.
+    /// This storage does not support the call. Choose another storage, or another option.
     Unsupported,
 }
 
@@ -47,7 +47,7 @@ struct Inner {
 }
 
 impl Error {
-    /// Makes an error; storages use this.
+    /// Makes an error. Storages use this.
     ///
     /// The text is lower case, has no full stop, ends in values as ``name=`x` ``, and never shows a secret.
     pub fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
@@ -61,11 +61,8 @@ impl Error {
         }))
     }
 
-    /// Adds the error that caused this one. Its text is printed by whoever prints the chain.
-    ///
-    /// # Panics
-    ///
-    /// Never; an error that was cloned before is copied without its former source.
+    /// Adds the error that caused this one, and replaces an earlier one. Only its own text is part of the
+    /// chain of sources.
     #[must_use]
     pub fn with_source(self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         self.map(|inner| inner.source = Some(Box::new(source)))
@@ -76,14 +73,14 @@ impl Error {
         self.0.kind
     }
 
-    /// Returns who was seen holding the lock, for [`ErrorKind::Contended`]: since when, and for how long still.
+    /// Returns the holder that was observed, for [`ErrorKind::Contended`], with its times.
     ///
-    /// `None` if only other waiters stood before this one.
+    /// Returns `None` if only waiters were ahead of this one.
     pub fn holder(&self) -> Option<&Holder> {
         self.0.holder.as_ref()
     }
 
-    /// Returns how long the caller had waited, for an acquisition that failed.
+    /// Returns how long the caller had waited, for a failed acquisition.
     pub fn waited(&self) -> Option<Duration> {
         self.0.waited
     }
@@ -97,7 +94,7 @@ impl Error {
         let seen = holder.as_ref().map_or_else(|| " holder=`other waiters`".to_owned(), describe);
         Self::new(
             ErrorKind::Contended,
-            format!("somebody else has the lock; try later, wait longer, or skip name=`{name}`{seen} waited=`{waited:.1?}`"),
+            format!("another client has the lock; try later, wait longer, or skip name=`{name}`{seen} waited=`{waited:.1?}`"),
         )
         .map(|inner| {
             inner.holder = holder;

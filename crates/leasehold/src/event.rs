@@ -8,7 +8,7 @@ use tokio::sync::broadcast;
 use crate::lost::Lost;
 use crate::storage::{Holder, Name, Owner, Token};
 
-/// Tells what happened to the locks of one client. Each is also a `tracing` event under `leasehold`.
+/// What happened to the locks of one client. Each event is also a `tracing` event under `leasehold`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
@@ -18,30 +18,30 @@ pub enum Event {
         name: Name,
         /// Its fencing token.
         token: Token,
-        /// From the call to the grant.
+        /// The time from the call to the grant.
         waited: Duration,
     },
-    /// Somebody's lease was ended by this client's `break_lock`.
+    /// The lease of another client was ended by this client's `break_lock`.
     Broken {
         /// The lock.
         name: Name,
-        /// Whose lease it was.
+        /// The owner of that lease.
         owner: Owner,
         /// Its fencing token.
         token: Token,
     },
-    /// A lock that was held is lost.
+    /// A held lock was lost.
     Lost {
         /// The lock.
         name: Name,
         /// Its fencing token.
         token: Token,
-        /// Why.
+        /// The reason.
         lost: Lost,
     },
-    /// The reader was slow and this many events are gone. The locks were not affected.
+    /// The reader was slow and missed this many events. The locks were not affected.
     Missed {
-        /// How many.
+        /// The number of events.
         count: u64,
     },
     /// A lock was released by its holder.
@@ -50,16 +50,16 @@ pub enum Event {
         name: Name,
         /// Its fencing token.
         token: Token,
-        /// From the grant to the release.
+        /// The time from the grant to the release.
         held: Duration,
     },
-    /// A renewal was not answered. The lock is still held and at risk. Told once for each outage.
+    /// A renewal was not answered. The lock is still held, but at risk. Sent once for each outage.
     RenewFailed {
         /// The lock.
         name: Name,
         /// Its fencing token.
         token: Token,
-        /// What is left of the lease.
+        /// The remaining time of the lease.
         remaining: Duration,
     },
     /// A lease was renewed.
@@ -69,11 +69,11 @@ pub enum Event {
         /// Its fencing token.
         token: Token,
     },
-    /// Somebody else holds the lock; the caller waits.
+    /// Another client holds the lock, and the caller waits.
     Waiting {
         /// The lock.
         name: Name,
-        /// Who holds it, if the storage says so.
+        /// The holder, if the storage reports it.
         holder: Option<Holder>,
     },
 }
@@ -87,7 +87,7 @@ impl Events {
         Self(Buffered::new(events))
     }
 
-    /// Waits for the next event; `None` when the client was closed.
+    /// Waits for the next event. Returns `None` once the client is closed.
     ///
     /// # Cancel safety
     ///
@@ -109,20 +109,20 @@ impl Stream for Events {
     }
 }
 
-/// What an observer of one lock sees.
+/// A change of one lock, as an observer sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Change {
-    /// Somebody holds the lock.
+    /// The lock is held.
     Locked {
-        /// Who.
+        /// The holder.
         holder: Holder,
     },
-    /// Nobody holds the lock: it was released, broken, or its lease ended.
+    /// The lock is free: it was released or broken, or its lease ended.
     Unlocked,
 }
 
-/// What happens to one lock, whoever holds it; see [`Locks::observe`](crate::Locks::observe).
+/// The changes of one lock by any holder; see [`Locks::observe`](crate::Locks::observe).
 pub struct Changes {
     seen: tokio::sync::mpsc::Receiver<Change>,
     /// Tells the engine that this observer is gone.
@@ -137,7 +137,7 @@ impl Changes {
         Self { seen, leave: Box::new(leave) }
     }
 
-    /// Waits for the next change; `None` when the client was closed.
+    /// Waits for the next change. Returns `None` once the client is closed.
     ///
     /// # Cancel safety
     ///
@@ -169,7 +169,8 @@ impl std::fmt::Debug for Changes {
 
 type Received<T> = (Result<T, broadcast::error::RecvError>, broadcast::Receiver<T>);
 
-/// A broadcast receiver that can be polled: its `recv` borrows it, so the future owns it and gives it back.
+/// A broadcast receiver that can be polled. Its `recv` borrows the receiver, so the future owns it and
+/// returns it.
 struct Buffered<T>(Pin<Box<dyn Future<Output = Received<T>> + Send + Sync>>);
 
 impl<T: Clone + Send + Sync + 'static> Buffered<T> {

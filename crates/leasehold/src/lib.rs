@@ -1,8 +1,8 @@
 //! Distributed locks over the database you already run.
 //!
 //! At most one client holds a lock, among threads, processes and machines. Each grant is a *lease*: it is
-//! renewed while you hold it, it ends by itself if you vanish, and it carries a *fencing token* that tells
-//! whatever you write to which holder is the later one.
+//! renewed while the lock is held, and it ends by itself if the holder dies. It carries a *fencing token*, by which
+//! the protected resource recognizes the later holder.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> leasehold::Result<()> {
@@ -13,55 +13,55 @@
 //!
 //! let guard = locks.lock("invoice/42").wait(Duration::from_secs(5)).acquire().await?;
 //! println!("charge with token {}", guard.token());    // the token is what makes this safe
-//! guard.release().await?;                             // Ok: it was ours, without a break, until now
+//! guard.release().await?;                             // Ok: held without interruption until now
 //! # Ok(()) }
 //! ```
 //!
 //! [`Locks`] is the client, one per program. [`Locks::lock`] names a [`Lock`], which holds nothing.
-//! Acquiring it gives a [`Guard`], the proof of holding. None has a type parameter, all are `Send`, `Sync` and
-//! `'static`. Programs without an async runtime use [`blocking`], where everything has the same name.
+//! Acquiring it returns a [`Guard`], the proof of holding. These types have no type parameters, and are `Send`,
+//! `Sync` and `'static`. Programs without an async runtime use [`blocking`], which has the same names.
 //!
 //! # Which call do I need?
 //!
 //! | I want to | Call |
 //! |---|---|
-//! | do something while I hold the lock, and stop if I lose it | [`Lock::run`] |
-//! | hold it for as long as I say | [`Lock::acquire`], then [`Guard::release`] |
-//! | skip the work if somebody else does it | [`Lock::try_acquire`] |
-//! | wait, but not for ever | [`Lock::wait`] |
-//! | ask a few times and give up | [`Lock::retries`] and [`Lock::interval`] |
-//! | be told when the lock is lost | [`Guard::lost`] |
-//! | be sure that enough is left before a step that must not be cut short | [`Guard::ensure`] |
-//! | protect what I write to, whatever happens | [`Guard::token`], checked there |
+//! | do something while holding the lock, and stop if it is lost | [`Lock::run`] |
+//! | hold it until I release it | [`Lock::acquire`], then [`Guard::release`] |
+//! | skip the work if another client does it | [`Lock::try_acquire`] |
+//! | wait for a limited time | [`Lock::wait`] |
+//! | try a few times and give up | [`Lock::retries`] and [`Lock::interval`] |
+//! | be notified when the lock is lost | [`Guard::lost`] |
+//! | have enough time left for a step that must not be interrupted | [`Guard::ensure`] |
+//! | protect the resource in every case | [`Guard::token`], checked by the resource |
 //! | never hold longer than a certain time | [`Lock::max_hold`] |
 //! | hand the lease to another process | [`Guard::into_ticket`], then [`Locks::resume`] |
-//! | see who holds, or everything that is held | [`Locks::inspect`], [`Locks::list`] |
-//! | be told when a lock is locked or unlocked | [`Locks::observe`] |
-//! | end somebody's lease | [`Locks::break_lock`] |
+//! | see the holder of a lock, or all held locks | [`Locks::inspect`], [`Locks::list`] |
+//! | be notified when a lock is locked or unlocked | [`Locks::observe`] |
+//! | end the lease of another client | [`Locks::break_lock`] |
 //! | count, log, alert | [`Locks::events`]; each is also a `tracing` event under `leasehold` |
-//! | leave nothing behind when the program ends | [`Locks::close`] |
+//! | leave no lease behind at the end of the program | [`Locks::close`] |
 //!
 //! # What dropping does
 //!
-//! Any future of this crate may be dropped at any point, and each says under *Cancel safety* what that means.
-//! In short, at the storage:
+//! Any future of this crate may be dropped at any point. The section *Cancel safety* of each method describes the
+//! effect. In short, at the storage:
 //!
-//! - A dropped *acquire* gives up its place in the queue. If the lock was just being granted, it is released.
-//! - A dropped *guard* is released, at once and in the background, and repeatedly until the storage answers.
-//! - A dropped *release* goes on.
-//! - When the last clone of a client and its last guard are gone, what is under way is finished first. A
-//!   program that ends right then may leave a lease to its TTL; [`Locks::close`] waits.
+//! - Dropping an *acquire* gives up its place in the queue. If the lock is being granted, it is released.
+//! - Dropping a *guard* releases the lock in the background, at once, and retries until the storage answers.
+//! - Dropping a *release* does not stop it.
+//! - After the last clone of a client and its last guard are dropped, the engine finishes its requests. If the
+//!   program ends before that, a lease may remain until its TTL; [`Locks::close`] waits for it.
 //!
 //! # Time
 //!
-//! A guard knows when its lease ends, without asking: counted from before the last renewal was *sent*, less a
-//! margin (1 % of the TTL, at least 12 ms), on a clock that counts the time in which the machine sleeps.
-//! [`Guard::is_held`] compares and never waits. When the deadline passes, [`Guard::lost`] fires, also if the
-//! storage is unreachable. A lost lock stays lost.
+//! A guard knows the deadline of its lease without a request. The deadline counts from before the last renewal was
+//! *sent*, less a margin (1 % of the TTL, at least 12 ms). Its clock also counts the time in which the machine
+//! sleeps. [`Guard::is_held`] compares and never waits. When the deadline passes, [`Guard::lost`] completes, even if
+//! the storage is unreachable. A lost lock stays lost.
 //!
-//! The TTL is 10 s unless set; renewals come every third of it, on a thread of the client's own, so that a
-//! runtime that is blocked loses nothing. A shorter TTL frees the lock of a crashed holder sooner, a longer one
-//! rides out longer silences of the storage. Holding for hours needs no long TTL.
+//! The TTL is 10 s unless set. Renewals are sent every third of it, on the client's own thread, so a blocked runtime
+//! loses no lock. A shorter TTL frees the lock of a crashed holder sooner; a longer one survives longer outages of
+//! the storage. Holding a lock for hours does not require a long TTL.
 //!
 //! # Errors
 //!
@@ -69,18 +69,18 @@
 //!
 //! | Kind | What happened | Do |
 //! |---|---|---|
-//! | [`Contended`](ErrorKind::Contended) | somebody else held it for the whole wait; [`Error::holder`] says who | try later, or skip |
-//! | [`Lost`](ErrorKind::Lost) | it was held and is not any more | stop; the work is unfinished |
-//! | [`Unavailable`](ErrorKind::Unavailable) | the storage did not answer: nobody knows | retry, or give up |
+//! | [`Contended`](ErrorKind::Contended) | another client held it for the whole wait; [`Error::holder`] tells which | try later, or skip |
+//! | [`Lost`](ErrorKind::Lost) | it was held and has been lost | stop; the work is unfinished |
+//! | [`Unavailable`](ErrorKind::Unavailable) | the storage did not answer; the state is unknown | retry, or give up |
 //! | [`Invalid`](ErrorKind::Invalid) | a name, an option, a URL or a ticket is wrong; nothing was sent | fix the call |
-//! | [`Unsupported`](ErrorKind::Unsupported) | this storage cannot do that | choose another one |
+//! | [`Unsupported`](ErrorKind::Unsupported) | this storage does not support the call | choose another one |
 //! | [`Closed`](ErrorKind::Closed) | the client was closed | nothing |
 //! | [`Internal`](ErrorKind::Internal) | the system has run out of something, which the text names; else a bug | mend it; report it |
 //!
 //! # Testing your own code
 //!
-//! `memory:` is always there, and follows tokio's time. With [`Builder::on_current_runtime`] and paused time, a
-//! test sees a lock expire without a server and without waiting:
+//! `memory:` is always available, and follows tokio's time. With [`Builder::on_current_runtime`] and paused time, a
+//! test can observe an expiry without a server and without waiting:
 //!
 //! ```
 //! # use std::time::Duration;
@@ -88,11 +88,11 @@
 //! # tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(async {
 //! let locks = Locks::builder().on_current_runtime().build(Memory::new())?;
 //! let guard = locks.lock("a").ttl(Duration::from_secs(3600)).renewal(Renewal::Never).acquire().await?;
-//! assert_eq!(guard.lost().await, Lost::Expired);      // an hour later, which takes no time
+//! assert_eq!(guard.lost().await, Lost::Expired);      // an hour later, in no real time
 //! # Ok::<(), leasehold::Error>(()) }).unwrap();
 //! ```
 //!
-//! `leasehold_conformance::Chaos` breaks the calls of any storage on demand, to test what you do on
+//! `leasehold_conformance::Chaos` breaks the calls of any storage on demand, to test how your code reacts to
 //! [`Lost`] and `Unavailable`.
 //!
 //! # Features
@@ -103,16 +103,16 @@
 //! | `redis` | the storages `redis:` and `redis+quorum:`, with Sentinel, Cluster and TLS | no |
 //! | `postgres` | the storage `postgres:`, also behind PgBouncer, with TLS | no |
 //!
-//! A feature only adds. A storage of your own needs none: implement [`Storage`] and pass it to [`Locks::new`].
+//! Features only add storages. Your own storage needs none: implement [`Storage`] and pass it to [`Locks::new`].
 //!
 //! # What it does not do
 //!
-//! It cannot stop a process that was paused while it held a lock and writes after somebody else took over. No
-//! lock with a TTL can. Pass [`Guard::token`] along with each write, and let whatever you write to refuse a
-//! smaller token than it has seen.
+//! It cannot stop a process that was paused while it held a lock, and that writes after another client took over.
+//! No lock with a TTL can. Send [`Guard::token`] with each write, and let the resource refuse a token that is smaller
+//! than the largest it has seen.
 //!
-//! It is not reentrant: a holder who asks again waits for itself. It locks names, not data, and it makes no
-//! transaction out of what you do while you hold it.
+//! It is not reentrant: a holder that acquires again waits for itself. It locks names, not data, and it does not make
+//! a transaction of the work under the lock.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -168,16 +168,16 @@ mod documents {
     mod guarantees {}
 }
 
-/// What is easily forgotten does not compile where warnings are errors.
+/// Calls that are easily forgotten do not compile if warnings are errors.
 ///
-/// A lock that nobody acquires:
+/// A lock that is never acquired:
 ///
 /// ```compile_fail
 /// #![deny(unused_must_use)]
 /// fn forgets(locks: leasehold::Locks) { locks.lock("a"); }
 /// ```
 ///
-/// A guard that is dropped on the spot:
+/// A guard that is dropped at once:
 ///
 /// ```compile_fail
 /// #![deny(unused_must_use)]
@@ -189,7 +189,7 @@ mod documents {
 /// fn forgets(lock: leasehold::blocking::Lock) -> leasehold::Result<()> { lock.acquire()?; Ok(()) }
 /// ```
 ///
-/// Whether a release succeeded:
+/// The result of a release:
 ///
 /// ```compile_fail
 /// #![deny(unused_must_use)]
@@ -203,7 +203,7 @@ mod documents {
 /// fn forgets() { leasehold::Locks::builder(); }
 /// ```
 ///
-/// The same, said on purpose, compiles:
+/// The same, on purpose, compiles:
 ///
 /// ```no_run
 /// #![deny(unused_must_use)]

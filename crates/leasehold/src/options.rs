@@ -4,24 +4,24 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::storage::Limits;
 
-/// How a lock is taken and kept. Plain values; the setters of [`Lock`](crate::Lock) and
-/// [`Builder`](crate::Builder) write to one of these.
+/// How a lock is acquired and kept. The setters of [`Lock`](crate::Lock) and [`Builder`](crate::Builder)
+/// change these values.
 ///
-/// Checked when a lock is acquired, before anything is sent.
+/// The values are checked when a lock is acquired, before anything is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Options {
-    /// How long the lease lasts if it is not renewed. 100 ms to 24 h; the storage may allow less.
-    /// Default: 10 s, or what the storage allows if that is less.
+    /// How long the lease lasts without a renewal: 100 ms to 24 h, or less if the storage allows less.
+    /// Default: 10 s, or the storage's maximum if that is less.
     pub ttl: Duration,
     /// How long to wait for the lock. Default: [`Wait::Forever`].
     pub wait: Wait,
     /// When the lease is renewed. Default: [`Renewal::Automatic`].
     pub renewal: Renewal,
-    /// After this time the lock is given up, whatever the holder does; at least 100 ms. Default: none.
+    /// The time after which the lock is released, whatever the holder does; at least 100 ms. Default: none.
     pub max_hold: Option<Duration>,
-    /// What `inspect` and the errors of others show of this holder; at most 4 KiB.
-    /// Default: `program@host:pid`.
+    /// The text that `inspect` and other clients' errors show for this holder; at most 4 KiB. Default:
+    /// `program@host:pid`.
     pub label: String,
 }
 
@@ -37,21 +37,21 @@ impl Default for Options {
     }
 }
 
-/// How long to wait for a lock that somebody else holds.
+/// How long to wait for a lock that another client holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Wait {
-    /// Ask this many times in all, this far apart; there is no pause after the last one. Keeps no place in
-    /// the queue. 1 or more attempts.
+    /// This many tries in all, with a pause between them but not after the last one. The caller has no
+    /// place in the queue. At least 1.
     Attempts {
-        /// How often to ask in all.
+        /// The number of tries in all.
         attempts: u32,
-        /// How long to pause between two of them.
+        /// The pause between two tries.
         interval: Duration,
     },
-    /// Wait in line for at most this long.
+    /// A wait in the queue for at most this long.
     For(Duration),
-    /// Wait in line for as long as it takes. A storage that answers nothing for 30 s ends the wait with
+    /// A wait in the queue without a limit. If the storage does not answer for 30 s, the wait ends with
     /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable).
     #[default]
     Forever,
@@ -70,14 +70,14 @@ pub enum Renewal {
     /// Every third of the TTL.
     #[default]
     Automatic,
-    /// This often; less than the TTL.
+    /// At this interval, which is less than the TTL.
     Every(Duration),
-    /// Only by `extend` and `ensure`, and once at the start if the lock was handed over for less than the TTL. The lock is
-    /// lost when the TTL is over.
+    /// Only by `extend` and `ensure`, and once at the start if the lock was handed over for less than the
+    /// TTL. The lock is lost when the TTL is over.
     Never,
 }
 
-/// How far apart [`Lock::retries`](crate::Lock::retries) asks, unless told otherwise.
+/// The interval of [`Lock::retries`](crate::Lock::retries), unless it is set.
 pub(crate) const DEFAULT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The shortest `max_hold` and renewal interval.
@@ -142,7 +142,7 @@ fn host() -> String {
     std::env::var("COMPUTERNAME").unwrap_or_else(|_| "localhost".to_owned())
 }
 
-/// The label as records carry it.
+/// Returns the label in the form that records use.
 pub(crate) fn shared_label(label: &str) -> Option<Arc<str>> {
     (!label.is_empty()).then(|| label.into())
 }

@@ -1,46 +1,49 @@
-//! Every interleaving of a small quorum: three servers and a few clients that each acquire once, while leases end and a
-//! server may forget everything. The protocol of `storage/redis_quorum` keeps its promises in all of them, and each of
-//! its parts is needed: without it a violation is found.
+//! Every interleaving of a small quorum: three servers, and a few clients that each acquire once, while
+//! leases end and a server may forget everything. The protocol of `storage/redis_quorum` keeps its promises
+//! in all of them. Each of its parts is needed: without it, the model finds a violation.
 //!
-//! A step is what one server does to one request, so every delay and loss is covered: what is lost is a step that never
-//! comes. A release, a withdrawal and an expiry are the same to a server: a lock that is free from one moment to the next.
+//! A step is one server's execution of one request, so every delay and loss is covered: a lost request is a
+//! step that never happens. To a server, a release, a withdrawal and an expiry look the same: a lock that
+//! becomes free.
 
 use std::collections::{HashSet, VecDeque};
 
 const SERVERS: usize = 3;
 const MAJORITY: usize = 2;
 
-/// What is left out of the protocol.
+/// The part that is left out of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flaw {
     None,
-    /// The token is chosen and given in the step that takes the lock.
+    /// The token is chosen and written in the step that takes the lock.
     OneStep,
-    /// A token is written whoever has the lock by then.
+    /// A token is written for any owner that has the lock by then.
     CommitToAnybody,
-    /// A server that has forgotten everything counts at once.
+    /// The vote of a server that has forgotten everything counts at once.
     NoRestartGuard,
 }
 
-/// What may happen besides.
+/// The events that may happen in addition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum World {
-    /// A lease may end at a server at any moment, as if no clock could be trusted. Tokens have to be right all the same.
+    /// A lease may end at a server at any moment, as if no clock could be trusted. Tokens must still be
+    /// correct.
     BadClocks,
-    /// No lease ends at a server before its holder knows. Then only one may hold at a time, also if one server forgets
-    /// everything once; but what tokens it forgets with it, only its clock can make up for, and that is not modelled.
+    /// No lease ends at a server before its holder knows. Then at most one client may hold at a time, even
+    /// if one server forgets everything once. The tokens that it forgets can only be made up for by its
+    /// clock, which is not modeled.
     GoodClocks,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Server<const C: usize> {
-    /// Who has the lock.
+    /// The owner of the lock.
     owner: Option<u8>,
-    /// The largest token that it knows.
+    /// The largest token that the server knows.
     last: u8,
-    /// Whose lock it has forgotten: until that one is over, its vote does not count.
+    /// The owner whose lock it has forgotten. Until that lease is over, the server's vote does not count.
     forgot: Option<u8>,
-    /// What it has answered to each client.
+    /// Its answer to each client.
     proposed: [Proposed; C],
     committed: [Committed; C],
 }
@@ -49,7 +52,7 @@ struct Server<const C: usize> {
 enum Proposed {
     NotYet,
     Refused,
-    /// Granted, though the vote does not count.
+    /// Granted, but the vote does not count.
     Uncounted(u8),
     /// Granted, with the last token.
     Granted(u8),
@@ -66,9 +69,9 @@ enum Committed {
 struct Client {
     phase: Phase,
     token: u8,
-    /// The largest token that anybody was granted before this client began.
+    /// The largest token that was granted to any client before this one began.
     floor: u8,
-    /// Its lease has ended somewhere while it was still asking: what it is granted is not believed.
+    /// Whether its lease ended at some server while it was still asking. It then ignores the grant.
     late: bool,
 }
 
@@ -78,17 +81,17 @@ enum Phase {
     Proposing,
     Committing,
     Holding,
-    /// It was granted the token, and has released it or let it expire.
+    /// It was granted the token, and has released the lock or let it expire.
     Done,
     Failed,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct State<const C: usize> {
-    /// Sorted: which server is which makes no difference.
+    /// Sorted, because the servers are interchangeable.
     servers: [Server<C>; SERVERS],
     clients: [Client; C],
-    /// The largest token that anybody was granted.
+    /// The largest token granted so far.
     granted: u8,
     /// Whether a server has forgotten everything already.
     crashed: bool,
@@ -100,7 +103,7 @@ struct Model {
 }
 
 impl Client {
-    /// Whether its holder believes that it holds.
+    /// Returns `true` if the client considers itself the holder.
     fn is_live(self) -> bool {
         self.phase == Phase::Holding && !self.late
     }
@@ -141,7 +144,7 @@ impl<const C: usize> State<C> {
         self.granted = std::cmp::max(self.granted, token);
     }
 
-    /// What is wrong in this state.
+    /// Returns the violation in this state, if there is one.
     fn violation(&self) -> Option<&'static str> {
         let granted = || self.clients.iter().filter(|client| client.was_granted());
         let tokens: HashSet<_> = granted().map(|client| client.token).collect();
@@ -154,7 +157,7 @@ impl<const C: usize> State<C> {
         None
     }
 
-    /// Makes states equal that only differ in what nobody will look at again.
+    /// Makes states equal that differ only in parts that no later step reads.
     fn forget_what_does_not_matter(&mut self, world: World) {
         for (i, client) in self.clients.iter_mut().enumerate() {
             let asks = matches!(client.phase, Phase::Proposing | Phase::Committing);
@@ -212,7 +215,7 @@ impl Model {
         }
     }
 
-    /// What a server does by itself.
+    /// Adds the states that follow from events at one server.
     fn happens<const C: usize>(&self, state: &State<C>, server: usize, to: &mut impl FnMut(State<C>)) {
         let here = state.servers[server];
         if let Some(owner) = here.owner {
@@ -305,14 +308,15 @@ impl Model {
             next.hand_out(client, token);
             to(next);
         }
-        // It may give up at any moment.
+        // The client may give up at any moment.
         to(state.with_phase(client, Phase::Failed));
     }
 
     fn hold<const C: usize>(&self, state: &State<C>, client: usize, to: &mut impl FnMut(State<C>)) {
         to(state.with_phase(client, Phase::Done));
         let (me, token) = (State::<C>::owner(client), state.clients[client].token);
-        // A renewal has found a server without the lock. The filling may come long after, when nothing is as it was.
+        // A renewal has found a server without the lock. It may restore it much later, when everything has
+        // changed.
         for (server, here) in state.servers.iter().enumerate() {
             if here.owner.is_none() && token > here.last {
                 let mut next = *state;
@@ -322,7 +326,7 @@ impl Model {
         }
     }
 
-    /// Goes through every state that can be reached. How many there are, or what is wrong in one of them.
+    /// Explores every reachable state. Returns how many there are, or the violation in one of them.
     fn check<const C: usize>(&self) -> Result<usize, &'static str> {
         let first = State::<C>::first();
         let (mut seen, mut queue) = (HashSet::from([first]), VecDeque::from([first]));

@@ -1,5 +1,5 @@
-//! What the types promise to the compiler: that they may cross threads, that futures may be spawned, that an
-//! error is one word. `#[must_use]` is shown in the doc tests of the crate.
+//! Properties of the types: which are `Send` and `Sync`, that futures can be spawned, and that an error is
+//! one word wide. The doc tests of the crate show `#[must_use]`.
 
 use std::error::Error as StdError;
 use std::fmt::{Debug, Display};
@@ -90,7 +90,7 @@ fn is_send<T: Send>(value: T) -> T {
     value
 }
 
-/// Compiled and not called.
+/// Compiled, but never called.
 #[expect(dead_code, reason = "the compiler is the test")]
 fn every_future_is_send(locks: &Locks, lock: &Lock, guard: &Guard, given: Guard, ticket: Ticket) {
     let second = Duration::from_secs(1);
@@ -111,7 +111,7 @@ fn every_future_is_send(locks: &Locks, lock: &Lock, guard: &Guard, given: Guard,
     drop(is_send(given.release()));
 }
 
-/// Compiled and not called.
+/// Compiled, but never called.
 #[expect(dead_code, reason = "the compiler is the test")]
 fn a_storage_is_used_from_any_thread<S: Storage>(storage: &S, claims: &[Claim], name: &Name) {
     drop(is_send(storage.acquire(claims)));
@@ -130,13 +130,13 @@ async fn work_under_a_lock_is_spawned() {
     let prefix = String::from("token ");
     let task = tokio::spawn(async move {
         lock.run(async |guard: &Guard| {
-            // Held across an await, as real work is.
+            // The guard is held across an await, as in real programs.
             tokio::task::yield_now().await;
             format!("{prefix}{}", guard.token())
         })
         .await
     });
-    let said = task.await.expect("no panic").expect("nobody else wants it");
+    let said = task.await.expect("no panic").expect("no other client wants it");
     assert!(said.starts_with("token "), "{said}");
 }
 

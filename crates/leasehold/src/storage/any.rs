@@ -9,18 +9,18 @@ use super::{
 };
 use crate::error::Result;
 
-/// Holds any storage, its type forgotten. A storage itself, so it can be wrapped. Cheap to clone.
+/// A storage of any type. It is a storage itself, so it can be wrapped. Cheap to clone.
 #[derive(Clone)]
 pub struct AnyStorage(Arc<dyn Erased>);
 
 impl AnyStorage {
-    /// Forgets the type of a storage.
+    /// Erases the type of a storage.
     pub fn new(storage: impl Storage) -> Self {
         Self(Arc::new(storage))
     }
 
     /// Connects to the storage that a URL names, as [`Locks::connect`](crate::Locks::connect) does, but
-    /// without an engine: for those who call or wrap a storage themselves.
+    /// without an engine. For programs that call or wrap a storage themselves.
     ///
     /// # Errors
     ///
@@ -93,7 +93,7 @@ impl Storage for AnyStorage {
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// [`Storage`] with its futures boxed: the one place where that happens.
+/// A [`Storage`] with boxed futures. Nothing else boxes them.
 trait Erased: fmt::Debug + fmt::Display + Send + Sync {
     fn guarantees(&self) -> Guarantees;
     fn limits(&self) -> Limits;

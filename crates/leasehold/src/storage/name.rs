@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Names a lock: 1 to 512 bytes of UTF-8 without NUL, compared byte by byte.
+/// The name of a lock: 1 to 512 bytes of UTF-8 without NUL, compared byte by byte.
 ///
-/// A name is data. No storage splices it into a script, a statement or a path. Cheap to clone.
+/// A name is data: no storage splices it into a script, a statement or a path. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);
 
 impl Name {
-    /// The longest name, in bytes.
+    /// The length of the longest name, in bytes.
     pub const MAX_LEN: usize = 512;
 
-    /// Checks a name.
+    /// Checks a text and makes the name.
     ///
     /// # Errors
     ///

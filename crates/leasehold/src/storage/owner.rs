@@ -3,10 +3,10 @@ use std::str::FromStr;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Identifies one acquisition: 128 random bits, used once and never again.
+/// The id of one acquisition: 128 random bits, used only once.
 ///
-/// Made before the first request is sent, so that a request whose answer was lost can be repeated, or
-/// undone, under the same identity. Shown as 32 hexadecimal digits.
+/// It is drawn before the first request is sent. A request whose answer was lost can therefore be repeated
+/// or undone under the same id. Shown as 32 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner(u128);
 
@@ -18,7 +18,7 @@ impl Owner {
     /// If the operating system has no random source, which no supported platform allows once it is up.
     pub fn random() -> Self {
         let mut bytes = [0; 16];
-        #[expect(clippy::disallowed_methods, reason = "this is the door")]
+        #[expect(clippy::disallowed_methods, reason = "the only source of random numbers")]
         getrandom::fill(&mut bytes).expect("the operating system has a random source");
         Self(u128::from_be_bytes(bytes))
     }
@@ -28,12 +28,13 @@ impl Owner {
         self.0.to_be_bytes()
     }
 
-    /// Makes the id from what [`Owner::to_bytes`] gave.
+    /// Makes the id from the bytes of [`Owner::to_bytes`].
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(u128::from_be_bytes(bytes))
     }
 
-    /// A number in `0..n` that depends only on this id and `salt`: jitter, without another random source.
+    /// Returns a number in `0..n` that depends only on this id and `salt`. It serves as jitter without
+    /// another random source.
     pub(crate) fn spread(self, salt: u32, n: u64) -> u64 {
         // A multiplicative hash (Knuth); the id is random already, the salt only has to shuffle it.
         let mixed = (self.0 ^ u128::from(salt)).wrapping_mul(0x2d35_8dcc_aa6c_78a5_8bb8_4b93_962e_acc9);

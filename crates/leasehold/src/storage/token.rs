@@ -3,17 +3,18 @@ use std::str::FromStr;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Orders the acquisitions of one name: each grant's token is larger than every earlier one's, also
-/// across releases, expiry and restarts.
+/// A fencing token, which orders the acquisitions of one name. The token of each grant is larger than all
+/// earlier ones, also across releases, expiry and restarts.
 ///
-/// Send it with every write to whatever the lock protects, and let that refuse a token smaller than the
-/// largest it has seen (Kleppmann, "How to do distributed locking", 2016). That check is what makes a
-/// lock safe against a holder that was paused. Written as decimal digits; below 2^63 on every storage.
+/// Send it with every write to the resource that the lock protects. Let the resource refuse a token that is
+/// smaller than the largest it has seen (Kleppmann, "How to do distributed locking", 2016). Only that check
+/// makes a lock safe against a holder that was paused. It is written in decimal digits, and is below 2^63
+/// on every storage.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(u64);
 
 impl Token {
-    /// Makes a token of a number that a storage gave.
+    /// Makes a token from the number that a storage gave.
     pub const fn new(token: u64) -> Self {
         Self(token)
     }
