@@ -1,8 +1,45 @@
-//! Lints the repository itself: that the documents speak of what there is, and that the files are in order.
+//! Checks of the repository itself: the documents refer to things that exist, and the files are in order.
 
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+/// What is not checked for its language yet. Each is the beginning of a path.
+const EXEMPT: [&str; 32] = [
+    "crates/leasehold-cli/",
+    "crates/leasehold-conformance/src/cases/hints.rs",
+    "crates/leasehold-testbed/README.md",
+    "crates/leasehold-testbed/src/postgres/",
+    "crates/leasehold-testbed/src/redis/",
+    "crates/leasehold/src/blocking.rs",
+    "crates/leasehold/src/clock.rs",
+    "crates/leasehold/src/engine/",
+    "crates/leasehold/src/fd.rs",
+    "crates/leasehold/src/guard.rs",
+    "crates/leasehold/src/lock.rs",
+    "crates/leasehold/src/locks.rs",
+    "crates/leasehold/src/storage/finding.rs",
+    "crates/leasehold/src/storage/memory.rs",
+    "crates/leasehold/src/storage/mod.rs",
+    "crates/leasehold/src/storage/net/",
+    "crates/leasehold/src/storage/postgres/",
+    "crates/leasehold/src/storage/redis/",
+    "crates/leasehold/src/storage/redis_quorum/",
+    "crates/leasehold/src/storage/sqlite/",
+    "crates/leasehold/src/storage/url.rs",
+    "crates/leasehold/src/ticket.rs",
+    "crates/leasehold/tests/common/net/",
+    "crates/leasehold/tests/common/timed.rs",
+    "crates/leasehold/tests/engine.rs",
+    "crates/leasehold/tests/postgres/",
+    "crates/leasehold/tests/redis/",
+    "crates/leasehold/tests/redis_quorum.rs",
+    "crates/leasehold/tests/sqlite.rs",
+    // Contains the wrong forms, to find them.
+    "crates/leasehold/tests/tidy.rs",
+    "docs/architecture.md",
+    "docs/guarantees.md",
+];
 
 #[test]
 fn text_has_no_tabs_no_trailing_spaces_and_ends_with_a_newline() {
@@ -26,7 +63,7 @@ fn text_has_no_tabs_no_trailing_spaces_and_ends_with_a_newline() {
 
 #[test]
 fn nothing_is_left_for_later() {
-    // Put together here, so that this file is not found.
+    // Joined here, so that this file contains none of them.
     let marks = [["TO", "DO"], ["FIX", "ME"], ["X", "XX"], ["to", "do!("], ["unimple", "mented!("]];
     let marks = marks.map(|parts| parts.concat());
     complain(texts().flat_map(|(path, text)| {
@@ -41,7 +78,7 @@ fn every_storage_has_its_page() {
         ["What is stored", "How it locks", "Guarantees", "URL", "Versions tested", "Example"];
     complain(storages().into_iter().flat_map(|folder| {
         let page = read(&folder.join("README.md"));
-        // In this order; there may be others between them.
+        // They must be in this order, possibly with others between them.
         let headings = prose(&page).filter_map(|line| line.strip_prefix("# "));
         let headings: Vec<_> = headings.filter(|heading| OUTLINE.contains(heading)).collect();
         let wrong = headings != OUTLINE;
@@ -53,7 +90,7 @@ fn every_storage_has_its_page() {
 fn every_url_option_is_on_the_page_of_its_storage() {
     complain(storages().into_iter().flat_map(|folder| {
         let (page, config) = (read(&folder.join("README.md")), read(&folder.join("config.rs")));
-        // Those of the list, and those of the arms that set them.
+        // Options are read from the list, and from the match arms that set them.
         let list = config.split_once("url.options(&[").and_then(|(_, rest)| rest.split_once(']'));
         let list = list.map_or("", |(list, _)| list).split(',').map(|option| option.trim().trim_matches('"'));
         let arms = config.lines().filter(|line| line.contains("=>"));
@@ -91,7 +128,7 @@ fn every_test_named_in_the_guarantees_exists() {
             None
         }
     }));
-    assert!(named > 50, "only {named} tests were recognised");
+    assert!(named > 50, "only {named} tests were recognized");
 }
 
 #[test]
@@ -108,7 +145,7 @@ fn every_feature_and_bug_of_the_originals_has_a_test_that_exists() {
         named += spans(last).filter(|span| is_sentence(span)).count();
         missing.map(|test| format!("docs/parity.md: {first}: no test {test}"))
     }));
-    assert!(named > 50, "only {named} tests were recognised");
+    assert!(named > 50, "only {named} tests were recognized");
     for (package, bugs) in [("distributed-locks", 16), ("redislock", 11)] {
         let section = parity.split("\n## ").find(|section| section.starts_with(&format!("npm `{package}`")));
         let section = section.expect("a section");
@@ -143,7 +180,7 @@ fn links_lead_somewhere() {
         let folder = path.parent().expect("a file is in a folder").to_owned();
         let targets =
             text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
-        // Pages of storages are also those of modules; `cargo doc` looks after such links.
+        // The page of a storage is also its module's documentation, and `cargo doc` checks those links.
         let local = targets.filter(|target| !target.contains("://") && !target.starts_with("super::"));
         let dead = local.filter(|target| {
             let file = target.split('#').next().unwrap_or_default();
@@ -205,7 +242,80 @@ fn commands_in_the_documents_exist() {
         let missing = missing.into_iter().map(|word| format!("{}: there is no {word}", path.display()));
         missing.collect::<Vec<_>>()
     }));
-    assert!(seen > 8, "only {seen} commands were recognised");
+    assert!(seen > 8, "only {seen} commands were recognized");
+}
+
+#[test]
+fn programs_are_things() {
+    complain(prose_of_the_project().into_iter().filter_map(|(at, text)| {
+        let found = person(&text)?;
+        Some(format!("{at}: `{found}` is for people only; name the client, the holder or the caller"))
+    }));
+}
+
+#[test]
+fn the_spelling_is_american() {
+    complain(prose_of_the_project().into_iter().filter_map(|(at, text)| {
+        let found = british(&text)?;
+        Some(format!("{at}: `{found}` is British; use the American spelling"))
+    }));
+}
+
+#[test]
+fn the_documentation_of_a_function_begins_with_a_verb() {
+    let mut seen = 0;
+    complain(governed().into_iter().flat_map(|(path, text)| {
+        let mut found = Vec::new();
+        for (line, name, first) in documented_functions(&path, &text) {
+            seen += 1;
+            if !is_third_person(&first) {
+                found
+                    .push(format!("{path}:{line}: `{name}` begins with `{first}`, not with `Returns` or so"));
+            }
+        }
+        found
+    }));
+    assert!(seen > 500, "only {seen} functions were recognized");
+}
+
+#[test]
+fn comments_do_not_cite_numbers_of_a_list_elsewhere() {
+    complain(prose_of_the_project().into_iter().filter_map(|(at, text)| {
+        // A cell or a heading of a document may be a number.
+        let found = rule_number(&text).or_else(|| bare_numbers(&text).filter(|_| !at.contains(".md:")))?;
+        Some(format!("{at}: `{found}` is in no list that a reader can open; say it in words"))
+    }));
+}
+
+#[test]
+fn the_checks_of_the_language_find_what_they_are_for() {
+    for bad in ["Nobody holds it.", "/// Wakes whoever waits", "somebody else's", "if anybody asks"] {
+        assert!(person(bad).is_some(), "{bad}");
+    }
+    for bad in
+        ["its behaviour", "Recognises", "serialised", "is cancelled", "cancelling it", "labelled", "grey"]
+    {
+        assert!(british(bad).is_some(), "{bad}");
+    }
+    for bad in ["(rule R1)", "see R10."] {
+        assert!(rule_number(bad).is_some(), "{bad}");
+    }
+    for bad in ["86", "2, 3, 4", " 15 "] {
+        assert!(bare_numbers(bad).is_some(), "{bad}");
+    }
+    for bad in ["Whether", "Is", "A", "The", "What", "returns"] {
+        assert!(!is_third_person(bad), "{bad}");
+    }
+    for good in ["the client waits", "hour, color, canceled, specialist", "Redis 7 and R, in 86 lines", ""] {
+        let found = person(good).or_else(|| british(good)).or_else(|| rule_number(good));
+        assert_eq!(found.or_else(|| bare_numbers(good)), None, "{good}");
+    }
+    assert!(is_third_person("Returns") && is_third_person("Sleeps.") && is_third_person("Checks"));
+    let source = "/// Whether it is.\n#[must_use]\npub(crate) async fn is_it(&self) {}\n";
+    let found = documented_functions("crates/a/src/lib.rs", source);
+    assert_eq!(found, [(1, "is_it".to_owned(), "Whether".to_owned())]);
+    let line = r#"fail("nobody is there"); // whoever"#;
+    assert_eq!(comment_and_messages(line), "nobody is there whoever");
 }
 
 #[test]
@@ -241,7 +351,7 @@ fn scripts_are_executable_and_stop_at_the_first_error() {
     }));
 }
 
-/// Fails with everything that was found, not only the first.
+/// Fails with all findings, not only the first.
 fn complain(found: impl IntoIterator<Item = String>) {
     let found: Vec<_> = found.into_iter().collect();
     assert!(found.is_empty(), "\n{}", found.join("\n"));
@@ -251,10 +361,144 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The storages' folders, without what those over a network share.
+/// Returns the folders of the storages, without the shared one.
 fn storages() -> Vec<PathBuf> {
     let all = folders(&root().join("crates/leasehold/src/storage"));
     all.into_iter().filter(|folder| !folder.ends_with("net")).collect()
+}
+
+/// Returns the files whose language is checked, by their path in the project.
+fn governed() -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    for (path, text) in texts() {
+        let path = path.strip_prefix(root()).expect("a file of the project").to_string_lossy().into_owned();
+        let known =
+            ["crates/", "docs/", "README.md", "CONTRIBUTING.md"].iter().any(|part| path.starts_with(part));
+        if known && !EXEMPT.iter().any(|part| path.starts_with(part)) {
+            all.push((path, text));
+        }
+    }
+    all
+}
+
+/// Returns each line of prose with its place: of documents, and the comments and messages of sources. What stands
+/// between backticks is not prose.
+fn prose_of_the_project() -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    for (path, text) in governed() {
+        let mut code = false;
+        for (i, line) in text.lines().enumerate() {
+            let line = line.trim();
+            let prose = match path.rsplit('.').next() {
+                Some("rs") => comment_and_messages(line),
+                Some("md") => {
+                    let fence = line.starts_with("```");
+                    code ^= fence;
+                    if code || fence { String::new() } else { line.to_owned() }
+                }
+                Some("sql") => {
+                    line.split_once("--").map(|(_, comment)| comment.to_owned()).unwrap_or_default()
+                }
+                Some("toml") => {
+                    line.split_once('#').map(|(_, comment)| comment.to_owned()).unwrap_or_default()
+                }
+                _ => String::new(),
+            };
+            let prose: Vec<_> = prose.split('`').step_by(2).collect();
+            all.push((format!("{path}:{}", i + 1), prose.join(" ")));
+        }
+    }
+    assert!(all.len() > 10_000, "only {} lines were read", all.len());
+    all
+}
+
+/// Returns the comment of a line of Rust, or the texts in it that consist of several words.
+fn comment_and_messages(line: &str) -> String {
+    if line.starts_with("//") {
+        return line.trim_start_matches(['/', '!']).trim().to_owned();
+    }
+    let (code, comment) = line.split_once(" // ").unwrap_or((line, ""));
+    let texts = code.split('"').skip(1).step_by(2).filter(|text| text.trim().contains(' '));
+    texts.chain([comment]).collect::<Vec<_>>().join(" ")
+}
+
+/// Returns each function of a source file that is documented, except tests: its line, its name, and the first word
+/// of its documentation. The cases of the suite are tests, too.
+fn documented_functions(path: &str, text: &str) -> Vec<(usize, String, String)> {
+    let (is_source, is_test) = (path.ends_with(".rs"), path.contains("/tests/") || path.contains("/cases/"));
+    let (mut all, mut first, mut tests) = (Vec::new(), None, false);
+    for (i, line) in text.lines().enumerate().filter(|_| is_source && !is_test) {
+        let line = line.trim();
+        if let Some(doc) = line.strip_prefix("///") {
+            let word = || doc.split_whitespace().next().unwrap_or_default().to_owned();
+            first.get_or_insert_with(|| (i + 1, word()));
+        } else if line.starts_with("#[") || line.starts_with("//") {
+            tests |= line.starts_with("#[test]") || line.contains("::test");
+        } else {
+            let is_head = |before: &str| {
+                before
+                    .split_whitespace()
+                    .all(|word| ["pub", "const", "async"].contains(&word) || word.starts_with("pub("))
+            };
+            let function = line.split_once("fn ").filter(|(before, _)| is_head(before));
+            let name = function.and_then(|(_, rest)| words(rest).next());
+            if let (Some((line, word)), Some(name), false) = (first.take(), name, tests) {
+                all.push((line, name.to_owned(), word));
+            }
+            (first, tests) = (None, false);
+        }
+    }
+    all
+}
+
+/// Returns the first word that is for people only.
+fn person(text: &str) -> Option<String> {
+    let people = ["whoever", "nobody", "somebody", "anybody"];
+    words(text).find(|word| people.contains(&word.to_lowercase().as_str())).map(str::to_owned)
+}
+
+/// Returns the first word in a British spelling.
+fn british(text: &str) -> Option<String> {
+    const OUR: [&str; 8] = ["behavi", "col", "fav", "harb", "hon", "lab", "neighb", "rum"];
+    const ISE: &str = "author canonical character custom final general initial maxim minim normal optim organ \
+                       priorit real recogn serial special standard summar synchron token util visual";
+    const DOUBLED: [&str; 5] = ["cancel", "label", "model", "signal", "travel"];
+    const OTHERS: &str = "afterwards analyse analysed catalogue centre centred defence grey judgement licence \
+                          licences towards";
+    let is_british = |word: &&str| {
+        let word = word.to_lowercase();
+        let after = |stem: &str, middle: &str| word.strip_prefix(stem)?.strip_prefix(middle);
+        let is_verb = |rest: &str| ["e", "ed", "er", "es", "ing", "able", "ation"].contains(&rest);
+        OUR.iter().any(|stem| after(stem, "our").is_some())
+            || ISE.split_whitespace().any(|stem| after(stem, "is").is_some_and(is_verb))
+            || DOUBLED
+                .iter()
+                .any(|stem| after(stem, "l").is_some_and(|rest| ["ed", "er", "ing"].contains(&rest)))
+            || OTHERS.split_whitespace().any(|other| other == word)
+    };
+    words(text).flat_map(|word| word.split('_')).find(is_british).map(str::to_owned)
+}
+
+/// Returns the first number of a rule, such as the letter R with a 1.
+fn rule_number(text: &str) -> Option<String> {
+    words(text).find(|word| word.strip_prefix('R').is_some_and(is_number)).map(str::to_owned)
+}
+
+/// Returns the text if it consists of numbers only.
+fn bare_numbers(text: &str) -> Option<String> {
+    let is_bare = words(text).next().is_some() && words(text).all(is_number);
+    is_bare.then(|| text.trim().to_owned())
+}
+
+fn is_number(word: &str) -> bool {
+    !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// Returns `true` if the word looks like a verb in the third person.
+fn is_third_person(word: &str) -> bool {
+    const NO_VERBS: [&str; 7] = ["Always", "As", "Has", "Is", "Its", "This", "Was"];
+    let plain = word.trim_end_matches([',', ':', '.']);
+    plain.ends_with('s') && plain.starts_with(|c: char| c.is_ascii_uppercase()) && !NO_VERBS.contains(&plain)
 }
 
 fn documents() -> Vec<(PathBuf, String)> {
@@ -271,7 +515,7 @@ fn scripts() -> Vec<PathBuf> {
     scripts
 }
 
-/// Everything that people write, with its text.
+/// Returns every file that people write, with its text.
 fn texts() -> impl Iterator<Item = (PathBuf, String)> {
     let mut files = scripts();
     for entry in entries(&root()) {
@@ -299,7 +543,7 @@ fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
 }
 
 fn is_text(path: &Path) -> bool {
-    let ends = ["rs", "md", "toml", "sql"];
+    let ends = ["rs", "md", "toml", "sql", "lua"];
     path.extension().and_then(|end| end.to_str()).is_some_and(|end| ends.contains(&end))
 }
 
@@ -318,12 +562,12 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// What stands between backticks on one line.
+/// Returns the texts between backticks, each within a line.
 fn spans(text: &str) -> impl Iterator<Item = &str> {
     prose(text).flat_map(|line| line.split('`').skip(1).step_by(2))
 }
 
-/// The lines that are not in a block of code.
+/// Returns the lines outside of code blocks.
 fn prose(text: &str) -> impl Iterator<Item = &str> {
     let mut code = false;
     text.lines().filter(move |line| {
@@ -341,7 +585,7 @@ fn functions(text: &str) -> impl Iterator<Item = &str> {
     text.split("fn ").skip(1).filter_map(|rest| words(rest).next())
 }
 
-/// Whether it reads as the name of a test: at least three words.
+/// Returns `true` if it looks like the name of a test, with at least four words.
 fn is_sentence(span: &str) -> bool {
     let word =
         |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
