@@ -71,7 +71,7 @@ impl Stats {
     }
 }
 
-/// Describes one open connection.
+/// One open connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Connection {
@@ -89,7 +89,7 @@ pub struct Connection {
     pub to_client: u64,
 }
 
-/// Says what happened.
+/// An event of a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {

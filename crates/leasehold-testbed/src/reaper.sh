@@ -19,12 +19,12 @@ kill_all() {
 
 while kill_all "$1"; do :; done
 if [ -z "$LEASEHOLD_TESTBED_KEEP" ]; then
-    # Small disks. Nobody uses them any more.
+    # Small disks, which no process uses any more.
     while read -r _ at _; do
         case $at in "$1"/*) umount "$at" || umount -l "$at" ;; esac
     done </proc/self/mounts
     rm -rf "$1"
-    # Somebody who was just being started.
+    # Processes that were just starting.
     while kill_all "$1"; do :; done
     rm -rf "$1"
 fi

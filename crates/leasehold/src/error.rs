@@ -144,7 +144,7 @@ impl Error {
     }
 }
 
-/// Says on one line who holds a lock: ``holder=`label` held_for=`3.2s` remaining=`8.1s` ``.
+/// Describes a holder on one line: ``holder=`label` held_for=`3.2s` remaining=`8.1s` ``.
 fn describe(holder: &Holder) -> String {
     let label = holder.label.as_deref().unwrap_or("unknown").escape_debug().to_string();
     let held = holder.held_for.map(|d| format!(" held_for=`{d:.1?}`")).unwrap_or_default();

@@ -13,7 +13,8 @@ use leasehold::{Error, ErrorKind, Result};
 
 pub(crate) const PASSWORD: &str = "S3CRET";
 
-/// A defect of a storage. Each was found in some lock library or is one statement away from it.
+/// A defect, described by what the storage does. Each was found in some lock library or is one statement
+/// away from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Defect {
     /// Reports every release as that of a holder.

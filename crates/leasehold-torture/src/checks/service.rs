@@ -234,7 +234,7 @@ pub fn c12_progress(history: &History) -> Checked {
             disturbed.map(|f| min(f.to, call.to()).saturating_sub(max(f.from, call.from()))).sum();
         let took = call.to() - call.from();
         let (w, lock) = (call.invoke.w, &call.invoke.lock);
-        let text = format!("worker {w} waited {} for {lock} in vain: {}", span(took), end.why);
+        let text = format!("worker {w} waited {} for {lock} without a grant: {}", span(took), end.why);
         let excuse = format!("the storage was disturbed for {}", span(disturbed));
         let weight = if disturbed > took / 2 { Weight::Excused(excuse) } else { Weight::Slow };
         checked.add(weight, text, events(call));

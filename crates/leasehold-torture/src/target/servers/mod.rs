@@ -135,17 +135,17 @@ impl Target for ServersTarget {
         let key = self.rig.key(self.prefix.as_deref(), injection.lock);
         let (rig, mut victims, mut ending) = (&self.rig, Vec::new(), None);
         match injection.fault.rsplit_once(' ') {
-            Some((whom, "kill")) => {
-                victims = rig.servers(whom, &key, &mut random).map_err(io::Error::other)?;
+            Some((which, "kill")) => {
+                victims = rig.servers(which, &key, &mut random).map_err(io::Error::other)?;
                 victims.iter().for_each(|server| server.kill9());
-                rig.killed(whom).map_err(io::Error::other)?;
+                rig.killed(which).map_err(io::Error::other)?;
             }
-            Some((whom, "restart")) => {
-                let servers = rig.servers(whom, &key, &mut random).map_err(io::Error::other)?;
+            Some((which, "restart")) => {
+                let servers = rig.servers(which, &key, &mut random).map_err(io::Error::other)?;
                 servers.into_iter().try_for_each(Server::restart).map_err(io::Error::other)?;
             }
-            Some((whom, "stop")) => {
-                let servers = rig.servers(whom, &key, &mut random).map_err(io::Error::other)?;
+            Some((which, "stop")) => {
+                let servers = rig.servers(which, &key, &mut random).map_err(io::Error::other)?;
                 servers.iter().for_each(|server| server.stop());
                 return Ok(Box::new(move || {
                     servers.iter().for_each(|server| server.cont());

@@ -73,11 +73,11 @@ impl Rig for Bouncer {
         Some(POOLED)
     }
 
-    fn servers(&self, whom: &str, _: &str, _: &mut Random) -> Result<Vec<&Server>> {
-        match whom {
+    fn servers(&self, which: &str, _: &str, _: &mut Random) -> Result<Vec<&Server>> {
+        match which {
             "server" => Ok(vec![&self.0.postgres]),
             "pooler" => Ok(vec![&self.0.bouncer]),
-            _ => Err(Error::new(format!("this setup has no such servers: {whom}"))),
+            _ => Err(Error::new(format!("this setup has no such servers: {which}"))),
         }
     }
 
@@ -115,12 +115,12 @@ impl Rig for Pair {
         Some(DIRECT)
     }
 
-    fn servers(&self, whom: &str, _: &str, _: &mut Random) -> Result<Vec<&Server>> {
+    fn servers(&self, which: &str, _: &str, _: &mut Random) -> Result<Vec<&Server>> {
         let primary = self.0.current()?;
-        match whom {
+        match which {
             "primary" => Ok(vec![primary]),
             "standby" => Ok(vec![self.0.other_than(primary)]),
-            _ => Err(Error::new(format!("this setup has no such servers: {whom}"))),
+            _ => Err(Error::new(format!("this setup has no such servers: {which}"))),
         }
     }
 

@@ -20,19 +20,19 @@ impl Rig for Sentinels {
         vec!["primary kill", "failover", "primary stop", "replica kill", "primary restart", "sentinel stop"]
     }
 
-    fn servers(&self, whom: &str, _: &str, random: &mut Random) -> Result<Vec<&Server>> {
+    fn servers(&self, which: &str, _: &str, random: &mut Random) -> Result<Vec<&Server>> {
         let primary = self.0.primary()?;
-        match whom {
+        match which {
             "primary" => Ok(vec![primary]),
             "replica" => Ok(vec![other(self.0.servers(), primary)?]),
             "sentinel" => Ok(vec![&**random.of(self.0.sentinels())]),
-            _ => Err(Error::new(format!("this setup has no such servers: {whom}"))),
+            _ => Err(Error::new(format!("this setup has no such servers: {which}"))),
         }
     }
 
     /// Waits with the restart of a killed primary until another server has taken over.
-    fn killed(&self, whom: &str) -> Result<()> {
-        if whom != "primary" {
+    fn killed(&self, which: &str) -> Result<()> {
+        if which != "primary" {
             return Ok(());
         }
         let gone = self.0.servers().iter().find(|server| !server.is_running());
@@ -120,17 +120,17 @@ impl Rig for Cluster {
         vec!["slot migration", "server kill", "server stop", "slot migration", "server restart"]
     }
 
-    fn servers(&self, whom: &str, key: &str, random: &mut Random) -> Result<Vec<&Server>> {
-        match whom {
+    fn servers(&self, which: &str, key: &str, random: &mut Random) -> Result<Vec<&Server>> {
+        match which {
             "primary" => Ok(vec![self.0.primary_of(self.0.slot_of(key)?)?]),
             "server" => Ok(vec![&**random.of(self.0.nodes())]),
-            _ => Err(Error::new(format!("this setup has no such servers: {whom}"))),
+            _ => Err(Error::new(format!("this setup has no such servers: {which}"))),
         }
     }
 
     /// Waits with the restart of a killed primary until its replica has taken over.
-    fn killed(&self, whom: &str) -> Result<()> {
-        if whom == "primary" { self.0.await_ready() } else { Ok(()) }
+    fn killed(&self, which: &str) -> Result<()> {
+        if which == "primary" { self.0.await_ready() } else { Ok(()) }
     }
 
     fn inject(&self, fault: &str, key: &str, random: &mut Random) -> Result<Option<Ending<'_>>> {

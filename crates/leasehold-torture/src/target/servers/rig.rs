@@ -18,7 +18,7 @@ pub(super) trait Rig {
     /// Returns the setup.
     fn setup(&self) -> &dyn Setup;
 
-    /// Returns the faults of its servers: `WHOM kill`, `WHOM stop`, `WHOM restart`, and those of
+    /// Returns the faults of its servers: `SERVERS kill`, `SERVERS stop`, `SERVERS restart`, and those of
     /// [`Rig::inject`].
     fn faults(&self) -> Vec<&'static str>;
 
@@ -33,13 +33,13 @@ pub(super) trait Rig {
         format!("{}{lock}", prefix.unwrap_or("leasehold:"))
     }
 
-    /// Finds the servers that `whom` means. If the setup has shards, `key` selects the one that is hit.
-    fn servers(&self, whom: &str, _key: &str, random: &mut Random) -> Result<Vec<&Server>> {
+    /// Finds the servers that `which` means. If the setup has shards, `key` selects the one that is hit.
+    fn servers(&self, which: &str, _key: &str, random: &mut Random) -> Result<Vec<&Server>> {
         let all = self.setup().servers();
-        match whom {
+        match which {
             "server" => Ok(vec![*random.of(&all)]),
             "every server" => Ok(all),
-            _ => Err(Error::new(format!("this setup has no such servers: {whom}"))),
+            _ => Err(Error::new(format!("this setup has no such servers: {which}"))),
         }
     }
 
