@@ -296,10 +296,7 @@ fn labels_that_are_cut() {
 
 #[test]
 fn a_password_that_is_shown() {
-    caught(
-        Defect::DerivesDebug,
-        &["secrets::a_storage_shows_no_secret", "secrets::findings_show_no_secret"],
-    );
+    caught(Defect::DerivesDebug, &["secrets::a_storage_shows_no_secret", "secrets::findings_show_no_secret"]);
 }
 
 #[test]
