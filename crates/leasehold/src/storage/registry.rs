@@ -107,7 +107,7 @@ impl Target {
     }
 }
 
-/// Never repeats the URL: what is not understood may still hold a password.
+/// Returns the error for a URL of no known storage. It does not repeat the URL, which may hold a password.
 fn unknown(what: &str) -> Error {
     let known: Vec<_> = schemes().map(|scheme| format!("{scheme}:")).collect();
     Error::invalid(format!("{what}; a storage URL begins with one of: {}", known.join(" ")))

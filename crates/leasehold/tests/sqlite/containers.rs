@@ -24,7 +24,7 @@ fn unshare(namespaces: &[&str]) -> Command {
     let mut probe = Command::new("unshare");
     probe.args(["--user", "--map-root-user", "--fork", "--kill-child"]).args(namespaces).arg("true");
     let allowed = probe.stderr(Stdio::inherit()).status().expect("util-linux is there").success();
-    assert!(allowed, "this machine lets nobody make namespaces, which this test needs: {namespaces:?}");
+    assert!(allowed, "this machine does not allow namespaces, which this test needs: {namespaces:?}");
     command
 }
 
