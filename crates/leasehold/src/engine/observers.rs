@@ -18,6 +18,8 @@ use crate::storage::{Holder, Name, Owner, Token, WAITER_HEARTBEAT};
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How many looks there may be at a time.
 const LOOKS_MAX: usize = 16;
+/// How many looks at hinted names there may be before one that is due.
+const IN_A_ROW_MAX: u32 = 3;
 /// The least time between two looks that nothing asked for, for each name: ten thousand names that are merely there
 /// must not take the storage from those who lock.
 const LOOKS_APART: Duration = Duration::from_millis(2);
@@ -25,8 +27,13 @@ const LOOKS_APART: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub(crate) struct Observers {
     names: HashMap<Name, Observed>,
-    /// When to look at each name that is not being looked at.
+    /// When to look at each name that is not being looked at and was not hinted.
     due: BTreeSet<(Moment, Name)>,
+    /// The names to look at as soon as there is room, and since when: they are new, or may have changed. They do not
+    /// stand behind ten thousand looks that nothing asked for.
+    hinted: BTreeSet<(Moment, Name)>,
+    /// How many looks there were at hinted names since one at another.
+    in_a_row: u32,
     looking: usize,
     /// How long to wait between looks that nothing asked for.
     pause: Duration,
@@ -44,6 +51,8 @@ struct Observed {
     /// What was seen last: nothing yet, unlocked, or the holder.
     seen: Option<State>,
     look_at: Moment,
+    /// It is in `hinted`, and not in `due`.
+    hinted: bool,
     looking: bool,
     /// A hint came while looking.
     again: bool,
@@ -64,6 +73,8 @@ impl Observers {
         Self {
             names: HashMap::new(),
             due: BTreeSet::new(),
+            hinted: BTreeSet::new(),
+            in_a_row: 0,
             looking: 0,
             pause: if push { WAITER_HEARTBEAT } else { LOOK_EVERY },
             watched: HashSet::new(),
@@ -79,6 +90,7 @@ impl Observers {
             behind: HashMap::new(),
             seen: None,
             look_at: Moment::FAR,
+            hinted: false,
             looking: false,
             again: false,
         });
@@ -120,10 +132,10 @@ impl Observers {
         work::did(1);
         let Some(observed) = self.names.get_mut(name) else { return };
         observed.again = observed.looking;
-        if !observed.looking {
+        if !observed.looking && !observed.hinted {
             self.due.remove(&(observed.look_at, name.clone()));
-            observed.look_at = now;
-            self.due.insert((now, name.clone()));
+            (observed.look_at, observed.hinted) = (now, true);
+            self.hinted.insert((now, name.clone()));
         }
     }
 
@@ -138,7 +150,8 @@ impl Observers {
         if self.looking >= LOOKS_MAX {
             return Moment::FAR; // until one of them is back
         }
-        self.due.first().map_or(Moment::FAR, |(at, _)| *at)
+        let first = |names: &BTreeSet<(Moment, Name)>| names.first().map_or(Moment::FAR, |(at, _)| *at);
+        std::cmp::min(first(&self.hinted), first(&self.due))
     }
 
     /// Returns the names to look at now. [`Observers::seen`] must follow for each.
@@ -149,12 +162,10 @@ impl Observers {
         }
         let mut names = Vec::new();
         while self.looking < LOOKS_MAX
-            && let Some((at, _)) = self.due.first()
-            && *at <= now
-            && let Some((_, name)) = self.due.pop_first()
+            && let Some(name) = self.next_due(now)
         {
             if let Some(observed) = self.names.get_mut(&name) {
-                (observed.looking, observed.again) = (true, false);
+                (observed.looking, observed.again, observed.hinted) = (true, false, false);
                 self.looking += 1;
                 names.push(name);
             }
@@ -162,6 +173,17 @@ impl Observers {
         work::did(names.len());
         work::changed(names.len());
         names
+    }
+
+    /// Takes out the name to look at next: a hinted one, but for one in four.
+    fn next_due(&mut self, now: Moment) -> Option<Name> {
+        let is_due = self.due.first().is_some_and(|(at, _)| *at <= now);
+        if self.hinted.is_empty() || (is_due && self.in_a_row >= IN_A_ROW_MAX) {
+            self.in_a_row = 0;
+            return if is_due { self.due.pop_first().map(|(_, name)| name) } else { None };
+        }
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        self.hinted.pop_first().map(|(_, name)| name)
     }
 
     /// Tells the observers what was seen, `None` if the storage did not answer.
@@ -175,14 +197,17 @@ impl Observers {
             if let Some(holder) = &holder {
                 // It may end by itself, which is hinted by none.
                 pause = std::cmp::min(pause, holder.remaining.saturating_add(Duration::from_millis(1)));
+                pause = std::cmp::max(pause, each);
             }
             observed.tell(holder.as_ref());
             if !observed.behind.is_empty() {
                 pause = std::cmp::min(pause, LOOK_EVERY);
             }
         }
+        observed.hinted = observed.again;
         observed.look_at = if observed.again { now } else { now.after(pause) };
-        self.due.insert((observed.look_at, name.clone()));
+        let line = if observed.again { &mut self.hinted } else { &mut self.due };
+        line.insert((observed.look_at, name.clone()));
         self.forget_if_unobserved(name);
     }
 
@@ -192,7 +217,8 @@ impl Observers {
         if self.names.get(name).is_some_and(|observed| !observed.looking && unobserved(observed))
             && let Some(observed) = self.names.remove(name)
         {
-            self.due.remove(&(observed.look_at, name.clone()));
+            let line = if observed.hinted { &mut self.hinted } else { &mut self.due };
+            line.remove(&(observed.look_at, name.clone()));
             self.changed.insert(name.clone());
         }
     }
@@ -272,7 +298,7 @@ mod tests {
         assert_eq!(observers.take_changes(), None, "another one observes it");
         observers.remove(&named("a"), 3);
         assert_eq!(observers.take_changes(), Some((vec![], vec![named("a")])));
-        assert!(observers.due.is_empty() && observers.wake() == Moment::FAR);
+        assert!(observers.due.is_empty() && observers.hinted.is_empty() && observers.wake() == Moment::FAR);
     }
 
     #[test]
@@ -305,5 +331,55 @@ mod tests {
         }
         assert_eq!(looks, 10_000);
         assert_eq!(observers.wake(), now.after(LOOKS_APART * 10_000));
+    }
+
+    #[test]
+    fn leases_that_end_soon_are_looked_at_no_more_often() {
+        let (mut observers, now) = (Observers::new(true), Moment::from_nanos(1));
+        let mut kept = Vec::new();
+        for i in 0..1_000 {
+            let (changes, seen) = mpsc::channel(1);
+            kept.push(seen);
+            observers.add(named(&format!("lock {i}")), i, changes, now);
+        }
+        while let due = observers.due(now)
+            && !due.is_empty()
+        {
+            for name in due {
+                let (owner, left) = (Owner::from_bytes([1; 16]), Duration::from_millis(70));
+                let holder = Holder::new(name.clone(), owner, Token::new(1), left);
+                observers.seen(&name, Some(Some(holder)), now);
+            }
+        }
+        assert_eq!(observers.wake(), now.after(LOOKS_APART * 1_000));
+    }
+
+    #[test]
+    fn a_hinted_name_does_not_wait_behind_those_that_nothing_asked_for() {
+        let (mut observers, now) = (Observers::new(true), Moment::from_nanos(1));
+        let mut kept = Vec::new();
+        for i in 0..1_000 {
+            let (changes, seen) = mpsc::channel(1);
+            kept.push(seen);
+            observers.add(named(&format!("lock {i:04}")), i, changes, now);
+        }
+        while let due = observers.due(now)
+            && !due.is_empty()
+        {
+            due.iter().for_each(|name| observers.seen(name, Some(None), now));
+        }
+        // All are due, and a slow storage has none of them looked at yet.
+        let later = now.after(Duration::from_secs(60));
+        let looked_at = observers.due(later);
+        assert_eq!(looked_at.len(), LOOKS_MAX);
+        let hinted: Vec<_> = (900..910).map(|i| named(&format!("lock {i:04}"))).collect();
+        hinted.iter().for_each(|name| observers.hint(name, later));
+        looked_at.iter().for_each(|name| observers.seen(name, Some(None), later));
+        let next = observers.due(later);
+        assert!(hinted.iter().all(|name| next.contains(name)), "{next:?}");
+        assert!(
+            next.iter().any(|name| !hinted.contains(name)),
+            "those that are due are not forgotten over them"
+        );
     }
 }
