@@ -6,6 +6,7 @@ use futures_core::Stream;
 use tokio::sync::broadcast;
 
 use crate::lost::Lost;
+use crate::process::Shared;
 use crate::storage::{Holder, Name, Owner, Token};
 
 /// What happened to the locks of one client. Each event is also a `tracing` event under `leasehold`.
@@ -124,7 +125,7 @@ pub enum Change {
 
 /// The changes of one lock by any holder; see [`Locks::observe`](crate::Locks::observe).
 pub struct Changes {
-    seen: tokio::sync::mpsc::Receiver<Change>,
+    seen: Shared<tokio::sync::mpsc::Receiver<Change>>,
     /// Tells the engine that this observer is gone.
     leave: Box<dyn Fn() + Send + Sync>,
 }
@@ -134,7 +135,7 @@ impl Changes {
         seen: tokio::sync::mpsc::Receiver<Change>,
         leave: impl Fn() + Send + Sync + 'static,
     ) -> Self {
-        Self { seen, leave: Box::new(leave) }
+        Self { seen: Shared::new(seen), leave: Box::new(leave) }
     }
 
     /// Waits for the next change. Returns `None` once the client is closed.
@@ -143,7 +144,7 @@ impl Changes {
     ///
     /// Dropping this future loses no change.
     pub async fn next(&mut self) -> Option<Change> {
-        self.seen.recv().await
+        std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 }
 
@@ -151,7 +152,8 @@ impl Stream for Changes {
     type Item = Change;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Change>> {
-        self.get_mut().seen.poll_recv(cx)
+        // A fork has no engine that could send anything.
+        self.get_mut().seen.get().map_or(Poll::Ready(None), |seen| seen.poll_recv(cx))
     }
 }
 
@@ -171,11 +173,13 @@ type Received<T> = (Result<T, broadcast::error::RecvError>, broadcast::Receiver<
 
 /// A broadcast receiver that can be polled. Its `recv` borrows the receiver, so the future owns it and
 /// returns it.
-struct Buffered<T>(Pin<Box<dyn Future<Output = Received<T>> + Send + Sync>>);
+struct Buffered<T>(Shared<Next<T>>);
+
+type Next<T> = Pin<Box<dyn Future<Output = Received<T>> + Send + Sync>>;
 
 impl<T: Clone + Send + Sync + 'static> Buffered<T> {
     fn new(receiver: broadcast::Receiver<T>) -> Self {
-        Self(Box::pin(Self::receive(receiver)))
+        Self(Shared::new(Box::pin(Self::receive(receiver))))
     }
 
     async fn receive(mut receiver: broadcast::Receiver<T>) -> Received<T> {
@@ -183,8 +187,9 @@ impl<T: Clone + Send + Sync + 'static> Buffered<T> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, u64>>> {
-        let (received, receiver) = std::task::ready!(self.0.as_mut().poll(cx));
-        self.0 = Box::pin(Self::receive(receiver));
+        let Some(next) = self.0.get() else { return Poll::Ready(None) };
+        let (received, receiver) = std::task::ready!(next.as_mut().poll(cx));
+        *next = Box::pin(Self::receive(receiver));
         Poll::Ready(match received {
             Ok(item) => Some(Ok(item)),
             Err(broadcast::error::RecvError::Lagged(count)) => Some(Err(count)),

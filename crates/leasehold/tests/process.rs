@@ -2,10 +2,11 @@
 
 #![cfg(target_os = "linux")]
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use leasehold::storage::Memory;
 use leasehold::{Builder, ErrorKind, Locks, Lost, Result, blocking};
 
@@ -90,13 +91,16 @@ fn a_fork_that_inherits_the_runtime_leaves_the_lock_to_its_parent() {
     succeeds(&start("fork a runtime", &[("LD_PRELOAD", preload(dir.path()).as_os_str())]));
 }
 
+/// What a fork says whose checks have passed.
+const WELL: &[u8] = b"well";
+
 fn forks(builder: &Builder) {
     let memory = Memory::new();
     let locks = builder.clone().build(memory.clone()).expect("a client");
     // Whether there is a runtime already decides on how to wait.
     let wait = |work: std::pin::Pin<Box<dyn Future<Output = ()> + '_>>| {
         match tokio::runtime::Handle::try_current() {
-            Ok(_) => futures_util::FutureExt::now_or_never(work).expect("it does not wait"),
+            Ok(_) => work.now_or_never().expect("it does not wait"),
             Err(_) => runtime().block_on(async {
                 tokio::time::timeout(Duration::from_secs(30), work).await.expect("it does not hang");
             }),
@@ -104,17 +108,38 @@ fn forks(builder: &Builder) {
     };
     let threaded = tokio::runtime::Handle::try_current().is_err();
     let guard = threaded.then(|| runtime().block_on(locks.lock("x").acquire()).expect("free"));
-    let (mut read, write) = std::io::pipe().expect("a pipe");
+    let shared = threaded.then(|| runtime().block_on(Locks::connect("memory:shared")).expect("a client"));
+    let shared = shared.map(|locks| runtime().block_on(locks.lock("x").acquire()).expect("free"));
+    let (mut events, mut changes) = (locks.events(), locks.observe("w").expect("it runs"));
+    let lock = locks.lock("x");
+    let mut begun = Box::pin(lock.acquire());
+    assert!(begun.as_mut().now_or_never().is_none(), "it waits");
+    let mut lost = Box::pin(async { guard.as_ref().expect("it is there").lost().await });
+    assert!(!threaded || lost.as_mut().now_or_never().is_none(), "it is held");
+    let (mut read, mut write) = std::io::pipe().expect("a pipe");
     if std::os::unix::process::parent_id() == 0 {
         let check = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            in_the_fork(&locks, guard.as_ref(), &wait)
+            in_the_fork(&locks, guard.as_ref(), &wait);
+            wait(Box::pin(async {
+                let error = begun.await.map(drop).expect_err("the engine is the parent's");
+                assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+                if threaded {
+                    assert_eq!(lost.await, Lost::Forked);
+                    while events.next().await.is_some() {}
+                    while changes.next().await.is_some() {}
+                }
+            }));
         }));
-        drop((guard, locks)); // does nothing, and does not block
-        std::process::exit(i32::from(check.is_err()));
+        drop((guard, shared, locks)); // does nothing, and does not block
+        if check.is_ok() {
+            write.write_all(WELL).expect("the parent reads");
+        }
+        std::process::exit(0);
     }
-    drop(write);
-    let mut nothing = Vec::new();
-    read.read_to_end(&mut nothing).expect("the fork has ended");
+    drop((write, begun, lost));
+    let mut said = Vec::new();
+    read.read_to_end(&mut said).expect("the fork has ended");
+    assert_eq!(said, WELL, "a check in the fork failed");
     if let Some(guard) = guard {
         assert!(guard.is_held(), "the fork has dropped its copy");
         runtime().block_on(async {
@@ -147,8 +172,10 @@ fn in_the_fork(locks: &Locks, guard: Option<&leasehold::Guard>, wait: Wait<'_>) 
     }));
     if guard.is_some() {
         wait(Box::pin(async {
-            let locks = Locks::connect("memory:").await.expect("a client of its own");
-            assert!(locks.lock("x").try_acquire().await.expect("answered").is_some());
+            for url in ["memory:", "memory:shared"] {
+                let locks = Locks::connect(url).await.expect("a client of its own");
+                assert!(locks.lock("x").try_acquire().await.expect("answered").is_some(), "{url}");
+            }
         }));
     }
 }

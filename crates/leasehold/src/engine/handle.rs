@@ -257,7 +257,7 @@ impl Handle {
         if !self.commands.send(command(reply)) {
             return Err(self.gone());
         }
-        answer.await.unwrap_or_else(|_| Err(self.gone()))
+        self.commands.process.limits(answer).await.and_then(Result::ok).unwrap_or_else(|| Err(self.gone()))
     }
 
     /// Its guard is gone: `held` does not show it any more.

@@ -112,7 +112,7 @@ impl Hold {
             if let Some(lost) = self.why_lost() {
                 return lost;
             }
-            told.await;
+            self.process.limits(told).await;
         }
         Lost::Forked
     }

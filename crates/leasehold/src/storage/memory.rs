@@ -1,5 +1,6 @@
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::{
 };
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
+use crate::process::Process;
 
 /// Keeps locks in this process: the reference for every other storage, and the one to test with.
 ///
@@ -33,14 +35,21 @@ impl Memory {
         Self::over(Arc::new(Space::default()))
     }
 
-    /// The one that everybody in this process gets who asks for that name; a new one if the name is empty.
+    /// Returns the one of that name in this process, or a new one if the name is empty.
+    ///
+    /// A fork does not get those of its parent: their leases are copies that no client renews, and another thread may
+    /// have locked them for ever.
     pub(crate) fn named(name: &str) -> Self {
-        static SPACES: Mutex<Option<HashMap<String, Weak<Space>>>> = Mutex::new(None);
+        static SPACES: Mutex<Option<(Process, Spaces)>> = Mutex::new(None);
         if name.is_empty() {
             return Self::new();
         }
         let mut spaces = SPACES.lock().unwrap_or_else(PoisonError::into_inner);
-        let spaces = spaces.get_or_insert_default();
+        let spaces = match spaces.take().filter(|(process, _)| process.is_current()) {
+            Some(ours) => spaces.insert(ours),
+            None => spaces.insert((Process::current(), Spaces::new())),
+        };
+        let (_, spaces) = spaces;
         spaces.retain(|_, space| space.strong_count() > 0);
         if let Some(space) = spaces.get(name).and_then(Weak::upgrade) {
             return Self::over(space);
@@ -140,13 +149,17 @@ impl Storage for Memory {
 
     async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
         let (state, now) = (self.space.state(), Instant::now());
-        let wanted =
-            |name: &Name| name.as_str().starts_with(prefix) && after.is_none_or(|after| name > after);
-        let found = state.records.iter().filter(|(name, _)| wanted(name));
-        let mut holders: Vec<_> = found.filter_map(|(name, record)| record.holder(name, now)).collect();
-        holders.sort_by(|a, b| a.name.cmp(&b.name));
-        holders.truncate(limit);
-        Ok(holders)
+        // A prefix that is no name, such as none at all, is looked for from the first one on.
+        let from = match (after, Name::new(prefix)) {
+            (Some(after), Ok(prefix)) if *after < prefix => Bound::Included(prefix),
+            (Some(after), _) => Bound::Excluded(after.clone()),
+            (None, Ok(prefix)) => Bound::Included(prefix),
+            (None, Err(_)) => Bound::Unbounded,
+        };
+        let from = state.records.range((from, Bound::Unbounded));
+        let within = from.take_while(|(name, _)| name.as_str() < prefix || name.as_str().starts_with(prefix));
+        let wanted = within.filter(|(name, _)| name.as_str().starts_with(prefix));
+        Ok(wanted.filter_map(|(name, record)| record.holder(name, now)).take(limit).collect())
     }
 
     async fn findings(&self) -> Result<Vec<Finding>> {
@@ -171,6 +184,9 @@ impl Storage for Memory {
     }
 }
 
+/// The spaces of one process, by name.
+type Spaces = HashMap<String, Weak<Space>>;
+
 /// What the clients of one memory storage share.
 #[derive(Default)]
 struct Space(Mutex<State>);
@@ -183,7 +199,8 @@ impl Space {
 
 #[derive(Default)]
 struct State {
-    records: HashMap<Name, Record>,
+    /// In order, so that a page of a list costs what is in it.
+    records: BTreeMap<Name, Record>,
     /// No token below this was given for any name whose record was forgotten.
     floor: u64,
     /// How many records there may be before idle ones are forgotten.
