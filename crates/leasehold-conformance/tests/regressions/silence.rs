@@ -27,6 +27,56 @@ async fn those_who_wait_behind_one_another_learn_together_that_the_storage_is_si
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_wait_without_a_limit_ends_with_the_silence_also_behind_waits_with_one() {
+    let (locks, controls) = broken(&Memory::new());
+    controls.always(Verb::Acquire, Fault::Fail);
+    let start = Instant::now();
+    let mut ahead = Vec::new();
+    for _ in 0..4 {
+        let lock = locks.lock("x").wait(s(3600));
+        ahead.push(tokio::spawn(async move { lock.acquire().await.map(drop) }));
+        settle().await;
+    }
+    let error = locks.lock("x").acquire().await.expect_err("no answer comes");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(start.elapsed() < s(45), "behind the others, after {:?}", start.elapsed());
+    ahead.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+/// Many waits of one lock whose limits end at about the same time, over several TTLs. Returns the kinds of their errors.
+async fn limits_that_end_together(locks: &leasehold::Locks) -> Vec<ErrorKind> {
+    let mut waiting = Vec::new();
+    for i in 0..400_u64 {
+        let lock = locks
+            .lock("x")
+            .wait(s(2) + ms(i))
+            .ttl([ms(200), s(1), s(10), s(60)][usize::try_from(i % 4).expect("small")]);
+        waiting.push(tokio::spawn(
+            async move { lock.acquire().await.map(drop).expect_err("not granted").kind() },
+        ));
+    }
+    let mut kinds = Vec::new();
+    for waiting in waiting {
+        kinds.push(waiting.await.expect("no panic"));
+    }
+    kinds
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_that_end_together_say_alike_whether_the_storage_answers() {
+    let (locks, controls) = broken(&Memory::new());
+    let guard = take(&locks, "x", s(60)).await;
+    let kinds = limits_that_end_together(&locks).await;
+    assert!(kinds.iter().all(|kind| *kind == ErrorKind::Contended), "{kinds:?}");
+    for fault in [Fault::Fail, Fault::Hang] {
+        controls.always(Verb::Acquire, fault);
+        let kinds = limits_that_end_together(&locks).await;
+        assert!(kinds.iter().all(|kind| *kind == ErrorKind::Unavailable), "{fault:?}: {kinds:?}");
+    }
+    drop(guard);
+}
+
+#[tokio::test(start_paused = true)]
 async fn waiting_behind_one_who_gets_no_answer_ends_unavailable() {
     let (locks, controls) = broken(&Memory::new());
     controls.always(Verb::Acquire, Fault::Fail);

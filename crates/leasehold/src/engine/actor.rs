@@ -89,7 +89,7 @@ struct Closing {
     replies: Vec<Reply<()>>,
 }
 
-/// A wait longer than this is worth a line in the log.
+/// A wait longer than this is worth a line in the log: one while it lasts, and one when it ends with the lock.
 const SLOW: Duration = Duration::from_secs(10);
 /// How much of each kind is taken in before the lanes are looked at.
 const BURST: usize = 1024;

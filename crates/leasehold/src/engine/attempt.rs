@@ -33,8 +33,9 @@ use crate::storage::{Acquire, Holder, Owner, Token, WAITER_HEARTBEAT, WAITER_TTL
 /// What happens to an attempt.
 #[derive(Debug)]
 pub(crate) enum Input {
-    /// It is its turn in the local queue. `subscribed` tells whether hints are subscribed to already.
-    Turn { subscribed: bool },
+    /// It is its turn in the local queue. `subscribed` tells whether hints are subscribed to already, and `known` what
+    /// the one ahead of it knew.
+    Turn { subscribed: bool, known: Option<Known> },
     /// A claim was answered.
     Answer { call: Call, answer: Result<Acquire> },
     /// A claim of the same name that left after this one was made has found, or made, another holder.
@@ -76,6 +77,8 @@ pub(crate) enum Action {
 pub(crate) enum Refusal {
     /// Another owner holds.
     Contended(Option<Holder>),
+    /// Others of this process were ahead of it to the end, and the first of them knows why.
+    Behind,
     /// The caller left; no answer is needed.
     Left,
     /// The storage refused the claim for good.
@@ -84,6 +87,18 @@ pub(crate) enum Refusal {
     Unavailable(Option<Error>),
     /// Another attempt has found that the storage does not answer. Its cause.
     Silence(Option<Error>),
+}
+
+/// What the first in a local queue knows, and the next one need not find out.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    /// Whether the storage has answered, and which holder it has named.
+    answered: bool,
+    seen: Option<Holder>,
+    /// What it said instead of an answer, if it does not answer at present.
+    error: Option<Error>,
+    /// See [`Attempt::heard`].
+    heard: Moment,
 }
 
 /// What may have to be undone at the storage.
@@ -124,10 +139,13 @@ pub(crate) struct Attempt {
     first_sent: Moment,
     last_sent: Moment,
     unknown_until: Moment,
+    /// Since when the storage is silent: when the first claim was made that it has not answered.
     heard: Moment,
     failures: u32,
     seen: Option<Holder>,
     error: Option<Error>,
+    /// What the one ahead of it in the local queue knew.
+    known: Option<Known>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -174,6 +192,7 @@ impl Attempt {
             failures: 0,
             seen: None,
             error: None,
+            known: None,
         }
     }
 
@@ -198,6 +217,16 @@ impl Attempt {
         !self.lines_up() && !self.left && self.unknown_until == Moment::ZERO
     }
 
+    /// Returns `true` if its claim is in flight.
+    pub(crate) fn is_asking(&self) -> bool {
+        matches!(self.state, State::Asking(_))
+    }
+
+    /// Returns `true` if the storage has been silent for so long that a wait without a limit ends.
+    pub(crate) fn is_silent(&self, now: Moment) -> bool {
+        now >= self.heard.after(SILENCE)
+    }
+
     pub(crate) fn waited(&self, now: Moment) -> Duration {
         now.since(self.started)
     }
@@ -210,6 +239,24 @@ impl Attempt {
     /// What the storage said instead of an answer, if it does not answer at present.
     pub(crate) fn error(&self) -> Option<&Error> {
         self.error.as_ref()
+    }
+
+    /// What it knows of the storage and the lock.
+    pub(crate) fn known(&self) -> Known {
+        let (seen, error) = (self.seen.clone(), self.error.clone());
+        Known { answered: self.answered, seen, error, heard: self.heard }
+    }
+
+    /// Returns `true` if the storage should have answered by now, and has not, as far as is known.
+    pub(crate) fn is_unanswered(&self, now: Moment) -> bool {
+        !self.answered && !self.was_contended(now) && now >= self.heard.after(FIRST_ANSWER)
+    }
+
+    /// Returns `true` if the one ahead of it was refused by the storage, a moment ago.
+    fn was_contended(&self, now: Moment) -> bool {
+        self.known.as_ref().is_some_and(|known| {
+            known.answered && known.error.is_none() && now < known.heard.after(WAITER_TTL)
+        })
     }
 
     /// The last holder that was seen.
@@ -242,11 +289,19 @@ impl Attempt {
             _ if self.state == State::Over => Action::Rest,
             Input::Leave => self.end(Refusal::Left),
             Input::Silence(cause) if self.is_endless() => self.end(Refusal::Silence(cause)),
-            Input::Turn { subscribed } if self.state == State::Behind => {
+            Input::Turn { subscribed, known } if self.state == State::Behind => {
                 // The first claim of a process leaves no entry: most locks are free, and then there is no
                 // need to subscribe to anything.
                 self.wait = self.lines_up() && subscribed;
                 self.heard = now;
+                if let Some(known) = &known {
+                    self.error.clone_from(&known.error);
+                    // The silence that ends a wait without a limit is that of the storage, not of one claim.
+                    if self.error.is_some() && self.is_endless() {
+                        self.heard = known.heard;
+                    }
+                }
+                self.known = known;
                 self.ask(now)
             }
             Input::Answer { call, answer } if self.state == State::Asking(call) => {
@@ -266,7 +321,10 @@ impl Attempt {
             },
             Input::Wake if self.overdue(now) => self.give_up_or_rest(now),
             Input::Wake => match self.state {
-                State::Resting(until) if now >= until => self.ask(now),
+                State::Resting(until) if now >= until => {
+                    self.excuse_pause(until, now);
+                    self.ask(now)
+                }
                 _ => Action::Rest,
             },
             Input::Turn { .. } | Input::Answer { .. } | Input::Held(_) | Input::Silence(_) => Action::Rest,
@@ -279,6 +337,7 @@ impl Attempt {
             Ok(Acquire::Granted { ttl, .. }) if now >= call.sent.after(ttl / 2) => self.granted_late(now),
             Ok(Acquire::Granted { token, ttl }) => {
                 self.state = State::Over;
+                (self.answered, self.heard, self.seen, self.error) = (true, now, None, None);
                 Action::Granted { sent: call.sent, token, ttl, unknown_until: self.unknown_until }
             }
             Ok(Acquire::Held { holder, retry_after }) => self.held(now, holder, retry_after),
@@ -286,6 +345,7 @@ impl Attempt {
                 self.unknown_until = executable_until(call.sent, self.ttl);
                 self.failures = self.failures.saturating_add(1);
                 self.error = Some(error);
+                self.excuse_pause(call.sent.after(patience(self.ttl)), now);
                 self.unanswered(now)
             }
             Err(error) => {
@@ -318,13 +378,13 @@ impl Attempt {
 
     fn refused(&mut self, now: Moment, retry_after: Option<Duration>) -> Action {
         match self.plan {
-            Plan::Once => self.give_up(),
+            Plan::Once => self.give_up(now),
             Plan::Poll { attempts, interval } if planted::is(Bug::IntervalAfterLastTry) => {
-                if self.asked > attempts { self.give_up() } else { self.rest(now.after(interval)) }
+                if self.asked > attempts { self.give_up(now) } else { self.rest(now.after(interval)) }
             }
-            Plan::Poll { attempts, .. } if self.asked >= attempts => self.give_up(),
+            Plan::Poll { attempts, .. } if self.asked >= attempts => self.give_up(now),
             Plan::Poll { interval, .. } => self.rest(now.after(max(interval, INTERVAL_SHORTEST))),
-            Plan::Line { .. } if self.overdue(now) => self.give_up(),
+            Plan::Line { .. } if self.overdue(now) => self.give_up(now),
             // Subscribed first, asked again after, and only then at rest: a release in between is not missed.
             Plan::Line { .. } if !self.wait => {
                 self.wait = true;
@@ -341,10 +401,10 @@ impl Attempt {
 
     fn unanswered(&mut self, now: Moment) -> Action {
         match self.plan {
-            Plan::Once => self.give_up(),
-            Plan::Poll { attempts, .. } if self.asked >= attempts => self.give_up(),
+            Plan::Once => self.give_up(now),
+            Plan::Poll { attempts, .. } if self.asked >= attempts => self.give_up(now),
             Plan::Poll { interval, .. } => self.rest(now.after(max(interval, INTERVAL_SHORTEST))),
-            Plan::Line { .. } if self.overdue(now) || now >= self.heard.after(SILENCE) => self.give_up(),
+            Plan::Line { .. } if self.overdue(now) || self.is_silent(now) => self.give_up(now),
             Plan::Line { .. } => {
                 let doubled = BACKOFF_SHORTEST.saturating_mul(1 << min(self.failures, 10));
                 self.rest(now.after(jitter(self.owner, self.asked, min(doubled, BACKOFF_LONGEST))))
@@ -358,12 +418,29 @@ impl Attempt {
             self.asked = self.asked.saturating_add(1);
             return self.unanswered(now);
         }
-        self.give_up()
+        if self.is_endless() && self.excuse_pause(self.limit(), now) {
+            self.wanted = now;
+            return Action::Rest;
+        }
+        self.give_up(now)
+    }
+
+    /// Counts the silence anew if the engine is told much later than it should have been: it was paused, or the machine
+    /// slept, and the storage was not asked meanwhile. Returns `true` if so.
+    fn excuse_pause(&mut self, due: Moment, now: Moment) -> bool {
+        let paused = now >= due.after(PAUSE);
+        if paused {
+            self.heard = now;
+        }
+        paused
     }
 
     fn ask(&mut self, now: Moment) -> Action {
         self.state = State::Queued;
         self.wanted = now;
+        if self.failures == 0 && self.error.is_none() {
+            self.heard = now;
+        }
         Action::Ask { wait: self.wait }
     }
 
@@ -396,10 +473,14 @@ impl Attempt {
         }
     }
 
-    fn give_up(&mut self) -> Action {
-        let refusal = match (&self.error, self.seen.take()) {
+    fn give_up(&mut self, now: Moment) -> Action {
+        let refusal = match (&self.error, self.seen.clone()) {
+            _ if self.state == State::Behind => Refusal::Behind,
             (Some(error), _) => Refusal::Unavailable(Some(error.clone())),
-            (None, None) if self.state != State::Behind && !self.answered => Refusal::Unavailable(None),
+            (None, None) if !self.answered && self.was_contended(now) => {
+                Refusal::Contended(self.known.as_ref().and_then(|known| known.seen.clone()))
+            }
+            (None, None) if !self.answered => Refusal::Unavailable(None),
             (None, seen) => Refusal::Contended(seen),
         };
         self.end(refusal)
@@ -436,6 +517,8 @@ const INTERVAL_SHORTEST: Duration = Duration::from_millis(1);
 const FIRST_ANSWER: Duration = Duration::from_secs(1);
 /// How long a storage may be silent before a wait without limit ends.
 const SILENCE: Duration = Duration::from_secs(30);
+/// How late the engine is told of what it waits for if it was paused meanwhile.
+const PAUSE: Duration = Duration::from_secs(5);
 const BACKOFF_SHORTEST: Duration = Duration::from_millis(10);
 const BACKOFF_LONGEST: Duration = Duration::from_secs(1);
 
@@ -478,7 +561,7 @@ mod tests {
 
     /// Takes its turn and sends the first claim.
     fn asked(attempt: &mut Attempt, subscribed: bool) -> bool {
-        let Action::Ask { wait } = attempt.step(T0, Input::Turn { subscribed }) else {
+        let Action::Ask { wait } = attempt.step(T0, Input::Turn { subscribed, known: None }) else {
             panic!("does not ask")
         };
         attempt.sent(Call::at(T0));
@@ -599,6 +682,65 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_that_has_slept_says_nothing_of_the_storage() {
+        let (hour, soon) = (Duration::from_secs(3600), Duration::from_millis(100));
+        // Asleep between two claims, and while one is in flight: the connections have not survived it.
+        let mut attempt = attempt(Wait::Forever, false);
+        asked(&mut attempt, true);
+        assert!(matches!(attempt.step(at(1), held(T0)), Action::Rest));
+        let awake = attempt.wake().after(hour);
+        assert!(matches!(attempt.step(awake, Input::Wake), Action::Ask { .. }));
+        attempt.sent(Call::at(awake));
+        assert!(matches!(attempt.step(awake.after(soon), silence(awake)), Action::Rest), "asked once");
+        let sent = attempt.wake();
+        assert!(matches!(attempt.step(sent, Input::Wake), Action::Ask { .. }));
+        attempt.sent(Call::at(sent));
+        assert!(matches!(attempt.step(sent.after(hour), silence(sent)), Action::Rest), "asked twice");
+        // And while one waits for a claim of another lock to land.
+        let sent = attempt.wake();
+        assert!(matches!(attempt.step(sent, Input::Wake), Action::Ask { .. }));
+        assert!(matches!(attempt.step(sent.after(hour), Input::Wake), Action::Rest));
+        assert!(attempt.wake() > sent.after(hour), "it is not woken in vain");
+        let Action::End { refusal: Refusal::Unavailable(_), .. } = attempt.step(attempt.wake(), Input::Wake)
+        else {
+            panic!("silence still ends it")
+        };
+    }
+
+    #[test]
+    fn what_the_one_ahead_knew_is_known_to_the_next() {
+        let limit = Wait::For(Duration::from_secs(1));
+        let next = |ahead: &Attempt, wait: Wait, now: Moment| {
+            let mut next = attempt(wait, false);
+            let turn = Input::Turn { subscribed: true, known: Some(ahead.known()) };
+            assert!(matches!(next.step(now, turn), Action::Ask { .. }));
+            next
+        };
+        let mut refused = attempt(limit, false);
+        asked(&mut refused, true);
+        assert!(matches!(refused.step(at(1), held(T0)), Action::Rest));
+        assert!(matches!(refused.step(at(1_000), Input::Wake), Action::End { .. }));
+        let mut behind = next(&refused, limit, at(1_000));
+        let Action::End { refusal: Refusal::Contended(Some(_)), .. } = behind.step(at(1_000), Input::Wake)
+        else {
+            panic!("the storage has answered")
+        };
+        let mut silent = attempt(Wait::For(Duration::from_secs(25)), false);
+        asked(&mut silent, true);
+        assert!(matches!(silent.step(at(100), silence(T0)), Action::Rest));
+        assert!(matches!(silent.step(at(25_000), Input::Wake), Action::End { .. }));
+        let mut behind = next(&silent, limit, at(25_000));
+        let Action::End { refusal: Refusal::Unavailable(Some(_)), .. } = behind.step(at(25_000), Input::Wake)
+        else {
+            panic!("the storage does not answer")
+        };
+        let mut endless = next(&silent, Wait::Forever, at(25_000));
+        endless.sent(Call::at(at(25_000)));
+        let answer = endless.step(at(30_000), silence(at(25_000)));
+        assert!(matches!(answer, Action::End { refusal: Refusal::Unavailable(Some(_)), .. }), "{answer:?}");
+    }
+
+    #[test]
     fn attempts_counts_all_tries_and_does_not_pause_after_the_last() {
         let mut attempt = attempt(Wait::Attempts { attempts: 3, interval: Duration::from_secs(1) }, false);
         assert!(!asked(&mut attempt, true));
@@ -666,7 +808,10 @@ mod tests {
     #[test]
     fn a_try_that_cannot_leave_answers_within_its_patience() {
         let mut attempt = attempt(Wait::Forever, true);
-        assert!(matches!(attempt.step(T0, Input::Turn { subscribed: true }), Action::Ask { .. }));
+        assert!(matches!(
+            attempt.step(T0, Input::Turn { subscribed: true, known: None }),
+            Action::Ask { .. }
+        ));
         assert_eq!(attempt.wake(), T0.after(patience(TTL)));
         let Action::End { refusal: Refusal::Unavailable(None), debt } =
             attempt.step(attempt.wake(), Input::Wake)
@@ -679,7 +824,10 @@ mod tests {
     #[test]
     fn a_try_in_flight_answers_within_its_patience_from_when_it_was_made() {
         let mut attempt = attempt(Wait::Forever, true);
-        assert!(matches!(attempt.step(T0, Input::Turn { subscribed: true }), Action::Ask { .. }));
+        assert!(matches!(
+            attempt.step(T0, Input::Turn { subscribed: true, known: None }),
+            Action::Ask { .. }
+        ));
         attempt.sent(Call::at(at(3_000)));
         assert_eq!(attempt.wake(), T0.after(patience(TTL)));
         assert!(matches!(
@@ -691,7 +839,10 @@ mod tests {
     #[test]
     fn an_answer_to_another_claim_answers_a_try_and_owes_nothing() {
         let mut attempt = attempt(Wait::Forever, true);
-        assert!(matches!(attempt.step(T0, Input::Turn { subscribed: true }), Action::Ask { .. }));
+        assert!(matches!(
+            attempt.step(T0, Input::Turn { subscribed: true, known: None }),
+            Action::Ask { .. }
+        ));
         assert!(matches!(
             attempt.step(at(1), Input::Held(None)),
             Action::End { refusal: Refusal::Contended(None), debt: Debt::Nothing }
@@ -725,7 +876,10 @@ mod tests {
     #[test]
     fn a_wait_without_limit_whose_claim_cannot_leave_ends_after_the_silence() {
         let mut attempt = attempt(Wait::Forever, false);
-        assert!(matches!(attempt.step(T0, Input::Turn { subscribed: true }), Action::Ask { .. }));
+        assert!(matches!(
+            attempt.step(T0, Input::Turn { subscribed: true, known: None }),
+            Action::Ask { .. }
+        ));
         assert_eq!(attempt.wake(), T0.after(SILENCE));
         assert!(matches!(
             attempt.step(attempt.wake(), Input::Wake),

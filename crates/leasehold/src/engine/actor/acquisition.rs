@@ -65,7 +65,7 @@ impl Acquisition {
 
     fn wakes(&self) -> Moment {
         match &self.stage {
-            Stage::Attempt(attempting) => attempting.attempt.wake(),
+            Stage::Attempt(attempting) => attempting.wake(),
             Stage::Resume(resuming) => resuming.resume.wake(),
             Stage::Lease(holding) => holding.lease.wake(),
             Stage::Cleanup(cleaning) => cleaning.wake(),

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::Actor;
 use super::acquisition::{Stage, Verb};
 use super::cleanups::{CleaningUp, Task};
 use super::effects::{Effect, Input};
 use super::leases::Terms;
+use super::{Actor, SLOW};
 use crate::clock::Moment;
 use crate::engine::attempt::{self, Action, Attempt, Debt, Refusal};
 use crate::engine::call::Key;
@@ -26,6 +26,17 @@ pub(super) struct Attempting {
     reply: Reply<Option<Delivery>>,
     /// Whether an event has said that it waits.
     announced: bool,
+    /// When the log is to say that it still waits.
+    log_at: Moment,
+}
+
+impl Attempting {
+    /// When it wants to be woken. While a claim is in flight, only for its limit: the answer comes first, and most
+    /// acquisitions end with it, without a timer.
+    pub(super) fn wake(&self) -> Moment {
+        let wake = self.attempt.wake();
+        if self.attempt.is_asking() { wake } else { std::cmp::min(wake, self.log_at) }
+    }
 }
 
 impl Actor {
@@ -46,20 +57,17 @@ impl Actor {
         let terms = Terms::new(options);
         let attempt = Attempt::new(key.owner, options.ttl, options.wait, once, now);
         let lines_up = attempt.lines_up();
-        self.insert(
-            key,
-            claim,
-            Stage::Attempt(Box::new(Attempting { attempt, terms, reply, announced: false })),
-        );
+        let attempting = Attempting { attempt, terms, reply, announced: false, log_at: now.after(SLOW) };
+        self.insert(key, claim, Stage::Attempt(Box::new(attempting)));
         if !lines_up {
-            return self.tell(key, Input::Turn);
+            return self.tell(key, Input::Turn(None));
         }
         let (place, first) = self.queues.join(&name, key);
         if let Some(acquisition) = self.get_mut(key) {
             acquisition.place = Some(place);
         }
         if first {
-            self.tell(key, Input::Turn);
+            self.tell(key, Input::Turn(None));
         } else {
             let holder = self.holder_here(&name);
             self.announce(key, holder);
@@ -72,7 +80,7 @@ impl Actor {
         let action = attempting.attempt.step(
             now,
             match input {
-                Input::Turn => attempt::Input::Turn { subscribed },
+                Input::Turn(known) => attempt::Input::Turn { subscribed, known: known.map(|known| *known) },
                 Input::Wake => attempt::Input::Wake,
                 Input::Hint => attempt::Input::Hint,
                 Input::Leave | Input::Close => attempt::Input::Leave,
@@ -88,7 +96,10 @@ impl Actor {
             },
         );
         match action {
-            Action::Rest => self.announce_seen(key),
+            Action::Rest => {
+                self.announce_seen(key);
+                self.log_long_wait(key, now);
+            }
             Action::Ask { wait } => {
                 if wait {
                     self.subscribe();
@@ -98,6 +109,7 @@ impl Actor {
                     acquisition.claim.wait = wait;
                 }
                 self.send(key, Verb::Acquire);
+                self.log_long_wait(key, now);
             }
             Action::Granted { sent, token, ttl, unknown_until } => {
                 self.granted(key, now, sent, token, ttl, unknown_until);
@@ -135,9 +147,7 @@ impl Actor {
         let Attempting { attempt, reply, .. } = *attempting;
         let (name, waited) = (claim.name.clone(), attempt.waited(now));
         let refusal = match refusal {
-            Refusal::Contended(None) => {
-                self.error_here(&name).map_or(refusal, |error| Refusal::Unavailable(Some(error)))
-            }
+            Refusal::Behind => self.refusal_behind(&name, now),
             refusal => refusal,
         };
         let answer: Result<Option<Delivery>> = match refusal {
@@ -146,12 +156,14 @@ impl Actor {
                 let seen = seen.or_else(|| self.holder_here(&name));
                 Err(Error::contended(&name, seen, waited))
             }
+            Refusal::Behind => Err(Error::contended(&name, None, waited)), // resolved above
             Refusal::Left => Err(Error::closed()),
             Refusal::Refused(error) => Err(error),
             Refusal::Silence(cause) => Err(Error::unavailable(&name, waited, cause.as_ref())),
             Refusal::Unavailable(cause) => {
                 let error = Error::unavailable(&name, waited, cause.as_ref());
-                if attempt.is_endless() {
+                // One with a limit, too, may be the first to find that out.
+                if attempt.is_endless() || attempt.is_silent(now) {
                     self.follow(Effect::EndLine(name, cause));
                 }
                 Err(error)
@@ -183,6 +195,15 @@ impl Actor {
         }
     }
 
+    /// Why a wait has ended that others were ahead of to the end, as the first of them knows.
+    fn refusal_behind(&self, name: &Name, now: Moment) -> Refusal {
+        match self.first_here(name) {
+            Some(first) if first.error().is_some() => Refusal::Unavailable(first.error().cloned()),
+            Some(first) if first.is_unanswered(now) => Refusal::Unavailable(None),
+            first => Refusal::Contended(first.and_then(|first| first.seen().cloned())),
+        }
+    }
+
     /// Why the storage does not answer, as the first in the local queue has found.
     fn error_here(&self, name: &Name) -> Option<Error> {
         self.first_here(name)?.error().cloned()
@@ -208,6 +229,26 @@ impl Actor {
             let holder = attempting.attempt.seen().cloned();
             self.announce(key, holder);
         }
+    }
+
+    /// Logs once that a caller has waited for long, while it still waits.
+    fn log_long_wait(&mut self, key: Key, now: Moment) {
+        let Some(acquisition) = self.get_mut(key) else { return };
+        let Stage::Attempt(attempting) = &mut acquisition.stage else { return };
+        if now < attempting.log_at {
+            return;
+        }
+        attempting.log_at = Moment::FAR;
+        let (name, waited) = (acquisition.claim.name.clone(), attempting.attempt.waited(now));
+        let (seen, error) = (attempting.attempt.seen().cloned(), attempting.attempt.error().cloned());
+        if let Some(error) = error.or_else(|| self.error_here(&name)) {
+            tracing::info!(target: "leasehold", %name, ?waited, %error, "still waiting, and the storage does not answer");
+            return;
+        }
+        let holder = seen.or_else(|| self.holder_here(&name));
+        let token = holder.as_ref().map(|holder| holder.token.get());
+        let holder = holder.as_ref().and_then(|holder| holder.label.as_deref());
+        tracing::info!(target: "leasehold", %name, ?waited, holder, token, "still waiting for the lock");
     }
 
     /// Says once that a caller waits.

@@ -7,6 +7,7 @@
 use super::Actor;
 use super::acquisition::Stage;
 use crate::clock::Moment;
+use crate::engine::attempt::Known;
 use crate::engine::call::{Call, Key};
 use crate::engine::work;
 use crate::error::{Error, Result};
@@ -25,7 +26,8 @@ pub(super) enum Effect {
 
 /// What happens to an acquisition, whatever its stage.
 pub(super) enum Input {
-    Turn,
+    /// It is its turn in the local queue; what the one ahead of it knew.
+    Turn(Option<Box<Known>>),
     Wake,
     Hint,
     Leave,
@@ -107,9 +109,13 @@ impl Actor {
     pub(super) fn leave_line(&mut self, key: Key) {
         let Some(acquisition) = self.get_mut(key) else { return };
         let Some(place) = acquisition.place.take() else { return };
+        let known = match &acquisition.stage {
+            Stage::Attempt(attempting) => Some(Box::new(attempting.attempt.known())),
+            _ => None,
+        };
         let name = acquisition.claim.name.clone();
         if let Some(next) = self.queues.leave(&name, place) {
-            self.tell(next, Input::Turn);
+            self.tell(next, Input::Turn(known));
         }
     }
 }

@@ -166,7 +166,7 @@ impl Actor {
                 lease::Input::Answer { call, answer }
             }
             Input::Seen { seen: Err(_), .. }
-            | Input::Turn
+            | Input::Turn(_)
             | Input::Leave
             | Input::Silence(_)
             | Input::Held(_)

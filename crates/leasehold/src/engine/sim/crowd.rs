@@ -75,10 +75,12 @@ impl Crowd {
         Ok(())
     }
 
-    /// Lets time pass, while every call is met with silence.
+    /// Lets time pass, while every call is met with silence, for which it ends after half a second at the latest.
     fn silence(&mut self, until: u64) -> Result<(), Violation> {
         while self.now < until {
-            self.now = std::cmp::min(std::cmp::max(self.client.wake, self.now + MS), until);
+            let next = std::cmp::max(self.client.wake, self.now + MS);
+            let limit = if self.calls.is_empty() { until } else { self.now + 500 * MS };
+            self.now = std::cmp::min(next, std::cmp::min(limit, until));
             while let Some(call) = self.calls.pop_front() {
                 let _ = call.reply.send(unknown(&call.ask));
             }
