@@ -327,6 +327,16 @@ impl Guard {
         block_on(self.0.ensure(least))
     }
 
+    /// Unties the lease from this process: if the process dies, the lease ends with its TTL, or when its ticket is resumed
+    /// and released.
+    ///
+    /// # Errors
+    ///
+    /// As [`leasehold::Guard::outlive_process`](crate::Guard::outlive_process).
+    pub fn outlive_process(&self) -> Result<()> {
+        block_on(self.0.outlive_process())
+    }
+
     /// Asks the storage whether the lock is still held, now.
     ///
     /// # Errors

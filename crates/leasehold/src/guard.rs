@@ -113,6 +113,27 @@ impl Guard {
         }
     }
 
+    /// Unties the lease from this process: if the process dies, the lease ends with its TTL, or when
+    /// [`Locks::resume`](crate::Locks::resume) takes its [`Guard::ticket`] up and releases it. Renews the lease; the guard
+    /// goes on as before. Cannot be undone.
+    ///
+    /// For a process whose work may go on after its own death, in processes that it has started: a second process that
+    /// watches over that work releases the ticket once the work has ended. Without this, SQLite frees the lock of a
+    /// process that was killed within milliseconds; every other storage keeps it for the TTL anyway.
+    ///
+    /// # Errors
+    ///
+    /// - [`Lost`](crate::ErrorKind::Lost) if the lock is lost.
+    /// - [`Unavailable`](crate::ErrorKind::Unavailable) if the storage did not answer; the lock is still held, and the
+    ///   next renewal unties it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future may leave the lease tied until the next renewal.
+    pub async fn outlive_process(&self) -> Result<()> {
+        self.engine.outlive(&self.hold).await
+    }
+
     /// Asks the storage whether the lock is still held, now.
     ///
     /// # Errors

@@ -23,19 +23,67 @@ const CHANGES: usize = 64;
 
 /// What a command asks of the engine.
 pub(crate) enum Command {
-    Acquire { key: Key, name: Name, options: Options, once: bool, reply: Reply<Option<Delivery>> },
-    Break { name: Name, reply: Reply<Option<Holder>> },
-    Close { reply: Reply<()> },
-    Detach { key: Key },
-    Inspect { name: Name, reply: Reply<Option<Holder>> },
-    Leave { key: Key },
-    List { prefix: String, reply: Reply<Vec<Holder>> },
-    Observe { name: Name, id: u64, changes: mpsc::Sender<Change> },
-    Release { key: Key, reply: Option<Reply<()>> },
-    Renew { key: Key, ttl: Option<Duration>, reply: Reply<()> },
-    Resume { key: Key, ticket: Ticket, options: Options, reply: Reply<Delivery> },
-    Unobserve { name: Name, id: u64 },
-    Verify { key: Key, reply: Reply<()> },
+    Acquire {
+        key: Key,
+        name: Name,
+        options: Options,
+        once: bool,
+        reply: Reply<Option<Delivery>>,
+    },
+    Break {
+        name: Name,
+        reply: Reply<Option<Holder>>,
+    },
+    Close {
+        reply: Reply<()>,
+    },
+    Detach {
+        key: Key,
+    },
+    Inspect {
+        name: Name,
+        reply: Reply<Option<Holder>>,
+    },
+    Leave {
+        key: Key,
+    },
+    List {
+        prefix: String,
+        reply: Reply<Vec<Holder>>,
+    },
+    Observe {
+        name: Name,
+        id: u64,
+        changes: mpsc::Sender<Change>,
+    },
+    Release {
+        key: Key,
+        reply: Option<Reply<()>>,
+    },
+    Renew {
+        key: Key,
+        ttl: Option<Duration>,
+        reply: Reply<()>,
+    },
+    /// Renews with a claim that unties the lease from this process, as every later renewal does.
+    Outlive {
+        key: Key,
+        reply: Reply<()>,
+    },
+    Resume {
+        key: Key,
+        ticket: Ticket,
+        options: Options,
+        reply: Reply<Delivery>,
+    },
+    Unobserve {
+        name: Name,
+        id: u64,
+    },
+    Verify {
+        key: Key,
+        reply: Reply<()>,
+    },
 }
 
 /// Where an answer goes.
@@ -165,6 +213,11 @@ impl Handle {
         // Before the storage is asked, so that a ticket written meanwhile promises no more.
         ttl.into_iter().for_each(|ttl| hold.shorten(ttl));
         lost_first(hold, self.ask(|reply| Command::Renew { key: hold.key, ttl, reply }).await)
+    }
+
+    /// Has the storage keep the lease even if this process dies.
+    pub(crate) async fn outlive(&self, hold: &Hold) -> Result<()> {
+        lost_first(hold, self.ask(|reply| Command::Outlive { key: hold.key, reply }).await)
     }
 
     pub(crate) async fn verify(&self, hold: &Hold) -> Result<()> {

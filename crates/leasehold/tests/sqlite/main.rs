@@ -20,11 +20,11 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use futures_util::StreamExt;
-use leasehold::ErrorKind;
 use leasehold::storage::sqlite::{Config, Sqlite};
 use leasehold::storage::{
     Acquire, Claim, Hint, Name, Owner, Release, Renew, Storage, Token, WAITER_HEARTBEAT,
 };
+use leasehold::{ErrorKind, Locks};
 use tokio::time::Instant;
 
 const ROLE: &str = "LEASEHOLD_TEST_SQLITE_FILE";
@@ -151,6 +151,25 @@ fn a_detached_lease_outlives_its_process() {
         let mine = Claim::new(name("job"), granted.owner, LONG).detached(true);
         assert!(matches!(renew(&storage, &mine).await, Renew::Renewed { .. }));
         assert_eq!(release(&storage, &mine).await, Release::Released);
+    });
+}
+
+#[test]
+fn a_guard_may_outlive_its_process_and_is_released_by_its_ticket() {
+    let dir = Dir::new();
+    let mut holder = Worker::start(&dir.file());
+    holder.say("guard kept outlives");
+    let kept = holder.hear();
+    holder.say("guard freed ends");
+    let freed = holder.hear();
+    holder.kill();
+    run(async {
+        let locks = Locks::connect(&format!("sqlite:{}", dir.file().display())).await.expect("opened");
+        let resume = async |ticket: &str| locks.resume(ticket.parse().expect("a ticket")).await;
+        assert_eq!(resume(&freed).await.expect_err("its process has ended").kind(), ErrorKind::Lost);
+        assert!(locks.lock("kept").try_acquire().await.expect("looked").is_none());
+        resume(&kept).await.expect("still there").release().await.expect("still held");
+        assert!(locks.lock("kept").try_acquire().await.expect("looked").is_some());
     });
 }
 
@@ -840,6 +859,7 @@ fn worker() {
             Err(error) => return answer(&format!("{:?}: {error}", error.kind())),
         };
         let (mut hints, mut starved): (Hints, _) = (Box::pin(storage.hints()), Vec::new());
+        let mut guards = Vec::new();
         answer("open");
         for line in std::io::stdin().lines() {
             let line = line.expect("a line");
@@ -850,6 +870,16 @@ fn worker() {
                     let mine = claim(lock).wait(true);
                     let token = wait_for(&storage, &mut hints, &mine, || answer("waiting")).await;
                     answer(&format!("granted {token} {}", mine.owner));
+                }
+                ["guard", lock, outlives] => {
+                    let locks = Locks::connect(&format!("sqlite:{}", file.display())).await.expect("opened");
+                    let guard = locks.lock(*lock).ttl(LONG).acquire().await.expect("free");
+                    if *outlives == "outlives" {
+                        guard.outlive_process().await.expect("held");
+                        guard.verify().await.expect("still held");
+                    }
+                    answer(&guard.ticket().to_string());
+                    guards.push((locks, guard));
                 }
                 ["detach", lock] => {
                     let mine = claim(lock).detached(true);

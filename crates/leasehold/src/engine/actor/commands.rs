@@ -36,6 +36,7 @@ impl Actor {
                 self.subscribe();
                 self.observers.add(name, id, changes, now);
             }
+            Command::Outlive { key, reply } => self.outlive(key, reply),
             Command::Release { key, reply } => self.release(now, key, reply),
             Command::Renew { key, ttl, reply } => self.renew_for(key, ttl, reply),
             Command::Resume { key, ticket, options, reply } => {
@@ -57,7 +58,9 @@ impl Actor {
             Command::Break { reply, .. } | Command::Inspect { reply, .. } => closed::<Option<Holder>>(reply),
             Command::List { reply, .. } => closed(reply),
             Command::Resume { reply, .. } => closed(reply),
-            Command::Renew { reply, .. } | Command::Verify { reply, .. } => closed(reply),
+            Command::Outlive { reply, .. } | Command::Renew { reply, .. } | Command::Verify { reply, .. } => {
+                closed(reply);
+            }
             Command::Close { reply } => {
                 if let Some(closing) = &mut self.closing {
                     closing.replies.push(reply);

@@ -138,6 +138,18 @@ impl Actor {
         self.tell(key, ttl.map_or(Input::RenewNow, Input::Extend));
     }
 
+    /// Renews with a detached claim, so that the lease is not tied to this process from then on.
+    pub(super) fn outlive(&mut self, key: Key, reply: Reply<()>) {
+        if self.holding(key).is_none() {
+            return;
+        }
+        if let Some(acquisition) = self.get_mut(key) {
+            // Before the renewal is asked for: only one that leaves from now on answers.
+            acquisition.claim.detached = true;
+        }
+        self.renew_for(key, None, reply);
+    }
+
     pub(super) fn step_lease(&mut self, key: Key, now: Moment, input: Input) {
         let longest = self.shared.limits.ttl_max;
         let Some(holding) = self.holding(key) else { return };
