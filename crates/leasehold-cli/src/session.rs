@@ -94,6 +94,31 @@ impl Drop for Resumed {
     }
 }
 
+/// Releases the lease of a ticket, for a process that cannot any more. Asks again as long as the storage does not answer.
+pub(crate) async fn release_ticket(url: &str, ticket: Ticket) {
+    const AGAIN: Duration = Duration::from_millis(200);
+    const LONGEST: Duration = Duration::from_secs(60);
+    let release = async {
+        while let Err(error) = try_release_ticket(url, ticket.clone()).await
+            && error.kind() == ErrorKind::Unavailable
+        {
+            tokio::time::sleep(AGAIN).await;
+        }
+    };
+    // What is not released by then ends with its TTL.
+    let _ = tokio::time::timeout(LONGEST, release).await;
+}
+
+async fn try_release_ticket(url: &str, ticket: Ticket) -> leasehold::Result<()> {
+    let locks = Locks::connect(url).await?;
+    let released = match Resumed::resume(&locks, ticket).await {
+        Ok(lease) => lease.release().await,
+        Err(error) => Err(error),
+    };
+    let closed = locks.close().await;
+    released.and(closed)
+}
+
 /// Refuses a TTL that the storage does not allow, before anything is sent.
 pub(crate) fn check_ttl(what: &str, ttl: Duration, locks: &Locks) -> Result<()> {
     let Limits { ttl_min: min, ttl_max: max, .. } = locks.limits();

@@ -9,6 +9,10 @@ use crate::signals::pending;
 /// Prints the ids of the command and of a child of its own; both live until they are ended.
 const TREE: &str = "sleep 1000 & echo $$; echo $!; wait";
 
+/// Root without the right to signal whom it wants is as any user that starts `sudo`.
+const WITHOUT_RIGHT: [&str; 2] = ["--bounding-set=-kill", "--inh-caps=-kill"];
+const AS_ANOTHER: [&str; 2] = ["--reuid=65534", "--clear-groups"];
+
 #[test]
 fn killed_guardian_is_replaced() {
     let world = World::new();
@@ -29,6 +33,61 @@ fn killed_guardian_is_replaced() {
         run.signal(Signal::KILL);
         run.wait();
     }
+}
+
+#[test]
+fn next_command_waits_until_the_one_of_a_killed_run_has_ended() {
+    // What the guardian may not signal lives until the test ends it.
+    if !processes::is_allowed(
+        "setpriv",
+        &[&WITHOUT_RIGHT[..], &["setpriv"], &AS_ANOTHER[..], &["true"]].concat(),
+    ) {
+        return;
+    }
+    let world = World::new();
+    for kill_guardian in [false, true] {
+        let ttl = if kill_guardian { ms(3_000) } else { "1h".to_owned() };
+        let mut run = std::process::Command::new("setpriv");
+        run.args(WITHOUT_RIGHT).arg(env!("CARGO_BIN_EXE_leasehold")).args(["run", "lock", "--ttl", &ttl]);
+        run.args(["--", "sh", "-c", &format!("setpriv {} sleep 1000 & echo $!; wait", AS_ANOTHER.join(" "))]);
+        let mut run = Running::start(run.env("LEASEHOLD_STORE", world.store()));
+        let child = run.line();
+        eventually("the other user", || processes::user(&child) == Some(65534));
+        let guardian = guardian(run.pid(), None);
+        processes::waits(guardian);
+        run.signal(Signal::KILL);
+        run.wait();
+        if kill_guardian {
+            processes::signal(guardian, Signal::KILL);
+        }
+
+        let mut next = Running::start(&mut world.run(&[], "echo in; cat"));
+        world.waiters(1);
+        assert!(lives(&child), "nothing has ended it yet");
+        processes::signal(processes::pid(&child), Signal::KILL);
+        // The guardian sees that; without it the TTL decides.
+        assert_eq!(next.line(), "in");
+        next.close_stdin();
+        assert_eq!(next.wait().code(), Some(0));
+    }
+}
+
+#[test]
+fn lease_of_a_run_that_is_killed_after_its_command_is_released() {
+    let world = World::new();
+    let mut run = Running::start(&mut world.run(&["--ttl", "1h"], "echo $$; read line"));
+    let command = run.line();
+    processes::waits(guardian(run.pid(), None));
+    // Each transaction waits for this.
+    let file = std::fs::File::open(world.path("locks.db-live")).expect("there");
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).expect("locked");
+    run.close_stdin();
+    // It is reaped once the guardian was told so, and before the release.
+    eventually("the end of the command", || !std::path::Path::new("/proc").join(&command).exists());
+    run.signal(Signal::KILL);
+    run.wait();
+    drop(file);
+    world.held(false);
 }
 
 #[test]
@@ -83,10 +142,7 @@ fn loss_while_run_is_stopped_is_one_sigterm() {
 
 #[test]
 fn command_that_runs_as_another_user_is_told_of_at_once() {
-    // Root without the right to signal whom it wants is as any user that starts `sudo`.
-    let without_right = ["--bounding-set=-kill", "--inh-caps=-kill"];
-    let as_another = ["--reuid=65534", "--clear-groups"];
-    let both = [&without_right[..], &["setpriv"], &as_another[..], &["true"]].concat();
+    let both = [&WITHOUT_RIGHT[..], &["setpriv"], &AS_ANOTHER[..], &["true"]].concat();
     if !processes::is_allowed("setpriv", &both) {
         return;
     }
@@ -96,7 +152,7 @@ fn command_that_runs_as_another_user_is_told_of_at_once() {
         "setpriv --reuid=65534 --clear-groups sleep 1000",
     ] {
         let mut command = std::process::Command::new("setpriv");
-        command.args(without_right).arg(env!("CARGO_BIN_EXE_leasehold"));
+        command.args(WITHOUT_RIGHT).arg(env!("CARGO_BIN_EXE_leasehold"));
         command.args([
             "run",
             "lock",

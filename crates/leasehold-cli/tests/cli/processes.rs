@@ -52,6 +52,12 @@ pub(crate) fn is_allowed(program: &str, args: &[&str]) -> bool {
     allowed
 }
 
+/// The user that a process runs as, if it is there.
+pub(crate) fn user(id: &str) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt as _;
+    fs::metadata(format!("/proc/{id}")).ok().map(|found| found.uid())
+}
+
 /// Measures how long something takes.
 #[expect(clippy::disallowed_methods, reason = "the machine does not sleep during a test")]
 pub(crate) fn took(work: impl FnOnce()) -> Duration {

@@ -1,8 +1,10 @@
-//! Kills at random what a `run` is made of, and looks whether a command ever ran on after its lease.
+//! Kills at random what a `run` is made of, and looks whether two commands ever ran at once.
 //!
 //! `LEASEHOLD_TORTURE_KILLS` says how often; `LEASEHOLD_TORTURE_SEED` repeats the choices, though not the timing.
 
+use std::collections::HashSet;
 use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -10,22 +12,22 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 
-use crate::harness::{Running, World, eventually, ms, scaled};
+use crate::harness::{Running, World, eventually, ms};
 use crate::processes::{children, signal};
 
 const CONTENDERS: usize = 6;
 
-/// How long a lease lasts that is not renewed, in seconds.
-const TTL: u64 = 2;
+/// How long a lease lasts that is not renewed, in milliseconds.
+const TTL: u64 = 2_000;
 
-/// Each process of the command has the witness open, and the first has it locked: it stays locked as long as one of
-/// them lives. The next command finds it unlocked, or sees it unlocked before the deadline of the lease before its own:
-/// a killed holder of this storage is replaced at once, while its command is being killed.
-const COMMAND: &str = "exec 9>>witness
-    free() { flock $1 9; [ $? != 1 ]; } # another code than 1: it was killed itself
-    free -n || { echo $LEASEHOLD_TOKEN >> overlaps; free -w$LIMIT || echo $LEASEHOLD_TOKEN >> violations; }
-    echo $LEASEHOLD_TOKEN >> tokens
-    sleep 1000 & sleep 0.0$((LEASEHOLD_TOKEN % 5)); kill $!; wait";
+/// The command has one witness locked, and its children hold another one together with it: each stays locked as long as one
+/// of those lives that have it open. The next command finds both unlocked.
+const COMMAND: &str = "exec 8>>group 9>>head
+    # Another code than 1 is that of a `flock` that was killed itself.
+    flock -n 9; [ $? != 1 ] || echo $LEASEHOLD_TOKEN >> violations
+    flock -n 8; [ $? != 1 ] || echo $LEASEHOLD_TOKEN >> overlaps
+    echo $LEASEHOLD_TOKEN $PPID >> grants
+    sleep 1000 9>&- & sleep 0.0$((LEASEHOLD_TOKEN % 5)) 9>&-; kill $!; wait";
 
 /// The numbers that choose; a generator is enough that repeats them for a seed.
 struct Random(u64);
@@ -55,24 +57,26 @@ enum Victim {
 }
 
 #[test]
-fn random_kills_never_let_a_command_outlive_its_lease() {
+fn random_kills_never_let_two_commands_run_at_once() {
     let kills = setting("LEASEHOLD_TORTURE_KILLS").unwrap_or(150);
     let seed = setting("LEASEHOLD_TORTURE_SEED").unwrap_or(u64::from(std::process::id()));
     let world = Arc::new(World::new());
     let running: Arc<Vec<Mutex<Option<Pid>>>> = Arc::new((0..CONTENDERS).map(|_| Mutex::new(None)).collect());
+    let killed: Arc<Mutex<HashSet<i32>>> = Arc::default();
     let stop = Arc::new(AtomicBool::new(false));
     let contenders: Vec<_> = (0..CONTENDERS)
         .map(|number| {
-            let (world, running, stop) = (world.clone(), running.clone(), stop.clone());
+            let (world, running, stop, killed) =
+                (world.clone(), running.clone(), stop.clone(), killed.clone());
             thread::spawn(move || {
                 let mut runs = 0_u64;
                 while !stop.load(Ordering::SeqCst) {
-                    let ttl = ms(TTL * 1000);
-                    let mut run = world.run(&["--ttl", &ttl, "--grace", "100ms"], COMMAND);
-                    let limit = scaled(Duration::from_secs(TTL)).as_secs().to_string();
-                    let mut run = Running::start(run.env("LIMIT", limit));
+                    let mut run = world.run(&["--ttl", &ms(TTL), "--grace", "100ms"], COMMAND);
+                    let mut run = Running::start(&mut run);
                     *running[number].lock().expect("fine") = Some(run.pid());
-                    run.wait();
+                    if run.wait().signal() == Some(Signal::KILL.as_raw()) {
+                        killed.lock().expect("fine").insert(run.pid().as_raw_nonzero().get());
+                    }
                     *running[number].lock().expect("fine") = None;
                     runs += 1;
                 }
@@ -107,19 +111,36 @@ fn random_kills_never_let_a_command_outlive_its_lease() {
     let runs: u64 = contenders.into_iter().map(|contender| contender.join().expect("fine")).sum();
     let violations = fs::read_to_string(world.path("violations")).unwrap_or_default();
     assert_eq!(violations, "", "seed {seed}, after {done} kills: {counts:?}");
+    // Children live on by design where the command has ended before them; not where `run` was killed.
+    let (grants, killed) = (grants(&world), killed.lock().expect("fine"));
+    let overlaps = fs::read_to_string(world.path("overlaps")).unwrap_or_default();
+    let overlaps: Vec<u64> = overlaps.lines().map(|token| token.parse().expect("a number")).collect();
+    let after_a_kill: Vec<_> = grants
+        .windows(2)
+        .filter(|pair| overlaps.contains(&pair[1].0) && killed.contains(&pair[0].1))
+        .collect();
+    assert!(after_a_kill.is_empty(), "seed {seed}, after {done} kills: {counts:?} {after_a_kill:?}");
     let tokens = tokens(&world);
     assert!(tokens.is_sorted_by(|a, b| a < b), "seed {seed}: {tokens:?}");
     world.held(false);
-    let overlaps = fs::read_to_string(world.path("overlaps")).unwrap_or_default().lines().count();
-    let grants = tokens.len();
+    let (grants, killed) = (tokens.len(), killed.len());
     eprintln!(
-        "{done} kills of {runs} runs, {grants} grants, {overlaps} short overlaps: {counts:?}, seed {seed}"
+        "{done} kills of {runs} runs, {killed} of them by SIGKILL, {grants} grants, none at once: {counts:?}, seed {seed}"
     );
 }
 
 fn tokens(world: &World) -> Vec<u64> {
-    let tokens = fs::read_to_string(world.path("tokens")).unwrap_or_default();
-    tokens.lines().map(|line| line.parse().expect("a number")).collect()
+    grants(world).into_iter().map(|(token, _)| token).collect()
+}
+
+/// Each grant's token, and the process id of its `run`.
+fn grants(world: &World) -> Vec<(u64, i32)> {
+    let grants = fs::read_to_string(world.path("grants")).unwrap_or_default();
+    let grant = |line: &str| {
+        let (token, run) = line.split_once(' ').expect("two numbers");
+        (token.parse().expect("a number"), run.parse().expect("a number"))
+    };
+    grants.lines().map(grant).collect()
 }
 
 /// Kills something of this contender. What is known to be out of reach is left out: `run` is not killed while it has
@@ -140,11 +161,7 @@ fn strike(random: &mut Random, running: &Mutex<Option<Pid>>) -> Option<Victim> {
         _ => Victim::Stopped,
     };
     match victim {
-        Victim::Run if is_guarded => {
-            signal(run, Signal::KILL);
-            // Nor is its guardian killed while it still dies.
-            *running.lock().expect("fine") = None;
-        }
+        Victim::Run if is_guarded => signal(run, Signal::KILL),
         Victim::Run => return None,
         Victim::Guardian => signal(guardian?, Signal::KILL),
         // With its children, which live on by design if it ends on its own.
@@ -157,6 +174,10 @@ fn strike(random: &mut Random, running: &Mutex<Option<Pid>>) -> Option<Victim> {
             pause(Duration::from_millis(random.below(30)));
             signal(stopped, Signal::CONT);
         }
+    }
+    // Nor is its guardian killed while `run` still dies; and of one that ends by itself it is known that it did.
+    if matches!(victim, Victim::Run | Victim::Command | Victim::Terminated) {
+        *running.lock().expect("fine") = None;
     }
     Some(victim)
 }

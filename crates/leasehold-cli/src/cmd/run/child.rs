@@ -189,6 +189,17 @@ fn group_lives(group: Pid) -> bool {
     process::test_kill_process_group(group) != Err(Errno::SRCH) && !is_used_again
 }
 
+/// Returns `true` if a group has a member, which may be a zombie.
+pub(super) fn has_members(group: Pid, is_reaped: bool) -> bool {
+    if is_reaped { group_lives(group) } else { process::test_kill_process_group(group) != Err(Errno::SRCH) }
+}
+
+/// Returns `true` if a member of a group may still run. Zombies do not, and stay where the first process of a container
+/// reaps nothing.
+pub(super) fn has_running_members(group: Pid) -> bool {
+    procfs::group_runs(group).unwrap_or(true)
+}
+
 fn exit(status: &WaitIdStatus) -> Exit {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => Exit::Child(u8::try_from(code & 0xff).unwrap_or(u8::MAX)),

@@ -1,19 +1,27 @@
 //! `leasehold __guard`: a second process that ends the command's group when we cannot.
 //!
 //! The kernel ends only the command itself when we die, not its children; and nothing ends anything while we
-//! are stopped. The guardian reads from a pipe what it has to know, one line each:
+//! are stopped. So the lease does not end with us either: only the guardian knows when the command has ended. It reads
+//! from a pipe what it has to know, one line each:
 //!
 //! | Line | Meaning |
 //! |---|---|
+//! | `lease <ticket> <url>` | what to release after our death, once the group has ended |
 //! | `group <id>` | the group to end |
 //! | `reaped` | the head of the group was reaped: the group lives only as long as it has members |
 //! | `deadline <ns since boot>` | when the lease is over |
 //! | `lost` | the lock is lost, and we act on it |
 //! | `ask` | answer, after all reports |
-//! | `done` | the group is not to be ended any more |
+//! | `ended` | the group is not to be ended any more |
+//! | `done` | nothing is left to do |
 //!
-//! If the pipe ends without `done`, we are dead: it kills the group at once. If the deadline passes without news, we
-//! are stopped and the lease is over: it does what `--on-lost` says. It reports to us through another pipe, one byte
+//! If the pipe ends without `done`, we are dead:
+//!
+//! 1. It kills the group at once.
+//! 2. It waits until the group has no member that runs, for as long as the lease may last.
+//! 3. It releases the lease, so that the next holder need not wait for the TTL. If it is killed before, the TTL decides.
+//!
+//! If the deadline passes without news, we are stopped and the lease is over: it does what `--on-lost` says. It reports to us through another pipe, one byte
 //! each: `X` that it was sent a request to end, `A` that it was asked. The end of that pipe is its own end: we start
 //! another guardian.
 //!
@@ -31,6 +39,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::ValueEnum as _;
+use leasehold::Ticket;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
@@ -38,13 +47,13 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix;
 
-use super::child::{signal_group, signal_group_without_leader};
+use super::child::{has_members, has_running_members, signal_group, signal_group_without_leader};
 use super::clock::boot_nanos;
 use super::reaper;
 use crate::args::OnLost;
 use crate::exit::{Exit, Failure, Result};
 use crate::output::millis;
-use crate::signals;
+use crate::{session, signals};
 
 pub(super) const VERB: &str = "__guard";
 
@@ -97,6 +106,7 @@ struct Running {
 
 #[derive(Default)]
 struct Lines {
+    lease: Option<String>,
     group: Option<String>,
     reaped: Option<String>,
     deadline: Option<String>,
@@ -150,11 +160,19 @@ impl Guardian {
         };
         self.is_given_up = next.is_err();
         self.running = next?;
-        let Lines { group, reaped, deadline, lost } = &self.lines;
-        for line in [group, reaped, deadline, lost].into_iter().flatten() {
+        let Lines { lease, group, reaped, deadline, lost } = &self.lines;
+        for line in [lease, group, reaped, deadline, lost].into_iter().flatten() {
             self.running.tell(line);
         }
         Ok(())
+    }
+
+    /// The lease that the guardian releases once the group has ended. The URL is written to a pipe that no other process
+    /// reads: it may contain a password.
+    pub(super) fn lease(&mut self, ticket: &Ticket, url: &str) {
+        let line = format!("lease {ticket} {url}\n");
+        self.running.tell(&line);
+        self.lines.lease = Some(line);
     }
 
     /// The group that the guardian ends.
@@ -179,7 +197,8 @@ impl Guardian {
     /// We know of the loss and act on it; the guardian only makes sure that it comes to an end.
     pub(super) fn lost(&mut self) {
         self.running.tell("lost\n");
-        (self.lines.deadline, self.lines.lost) = (None, Some("lost\n".to_owned()));
+        let lost = Some("lost\n".to_owned());
+        (self.lines.lease, self.lines.deadline, self.lines.lost) = (None, None, lost);
     }
 
     /// Asks for an answer. Returns `false` if there is nobody to give one.
@@ -188,7 +207,13 @@ impl Guardian {
         !self.is_given_up && !self.running.is_deaf
     }
 
-    /// The group's id is about to be free for others.
+    /// The group's id is about to be free for others. The lease is still there.
+    pub(super) fn group_ended(&mut self) {
+        self.running.tell("ended\n");
+        self.lines = Lines { lease: self.lines.lease.take(), ..Lines::default() };
+    }
+
+    /// The lease is over, or ends without the guardian.
     pub(super) fn done(&mut self) {
         self.running.tell("done\n");
         self.running.pipe = None;
@@ -328,7 +353,17 @@ pub(super) fn main(args: &[OsString]) -> Exit {
     let on_lost = OnLost::from_str(&on_lost.to_string_lossy(), false).unwrap_or(OnLost::Term);
     let grace = Duration::from_millis(grace.to_string_lossy().parse().unwrap_or(0));
     outlive_signals();
-    Watch { on_lost, grace, group: None, is_reaped: false, deadline: None, kill_at: None }.run();
+    let watch = Watch {
+        on_lost,
+        grace,
+        group: None,
+        is_reaped: false,
+        deadline: None,
+        kill_at: None,
+        lease: None,
+        lease_ends: 0,
+    };
+    watch.run();
     Exit::Success
 }
 
@@ -358,6 +393,10 @@ struct Watch {
     deadline: Option<u64>,
     /// When the group is killed, unless it is done.
     kill_at: Option<u64>,
+    /// What is released once the group has ended: a ticket and the URL of its storage.
+    lease: Option<(Ticket, String)>,
+    /// Our last deadline.
+    lease_ends: u64,
 }
 
 /// How much later than ourselves the guardian acts, so that it only does when we do not. Less than the
@@ -376,7 +415,7 @@ impl Watch {
             let mut buffer = [0; 4096];
             match rustix::io::read(rustix::stdio::stdin(), &mut buffer) {
                 Err(Errno::INTR) => continue,
-                Ok(0) | Err(_) => return self.signal(Signal::KILL),
+                Ok(0) | Err(_) => return self.succeed(),
                 Ok(n) => unread.extend_from_slice(&buffer[..n]),
             }
             while let Some(end) = unread.iter().position(|&byte| byte == b'\n') {
@@ -394,10 +433,18 @@ impl Watch {
         match line.split_once(' ').unwrap_or((line, "")) {
             ("group", id) => self.group = id.parse().ok().and_then(Pid::from_raw),
             ("reaped", _) => self.is_reaped = true,
-            ("deadline", at) => self.deadline = at.parse().ok(),
+            ("deadline", at) => {
+                self.deadline = at.parse().ok();
+                self.lease_ends = self.deadline.unwrap_or(0);
+            }
+            ("lease", lease) => {
+                let (ticket, url) = lease.split_once(' ').unwrap_or_default();
+                self.lease = ticket.parse().ok().map(|ticket| (ticket, url.to_owned()));
+            }
+            ("ended", _) => (self.group, self.deadline, self.kill_at) = (None, None, None),
             ("ask", _) => report(ANSWERED),
             ("lost", _) => {
-                self.deadline = None;
+                (self.deadline, self.lease) = (None, None);
                 self.kill_at = match self.on_lost {
                     OnLost::Term => Some(after(self.grace.saturating_add(SLACK))),
                     OnLost::Kill => Some(after(SLACK)),
@@ -406,6 +453,38 @@ impl Watch {
             }
             _ => {}
         }
+    }
+
+    /// Does what is left to do after our death.
+    fn succeed(mut self) {
+        self.signal(Signal::KILL);
+        let Some((ticket, url)) = self.lease.take() else { return };
+        if !self.group_has_ended() {
+            return;
+        }
+        let left = Duration::from_nanos(self.lease_ends.saturating_sub(boot_nanos()));
+        if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            let release = session::release_ticket(&url, ticket);
+            let _ = runtime.block_on(async { tokio::time::timeout(left, release).await });
+        }
+    }
+
+    /// Waits until the killed group has ended. Returns `false` if the lease is over before.
+    #[expect(clippy::disallowed_methods, reason = "no event tells when a group has ended")]
+    fn group_has_ended(&self) -> bool {
+        const LONGEST: Duration = Duration::from_millis(32);
+        let Some(group) = self.group else { return true };
+        let mut pause = Duration::from_millis(1);
+        // `/proc` is asked late: to look through it costs more the more processes there are.
+        while has_members(group, self.is_reaped) && (pause < LONGEST || has_running_members(group)) {
+            // It is not renewed any more.
+            if boot_nanos() >= self.lease_ends {
+                return false;
+            }
+            std::thread::sleep(pause);
+            pause = std::cmp::min(pause * 2, LONGEST);
+        }
+        true
     }
 
     fn until_due(&self) -> Option<Duration> {

@@ -119,8 +119,12 @@ impl Job {
         let guard = self.acquire(locks, cx).await?;
         let granted = clock::boot_nanos();
         let mut guardian = Guardian::start(self.args.on_lost, self.grace())?;
+        if let Ok(url) = cx.store.anywhere() {
+            guardian.lease(&guard.ticket(), &url);
+        }
         let outcome = self.supervise(locks, &guard, &mut guardian).await?;
         let ended = self.end(locks, guard, granted, outcome).await;
+        guardian.done();
         guardian.ended().await;
         ended
     }
@@ -209,9 +213,9 @@ impl Job {
                 }
             }
             self.ended_or_warned(&child).await;
-            guardian.done();
+            guardian.group_ended();
         } else {
-            guardian.done();
+            guardian.group_ended();
             child.reap();
         }
         Ok(Outcome { exit, lost, unguarded })
@@ -225,7 +229,18 @@ impl Job {
         guardian: &mut Guardian,
     ) -> Result<Child> {
         let mut child = Child::spawn(&self.command, variables)?;
-        child.ready().await?;
+        // Before the command begins: it may outlive this process for a moment, and the lease has to outlive the command.
+        let (ready, untied) = tokio::join!(child.ready(), guard.outlive_process());
+        ready?;
+        match untied {
+            Err(error) if error.kind() != ErrorKind::Lost => {
+                child.signal(Signal::KILL);
+                child.reap();
+                return Err(error.into());
+            }
+            // What is lost is seen below.
+            _ => {}
+        }
         // Not earlier: the command inherits what is ignored.
         self.signals.add_cont()?;
         guardian.watch()?;

@@ -22,6 +22,25 @@ pub(super) fn parent(pid: Pid) -> Option<Pid> {
     Pid::from_raw(parent.parse().ok()?)
 }
 
+/// Returns `true` if a process of this group runs, `None` if that cannot be known.
+pub(super) fn group_runs(group: Pid) -> Option<bool> {
+    // Where the first process is hidden, so may be others.
+    if !is_own() || fs::read_to_string("/proc/1/stat").is_err() {
+        return None;
+    }
+    let group = group.as_raw_nonzero().to_string();
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let stats = processes.filter_map(|process| fs::read_to_string(process.path().join("stat")).ok());
+    let mut members = stats.filter_map(|stat| {
+        // pid (name, which may contain anything) state parent group …, and 14 fields later the number of threads
+        let mut fields = stat.rsplit(')').next()?.split_ascii_whitespace();
+        let (state, of, threads) = (fields.next()?, fields.nth(1)?, fields.nth(14)?);
+        let runs = !matches!(state, "Z" | "X") || threads.parse::<u32>().is_ok_and(|threads| threads > 1);
+        (of == group).then_some(runs)
+    });
+    Some(members.any(|runs| runs))
+}
+
 /// Returns the first process that `wanted` accepts, of this one and its descendants, as far as they can be known.
 pub(super) fn find_in_tree(root: Pid, wanted: impl Fn(Pid) -> bool) -> Option<Pid> {
     let (is_own, mut left) = (is_own(), vec![root]);
