@@ -44,6 +44,16 @@ impl Shared {
         Worker::spawn_by(command, &self.path("locks.db"))
     }
 
+    /// Starts one whose umask lets it make only what it may not even use itself.
+    fn start_masked(&self, account: u32) -> Worker {
+        let mut command = Command::new("sh");
+        command.uid(account).gid(GROUP).current_dir(self.path(""));
+        command.args(["-c", "umask 777; exec \"$@\"", "sh"]).arg(&self.exe);
+        let mut worker = Worker::spawn_by(command, &self.path("locks.db"));
+        assert_eq!(worker.hear(), "open");
+        worker
+    }
+
     fn start(&self, account: u32) -> Worker {
         let mut worker = self.spawn(account);
         assert_eq!(worker.hear(), "open");
@@ -122,4 +132,17 @@ fn what_cannot_be_told_is_said_with_who_has_to_act() {
     assert!(heard.contains(&format!("path=`{}` owner=`0`", path.display())), "{heard}");
     fs::remove_file(path).expect("removed");
     shared.start(BOB);
+}
+
+#[test]
+fn no_umask_keeps_an_account_out_of_what_it_makes() {
+    let shared = Shared::new();
+    let (mut first, mut second) = (shared.start_masked(ANN), shared.start_masked(ANN));
+    first.take("job");
+    second.queue("job");
+    first.kill();
+    second.hear_granted();
+    for part in ["locks.db", "locks.db-wal", "locks.db-shm"] {
+        assert_eq!(mode(&shared.path(part)), 0o600, "{part}");
+    }
 }

@@ -49,3 +49,26 @@ fn a_file_that_gets_another_name_binds_nobody_and_is_noticed() {
         });
     }
 }
+
+#[test]
+fn a_path_that_is_too_long_is_said_to_be_that() {
+    let dir = Dir::new();
+    let below = |length: usize| {
+        let name = "x".repeat(100);
+        let mut path = dir.path().to_owned();
+        while path.as_os_str().len() + 200 < length {
+            path.push(&name);
+        }
+        path.push("y".repeat(length - path.as_os_str().len() - 1));
+        path
+    };
+    drop(run(open(&below(504))));
+    drop(run(open(&dir.path().join("z".repeat(247)))));
+    for path in [below(505), below(600), dir.path().join("z".repeat(248)), dir.path().join("z".repeat(255))] {
+        refused(
+            &run(Sqlite::open(Config::new(&path))).expect_err("too long"),
+            "is too long; choose a shorter one",
+        );
+        assert!(!path.exists(), "made");
+    }
+}

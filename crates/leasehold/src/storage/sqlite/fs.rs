@@ -229,7 +229,36 @@ pub(super) fn prepare(config: &Config) -> Result<PathBuf> {
             ),
         ));
     }
-    Ok(parent.join(file))
+    let path = parent.join(file);
+    check_length(&path)?;
+    Ok(path)
+}
+
+/// Refuses a path to which SQLite cannot add what it names its parts by. It would only say that it cannot open it.
+#[cfg(unix)]
+fn check_length(path: &Path) -> Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    /// The longest of the endings, `-journal`: SQLite looks for one also where it keeps a write-ahead log.
+    const ENDING: usize = 8;
+    const PATH: usize = 512 - ENDING;
+    const NAME: usize = 255 - ENDING;
+    let (length, name) = (path.as_os_str().len(), path.file_name().map_or(0, |name| name.as_bytes().len()));
+    if length <= PATH && name <= NAME {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Unsupported,
+        format!(
+            "the path of the lock file is too long; choose a shorter one bytes=`{length}` at_most=`{PATH}` \
+             bytes_of_the_name=`{name}` at_most=`{NAME}` path=`{}`",
+            path.display()
+        ),
+    ))
+}
+
+#[cfg(not(unix))]
+fn check_length(_path: &Path) -> Result<()> {
+    Ok(())
 }
 
 /// The file as it is now; `None` if there is none.

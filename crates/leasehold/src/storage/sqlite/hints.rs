@@ -4,11 +4,11 @@
 //! of watched names through the write-ahead log.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::fs::File;
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -480,6 +480,8 @@ impl Files {
 fn make_pipe(live_dir: &Path, id: &str, sharing: Sharing) -> io::Result<File> {
     let path = live::hint_path(live_dir, id).ok_or(io::ErrorKind::InvalidInput)?;
     rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RUSR | Mode::WUSR)?;
+    // The process's umask may have taken these away.
+    fs::set_permissions(&path, Permissions::from_mode(0o600))?;
     // Open at both ends, so that there is always a reader and never an end of file.
     let flags = (OFlags::NONBLOCK | OFlags::NOFOLLOW).bits();
     let flags = i32::try_from(flags).map_err(io::Error::other)?;
