@@ -685,6 +685,30 @@ fn whoever_holds_is_told_of_its_new_end() {
 }
 
 #[test]
+fn the_end_of_a_detached_lease_wakes_no_other_process_if_its_holder_ends_it() {
+    let dir = Dir::new();
+    run(async {
+        let (holder, listener, other) =
+            (open(&dir.file()).await, open(&dir.file()).await, open(&dir.file()).await);
+        let (own, ended) = (claim("own").detached(true), claim("ended by another").detached(true));
+        for mine in [&own, &ended] {
+            assert!(matches!(acquire(&holder, mine).await, Acquire::Granted { .. }));
+        }
+        assert!(matches!(renew(&holder, &own).await, Renew::Renewed { .. }));
+        assert_eq!(release(&holder, &own).await, Release::Released);
+        assert_eq!(release(&other, &ended).await, Release::Released);
+        // The first that is heard of is the one that was ended by another client.
+        let mut hints: Hints = Box::pin(listener.hints());
+        let owner = loop {
+            if let Some(Hint::Owner(owner)) = hints.next().await {
+                break owner;
+            }
+        };
+        assert_eq!(owner, ended.owner);
+    });
+}
+
+#[test]
 fn names_and_labels_are_data() {
     let long = "x".repeat(512);
     let corpus = [

@@ -175,8 +175,11 @@ impl Db {
         if transactions.is_multiple_of(PRUNE_EVERY) {
             *prune_from = tx.prune(prune_from)?;
         }
-        let effects = tx.effects;
+        let mut effects = tx.effects;
         work.commit()?;
+        // Its guard is here: whoever ends its own lease need not wake every process that waits.
+        let own = effects.hints_to_all.extract_if(.., |owner| leases.is_granted(*owner));
+        effects.hints.extend(own.map(|owner| (live.id().to_owned(), owner)));
         jobs.iter().zip(&done).for_each(|(job, done)| leases.note(job, done, now));
         tell(effects, live.id(), &self.paths.live_dir, &self.hinter, now);
         Ok(done)

@@ -14,6 +14,8 @@ pub(super) struct Leases(HashMap<Owner, Lease>);
 struct Lease {
     name: Name,
     until: Moment,
+    /// Whether it was granted through this storage, and not only renewed.
+    is_granted: bool,
 }
 
 impl Leases {
@@ -23,14 +25,14 @@ impl Leases {
             (Job::Acquire { claims, .. }, Done::Acquire(done)) => {
                 for (claim, answer) in claims.iter().zip(done) {
                     if let Ok(Acquire::Granted { .. }) = answer {
-                        self.keep(claim, now);
+                        self.keep(claim, now, true);
                     }
                 }
             }
             (Job::Renew { claims, .. }, Done::Renew(done)) => {
                 for (claim, answer) in claims.iter().zip(done) {
                     match answer {
-                        Ok(Renew::Renewed { .. }) => self.keep(claim, now),
+                        Ok(Renew::Renewed { .. }) => self.keep(claim, now, self.is_granted(claim.owner)),
                         Ok(Renew::NotHeld) => self.forget(claim.owner),
                         Err(_) => {}
                     }
@@ -64,16 +66,21 @@ impl Leases {
         self.0.contains_key(&owner)
     }
 
+    /// Returns `true` if this storage granted what the owner holds.
+    pub(super) fn is_granted(&self, owner: Owner) -> bool {
+        self.0.get(&owner).is_some_and(|lease| lease.is_granted)
+    }
+
     pub(super) fn has_name(&self, name: &Name) -> bool {
         self.0.values().any(|lease| lease.name == *name)
     }
 
-    fn keep(&mut self, claim: &Claim, now: Moment) {
+    fn keep(&mut self, claim: &Claim, now: Moment, is_granted: bool) {
         // Some are never released here: whoever resumed the ticket does it.
         if self.0.len() >= 64 && self.0.len().is_power_of_two() {
             self.0.retain(|_, lease| lease.until > now);
         }
-        let lease = Lease { name: claim.name.clone(), until: now.after(claim.ttl) };
+        let lease = Lease { name: claim.name.clone(), until: now.after(claim.ttl), is_granted };
         self.0.insert(claim.owner, lease);
     }
 
