@@ -100,7 +100,8 @@ pub(crate) async fn release_ticket(url: &str, ticket: Ticket) {
     const LONGEST: Duration = Duration::from_secs(60);
     let release = async {
         while let Err(error) = try_release_ticket(url, ticket.clone()).await
-            && error.kind() == ErrorKind::Unavailable
+            // What the system has run out of may be there again.
+            && [ErrorKind::Unavailable, ErrorKind::Internal].contains(&error.kind())
         {
             tokio::time::sleep(AGAIN).await;
         }

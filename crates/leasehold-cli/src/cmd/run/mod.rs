@@ -315,7 +315,9 @@ impl Job {
     async fn ended_or_warned(&self, child: &Child) {
         // As long as a process takes to end that has much memory to give back.
         const LONGEST: Duration = Duration::from_secs(1);
-        if tokio::time::timeout(LONGEST, child.group_ended()).await.is_err() {
+        let ended = tokio::time::timeout(LONGEST, child.group_ended()).await.is_ok();
+        // A zombie goes on with nothing; it may stay where nothing reaps it.
+        if !ended && child::has_running_members(child.group()) {
             let (name, group) = (self.name.escape_debug(), child.group());
             complain(&format!(
                 "warning: a process of the command goes on without the lock, and cannot be ended: it runs as another \
