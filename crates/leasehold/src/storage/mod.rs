@@ -13,6 +13,7 @@ mod net;
 mod owner;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+pub(crate) mod progress;
 #[cfg(feature = "redis")]
 pub mod redis;
 #[cfg(feature = "redis")]

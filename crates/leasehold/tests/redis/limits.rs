@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use leasehold::{ErrorKind, Event};
+use leasehold_faultproxy::{Flow, Proxy, To, Which};
 use leasehold_testbed::Redis;
 
 use crate::net::limits as scenario;
@@ -243,5 +244,31 @@ fn a_hundred_thousand_locks_are_listed_in_small_steps() {
             let page = leasehold::storage::Storage::list(&storage, prefix, None, 10).await.expect("listed");
             assert!(page.is_empty(), "{prefix}");
         }
+    });
+}
+
+#[test]
+fn a_list_that_takes_longer_than_a_call_goes_on_as_long_as_it_gets_on() {
+    run(async {
+        let redis = Redis::options().volatile().start().expect("a server");
+        crowd(&redis, "leasehold:", 0);
+        let proxy = Proxy::start(format!("127.0.0.1:{}", redis.port())).await.expect("a proxy");
+        let locks = client(&proxy.url_for(&redis.url())).await;
+        proxy.faults().flow(Which::All, To::Client, Flow::delay(Duration::from_millis(40)));
+        let begun = std::time::Instant::now();
+        // Two hundred thousand keys are gone through for a few.
+        let listed = locks.list("09999").await;
+        let names: Vec<_> =
+            listed.expect("listed").into_iter().map(|holder| holder.name.to_string()).collect();
+        assert_eq!(names, (99_990..100_000).map(|n| format!("{n:06}")).collect::<Vec<_>>());
+        assert!(begun.elapsed() > Duration::from_secs(5), "it was not slow: {:?}", begun.elapsed());
+
+        // One that is dropped asks no more.
+        assert!(tokio::time::timeout(Duration::from_millis(20), locks.list("")).await.is_err());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let before = redis.command_counts().expect("answered");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let counts = since(&redis, &before);
+        assert!(!counts.contains_key("scan") || counts["scan"] == 0, "{counts:?}");
     });
 }

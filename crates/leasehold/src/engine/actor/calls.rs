@@ -1,6 +1,7 @@
 //! What goes out to the storage, and how its answers come back.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt, stream};
@@ -14,6 +15,7 @@ use crate::engine::lane::{Flight, Waiting};
 use crate::engine::timing::{CALL_LIMIT, patience, renew_limit};
 use crate::engine::work;
 use crate::error::{Error, ErrorKind, Result};
+use crate::storage::progress::Progress;
 use crate::storage::{Acquire, AnyStorage, Claim, Holder, Name, Release, Renew, Storage};
 
 /// A call to the storage that has ended.
@@ -144,12 +146,18 @@ impl Actor {
         }));
     }
 
-    /// Lists the holders, and sends them as the reply. Each page has the time of a call: a list may have any number of
-    /// them.
-    pub(super) fn reply_with_list(&self, reply: Reply<Vec<Holder>>, prefix: String) {
+    /// Lists the holders, and sends them as the reply. Each step of a page has the time of a call: a list may have any
+    /// number of pages, and a storage any number of keys to go through. Ends when the caller leaves.
+    pub(super) fn reply_with_list(&self, mut reply: Reply<Vec<Holder>>, prefix: String) {
         let storage = self.storage.clone();
         self.calls.push(Box::pin(async move {
-            let _ = reply.send(list_all(&storage, &prefix).await);
+            tokio::select! {
+                biased;
+                () = reply.closed() => {}
+                listed = list_all(&storage, &prefix) => {
+                    let _ = reply.send(listed);
+                }
+            }
             Done::Replied
         }));
     }
@@ -276,6 +284,20 @@ pub(super) async fn call_one<T>(asked: impl Future<Output = Result<T>>) -> Resul
     }
 }
 
+/// Calls a storage for one thing that may take long; gives up when no step was made for the time of a call.
+async fn call_by_steps<T>(progress: &Progress, asked: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut asked = pin!(AssertUnwindSafe(progress.of(asked)).catch_unwind());
+    let mut made = progress.made();
+    loop {
+        match tokio::time::timeout(CALL_LIMIT, &mut asked).await {
+            Ok(Ok(answer)) => return answer,
+            Ok(Err(_)) => return Err(panicked()),
+            Err(_) if progress.made() > made => made = progress.made(),
+            Err(_) => return Err(silent(CALL_LIMIT)),
+        }
+    }
+}
+
 pub(super) fn panicked() -> Error {
     Error::new(ErrorKind::Internal, "the storage panicked")
 }
@@ -285,10 +307,10 @@ pub(super) fn silent(limit: Duration) -> Error {
 }
 
 async fn list_all(storage: &AnyStorage, prefix: &str) -> Result<Vec<Holder>> {
-    let mut holders: Vec<Holder> = Vec::new();
+    let (progress, mut holders) = (Progress::begin(), Vec::<Holder>::new());
     loop {
         let after = holders.last().map(|holder| holder.name.clone());
-        let page = call_one(storage.list(prefix, after.as_ref(), PAGE)).await?;
+        let page = call_by_steps(&progress, storage.list(prefix, after.as_ref(), PAGE)).await?;
         if let (Some(after), Some(first)) = (&after, page.first())
             && first.name <= *after
         {
@@ -318,5 +340,36 @@ pub(super) async fn break_seen(storage: &AnyStorage, name: &Name) -> Result<Opti
         Some(Ok(Release::NotHeld)) => Ok(None),
         Some(Err(error)) => Err(error),
         None => Err(Error::new(ErrorKind::Internal, "the storage did not answer the claim")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_gets_on_is_waited_for_and_one_that_does_not_is_given_up() {
+        let paused = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        paused.expect("a runtime").block_on(async {
+            let (progress, begun) = (Progress::begin(), tokio::time::Instant::now());
+            let getting_on = async {
+                for _ in 0..10 {
+                    tokio::time::sleep(CALL_LIMIT * 4 / 5).await;
+                    progress.step();
+                }
+                Ok(())
+            };
+            call_by_steps(&progress, getting_on).await.expect("waited for");
+            assert!(begun.elapsed() >= CALL_LIMIT * 8);
+
+            let begun = tokio::time::Instant::now();
+            let stuck = async {
+                progress.step();
+                std::future::pending::<Result<()>>().await
+            };
+            let error = call_by_steps(&progress, stuck).await.expect_err("it is stuck");
+            assert_eq!(error.kind(), ErrorKind::Unavailable);
+            assert!(begun.elapsed() <= CALL_LIMIT * 2, "{:?}", begun.elapsed());
+        });
     }
 }

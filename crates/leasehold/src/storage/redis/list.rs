@@ -1,7 +1,7 @@
 //! Finds holders by their records: `SCAN` goes over every key of the database.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redis::{cmd, from_redis_value};
 
@@ -11,6 +11,7 @@ use super::keys::Keys;
 use super::link::{Link, Server};
 use super::request::senseless;
 use crate::error::Result;
+use crate::storage::progress::Progress;
 use crate::storage::{Holder, Name};
 
 /// How many keys the server looks at, at a time: less than half a millisecond.
@@ -18,68 +19,89 @@ const SCAN_STEP: usize = 1000;
 /// How many names it is asked for, at a time: about two milliseconds.
 pub(in crate::storage) const STEP: usize = 128;
 
-/// The names that are still to be looked at by who goes through a list page by page. The whole database is gone through
-/// once for all pages, and not once for each.
+/// The names that lists going page by page have still to look at. The whole database is gone through once for all pages
+/// of a list, and not once for each.
 #[derive(Default)]
 pub(in crate::storage) struct Pages(Mutex<Vec<Rest>>);
 
 /// What is left of one list.
 struct Rest {
+    /// Which list it is. Another one that began later may have more to show.
+    list: u64,
     prefix: String,
     /// Where the page before ended.
     after: Name,
     names: BTreeSet<Name>,
 }
 
-/// So many lists are remembered at a time: who does not come back for the rest must not keep it for ever.
-const MANY: usize = 4;
+/// So many lists are remembered at a time, and so many names, but always one: a caller that does not come back for the
+/// rest must not keep it for ever.
+const MANY: usize = 16;
+const MANY_NAMES: usize = 1_000_000;
 
 impl Pages {
     /// Takes the names that were left for this page, if the page before was asked for here.
-    pub(in crate::storage) fn take(&self, prefix: &str, after: Option<&Name>) -> Option<BTreeSet<Name>> {
-        let mut rests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = |rest: &Rest| rest.prefix == prefix && Some(&rest.after) == after;
+    pub(in crate::storage) fn take(
+        &self,
+        progress: &Progress,
+        prefix: &str,
+        after: Option<&Name>,
+    ) -> Option<BTreeSet<Name>> {
+        let mut rests = self.rests();
+        let same =
+            |rest: &Rest| rest.list == progress.list() && rest.prefix == prefix && Some(&rest.after) == after;
         let i = rests.iter().position(same)?;
         Some(rests.remove(i).names)
     }
 
     /// Keeps what is left after a page.
-    fn keep(&self, prefix: &str, after: &Name, names: BTreeSet<Name>) {
-        let mut rests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if rests.len() >= MANY {
+    fn keep(&self, rest: Rest) {
+        let mut rests = self.rests();
+        let names = |rests: &[Rest]| rests.iter().map(|rest| rest.names.len()).sum::<usize>();
+        while rests.len() >= MANY || !rests.is_empty() && names(&rests) + rest.names.len() > MANY_NAMES {
             rests.remove(0);
         }
-        rests.push(Rest { prefix: prefix.to_owned(), after: after.clone(), names });
+        rests.push(rest);
     }
 
-    /// Ends a page, and keeps the names that are left for the next one.
-    pub(in crate::storage) fn end(&self, prefix: &str, page: Page) -> Vec<Holder> {
-        let Page { names, limit, holders } = page;
-        // Also if none is left: who asks for more must not have the database gone through again to learn that.
-        if let Some(last) = holders.last().filter(|_| holders.len() >= limit) {
-            self.keep(prefix, &last.name, names);
-        }
-        holders
+    fn rests(&self) -> MutexGuard<'_, Vec<Rest>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A page that is being filled.
-pub(in crate::storage) struct Page {
+/// A page that is being filled. One that is given up leaves its names to the next try, unless it is the first page: a
+/// list that begins shows what is held then.
+pub(in crate::storage) struct Page<'p> {
+    pages: &'p Pages,
+    list: u64,
+    prefix: &'p str,
+    after: Option<&'p Name>,
+    /// Those to look at; they stay until their holders are known.
     names: BTreeSet<Name>,
+    looked: Vec<Name>,
     limit: usize,
     holders: Vec<Holder>,
 }
 
-impl Page {
+impl<'p> Page<'p> {
     /// Begins a page of at most `limit` holders of some of these names.
-    pub(in crate::storage) fn of(names: BTreeSet<Name>, limit: usize) -> Self {
-        Self { names, limit, holders: Vec::new() }
+    pub(in crate::storage) fn of(
+        pages: &'p Pages,
+        progress: &Progress,
+        prefix: &'p str,
+        after: Option<&'p Name>,
+        names: BTreeSet<Name>,
+        limit: usize,
+    ) -> Self {
+        let list = progress.list();
+        Self { pages, list, prefix, after, names, looked: Vec::new(), limit, holders: Vec::new() }
     }
 
     /// Takes the names to look at next, in order; `None` when the page is full, or there are no more.
     pub(in crate::storage) fn next(&mut self) -> Option<Vec<Name>> {
         let room = self.limit.saturating_sub(self.holders.len());
         let names: Vec<_> = (0..std::cmp::min(room, STEP)).map_while(|_| self.names.pop_first()).collect();
+        self.looked.extend_from_slice(&names);
         Some(names).filter(|names| !names.is_empty())
     }
 
@@ -87,6 +109,32 @@ impl Page {
     pub(in crate::storage) fn add(&mut self, mut holders: Vec<Holder>) {
         holders.sort_by(|a, b| a.name.cmp(&b.name));
         self.holders.extend(holders);
+    }
+
+    /// Ends the page, and keeps the names that are left for the next one.
+    pub(in crate::storage) fn end(mut self) -> Vec<Holder> {
+        let holders = std::mem::take(&mut self.holders);
+        self.looked.clear();
+        // Also if no name is left: a caller that asks for more must not have the database gone through again to learn that.
+        if let Some(last) = holders.last().filter(|_| holders.len() >= self.limit) {
+            self.keep(last.name.clone());
+        }
+        self.after = None;
+        holders
+    }
+
+    fn keep(&mut self, after: Name) {
+        let names = std::mem::take(&mut self.names);
+        self.pages.keep(Rest { list: self.list, prefix: self.prefix.to_owned(), after, names });
+    }
+}
+
+impl Drop for Page<'_> {
+    fn drop(&mut self) {
+        if let Some(after) = self.after.cloned() {
+            self.names.extend(std::mem::take(&mut self.looked));
+            self.keep(after);
+        }
     }
 }
 
@@ -100,23 +148,26 @@ pub(in crate::storage) async fn on(
     limit: usize,
 ) -> Result<Vec<Holder>> {
     let link = server.link().await?;
-    let names = match pages.take(prefix, after) {
+    let progress = Progress::current();
+    let names = match pages.take(&progress, prefix, after) {
         Some(names) => names,
-        None => names(&link, keys, prefix, after).await?,
+        None => names(&link, keys, &progress, prefix, after).await?,
     };
-    let mut page = Page::of(names, limit);
+    let mut page = Page::of(pages, &progress, prefix, after, names, limit);
     while let Some(names) = page.next() {
         let names: Vec<_> = names.iter().collect();
         let answer = inspect_request(keys, &names).on(server, &link).await?;
         page.add(inspected(answer, &names)?.into_iter().filter_map(|seen| seen.ok().flatten()).collect());
+        progress.step();
     }
-    Ok(pages.end(prefix, page))
+    Ok(page.end())
 }
 
 /// Returns the names of which one server has a record.
 pub(in crate::storage) async fn names(
     link: &Link,
     keys: &Keys,
+    progress: &Progress,
     prefix: &str,
     after: Option<&Name>,
 ) -> Result<BTreeSet<Name>> {
@@ -127,6 +178,7 @@ pub(in crate::storage) async fn names(
         let answer = link.call(&scan).await.map_err(|e| explain(&e, &link.place))?;
         let (next, found): (String, Vec<Vec<u8>>) =
             from_redis_value(answer).map_err(|_| senseless(&link.place))?;
+        progress.step();
         let found = found.iter().filter_map(|record| keys.name_of(record));
         names.extend(
             found.filter(|name| name.as_str().starts_with(prefix) && after.is_none_or(|after| name > after)),
@@ -147,9 +199,18 @@ mod tests {
     fn a_list_is_gone_through_once_and_no_more_is_looked_at_than_a_page_takes() {
         let all: Vec<_> = (0..1_000).map(|n| Name::new(format!("{n:04}")).expect("valid")).collect();
         let (pages, mut looked, mut after, mut listed) = (Pages::default(), Vec::new(), None, Vec::new());
+        let (progress, other) = (Progress::begin(), Progress::begin());
         let mut names: BTreeSet<_> = all.iter().cloned().collect();
         loop {
-            let mut page = Page::of(names, 200);
+            let given_up = after.clone();
+            let mut page = Page::of(&pages, &progress, "", given_up.as_ref(), names, 200);
+            if given_up.is_some() {
+                // A page that is given up while it looks costs no second scan.
+                assert!(page.next().is_some());
+                drop(page);
+                let names = pages.take(&progress, "", given_up.as_ref()).expect("the rest is kept");
+                page = Page::of(&pages, &progress, "", given_up.as_ref(), names, 200);
+            }
             while let Some(names) = page.next() {
                 looked.push(names.len());
                 // Every other name is held.
@@ -159,15 +220,16 @@ mod tests {
                     |name: Name| Holder::new(name, Owner::random(), Token::new(1), std::time::Duration::ZERO);
                 page.add(held.map(holder).collect());
             }
-            let page = pages.end("", page);
+            let page = page.end();
             let more = page.len() == 200;
             after = page.last().map(|holder| holder.name.clone()).or(after);
             listed.extend(page.into_iter().map(|holder| holder.name));
             if !more {
                 break;
             }
-            assert!(pages.take("other", after.as_ref()).is_none());
-            names = pages.take("", after.as_ref()).expect("the rest is kept");
+            assert!(pages.take(&progress, "other", after.as_ref()).is_none());
+            assert!(pages.take(&other, "", after.as_ref()).is_none());
+            names = pages.take(&progress, "", after.as_ref()).expect("the rest is kept");
         }
         assert_eq!(listed, all.iter().step_by(2).cloned().collect::<Vec<_>>());
         assert!(looked.iter().all(|count| *count <= STEP));

@@ -7,10 +7,11 @@ use std::time::Duration;
 use super::ballot::{leader, majority, undecided};
 use super::nodes::{LONGEST, Nodes};
 use crate::error::Result;
+use crate::storage::progress::Progress;
 use crate::storage::redis::list::{Page, Pages};
 use crate::storage::{Holder, Name, Owner};
 
-/// How long a majority may take to list.
+/// How long a server that lists may take for a step.
 const LIST_LIMIT: Duration = Duration::from_secs(4);
 const UNCERTAIN: &str = "no majority of the servers answered in time; check them, and retry";
 
@@ -55,29 +56,45 @@ pub(super) async fn list(
     after: Option<&Name>,
     limit: usize,
 ) -> Result<Vec<Holder>> {
-    let names = match pages.take(prefix, after) {
+    let progress = Progress::current();
+    let names = match pages.take(&progress, prefix, after) {
         Some(names) => names,
-        None => names(nodes, prefix, after).await?,
+        None => names(nodes, &progress, prefix, after).await?,
     };
     // One that was silent once is not waited for again.
     let mut silent = BTreeSet::new();
-    let mut page = Page::of(names, limit);
+    let mut page = Page::of(pages, &progress, prefix, after, names, limit);
     while let Some(names) = page.next() {
         page.add(holders(nodes, names, &mut silent).await?);
+        progress.step();
     }
-    Ok(pages.end(prefix, page))
+    Ok(page.end())
 }
 
 /// Returns the names of which servers have records, of a majority or more.
-async fn names(nodes: &Nodes, prefix: &str, after: Option<&Name>) -> Result<BTreeSet<Name>> {
+async fn names(
+    nodes: &Nodes,
+    progress: &Progress,
+    prefix: &str,
+    after: Option<&Name>,
+) -> Result<BTreeSet<Name>> {
     let (prefix, after): (Arc<str>, _) = (prefix.into(), after.cloned());
     let mut answers = nodes.ask(|node| {
-        let (prefix, after) = (Arc::clone(&prefix), after.clone());
-        Some(async move { node.names(&prefix, after.as_ref()).await })
+        let (progress, prefix, after) = (progress.clone(), Arc::clone(&prefix), after.clone());
+        Some(async move { node.names(&progress, &prefix, after.as_ref()).await })
     });
     let mut until = nodes.clock.now().after(LIST_LIMIT);
     let (mut names, mut answered, mut errors) = (BTreeSet::new(), 0, Vec::new());
-    while let Some((_, answer)) = answers.next(until).await {
+    let mut made = progress.made();
+    while answered + errors.len() < nodes.len() {
+        let Some((_, answer)) = answers.next(until).await else {
+            // A majority's names are all that a majority can hold.
+            if answered >= majority(nodes.len()) || progress.made() == made {
+                break;
+            }
+            (made, until) = (progress.made(), nodes.clock.now().after(LIST_LIMIT));
+            continue;
+        };
         match answer {
             Ok(more) => {
                 answered += 1;

@@ -12,6 +12,7 @@ use super::standing::{Known, Mark, Standing};
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::net::hints::Hinter;
+use crate::storage::progress::Progress;
 use crate::storage::redis::config::Place;
 use crate::storage::redis::link::{Link, Server};
 use crate::storage::redis::list;
@@ -291,9 +292,14 @@ impl Node {
     }
 
     /// The names of which this server has records.
-    pub(super) async fn names(&self, prefix: &str, after: Option<&Name>) -> Result<BTreeSet<Name>> {
+    pub(super) async fn names(
+        &self,
+        progress: &Progress,
+        prefix: &str,
+        after: Option<&Name>,
+    ) -> Result<BTreeSet<Name>> {
         let link = self.join().await?;
-        list::names(&link, &self.config.redis.keys, prefix, after).await
+        list::names(&link, &self.config.redis.keys, progress, prefix, after).await
     }
 
     /// Who holds these here; what is no lock is left out.

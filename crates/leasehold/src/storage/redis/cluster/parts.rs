@@ -11,6 +11,7 @@ use redis::{RedisError, Value};
 
 use super::{Cluster, Node, unserved};
 use crate::error::{Error, ErrorKind, Result};
+use crate::storage::progress::Progress;
 use crate::storage::redis::answers::{Remedy, explain, remedy};
 use crate::storage::redis::list::{self, Page, Pages};
 use crate::storage::redis::replicas::{self, Confirmation};
@@ -71,11 +72,12 @@ impl Cluster {
         limit: usize,
     ) -> Result<Vec<Holder>> {
         let keys = &self.config.keys;
-        let names = match pages.take(prefix, after) {
+        let progress = Progress::current();
+        let names = match pages.take(&progress, prefix, after) {
             Some(names) => names,
-            None => self.names(prefix, after).await?,
+            None => self.names(&progress, prefix, after).await?,
         };
-        let mut page = Page::of(names, limit);
+        let mut page = Page::of(pages, &progress, prefix, after, names, limit);
         while let Some(names) = page.next() {
             let mut holders = Vec::new();
             for seen in self.each(&Inspecting { keys }, &names).await {
@@ -87,16 +89,22 @@ impl Cluster {
                 }
             }
             page.add(holders);
+            progress.step();
         }
-        Ok(pages.end(prefix, page))
+        Ok(page.end())
     }
 
     /// Returns the names of which any node has a record.
-    async fn names(self: &Arc<Self>, prefix: &str, after: Option<&Name>) -> Result<BTreeSet<Name>> {
+    async fn names(
+        self: &Arc<Self>,
+        progress: &Progress,
+        prefix: &str,
+        after: Option<&Name>,
+    ) -> Result<BTreeSet<Name>> {
         let nodes = self.nodes();
         let found = join_all(nodes.iter().map(async |node| {
             let link = node.primary.server.link().await?;
-            list::names(&link, &self.config.keys, prefix, after).await
+            list::names(&link, &self.config.keys, progress, prefix, after).await
         }))
         .await;
         let mut names = BTreeSet::new();
