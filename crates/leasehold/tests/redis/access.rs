@@ -1,6 +1,6 @@
 //! How to reach a server, and what it must be.
 
-use leasehold::storage::{Release, Storage};
+use leasehold::storage::{Acquire, Release, Storage};
 use leasehold::{ErrorKind, Locks, Tier};
 use leasehold_testbed::redis::proxy::Rule;
 use leasehold_testbed::{Redis, RedisProxy};
@@ -562,5 +562,63 @@ fn what_asking_again_does_not_mend_is_said_at_once() {
         let tls = Redis::options().tls().start().expect("a server");
         let error = refusal(&format!("redis://{}", host(&tls))).await;
         assert!(error.to_string().contains("TLS"), "{error}");
+    });
+}
+
+#[test]
+fn a_command_that_is_forbidden_within_a_script_is_no_reason_to_ask_again() {
+    run(async {
+        let redis = Redis::options().volatile().start().expect("a server");
+        for command in ["mget", "set", "del", "pexpire", "pttl"] {
+            tell(&redis, &["acl", "setuser", "app", "reset", "on", ">word", "~*", "&*", "+@all"]);
+            let storage = bare(&redis.url_as("app", "word")).await;
+            let first = claim(&format!("held-{command}"));
+            acquire(&storage, &first).await.expect("granted");
+            tell(&redis, &["acl", "setuser", "app", &format!("-{command}")]);
+            let mut errors = vec![acquire(&storage, &claim(command)).await.err()];
+            errors.push(storage.renew(std::slice::from_ref(&first)).await.remove(0).err());
+            errors.push(storage.release(std::slice::from_ref(&first)).await.remove(0).err());
+            let errors: Vec<_> = errors.into_iter().flatten().collect();
+            assert!(!errors.is_empty(), "{command} is not needed");
+            for error in errors {
+                assert_eq!(error.kind(), ErrorKind::Unsupported, "{command}: {error}");
+                assert!(error.to_string().contains("the user may not do that"), "{command}: {error}");
+            }
+        }
+    });
+}
+
+#[test]
+fn keys_of_another_type_beside_a_lock_cost_its_neighbors_nothing() {
+    run(async {
+        let redis = Redis::options().volatile().start().expect("a server");
+        let storage = bare(&redis.url()).await;
+        let keep = |key: &str, row: &str| {
+            let set = format!("redis.call('set', '{{leasehold:bad}}\\0{key}', '{row}')");
+            tell(&redis, &["eval", &set, "0"]);
+        };
+        let both = |wait| [claim("bad").wait(wait), claim("good").wait(wait)];
+        // A queue and waiters that are strings, of a lock for which others seem to wait.
+        let held = both(false);
+        for answer in storage.acquire(&held).await {
+            assert!(matches!(answer, Ok(Acquire::Granted { .. })), "{answer:?}");
+        }
+        for key in ["q", "w"] {
+            keep(key, "foreign");
+        }
+        let answers = storage.acquire(&both(true)).await;
+        let error = answers[0].as_ref().expect_err("it cannot wait");
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(matches!(answers[1], Ok(Acquire::Held { .. })), "{:?}", answers[1]);
+        let listed = storage.list("", None, 10).await.expect("listed");
+        assert_eq!(listed.len(), 2);
+        for answer in storage.release(&held).await {
+            assert_eq!(answer.expect("released"), Release::Released);
+        }
+        // A record that is none.
+        keep("t", "foreign");
+        for answer in storage.acquire(&[claim("bad"), claim("other")]).await {
+            assert!(matches!(answer, Ok(Acquire::Granted { .. })), "{answer:?}");
+        }
     });
 }

@@ -15,6 +15,8 @@ local ttl, late, profile, wait, label, tail
 -- Writes the record before the lock: a record without a lock is only a token that nobody got.
 local function grant(i, flag, row)
   local token, last = now, row and sub(row, 2, 17)
+  -- What is no record has no token.
+  if last and not tonumber(last) then last = nil end
   if last and last >= now then token = string.format('%016.0f', tonumber(last) + 1) end
   local written = pcall('SET', KEYS[2 * i], flag .. token .. ARGV[i + 5] .. tail, 'PX', LIFE)
   if written.err then return {5, written.err} end
@@ -91,6 +93,7 @@ local function otherwise(frozen)
   end
 
   return function(i, value, row)
+    if row and not tonumber(sub(row, 2, 17)) then row = nil end
     local me, queued = ARGV[i + 5], row and byte(row) == QUEUED
     local tickets, waiters = queue.keys(i, n)
     local answer
@@ -141,7 +144,9 @@ for i = 1, n do
     reply[i + 2] = {3}
   elseif value or frozen > 0 or (row and byte(row) == QUEUED) then
     rest = rest or otherwise(frozen)
-    reply[i + 2] = rest(i, value, row)
+    -- Keys beside the lock may be of another type.
+    local done, answer = protected(rest, i, value, row)
+    reply[i + 2] = done and answer or {5, type(answer) == 'table' and answer.err or answer}
   else
     reply[i + 2] = grant(i, '-', row)
   end

@@ -85,12 +85,7 @@ const TABLE: &[(&str, Remedy, ErrorKind, &str)] = &[
         ErrorKind::Invalid,
         "the server refuses this user or password; check the URL",
     ),
-    (
-        "NOPERM",
-        Remedy::None,
-        ErrorKind::Unsupported,
-        "the user may not do that; give it the commands, keys and channels that the README of this storage lists",
-    ),
+    ("NOPERM", Remedy::None, ErrorKind::Unsupported, FORBIDDEN),
     (
         "CROSSSLOT",
         Remedy::None,
@@ -102,6 +97,12 @@ const TABLE: &[(&str, Remedy, ErrorKind, &str)] = &[
         Remedy::None,
         ErrorKind::Unavailable,
         "the server runs somebody's script that cannot be ended; retry",
+    ),
+    (
+        "WRONGTYPE",
+        Remedy::None,
+        ErrorKind::Unsupported,
+        "a key of this lock is used for something else; choose another name, or another URL option `prefix`",
     ),
     ("NOTBUSY", Remedy::None, ErrorKind::Unavailable, "somebody ended the script; retry"),
     (
@@ -132,7 +133,8 @@ pub(in crate::storage) fn remedy(error: &RedisError) -> Remedy {
     }
 }
 
-/// What the texts of errors without a code of their own begin with: of what kind such an error is, what it means.
+/// What the texts of errors without a code of their own contain: of what kind such an error is, what it means. Some begin
+/// with the place in a script.
 const TEXTS: &[(&str, ErrorKind, &str)] = &[
     (
         "DB index is out of range",
@@ -161,8 +163,13 @@ const TEXTS: &[(&str, ErrorKind, &str)] = &[
         "the server is not a node of a Cluster; write `redis:`",
     ),
     ("command not allowed", ErrorKind::Unsupported, UNKNOWN),
+    // The user's rights count within a script, too, and there a refusal has no code of its own.
+    ("The user executing the script can't", ErrorKind::Unsupported, FORBIDDEN),
+    ("ACL failure in script", ErrorKind::Unsupported, FORBIDDEN),
     ("Protocol error", ErrorKind::Unsupported, UNKNOWN),
 ];
+const FORBIDDEN: &str =
+    "the user may not do that; give it the commands, keys and channels that the README of this storage lists";
 const NO_PASSWORD: &str = "the server has no password for this user; leave it out of the URL";
 const UNKNOWN: &str = "the server does not know what it is asked, or was told not to; allow the commands that the README of this storage lists";
 
@@ -227,7 +234,7 @@ pub(in crate::storage) fn explain_text(text: &str, place: &str) -> Error {
 }
 
 fn coded(code: &str, detail: &str, place: &str) -> Error {
-    let by_text = || TEXTS.iter().find(|row| detail.trim().starts_with(row.0));
+    let by_text = || TEXTS.iter().find(|row| detail.contains(row.0));
     let (kind, text) = match TABLE.iter().find(|row| row.0 == code) {
         Some((_, _, kind, text)) => (*kind, *text),
         None => by_text().map_or(
@@ -316,6 +323,22 @@ mod tests {
             ("ERR", "unknown command 'EVALSHA', with args beginning with: 'x'", ErrorKind::Unsupported),
             ("ERR", "Client sent AUTH, but no password is set", ErrorKind::Invalid),
             ("ERR", "something that no version says", ErrorKind::Unavailable),
+            (
+                "ERR",
+                "The user executing the script can't run this command or subcommand script: f0, on @user_script:7.",
+                ErrorKind::Unsupported,
+            ),
+            (
+                "ERR",
+                "Error running script (call to f_0): @user_script:7: @user_script: 7: The user executing the script \
+                 can't access at least one of the keys mentioned in the command arguments",
+                ErrorKind::Unsupported,
+            ),
+            (
+                "NOPERM",
+                "ACL failure in script: User u has no permissions to run the 'set' command script: f0, on @user_script:7.",
+                ErrorKind::Unsupported,
+            ),
             ("DENIED", "Redis is running in protected mode", ErrorKind::Unsupported),
             ("NOPROTO", "unsupported protocol version", ErrorKind::Unsupported),
         ] {

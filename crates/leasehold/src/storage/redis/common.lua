@@ -10,6 +10,8 @@
 --   74-86  when it was granted, in ms
 --   87-    the label
 -- The queue is a sorted set of owners by ticket; the waiters are a hash: owner to `deadline in ms` and `client`.
+-- `protected` calls a function of ours: what it raises is about one claim, and must not end the others'.
+local protected = pcall
 local call, pcall, sub, byte = redis.call, redis.pcall, string.sub, string.byte
 local QUEUED = 113
 -- The client of a waiter that listens to nothing.

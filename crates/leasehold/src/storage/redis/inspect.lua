@@ -18,7 +18,7 @@ for i = 1, #KEYS / width do
     if not wide then
       alive = -1
     elseif row and byte(row) == QUEUED then
-      for _, entry in ipairs(call('HVALS', waiters)) do
+      for _, entry in ipairs(pcall('HVALS', waiters)) do
         if tonumber(string.match(entry, '^%d+')) > ms then alive = alive + 1 end
       end
     end

@@ -18,7 +18,9 @@ if ended[1] then call('DEL', unpack(ended)) end
 if not passed then return reply end
 
 local queue, channel, cluster = queues(time()), ARGV[4], ARGV[5] ~= ''
-for i = 1, n do
+
+-- Tells those that claim i concerns, and removes the owner's entry.
+local function pass(i)
   local row, owner, held = seen[2 * i], ARGV[i + 5], reply[i + 2] == 1
   if held and row and sub(row, 18, 49) == owner then
     local client = sub(row, 50, 65)
@@ -39,4 +41,7 @@ for i = 1, n do
     end
   end
 end
+
+-- The leases are over already. Where the keys beside a lock are of another type, no entry is there, and nothing to tell.
+for i = 1, n do protected(pass, i) end
 return reply

@@ -11,7 +11,8 @@ local marker, known = KEYS[#KEYS - 1], KEYS[#KEYS]
 -- Before any token is here: who has the token at a majority has told a majority what must not be forgotten.
 local unknown, taken = remember(known, ARGV[4]), 0
 
-for i = 0, (#KEYS - 2) / 4 - 1 do
+-- Answers claim i.
+local function claim(i)
   local lock, record, queue, waiters = KEYS[4 * i + 1], KEYS[4 * i + 2], KEYS[4 * i + 3], KEYS[4 * i + 4]
   local a = 6 * i + 4
   local me, token, ttl = ARGV[a + 1], tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
@@ -48,6 +49,17 @@ for i = 0, (#KEYS - 2) / 4 - 1 do
     say(0)
   end
 end
+
+for i = 0, (#KEYS - 2) / 4 - 1 do
+  local from = #reply
+  local done, why = protected(claim, i)
+  if not done then
+    -- Keys beside the lock may be of another type.
+    for j = #reply, from + 1, -1 do reply[j] = nil end
+    say(5, type(why) == 'table' and why.err or why)
+  end
+end
+
 if taken > 0 then
   local vote, life = standing(call('GET', marker), ARGV[2], ARGV[3])
   if vote == 0 then

@@ -3,6 +3,8 @@
 -- The record of a lock, a string: one character that says whether somebody may wait (`q`) or not (`-`), the last
 -- fencing token in 16 digits, then words: owner, ttl in ms, when it was granted in ms, client, and the label, if any.
 -- The queue is a sorted set of owners by ticket; the waiters are a hash: owner to `deadline in ms` and `client`.
+-- `protected` calls a function of ours: what it raises is about one claim, and must not end the others'.
+local protected = pcall
 local call, pcall, sub = redis.call, redis.pcall, string.sub
 local clock = call('TIME')
 local us = clock[1] * 1000000 + clock[2]

@@ -10,7 +10,8 @@ for i = 0, #KEYS / 3 - 1 do
     local kind = call('TYPE', lock).ok
     if kind == 'none' then say(0) else say(4, kind) end
   else
-    local count = row and sub(row, 1, 1) == 'q' and call('ZCARD', queue) or 0
+    local count = row and sub(row, 1, 1) == 'q' and pcall('ZCARD', queue) or 0
+    if type(count) ~= 'number' then count = 0 end
     local owner, _, start, _, label = read(row)
     if value == owner then
       say(2, owner, sub(row, 2, 17), call('PTTL', lock), math.max(ms - start, 0), count, label)

@@ -13,7 +13,8 @@ local marker = KEYS[#KEYS]
 local vote, life = standing(call('GET', marker), ARGV[3], ARGV[4])
 local taken = 0
 
-for i = 0, (#KEYS - 1) / 4 - 1 do
+-- Answers claim i.
+local function claim(i)
   local lock, record, queue, waiters = KEYS[4 * i + 1], KEYS[4 * i + 2], KEYS[4 * i + 3], KEYS[4 * i + 4]
   local a = 5 * i + 4
   local me, ttl, wait, client = ARGV[a + 1], tonumber(ARGV[a + 2]), ARGV[a + 4] ~= '', ARGV[a + 5]
@@ -76,6 +77,17 @@ for i = 0, (#KEYS - 1) / 4 - 1 do
     end
   end
 end
+
+for i = 0, (#KEYS - 1) / 4 - 1 do
+  local from = #reply
+  local done, why = protected(claim, i)
+  if not done then
+    -- Keys beside the lock may be of another type.
+    for j = #reply, from + 1, -1 do reply[j] = nil end
+    say(5, type(why) == 'table' and why.err or why)
+  end
+end
+
 -- Counted only while it votes: afterwards the others must be able to tell what is missing.
 if vote == 0 and taken > 0 then
   life[5] = digits(life[5] + 1)
