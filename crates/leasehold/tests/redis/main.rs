@@ -3,6 +3,7 @@
 #![cfg(all(unix, feature = "redis"))]
 
 mod access;
+mod addresses;
 mod clocks;
 mod cluster;
 mod limits;

@@ -230,8 +230,8 @@ fn hostile_answers_while_connecting_are_errors() {
         let url = own(&proxy.url());
         for (what, bytes) in hostile::all() {
             for step in GREETING {
-                let armed = proxy.add(Rule::on(step).bytes(bytes.clone()));
-                // What does not end is given up.
+                let armed = proxy.add(Rule::on(step).always().bytes(bytes.clone()));
+                // What does not end is given up, and what was given up a step before may still ask.
                 let connected = tokio::time::timeout(Duration::from_millis(150), try_bare(&url)).await;
                 armed.end();
                 match connected {
