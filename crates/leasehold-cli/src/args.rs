@@ -54,7 +54,7 @@ pub(crate) struct Global {
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
 
-    /// Log to stderr: -v what happens to the locks of this command, -vv everything
+    /// Log to stderr: -v what happens to the locks of this command, -vv everything; drops lines while nothing reads them
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
 }
@@ -63,9 +63,9 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     /// Take a lock, run a command, release the lock
     ///
-    /// The command finds LEASEHOLD_NAME, LEASEHOLD_TOKEN (the fencing token), LEASEHOLD_TICKET and
-    /// LEASEHOLD_STORE (the storage's URL, unless --hide-store keeps it out) in its environment. It runs in a
-    /// process group of its own, which ends when the lock is lost or `leasehold` dies, even by kill -9. When the
+    /// The command finds LEASEHOLD_NAME, LEASEHOLD_TOKEN (the fencing token), LEASEHOLD_TICKET,
+    /// LEASEHOLD_STORE (the storage's URL, unless --hide-store keeps it out) and LEASEHOLD_HELD (which leases it
+    /// runs under, for `leasehold` to tell that it would wait for itself) in its environment. It runs in a process group of its own, which ends when the lock is lost or `leasehold` dies, even by kill -9. When the
     /// command ends, the lock is released; processes that it left behind live on without the lock. A job that is
     /// suspended (Ctrl-Z) for longer than the TTL loses the lock. `leasehold run --help` says what is out of reach,
     /// and what each signal does.

@@ -19,6 +19,7 @@ mod store;
 mod store_file;
 mod usage;
 mod waiting;
+mod writing;
 
 use std::ffi::OsString;
 use std::panic::{self, AssertUnwindSafe};
@@ -91,7 +92,7 @@ fn log(verbose: u8) {
         1 => Targets::new().with_target("leasehold", LevelFilter::DEBUG),
         _ => Targets::new().with_default(LevelFilter::TRACE),
     };
-    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt::layer().with_writer(|| writing::Log);
     let log = log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     tracing_subscriber::registry().with(log).with(filter).init();
 }

@@ -1,13 +1,14 @@
 //! What is printed: results on stdout, as text or JSON; one line per failure on stderr.
 
-use std::io::{self, ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use leasehold::Holder;
 use serde::Serialize;
 
-use crate::exit::{Failure, Result};
-use crate::stdout;
+use crate::exit::{Exit, Failure, Result};
+use crate::writing::{Patience, write_all};
+use crate::{signals, stdout};
 
 /// Prints results in one of two shapes.
 #[derive(Clone, Copy, Debug)]
@@ -46,15 +47,27 @@ pub(crate) fn line(line: &str) -> Result<Reader> {
     match stdout::write(format!("{line}\n").as_bytes()) {
         Ok(()) => Ok(Reader::There),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Err(error) if error.kind() == ErrorKind::TimedOut => Err(Failure {
+            exit: signals::ended_so_far().unwrap_or(Exit::Bug),
+            ..Failure::system("the result could not be printed", "nothing has read it before a signal came")
+        }),
         Err(error) => Err(Failure::system("the result could not be printed", error)),
     }
 }
 
-/// Says something on stderr, on one line. That nobody can read it is no reason to fail.
+/// Says something on stderr, on one line, as the last thing that is done. That nothing can read it is no reason to fail.
 pub(crate) fn complain(text: &str) {
+    say(text, Patience::UntilSignal);
+}
+
+/// Says something on stderr, on one line, while there are signals or a command to look after.
+pub(crate) fn warn(text: &str) {
+    say(text, Patience::Moment);
+}
+
+fn say(text: &str, patience: Patience) {
     let line = format!("leasehold: {}\n", safe(text.trim_end()));
-    // One write, so that the lines of several processes do not mix.
-    let _ = io::stderr().write_all(line.as_bytes());
+    let _ = write_all(rustix::stdio::stderr(), line.as_bytes(), patience);
 }
 
 /// A holder, as `inspect`, `list`, `watch` and `break` print it.

@@ -27,21 +27,19 @@ impl Context {
             // What was achieved is told, whatever signal comes now: it may be a ticket.
             Ok(done) => locks.close().await.map(|()| done).map_err(Into::into),
             Err(failure) => {
-                let _ = close(&locks, &mut signals).await;
+                close(&locks).await;
                 Err(failure)
             }
         }
     }
 }
 
-/// Waits until everything is released, as a storage that answers does in a moment: at most 1 s, and not beyond the
-/// next signal. What is left ends with its TTL.
-pub(crate) async fn close(locks: &Locks, signals: &mut Signals) -> Result<()> {
+/// Waits until everything is released, as a storage that answers does in a moment: at most 1 s. What is left ends with
+/// its TTL. No signal shortens that: the one that has brought this about may come twice, as `timeout` sends it, and would
+/// leave a lock that no process knows of.
+pub(crate) async fn close(locks: &Locks) {
     const LONGEST: Duration = Duration::from_secs(1);
-    match signals.interrupt(tokio::time::timeout(LONGEST, locks.close())).await? {
-        Ok(closed) => closed.map_err(Into::into),
-        Err(_) => Ok(()),
-    }
+    let _ = tokio::time::timeout(LONGEST, locks.close()).await;
 }
 
 /// Who has the lock now, for a message about somebody who has it no more: ``now=`held by …` ``. Nothing if the

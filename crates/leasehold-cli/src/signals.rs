@@ -1,8 +1,9 @@
 //! The signals that this program handles: those that were not ignored when it was launched.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::task::Poll;
+use std::time::Duration;
 
 use nix::sys::signal::SigSet;
 use rustix::process::{Pid, Resource, Rlimit, Signal};
@@ -86,8 +87,16 @@ fn broken(error: std::io::Error) -> Failure {
 /// Receives signals, in place of what they do by default.
 pub(crate) struct Signals {
     streams: Vec<(Signal, unix::Signal)>,
-    /// The last ending signal, set inside the handler: known before any runtime was polled.
-    last: Arc<AtomicUsize>,
+}
+
+/// The last ending signal that was taken over, set inside the handler: known also where no runtime is polled.
+static LAST: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
+
+/// Returns how the program ends after the last ending signal that came in place of what it does by default.
+pub(crate) fn ended_so_far() -> Option<Exit> {
+    let last = LAST.load(Ordering::SeqCst);
+    let signal = ENDING.iter().find(|signal| usize::from(number(**signal)) == last);
+    signal.map(|signal| ended_by(*signal))
 }
 
 impl Signals {
@@ -112,7 +121,6 @@ impl Signals {
     }
 
     fn new(signals: &[Signal]) -> Result<Self> {
-        let last = Arc::new(AtomicUsize::new(0));
         let mut streams = Vec::new();
         for &signal in signals {
             let n = signal.as_raw();
@@ -121,11 +129,11 @@ impl Signals {
             }
             if ENDING.contains(&signal) {
                 let number = usize::from(number(signal));
-                signal_hook::flag::register_usize(n, last.clone(), number).map_err(broken)?;
+                signal_hook::flag::register_usize(n, LAST.clone(), number).map_err(broken)?;
             }
             streams.push((signal, unix::signal(SignalKind::from_raw(n)).map_err(broken)?));
         }
-        Ok(Self { streams, last })
+        Ok(Self { streams })
     }
 
     /// Waits for the next signal. Loses none if it is dropped; equal ones may come as one.
@@ -159,15 +167,18 @@ impl Signals {
         }
     }
 
-    /// Fails if an ending signal has come, even if it has not been waited for yet.
-    pub(crate) fn none_yet(&self) -> Result<()> {
-        match u8::try_from(self.last.load(Ordering::SeqCst)) {
-            Ok(0) => Ok(()),
-            n => {
-                let signal = ENDING.iter().find(|signal| n.is_ok_and(|n| n == number(**signal)));
-                Err(Failure::quiet(signal.map_or(Exit::Bug, |signal| ended_by(*signal))))
-            }
+    /// Waits for `work`; once a signal has come that ends the program, for a second only. Then `None`.
+    ///
+    /// That is for the last request to the storage. The same request to end may come twice, as `timeout` sends it, so
+    /// a second signal changes nothing.
+    pub(crate) async fn hurry<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        tokio::select! {
+            biased;
+            done = &mut work => return Some(done),
+            _ = self.interrupt(std::future::pending::<()>()) => {}
         }
+        tokio::time::timeout(Duration::from_secs(1), work).await.ok()
     }
 }
 

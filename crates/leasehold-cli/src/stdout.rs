@@ -5,11 +5,11 @@
 
 use std::io;
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
-use rustix::io::{Errno, FdFlags};
+use rustix::io::FdFlags;
 
 use crate::launch::was_closed;
+use crate::writing::{Patience, write_all};
 
 /// Lets the programs that this one starts have closed what it was given closed.
 pub(crate) fn keep_closed() {
@@ -37,25 +37,13 @@ pub(crate) fn unusable() -> Option<&'static str> {
     }
 }
 
-/// Writes all of it.
-pub(crate) fn write(mut bytes: &[u8]) -> io::Result<()> {
+/// Writes all of it. Fails with `TimedOut` if a signal came while nothing read it.
+pub(crate) fn write(bytes: &[u8]) -> io::Result<()> {
     if let Some(why) = unusable() {
         return Err(io::Error::other(why));
     }
     let stdout = rustix::stdio::stdout();
-    while !bytes.is_empty() {
-        match rustix::io::write(stdout, bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => bytes = &bytes[written..],
-            Err(Errno::INTR) => {}
-            // A pipe that another process has made non-blocking is full.
-            Err(Errno::AGAIN) => {
-                poll(&mut [PollFd::new(&stdout, PollFlags::OUT)], None)
-                    .or_else(|error| if error == Errno::INTR { Ok(0) } else { Err(error) })?;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
+    write_all(stdout, bytes, Patience::UntilSignal)?;
     // Some file systems of other machines say only now that there is no room.
     nix::unistd::close(rustix::io::dup(stdout)?)?;
     Ok(())

@@ -16,8 +16,7 @@ pub(crate) enum Parsed {
 }
 
 pub(crate) fn parse(args: Vec<OsString>) -> Result<Parsed> {
-    let secrets: Vec<_> = args.iter().skip(1).flat_map(|arg| secrets(&arg.to_string_lossy())).collect();
-    let error = match Cli::try_parse_from(with_negative_values(args)) {
+    let mut error = match Cli::try_parse_from(with_negative_values(args)) {
         Ok(cli) => return Ok(Parsed::Command(Box::new(cli))),
         Err(error) => error,
     };
@@ -28,9 +27,11 @@ pub(crate) fn parse(args: Vec<OsString>) -> Result<Parsed> {
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             "no command was given; `leasehold --help` lists them".to_owned()
         }
-        _ => one_line(&tip_of_run(&error)),
+        _ => {
+            hide_secrets(&mut error);
+            one_line(&tip_of_run(&error))
+        }
     };
-    let text = secrets.iter().fold(text, |text, secret| text.replace(secret.as_str(), "…"));
     Err(Failure::usage(text))
 }
 
@@ -85,17 +86,93 @@ fn one_line(message: &str) -> String {
     format!("{}; see `leasehold --help`", words.join(" "))
 }
 
-/// The parts of an argument that may be a URL or a ticket, as messages may quote them.
-fn secrets(arg: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    if arg.contains([':', '@']) || arg.contains("//") || arg.starts_with("lh1.") {
-        found.push(arg.to_owned());
-        if let Some((_, value)) = arg.split_once('=') {
-            found.push(value.to_owned());
+/// Takes out of the error what may be a URL or a ticket, or a part of one, before it becomes a message: a message may
+/// have its blanks joined and its escape sequences removed, and would not be recognized.
+fn hide_secrets(error: &mut clap::Error) {
+    const QUOTED: [(ContextKind, fn(&str) -> bool); 4] = [
+        (ContextKind::InvalidValue, is_plain),
+        (ContextKind::InvalidSubcommand, is_plain),
+        (ContextKind::InvalidArg, is_no_url),
+        (ContextKind::TrailingArg, is_no_url),
+    ];
+    for (kind, can_be_shown) in QUOTED {
+        if let Some(ContextValue::String(text)) = error.get(kind)
+            && !can_be_shown(text)
+        {
+            error.insert(kind, ContextValue::String("…".to_owned()));
+            // Which quotes it once more.
+            error.remove(ContextKind::Suggested);
         }
-        // `one_line` joins words with single spaces.
-        found.push(arg.split_whitespace().collect::<Vec<_>>().join(" "));
     }
-    found.retain(|text| !text.is_empty());
-    found
+}
+
+/// Returns `true` for a few words and numbers, as most wrong values are.
+fn is_plain(text: &str) -> bool {
+    text.chars().all(|c| c.is_alphanumeric() || " +-._".contains(c)) && is_no_url(text)
+}
+
+/// Returns `true` for what is neither a URL nor a ticket. Names of options, which clap writes as `--store <URL>`, are not.
+fn is_no_url(text: &str) -> bool {
+    !text.contains([':', '@', '%'])
+        && !text.contains("//")
+        && !text.contains("lh1")
+        && !text.contains(char::is_control)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_a_secret_is_repeated_in_no_shape() {
+        const SECRET: &str = "S3CRET";
+        let owner = "9f5ee6de2d5f53bd5f2362dd63d252ab";
+        let values = [
+            format!("redis://u:{SECRET}@h"),
+            format!(" redis://u:{SECRET}  x@h"),
+            format!("redis://u:\t{SECRET}@h"),
+            format!("redis://u:\u{1b}[1m{SECRET}\u{1b}[0m@h"),
+            format!("u%3A{SECRET}%40h"),
+            format!("STORE=redis://u:{SECRET}@h"),
+            format!("\"redis://u:{SECRET}@h\""),
+            format!("lh1.{owner}.7.1000.{SECRET}"),
+            format!("TICKET=lh1.{owner}.7.1000.{SECRET}"),
+            format!(" lh1.{owner}.7.1000.{SECRET}"),
+            format!("lh1 {SECRET}"),
+        ];
+        for value in &values {
+            let calls: [&[&str]; 9] = [
+                &["acquire", "lock", "--ttl", value],
+                &["acquire", "lock", &format!("--wait={value}")],
+                &["acquire", "lock", "--retries", value],
+                &["run", "lock", "--on-lost", value, "--", "true"],
+                &["release", value],
+                &["inspect", "lock", value],
+                &["inspect", "lock", &format!("--{value}")],
+                &["inspect", "lock", &format!("--unknown={value}")],
+                &[value],
+            ];
+            for call in calls {
+                let args = std::iter::once("leasehold").chain(call.iter().copied()).map(OsString::from);
+                let Err(failure) = parse(args.collect()) else { continue };
+                let text = failure.text.expect("said");
+                assert!(!text.contains(SECRET) && !text.contains(owner), "{call:?}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_secret_is_repeated() {
+        for (call, quoted) in [
+            (&["acquire", "lock", "--ttl", "5 parsecs"][..], "'5 parsecs'"),
+            (&["acquire", "lock", "--unknown"], "'--unknown'"),
+            (&["acquire", "lock", "--ttl"], "'--ttl <D>'"),
+            (&["aquire"], "'aquire'"),
+        ] {
+            let args = std::iter::once("leasehold").chain(call.iter().copied()).map(OsString::from);
+            let Err(failure) = parse(args.collect()) else { panic!("{call:?}") };
+            let text = failure.text.expect("said");
+            assert!(text.contains(quoted), "{text}");
+        }
+    }
 }

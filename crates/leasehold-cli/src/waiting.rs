@@ -2,14 +2,15 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use leasehold::{Event, Events, Holder, Locks, Name, Owner};
 
 use crate::cmd::run::terminal;
 use crate::environment;
-use crate::output::{self, Output, complain, short};
+use crate::output::{self, Output, short, warn};
+use crate::writing::{Patience, write_all};
 
 /// After this, somebody may wonder why nothing happens.
 const LONG: Duration = Duration::from_secs(10);
@@ -52,13 +53,13 @@ impl Wait<'_> {
             // The first look may have seen nobody: the lock was between two holders.
             if !warned && self.is_for_ourselves() {
                 line.clear();
-                complain(&format!("{}: {DEADLOCK}", self.what()));
+                warn(&format!("{}: {DEADLOCK}", self.what()));
                 (said, warned) = (true, true);
             }
             if in_foreground() {
                 line.draw(&self.to_string());
             } else if self.waited >= LONG && !said && !line.shown {
-                complain(&self.to_string());
+                warn(&self.to_string());
                 said = true;
             }
             self.sleep(TICK).await;
@@ -70,7 +71,7 @@ impl Wait<'_> {
             self.sleep(LONG).await;
         }
         let hint = if self.is_for_ourselves() { format!("; {DEADLOCK}") } else { String::new() };
-        complain(&format!("{self}{hint}"));
+        warn(&format!("{self}{hint}"));
         std::future::pending().await
     }
 
@@ -109,16 +110,21 @@ struct Line {
     shown: bool,
 }
 
+/// A terminal that is halted (Ctrl-S) must not halt the waiting.
+fn write(text: &str) {
+    let _ = write_all(rustix::stdio::stderr(), text.as_bytes(), Patience::None);
+}
+
 impl Line {
     fn draw(&mut self, text: &str) {
         let text: String = format!("leasehold: {text}").chars().take(width()).collect();
-        let _ = io::stderr().write_all(format!("\r\x1b[K{text}").as_bytes());
+        write(&format!("\r\x1b[K{text}"));
         self.shown = true;
     }
 
     fn clear(&mut self) {
         if self.shown {
-            let _ = io::stderr().write_all(b"\r\x1b[K");
+            write("\r\x1b[K");
             self.shown = false;
         }
     }

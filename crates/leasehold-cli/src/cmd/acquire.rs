@@ -28,12 +28,12 @@ pub(crate) async fn run(args: &Acquire, cx: &Context) -> Result<Exit> {
             Ok(guard.into_ticket())
         })
         .await?;
-    let why = match print(&ticket, cx) {
+    let (exit, why) = match print(&ticket, cx) {
         Ok(Reader::There) => return Ok(Exit::Success),
-        Ok(Reader::Gone) => "the reader of stdout has gone".to_owned(),
-        Err(undelivered) => undelivered.text.unwrap_or_default(),
+        Ok(Reader::Gone) => (Exit::Bug, "the reader of stdout has gone".to_owned()),
+        Err(undelivered) => (undelivered.exit, undelivered.text.unwrap_or_default()),
     };
-    Err(give_back(ticket, &why, cx).await)
+    Err(Failure { exit, ..give_back(ticket, &why, cx).await })
 }
 
 /// Releases a lease that no process can release any more, because its ticket got lost.

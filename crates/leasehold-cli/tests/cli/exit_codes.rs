@@ -225,7 +225,10 @@ fn cause_is_told_where_mounts_are_not_as_they_should_be() {
     for command in ["run lock -- true", "acquire lock", "doctor --json"] {
         let blind = within(&format!("mount -t tmpfs none /proc && $L {command}"));
         let said = format!("{}{}", text(&blind.stdout), text(&blind.stderr));
-        assert!(said.contains("mount /proc here") && !said.contains("retry"), "{command}: {said}");
+        assert!(
+            said.contains("mount this process's own /proc") && !said.contains("retry"),
+            "{command}: {said}"
+        );
         assert_eq!(code(&blind), if command.starts_with("doctor") { 1 } else { 64 }, "{said}");
     }
 }

@@ -69,7 +69,8 @@ fn its_environment_has_nothing_of_how_it_was_started() {
             options,
             "env | grep LEASEHOLD | grep -v LEASEHOLD_TEST | cut -d= -f1 | sort",
         ));
-        let names = ["LEASEHOLD_NAME", "LEASEHOLD_STORE", "LEASEHOLD_TICKET", "LEASEHOLD_TOKEN"];
+        let names =
+            ["LEASEHOLD_HELD", "LEASEHOLD_NAME", "LEASEHOLD_STORE", "LEASEHOLD_TICKET", "LEASEHOLD_TOKEN"];
         assert_eq!(text(&run.stdout).lines().collect::<Vec<_>>(), names, "{options:?}");
     }
 }

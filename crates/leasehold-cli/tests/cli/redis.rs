@@ -1,10 +1,14 @@
 //! The commands over a real Redis that asks for a password.
 
+use std::time::Duration;
+
 use leasehold_testbed::Redis;
+use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{World, code, output, text};
+use crate::harness::{Running, World, code, eventually, output, scaled, text};
 use crate::servers::{self, CANARY, doctor, of};
+use crate::signals::pending;
 
 fn server() -> (Redis, World) {
     let redis = Redis::options().password(CANARY).start().expect("a server");
@@ -139,4 +143,49 @@ fn doctor_of_a_new_server_waits_until_it_grants() {
     let world = World::at(format!("{}?failover_grace=1s", redis.url()));
     let (exit, _, checks) = doctor(&world);
     assert_eq!(exit, 0, "{checks:#?}");
+}
+
+#[test]
+fn second_signal_leaves_no_lock_and_no_waiter_behind() {
+    let redis = Redis::options().start().expect("a server");
+    let world = World::at(redis.url());
+    let ticket = text(&world.output(&["acquire", "lock", "--ttl", "1h"]).stdout);
+    for mut command in [world.leasehold(["acquire", "lock"]), world.run(&[], "echo never")] {
+        let waiter = Running::start(&mut command);
+        world.waiters(1);
+        redis.stop();
+        // As `timeout` sends it: to its child, and then to the group of its child.
+        waiter.signal(Signal::TERM);
+        let id = waiter.pid().as_raw_nonzero().to_string();
+        eventually("the first one is taken", || pending(&id) == 0);
+        waiter.signal(Signal::TERM);
+        eventually("the second one is taken", || pending(&id) == 0);
+        redis.cont();
+        assert_eq!(code(&waiter.finish()), 143);
+        // On this storage it would wait in line for seconds although it is gone.
+        assert_eq!(world.json(&["inspect", "lock"])["waiters"], 0);
+    }
+    assert_eq!(code(&world.output(&["release", &ticket])), 0);
+}
+
+#[test]
+fn signal_hurries_a_release_that_is_not_answered() {
+    let redis = Redis::options().start().expect("a server");
+    let world = World::at(redis.url());
+    let run = Running::start(&mut world.run(&["--ttl", "1h"], "echo $PPID; read _; exit 3"));
+    let pid = crate::processes::pid(&run.line());
+    redis.stop();
+    let mut ended = None;
+    let took = crate::processes::took(|| {
+        let mut run = run;
+        run.write("\n");
+        eventually("the end of the command", || crate::processes::children(pid).len() < 2);
+        run.signal(Signal::TERM);
+        ended = Some(run.finish());
+    });
+    redis.cont();
+    let ended = ended.expect("just set");
+    assert_eq!(code(&ended), 3, "{ended:?}");
+    assert!(text(&ended.stderr).contains("ends with its ttl"), "{ended:?}");
+    assert!(took < scaled(Duration::from_secs(3)), "{took:?}");
 }

@@ -1,5 +1,7 @@
 //! Signals are passed on, and end a wait without a trace.
 
+use std::os::unix::process::CommandExt as _;
+
 use rustix::process::Signal;
 
 use crate::harness::{Running, World, code, eventually, is_stopped, lives, text};
@@ -259,7 +261,9 @@ fn help_is_true_for_every_signal() {
             script
         };
         let mut command = world.leasehold(["run", "lock", "--ttl", "1h", "--", "bash", "-c", &script]);
-        let mut run = Running::start(&mut command);
+        // In a group whose parent can continue it: the kernel stops no orphaned group by a terminal's signals, and the
+        // one of a test in the background may be orphaned.
+        let mut run = Running::start(command.process_group(0));
         let pid = run.line();
         let kill = format!("kill -{n} {}", run.pid().as_raw_nonzero());
         assert!(std::process::Command::new("bash").args(["-c", &kill]).status().expect("starts").success());

@@ -3,8 +3,11 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use crate::harness::{World, code, eventually, output, parse, text};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::{Running, World, code, eventually, exit_code, ms, output, parse, scaled, text};
 
 /// How a shell opens stdout, and what is said of it. `run`'s stdout is its command's.
 const UNWRITABLE: [(&str, &str); 6] = [
@@ -42,7 +45,7 @@ fn commands(world: &World) -> Vec<(String, i32)> {
     let ticket = text(&world.output(&["acquire", "held", "--ttl", "1h"]).stdout);
     let over = text(&world.output(&["acquire", "over"]).stdout);
     assert_eq!(code(&world.output(&["release", &over])), 0);
-    let released = text(&world.output(&["acquire", "released"]).stdout);
+    let released = text(&world.output(&["acquire", "released", "--ttl", "1h"]).stdout);
     let lines: [(&str, i32); 16] = [
         ("inspect held", 0),
         ("inspect held --json", 0),
@@ -155,6 +158,59 @@ fn long_result_goes_through_a_pipe_that_does_not_block() {
     reader.read_to_string(&mut printed).expect("read");
     assert!(inspect.wait().expect("ended").success());
     assert_eq!(parse(&printed)["label"].as_str().map(str::len), Some(4000));
+}
+
+/// A pipe without any room, and the end that nothing reads.
+fn full() -> (std::io::PipeReader, std::io::PipeWriter) {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).expect("set");
+    for piece in [&[0; 4096][..], &[0]] {
+        while rustix::io::write(&writer, piece).is_ok() {}
+    }
+    rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::empty()).expect("set");
+    (reader, writer)
+}
+
+#[test]
+fn signal_ends_a_command_whose_stdout_nothing_reads() {
+    let world = World::new();
+    let mut commands = commands(&world);
+    // A failure of its own is the news.
+    commands.retain(|(_, own)| *own != 76);
+    for (command, own) in commands.into_iter().chain([("acquire lock --ttl 1h".to_owned(), 0)]) {
+        let (_reader, writer) = full();
+        let mut blocked = world.leasehold(command.split(' ')).stdout(writer).spawn().expect("starts");
+        let pid = Pid::from_child(&blocked);
+        let place = format!("/proc/{}/wchan", pid.as_raw_nonzero());
+        eventually(&format!("{command}: the wait for the reader"), || {
+            let place = std::fs::read_to_string(&place).expect("there");
+            place.contains("pipe_write")
+                || place.contains("poll") && !place.contains("epoll") && place != "ep_poll"
+        });
+        kill_process(pid, Signal::TERM).expect("there");
+        let mut status = None;
+        eventually(&command, || {
+            status = blocked.try_wait().expect("our child");
+            status.is_some()
+        });
+        let ended = exit_code(status.expect("just seen"));
+        assert_eq!(ended, if own == 1 { 1 } else { 143 }, "{command}");
+    }
+    assert_eq!(world.json(&["inspect", "lock"])["held"], false);
+    assert_eq!(world.json(&["inspect", "held"])["held"], true);
+    assert_eq!(world.json(&["inspect", "released"])["held"], false);
+}
+
+#[test]
+fn log_that_nothing_reads_disturbs_no_lease() {
+    let world = World::new();
+    let (_reader, writer) = full();
+    // Several renewals, each of which is logged.
+    let script = format!("echo in; sleep {}; echo out", scaled(Duration::from_secs(1)).as_secs_f64());
+    let mut command = world.run(&["-vv", "--ttl", &ms(500)], &script);
+    let mut run = Running::start_with_stderr(command.stderr(writer));
+    assert_eq!([run.line(), run.line()], ["in", "out"]);
+    assert_eq!(exit_code(run.wait()), 0);
 }
 
 #[test]

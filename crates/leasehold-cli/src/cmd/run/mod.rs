@@ -25,7 +25,7 @@ use self::terminal::Terminal;
 use crate::args::{OnLost, Run};
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure, Result, chain};
-use crate::output::complain;
+use crate::output::warn;
 use crate::session::{self, Context};
 use crate::signals::{self, Signals};
 use crate::waiting;
@@ -88,7 +88,7 @@ pub(crate) async fn run(args: Run, cx: &Context) -> Result<Exit> {
     session::check_at_least(job.args.at_least, &locks)?;
     let done = job.run(&locks, cx).await;
     if !job.is_settled {
-        let _ = session::close(&locks, &mut job.signals).await;
+        session::close(&locks).await;
     }
     if let (Ok(Exit::Interrupted(_)), Some(signal)) = (&done, job.to_share) {
         let _ = rustix::process::kill_current_process_group(signal);
@@ -150,7 +150,9 @@ impl Job {
         let variables = self.environment.within(guard);
         guardian.deadline(guard.remaining());
         // A signal that came during the acquisition means that the command is not wanted any more.
-        self.signals.none_yet()?;
+        if let Some(exit) = signals::ended_so_far() {
+            return Err(Failure::quiet(exit));
+        }
         let mut child = self.start(&variables, guard, guardian).await?;
 
         let (mut lost, mut unguarded, mut killed) = (None, None, false);
@@ -283,10 +285,10 @@ impl Job {
     fn on_unguarded(&self, child: &Child, failure: &Failure) -> Duration {
         let why = failure.text.as_deref().unwrap_or_default();
         if self.args.on_lost == OnLost::Ignore {
-            complain(&format!("warning: if this process dies, the command goes on error=`{why}`"));
+            warn(&format!("warning: if this process dies, the command goes on error=`{why}`"));
             return Duration::MAX;
         }
-        complain(&format!("the command is ended, because it would outlive this process error=`{why}`"));
+        warn(&format!("the command is ended, because it would outlive this process error=`{why}`"));
         adopt_orphans();
         child.terminate();
         self.grace()
@@ -298,14 +300,14 @@ impl Job {
 
     fn warn_lost(&self, why: Lost) {
         let name = self.name.escape_debug();
-        complain(&format!(
+        warn(&format!(
             "warning: the lock is lost and the command goes on without it name=`{name}` why=`{why}`"
         ));
     }
 
     fn warn_foreign(&self, pid: Pid) {
         let name = self.name.escape_debug();
-        complain(&format!(
+        warn(&format!(
             "warning: a process of the command runs as another user; it goes on when the lock is lost, and when this \
              process dies; start `leasehold` as that user, as in `sudo leasehold run` name=`{name}` pid=`{pid}`"
         ));
@@ -319,7 +321,7 @@ impl Job {
         // A zombie goes on with nothing; it may stay where nothing reaps it.
         if !ended && child::has_running_members(child.group()) {
             let (name, group) = (self.name.escape_debug(), child.group());
-            complain(&format!(
+            warn(&format!(
                 "warning: a process of the command goes on without the lock, and cannot be ended: it runs as another \
                  user, or hangs in the kernel name=`{name}` group=`{group}`"
             ));
@@ -381,14 +383,22 @@ impl Job {
         };
         let held = Duration::from_nanos(clock::boot_nanos().saturating_sub(granted));
         let rest = self.args.at_least.unwrap_or_default().saturating_sub(held);
-        let given_up = if rest.is_zero() { guard.release().await } else { leave(locks, guard, rest).await };
+        let give_up =
+            async { if rest.is_zero() { guard.release().await } else { leave(locks, guard, rest).await } };
+        let Some(given_up) = self.signals.hurry(give_up).await else {
+            warn(&format!(
+                "warning: the storage has not answered; the lease ends with its ttl name=`{name}`"
+            ));
+            self.is_settled = true;
+            return ended;
+        };
         match given_up {
             Err(error) if error.kind() == ErrorKind::Lost && !ignore => match error.lost() {
                 Some(why) => Err(unfinished(locks, &name, why).await),
                 None => Err(error.into()),
             },
             Err(error) => {
-                complain(&format!("warning: {}", chain(&error)));
+                warn(&format!("warning: {}", chain(&error)));
                 self.is_settled = true;
                 ended
             }

@@ -1,0 +1,95 @@
+//! Writes to stdout and stderr, whose readers may be slow or may have stopped to read: a pager, a terminal after
+//! Ctrl-S, a full pipe.
+//!
+//! A write that blocks would stop more than the message. The handlers of signals only take notes, so nothing would end
+//! this program then; and the engine writes the log, and would renew no lease meanwhile. So each write asks first
+//! whether there is room, and writes no more than what a pipe with room takes at once.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use crate::signals;
+
+/// PIPE_BUF: what a pipe takes at once if it has any room.
+const PIECE: usize = if cfg!(any(target_os = "linux", target_os = "android")) { 4096 } else { 512 };
+
+/// How long to wait for a reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Not at all.
+    None,
+    /// As long as a busy reader takes.
+    Moment,
+    /// Until a second after a signal has asked this program to end.
+    UntilSignal,
+}
+
+/// Writes all of it. Fails with `TimedOut` if nothing reads it.
+pub(crate) fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8], patience: Patience) -> io::Result<()> {
+    while !bytes.is_empty() {
+        wait(to, patience)?;
+        match rustix::io::write(to, &bytes[..bytes.len().min(PIECE)]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = &bytes[written..],
+            // Of a pipe that another process has made non-blocking, and has filled since.
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Waits until there is room, or an error to be told.
+fn wait(to: BorrowedFd<'_>, patience: Patience) -> io::Result<()> {
+    const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+    const NOT: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut looks_left = if patience == Patience::UntilSignal { 10 } else { 1 };
+    while looks_left > 0 {
+        let limit = if patience == Patience::None { NOT } else { LOOK };
+        match poll(&mut [PollFd::new(&to, PollFlags::OUT)], Some(&limit)) {
+            Ok(0) | Err(Errno::INTR) => {
+                if patience != Patience::UntilSignal || signals::ended_so_far().is_some() {
+                    looks_left -= 1;
+                }
+            }
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(io::ErrorKind::TimedOut.into())
+}
+
+/// Writes the log to stderr, and drops the lines for which there is no room.
+#[derive(Debug)]
+pub(crate) struct Log;
+
+impl io::Write for Log {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        static DROPPED: AtomicU64 = AtomicU64::new(0);
+        let stderr = rustix::stdio::stderr();
+        let dropped = DROPPED.swap(0, Ordering::Relaxed);
+        let told = match dropped {
+            0 => Ok(()),
+            n => write_all(
+                stderr,
+                format!("leasehold: {n} lines of the log were dropped, because nothing read them\n")
+                    .as_bytes(),
+                Patience::None,
+            ),
+        };
+        if told.is_err() {
+            DROPPED.fetch_add(dropped + 1, Ordering::Relaxed);
+        } else if write_all(stderr, line, Patience::None).is_err() {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
