@@ -60,6 +60,10 @@ pub(super) const VERB: &str = "__guard";
 /// Its name among the processes: not ours, so that what signals every `leasehold` does not signal it.
 const NAME: &str = "lh-guardian";
 
+/// The variables that connecting to a storage may depend on. It gets no others: what ends processes by a variable that
+/// they have inherited is not to end the guardian.
+const NEEDED: [&str; 3] = ["HOME", "SSL_CERT_DIR", "SSL_CERT_FILE"];
+
 /// Our side: tells the guardian what it has to know. If it is dropped before `done`, the group dies.
 pub(super) struct Guardian {
     running: Running,
@@ -304,6 +308,7 @@ impl Running {
             .arg0(NAME)
             .args([VERB, on_lost.as_str(), &millis(grace).to_string()])
             .env_clear()
+            .envs(NEEDED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
