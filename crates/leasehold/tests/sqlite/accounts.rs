@@ -94,7 +94,7 @@ fn a_file_that_comes_back_is_shared_as_before() {
     for _ in 0..2 {
         let mut holder = shared.start(ANN);
         holder.take("job");
-        // No other client may go on while it lives.
+        // No other process may go on while it lives.
         fs::remove_file(shared.path("locks.db")).expect("removed");
         let heard = shared.spawn(BOB).hear();
         assert!(heard.starts_with("Unavailable: ") && heard.contains("still uses the old one"), "{heard}");

@@ -30,7 +30,7 @@ fn two_copies_in_one_process_exclude_each_other() {
         assert!(matches!(granted, twin::Acquire::Granted { .. }));
         assert!(matches!(acquire(&one, &claim("job")).await, Acquire::Held { .. }));
         drop(one);
-        // A client that opens the file looks for others that have it open.
+        // A process that opens the file looks at which others have it open.
         let one = open(&dir.file()).await;
         assert!(matches!(acquire(&one, &claim("job")).await, Acquire::Held { .. }));
         other.release(&[theirs]).await;

@@ -180,7 +180,7 @@ fn a_renewal_may_detach_a_lease_and_never_binds_it_again() {
     let granted = first.take("job");
     run(async {
         let storage = open(&dir.file()).await;
-        // A client that resumes a ticket renews so. A renewal of the former holder that comes late does not undo it.
+        // A resumed ticket is renewed so; a renewal of the former holder that comes late does not undo it.
         let resumed = Claim::new(name("job"), granted.owner, LONG).detached(true);
         assert!(matches!(renew(&storage, &resumed).await, Renew::Renewed { .. }));
     });
@@ -340,10 +340,10 @@ fn a_replaced_file_binds_nobody_and_is_noticed() {
             storage.acquire(&[claim("third")]).await.pop().expect("one answer").expect_err("replaced");
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert!(error.to_string().contains("replaced"), "{error}");
-        // A new file is not opened while another client is still bound to the old one.
+        // A new file is not opened while another process is still bound to the old one.
         let error =
             storage.acquire(&[claim("third")]).await.pop().expect("one answer").expect_err("replaced");
-        assert!(error.to_string().contains("another client still uses the old one"), "{error}");
+        assert!(error.to_string().contains("another process still uses the old one"), "{error}");
         other.say(&format!("renew other {}", others.owner));
         assert_eq!(other.hear(), "not held");
         assert_eq!(renew(&storage, &mine).await, Renew::NotHeld);
@@ -365,10 +365,10 @@ fn no_part_may_be_taken_away_unnoticed() {
             for gone in parts {
                 fs::remove_file(part(gone)).expect("removed");
             }
-            // A newcomer is kept out while another client uses what is gone.
+            // A newcomer is kept out while another process uses what is gone.
             let error = Sqlite::open(Config::new(dir.file())).await.expect_err("in use");
             assert_eq!(error.kind(), ErrorKind::Unavailable);
-            assert!(error.to_string().contains("another client still uses the old one"), "{error}");
+            assert!(error.to_string().contains("another process still uses the old one"), "{error}");
             assert_eq!(release(&storage, &mine).await, Release::NotHeld, "{parts:?}");
             other.say(&format!("renew other {}", others.owner));
             assert_eq!(other.hear(), "not held", "{parts:?}");
@@ -424,7 +424,7 @@ fn a_holder_is_told_at_once_when_a_part_is_taken_away() {
             take_away(&inner);
             let told = async { while hints.next().await != Some(Hint::Owner(mine.owner)) {} };
             tokio::time::timeout(time(5_000), told).await.expect("told");
-            // Also while another client has not let go, and nothing can be opened.
+            // Also while another process has not let go, and nothing can be opened.
             assert_eq!(storage.inspect(&mine.name).await.expect("known"), None);
             assert_eq!(renew(&storage, &mine).await, Renew::NotHeld);
             assert_eq!(release(&storage, &mine).await, Release::NotHeld);
@@ -475,7 +475,7 @@ fn an_empty_file_is_made_private() {
             fs::metadata(dir.path().join(format!("locks.db{part}"))).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{part}");
     }
-    // An administrator that shares a file in use means it.
+    // A file in use is shared on purpose.
     fs::set_permissions(dir.file(), fs::Permissions::from_mode(0o640)).expect("chmod");
     drop(run(open(&dir.file())));
     assert_eq!(fs::metadata(dir.file()).expect("there").permissions().mode() & 0o777, 0o640);

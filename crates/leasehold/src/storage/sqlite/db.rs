@@ -177,7 +177,7 @@ impl Db {
         }
         let mut effects = tx.effects;
         work.commit()?;
-        // Its guard is here: whoever ends its own lease need not wake every process that waits.
+        // Its guard is here, so no other process has to be told.
         let own = effects.hints_to_all.extract_if(.., |owner| leases.is_granted(*owner));
         effects.hints.extend(own.map(|owner| (live.id().to_owned(), owner)));
         jobs.iter().zip(&done).for_each(|(job, done)| leases.note(job, done, now));

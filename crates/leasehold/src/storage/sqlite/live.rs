@@ -241,7 +241,7 @@ fn others_error(dir: &Path) -> Error {
     Error::new(
         ErrorKind::Unavailable,
         format!(
-            "the lock file, or a part of it, was replaced or removed, and another client still uses the old one; put it \
+            "the lock file, or a part of it, was replaced or removed, and another process still uses the old one; put it \
              back, or retry when those programs have noticed or ended path=`{}`",
             dir.display()
         ),
