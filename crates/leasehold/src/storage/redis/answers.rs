@@ -98,12 +98,6 @@ const TABLE: &[(&str, Remedy, ErrorKind, &str)] = &[
         ErrorKind::Unavailable,
         "the server runs somebody's script that cannot be ended; retry",
     ),
-    (
-        "WRONGTYPE",
-        Remedy::None,
-        ErrorKind::Unsupported,
-        "a key of this lock is used for something else; choose another name, or another URL option `prefix`",
-    ),
     ("NOTBUSY", Remedy::None, ErrorKind::Unavailable, "somebody ended the script; retry"),
     (
         "DENIED",
@@ -230,6 +224,11 @@ pub(in crate::storage) fn explain_greeting(error: &RedisError, place: &str) -> E
 pub(in crate::storage) fn explain_text(text: &str, place: &str) -> Error {
     let text = text.trim_start_matches('-');
     let (code, detail) = text.split_once([' ', ':']).unwrap_or((text, ""));
+    if code == "WRONGTYPE" {
+        // A script says so of one claim.
+        let text = "a key of this lock is used for something else; choose another name, or another URL option `prefix`";
+        return Error::new(ErrorKind::Unsupported, format!("{text} server=`{place}` code=`{code}`"));
+    }
     coded(code, detail, place)
 }
 
