@@ -1,6 +1,8 @@
 //! `leasehold acquire NAME`
 
-use leasehold::Ticket;
+use std::time::Duration;
+
+use leasehold::{Locks, Ticket};
 use serde::Serialize;
 
 use crate::args::Acquire;
@@ -36,13 +38,19 @@ pub(crate) async fn run(args: &Acquire, cx: &Context) -> Result<Exit> {
     Err(Failure { exit, ..give_back(ticket, &why, cx).await })
 }
 
-/// Releases a lease that no process can release any more, because its ticket got lost.
+/// Releases a lease that no process can release any more, because its ticket got lost. No signal keeps it from that:
+/// the one that has brought it about may arrive only now.
 async fn give_back(ticket: Ticket, why: &str, cx: &Context) -> Failure {
+    // As long as a storage may take for the two requests.
+    const LONGEST: Duration = Duration::from_secs(5);
     let name = ticket.name().clone();
-    let released = cx.with_locks(async |locks| Ok(locks.resume(ticket).await?.release().await?)).await;
-    let then = match released {
-        Ok(()) => "so the lock was released again",
-        Err(_) => "and the lock could not be released; it ends with its ttl",
+    let release = async {
+        let locks = Locks::connect(cx.store.url()).await?;
+        locks.resume(ticket).await?.release().await
+    };
+    let then = match tokio::time::timeout(LONGEST, release).await {
+        Ok(Ok(())) => "so the lock was released again",
+        _ => "and the lock could not be released; it ends with its ttl",
     };
     Failure::new(Exit::Bug, format!("the ticket could not be printed, {then} name=`{name}` error=`{why}`"))
 }
