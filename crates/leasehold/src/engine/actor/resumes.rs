@@ -105,10 +105,19 @@ impl Actor {
         // A ticket that is not settled says that some request of the holder before may still be executed.
         let unknown_until = if terms.settled { Moment::ZERO } else { any_executable_until(now) };
         let hold = self.hold(key, claim, terms, sent, resume.token(), ttl, unknown_until);
-        match self.commands() {
-            // A caller who left drops it along with the channel, which gives it back to the ticket.
-            Some(commands) => drop(reply.send(Ok(Delivery::new(hold, commands, Undo::Detach)))),
-            None => self.detach(now, key),
+        let is_delivered = self.commands().is_some_and(|commands| {
+            match reply.send(Ok(Delivery::new(hold, commands, Undo::Detach))) {
+                // The caller has left. The lease goes back to the ticket here and now: a command to do so would come
+                // after a close that the caller has sent meanwhile, which releases what is held.
+                Err(Ok(delivery)) => {
+                    drop(delivery.take());
+                    false
+                }
+                _ => true,
+            }
+        });
+        if !is_delivered {
+            self.detach(now, key);
         }
     }
 
