@@ -1,5 +1,6 @@
 //! Reaches a server that has several addresses, or one of several servers, of which some may be silent.
 
+use std::cmp::{max, min};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -13,8 +14,11 @@ use crate::error::{Error, ErrorKind, Result};
 /// How long one attempt has for itself before the next one begins beside it (RFC 8305).
 pub(in crate::storage) const STAGGER: Duration = Duration::from_millis(250);
 
-/// Tries each of `all` in order. The next attempt begins when one has failed, or has taken for longer than [`STAGGER`];
-/// those before it go on. The first success ends the others.
+/// By when the last attempt begins, however many there are: a name with many addresses gets no more time than another.
+const SPREAD: Duration = Duration::from_secs(1);
+
+/// Tries each of `all` in order. The next attempt begins when one has failed, or has taken for longer than [`STAGGER`]
+/// (or less, if there are many); those before it go on. The first success ends the others.
 ///
 /// An attempt is all that must succeed, up to an answer of the server: an address that accepts connections and answers
 /// nothing is as silent as one that is not there.
@@ -30,9 +34,11 @@ where
     F: Future<Output = Result<T>>,
 {
     let (mut going, mut errors) = (FuturesUnordered::new(), Vec::new());
+    let all: Vec<_> = all.into_iter().collect();
+    let stagger = min(STAGGER, SPREAD / u32::try_from(max(all.len(), 1)).unwrap_or(u32::MAX));
     for one in all {
         going.push(attempt(one));
-        let mut pause = pin!(tokio::time::sleep(STAGGER));
+        let mut pause = pin!(tokio::time::sleep(stagger));
         tokio::select! {
             biased;
             Some(done) = going.next() => match done {
@@ -145,6 +151,13 @@ mod tests {
                 let (who, took) = first(all).await;
                 assert_eq!(who.expect("reached"), reached);
                 assert_eq!(took.as_millis(), ms, "to reach {reached}");
+            }
+            // The last of many silent ones is reached in the same time.
+            for silent in [4, 20, 50] {
+                let all: Vec<_> = (0..silent).map(|_| Nothing).chain([Answer(5)]).collect();
+                let (reached, took) = first(&all).await;
+                assert_eq!(reached.expect("reached"), silent);
+                assert!(took < SPREAD + STAGGER, "{silent} silent addresses: {took:?}");
             }
             let (none, took) = first(&[Refuse(1), Refuse(1)]).await;
             assert_eq!((none.expect_err("refused").kind(), took.as_millis()), (ErrorKind::Unavailable, 2));
