@@ -1,4 +1,4 @@
-//! A backup that takes its time.
+//! A backup that takes its time, and what keeps the log.
 
 use std::process::{Child, Stdio};
 
@@ -8,7 +8,7 @@ use crate::install::{self, User};
 use crate::wait::until;
 use crate::{Error, Result};
 
-/// Is a running `pg_basebackup`, which reads as slowly as it can. Dropping it ends it.
+/// A running `pg_basebackup`, which reads as slowly as it can, or a `pg_receivewal`. Dropping it ends it.
 #[derive(Debug)]
 pub struct Backup(Child);
 
@@ -43,6 +43,34 @@ impl Postgres {
             found => Err(Error::new(format!("{found} are sent"))),
         })?;
         Ok(backup)
+    }
+
+    /// Has a `pg_receivewal` of that name keep the server's log, which confirms all that it has written.
+    ///
+    /// # Errors
+    ///
+    /// If it does not begin.
+    pub fn receive_log(&self, name: &str) -> Result<Backup> {
+        let user = User::not_root()?;
+        let directory = self.scratch().directory("log", &user)?;
+        let mut command = user.command(&install::program("pg_receivewal")?)?;
+        command
+            .args(["--synchronous", "--no-loop", "--directory=."])
+            .arg(format!("--dbname={} application_name={name}", self.address().replication()))
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        self.address().authenticate(&mut command);
+        let receiver = Backup(command.spawn().context("cannot start pg_receivewal")?);
+        let kept = format!(
+            "select count(*) from pg_stat_replication where application_name = '{name}' and flush_lsn is not null"
+        );
+        until("the log to be kept", || match self.sql(&kept)?.as_str() {
+            "1" => Ok(()),
+            found => Err(Error::new(format!("{found} keep it"))),
+        })?;
+        Ok(receiver)
     }
 }
 

@@ -30,6 +30,8 @@ pub(super) struct Facts {
     synchronous: Option<String>,
     /// What the standbys that are connected call themselves, if it is known.
     pub(super) standbys: Option<Vec<String>>,
+    /// What else receives the log calls itself.
+    receivers: Vec<String>,
     pub(super) isolation: String,
     /// Whether the database keeps text in UTF8, whose order is that of the characters.
     pub(super) utf8: bool,
@@ -90,20 +92,24 @@ const DETAILS: [Detail; 7] = [
         right: "to read the setting `synchronous_standby_names`",
         without: "failover-safe cannot be promised",
     },
-    // A backup is no standby, nor is what only keeps the log: neither replays it. What a role may not see is null.
+    // `+` before the name of a standby. `-` before that of what only copies or keeps the log, or decodes it: a backup, an
+    // archive, a subscriber. Such a receiver cannot be promoted, but a commit may wait for it instead of a standby. What a
+    // role may not see is null.
     Detail {
         column: "standbys",
         sql: "array(
-            select coalesce(r.application_name, '') from pg_catalog.pg_stat_replication r
+            select case when
+                    coalesce(r.state = 'streaming' and r.flush_lsn is not null and r.replay_lsn is null, false)
+                    or coalesce(r.application_name = any (array[
+                        'pg_basebackup', 'pg_receivewal', 'pg_recvlogical', 'barman_receive_wal'
+                    ]), false)
+                    or exists(
+                        select from pg_catalog.pg_replication_slots s
+                        where s.active_pid = r.pid and s.slot_type = 'logical'
+                    )
+                then '-' else '+' end || coalesce(r.application_name, '')
+            from pg_catalog.pg_stat_replication r
             where not coalesce(r.state = 'backup', false)
-                and not coalesce(r.state = 'streaming' and r.flush_lsn is not null and r.replay_lsn is null, false)
-                and not coalesce(r.application_name = any (array[
-                    'pg_basebackup', 'pg_receivewal', 'pg_recvlogical', 'barman_receive_wal'
-                ]), false)
-                and not exists(
-                    select from pg_catalog.pg_replication_slots s
-                    where s.active_pid = r.pid and s.slot_type = 'logical'
-                )
         )",
         right: "to read `pg_stat_replication` and `pg_replication_slots`",
         without: "no standby is known of, so neither restart-safe nor failover-safe can be promised",
@@ -189,7 +195,11 @@ impl Facts {
             "fsync" => self.fsync = is_on(),
             "full_page_writes" => self.full_page_writes = is_on(),
             "synchronous" => self.synchronous = first(),
-            "standbys" => self.standbys = Some(told.into_iter().flatten().collect()),
+            "standbys" => {
+                let all = || told.iter().flatten();
+                let with = |sign| all().filter_map(move |name| name.strip_prefix(sign)).map(str::to_owned);
+                (self.standbys, self.receivers) = (Some(with('+').collect()), with('-').collect());
+            }
             "started" => self.identity.started_us = first().and_then(|value| value.parse().ok()),
             "system" => self.identity.system = first().and_then(|value| value.parse().ok()),
             _ => self.identity.timeline = first().and_then(|value| value.parse().ok()),
@@ -264,9 +274,7 @@ impl Facts {
     pub(super) fn tier(&self) -> Tier {
         match self.synchronous() {
             _ if !self.survives_restart() => Tier::CrashSafe,
-            Some(synchronous) if self.standbys.as_ref().is_some_and(|all| synchronous.covers(all)) => {
-                Tier::FailoverSafe
-            }
+            Some(_) if self.reaches_every_standby() => Tier::FailoverSafe,
             // Each grant is on two servers, of which the second may not be the one that is promoted.
             Some(_) => Tier::RestartSafe,
             None if self.standbys.as_ref().is_some_and(Vec::is_empty) => Tier::RestartSafe,
@@ -278,6 +286,14 @@ impl Facts {
     /// What a commit waits for, if it waits for a standby.
     pub(super) fn synchronous(&self) -> Option<Synchronous> {
         self.synchronous.as_deref().and_then(Synchronous::read)
+    }
+
+    /// Returns `true` if a commit waits for every standby that may be promoted.
+    pub(super) fn reaches_every_standby(&self) -> bool {
+        let covers = |synchronous: Synchronous| {
+            self.standbys.as_ref().is_some_and(|standbys| synchronous.covers(standbys, &self.receivers))
+        };
+        self.synchronous().is_some_and(covers)
     }
 
     /// Whether a commit waits for a standby, or may.

@@ -46,13 +46,14 @@ impl Link {
         let count = facts.standbys.as_ref().map_or_else(|| "unknown".to_owned(), |all| all.len().to_string());
         let synchronous = facts.synchronous();
         let (good, text) = match (&synchronous, facts.standbys.as_deref()) {
-            (Some(synchronous), Some(standbys)) if synchronous.covers(standbys) => {
+            (Some(_), _) if facts.reaches_every_standby() => {
                 (true, "a grant waits for every standby; promote one of them, and no other")
             }
             (Some(_), _) => (
                 false,
                 "a grant waits for some standbys, and one that lacks it may be promoted; for failover-safe let \
-                 `synchronous_standby_names` wait for all: `ANY n`, or `FIRST n`, of n standbys",
+                 `synchronous_standby_names` wait for all: `ANY n`, or `FIRST n`, of n standbys, by their names, \
+                 since a backup, an archive or a subscriber counts for `*`",
             ),
             (None, Some([])) => (true, "there is none, and no lock while this server is away"),
             (None, _) => (

@@ -36,17 +36,24 @@ impl Synchronous {
         (!names.is_empty()).then_some(Self { count, names })
     }
 
-    /// Returns `true` if every standby that may be promoted has confirmed each commit: each of these that are there, and
-    /// each that is named.
-    pub(super) fn covers(&self, standbys: &[String]) -> bool {
-        let named = |standby: &String| {
-            self.names.iter().any(|name| name == ANY || name.eq_ignore_ascii_case(standby))
-        };
+    /// Returns `true` if every standby that may be promoted has confirmed each commit: each of these that are connected,
+    /// and each that is named. `receivers` are connected, too, and may confirm a commit in place of a standby.
+    pub(super) fn covers(&self, standbys: &[String], receivers: &[String]) -> bool {
+        let is_listed = |one: &String| self.names.iter().any(|name| name.eq_ignore_ascii_case(one));
+        let is_named = |one: &String| is_listed(one) || self.names.iter().any(|name| name == ANY);
         let mut listed: Vec<_> =
             self.names.iter().filter(|name| *name != ANY).map(|name| name.to_ascii_lowercase()).collect();
         listed.sort();
         listed.dedup();
-        standbys.iter().all(named) && self.count >= std::cmp::max(listed.len(), standbys.len())
+        let connected = || standbys.iter().chain(receivers).filter(|one| is_named(one));
+        let is_away = |name: &&String| !connected().any(|one| one.eq_ignore_ascii_case(name));
+        // Any that is named may be among those that confirm, and any other of them may not.
+        let confirming = connected().count() + listed.iter().filter(is_away).count();
+        // If only receivers confirm, no standby has anything.
+        let is_kept = standbys.iter().any(is_named)
+            || listed.iter().any(|name| is_away(&name))
+            || receivers.iter().all(|one| !is_named(one));
+        standbys.iter().all(is_named) && is_kept && self.count >= confirming
     }
 }
 
@@ -121,10 +128,39 @@ mod tests {
             ("first", &["first"], true),
             ("any, first", &["any"], false),
             ("FIRST 2 (any, first)", &["any", "first"], true),
+            // One that is named is away, and another confirms in its place.
+            ("ANY 1 (a, *)", &["b"], false),
+            ("ANY 1 (a, *)", &["a"], true),
+            ("2 (a, *)", &["b"], true),
+            ("ANY 2 (a, b)", &["a", "a"], false),
         ] {
             let standbys: Vec<_> = standbys.iter().map(|name| (*name).to_owned()).collect();
             let synchronous = Synchronous::read(setting).expect("it names one");
-            assert_eq!(synchronous.covers(&standbys), covered, "{setting} {standbys:?}");
+            assert_eq!(synchronous.covers(&standbys, &[]), covered, "{setting} {standbys:?}");
+        }
+        // A backup, an archive or a subscriber.
+        for (setting, standbys, receivers, covered) in [
+            ("*", &["a"][..], &["r"][..], false),
+            ("ANY 1 (*)", &["a"], &["r"], false),
+            ("ANY 2 (*)", &["a"], &["r"], true),
+            ("a", &["a"], &["r", "r"], true),
+            ("ANY 1 (a, r)", &["a"], &["r"], false),
+            ("ANY 2 (a, r)", &["a"], &["r"], true),
+            ("ANY 2 (a, r)", &[], &["r"], true),
+            ("ANY 1 (a, \"*\")", &["a"], &["r"], false),
+            ("r", &[], &["r"], false),
+            ("*", &[], &["r"], false),
+            ("r", &["a"], &["r"], false),
+            ("a", &[], &["r"], true),
+        ] {
+            let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+            let synchronous = Synchronous::read(setting).expect("it names one");
+            let (standbys, receivers) = (owned(standbys), owned(receivers));
+            assert_eq!(
+                synchronous.covers(&standbys, &receivers),
+                covered,
+                "{setting} {standbys:?} {receivers:?}"
+            );
         }
         for setting in ["", " ", "()"] {
             assert_eq!(Synchronous::read(setting), None, "{setting}");
