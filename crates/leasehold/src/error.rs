@@ -43,6 +43,7 @@ struct Inner {
     holder: Option<Holder>,
     waited: Option<Duration>,
     lost: Option<Lost>,
+    definite: bool,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -57,8 +58,21 @@ impl Error {
             holder: None,
             waited: None,
             lost: None,
+            definite: false,
             source: None,
         }))
+    }
+
+    /// Says that this is an answer: the storage has done nothing, and will not do it later. Storages use this for a
+    /// claim that they refuse for good, so that nothing of it has to be undone.
+    #[must_use]
+    pub fn definite(self) -> Self {
+        self.map(|inner| inner.definite = true)
+    }
+
+    /// Returns `true` if the storage has said that nothing was done and nothing will be.
+    pub(crate) fn is_definite(&self) -> bool {
+        self.0.definite && self.0.kind != ErrorKind::Unavailable
     }
 
     /// Adds the error that caused this one, and replaces an earlier one. Only its own text is part of the
@@ -135,6 +149,7 @@ impl Error {
                 text: shared.text.clone(),
                 holder: shared.holder.clone(),
                 waited: shared.waited,
+                definite: shared.definite,
                 lost: shared.lost,
                 source: None,
             },

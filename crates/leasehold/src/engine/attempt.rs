@@ -349,7 +349,9 @@ impl Attempt {
                 self.unanswered(now)
             }
             Err(error) => {
-                self.unknown_until = executable_until(call.sent, self.ttl);
+                if !error.is_definite() {
+                    self.unknown_until = executable_until(call.sent, self.ttl);
+                }
                 self.end(Refusal::Refused(error))
             }
         }
@@ -803,6 +805,31 @@ mod tests {
             matches!(debt, Debt::Owed { awaiting: None, .. }),
             "`Err` means unknown to the clean-up: {debt:?}"
         );
+    }
+
+    #[test]
+    fn a_definite_refusal_owes_what_earlier_claims_may_have_left_and_no_more() {
+        let no = || Err(Error::new(ErrorKind::Unsupported, "no").definite());
+        for (silent, queued, owed) in [(false, false, false), (true, false, true), (false, true, true)] {
+            let mut attempt = attempt(Wait::Forever, false);
+            asked(&mut attempt, queued);
+            let mut sent = T0;
+            if silent {
+                assert!(matches!(attempt.step(at(1), silence(T0)), Action::Rest));
+                sent = attempt.wake();
+                assert!(matches!(attempt.step(sent, Input::Wake), Action::Ask { .. }));
+                attempt.sent(Call::at(sent));
+            }
+            let answer = Input::Answer { call: Call::at(sent), answer: no() };
+            let Action::End { refusal: Refusal::Refused(_), debt } =
+                attempt.step(sent.after(Duration::from_millis(1)), answer)
+            else {
+                panic!("asks again")
+            };
+            assert_eq!(debt != Debt::Nothing, owed, "{debt:?}");
+            let unknown = matches!(debt, Debt::Owed { unknown_until, .. } if unknown_until > Moment::ZERO);
+            assert_eq!(unknown, silent, "{debt:?}");
+        }
     }
 
     #[test]

@@ -76,7 +76,9 @@ use crate::error::Result;
 /// free afterwards and somebody waits, the turn passes on: the next waiter is hinted.
 ///
 /// *`Err` means unknown.* A storage that knows the answer returns it. An error of kind
-/// [`Unavailable`](crate::ErrorKind::Unavailable) is asked again; any other kind ends the attempt.
+/// [`Unavailable`](crate::ErrorKind::Unavailable) is asked again; any other kind ends the attempt. What it may have
+/// left is released, until no claim can be executed any more; not so if the storage says that it has done nothing
+/// ([`Error::definite`](crate::Error::definite)).
 ///
 /// *Tokens grow per name,* across releases, expiry and restarts: `max(last + 1, clock in µs)`, below 2^63.
 ///

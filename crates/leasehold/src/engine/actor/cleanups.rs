@@ -87,6 +87,8 @@ impl Actor {
                 let left = match answer {
                     Ok(Acquire::Held { .. }) if !acquisition.claim.wait => Left::Nothing,
                     Ok(_) => Left::Something,
+                    Err(error) if error.is_definite() && !acquisition.claim.wait => Left::Nothing,
+                    Err(error) if error.is_definite() => Left::Something,
                     Err(_) => Left::Unknown(executable_until(call.sent, acquisition.claim.ttl)),
                 };
                 cleanup::Input::Claim { call, left }

@@ -23,6 +23,8 @@ pub(super) struct Failure {
     pub(super) error: Error,
     /// What the server refused, if it says that nothing has happened and that may be due to one claim of several.
     pub(super) refused: Option<Refused>,
+    /// Whether the server has answered: it has done nothing, and will not.
+    is_answer: bool,
 }
 
 /// What a server refuses because of one claim.
@@ -34,6 +36,8 @@ pub(super) enum Refused {
     Wait,
     /// Something else: a constraint, a trigger or a policy that others have made says no.
     Claim,
+    /// Perhaps all of them; but a trigger that others have made may have raised it for one.
+    Perhaps,
 }
 
 impl From<Failure> for Error {
@@ -44,22 +48,36 @@ impl From<Failure> for Error {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { error, refused: None }
+        Self { error, refused: None, is_answer: false }
     }
 }
 
 impl Failure {
     pub(super) fn new(error: &PgError, place: &str) -> Self {
-        Self { error: explain(error, place), refused: error.as_db_error().and_then(refused) }
+        let said = error.as_db_error();
+        Self {
+            error: explain(error, place),
+            refused: said.and_then(refused),
+            is_answer: said.is_some_and(|said| said.parsed_severity() == Some(Severity::Error)),
+        }
+    }
+
+    /// Returns what a claim is told. If the server has refused it for good, nothing of it is left there.
+    pub(super) fn refusal(self) -> Error {
+        match self.error.kind() {
+            ErrorKind::Unavailable => self.error,
+            _ if self.is_answer => self.error.definite(),
+            _ => self.error,
+        }
     }
 
     /// Returns `true` if the same claims may be asked for again in smaller batches.
     pub(super) fn is_of_one_claim(&self) -> bool {
-        matches!(self.refused, Some(Refused::Text | Refused::Claim))
+        matches!(self.refused, Some(Refused::Text | Refused::Claim | Refused::Perhaps))
     }
 }
 
-/// Classes of errors that are due to the statement, the session or the server, and to no claim.
+/// Classes of errors that are due to the statement, the session or the server, unless a trigger raises them.
 const OF_ALL: [&str; 15] =
     ["08", "0A", "25", "26", "28", "34", "3D", "3F", "40", "42", "53", "55", "57", "58", "XX"];
 
@@ -73,8 +91,9 @@ fn refused(error: &DbError) -> Option<Refused> {
         "22P05" | "22021" => Some(Refused::Text),
         "55P03" => Some(Refused::Wait),
         // A policy, and not a missing right.
-        "42501" => (error.routine() == Some("ExecWithCheckOptions")).then_some(Refused::Claim),
-        _ if OF_ALL.iter().any(|class| code.starts_with(class)) => None,
+        "42501" if error.routine() == Some("ExecWithCheckOptions") => Some(Refused::Claim),
+        _ if row(error.code()).is_some_and(|row| row.1 == Remedy::Reconnect) => None,
+        _ if OF_ALL.iter().any(|class| code.starts_with(class)) => Some(Refused::Perhaps),
         _ => Some(Refused::Claim),
     }
 }
@@ -216,7 +235,10 @@ pub(super) fn explain(error: &PgError, place: &str) -> Error {
         None if is_of_connection(code) || is_passing(code) => {
             (ErrorKind::Unavailable, "the server cannot do it now; retry")
         }
-        None => (ErrorKind::Internal, "the server refused a statement"),
+        None => (
+            ErrorKind::Unsupported,
+            "a rule of the database refuses that (a constraint, a trigger or a policy); change the rule, or the call",
+        ),
     };
     let said = error.as_db_error().map(|error| error.message()).unwrap_or_default();
     let said = said.escape_debug();

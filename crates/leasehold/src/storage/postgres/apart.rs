@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::answers::Failure;
+use super::answers::{Failure, Refused};
 use crate::clock::Moment;
 use crate::storage::Name;
 
@@ -13,12 +13,16 @@ use crate::storage::Name;
 pub(super) struct Apart<T> {
     open: Vec<Vec<usize>>,
     answers: Vec<(usize, Result<T, Failure>)>,
+    /// How many batches may still be refused by what may concern all. `None` once one of them was not.
+    doubts: Option<usize>,
 }
 
 impl<T> Apart<T> {
     /// Begins with the claims at these places.
     pub(super) fn new(places: Vec<usize>) -> Self {
-        Self { answers: Vec::with_capacity(places.len()), open: vec![places] }
+        // To find the bad ones takes a batch for each halving, and some more if they stand close together.
+        let doubts = Some(2 * usize::BITS.saturating_sub(places.len().leading_zeros()) as usize + 8);
+        Self { answers: Vec::with_capacity(places.len()), open: vec![places], doubts }
     }
 
     /// Returns the places of the next batch.
@@ -28,9 +32,20 @@ impl<T> Apart<T> {
 
     /// Takes in what was answered to it.
     pub(super) fn said(&mut self, mut places: Vec<usize>, said: Result<Vec<T>, Failure>) {
+        if let (Err(Failure { refused: Some(Refused::Perhaps), .. }), Some(doubts)) =
+            (&said, &mut self.doubts)
+        {
+            *doubts = doubts.saturating_sub(1);
+            if *doubts == 0 {
+                places.extend(self.open.drain(..).flatten());
+            }
+        }
         match said {
-            Ok(said) => self.answers.extend(places.into_iter().zip(said.into_iter().map(Ok))),
-            Err(failure) if places.len() > 1 && failure.is_of_one_claim() => {
+            Ok(said) => {
+                self.doubts = None;
+                self.answers.extend(places.into_iter().zip(said.into_iter().map(Ok)));
+            }
+            Err(failure) if places.len() > 1 && failure.is_of_one_claim() && self.doubts != Some(0) => {
                 let rest = places.split_off(places.len() / 2);
                 self.open.extend([rest, places]);
             }

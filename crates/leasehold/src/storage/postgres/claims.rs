@@ -176,7 +176,7 @@ async fn settle(around: Around<'_>, claims: &[Claim], places: &[usize], answers:
         apart.said(places, asked);
     }
     for (place, asked) in apart.answers() {
-        answers[place] = Some(asked.unwrap_or_else(|failure| Asked::plain(Err(failure.error))));
+        answers[place] = Some(asked.unwrap_or_else(|failure| Asked::plain(Err(failure.refusal()))));
     }
     let is_missing = |place: &&usize| answers[**place].as_ref().is_some_and(|asked| asked.missing);
     let missing: Vec<_> = places.iter().filter(is_missing).copied().collect();
@@ -444,7 +444,11 @@ fn take<T: Copy>(
             // What the database cannot hold it does not hold.
             Err(Failure { refused: Some(Refused::Text), .. }) => Some(Ok(not_held)),
             // Perhaps only to whom the lock is handed over, which the next does not do.
-            Err(Failure { refused: Some(Refused::Claim), .. }) if verb == Verb::HandOver => None,
+            Err(Failure { refused: Some(Refused::Claim | Refused::Perhaps), .. })
+                if verb == Verb::HandOver =>
+            {
+                None
+            }
             Err(failure) => Some(Err(failure.error)),
         };
     }

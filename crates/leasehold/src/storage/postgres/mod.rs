@@ -49,7 +49,7 @@ use super::{
     Acquire, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, Release, Renew, Storage,
 };
 use crate::clock::{Clock, Moment};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Keeps locks in PostgreSQL.
 pub struct Postgres {
@@ -124,7 +124,8 @@ impl Postgres {
 
     async fn ask(&self, claims: &[Claim], sent: Moment) -> Vec<Result<Acquire>> {
         let asking = async {
-            let (server, link) = self.links.acquiring().await?;
+            // Without a connection nothing is sent.
+            let (server, link) = self.links.acquiring().await.map_err(Error::definite)?;
             claims::acquire(self.around(server, &link, sent), claims).await
         };
         each(claims, asking.await)
