@@ -38,7 +38,7 @@
 //! | see the holder of a lock, or all held locks | [`Locks::inspect`], [`Locks::list`] |
 //! | be notified when a lock is locked or unlocked | [`Locks::observe`] |
 //! | end the lease of another client | [`Locks::break_lock`] |
-//! | count, log, alert | [`Locks::events`]; each is also a `tracing` event under `leasehold` |
+//! | count, log, alert | [`Locks::events`]; each is also a `tracing` event under `leasehold`, where a wait is logged at ten seconds, while it lasts |
 //! | leave no lease behind at the end of the program | [`Locks::close`] |
 //!
 //! # What dropping does

@@ -423,3 +423,22 @@ async fn an_observer_that_is_dropped_is_forgotten_and_another_of_its_name_is_not
 fn block_on<T>(work: impl Future<Output = T>) -> T {
     pollster::block_on(work)
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_long_list_does_not_keep_others_waiting() {
+    let memory = Memory::new();
+    let (holder, other) = (client(&memory), client(&memory));
+    let taken = (0..3_500).map(|i| {
+        let lock = holder.lock(format!("held/{i}"));
+        async move { lock.acquire().await.expect("free") }
+    });
+    let guards = futures_util::future::join_all(taken).await;
+    let (list, lock) = (other.list("held/"), other.lock("free"));
+    match futures_util::future::select(std::pin::pin!(list), std::pin::pin!(lock.try_acquire())).await {
+        futures_util::future::Either::Right((granted, list)) => {
+            assert!(granted.expect("asked").is_some());
+            assert_eq!(list.await.expect("listed").len(), guards.len());
+        }
+        futures_util::future::Either::Left(_) => panic!("page after page, and nothing in between"),
+    }
+}
