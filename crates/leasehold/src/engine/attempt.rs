@@ -241,8 +241,14 @@ impl Attempt {
         self.error.as_ref()
     }
 
-    /// What it knows of the storage and the lock.
+    /// What it knows of the storage and the lock. One that has had no answer itself passes on what it was told.
     pub(crate) fn known(&self) -> Known {
+        if !self.answered
+            && self.error.is_none()
+            && let Some(known) = &self.known
+        {
+            return known.clone();
+        }
         let (seen, error) = (self.seen.clone(), self.error.clone());
         Known { answered: self.answered, seen, error, heard: self.heard }
     }
@@ -726,6 +732,11 @@ mod tests {
         let Action::End { refusal: Refusal::Contended(Some(_)), .. } = behind.step(at(1_000), Input::Wake)
         else {
             panic!("the storage has answered")
+        };
+        let mut third = next(&behind, limit, at(1_000));
+        let Action::End { refusal: Refusal::Contended(Some(_)), .. } = third.step(at(1_000), Input::Wake)
+        else {
+            panic!("so it has for the one behind that")
         };
         let mut silent = attempt(Wait::For(Duration::from_secs(25)), false);
         asked(&mut silent, true);
