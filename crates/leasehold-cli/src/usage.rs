@@ -89,7 +89,8 @@ fn one_line(message: &str) -> String {
 /// Takes out of the error what may be a URL or a ticket, or a part of one, before it becomes a message: a message may
 /// have its blanks joined and its escape sequences removed, and would not be recognized.
 fn hide_secrets(error: &mut clap::Error) {
-    const QUOTED: [(ContextKind, fn(&str) -> bool); 4] = [
+    type Suspicion = fn(&str) -> bool;
+    const QUOTED: [(ContextKind, Suspicion); 4] = [
         (ContextKind::InvalidValue, is_plain),
         (ContextKind::InvalidSubcommand, is_plain),
         (ContextKind::InvalidArg, is_no_url),

@@ -32,7 +32,7 @@ pub(crate) enum Patience {
 pub(crate) fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8], patience: Patience) -> io::Result<()> {
     while !bytes.is_empty() {
         wait(to, patience)?;
-        match rustix::io::write(to, &bytes[..bytes.len().min(PIECE)]) {
+        match rustix::io::write(to, &bytes[..std::cmp::min(bytes.len(), PIECE)]) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => bytes = &bytes[written..],
             // Of a pipe that another process has made non-blocking, and has filled since.

@@ -1,6 +1,7 @@
 //! What depends on the process: that it cannot start a thread, and that it is forked.
 
 #![cfg(target_os = "linux")]
+#![expect(clippy::print_stdout, reason = "a worker tells the test that has started it")]
 
 use std::io::{Read as _, Write as _};
 use std::process::{Command, Output};

@@ -394,7 +394,7 @@ fn rows_that_others_lock_keep_no_renewal_and_no_release_of_another_lock_waiting_
         // Two are locked for good, of which the first in line would be waited for.
         let pin = format!("select from {table} where name in ('job00', 'job20') for update");
         let open = common().transaction(&pin).expect("locked");
-        let is_pinned = |i: usize| i % 20 == 0;
+        let is_pinned = |i: usize| i.is_multiple_of(20);
         let before = done(common(), table, RENEW)[0];
         for (i, answer) in within(soon(), storage.renew(&claims)).await.into_iter().enumerate() {
             assert_eq!(answer.is_err(), is_pinned(i), "{i}: {answer:?}");

@@ -255,7 +255,7 @@ fn a_list_that_takes_longer_than_a_call_goes_on_as_long_as_it_gets_on() {
         let proxy = Proxy::start(format!("127.0.0.1:{}", redis.port())).await.expect("a proxy");
         let locks = client(&proxy.url_for(&redis.url())).await;
         proxy.faults().flow(Which::All, To::Client, Flow::delay(Duration::from_millis(40)));
-        let begun = std::time::Instant::now();
+        let begun = tokio::time::Instant::now();
         // Two hundred thousand keys are gone through for a few.
         let listed = locks.list("09999").await;
         let names: Vec<_> =

@@ -423,12 +423,15 @@ pub(super) async fn release(around: Around<'_>, claims: &[Claim]) -> Result<Vec<
     Ok(answered(claims, answers))
 }
 
+/// What a statement said of one claim: its answer, if it was not passed over.
+type Said<T> = Result<Option<Result<T>>, Failure>;
+
 /// Takes in what was answered. What is left has been passed over, since others have locked it: then comes a statement that
 /// waits for it. If that is in vain for one, the others are looked at once more without waiting. Returns `true` if there is
 /// reason for the next.
 fn take<T: Copy>(
     answers: &mut [Option<Result<T>>],
-    said: Vec<(usize, Result<Option<Result<T>>, Failure>)>,
+    said: Vec<(usize, Said<T>)>,
     verb: Verb,
     not_held: T,
 ) -> bool {
