@@ -3,7 +3,7 @@
 //! Defects of a storage are a wrapper over any storage. Those of the engine are compiled into the library
 //! only with `RUSTFLAGS="--cfg leasehold_planted"`, and have no effect until one is switched on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -140,6 +140,8 @@ pub struct Defective<S> {
 #[derive(Default)]
 struct Shared {
     names: HashMap<Name, Known>,
+    /// Owners whose leases a defect has shortened. A storage that does so by mistake tells nothing of it.
+    shortened: HashSet<Owner>,
 }
 
 #[derive(Default)]
@@ -201,6 +203,7 @@ impl<S: Storage> Defective<S> {
             (taken_over, Token::new(known.token))
         };
         if taken_over && self.is(Defect::TakeoverKeepsDeadline) {
+            self.shared().shortened.insert(claim.owner);
             let over = Claim::new(claim.name.clone(), claim.owner, Duration::from_millis(1));
             let over = over.shorten(true).patience(Duration::from_secs(1));
             only(self.inner.renew(&[over]).await)?;
@@ -318,8 +321,16 @@ impl<S: Storage> Storage for Defective<S> {
     }
 
     fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {
-        let forgets = self.is(Defect::ForgetsHints);
-        Box::pin(self.inner.hints()).filter(move |_| std::future::ready(!forgets))
+        let (forgets, shared) = (self.is(Defect::ForgetsHints), Arc::clone(&self.shared));
+        Box::pin(self.inner.hints()).filter(move |hint| {
+            let of_shortened = match hint {
+                Hint::Owner(owner) => {
+                    shared.lock().unwrap_or_else(PoisonError::into_inner).shortened.contains(owner)
+                }
+                _ => false,
+            };
+            std::future::ready(!forgets && !of_shortened)
+        })
     }
 }
 
