@@ -31,6 +31,11 @@ impl Locks {
     /// |---|---|
     /// | `sqlite:` | a file in the platform's state directory, for the processes of this machine |
     /// | `sqlite:PATH` | that file |
+    /// | `redis://HOST/0`, `rediss://`, `redis+unix:` | one Redis or Valkey |
+    /// | `redis+sentinel://`, `rediss+sentinel://` | a Redis primary that Sentinels watch |
+    /// | `redis+cluster://`, `rediss+cluster://` | a Redis Cluster |
+    /// | `redis+quorum://A,B,C`, `rediss+quorum://` | a majority of independent Redis servers |
+    /// | `postgres://HOST/DATABASE`, `postgresql://` | a PostgreSQL, directly or behind a pooler |
     /// | `memory:` | this client alone; `memory:NAME` is shared by the clients of this process |
     ///
     /// # Errors

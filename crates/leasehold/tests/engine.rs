@@ -442,3 +442,30 @@ async fn a_long_list_does_not_keep_others_waiting() {
         futures_util::future::Either::Left(_) => panic!("page after page, and nothing in between"),
     }
 }
+
+/// The engine may be about to hand the lease over when the caller leaves and closes the client.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resume_that_is_left_before_a_close_leaves_the_lease_to_the_ticket() {
+    let memory = Memory::new();
+    let (first, observer) = (client(&memory), client(&memory));
+    let lock = first.lock("x").ttl(Duration::from_secs(3600));
+    let ticket = lock.acquire().await.expect("free").into_ticket();
+    first.close().await.expect("answered");
+    for steps in 0..2_000_u32 {
+        // On a thread of its own, so that it hands over while the caller leaves.
+        let locks = Locks::builder().build(memory.clone()).expect("memory promises enough");
+        {
+            let mut resuming = std::pin::pin!(locks.resume(ticket.clone()));
+            if let Some(guard) = futures_util::future::poll_immediate(resuming.as_mut()).await {
+                guard.expect("held").forget();
+            }
+            for _ in 0..steps % 400 * 20 {
+                std::hint::spin_loop();
+            }
+        }
+        locks.close().await.expect("answered");
+        let holder = observer.inspect("x").await.expect("answered");
+        let owner = holder.unwrap_or_else(|| panic!("released after {steps}")).owner;
+        assert_eq!(owner, ticket.owner(), "{steps}");
+    }
+}
