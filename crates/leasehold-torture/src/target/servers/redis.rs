@@ -164,11 +164,12 @@ pub(super) fn left(setup: &dyn Setup) -> Result<Vec<String>> {
     Ok(left.concat())
 }
 
-/// Lists the keys of one server, except the token records, which expire in a day, and the record of the
-/// primary.
+/// Lists the keys of one server, except what stays: the token records, which expire in a day, the record of the
+/// primary, and the two keys by which a server of a quorum knows what it has granted.
 fn left_at(host: &str) -> Result<Vec<String>> {
     let keys = keys(host).map_err(|error| Error::new(format!("cannot list keys at {host}: {error}")))?;
-    let left = keys.iter().filter(|key| !key.ends_with(b"\0t") && !key.ends_with(b"\0epoch"));
+    let stays: [&[u8]; 4] = [b"\0t", b"\0epoch", b"\0marker", b"\0others"];
+    let left = keys.iter().filter(|key| !stays.iter().any(|end| key.ends_with(end)));
     Ok(left.map(|key| format!("the key {}", key.escape_ascii())).collect())
 }
 
