@@ -129,7 +129,9 @@ pub fn c8_false_loss(history: &History) -> Checked {
     for hold in &history.holds {
         let Some(lost) = &hold.lost else { continue };
         let never_renewed = hold.call.invoke.why == "never";
-        let last_claim = hold.deadline.saturating_sub(ms(5));
+        // A look at the lease may bring its deadline forward by as long as the look took, at most by the margin.
+        let margin = std::cmp::max(hold.call.invoke.ttl_ms.unwrap_or(0) / 100, 10) + 2;
+        let last_claim = hold.deadline.saturating_sub(ms(margin));
         if lost.why == "expired" && lost.t < last_claim {
             let early = span(hold.deadline - lost.t);
             let text = format!("worker {} lost {} {early} before its deadline", lost.w, hold.lock());
