@@ -316,10 +316,12 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
 fn a_server_that_is_set_to_keep_all_and_has_forgotten_gives_nobody_else_a_majority() {
     let ttl = scaled(Duration::from_secs(4));
     let options = format!("max_ttl={}ms", ttl.as_millis());
+    let clock = start(Redis::options());
     let empty = |server: &Redis| {
         let disk = disk(server);
         server.kill9();
         replace_disk(&disk, None);
+        wait_for_the_end_of_a_second(&clock);
         server.restart().expect("starts");
     };
     let flush = |server: &Redis| drop(command(server, &["flushall"]));
@@ -615,6 +617,15 @@ async fn keep(quorum: &RedisQuorum, claim: &Claim) {
 async fn give(quorum: &RedisQuorum, claim: &Claim) {
     let answer = quorum.release(std::slice::from_ref(claim)).await.remove(0);
     assert!(matches!(answer, Ok(Release::Released)), "{answer:?}");
+}
+
+/// Waits until a second is about to end. A server that is started now says soon that it has been running for one.
+fn wait_for_the_end_of_a_second(clock: &Redis) {
+    until_sync(|| {
+        let time = command(clock, &["time"]);
+        let micros = time.lines().next_back().and_then(|micros| micros.parse::<u32>().ok()).expect("a time");
+        (850_000..900_000).contains(&micros)
+    });
 }
 
 fn command(server: &Redis, args: &[&str]) -> String {

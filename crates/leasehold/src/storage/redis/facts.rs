@@ -1,6 +1,7 @@
 //! What a server tells of itself, and what can be promised of it.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use redis::{FromRedisValue, Pipeline, Value, from_redis_value};
 
@@ -38,7 +39,9 @@ pub(in crate::storage) struct Facts {
     pub(super) replicas_min: Option<u64>,
     /// A replica that has been silent for longer does not count (`min-replicas-max-lag`), if it tells.
     pub(super) lag_max_s: Option<u64>,
-    pub(in crate::storage) uptime_s: u64,
+    /// How long it has been running at least. It reports the difference of two times that are each rounded down to a
+    /// second, so up to a second too much.
+    pub(in crate::storage) up: Duration,
 }
 
 /// Which server, and which life of it.
@@ -127,7 +130,7 @@ impl Facts {
             known_replicas: None,
             replicas_min: stopping("min-replicas-to-write"),
             lag_max_s: stopping("min-replicas-max-lag"),
-            uptime_s: field("uptime_in_seconds").parse().unwrap_or(0),
+            up: Duration::from_secs(field("uptime_in_seconds").parse::<u64>().unwrap_or(0).saturating_sub(1)),
         })
     }
 
@@ -250,5 +253,14 @@ mod tests {
         assert_eq!(loading.expect_err("it is loading").kind(), ErrorKind::Unavailable);
         let facts = Facts::read(answers("loading:0\r\naof_enabled:1"), &config(), "h:1").expect("known");
         assert!(facts.survives_restart());
+    }
+
+    #[test]
+    fn a_server_started_at_the_end_of_a_second_has_not_been_running_for_one() {
+        let up = |said| {
+            let info = format!("uptime_in_seconds:{said}");
+            Facts::read(answers(&info), &config(), "h:1").expect("known").up
+        };
+        assert_eq!([up(0), up(1), up(61)], [0, 0, 60].map(Duration::from_secs));
     }
 }

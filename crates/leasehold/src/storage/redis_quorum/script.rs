@@ -248,7 +248,7 @@ impl At<'_> {
             run_id: facts.identity.run_id.clone(),
             database: self.config.access.database,
             keeps: facts.survives_restart(),
-            up: Duration::from_secs(facts.uptime_s) + self.server.now().since(self.link.opened),
+            up: facts.up + self.server.now().since(self.link.opened),
         })
     }
 

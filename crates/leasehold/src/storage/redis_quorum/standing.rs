@@ -91,7 +91,7 @@ pub(super) struct Known {
     pub(super) database: u32,
     /// Whether it keeps every write through a restart.
     pub(super) keeps: bool,
-    /// For how long it has been running.
+    /// For how long it has been running, at least.
     pub(super) up: Duration,
 }
 
