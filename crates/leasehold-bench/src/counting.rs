@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_core::Stream;
 use leasehold::storage::{
-    Acquire, AnyStorage, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, Release, Renew,
-    Storage, WAITER_HEARTBEAT,
+    AcquireReply, AnyStorage, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, ReleaseReply,
+    RenewReply, Storage, WAITER_HEARTBEAT,
 };
 
 use crate::clock::{nanos, now_ns};
@@ -73,10 +73,10 @@ impl Counts {
         all && claims.iter().all(|claim| claim.wait)
     }
 
-    fn stopped_waiting(&self, claims: &[Claim], answers: &[leasehold::Result<Acquire>]) {
+    fn stopped_waiting(&self, claims: &[Claim], answers: &[leasehold::Result<AcquireReply>]) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         for (claim, answer) in claims.iter().zip(answers) {
-            if matches!(answer, Ok(Acquire::Granted { .. })) {
+            if matches!(answer, Ok(AcquireReply::Granted { .. })) {
                 waiting.remove(&claim.owner);
             }
         }
@@ -105,7 +105,7 @@ impl Storage for Counting {
         self.inner.limits()
     }
 
-    async fn acquire(&self, claims: &[Claim]) -> Vec<leasehold::Result<Acquire>> {
+    async fn acquire(&self, claims: &[Claim]) -> Vec<leasehold::Result<AcquireReply>> {
         self.counts.acquire.fetch_add(1, Ordering::Relaxed);
         let heartbeat = self.counts.are_heartbeats(claims);
         self.counts.heartbeat.fetch_add(u64::from(heartbeat), Ordering::Relaxed);
@@ -115,13 +115,13 @@ impl Storage for Counting {
         answers
     }
 
-    async fn renew(&self, claims: &[Claim]) -> Vec<leasehold::Result<Renew>> {
+    async fn renew(&self, claims: &[Claim]) -> Vec<leasehold::Result<RenewReply>> {
         self.counts.renew.fetch_add(1, Ordering::Relaxed);
         self.counts.renewed(claims.len());
         self.inner.renew(claims).await
     }
 
-    async fn release(&self, claims: &[Claim]) -> Vec<leasehold::Result<Release>> {
+    async fn release(&self, claims: &[Claim]) -> Vec<leasehold::Result<ReleaseReply>> {
         self.counts.release.fetch_add(1, Ordering::Relaxed);
         self.inner.release(claims).await
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_core::Stream;
 use futures_util::{StreamExt, stream};
 use leasehold::storage::{
-    Acquire, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Release, Renew, Storage,
+    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, ReleaseReply, RenewReply, Storage,
 };
 use leasehold::{Error, ErrorKind, Result};
 use tokio::sync::{broadcast, watch};
@@ -213,7 +213,7 @@ impl<S: Storage> Storage for Chaos<S> {
         self.inner.limits()
     }
 
-    async fn acquire(&self, claims: &[Claim]) -> Vec<Result<Acquire>> {
+    async fn acquire(&self, claims: &[Claim]) -> Vec<Result<AcquireReply>> {
         let (n, owned) = (claims.len(), claims.to_vec());
         let call = move |inner: Arc<S>, late| {
             let claims = impatient(&owned, late);
@@ -222,7 +222,7 @@ impl<S: Storage> Storage for Chaos<S> {
         self.call(Verb::Acquire, n, call, || errors(n)).await
     }
 
-    async fn renew(&self, claims: &[Claim]) -> Vec<Result<Renew>> {
+    async fn renew(&self, claims: &[Claim]) -> Vec<Result<RenewReply>> {
         let (n, owned) = (claims.len(), claims.to_vec());
         let call = move |inner: Arc<S>, late| {
             let claims = impatient(&owned, late);
@@ -231,7 +231,7 @@ impl<S: Storage> Storage for Chaos<S> {
         self.call(Verb::Renew, n, call, || errors(n)).await
     }
 
-    async fn release(&self, claims: &[Claim]) -> Vec<Result<Release>> {
+    async fn release(&self, claims: &[Claim]) -> Vec<Result<ReleaseReply>> {
         let (n, owned) = (claims.len(), claims.to_vec());
         let call = move |inner: Arc<S>, late| {
             let claims = impatient(&owned, late);

@@ -6,7 +6,8 @@ use std::time::Duration;
 use futures_core::Stream;
 use futures_util::{FutureExt, StreamExt};
 use leasehold::storage::{
-    Acquire, AnyStorage, Claim, Hint, Holder, Limits, Name, Owner, Release, Renew, Storage, Token,
+    AcquireReply, AnyStorage, Claim, Hint, Holder, Limits, Name, Owner, ReleaseReply, RenewReply, Storage,
+    Token,
 };
 use leasehold::{ErrorKind, Locks, Result};
 use tokio::sync::mpsc;
@@ -108,11 +109,11 @@ impl Context {
 pub(crate) struct Client(pub(crate) AnyStorage);
 
 impl Client {
-    pub(crate) async fn try_acquire(&self, claim: &Claim) -> Result<Acquire> {
+    pub(crate) async fn try_acquire(&self, claim: &Claim) -> Result<AcquireReply> {
         only(self.0.acquire(std::slice::from_ref(claim)).await, "acquire")
     }
 
-    pub(crate) async fn acquire(&self, claim: &Claim) -> Acquire {
+    pub(crate) async fn acquire(&self, claim: &Claim) -> AcquireReply {
         let answer = self.try_acquire(claim).await;
         answer.unwrap_or_else(|error| panic!("acquire failed: {error}"))
     }
@@ -120,12 +121,12 @@ impl Client {
     /// Acquires a lock that must be granted.
     pub(crate) async fn take(&self, claim: &Claim, why: &str) -> Token {
         match self.acquire(claim).await {
-            Acquire::Granted { token, ttl } => {
+            AcquireReply::Granted { token, ttl } => {
                 let asked = claim.ttl;
                 assert!(ttl >= asked || claim.wait, "a TTL of {asked:?} was asked for and {ttl:?} given");
                 if ttl < asked {
                     let renewed = self.renew(claim).await;
-                    let whole = matches!(renewed, Renew::Renewed { ttl } if ttl >= asked);
+                    let whole = matches!(renewed, RenewReply::Renewed { ttl } if ttl >= asked);
                     assert!(whole, "{ttl:?} of {asked:?} were given, and a renewal says {renewed:?}");
                 }
                 token
@@ -137,7 +138,7 @@ impl Client {
     /// Sends a claim that must be refused.
     pub(crate) async fn refused(&self, claim: &Claim, why: &str) -> Option<Holder> {
         match self.acquire(claim).await {
-            Acquire::Held { holder, .. } => holder,
+            AcquireReply::Held { holder, .. } => holder,
             other => panic!("{why}: expected `Held`, got {other:?}"),
         }
     }
@@ -147,7 +148,7 @@ impl Client {
         let (start, pause) = (Instant::now(), Duration::from_millis(10));
         loop {
             match self.acquire(claim).await {
-                Acquire::Granted { token, .. } => return token,
+                AcquireReply::Granted { token, .. } => return token,
                 other if start.elapsed() > within => {
                     panic!("{why}: not granted within {within:?}, but {other:?}")
                 }
@@ -156,11 +157,11 @@ impl Client {
         }
     }
 
-    pub(crate) async fn try_renew(&self, claim: &Claim) -> Result<Renew> {
+    pub(crate) async fn try_renew(&self, claim: &Claim) -> Result<RenewReply> {
         only(self.0.renew(std::slice::from_ref(claim)).await, "renew")
     }
 
-    pub(crate) async fn renew(&self, claim: &Claim) -> Renew {
+    pub(crate) async fn renew(&self, claim: &Claim) -> RenewReply {
         let answer = self.try_renew(claim).await;
         answer.unwrap_or_else(|error| panic!("renew failed: {error}"))
     }
@@ -169,17 +170,17 @@ impl Client {
     pub(crate) async fn keep(&self, claim: &Claim, why: &str) {
         let answer = self.renew(claim).await;
         assert!(
-            matches!(answer, Renew::Renewed { ttl } if ttl >= claim.ttl),
+            matches!(answer, RenewReply::Renewed { ttl } if ttl >= claim.ttl),
             "{why}: expected `Renewed` for at least {:?}, got {answer:?}",
             claim.ttl
         );
     }
 
-    pub(crate) async fn try_release(&self, claim: &Claim) -> Result<Release> {
+    pub(crate) async fn try_release(&self, claim: &Claim) -> Result<ReleaseReply> {
         only(self.0.release(std::slice::from_ref(claim)).await, "release")
     }
 
-    pub(crate) async fn release(&self, claim: &Claim) -> Release {
+    pub(crate) async fn release(&self, claim: &Claim) -> ReleaseReply {
         let answer = self.try_release(claim).await;
         answer.unwrap_or_else(|error| panic!("release failed: {error}"))
     }
@@ -187,7 +188,7 @@ impl Client {
     /// Releases a lease that must be held.
     pub(crate) async fn give(&self, claim: &Claim, why: &str) {
         let answer = self.release(claim).await;
-        assert_eq!(answer, Release::Released, "{why}");
+        assert_eq!(answer, ReleaseReply::Released, "{why}");
     }
 
     pub(crate) async fn inspect(&self, name: &Name) -> Option<Holder> {

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use leasehold::storage::{Acquire, Claim, Memory, Storage};
+use leasehold::storage::{AcquireReply, Claim, Memory, Storage};
 use leasehold::{Guard, Locks, Name, Owner, Ticket};
 use leasehold_conformance::{Chaos, Controls, Fault, Verb};
 use tokio::time::{Instant, sleep, timeout};
@@ -272,7 +272,7 @@ impl Fixture {
 
     async fn other_takes(&self) {
         let answers = self.memory.acquire(std::slice::from_ref(&self.other)).await;
-        assert!(matches!(answers[..], [Ok(Acquire::Granted { .. })]), "{answers:?}");
+        assert!(matches!(answers[..], [Ok(AcquireReply::Granted { .. })]), "{answers:?}");
     }
 
     async fn other_gives(&self) {
@@ -314,7 +314,7 @@ impl Fixture {
         let newcomer = [Claim::new(self.name.clone(), Owner::random(), TTL)];
         let answers = self.memory.acquire(&newcomer).await;
         self.memory.release(&newcomer).await;
-        matches!(answers[..], [Ok(Acquire::Granted { .. })])
+        matches!(answers[..], [Ok(AcquireReply::Granted { .. })])
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
-use leasehold::storage::{Acquire, Claim, Hint, Memory, Release, Renew, Storage};
+use leasehold::storage::{AcquireReply, Claim, Hint, Memory, ReleaseReply, RenewReply, Storage};
 use leasehold::{ErrorKind, Locks, Lost, Name, Owner};
 use leasehold_conformance::{Chaos, Controls, Fault, HintFault, Verb};
 use tokio::time::{Instant, sleep, timeout};
@@ -116,7 +116,7 @@ async fn what_hangs_happens_when_it_is_healed() {
     assert!(is_held(&memory).await);
     controls.heal();
     let answer = released.await.remove(0).expect("healed");
-    assert_eq!(answer, Release::Released);
+    assert_eq!(answer, ReleaseReply::Released);
 }
 
 #[tokio::test(start_paused = true)]
@@ -126,7 +126,7 @@ async fn what_is_duplicated_happens_twice() {
     chaos.acquire(&claim).await;
     controls.next(Verb::Release, 1, Fault::Duplicate);
     let answer = chaos.release(&claim).await.remove(0).expect("memory answers");
-    assert_eq!(answer, Release::NotHeld, "the second time, it was gone");
+    assert_eq!(answer, ReleaseReply::NotHeld, "the second time, it was gone");
 }
 
 #[tokio::test(start_paused = true)]
@@ -205,8 +205,8 @@ async fn it_passes_what_it_is_not_told_about() {
     let (_, chaos, controls) = chaos();
     let claim = claim();
     controls.always(Verb::List, Fault::Fail);
-    assert!(matches!(chaos.acquire(&claim).await[..], [Ok(Acquire::Granted { .. })]));
-    assert!(matches!(chaos.renew(&claim).await[..], [Ok(Renew::Renewed { .. })]));
+    assert!(matches!(chaos.acquire(&claim).await[..], [Ok(AcquireReply::Granted { .. })]));
+    assert!(matches!(chaos.renew(&claim).await[..], [Ok(RenewReply::Renewed { .. })]));
     assert!(chaos.list("", None, 1).await.is_err());
     assert_eq!(chaos.to_string(), "chaos(memory)");
 }

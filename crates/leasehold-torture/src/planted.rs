@@ -12,7 +12,8 @@ use clap::ValueEnum;
 use futures_core::Stream;
 use futures_util::StreamExt;
 use leasehold::storage::{
-    Acquire, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, Release, Renew, Storage, Token,
+    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, ReleaseReply, RenewReply,
+    Storage, Token,
 };
 use leasehold::{Error, ErrorKind, Result};
 
@@ -172,22 +173,22 @@ impl<S: Storage> Defective<S> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn acquire_one(&self, claim: &Claim) -> Result<Acquire> {
+    async fn acquire_one(&self, claim: &Claim) -> Result<AcquireReply> {
         let mut bent = claim.clone();
         if self.is(Defect::IgnoresPatience) {
             bent.patience = Duration::MAX;
         }
         let answer = match only(self.inner.acquire(&[bent]).await) {
             Err(_) if self.is(Defect::ErrorIsContention) => {
-                return Ok(Acquire::Held { holder: None, retry_after: None });
+                return Ok(AcquireReply::Held { holder: None, retry_after: None });
             }
             Err(_) if self.is(Defect::ErrorIsSuccess) => {
                 let token = self.shared().names.get(&claim.name).map_or(1, |known| known.token + 1);
-                return Ok(Acquire::Granted { token: Token::new(token), ttl: claim.ttl });
+                return Ok(AcquireReply::Granted { token: Token::new(token), ttl: claim.ttl });
             }
             answer => answer?,
         };
-        let Acquire::Granted { token, ttl } = answer else { return Ok(answer) };
+        let AcquireReply::Granted { token, ttl } = answer else { return Ok(answer) };
         let (taken_over, token) = {
             let mut shared = self.shared();
             let known = shared.names.entry(claim.name.clone()).or_default();
@@ -208,33 +209,33 @@ impl<S: Storage> Defective<S> {
             let over = over.shorten(true).patience(Duration::from_secs(1));
             only(self.inner.renew(&[over]).await)?;
         }
-        Ok(Acquire::Granted { token, ttl })
+        Ok(AcquireReply::Granted { token, ttl })
     }
 
-    async fn renew_one(&self, claim: &Claim) -> Result<Renew> {
+    async fn renew_one(&self, claim: &Claim) -> Result<RenewReply> {
         let shorter = self.shared().names.get(&claim.name).is_some_and(|known| claim.ttl < known.ttl);
         if shorter && self.is(Defect::ShorterTtlDeletes) {
             only(self.inner.release(std::slice::from_ref(claim)).await)?;
-            return Ok(Renew::Renewed { ttl: claim.ttl });
+            return Ok(RenewReply::Renewed { ttl: claim.ttl });
         }
         let answer = only(self.inner.renew(std::slice::from_ref(claim)).await)?;
-        if answer == Renew::NotHeld && self.is(Defect::RenewsAsUpsert) {
+        if answer == RenewReply::NotHeld && self.is(Defect::RenewsAsUpsert) {
             let upsert = claim.clone().wait(false).patience(Duration::MAX);
-            if let Acquire::Granted { ttl, .. } = only(self.inner.acquire(&[upsert]).await)? {
-                return Ok(Renew::Renewed { ttl });
+            if let AcquireReply::Granted { ttl, .. } = only(self.inner.acquire(&[upsert]).await)? {
+                return Ok(RenewReply::Renewed { ttl });
             }
         }
         Ok(answer)
     }
 
-    async fn release_one(&self, claim: &Claim) -> Result<Release> {
+    async fn release_one(&self, claim: &Claim) -> Result<ReleaseReply> {
         let mut bent = claim.clone();
         if self.is(Defect::ReleasesForAnyOwner) || self.is(Defect::KeepsEntries) {
             let holder = self.inner.inspect(&claim.name).await?.map(|holder| holder.owner);
             match holder {
                 Some(owner) if self.is(Defect::ReleasesForAnyOwner) => bent.owner = owner,
                 holder if self.is(Defect::KeepsEntries) && holder != Some(claim.owner) => {
-                    return Ok(Release::NotHeld);
+                    return Ok(ReleaseReply::NotHeld);
                 }
                 _ => {}
             }
@@ -271,7 +272,7 @@ impl<S: Storage> Storage for Defective<S> {
         self.inner.limits()
     }
 
-    async fn acquire(&self, claims: &[Claim]) -> Vec<Result<Acquire>> {
+    async fn acquire(&self, claims: &[Claim]) -> Vec<Result<AcquireReply>> {
         if self.defect.is_none() {
             return self.inner.acquire(claims).await;
         }
@@ -282,7 +283,7 @@ impl<S: Storage> Storage for Defective<S> {
         answers
     }
 
-    async fn renew(&self, claims: &[Claim]) -> Vec<Result<Renew>> {
+    async fn renew(&self, claims: &[Claim]) -> Vec<Result<RenewReply>> {
         if self.defect.is_none() {
             return self.inner.renew(claims).await;
         }
@@ -293,7 +294,7 @@ impl<S: Storage> Storage for Defective<S> {
         answers
     }
 
-    async fn release(&self, claims: &[Claim]) -> Vec<Result<Release>> {
+    async fn release(&self, claims: &[Claim]) -> Vec<Result<ReleaseReply>> {
         if self.defect.is_none() {
             return self.inner.release(claims).await;
         }

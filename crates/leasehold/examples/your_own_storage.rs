@@ -23,8 +23,8 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use leasehold::storage::{
-    Acquire, Claim, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Owner, Release, Renew,
-    Storage, Tier, Token,
+    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Owner, ReleaseReply,
+    RenewReply, Storage, Tier, Token,
 };
 use leasehold::{Error, ErrorKind, Locks, Result};
 use tokio::time::Instant;
@@ -59,7 +59,7 @@ impl Storage for Shelf {
         Limits::default()
     }
 
-    async fn acquire(&self, claims: &[Claim]) -> Vec<Result<Acquire>> {
+    async fn acquire(&self, claims: &[Claim]) -> Vec<Result<AcquireReply>> {
         let sent = Instant::now();
         let (mut records, now) = (self.records(), Instant::now());
         let acquire = |claim: &Claim| {
@@ -68,7 +68,7 @@ impl Storage for Shelf {
             match record.holder(&claim.name, now) {
                 Some(holder) if holder.owner != claim.owner => {
                     let retry_after = Some(holder.remaining);
-                    Ok(Acquire::Held { holder: Some(holder), retry_after })
+                    Ok(AcquireReply::Held { holder: Some(holder), retry_after })
                 }
                 held => {
                     // A repeated acquire of the holder returns the same token, and never shortens the
@@ -80,20 +80,20 @@ impl Storage for Shelf {
                         label: claim.label.clone(),
                         until: max(now + claim.ttl, already),
                     });
-                    Ok(Acquire::Granted { token: Token::new(record.last_token), ttl: claim.ttl })
+                    Ok(AcquireReply::Granted { token: Token::new(record.last_token), ttl: claim.ttl })
                 }
             }
         };
         claims.iter().map(acquire).collect()
     }
 
-    async fn renew(&self, claims: &[Claim]) -> Vec<Result<Renew>> {
+    async fn renew(&self, claims: &[Claim]) -> Vec<Result<RenewReply>> {
         let sent = Instant::now();
         let (mut records, now) = (self.records(), Instant::now());
         let renew = |claim: &Claim| {
             let record = records.get_mut(&claim.name);
             let Some(lease) = record.and_then(|record| record.own(claim, now)) else {
-                return Ok(Renew::NotHeld);
+                return Ok(RenewReply::NotHeld);
             };
             if claim.shorten {
                 in_time(claim, now - sent)?;
@@ -102,20 +102,20 @@ impl Storage for Shelf {
                 // A late renewal must not undo a later one with a longer TTL.
                 lease.until = max(now + claim.ttl, lease.until);
             }
-            Ok(Renew::Renewed { ttl: claim.ttl })
+            Ok(RenewReply::Renewed { ttl: claim.ttl })
         };
         claims.iter().map(renew).collect()
     }
 
-    async fn release(&self, claims: &[Claim]) -> Vec<Result<Release>> {
+    async fn release(&self, claims: &[Claim]) -> Vec<Result<ReleaseReply>> {
         let (mut records, now) = (self.records(), Instant::now());
         let release = |claim: &Claim| {
             let record = records.get_mut(&claim.name);
             let Some(lease) = record.and_then(|record| record.own(claim, now)) else {
-                return Ok(Release::NotHeld);
+                return Ok(ReleaseReply::NotHeld);
             };
             lease.until = now;
-            Ok(Release::Released)
+            Ok(ReleaseReply::Released)
         };
         claims.iter().map(release).collect()
     }

@@ -1,5 +1,5 @@
 //! Every interleaving of a small quorum: three servers, and a few clients that each acquire once, while
-//! leases end and a server may forget everything. The protocol of `storage/redis_quorum` keeps its promises
+//! leases end and a server may forget everything. The protocol of `storage/redis/quorum` keeps its promises
 //! in all of them. Each of its parts is needed: without it, the model finds a violation.
 //!
 //! A step is one server's execution of one request, so every delay and loss is covered: a lost request is a

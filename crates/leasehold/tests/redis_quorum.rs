@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use leasehold::storage::redis_quorum::{Config, RedisQuorum};
-use leasehold::storage::{Acquire, Claim, Name, Owner, Release, Renew, Storage, Tier, Token};
+use leasehold::storage::redis::quorum::{Config, RedisQuorum};
+use leasehold::storage::{AcquireReply, Claim, Name, Owner, ReleaseReply, RenewReply, Storage, Tier, Token};
 use leasehold::{ErrorKind, Locks};
 use leasehold_testbed::redis::RedisOptions;
 use leasehold_testbed::{Error, Redis, scaled, until};
@@ -121,7 +121,7 @@ fn others_that_lock_by_a_plain_string_exclude_and_are_excluded() {
             until_sync(|| command(server, &["set", "shop:a", "theirs", "nx", "px", "600000"]) == "OK");
         }
         let refused = ask(&quorum, &claim("a")).await;
-        let Ok(Acquire::Held { holder: Some(holder), .. }) = refused else { panic!("{refused:?}") };
+        let Ok(AcquireReply::Held { holder: Some(holder), .. }) = refused else { panic!("{refused:?}") };
         assert_eq!(holder.token, Token::new(0), "somebody else's locks have no token");
         assert_eq!(quorum.inspect(&ours.name).await.expect("answers").map(|h| h.owner), Some(holder.owner));
     });
@@ -161,7 +161,7 @@ fn what_a_stopped_server_is_asked_is_undone_when_it_goes_on() {
         let before = scripts(&servers[2]);
         servers[2].stop();
         let refused = ask(&quorum, &claim("a")).await;
-        assert!(matches!(refused, Ok(Acquire::Held { .. })), "{refused:?}");
+        assert!(matches!(refused, Ok(AcquireReply::Held { .. })), "{refused:?}");
         servers[2].cont();
         // Asked for the lock, and to forget it.
         until_sync(|| scripts(&servers[2]) >= before + 2 && key(&servers[2], "a").is_empty());
@@ -182,7 +182,7 @@ fn a_claim_that_fails_leaves_nothing_anywhere() {
         }
         for _ in 0..5 {
             let refused = ask(&quorum, &claim("a")).await;
-            assert!(matches!(refused, Ok(Acquire::Held { .. })), "{refused:?}");
+            assert!(matches!(refused, Ok(AcquireReply::Held { .. })), "{refused:?}");
         }
         until_sync(|| key(&servers[2], "a").is_empty());
         command(&servers[1], &["del", "a"]);
@@ -226,12 +226,13 @@ fn nothing_is_certain_without_a_majority() {
         unavailable(quorum.inspect(&claim.name).await.expect_err("one of three"));
         servers[0].restart().expect("starts");
         until_async(async || {
-            matches!(quorum.renew(std::slice::from_ref(&claim)).await[0], Ok(Renew::Renewed { .. }))
+            matches!(quorum.renew(std::slice::from_ref(&claim)).await[0], Ok(RenewReply::Renewed { .. }))
         })
         .await;
         // It is held, and an owner that asks again has the same token.
         assert_eq!(take(&quorum, &claim).await, token);
-        until_async(async || matches!(ask(&quorum, &self::claim("a")).await, Ok(Acquire::Held { .. }))).await;
+        until_async(async || matches!(ask(&quorum, &self::claim("a")).await, Ok(AcquireReply::Held { .. })))
+            .await;
     });
 }
 
@@ -262,7 +263,7 @@ fn a_renewal_fills_a_server_that_missed_the_lock_and_no_other_owners() {
         })
         .await;
         servers[0].restart().expect("starts");
-        until_async(async || matches!(ask(&quorum, &other).await, Ok(Acquire::Granted { .. }))).await;
+        until_async(async || matches!(ask(&quorum, &other).await, Ok(AcquireReply::Granted { .. }))).await;
         keep(&quorum, &other).await;
         give(&quorum, &mine).await;
         give(&quorum, &other).await;
@@ -378,7 +379,7 @@ fn servers_that_remember_all_vote_at_once_when_they_are_back() {
         }
         // `max_ttl` would be a day.
         until_async(async || granted(ask(&quorum, &claim("after")).await).is_some()).await;
-        assert!(matches!(ask(&quorum, &claim("before")).await, Ok(Acquire::Held { .. })));
+        assert!(matches!(ask(&quorum, &claim("before")).await, Ok(AcquireReply::Held { .. })));
         let another = connect(&servers, "").await;
         take(&another, &claim("third")).await;
         let findings = another.findings().await.expect("answered");
@@ -591,32 +592,32 @@ fn claim(name: &str) -> Claim {
     claim.patience(scaled(Duration::from_secs(2)))
 }
 
-async fn ask(quorum: &RedisQuorum, claim: &Claim) -> leasehold::Result<Acquire> {
+async fn ask(quorum: &RedisQuorum, claim: &Claim) -> leasehold::Result<AcquireReply> {
     quorum.acquire(std::slice::from_ref(claim)).await.remove(0)
 }
 
-fn granted(answer: leasehold::Result<Acquire>) -> Option<Token> {
+fn granted(answer: leasehold::Result<AcquireReply>) -> Option<Token> {
     match answer {
-        Ok(Acquire::Granted { token, .. }) => Some(token),
+        Ok(AcquireReply::Granted { token, .. }) => Some(token),
         _ => None,
     }
 }
 
 async fn take(quorum: &RedisQuorum, claim: &Claim) -> Token {
     match ask(quorum, claim).await {
-        Ok(Acquire::Granted { token, .. }) => token,
+        Ok(AcquireReply::Granted { token, .. }) => token,
         other => panic!("not granted: {other:?}"),
     }
 }
 
 async fn keep(quorum: &RedisQuorum, claim: &Claim) {
     let answer = quorum.renew(std::slice::from_ref(claim)).await.remove(0);
-    assert!(matches!(answer, Ok(Renew::Renewed { .. })), "{answer:?}");
+    assert!(matches!(answer, Ok(RenewReply::Renewed { .. })), "{answer:?}");
 }
 
 async fn give(quorum: &RedisQuorum, claim: &Claim) {
     let answer = quorum.release(std::slice::from_ref(claim)).await.remove(0);
-    assert!(matches!(answer, Ok(Release::Released)), "{answer:?}");
+    assert!(matches!(answer, Ok(ReleaseReply::Released)), "{answer:?}");
 }
 
 /// Waits until a second is about to end. A server that is started now says soon that it has been running for one.

@@ -7,7 +7,7 @@ use std::hash::Hash;
 use std::time::Duration;
 
 use leasehold::storage::{
-    self, Acquire, AnyStorage, Claim, Hint, Kind, Limits, Memory, Release, Renew, Storage,
+    self, AcquireReply, AnyStorage, Claim, Hint, Kind, Limits, Memory, ReleaseReply, RenewReply, Storage,
 };
 use leasehold::{
     Builder, Change, Changes, Error, ErrorKind, Event, Events, Guarantees, Guard, Holder, LeaseClock, Lock,
@@ -47,9 +47,9 @@ fn everything_crosses_threads_and_has_no_lifetime() {
     crosses_threads::<Claim>();
     crosses_threads::<Kind>();
     crosses_threads::<Limits>();
-    crosses_threads::<Acquire>();
-    crosses_threads::<Renew>();
-    crosses_threads::<Release>();
+    crosses_threads::<AcquireReply>();
+    crosses_threads::<RenewReply>();
+    crosses_threads::<ReleaseReply>();
     crosses_threads::<Hint>();
     crosses_threads::<blocking::Locks>();
     crosses_threads::<blocking::Builder>();

@@ -24,7 +24,6 @@ const EXEMPT: [&str; 31] = [
     "crates/leasehold/src/storage/net/",
     "crates/leasehold/src/storage/postgres/",
     "crates/leasehold/src/storage/redis/",
-    "crates/leasehold/src/storage/redis_quorum/",
     "crates/leasehold/src/storage/sqlite/",
     "crates/leasehold/src/storage/url.rs",
     "crates/leasehold/src/ticket.rs",

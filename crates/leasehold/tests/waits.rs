@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use leasehold::storage::{
-    Acquire, Claim, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Memory, Name, Release, Renew,
-    Storage, Tier,
+    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Memory, Name, ReleaseReply,
+    RenewReply, Storage, Tier,
 };
 use leasehold::{Locks, Result};
 use tracing::field::{Field, Visit};
@@ -105,15 +105,15 @@ impl Storage for Silent {
         Limits::default()
     }
 
-    async fn acquire(&self, _: &[Claim]) -> Vec<Result<Acquire>> {
+    async fn acquire(&self, _: &[Claim]) -> Vec<Result<AcquireReply>> {
         std::future::pending().await
     }
 
-    async fn renew(&self, _: &[Claim]) -> Vec<Result<Renew>> {
+    async fn renew(&self, _: &[Claim]) -> Vec<Result<RenewReply>> {
         std::future::pending().await
     }
 
-    async fn release(&self, _: &[Claim]) -> Vec<Result<Release>> {
+    async fn release(&self, _: &[Claim]) -> Vec<Result<ReleaseReply>> {
         std::future::pending().await
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join;
 use leasehold::Result;
-use leasehold::storage::{Acquire, Claim, Release, Renew, Storage};
+use leasehold::storage::{AcquireReply, Claim, ReleaseReply, RenewReply, Storage};
 
 use super::cases;
 use crate::context::{Client, Context};
@@ -29,11 +29,11 @@ async fn acquire_answers_each_claim_in_its_place(case: Context) {
     let token = b.take(&mine, "the lock is free").await;
     let batch = [case.claim("free 1"), case.claim("held"), mine, case.claim("free 2")];
     let answers = acquire(&case, &b, &batch).await;
-    let granted = |i: usize| matches!(answers[i], Acquire::Granted { .. });
+    let granted = |i: usize| matches!(answers[i], AcquireReply::Granted { .. });
     assert!(granted(0) && granted(3), "free names are granted: {answers:?}");
-    assert!(matches!(answers[1], Acquire::Held { .. }), "a held name is refused: {answers:?}");
+    assert!(matches!(answers[1], AcquireReply::Held { .. }), "a held name is refused: {answers:?}");
     assert!(
-        matches!(answers[2], Acquire::Granted { token: again, .. } if again == token),
+        matches!(answers[2], AcquireReply::Granted { token: again, .. } if again == token),
         "what this owner holds is granted again with the token {token}: {answers:?}"
     );
 }
@@ -47,7 +47,7 @@ async fn renew_answers_each_claim_in_its_place(case: Context) {
     let mut renewed = Vec::new();
     for claims in batch.chunks(case.limits.batch_max) {
         let answers = b.0.renew(claims).await;
-        renewed.extend(all(answers, claims.len()).iter().map(|answer| *answer != Renew::NotHeld));
+        renewed.extend(all(answers, claims.len()).iter().map(|answer| *answer != RenewReply::NotHeld));
     }
     assert_eq!(renewed, [false, true, false, true], "renewed, of free, mine, others, mine");
 }
@@ -64,7 +64,7 @@ async fn release_answers_each_claim_in_its_place(case: Context) {
     let mut released = Vec::new();
     for claims in batch.chunks(case.limits.batch_max) {
         let answers = b.0.release(claims).await;
-        released.extend(all(answers, claims.len()).iter().map(|answer| *answer == Release::Released));
+        released.extend(all(answers, claims.len()).iter().map(|answer| *answer == ReleaseReply::Released));
     }
     assert_eq!(released, [true, true, false, false], "released, of mine, mine, free, others");
     a.keep(&others, "another client's batch does not affect this lease").await;
@@ -80,7 +80,7 @@ async fn a_refused_claim_does_not_spoil_its_batch(case: Context) {
     }
     assert_eq!(answers.len(), 3, "one answer for each claim: {answers:?}");
     for i in [0, 2] {
-        let granted = matches!(answers[i], Ok(Acquire::Granted { .. }));
+        let granted = matches!(answers[i], Ok(AcquireReply::Granted { .. }));
         assert!(granted, "a claim beside one that came too late: {:?}", answers[i]);
         client.keep(&batch[i], "it was granted").await;
     }
@@ -90,7 +90,7 @@ async fn each_claim_of_a_batch_has_its_own_ttl(case: Context) {
     let (a, b) = (case.client().await, case.client().await);
     let batch = [case.claim("long 1"), case.short_claim("short"), case.claim("long 2")];
     for answer in acquire(&case, &a, &batch).await {
-        assert!(matches!(answer, Acquire::Granted { .. }), "the lock is free: {answer:?}");
+        assert!(matches!(answer, AcquireReply::Granted { .. }), "the lock is free: {answer:?}");
     }
     let within = batch[1].ttl * 3 + case.timing.slack() * 2;
     b.take_within(&case.claim("short"), within, "its lease is over").await;
@@ -102,13 +102,13 @@ async fn the_largest_batch_is_answered(case: Context) {
     let (client, n) = (case.client().await, case.limits.batch_max);
     let batch: Vec<_> = (0..n).map(|i| case.claim(&format!("{i}")).label("x".repeat(100))).collect();
     let granted = all(client.0.acquire(&batch).await, n);
-    let granted = granted.iter().filter(|answer| matches!(answer, Acquire::Granted { .. }));
+    let granted = granted.iter().filter(|answer| matches!(answer, AcquireReply::Granted { .. }));
     assert_eq!(granted.count(), n, "granted, of {n} free names");
     let renewed = all(client.0.renew(&batch).await, n);
-    let renewed = renewed.iter().filter(|answer| **answer != Renew::NotHeld);
+    let renewed = renewed.iter().filter(|answer| **answer != RenewReply::NotHeld);
     assert_eq!(renewed.count(), n, "renewed, of {n} held names");
     let released = all(client.0.release(&batch).await, n);
-    let released = released.iter().filter(|answer| **answer == Release::Released);
+    let released = released.iter().filter(|answer| **answer == ReleaseReply::Released);
     assert_eq!(released.count(), n, "released, of {n} held names");
 }
 
@@ -125,7 +125,7 @@ async fn batches_that_cross_do_not_block_each_other(case: Context) {
             join(acquire(&case, &a, &forth), acquire(&case, &b, &back)).await;
         back_answers.reverse();
         for (one, other) in forth_answers.iter().zip(&back_answers) {
-            let granted = [one, other].map(|answer| matches!(answer, Acquire::Granted { .. }));
+            let granted = [one, other].map(|answer| matches!(answer, AcquireReply::Granted { .. }));
             assert!(granted[0] != granted[1], "of two claims, one is granted: {one:?}, {other:?}");
         }
         let (forth_ended, back_ended) = join(a.0.release(&forth), b.0.release(&back)).await;
@@ -141,7 +141,7 @@ async fn an_empty_batch_has_no_answers(case: Context) {
     assert!(client.0.release(&[]).await.is_empty(), "release of nothing");
 }
 
-async fn acquire(case: &Context, client: &Client, claims: &[Claim]) -> Vec<Acquire> {
+async fn acquire(case: &Context, client: &Client, claims: &[Claim]) -> Vec<AcquireReply> {
     let mut answers = Vec::new();
     for batch in claims.chunks(case.limits.batch_max) {
         answers.extend(all(client.0.acquire(batch).await, batch.len()));

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::join_all;
-use leasehold::storage::{Acquire, Claim, Storage as _};
+use leasehold::storage::{AcquireReply, Claim, Storage as _};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::cases;
@@ -87,26 +87,26 @@ async fn one_of_many_concurrent_claims_is_granted(case: Context) {
         let is_decided = AtomicBool::new(false);
         let asked = clients.iter().zip(&claims);
         let answers = join_all(asked.map(|(client, claim)| ask_to_the_end(client, claim, &is_decided))).await;
-        let granted = answers.iter().filter(|answer| matches!(answer, Acquire::Granted { .. })).count();
+        let granted = answers.iter().filter(|answer| matches!(answer, AcquireReply::Granted { .. })).count();
         assert_eq!(granted, 1, "of {} concurrent claims: {answers:?}", clients.len());
     }
 }
 
 /// Sends the claim, and sends it again while the vote is split. In a split vote no client is granted the
 /// lock, and each is told when to retry.
-async fn ask_to_the_end(client: &Client, claim: &Claim, is_decided: &AtomicBool) -> Acquire {
+async fn ask_to_the_end(client: &Client, claim: &Claim, is_decided: &AtomicBool) -> AcquireReply {
     let may_be_split = !client.0.guarantees().fair;
     let mut tries = 1;
     loop {
         match client.acquire(claim).await {
-            Acquire::Held { holder: None, retry_after: Some(after) }
+            AcquireReply::Held { holder: None, retry_after: Some(after) }
                 if may_be_split && tries < 50 && !is_decided.load(Ordering::Relaxed) =>
             {
                 sleep(after).await;
                 tries += 1;
             }
             answer => {
-                is_decided.fetch_or(matches!(answer, Acquire::Granted { .. }), Ordering::Relaxed);
+                is_decided.fetch_or(matches!(answer, AcquireReply::Granted { .. }), Ordering::Relaxed);
                 return answer;
             }
         }
@@ -141,7 +141,7 @@ async fn fight(case: Context, i: usize, history: History, end: Instant) {
         turn += 1;
         let claim = case.short_claim(if turn.is_multiple_of(2) { "even" } else { "odd" });
         let sent = Instant::now();
-        if let Acquire::Granted { token, .. } = client.acquire(&claim).await {
+        if let AcquireReply::Granted { token, .. } = client.acquire(&claim).await {
             let (from, deadline) = (Instant::now(), sent + claim.ttl - case.timing.drift(claim.ttl));
             sleep(case.timing.pause() / 3).await;
             let until = std::cmp::min(Instant::now(), deadline);
@@ -174,7 +174,7 @@ async fn asking_again_gives_a_full_ttl(case: Context) {
         let mut long = short.clone();
         long.ttl = case.timing.long();
         client.take(&short, "the lock is free").await;
-        let Acquire::Granted { ttl, .. } = client.acquire(&short).await else {
+        let AcquireReply::Granted { ttl, .. } = client.acquire(&short).await else {
             panic!("the owner that holds was refused");
         };
         client.take(&long, "this owner holds it").await;

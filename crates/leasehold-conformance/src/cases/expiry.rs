@@ -1,6 +1,6 @@
 //! Expiry: a lease ends with its TTL, not earlier, and soon afterward.
 
-use leasehold::storage::{Acquire, Claim, Owner};
+use leasehold::storage::{AcquireReply, Claim, Owner};
 use tokio::time::{Instant, sleep};
 
 use super::cases;
@@ -18,7 +18,7 @@ cases!("expiry":
 async fn nobody_is_granted_before_the_ttl_is_over(case: Context) {
     let (a, b, claim) = (case.client().await, case.client().await, case.short_claim("a"));
     let sent = Instant::now();
-    let Acquire::Granted { ttl, .. } = a.acquire(&claim).await else {
+    let AcquireReply::Granted { ttl, .. } = a.acquire(&claim).await else {
         panic!("the lock is free, but it was not granted");
     };
     let within = ttl + case.timing.slack() * 2;
@@ -29,7 +29,7 @@ async fn nobody_is_granted_before_the_ttl_is_over(case: Context) {
 
 async fn an_expired_lease_is_granted_to_others(case: Context) {
     let (a, b, claim) = (case.client().await, case.client().await, case.short_claim("a"));
-    let Acquire::Granted { ttl, .. } = a.acquire(&claim).await else {
+    let AcquireReply::Granted { ttl, .. } = a.acquire(&claim).await else {
         panic!("the lock is free, but it was not granted");
     };
     sleep(ttl).await;

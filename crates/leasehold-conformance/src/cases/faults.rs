@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use leasehold::storage::{Claim, Release, Renew, Storage};
+use leasehold::storage::{Claim, ReleaseReply, RenewReply, Storage};
 use tokio::time::{sleep, timeout};
 
 use super::cases;
@@ -47,9 +47,9 @@ async fn a_dropped_renewal_leaves_the_lease(case: Context) {
         client.take(&claim, "the lock is free").await;
         drop(timeout(moment, client.0.renew(std::slice::from_ref(&claim))).await);
         let kept = known(case.timing.slack(), || client.try_renew(&claim)).await;
-        assert!(matches!(kept, Renew::Renewed { .. }), "only a renewal was dropped: {kept:?}");
+        assert!(matches!(kept, RenewReply::Renewed { .. }), "only a renewal was dropped: {kept:?}");
         let given = known(case.timing.slack(), || client.try_release(&claim)).await;
-        assert_eq!(given, Release::Released, "only a renewal was dropped");
+        assert_eq!(given, ReleaseReply::Released, "only a renewal was dropped");
         works(&case, &client).await;
     }
 }

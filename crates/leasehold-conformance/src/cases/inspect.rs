@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use leasehold::storage::{Acquire, Kind};
+use leasehold::storage::{AcquireReply, Kind};
 use tokio::time::{Instant, sleep};
 
 use super::cases;
@@ -54,7 +54,7 @@ async fn a_released_lock_has_no_holder(case: Context) {
 
 async fn an_expired_lease_has_no_holder(case: Context) {
     let (client, claim) = (case.client().await, case.short_claim("a"));
-    let Acquire::Granted { ttl, .. } = client.acquire(&claim).await else {
+    let AcquireReply::Granted { ttl, .. } = client.acquire(&claim).await else {
         panic!("the lock is free, but it was not granted");
     };
     sleep(ttl + case.timing.slack()).await;
@@ -64,7 +64,7 @@ async fn an_expired_lease_has_no_holder(case: Context) {
 async fn what_remains_is_shown(case: Context) {
     let (client, claim) = (case.client().await, case.claim("a"));
     let sent = Instant::now();
-    let Acquire::Granted { ttl, .. } = client.acquire(&claim).await else {
+    let AcquireReply::Granted { ttl, .. } = client.acquire(&claim).await else {
         panic!("the lock is free, but it was not granted");
     };
     remains(&case, &client, &claim.name, ttl, sent).await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use leasehold::storage::{Acquire, Claim};
+use leasehold::storage::{AcquireReply, Claim};
 
 use super::cases;
 use crate::context::{Client, Context};
@@ -46,7 +46,7 @@ fn late(case: &Context) -> Claim {
 
 /// Sends a late claim. `Held` and `Err` are both right, because both say that nothing was granted.
 async fn ask_too_late(client: &Client, claim: &Claim) {
-    if let Ok(Acquire::Granted { token, .. }) = client.try_acquire(claim).await {
+    if let Ok(AcquireReply::Granted { token, .. }) = client.try_acquire(claim).await {
         panic!("a claim that came too late was granted, with the token {token}");
     }
 }

@@ -206,5 +206,5 @@ fn waiter(case: &Context) -> Claim {
 }
 
 async fn granted(client: &Client, claim: &Claim) -> bool {
-    matches!(client.acquire(claim).await, leasehold::storage::Acquire::Granted { .. })
+    matches!(client.acquire(claim).await, leasehold::storage::AcquireReply::Granted { .. })
 }

@@ -1,6 +1,6 @@
 //! Release: ends the lease and the queue entry of this owner, and no other.
 
-use leasehold::storage::{Acquire, Claim, Release};
+use leasehold::storage::{AcquireReply, Claim, ReleaseReply};
 use tokio::time::sleep;
 
 use super::cases;
@@ -61,7 +61,7 @@ async fn release_of_a_free_name_is_not_held(case: Context) {
 
 async fn release_of_an_expired_lease_is_not_held(case: Context) {
     let (client, claim) = (case.client().await, case.short_claim("a"));
-    let Acquire::Granted { ttl, .. } = client.acquire(&claim).await else {
+    let AcquireReply::Granted { ttl, .. } = client.acquire(&claim).await else {
         panic!("the lock is free, but it was not granted");
     };
     sleep(ttl + case.timing.slack()).await;
@@ -96,5 +96,5 @@ async fn release_works_over_any_client(case: Context) {
 
 async fn not_held(client: &Client, claim: &Claim, why: &str) {
     let answer = client.release(claim).await;
-    assert_eq!(answer, Release::NotHeld, "{why}");
+    assert_eq!(answer, ReleaseReply::NotHeld, "{why}");
 }

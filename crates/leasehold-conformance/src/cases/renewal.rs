@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use leasehold::storage::{Acquire, Claim, Renew};
+use leasehold::storage::{AcquireReply, Claim, RenewReply};
 use tokio::time::sleep;
 
 use super::cases;
@@ -29,7 +29,7 @@ async fn renew_gives_a_full_ttl(case: Context) {
     let quick = case.timing.short(&case.limits) * 4 + case.timing.slack();
     case.undisturbed(quick, |case| async move {
         let (client, short) = (case.client().await, case.short_claim("a"));
-        let Acquire::Granted { ttl, .. } = client.acquire(&short).await else {
+        let AcquireReply::Granted { ttl, .. } = client.acquire(&short).await else {
             panic!("the lock is free, but it was not granted");
         };
         let long = with_ttl(&short, case.timing.long());
@@ -69,7 +69,7 @@ async fn a_shortening_renew_that_comes_too_late_changes_nothing(case: Context) {
     // This renewal is late on every storage, because its patience is zero.
     let late = short.clone().patience(Duration::ZERO);
     let answer = client.try_renew(&late).await;
-    assert!(!matches!(answer, Ok(Renew::NotHeld)), "it is held, however late the renewal is");
+    assert!(!matches!(answer, Ok(RenewReply::NotHeld)), "it is held, however late the renewal is");
     sleep(short.ttl * 2).await;
     client.refused(&case.claim("a"), "a renewal that came too late ended the lease early").await;
     client.keep(&long, "it is still held").await;
@@ -150,7 +150,7 @@ async fn renew_by_a_waiter_is_not_held(case: Context) {
 
 async fn not_held(client: &Client, claim: &Claim, why: &str) {
     let answer = client.renew(claim).await;
-    assert_eq!(answer, Renew::NotHeld, "{why}");
+    assert_eq!(answer, RenewReply::NotHeld, "{why}");
 }
 
 fn with_ttl(claim: &Claim, ttl: Duration) -> Claim {

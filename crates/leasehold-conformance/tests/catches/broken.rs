@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures_core::Stream;
 use futures_util::StreamExt;
 use leasehold::storage::{
-    Acquire, Claim, Finding, Guarantees, Hint, Holder, Limits, Memory, Name, Owner, Release, Renew, Storage,
-    Token,
+    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, Limits, Memory, Name, Owner, ReleaseReply,
+    RenewReply, Storage, Token,
 };
 use leasehold::{Error, ErrorKind, Result};
 
@@ -153,7 +153,7 @@ impl Storage for Broken {
         self.inner.limits()
     }
 
-    async fn acquire(&self, claims: &[Claim]) -> Vec<Result<Acquire>> {
+    async fn acquire(&self, claims: &[Claim]) -> Vec<Result<AcquireReply>> {
         if self.is(Defect::SpoilsBatches) && claims.iter().any(|claim| claim.patience.is_zero()) {
             return claims.iter().map(|_| Err(spoiled())).collect();
         }
@@ -164,7 +164,7 @@ impl Storage for Broken {
         self.in_place(answers)
     }
 
-    async fn renew(&self, claims: &[Claim]) -> Vec<Result<Renew>> {
+    async fn renew(&self, claims: &[Claim]) -> Vec<Result<RenewReply>> {
         let mut answers = Vec::new();
         for claim in claims {
             answers.push(self.renew_one(&self.changed(claim)).await);
@@ -172,7 +172,7 @@ impl Storage for Broken {
         self.in_place(answers)
     }
 
-    async fn release(&self, claims: &[Claim]) -> Vec<Result<Release>> {
+    async fn release(&self, claims: &[Claim]) -> Vec<Result<ReleaseReply>> {
         let mut answers = Vec::new();
         for claim in claims {
             answers.push(self.release_one(&self.changed(claim)).await);
@@ -230,13 +230,13 @@ impl Storage for Broken {
 }
 
 impl Broken {
-    async fn acquire_one(&self, claim: &Claim) -> Result<Acquire> {
+    async fn acquire_one(&self, claim: &Claim) -> Result<AcquireReply> {
         let seen = self.inner.inspect(&claim.name).await?;
         if self.is(Defect::NoNewTtlWhenAskedAgain)
             && let Some(holder) = seen.as_ref().filter(|holder| holder.owner == claim.owner)
         {
             let (token, ttl) = (holder.token, claim.ttl);
-            return Ok(Acquire::Granted { token, ttl });
+            return Ok(AcquireReply::Granted { token, ttl });
         }
         if self.is(Defect::ChecksThenActs) {
             tokio::task::yield_now().await;
@@ -246,7 +246,7 @@ impl Broken {
             _ => self.inner_acquire(claim).await,
         }?;
         match answer {
-            Acquire::Granted { token, .. } => {
+            AcquireReply::Granted { token, .. } => {
                 if self.is(Defect::ShortensWhenAskedAgain) && seen.is_some() {
                     let shortening = claim.clone().shorten(true).patience(Duration::MAX);
                     only(self.inner.renew(&[shortening]).await)?;
@@ -254,28 +254,28 @@ impl Broken {
                 let ttl = claim.ttl;
                 self.shared().ttls.insert(claim.name.clone(), ttl);
                 let token = self.count(claim, token);
-                Ok(Acquire::Granted { token, ttl })
+                Ok(AcquireReply::Granted { token, ttl })
             }
-            Acquire::Held { holder: Some(holder), .. }
+            AcquireReply::Held { holder: Some(holder), .. }
                 if self.is(Defect::ChecksThenActs) && seen.is_none() && !claim.patience.is_zero() =>
             {
                 let (token, ttl) = (Token::new(holder.token.get() + 1), claim.ttl);
-                Ok(Acquire::Granted { token, ttl })
+                Ok(AcquireReply::Granted { token, ttl })
             }
-            Acquire::Held { holder, retry_after } => {
+            AcquireReply::Held { holder, retry_after } => {
                 let holder = holder.map(|holder| self.shown(holder));
-                Ok(Acquire::Held { holder, retry_after })
+                Ok(AcquireReply::Held { holder, retry_after })
             }
             other => Ok(other),
         }
     }
 
-    async fn renew_one(&self, claim: &Claim) -> Result<Renew> {
+    async fn renew_one(&self, claim: &Claim) -> Result<RenewReply> {
         if self.is(Defect::RenewsWithoutEffect) {
             let holder = self.inner.inspect(&claim.name).await?;
             return Ok(match holder {
-                Some(holder) if holder.owner == claim.owner => Renew::Renewed { ttl: claim.ttl },
-                _ => Renew::NotHeld,
+                Some(holder) if holder.owner == claim.owner => RenewReply::Renewed { ttl: claim.ttl },
+                _ => RenewReply::NotHeld,
             });
         }
         let mut renewing = self.shortened(claim);
@@ -291,24 +291,24 @@ impl Broken {
             self.shared().shortened.insert(claim.owner);
         }
         let answer = only(self.inner.renew(&[renewing]).await)?;
-        if answer != Renew::NotHeld {
+        if answer != RenewReply::NotHeld {
             self.shared().ttls.insert(claim.name.clone(), claim.ttl);
-            return Ok(Renew::Renewed { ttl: claim.ttl });
+            return Ok(RenewReply::Renewed { ttl: claim.ttl });
         }
         if self.is(Defect::RenewsAsUpsert) {
             let upsert = claim.clone().wait(false).patience(Duration::MAX);
-            if let Acquire::Granted { ttl, .. } = self.inner_acquire(&upsert).await? {
-                return Ok(Renew::Renewed { ttl });
+            if let AcquireReply::Granted { ttl, .. } = self.inner_acquire(&upsert).await? {
+                return Ok(RenewReply::Renewed { ttl });
             }
         }
         Ok(answer)
     }
 
-    async fn release_one(&self, claim: &Claim) -> Result<Release> {
+    async fn release_one(&self, claim: &Claim) -> Result<ReleaseReply> {
         let holder = self.inner.inspect(&claim.name).await?;
         let ours = holder.as_ref().is_some_and(|holder| holder.owner == claim.owner);
         if self.is(Defect::KeepsEntries) && !ours {
-            return Ok(Release::NotHeld);
+            return Ok(ReleaseReply::NotHeld);
         }
         {
             let mut shared = self.shared();
@@ -327,13 +327,13 @@ impl Broken {
             return only(self.inner.release(&[theirs]).await);
         }
         if self.is(Defect::AlwaysSaysReleased) {
-            return Ok(Release::Released);
+            return Ok(ReleaseReply::Released);
         }
         Ok(answer)
     }
 
     /// Acquires with a queue of its own, by removing the other waiters for a moment.
-    async fn acquire_out_of_turn(&self, claim: &Claim) -> Result<Acquire> {
+    async fn acquire_out_of_turn(&self, claim: &Claim) -> Result<AcquireReply> {
         let queue = self.shared().queues.get(&claim.name).cloned().unwrap_or_default();
         let (waits, comes_back) = (
             queue.iter().any(|waiter| waiter.owner == claim.owner),
@@ -355,15 +355,17 @@ impl Broken {
         let mut shared = self.shared();
         let queue = shared.queues.entry(claim.name.clone()).or_default();
         match &answer {
-            Ok(Acquire::Held { .. }) if claim.wait && !waits && comes_back => queue.insert(0, claim.clone()),
-            Ok(Acquire::Held { .. }) if claim.wait && !waits => queue.push(claim.clone()),
-            Ok(Acquire::Granted { .. }) => queue.retain(|waiter| waiter.owner != claim.owner),
+            Ok(AcquireReply::Held { .. }) if claim.wait && !waits && comes_back => {
+                queue.insert(0, claim.clone())
+            }
+            Ok(AcquireReply::Held { .. }) if claim.wait && !waits => queue.push(claim.clone()),
+            Ok(AcquireReply::Granted { .. }) => queue.retain(|waiter| waiter.owner != claim.owner),
             _ => {}
         }
         answer
     }
 
-    async fn inner_acquire(&self, claim: &Claim) -> Result<Acquire> {
+    async fn inner_acquire(&self, claim: &Claim) -> Result<AcquireReply> {
         only(self.inner.acquire(&[self.shortened(claim)]).await)
     }
 

@@ -7,7 +7,8 @@ use futures_core::Stream;
 use futures_util::{StreamExt, stream};
 use leasehold::Result;
 use leasehold::storage::{
-    Acquire, Claim, Finding, Guarantees, Hint, Holder, Limits, Memory, Name, Release, Renew, Storage,
+    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, Limits, Memory, Name, ReleaseReply, RenewReply,
+    Storage,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::sleep;
@@ -96,23 +97,25 @@ impl Storage for Odd {
         self.memory.limits()
     }
 
-    async fn acquire(&self, claims: &[Claim]) -> Vec<Result<Acquire>> {
+    async fn acquire(&self, claims: &[Claim]) -> Vec<Result<AcquireReply>> {
         let answers = self.memory.acquire(claims).await;
         if let Oddity::AnswersLate(by) = self.oddity {
             sleep(by).await;
         }
         let said = |answer| match (answer, self.oddity) {
-            (Acquire::Granted { token, .. }, Oddity::GrantsFor(ttl)) => Acquire::Granted { token, ttl },
+            (AcquireReply::Granted { token, .. }, Oddity::GrantsFor(ttl)) => {
+                AcquireReply::Granted { token, ttl }
+            }
             (answer, _) => answer,
         };
         answers.into_iter().map(|answer| answer.map(said)).collect()
     }
 
-    async fn renew(&self, claims: &[Claim]) -> Vec<Result<Renew>> {
+    async fn renew(&self, claims: &[Claim]) -> Vec<Result<RenewReply>> {
         self.memory.renew(claims).await
     }
 
-    async fn release(&self, claims: &[Claim]) -> Vec<Result<Release>> {
+    async fn release(&self, claims: &[Claim]) -> Vec<Result<ReleaseReply>> {
         self.memory.release(claims).await
     }
 

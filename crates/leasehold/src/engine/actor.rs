@@ -43,7 +43,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::lost::Lost;
 use crate::process::Process;
-use crate::storage::{Acquire, AnyStorage, Hint};
+use crate::storage::{AcquireReply, AnyStorage, Hint};
 
 pub(crate) struct Actor {
     storage: AnyStorage,
@@ -323,7 +323,7 @@ impl Actor {
     }
 
     /// Claims were answered, and with each those that are alike and were made before it left.
-    fn acquired(&mut self, batch: &Batch, answers: Vec<Result<Acquire>>) {
+    fn acquired(&mut self, batch: &Batch, answers: Vec<Result<AcquireReply>>) {
         work::changed(batch.claims.len());
         self.acquires.landed(batch.flight, batch.claims.iter().map(|claim| &claim.name));
         for (claim, (key, call, answer)) in batch.claims.iter().zip(batch.answers(answers)) {

@@ -28,7 +28,7 @@ use super::timing::{by_a_slow_clock, executable_until, jitter, patience};
 use crate::clock::Moment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::Wait;
-use crate::storage::{Acquire, Holder, Owner, Token, WAITER_HEARTBEAT, WAITER_TTL};
+use crate::storage::{AcquireReply, Holder, Owner, Token, WAITER_HEARTBEAT, WAITER_TTL};
 
 /// What happens to an attempt.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub(crate) enum Input {
     /// the one ahead of it knew.
     Turn { subscribed: bool, known: Option<Known> },
     /// A claim was answered.
-    Answer { call: Call, answer: Result<Acquire> },
+    Answer { call: Call, answer: Result<AcquireReply> },
     /// A claim of the same name that left after this one was made has found, or made, another holder.
     Held(Option<Holder>),
     /// It may be worth asking again.
@@ -337,16 +337,18 @@ impl Attempt {
         }
     }
 
-    fn answered(&mut self, now: Moment, call: Call, answer: Result<Acquire>) -> Action {
+    fn answered(&mut self, now: Moment, call: Call, answer: Result<AcquireReply>) -> Action {
         self.state = State::Resting(now);
         match answer {
-            Ok(Acquire::Granted { ttl, .. }) if now >= call.sent.after(ttl / 2) => self.granted_late(now),
-            Ok(Acquire::Granted { token, ttl }) => {
+            Ok(AcquireReply::Granted { ttl, .. }) if now >= call.sent.after(ttl / 2) => {
+                self.granted_late(now)
+            }
+            Ok(AcquireReply::Granted { token, ttl }) => {
                 self.state = State::Over;
                 (self.answered, self.heard, self.seen, self.error) = (true, now, None, None);
                 Action::Granted { sent: call.sent, token, ttl, unknown_until: self.unknown_until }
             }
-            Ok(Acquire::Held { holder, retry_after }) => self.held(now, holder, retry_after),
+            Ok(AcquireReply::Held { holder, retry_after }) => self.held(now, holder, retry_after),
             Err(error) if error.kind() == ErrorKind::Unavailable => {
                 self.unknown_until = executable_until(call.sent, self.ttl);
                 self.failures = self.failures.saturating_add(1);
@@ -552,14 +554,14 @@ mod tests {
         let retry_after = Some(holder.remaining);
         Input::Answer {
             call: Call::at(sent),
-            answer: Ok(Acquire::Held { holder: Some(holder), retry_after }),
+            answer: Ok(AcquireReply::Held { holder: Some(holder), retry_after }),
         }
     }
 
     fn granted(sent: Moment) -> Input {
         Input::Answer {
             call: Call::at(sent),
-            answer: Ok(Acquire::Granted { token: Token::new(7), ttl: TTL }),
+            answer: Ok(AcquireReply::Granted { token: Token::new(7), ttl: TTL }),
         }
     }
 

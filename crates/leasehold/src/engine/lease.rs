@@ -30,7 +30,7 @@ use super::timing::{
 use crate::clock::{Moment, nanos};
 use crate::lost::Lost;
 use crate::options::Renewal;
-use crate::storage::{Owner, Renew};
+use crate::storage::{Owner, RenewReply};
 
 /// What happens to a lease.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub(crate) enum Input {
     /// The moment that [`Lease::wake`] asked for has come.
     Wake,
     /// A renewal was answered; `None` means that the outcome is unknown.
-    Answer { call: Call, answer: Option<Renew> },
+    Answer { call: Call, answer: Option<RenewReply> },
     /// Renew now, whatever the plan says.
     RenewNow,
     /// The storage may have forgotten it: only a renewal sent from now on tells.
@@ -272,7 +272,7 @@ impl Lease {
         if self.over {
             return Action::Rest;
         }
-        if let Input::Answer { answer: Some(Renew::NotHeld), .. } | Input::Gone = input {
+        if let Input::Answer { answer: Some(RenewReply::NotHeld), .. } | Input::Gone = input {
             return self.lose(Lost::Taken);
         }
         if let Some(lost) = self.expired(now) {
@@ -286,7 +286,7 @@ impl Lease {
             },
             Input::Answer { call, answer } => match (self.state, answer) {
                 (State::Sent { call: sent, ttl: asked, shortens }, answer) if sent == call => match answer {
-                    Some(Renew::Renewed { ttl: given }) => {
+                    Some(RenewReply::Renewed { ttl: given }) => {
                         self.renewed(now, call.sent, asked, given, shortens)
                     }
                     _ => self.failed(now),
@@ -462,7 +462,7 @@ mod tests {
     }
 
     fn renewed(sent: Moment) -> Input {
-        Input::Answer { call: Call::at(sent), answer: Some(Renew::Renewed { ttl: TTL }) }
+        Input::Answer { call: Call::at(sent), answer: Some(RenewReply::Renewed { ttl: TTL }) }
     }
 
     #[test]
@@ -596,7 +596,7 @@ mod tests {
     #[test]
     fn not_held_is_lost_at_once_even_from_an_old_call() {
         let mut lease = lease();
-        let answer = Input::Answer { call: Call::at(at(1)), answer: Some(Renew::NotHeld) };
+        let answer = Input::Answer { call: Call::at(at(1)), answer: Some(RenewReply::NotHeld) };
         assert_eq!(lease.step(at(5), answer), Action::Lost(Lost::Taken));
     }
 
@@ -616,7 +616,7 @@ mod tests {
             let short = Duration::from_secs(1);
             assert_eq!(lease.step(at(100), Input::Extend(short)), Action::Renew);
             lease.sent(Call::at(at(110)));
-            let answer = Some(Renew::Renewed { ttl: short });
+            let answer = Some(RenewReply::Renewed { ttl: short });
             assert_eq!(lease.step(at(120), Input::Answer { call: Call::at(at(110)), answer }), Action::Rest);
             assert_eq!(lease.step(at(130), Input::Extend(TTL)), Action::Renew);
             lease.sent(Call::at(at(140)));

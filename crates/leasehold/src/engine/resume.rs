@@ -20,7 +20,7 @@ use super::timing::RESUME_LIMIT;
 use crate::clock::Moment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lost::Lost;
-use crate::storage::{Holder, Name, Owner, Renew, Token};
+use crate::storage::{Holder, Name, Owner, RenewReply, Token};
 
 /// How long `resume` pauses between two tries.
 const RESUME_PAUSE: Duration = Duration::from_millis(50);
@@ -57,7 +57,7 @@ pub(crate) enum Input {
     /// A renewal was answered.
     Answer {
         call: Call,
-        answer: Result<Renew>,
+        answer: Result<RenewReply>,
     },
 }
 
@@ -111,11 +111,11 @@ impl Resume {
             (_, State::Over) => Action::Rest,
             (Input::Seen { look, seen }, State::Looking(asked)) if look == asked => self.found(now, seen),
             (Input::Answer { call, answer }, State::Renewing(asked)) if call == asked => match answer {
-                Ok(Renew::Renewed { ttl }) => {
+                Ok(RenewReply::Renewed { ttl }) => {
                     self.state = State::Over;
                     Action::Granted { sent: call.sent, ttl }
                 }
-                Ok(Renew::NotHeld) => self.end(Error::lost_for(&self.name, Lost::Taken)),
+                Ok(RenewReply::NotHeld) => self.end(Error::lost_for(&self.name, Lost::Taken)),
                 Err(error) => self.failed(now, error),
             },
             (Input::Wake, _) if now >= self.until => {
@@ -190,7 +190,7 @@ mod tests {
         let seen = Input::Seen { look: CallId(1), seen: Ok(Some(holder)) };
         assert!(matches!(resume.step(T0, seen), Action::Renew));
         resume.sent(Call::at(T0));
-        let answer = Ok(Renew::Renewed { ttl: Duration::from_secs(10) });
+        let answer = Ok(RenewReply::Renewed { ttl: Duration::from_secs(10) });
         assert!(matches!(
             resume.step(T0, Input::Answer { call: Call::at(T0), answer }),
             Action::Granted { sent: T0, .. }

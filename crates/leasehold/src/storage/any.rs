@@ -5,7 +5,8 @@ use std::sync::Arc;
 use futures_core::Stream;
 
 use super::{
-    Acquire, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Release, Renew, Storage, registry,
+    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, ReleaseReply, RenewReply, Storage,
+    registry,
 };
 use crate::error::Result;
 
@@ -58,15 +59,15 @@ impl Storage for AnyStorage {
         self.0.limits()
     }
 
-    async fn acquire(&self, claims: &[Claim]) -> Vec<Result<Acquire>> {
+    async fn acquire(&self, claims: &[Claim]) -> Vec<Result<AcquireReply>> {
         self.0.acquire(claims).await
     }
 
-    async fn renew(&self, claims: &[Claim]) -> Vec<Result<Renew>> {
+    async fn renew(&self, claims: &[Claim]) -> Vec<Result<RenewReply>> {
         self.0.renew(claims).await
     }
 
-    async fn release(&self, claims: &[Claim]) -> Vec<Result<Release>> {
+    async fn release(&self, claims: &[Claim]) -> Vec<Result<ReleaseReply>> {
         self.0.release(claims).await
     }
 
@@ -97,9 +98,9 @@ type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 trait Erased: fmt::Debug + fmt::Display + Send + Sync {
     fn guarantees(&self) -> Guarantees;
     fn limits(&self) -> Limits;
-    fn acquire<'a>(&'a self, claims: &'a [Claim]) -> Boxed<'a, Vec<Result<Acquire>>>;
-    fn renew<'a>(&'a self, claims: &'a [Claim]) -> Boxed<'a, Vec<Result<Renew>>>;
-    fn release<'a>(&'a self, claims: &'a [Claim]) -> Boxed<'a, Vec<Result<Release>>>;
+    fn acquire<'a>(&'a self, claims: &'a [Claim]) -> Boxed<'a, Vec<Result<AcquireReply>>>;
+    fn renew<'a>(&'a self, claims: &'a [Claim]) -> Boxed<'a, Vec<Result<RenewReply>>>;
+    fn release<'a>(&'a self, claims: &'a [Claim]) -> Boxed<'a, Vec<Result<ReleaseReply>>>;
     fn inspect<'a>(&'a self, name: &'a Name) -> Boxed<'a, Result<Option<Holder>>>;
     fn list<'a>(
         &'a self,
@@ -121,15 +122,15 @@ impl<S: Storage> Erased for S {
         Storage::limits(self)
     }
 
-    fn acquire<'a>(&'a self, claims: &'a [Claim]) -> Boxed<'a, Vec<Result<Acquire>>> {
+    fn acquire<'a>(&'a self, claims: &'a [Claim]) -> Boxed<'a, Vec<Result<AcquireReply>>> {
         Box::pin(Storage::acquire(self, claims))
     }
 
-    fn renew<'a>(&'a self, claims: &'a [Claim]) -> Boxed<'a, Vec<Result<Renew>>> {
+    fn renew<'a>(&'a self, claims: &'a [Claim]) -> Boxed<'a, Vec<Result<RenewReply>>> {
         Box::pin(Storage::renew(self, claims))
     }
 
-    fn release<'a>(&'a self, claims: &'a [Claim]) -> Boxed<'a, Vec<Result<Release>>> {
+    fn release<'a>(&'a self, claims: &'a [Claim]) -> Boxed<'a, Vec<Result<ReleaseReply>>> {
         Box::pin(Storage::release(self, claims))
     }
 

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use super::registry::Target;
 use super::url::Url;
 use super::{
-    Acquire, Claim, Finding, Guarantees, Hint, Holder, Kind, LeaseClock, Limits, Name, Owner, Release, Renew,
-    Storage, Tier, Token, WAITER_TTL,
+    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, Kind, LeaseClock, Limits, Name, Owner,
+    ReleaseReply, RenewReply, Storage, Tier, Token, WAITER_TTL,
 };
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -125,19 +125,19 @@ impl Storage for Memory {
         Limits::default()
     }
 
-    async fn acquire(&self, claims: &[Claim]) -> Vec<Result<Acquire>> {
+    async fn acquire(&self, claims: &[Claim]) -> Vec<Result<AcquireReply>> {
         let sent = Instant::now();
         let (mut state, now) = (self.space.state(), Instant::now());
         claims.iter().map(|claim| state.acquire(claim, sent, now)).collect()
     }
 
-    async fn renew(&self, claims: &[Claim]) -> Vec<Result<Renew>> {
+    async fn renew(&self, claims: &[Claim]) -> Vec<Result<RenewReply>> {
         let sent = Instant::now();
         let (mut state, now) = (self.space.state(), Instant::now());
         claims.iter().map(|claim| state.renew(claim, sent, now)).collect()
     }
 
-    async fn release(&self, claims: &[Claim]) -> Vec<Result<Release>> {
+    async fn release(&self, claims: &[Claim]) -> Vec<Result<ReleaseReply>> {
         let (mut state, now) = (self.space.state(), Instant::now());
         claims.iter().map(|claim| Ok(state.release(claim, now))).collect()
     }
@@ -233,7 +233,7 @@ struct Waiter {
 }
 
 impl State {
-    fn acquire(&mut self, claim: &Claim, sent: Instant, now: Instant) -> Result<Acquire> {
+    fn acquire(&mut self, claim: &Claim, sent: Instant, now: Instant) -> Result<AcquireReply> {
         in_time(claim, sent, now)?;
         self.forget_idle(now);
         let floor = self.floor;
@@ -242,7 +242,7 @@ impl State {
             && lease.owner == claim.owner
         {
             lease.until = std::cmp::max(lease.until, now + claim.ttl);
-            return Ok(Acquire::Granted { token: Token::new(record.last), ttl: claim.ttl });
+            return Ok(AcquireReply::Granted { token: Token::new(record.last), ttl: claim.ttl });
         }
         let first = record.first(now).is_none_or(|head| head == claim.owner);
         if record.live(now).is_none() && first {
@@ -252,23 +252,23 @@ impl State {
             record.lease = Some(Lease { owner: claim.owner, kind: claim.kind, label, since: now, until });
             let token = Token::new(record.last);
             self.tell_observers(&claim.name);
-            return Ok(Acquire::Granted { token, ttl: claim.ttl });
+            return Ok(AcquireReply::Granted { token, ttl: claim.ttl });
         }
         if claim.wait {
             record.enqueue(claim.owner, now + WAITER_TTL);
         }
         let holder = record.holder(&claim.name, now);
         let retry_after = holder.as_ref().map(|holder| holder.remaining);
-        Ok(Acquire::Held { holder, retry_after })
+        Ok(AcquireReply::Held { holder, retry_after })
     }
 
-    fn renew(&mut self, claim: &Claim, sent: Instant, now: Instant) -> Result<Renew> {
+    fn renew(&mut self, claim: &Claim, sent: Instant, now: Instant) -> Result<RenewReply> {
         if claim.shorten {
             in_time(claim, sent, now)?;
         }
         let lease = self.records.get_mut(&claim.name).and_then(|record| record.live(now));
         let Some(lease) = lease.filter(|lease| lease.owner == claim.owner) else {
-            return Ok(Renew::NotHeld);
+            return Ok(RenewReply::NotHeld);
         };
         let until = now + claim.ttl;
         let shortened = claim.shorten && until < lease.until;
@@ -277,12 +277,12 @@ impl State {
             // Its own engine: another client may have sent this.
             self.tell(&Hint::Owner(claim.owner));
         }
-        Ok(Renew::Renewed { ttl: claim.ttl })
+        Ok(RenewReply::Renewed { ttl: claim.ttl })
     }
 
-    fn release(&mut self, claim: &Claim, now: Instant) -> Release {
+    fn release(&mut self, claim: &Claim, now: Instant) -> ReleaseReply {
         let Some(record) = self.records.get_mut(&claim.name) else {
-            return Release::NotHeld;
+            return ReleaseReply::NotHeld;
         };
         record.queue.retain(|waiter| waiter.owner != claim.owner);
         let held = record.live(now).is_some_and(|lease| lease.owner == claim.owner);
@@ -294,12 +294,12 @@ impl State {
             self.tell(&Hint::Owner(next));
         }
         if !held {
-            return Release::NotHeld;
+            return ReleaseReply::NotHeld;
         }
         // Its own engine too: the lease may have been ended by somebody else.
         self.tell(&Hint::Owner(claim.owner));
         self.tell_observers(&claim.name);
-        Release::Released
+        ReleaseReply::Released
     }
 
     fn unwatch(&mut self, handle: u64, name: &Name) {

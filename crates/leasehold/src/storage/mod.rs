@@ -16,8 +16,6 @@ pub mod postgres;
 pub(crate) mod progress;
 #[cfg(feature = "redis")]
 pub mod redis;
-#[cfg(feature = "redis")]
-pub mod redis_quorum;
 pub(crate) mod registry;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
@@ -99,13 +97,13 @@ pub trait Storage: Debug + Display + Send + Sync + 'static {
     fn limits(&self) -> Limits;
 
     /// Grants each claim whose name is free and whose turn it is.
-    fn acquire(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<Acquire>>> + Send;
+    fn acquire(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<AcquireReply>>> + Send;
 
     /// Gives each claim's owner a full TTL from now, if it still holds.
-    fn renew(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<Renew>>> + Send;
+    fn renew(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<RenewReply>>> + Send;
 
     /// Ends each claim's lease and waiter's entry.
-    fn release(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<Release>>> + Send;
+    fn release(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<ReleaseReply>>> + Send;
 
     /// Looks at who holds a lock, without changing anything.
     fn inspect(&self, name: &Name) -> impl Future<Output = Result<Option<Holder>>> + Send;
@@ -222,7 +220,7 @@ impl Kind {
 /// Answers an acquire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Acquire {
+pub enum AcquireReply {
     /// The owner holds, for `ttl` from the moment the storage executed the claim.
     Granted {
         /// Larger than every earlier token of this name.
@@ -243,7 +241,7 @@ pub enum Acquire {
 /// Answers a renew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Renew {
+pub enum RenewReply {
     /// The lease is over or never was.
     NotHeld,
     /// The lease lasts for `ttl` from the moment the storage executed the claim.
@@ -256,7 +254,7 @@ pub enum Renew {
 /// Answers a release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Release {
+pub enum ReleaseReply {
     /// There was no lease of this owner. A waiter's entry, if there was one, is gone.
     NotHeld,
     /// The lease was alive until now and is over.

@@ -17,15 +17,15 @@ struct Entry {
 }
 
 macro_rules! entry {
-    ($module:ident, $schemes:expr) => {
-        Entry { schemes: &$schemes, feature: None, read: Some(super::$module::target) }
+    ($($module:ident)::+, $schemes:expr) => {
+        Entry { schemes: &$schemes, feature: None, read: Some(super::$($module::)+target) }
     };
-    ($module:ident, $feature:tt, $schemes:expr) => {
+    ($($module:ident)::+, $feature:tt, $schemes:expr) => {
         Entry {
             schemes: &$schemes,
             feature: Some($feature),
             #[cfg(feature = $feature)]
-            read: Some(super::$module::target),
+            read: Some(super::$($module::)+target),
             #[cfg(not(feature = $feature))]
             read: None,
         }
@@ -37,7 +37,7 @@ const STORAGES: &[Entry] = &[
     entry!(memory, ["memory"]),
     entry!(sqlite, "sqlite", ["sqlite"]),
     entry!(redis, "redis", ["redis", "rediss", "redis+unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"]),
-    entry!(redis_quorum, "redis", ["redis+quorum", "rediss+quorum"]),
+    entry!(redis::quorum, "redis", ["redis+quorum", "rediss+quorum"]),
     entry!(postgres, "postgres", ["postgres", "postgresql"]),
 ];
 

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use leasehold::ErrorKind;
-use leasehold::storage::{Acquire, Release, Renew, Storage};
+use leasehold::storage::{AcquireReply, ReleaseReply, RenewReply, Storage};
 use leasehold::{Lost, Renewal};
 use leasehold_testbed::{Error, Postgres, PostgresPair};
 use tokio::time::Instant;
@@ -60,7 +60,9 @@ fn a_lease_that_lasts_longer_than_its_ttl_is_cut_back_by_whoever_asks() {
         take(&storage, &held).await;
         sql(common(), &format!("update {table} set expires_at = expires_at + interval '1 hour'"));
         match acquire(&other, &claim("job")).await.expect("answered") {
-            Acquire::Held { holder: Some(holder), .. } => assert!(holder.remaining <= held.ttl, "{holder:?}"),
+            AcquireReply::Held { holder: Some(holder), .. } => {
+                assert!(holder.remaining <= held.ttl, "{holder:?}")
+            }
             granted => panic!("{granted:?}"),
         }
         let cut = format!(
@@ -68,7 +70,7 @@ fn a_lease_that_lasts_longer_than_its_ttl_is_cut_back_by_whoever_asks() {
             held.ttl.as_millis()
         );
         assert_eq!(sql(common(), &cut), "t");
-        assert!(matches!(renew(&storage, &held).await, Ok(Renew::Renewed { .. })));
+        assert!(matches!(renew(&storage, &held).await, Ok(RenewReply::Renewed { .. })));
     });
 }
 
@@ -88,7 +90,7 @@ fn a_new_primary_with_another_clock_gives_larger_tokens_and_keeps_no_lease_for_l
         let next = claim("job");
         assert!(take_over(&storage, &next).await > token);
         assert!(since.elapsed() < held.ttl + time(3_000), "{:?}", since.elapsed());
-        assert_eq!(renew(&storage, &held).await.expect("answered"), Renew::NotHeld);
+        assert_eq!(renew(&storage, &held).await.expect("answered"), RenewReply::NotHeld);
     });
 }
 
@@ -122,7 +124,7 @@ fn a_contender_that_was_kept_waiting_knows_what_time_it_is() {
         lock.commit().expect("unlocked");
         let (other, theirs, answer) = within(soon(), contending).await.expect("no panic");
         match answer {
-            Acquire::Granted { token: new, .. } => assert!(new > token),
+            AcquireReply::Granted { token: new, .. } => assert!(new > token),
             held => panic!("{held:?}"),
         }
         // Its lease began when it was granted, not when it was asked for.
@@ -149,11 +151,11 @@ fn a_row_that_somebody_locks_holds_up_nobody_else() {
         let batch = [blocked.clone(), free.clone(), held.clone()];
         let answers = within(soon(), storage.acquire(&batch)).await;
         assert!(
-            matches!(answers[0], Ok(Acquire::Held { holder: None, retry_after: Some(_) })),
+            matches!(answers[0], Ok(AcquireReply::Held { holder: None, retry_after: Some(_) })),
             "{answers:?}"
         );
-        assert!(matches!(answers[1], Ok(Acquire::Granted { .. })), "{answers:?}");
-        assert!(matches!(answers[2], Ok(Acquire::Granted { .. })), "{answers:?}");
+        assert!(matches!(answers[1], Ok(AcquireReply::Granted { .. })), "{answers:?}");
+        assert!(matches!(answers[2], Ok(AcquireReply::Granted { .. })), "{answers:?}");
         lock.commit().expect("unlocked");
         take(&storage, &blocked).await;
         // A holder whose row is locked is told that, and not that it has lost it.
@@ -163,14 +165,14 @@ fn a_row_that_somebody_locks_holds_up_nobody_else() {
             answers[0].as_ref().is_err_and(|e| e.kind() == leasehold::ErrorKind::Unavailable),
             "{answers:?}"
         );
-        assert!(matches!(answers[1], Ok(Renew::Renewed { .. })), "{answers:?}");
+        assert!(matches!(answers[1], Ok(RenewReply::Renewed { .. })), "{answers:?}");
         // The same to whoever releases it, and the others are released.
         let answers = within(soon(), storage.release(&[held.clone(), free.clone()])).await;
         assert!(
             answers[0].as_ref().is_err_and(|e| e.kind() == leasehold::ErrorKind::Unavailable),
             "{answers:?}"
         );
-        assert!(matches!(answers[1], Ok(Release::Released)), "{answers:?}");
+        assert!(matches!(answers[1], Ok(ReleaseReply::Released)), "{answers:?}");
         drop(lock);
         let renewed = async { while renew(&storage, &held).await.is_err() {} };
         within(soon(), renewed).await;

@@ -1,7 +1,7 @@
 //! What a lock costs the server: statements, log, locks of its own, deadlocks.
 
 use futures_util::future::join_all;
-use leasehold::storage::{Acquire, Claim, Release, Renew, Storage};
+use leasehold::storage::{AcquireReply, Claim, ReleaseReply, RenewReply, Storage};
 
 use crate::tools::*;
 
@@ -30,8 +30,8 @@ fn a_cycle_is_one_statement_to_acquire_one_to_renew_and_two_to_release() {
         for _ in 0..10 {
             let mine = claim("job");
             take(&storage, &mine).await;
-            assert!(matches!(renew(&storage, &mine).await, Ok(Renew::Renewed { .. })));
-            assert_eq!(release(&storage, &mine).await.expect("answered"), Release::Released);
+            assert!(matches!(renew(&storage, &mine).await, Ok(RenewReply::Renewed { .. })));
+            assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::Released);
         }
         let calls: Vec<_> = counts().iter().zip(made).map(|(now, before)| now - before).collect();
         assert_eq!(calls, [10, 10, 10, 10]);
@@ -40,13 +40,13 @@ fn a_cycle_is_one_statement_to_acquire_one_to_renew_and_two_to_release() {
         // As many for a batch as for one.
         let claims: Vec<_> = (0..50).map(|i| claim(&format!("job{i}"))).collect();
         for answer in storage.acquire(&claims).await {
-            assert!(matches!(answer, Ok(Acquire::Granted { .. })), "{answer:?}");
+            assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{answer:?}");
         }
         for answer in storage.renew(&claims).await {
-            assert!(matches!(answer, Ok(Renew::Renewed { .. })), "{answer:?}");
+            assert!(matches!(answer, Ok(RenewReply::Renewed { .. })), "{answer:?}");
         }
         for answer in storage.release(&claims).await {
-            assert!(matches!(answer, Ok(Release::Released)), "{answer:?}");
+            assert!(matches!(answer, Ok(ReleaseReply::Released)), "{answer:?}");
         }
         assert_eq!(all().parse::<u64>().expect("a number") - before, 44);
         assert_eq!(done(common(), table, LOOK)[0], 0, "nobody waited");
@@ -130,10 +130,10 @@ fn a_batch_reads_its_own_rows_however_many_there_are() {
             let cycle = async |storage: &Bare| {
                 let claims = claims();
                 for answer in storage.acquire(&claims).await {
-                    assert!(matches!(answer, Ok(Acquire::Granted { .. })), "{answer:?}");
+                    assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{answer:?}");
                 }
                 for answer in storage.release(&claims).await {
-                    assert_eq!(answer.expect("answered"), Release::Released);
+                    assert_eq!(answer.expect("answered"), ReleaseReply::Released);
                 }
             };
             cycle(&early).await;
@@ -184,7 +184,7 @@ fn two_who_take_the_same_in_opposite_orders_never_wait_for_each_other() {
                         .into_iter()
                         .zip(answers)
                         .filter_map(|(claim, answer)| {
-                            matches!(answer.expect("granted or held"), Acquire::Granted { .. })
+                            matches!(answer.expect("granted or held"), AcquireReply::Granted { .. })
                                 .then_some(claim)
                         })
                         .collect();
@@ -214,7 +214,7 @@ fn ten_thousand_holds_take_no_lock_of_the_server() {
         let claims: Vec<Claim> = (0..10_000).map(|i| claim(&format!("job{i}"))).collect();
         for batch in claims.chunks(500) {
             for answer in storage.acquire(batch).await {
-                assert!(matches!(answer, Ok(Acquire::Granted { .. })), "{answer:?}");
+                assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{answer:?}");
             }
         }
         let locks = format!(
@@ -223,7 +223,7 @@ fn ten_thousand_holds_take_no_lock_of_the_server() {
         assert_eq!(sql(common(), &locks), "0");
         for batch in claims.chunks(500) {
             for answer in storage.release(batch).await {
-                assert!(matches!(answer, Ok(Release::Released)), "{answer:?}");
+                assert!(matches!(answer, Ok(ReleaseReply::Released)), "{answer:?}");
             }
         }
         assert_eq!(sql(common(), &locks), "0");

@@ -1,7 +1,7 @@
 //! What a server promises, and what is left when it is killed and when another takes its place.
 
 use futures_util::StreamExt;
-use leasehold::storage::{Acquire, Hint, Release, Storage};
+use leasehold::storage::{AcquireReply, Hint, ReleaseReply, Storage};
 use leasehold::{ErrorKind, Locks, Lost, Tier};
 use leasehold_faultproxy::{Flow, Which};
 use leasehold_testbed::{Postgres, PostgresPair};
@@ -31,7 +31,7 @@ fn a_lease_that_was_granted_survives_kill_9_whatever_synchronous_commit_says() {
             let lock = format!("job{round}");
             let (mine, before) = (claim(&lock), claim(&format!("before{round}")));
             take(&storage, &before).await;
-            assert_eq!(release(&storage, &before).await.expect("answered"), Release::Released);
+            assert_eq!(release(&storage, &before).await.expect("answered"), ReleaseReply::Released);
             let token = take(&storage, &mine).await;
             postgres.kill9();
             postgres.restart().expect("started");
@@ -44,7 +44,7 @@ fn a_lease_that_was_granted_survives_kill_9_whatever_synchronous_commit_says() {
             let theirs = claim(&lock).wait(true);
             is_held(&waiter, &theirs).await;
             is_held(&storage, &claim(&lock).wait(true)).await;
-            assert_eq!(release(&storage, &mine).await.expect("answered"), Release::Released);
+            assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::Released);
             assert_eq!(within(LONG, hints.next()).await, Some(Hint::Owner(theirs.owner)));
             let token = take(&waiter, &theirs).await;
             postgres.kill9();
@@ -151,11 +151,11 @@ fn a_synchronous_standby_that_is_promoted_knows_every_grant() {
         is_held(&other, &theirs).await;
         pair.failover_by_kill().expect("promoted");
         let answer = within(time(12_000), answered(async || acquire(&other, &theirs).await)).await;
-        assert!(matches!(answer, Acquire::Held { .. }), "{answer:?}");
+        assert!(matches!(answer, AcquireReply::Held { .. }), "{answer:?}");
         let verified = async { while guard.verify().await.is_err() {} };
         within(time(12_000), verified).await;
         guard.release().await.expect("released");
-        assert!(matches!(acquire(&other, &theirs).await, Ok(Acquire::Granted { .. })));
+        assert!(matches!(acquire(&other, &theirs).await, Ok(AcquireReply::Granted { .. })));
     });
 }
 

@@ -2,7 +2,7 @@
 
 use leasehold::Token;
 use leasehold::storage::postgres::{Config, Fence};
-use leasehold::storage::{Acquire, Owner, Release, Renew, Storage};
+use leasehold::storage::{AcquireReply, Owner, ReleaseReply, RenewReply, Storage};
 
 use crate::tools::*;
 
@@ -27,13 +27,16 @@ fn a_pinned_lock_is_renewed_and_granted_to_nobody_else() {
         let check = check(&url, "job", token);
         assert_eq!(sql(common(), &check), "1");
         let open = common().transaction(&check).expect("pinned");
-        assert!(matches!(renew(&storage, &mine).await, Ok(Renew::Renewed { .. })), "a pin stops no renewal");
+        assert!(
+            matches!(renew(&storage, &mine).await, Ok(RenewReply::Renewed { .. })),
+            "a pin stops no renewal"
+        );
         // The holder is paused for longer than its lease, with its transaction open.
         sql(common(), &format!("update {} set expires_at = clock_timestamp()", table_of(&url)));
         let theirs = claim("job").wait(true);
         for _ in 0..10 {
             let answer = within(soon(), acquire(&other, &theirs)).await;
-            assert!(!matches!(answer, Ok(Acquire::Granted { .. })), "granted beside the transaction");
+            assert!(!matches!(answer, Ok(AcquireReply::Granted { .. })), "granted beside the transaction");
         }
         assert!(storage.inspect(&mine.name).await.expect("answered").is_none(), "its lease is over");
         open.commit().expect("nobody came between");
@@ -66,7 +69,7 @@ fn whoever_still_sees_the_lease_that_was_before_cannot_pin_it() {
              and (classid::bigint << 32) | objid::bigint = {number}"
         );
         until_sql(common(), &arrived, "1");
-        assert_eq!(release(&storage, &mine).await.expect("answered"), Release::Released);
+        assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::Released);
         assert!(take(&other, &claim("job")).await > token);
         gate.commit().expect("opened");
         match late.join().expect("no panic") {
@@ -84,7 +87,7 @@ fn a_pin_outlasts_the_release() {
         let mine = claim("job");
         let token = take(&storage, &mine).await;
         let open = common().transaction(&check(&url, "job", token)).expect("pinned");
-        assert_eq!(within(soon(), release(&storage, &mine)).await.expect("answered"), Release::Released);
+        assert_eq!(within(soon(), release(&storage, &mine)).await.expect("answered"), ReleaseReply::Released);
         let theirs = claim("job");
         for _ in 0..10 {
             is_held(&other, &theirs).await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use leasehold::storage::{Acquire, Claim, Hint, Release, Renew, Storage, WAITER_TTL};
+use leasehold::storage::{AcquireReply, Claim, Hint, ReleaseReply, RenewReply, Storage, WAITER_TTL};
 use leasehold::{Guard, Lock, Renewal, Result};
 use leasehold_faultproxy::{Flow, Trap, Which};
 use leasehold_testbed::{Postgres, PostgresPair, Transaction};
@@ -44,7 +44,7 @@ fn waiting_in_line(table: &str, lock: Lock) -> JoinHandle<Result<Guard>> {
 impl Line {
     async fn release(&mut self) {
         let released = release(&self.holder, &self.held).await.expect("answered");
-        assert_eq!(released, Release::Released);
+        assert_eq!(released, ReleaseReply::Released);
         assert_eq!(within(LONG, self.hints.next()).await, Some(Hint::Owner(self.mine.owner)));
     }
 
@@ -76,7 +76,7 @@ fn a_release_grants_the_lock_to_who_is_first_in_line() {
         is_held(&line.holder, &claim("job")).await;
         let asked = line.asked();
         match acquire(&line.waiter, &line.mine).await.expect("answered") {
-            Acquire::Granted { token, ttl } => {
+            AcquireReply::Granted { token, ttl } => {
                 assert_eq!(token, holder.token);
                 // Never longer than the server keeps it.
                 let left =
@@ -88,11 +88,11 @@ fn a_release_grants_the_lock_to_who_is_first_in_line() {
         assert_eq!(line.asked(), asked, "it knows already");
         // Asked again, it is a claim like any other.
         match acquire(&line.waiter, &line.mine).await.expect("answered") {
-            Acquire::Granted { token, ttl } => assert_eq!((token, ttl), (holder.token, line.mine.ttl)),
+            AcquireReply::Granted { token, ttl } => assert_eq!((token, ttl), (holder.token, line.mine.ttl)),
             held => panic!("{held:?}"),
         }
         assert!(line.asked() > asked);
-        assert_eq!(release(&line.waiter, &line.mine).await.expect("answered"), Release::Released);
+        assert_eq!(release(&line.waiter, &line.mine).await.expect("answered"), ReleaseReply::Released);
     });
 }
 
@@ -163,7 +163,7 @@ fn who_leaves_while_the_lock_is_handed_over_to_it_gives_it_back() {
         let answer = within(soon(), release(&line.waiter, &line.mine)).await;
         assert!(answer.as_ref().is_err_and(|e| e.kind() == leasehold::ErrorKind::Unavailable), "{answer:?}");
         handover.commit().expect("handed over");
-        assert_eq!(release(&line.waiter, &line.mine).await.expect("answered"), Release::Released);
+        assert_eq!(release(&line.waiter, &line.mine).await.expect("answered"), ReleaseReply::Released);
         take(&line.holder, &claim("job")).await;
     });
 }
@@ -175,7 +175,7 @@ fn who_asks_while_the_lock_is_handed_over_to_it_waits_for_nobody_and_finds_out()
         let handover = line.handover();
         let answer = within(time(1_000), acquire(&line.waiter, &line.mine)).await.expect("answered");
         assert!(
-            matches!(answer, Acquire::Held { retry_after: Some(after), .. } if after < time(500)),
+            matches!(answer, AcquireReply::Held { retry_after: Some(after), .. } if after < time(500)),
             "{answer:?}"
         );
         handover.commit().expect("handed over");
@@ -201,7 +201,7 @@ fn a_release_that_cannot_take_all_away_is_a_release() {
         let lock = common()
             .transaction(&format!("select 1 from {table}_waiters where owner = '{owner}' for update"))
             .expect("locked");
-        assert_eq!(release(&line.holder, &line.held).await.expect("answered"), Release::Released);
+        assert_eq!(release(&line.holder, &line.held).await.expect("answered"), ReleaseReply::Released);
         lock.commit().expect("unlocked");
         take(&line.waiter, &line.mine).await;
     });
@@ -231,13 +231,13 @@ fn a_handover_that_no_standby_has_is_not_believed() {
         // The server has it all the same, and whoever comes by passes the turn on.
         let owner = format!("select owner = '{}' from {}", mine.owner, table_of(&url));
         assert_eq!(sql(&pair.primary, &owner), "t");
-        assert_eq!(release(&holder, &held).await.expect("answered"), Release::NotHeld);
+        assert_eq!(release(&holder, &held).await.expect("answered"), ReleaseReply::NotHeld);
         assert_eq!(within(LONG, hints.next()).await, Some(Hint::Owner(mine.owner)));
         let granted = tokio::time::timeout(time(500), acquire(&waiter, &mine)).await;
-        assert!(!matches!(granted, Ok(Ok(Acquire::Granted { .. }))), "{granted:?}");
+        assert!(!matches!(granted, Ok(Ok(AcquireReply::Granted { .. }))), "{granted:?}");
         pair.follow_again().expect("it follows");
         let granted =
-            async { while !matches!(acquire(&waiter, &mine).await, Ok(Acquire::Granted { .. })) {} };
+            async { while !matches!(acquire(&waiter, &mine).await, Ok(AcquireReply::Granted { .. })) {} };
         within(soon(), granted).await;
     });
 }
@@ -299,7 +299,7 @@ fn who_would_be_left_with_little_is_told_to_ask() {
             line.release().await;
             assert_eq!(sql(common(), &format!("select count(owner) from {}", line.table)), "0");
             match acquire(&line.waiter, &line.mine).await.expect("answered") {
-                Acquire::Granted { ttl, .. } => assert_eq!(ttl, line.mine.ttl),
+                AcquireReply::Granted { ttl, .. } => assert_eq!(ttl, line.mine.ttl),
                 held => panic!("{held:?}"),
             }
         }
@@ -318,10 +318,10 @@ fn a_lock_that_a_transaction_pins_is_released_and_handed_to_nobody() {
         is_held(&line.waiter, &line.mine).await;
         pin.commit().expect("ended");
         let granted = async {
-            while !matches!(acquire(&line.waiter, &line.mine).await, Ok(Acquire::Granted { .. })) {}
+            while !matches!(acquire(&line.waiter, &line.mine).await, Ok(AcquireReply::Granted { .. })) {}
         };
         within(soon(), granted).await;
-        assert!(matches!(renew(&line.waiter, &line.mine).await, Ok(Renew::Renewed { .. })));
+        assert!(matches!(renew(&line.waiter, &line.mine).await, Ok(RenewReply::Renewed { .. })));
     });
 }
 

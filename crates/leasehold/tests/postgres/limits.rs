@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use leasehold::storage::{Release, Storage};
+use leasehold::storage::{ReleaseReply, Storage};
 use leasehold::{ErrorKind, Event};
 use leasehold_testbed::Postgres;
 
@@ -213,7 +213,7 @@ fn a_full_disk_is_said_and_over_when_there_is_room() {
         }
         disk.free().expect("freed");
         assert_eq!(take_in_the_end(&storage, &mine).await, token);
-        assert_eq!(release(&storage, &mine).await.expect("answered"), Release::Released);
+        assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::Released);
         assert!(take(&storage, &next).await > token);
     });
 }

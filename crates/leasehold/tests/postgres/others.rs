@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::{join, join_all};
-use leasehold::storage::{Acquire, Claim, Release, Renew, Storage as _};
+use leasehold::storage::{AcquireReply, Claim, ReleaseReply, RenewReply, Storage as _};
 use leasehold::{ErrorKind, Tier};
 use leasehold_faultproxy::{Trap, Which};
 use leasehold_testbed::{PgBouncer, Postgres, PostgresPair};
@@ -172,8 +172,8 @@ fn other_warnings_do_no_harm_whatever_they_say() {
             for _ in 0..3 {
                 let mine = claim("job");
                 take(&storage, &mine).await;
-                assert!(matches!(renew(&storage, &mine).await, Ok(Renew::Renewed { .. })));
-                assert_eq!(release(&storage, &mine).await.expect("answered"), Release::Released);
+                assert!(matches!(renew(&storage, &mine).await, Ok(RenewReply::Renewed { .. })));
+                assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::Released);
             }
         }
     });
@@ -183,7 +183,7 @@ fn other_warnings_do_no_harm_whatever_they_say() {
 async fn only_the_bad_are_refused(storage: &Bare, claims: &[Claim], is_bad: impl Fn(&Claim) -> bool) {
     for (claim, answer) in claims.iter().zip(within(soon(), storage.acquire(claims)).await) {
         match (is_bad(claim), answer) {
-            (false, Ok(Acquire::Granted { .. })) | (true, Ok(Acquire::Held { .. })) => {}
+            (false, Ok(AcquireReply::Granted { .. })) | (true, Ok(AcquireReply::Held { .. })) => {}
             (true, Err(error)) => {
                 let passes = ["54000", "55000", "XX000"].iter().any(|code| error.to_string().contains(code));
                 assert_eq!(error.kind() == ErrorKind::Unavailable, passes, "{error}");
@@ -192,11 +192,11 @@ async fn only_the_bad_are_refused(storage: &Bare, claims: &[Claim], is_bad: impl
         }
     }
     for (claim, answer) in claims.iter().zip(within(soon(), storage.renew(claims)).await) {
-        let wanted = if is_bad(claim) { Renew::NotHeld } else { Renew::Renewed { ttl: claim.ttl } };
+        let wanted = if is_bad(claim) { RenewReply::NotHeld } else { RenewReply::Renewed { ttl: claim.ttl } };
         assert_eq!(answer.expect("answered"), wanted, "{:?}", claim.name);
     }
     for (claim, answer) in claims.iter().zip(within(soon(), storage.release(claims)).await) {
-        let wanted = if is_bad(claim) { Release::NotHeld } else { Release::Released };
+        let wanted = if is_bad(claim) { ReleaseReply::NotHeld } else { ReleaseReply::Released };
         assert_eq!(answer.expect("answered"), wanted, "{:?}", claim.name);
     }
 }
@@ -239,7 +239,7 @@ fn a_name_or_label_that_the_database_cannot_hold_costs_its_own_claim_only() {
             let mut never = locks.observe("日本🔒").expect("a name");
             within(soon(), changes.next()).await.expect("it is there");
             let unheard = tokio::spawn(async move { never.next().await });
-            assert_eq!(release(&storage, &held).await.expect("answered"), Release::Released);
+            assert_eq!(release(&storage, &held).await.expect("answered"), ReleaseReply::Released);
             while !matches!(within(soon(), changes.next()).await, Some(leasehold::Change::Unlocked)) {}
             unheard.abort();
             // What is refused for good is owed nothing.
@@ -276,7 +276,7 @@ fn rows_that_are_no_text_of_ours_do_not_fail_a_list() {
         let storage = bare(&common().url_of(&database)).await;
         let claims: Vec<_> = (0..10).map(|i| claim(&format!("job{i}")).label("é")).collect();
         for answer in storage.acquire(&claims).await {
-            assert!(matches!(answer, Ok(Acquire::Granted { .. })), "{answer:?}");
+            assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{answer:?}");
         }
         // Two in the midst of them, and a label.
         let others = "insert into leasehold select '', name || E'\\xff', kind, owner, client, token, ttl_us, granted_at, \
@@ -338,7 +338,7 @@ fn a_claim_that_a_rule_of_others_refuses_costs_nobody_else_anything() {
                 ),
             );
             is_held(&storage, &claim("job").wait(true)).await;
-            assert_eq!(release(&storage, &mine).await.expect("answered"), Release::Released, "{kind}");
+            assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::Released, "{kind}");
         }
     });
 }
@@ -359,8 +359,8 @@ fn a_transaction_that_has_made_a_row_keeps_only_that_lock_from_others() {
         let claims: Vec<_> = (0..40).map(|i| claim(&format!("job{i}")).wait(true)).collect();
         for (i, answer) in within(soon(), storage.acquire(&claims)).await.into_iter().enumerate() {
             match answer {
-                Ok(Acquire::Granted { .. }) if i != 7 => {}
-                Ok(Acquire::Held { retry_after: Some(_), .. }) if i == 7 => {}
+                Ok(AcquireReply::Granted { .. }) if i != 7 => {}
+                Ok(AcquireReply::Held { retry_after: Some(_), .. }) if i == 7 => {}
                 other => panic!("{i}: {other:?}"),
             }
         }
@@ -372,7 +372,8 @@ fn a_transaction_that_has_made_a_row_keeps_only_that_lock_from_others() {
         let before = done(common(), table, "made as (")[0];
         let again: Vec<_> = claims[5..10].iter().chain(&[claim("new")]).cloned().collect();
         let answers = within(soon(), storage.acquire(&again)).await;
-        let granted = answers.iter().filter(|answer| matches!(answer, Ok(Acquire::Granted { .. }))).count();
+        let granted =
+            answers.iter().filter(|answer| matches!(answer, Ok(AcquireReply::Granted { .. }))).count();
         assert_eq!(granted, 5, "{answers:?}");
         let asked = done(common(), table, "made as (")[0] - before;
         assert!(asked <= 2, "{asked} statements");
@@ -389,7 +390,7 @@ fn rows_that_others_lock_keep_no_renewal_and_no_release_of_another_lock_waiting_
         let storage = bare(&url).await;
         let claims: Vec<_> = (0..40).map(|i| claim(&format!("job{i:02}"))).collect();
         for answer in storage.acquire(&claims).await {
-            assert!(matches!(answer, Ok(Acquire::Granted { .. })), "{answer:?}");
+            assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{answer:?}");
         }
         // Two are locked for good, of which the first in line would be waited for.
         let pin = format!("select from {table} where name in ('job00', 'job20') for update");
@@ -404,7 +405,7 @@ fn rows_that_others_lock_keep_no_renewal_and_no_release_of_another_lock_waiting_
             assert_eq!(answer.is_err(), is_pinned(i), "{i}: {answer:?}");
         }
         drop(open);
-        assert_eq!(answered(async || release(&storage, &claims[0]).await).await, Release::Released);
+        assert_eq!(answered(async || release(&storage, &claims[0]).await).await, ReleaseReply::Released);
     });
 }
 
@@ -449,9 +450,9 @@ fn statements_that_the_server_has_forgotten_are_all_sent_again() {
         renew(&storage, &last).await.expect("answered");
         // Both are on their way before the first is answered.
         let (renewed, granted) = join(renew(&storage, &held), acquire(&storage, &mine)).await;
-        assert!(matches!(renewed, Ok(Renew::Renewed { .. })), "{renewed:?}");
-        assert!(matches!(granted, Ok(Acquire::Granted { .. })), "{granted:?}");
-        assert_eq!(release(&storage, &mine).await.expect("answered"), Release::Released);
+        assert!(matches!(renewed, Ok(RenewReply::Renewed { .. })), "{renewed:?}");
+        assert!(matches!(granted, Ok(AcquireReply::Granted { .. })), "{granted:?}");
+        assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::Released);
     });
 }
 
@@ -480,7 +481,7 @@ fn a_server_that_tells_no_details_is_locked_in_and_what_is_unknown_is_said() {
             let (mine, next) = (claim("job"), claim("job").wait(true));
             take(&storage, &mine).await;
             is_held(&storage, &next).await;
-            assert_eq!(release(&storage, &mine).await.expect("answered"), Release::Released);
+            assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::Released);
             let hint = within(soon(), futures_util::StreamExt::next(&mut hints)).await;
             assert_eq!(hint, Some(leasehold::storage::Hint::Owner(next.owner)), "{refuse}");
             take(&storage, &next).await;
@@ -538,7 +539,7 @@ fn a_release_that_has_found_nothing_is_followed_by_no_grant() {
         until_sql(common(), &claims, "t");
         sql(common(), &format!("insert into {table}gate default values"));
         let released = within(soon(), releasing).await.expect("no panic").expect("answered");
-        assert_eq!(released, Release::NotHeld);
+        assert_eq!(released, ReleaseReply::NotHeld);
         assert_eq!(
             other.inspect(&mine.name).await.expect("answered"),
             None,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use leasehold::storage::{Release, Renew, Storage};
+use leasehold::storage::{ReleaseReply, RenewReply, Storage};
 use leasehold::{ErrorKind, Locks};
 use leasehold_testbed::PgBouncer;
 use tokio::time::Instant;
@@ -26,8 +26,8 @@ fn behind_a_pooler_nothing_is_prepared_nobody_listens_and_nothing_is_set() {
             let mine = claim("job");
             take(&storage, &mine).await;
             is_held(&storage, &claim("job").wait(true)).await;
-            assert!(matches!(renew(&storage, &mine).await, Ok(Renew::Renewed { .. })));
-            assert_eq!(release(&storage, &mine).await.expect("answered"), Release::Released);
+            assert!(matches!(renew(&storage, &mine).await, Ok(RenewReply::Renewed { .. })));
+            assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::Released);
             sql(common(), &format!("truncate {}_waiters", table_of(&url)));
         }
         // Whoever comes next on the only connection there is finds it as it was.

@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 use leasehold::storage::postgres::Config;
-use leasehold::storage::{Release, Storage};
+use leasehold::storage::{ReleaseReply, Storage};
 use leasehold::{Change, ErrorKind, Lost};
 
 use crate::tools::*;
@@ -243,6 +243,6 @@ fn prefix_and_name_are_not_confused() {
             let seen = storage.list("", None, 10).await.expect("answered");
             assert_eq!(seen.iter().map(|holder| &holder.name).collect::<Vec<_>>(), [&claim.name]);
         }
-        assert_eq!(release(&inner, &claims[0]).await.expect("answered"), Release::NotHeld);
+        assert_eq!(release(&inner, &claims[0]).await.expect("answered"), ReleaseReply::NotHeld);
     });
 }

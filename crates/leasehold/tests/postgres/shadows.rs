@@ -2,7 +2,7 @@
 
 use futures_util::StreamExt as _;
 use leasehold::storage::postgres::{Config, Fence};
-use leasehold::storage::{Acquire, Hint, Release, Renew, Storage as _};
+use leasehold::storage::{AcquireReply, Hint, ReleaseReply, RenewReply, Storage as _};
 use leasehold_testbed::PgBouncer;
 
 use crate::tools::*;
@@ -99,13 +99,13 @@ fn whatever_comes_before_the_system_in_the_search_path_is_not_called() {
                 assert_eq!(take(&storage, &mine).await, token);
                 is_held(&other, &next).await;
                 is_held(&other, &next).await;
-                assert!(matches!(renew(&storage, &mine).await, Ok(Renew::Renewed { .. })));
+                assert!(matches!(renew(&storage, &mine).await, Ok(RenewReply::Renewed { .. })));
                 let short = {
                     let mut short = mine.clone().shorten(true);
                     short.ttl /= 2;
                     short
                 };
-                assert!(matches!(renew(&other, &short).await, Ok(Renew::Renewed { .. })));
+                assert!(matches!(renew(&other, &short).await, Ok(RenewReply::Renewed { .. })));
                 assert_eq!(
                     storage.inspect(&mine.name).await.expect("answered").expect("held").owner,
                     mine.owner
@@ -123,15 +123,19 @@ fn whatever_comes_before_the_system_in_the_search_path_is_not_called() {
                     fence.sql().replace("$1", "''").replace("$2", "'job'").replace("$3", &token.to_string());
                 let check = format!("set search_path = evil, pg_catalog; {check}");
                 assert_eq!(common().sql_in(&database, &check).expect("checked"), "1");
-                assert_eq!(release(&storage, &mine).await.expect("answered"), Release::Released);
+                assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::Released);
                 take_in_the_end(&other, &next).await;
-                assert_eq!(release(&storage, &next).await.expect("answered"), Release::Released, "{round}");
+                assert_eq!(
+                    release(&storage, &next).await.expect("answered"),
+                    ReleaseReply::Released,
+                    "{round}"
+                );
                 let many: Vec<_> = (0..20).map(|i| claim(&format!("many{i}"))).collect();
                 for answer in storage.acquire(&many).await {
-                    assert!(matches!(answer, Ok(Acquire::Granted { .. })), "{answer:?}");
+                    assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{answer:?}");
                 }
                 for answer in storage.release(&many).await {
-                    assert_eq!(answer.expect("answered"), Release::Released);
+                    assert_eq!(answer.expect("answered"), ReleaseReply::Released);
                 }
             }
             other.watch(&[], &[name("job")]);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
-use leasehold::storage::{Acquire, Release, Renew};
+use leasehold::storage::{AcquireReply, ReleaseReply, RenewReply};
 use leasehold::{ErrorKind, Lost, Renewal};
 use leasehold_testbed::Postgres;
 use tokio::time::Instant;
@@ -286,12 +286,15 @@ fn serialization_failures_are_run_again() {
             let storage = bare(&url).await;
             for _ in 0..25 {
                 let mine = claim("job");
-                while !matches!(acquire(&storage, &mine).await.expect("answered"), Acquire::Granted { .. }) {}
+                while !matches!(
+                    acquire(&storage, &mine).await.expect("answered"),
+                    AcquireReply::Granted { .. }
+                ) {}
                 // Somebody who came too late may have the row locked for a moment.
                 let renewed = answered(async || renew(&storage, &mine).await).await;
-                assert!(matches!(renewed, Renew::Renewed { .. }), "{renewed:?}");
+                assert!(matches!(renewed, RenewReply::Renewed { .. }), "{renewed:?}");
                 let released = answered(async || release(&storage, &mine).await).await;
-                assert_eq!(released, Release::Released);
+                assert_eq!(released, ReleaseReply::Released);
             }
         });
         within(LONG, join_all(workers)).await;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub(crate) use leasehold::storage::postgres::Config;
-use leasehold::storage::{Acquire, Claim, Owner, Storage, Token};
+use leasehold::storage::{AcquireReply, Claim, Owner, Storage, Token};
 use leasehold_testbed::{Postgres, shared};
 
 pub(crate) use crate::net::tools::*;
@@ -91,7 +91,7 @@ pub(crate) fn table_of(url: &str) -> &str {
 /// Takes what is free, once the server answers again and what was under way is over.
 pub(crate) async fn take_in_the_end(storage: &impl Storage, claim: &Claim) -> Token {
     match answered(async || acquire(storage, claim).await).await {
-        Acquire::Granted { token, .. } => token,
+        AcquireReply::Granted { token, .. } => token,
         other => panic!("not granted: {other:?}"),
     }
 }

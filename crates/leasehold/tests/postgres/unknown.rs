@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use leasehold::ErrorKind;
-use leasehold::storage::{Acquire, Claim, Release, Renew, Storage};
+use leasehold::storage::{AcquireReply, Claim, ReleaseReply, RenewReply, Storage};
 use leasehold_faultproxy::{End, Trap};
 use leasehold_testbed::{Postgres, PostgresPair};
 
@@ -63,7 +63,7 @@ fn a_claim_whose_commit_waits_for_a_standby_is_not_said_to_be_gone() {
             if round == 0 {
                 let theirs = [claim("job")];
                 if let Ok(answers) = tokio::time::timeout(time(100), other.acquire(&theirs)).await {
-                    assert!(!matches!(answers[..], [Ok(Acquire::Granted { .. })]), "{answers:?}");
+                    assert!(!matches!(answers[..], [Ok(AcquireReply::Granted { .. })]), "{answers:?}");
                 }
                 pair.follow_again().expect("it follows");
             } else {
@@ -73,7 +73,7 @@ fn a_claim_whose_commit_waits_for_a_standby_is_not_said_to_be_gone() {
                 assert_eq!(sql(&pair.primary, end), "t");
                 pair.follow_again().expect("it follows");
             }
-            assert_eq!(answered(async || release(&storage, &mine).await).await, Release::Released);
+            assert_eq!(answered(async || release(&storage, &mine).await).await, ReleaseReply::Released);
             let theirs = claim("job");
             take_in_the_end(&other, &theirs).await;
             release(&other, &theirs).await.expect("answered");
@@ -315,11 +315,14 @@ fn what_is_held_is_renewed_and_released_while_an_acquire_is_stuck() {
         until_sql(common(), &format!("{stuck} '{table}'"), "1");
         for _ in 0..3 {
             let renewed = within(soon(), renew(&*storage, &held)).await;
-            assert!(matches!(renewed, Ok(Renew::Renewed { .. })), "{renewed:?}");
+            assert!(matches!(renewed, Ok(RenewReply::Renewed { .. })), "{renewed:?}");
         }
-        assert_eq!(within(soon(), release(&*storage, &held)).await.expect("answered"), Release::Released);
+        assert_eq!(
+            within(soon(), release(&*storage, &held)).await.expect("answered"),
+            ReleaseReply::Released
+        );
         sql(common(), &format!("insert into {table}gate default values"));
         let acquired = within(LONG, acquiring).await.expect("no panic");
-        assert!(!matches!(acquired, Ok(Acquire::Held { .. })), "{acquired:?}");
+        assert!(!matches!(acquired, Ok(AcquireReply::Held { .. })), "{acquired:?}");
     });
 }

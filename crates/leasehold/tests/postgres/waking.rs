@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::{join, join_all};
-use leasehold::storage::{Acquire, Hint, Release, Storage, WAITER_HEARTBEAT, WAITER_TTL};
+use leasehold::storage::{AcquireReply, Hint, ReleaseReply, Storage, WAITER_HEARTBEAT, WAITER_TTL};
 use tokio::time::Instant;
 
 use crate::net::waking as scenario;
@@ -31,11 +31,11 @@ fn a_release_that_races_an_entry_into_the_queue_is_not_missed() {
                     let pause = Duration::from_micros(random.below(2_500));
                     let releasing = async {
                         tokio::time::sleep(pause).await;
-                        assert_eq!(release(&a.0, &holding).await.expect("answered"), Release::Released);
+                        assert_eq!(release(&a.0, &holding).await.expect("answered"), ReleaseReply::Released);
                     };
                     let (answer, ()) = join(acquire(&b.0, &mine), releasing).await;
                     let answer = answer.expect("answered");
-                    if let Acquire::Held { .. } = answer {
+                    if let AcquireReply::Held { .. } = answer {
                         // Without an engine that asks again by itself: either it is told, or this never ends. A hint may be
                         // for the try before, which was granted meanwhile.
                         let told = async { while b.1.next().await != Some(Hint::Owner(mine.owner)) {} };
@@ -206,7 +206,7 @@ fn a_dead_waiter_does_not_stop_those_who_are_told() {
                 mine.owner
             ),
         );
-        assert_eq!(release(&holder, &held).await.expect("answered"), Release::Released);
+        assert_eq!(release(&holder, &held).await.expect("answered"), ReleaseReply::Released);
         assert_eq!(within(LONG, hints.next()).await, Some(Hint::Owner(mine.owner)));
         take(&waiter, &mine).await;
         // Whoever is granted a lock buries those before it, here too.
@@ -226,7 +226,7 @@ fn who_is_told_overtakes_nobody_who_lives() {
         take(&holder, &held).await;
         is_held(&first, &earlier).await;
         is_held(&second, &later).await;
-        assert_eq!(release(&holder, &held).await.expect("answered"), Release::Released);
+        assert_eq!(release(&holder, &held).await.expect("answered"), ReleaseReply::Released);
         assert_eq!(within(LONG, first_hints.next()).await, Some(Hint::Owner(earlier.owner)));
         sql(
             common(),
@@ -253,7 +253,7 @@ fn who_observes_sees_a_handover() {
         is_held(&waiter, &mine).await;
         observer.watch(&[name("job")], &[]);
         assert_eq!(within(LONG, seen.next()).await, changed, "it observes now");
-        assert_eq!(release(&holder, &held).await.expect("answered"), Release::Released);
+        assert_eq!(release(&holder, &held).await.expect("answered"), ReleaseReply::Released);
         assert_eq!(within(LONG, hints.next()).await, Some(Hint::Owner(mine.owner)));
         assert_eq!(within(LONG, seen.next()).await, changed, "it is held by another");
         assert_eq!(observer.inspect(&name("job")).await.expect("answered").expect("held").owner, mine.owner);

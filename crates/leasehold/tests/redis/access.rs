@@ -1,6 +1,6 @@
 //! How to reach a server, and what it must be.
 
-use leasehold::storage::{Acquire, Release, Storage};
+use leasehold::storage::{AcquireReply, ReleaseReply, Storage};
 use leasehold::{ErrorKind, Locks, Tier};
 use leasehold_testbed::redis::proxy::Rule;
 use leasehold_testbed::{Redis, RedisProxy};
@@ -310,7 +310,7 @@ fn a_user_that_may_not_ask_what_the_server_is_gets_the_least_promise() {
         assert_eq!(storage.guarantees().tier, Tier::Advisory);
         let mine = claim("job");
         take(&storage, &mine).await;
-        assert_eq!(release(&storage, &mine).await.expect("answered"), Release::Released);
+        assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::Released);
         // Another prefix is not its own.
         let error = acquire(&bare(&redis.url_as("shop", "pw")).await, &mine).await.expect_err("forbidden");
         assert_eq!(error.kind(), ErrorKind::Unsupported);
@@ -431,14 +431,14 @@ fn a_lock_of_somebody_else_is_respected_whatever_its_value_is() {
                 assert_eq!(holder.token, leasehold::Token::new(0), "{value}");
                 assert_eq!(
                     renew(&storage, &mine).await.expect("answered"),
-                    leasehold::storage::Renew::NotHeld
+                    leasehold::storage::RenewReply::NotHeld
                 );
             }
             let theirs = storage.inspect(&mine.name).await.expect("answered").expect("held");
             let breaking = leasehold::storage::Claim::new(name("job"), theirs.owner, LONG);
-            assert_eq!(release(&storage, &breaking).await.expect("answered"), Release::Released);
+            assert_eq!(release(&storage, &breaking).await.expect("answered"), ReleaseReply::Released);
             take(&storage, &mine).await;
-            assert_eq!(release(&storage, &mine).await.expect("answered"), Release::Released);
+            assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::Released);
         }
     });
 }
@@ -601,7 +601,7 @@ fn keys_of_another_type_beside_a_lock_cost_its_neighbors_nothing() {
         // A queue and waiters that are strings, of a lock for which others seem to wait.
         let held = both(false);
         for answer in storage.acquire(&held).await {
-            assert!(matches!(answer, Ok(Acquire::Granted { .. })), "{answer:?}");
+            assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{answer:?}");
         }
         for key in ["q", "w"] {
             keep(key, "foreign");
@@ -609,16 +609,16 @@ fn keys_of_another_type_beside_a_lock_cost_its_neighbors_nothing() {
         let answers = storage.acquire(&both(true)).await;
         let error = answers[0].as_ref().expect_err("it cannot wait");
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
-        assert!(matches!(answers[1], Ok(Acquire::Held { .. })), "{:?}", answers[1]);
+        assert!(matches!(answers[1], Ok(AcquireReply::Held { .. })), "{:?}", answers[1]);
         let listed = storage.list("", None, 10).await.expect("listed");
         assert_eq!(listed.len(), 2);
         for answer in storage.release(&held).await {
-            assert_eq!(answer.expect("released"), Release::Released);
+            assert_eq!(answer.expect("released"), ReleaseReply::Released);
         }
         // A record that is none.
         keep("t", "foreign");
         for answer in storage.acquire(&[claim("bad"), claim("other")]).await {
-            assert!(matches!(answer, Ok(Acquire::Granted { .. })), "{answer:?}");
+            assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{answer:?}");
         }
     });
 }

@@ -3,7 +3,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use leasehold::storage::{Acquire, Claim, Release, Storage};
+use leasehold::storage::{AcquireReply, Claim, ReleaseReply, Storage};
 use leasehold::{ErrorKind, Lost, Renewal};
 use leasehold_testbed::{Clock, Error, Port, Redis, Scratch};
 use proptest::prelude::{ProptestConfig, Strategy, any, prop_oneof};
@@ -101,7 +101,9 @@ fn a_lease_that_lasts_longer_than_its_ttl_is_cut_back_by_whoever_asks() {
         let key = format!("{}job", url.rsplit('=').next().expect("a prefix"));
         tell(common(), &["pexpire", &key, "3600000"]);
         match acquire(&other, &claim("job")).await.expect("answered") {
-            Acquire::Held { holder: Some(holder), .. } => assert!(holder.remaining <= held.ttl, "{holder:?}"),
+            AcquireReply::Held { holder: Some(holder), .. } => {
+                assert!(holder.remaining <= held.ttl, "{holder:?}")
+            }
             granted => panic!("{granted:?}"),
         }
         let left: u64 = tell(common(), &["pttl", &key]).parse().expect("milliseconds");
@@ -131,19 +133,19 @@ fn every_ttl_within_the_bounds_is_given_to_the_millisecond() {
             let mine =
                 Claim::new(name("job"), leasehold::storage::Owner::random(), Duration::from_millis(first));
             match acquire(&storage, &mine).await.expect("answered") {
-                Acquire::Granted { ttl, .. } => assert_eq!(ttl, mine.ttl),
+                AcquireReply::Granted { ttl, .. } => assert_eq!(ttl, mine.ttl),
                 held => panic!("{held:?}"),
             }
             left(&prefix, first);
             let mut again = mine.clone().shorten(shorten);
             again.ttl = Duration::from_millis(second);
             match renew(&storage, &again).await.expect("answered") {
-                leasehold::storage::Renew::Renewed { ttl } => {
+                leasehold::storage::RenewReply::Renewed { ttl } => {
                     assert_eq!(ttl, again.ttl);
                     left(&prefix, if shorten { second } else { std::cmp::max(first, second) });
                 }
                 // The shortest are over by then on a slow machine.
-                leasehold::storage::Renew::NotHeld => assert!(first < 1_000, "{first}"),
+                leasehold::storage::RenewReply::NotHeld => assert!(first < 1_000, "{first}"),
                 other => panic!("{other:?}"),
             }
             let _over_or_not = release(&storage, &mine).await.expect("answered");
@@ -293,7 +295,7 @@ fn a_server_that_forgets_its_scripts_all_the_time_is_no_trouble() {
             take(&storage, &mine).await;
             renew(&storage, &mine).await.expect("answered");
             storage.inspect(&mine.name).await.expect("answered").expect("held");
-            assert_eq!(release(&storage, &mine).await.expect("answered"), Release::Released);
+            assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::Released);
             hold(&locks, "job", LONG).await.release().await.expect("released");
         }
         ended.send(()).expect("somebody listens");

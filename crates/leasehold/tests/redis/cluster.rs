@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use futures_util::StreamExt;
-use leasehold::storage::{Acquire, Claim, Hint, Release, Renew, Storage};
+use leasehold::storage::{AcquireReply, Claim, Hint, ReleaseReply, RenewReply, Storage};
 use leasehold::{ErrorKind, Lost, Tier};
 use leasehold_testbed::{Redis, RedisCluster, Server};
 use tokio::time::Instant;
@@ -62,22 +62,22 @@ fn names_with_braces_are_locks_like_others() {
             let claims: Vec<_> = names.iter().map(|lock| claim(lock)).collect();
             let rivals: Vec<_> = names.iter().map(|lock| claim(lock).wait(true)).collect();
             for answer in storage.acquire(&claims).await {
-                assert!(matches!(answer, Ok(Acquire::Granted { .. })), "{prefix}: {answer:?}");
+                assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{prefix}: {answer:?}");
             }
             for answer in storage.acquire(&rivals).await {
-                assert!(matches!(answer, Ok(Acquire::Held { .. })), "{prefix}: {answer:?}");
+                assert!(matches!(answer, Ok(AcquireReply::Held { .. })), "{prefix}: {answer:?}");
             }
             for answer in storage.renew(&claims).await {
-                assert!(matches!(answer, Ok(Renew::Renewed { .. })), "{prefix}: {answer:?}");
+                assert!(matches!(answer, Ok(RenewReply::Renewed { .. })), "{prefix}: {answer:?}");
             }
             let listed = storage.list("", None, 100).await.expect("a list");
             let listed: BTreeSet<_> = listed.iter().map(|holder| holder.name.as_str()).collect();
             assert_eq!(listed, names.into_iter().collect(), "{prefix}");
             for answer in storage.release(&claims).await {
-                assert_eq!(answer.expect("an answer"), Release::Released, "{prefix}");
+                assert_eq!(answer.expect("an answer"), ReleaseReply::Released, "{prefix}");
             }
             for answer in storage.acquire(&rivals).await {
-                assert!(matches!(answer, Ok(Acquire::Granted { .. })), "{prefix}: {answer:?}");
+                assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{prefix}: {answer:?}");
             }
             storage.release(&rivals).await;
         }
@@ -96,8 +96,10 @@ fn a_batch_is_answered_in_order_whoever_serves_its_locks() {
         let answers = storage.acquire(&mixed).await;
         for (claim, answer) in mixed.iter().zip(answers) {
             match answer.expect("an answer") {
-                Acquire::Granted { .. } => assert!(free.contains(&claim.name.to_string()), "{}", claim.name),
-                Acquire::Held { holder, .. } => {
+                AcquireReply::Granted { .. } => {
+                    assert!(free.contains(&claim.name.to_string()), "{}", claim.name)
+                }
+                AcquireReply::Held { holder, .. } => {
                     let holder = holder.expect("a holder");
                     let owner = theirs.iter().find(|other| other.name == claim.name).expect("held").owner;
                     assert_eq!((holder.name, holder.owner), (claim.name.clone(), owner));
@@ -137,7 +139,7 @@ fn any_node_leads_to_the_others() {
             for lock in one_lock_each(shared()) {
                 let mine = claim(&lock);
                 take(&storage, &mine).await;
-                assert_eq!(release(&storage, &mine).await.expect("an answer"), Release::Released);
+                assert_eq!(release(&storage, &mine).await.expect("an answer"), ReleaseReply::Released);
             }
         }
     });
@@ -162,7 +164,7 @@ fn nodes_are_reached_with_the_password_and_certificates_of_the_url() {
         let storage = bare(&with(&cluster.url(), &format!("ca={ca}"))).await;
         assert_eq!(storage.guarantees().tier, Tier::RestartSafe);
         for answer in storage.acquire(&claims(&one_lock_each(&cluster))).await {
-            assert!(matches!(answer, Ok(Acquire::Granted { .. })), "{answer:?}");
+            assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{answer:?}");
         }
         assert!(!format!("{storage} {storage:?}").contains("s3cret"));
     });
@@ -182,7 +184,7 @@ fn nodes_are_found_by_whatever_they_call_themselves() {
             let lock = mine[0].name.as_str();
             cluster.migrate_slot(slot(&cluster, lock), other(&cluster, lock)).expect("moved");
             for answer in storage.release(&mine).await {
-                assert_eq!(answer.expect("an answer"), Release::Released, "{kind}");
+                assert_eq!(answer.expect("an answer"), ReleaseReply::Released, "{kind}");
             }
         });
     }
@@ -300,7 +302,7 @@ fn a_claim_follows_a_slot_that_has_moved_at_once() {
         cluster.migrate_slot(slot(&cluster, &locks[0]), to).expect("moved");
         // The first call after it; nobody else is disturbed.
         for answer in storage.renew(&mine).await {
-            assert!(matches!(answer, Ok(Renew::Renewed { .. })), "{answer:?}");
+            assert!(matches!(answer, Ok(RenewReply::Renewed { .. })), "{answer:?}");
         }
         let moved = storage.inspect(&mine[0].name).await.expect("an answer").expect("a holder");
         assert_eq!(moved.owner, mine[0].owner);
@@ -318,7 +320,7 @@ fn a_slot_between_two_nodes_is_asked_for_at_both() {
         let (slot, to) = (slot(&cluster, "job"), other(&cluster, "job"));
         let migration = cluster.begin_migration(slot, to).expect("begun");
         assert!(
-            matches!(renew(&storage, &mine).await, Ok(Renew::Renewed { .. })),
+            matches!(renew(&storage, &mine).await, Ok(RenewReply::Renewed { .. })),
             "all keys are where they were"
         );
 
@@ -332,14 +334,17 @@ fn a_slot_between_two_nodes_is_asked_for_at_both() {
         migration.move_key(&keys[1]).expect("moved");
         for _ in 0..3 {
             // ASK, each time: the slot is still the old node's.
-            assert!(matches!(renew(&storage, &mine).await, Ok(Renew::Renewed { .. })), "both keys are there");
+            assert!(
+                matches!(renew(&storage, &mine).await, Ok(RenewReply::Renewed { .. })),
+                "both keys are there"
+            );
         }
         migration.finish().expect("the slot is the new node's");
         match acquire(&storage, &mine).await.expect("an answer") {
-            Acquire::Granted { token: again, .. } => assert_eq!(again, token),
+            AcquireReply::Granted { token: again, .. } => assert_eq!(again, token),
             other => panic!("{other:?}"),
         }
-        assert_eq!(release(&storage, &mine).await.expect("an answer"), Release::Released);
+        assert_eq!(release(&storage, &mine).await.expect("an answer"), ReleaseReply::Released);
     });
 }
 
@@ -375,7 +380,7 @@ fn a_dead_node_costs_its_own_locks_only() {
             let names = one_lock_each(&cluster);
             let mine: Vec<_> = claims(&names).into_iter().map(|claim| claim.patience(time(2_000))).collect();
             for answer in storage.acquire(&mine).await {
-                assert!(matches!(answer, Ok(Acquire::Granted { .. })), "{answer:?}");
+                assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{answer:?}");
             }
             dies(&cluster.nodes()[0]);
             // Nobody knows of it before; then somebody has found out.
@@ -386,7 +391,7 @@ fn a_dead_node_costs_its_own_locks_only() {
                 let error = answers[0].as_ref().expect_err("it is dead");
                 assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
                 for answer in &answers[1..] {
-                    assert!(matches!(answer, Ok(Acquire::Granted { .. })), "{answer:?}");
+                    assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{answer:?}");
                 }
                 let answered = asked.elapsed();
                 assert!(answered < time(500), "{answered:?}");
@@ -559,7 +564,7 @@ fn a_grant_counts_when_replicas_have_it_at_every_node() {
         let names: Vec<_> = cluster.nodes()[..3].iter().map(|node| lock_at(&cluster, node)).collect();
         let mine: Vec<_> = claims(&names).into_iter().map(|claim| claim.patience(time(1_000))).collect();
         for answer in storage.acquire(&mine).await {
-            assert!(matches!(answer, Ok(Acquire::Granted { .. })), "{answer:?}");
+            assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{answer:?}");
         }
         let replica = cluster.replica_of(&cluster.nodes()[0]).expect("a replica");
         replica.stop();
@@ -573,7 +578,7 @@ fn a_grant_counts_when_replicas_have_it_at_every_node() {
             "{error}"
         );
         for answer in &answers[1..] {
-            assert!(matches!(answer, Ok(Acquire::Granted { .. })), "{answer:?}");
+            assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{answer:?}");
         }
     });
 }
@@ -595,7 +600,7 @@ fn a_release_while_a_slot_moves_needs_only_the_keys_that_are_there() {
             }
             let seen = storage.inspect(&mine.name).await.expect("answered").expect("held");
             assert_eq!(seen.owner, mine.owner);
-            assert_eq!(release(&storage, &mine).await.expect("answered"), Release::Released, "{moved}");
+            assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::Released, "{moved}");
             assert_eq!(storage.inspect(&mine.name).await.ok().flatten(), None);
             if moved {
                 migration.finish().expect("finished");

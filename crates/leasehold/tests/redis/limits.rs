@@ -153,10 +153,16 @@ fn full_memory_refuses_claims_and_neither_renewals_nor_releases() {
         longer.ttl = 2 * mine.ttl;
         assert_eq!(renewed(&storage, &longer).await, mine.ttl);
         assert_eq!(take(&storage, &mine).await, token, "asking again needs no memory");
-        assert_eq!(release(&storage, &mine).await.expect("answered"), leasehold::storage::Release::Released);
+        assert_eq!(
+            release(&storage, &mine).await.expect("answered"),
+            leasehold::storage::ReleaseReply::Released
+        );
         let hint = within(LONG, futures_util::StreamExt::next(&mut hints)).await;
         assert_eq!(hint, Some(leasehold::storage::Hint::Owner(next.owner)));
-        assert_eq!(release(&storage, &next).await.expect("answered"), leasehold::storage::Release::NotHeld);
+        assert_eq!(
+            release(&storage, &next).await.expect("answered"),
+            leasehold::storage::ReleaseReply::NotHeld
+        );
         tell(&redis, &["config", "set", "maxmemory", "0"]);
         assert!(take(&storage, &next).await > token);
     });
@@ -164,7 +170,7 @@ fn full_memory_refuses_claims_and_neither_renewals_nor_releases() {
 
 async fn renewed(storage: &Bare, claim: &leasehold::storage::Claim) -> Duration {
     match renew(storage, claim).await {
-        Ok(leasehold::storage::Renew::Renewed { ttl }) => ttl,
+        Ok(leasehold::storage::RenewReply::Renewed { ttl }) => ttl,
         other => panic!("not renewed: {other:?}"),
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use leasehold::storage::{Acquire, Hint, Release, Renew, Storage};
+use leasehold::storage::{AcquireReply, Hint, ReleaseReply, RenewReply, Storage};
 use leasehold::{ErrorKind, Locks, Lost, Tier};
 use leasehold_testbed::redis::RedisOptions;
 use leasehold_testbed::{Redis, RedisSentinels};
@@ -127,7 +127,7 @@ fn a_demoted_primary_is_left_for_the_new_one() {
         let new = servers.failover().expect("another primary");
         assert_ne!(new.port(), old);
         let again = answered(async || acquire(&storage, &mine).await).await;
-        assert!(matches!(again, Acquire::Granted { token: again, .. } if again == token), "{again:?}");
+        assert!(matches!(again, AcquireReply::Granted { token: again, .. } if again == token), "{again:?}");
         assert!(new.command(&["get", "leasehold:job"]).expect("an answer").contains(&mine.owner.to_string()));
         within(LONG, async { while hints.next().await != Some(Hint::Restarted) {} }).await;
     });
@@ -213,8 +213,8 @@ fn a_grant_that_too_few_replicas_have_is_none() {
         assert!(error.to_string().contains("wait_replicas=`1` answered=`0`"), "{error}");
         // It stands at the primary, so what others are told is true; a renewal waits for nobody.
         is_held(&storage, &claim("job")).await;
-        assert!(matches!(renew(&storage, &mine).await, Ok(Renew::Renewed { .. })));
-        assert_eq!(release(&storage, &mine).await.expect("an answer"), Release::Released);
+        assert!(matches!(renew(&storage, &mine).await, Ok(RenewReply::Renewed { .. })));
+        assert_eq!(release(&storage, &mine).await.expect("an answer"), ReleaseReply::Released);
 
         // An attempt in vain leaves nothing.
         let error =
@@ -308,14 +308,16 @@ fn failover_grace_delays_no_renewal() {
         take_over(&storage, &mine).await;
         fail_over(&servers);
         let renewed = answered(async || renew(&storage, &mine).await).await;
-        assert!(matches!(renewed, Renew::Renewed { .. }), "{renewed:?}");
+        assert!(matches!(renewed, RenewReply::Renewed { .. }), "{renewed:?}");
         // Others must wait for what is free, too, and are told for how long.
         let free = claim("free").patience(grace);
         match answered(async || acquire(&storage, &free).await).await {
-            Acquire::Held { holder: None, retry_after: Some(after) } => assert!(after <= grace, "{after:?}"),
+            AcquireReply::Held { holder: None, retry_after: Some(after) } => {
+                assert!(after <= grace, "{after:?}")
+            }
             other => panic!("{other:?}"),
         }
-        assert!(matches!(renew(&storage, &mine).await, Ok(Renew::Renewed { .. })));
+        assert!(matches!(renew(&storage, &mine).await, Ok(RenewReply::Renewed { .. })));
     });
 }
 

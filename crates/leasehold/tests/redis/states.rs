@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use leasehold::storage::{Release, Renew, Storage};
+use leasehold::storage::{ReleaseReply, RenewReply, Storage};
 use leasehold::{ErrorKind, Lost};
 use leasehold_testbed::redis::proxy::{Rule, hostile, states};
 use leasehold_testbed::{Redis, RedisProxy};
@@ -40,7 +40,7 @@ fn every_error_during_a_call_is_said_and_the_next_call_works() {
             let armed = proxy.add(rule().error(state));
             unknown(renew(&storage, &mine).await.expect_err(code));
             armed.end();
-            assert!(matches!(renew(&storage, &mine).await, Ok(Renew::Renewed { .. })), "{code}");
+            assert!(matches!(renew(&storage, &mine).await, Ok(RenewReply::Renewed { .. })), "{code}");
 
             let armed = proxy.add(rule().error(state));
             unknown(storage.inspect(&mine.name).await.expect_err(code));
@@ -56,7 +56,7 @@ fn every_error_during_a_call_is_said_and_the_next_call_works() {
             let armed = proxy.add(rule().error(state));
             unknown(release(&storage, &mine).await.expect_err(code));
             armed.end();
-            assert_eq!(release(&storage, &mine).await.expect("answered"), Release::Released, "{code}");
+            assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::Released, "{code}");
         }
     });
 }

@@ -1,7 +1,7 @@
 //! Answers that do not come, come late, or belong to somebody else; callers that go away meanwhile.
 
 use leasehold::ErrorKind;
-use leasehold::storage::{Claim, Release};
+use leasehold::storage::{Claim, ReleaseReply};
 use leasehold_faultproxy::{End, Trap};
 use leasehold_testbed::redis::proxy::Rule;
 use leasehold_testbed::{Redis, RedisProxy};
@@ -60,7 +60,7 @@ fn an_answer_to_another_question_is_not_believed() {
         let proxy = RedisProxy::before(common()).expect("a proxy");
         let storage = bare(&own(&proxy.url())).await;
         let mine = claim("job");
-        assert_eq!(release(&storage, &mine).await.expect("answered"), Release::NotHeld);
+        assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::NotHeld);
         // What a server says that grants: to a request that was never sent.
         let granted =
             b"*4\r\n$9\r\n123456789\r\n$16\r\n1790000000000000\r\n:1\r\n$16\r\n1790000000000000\r\n";

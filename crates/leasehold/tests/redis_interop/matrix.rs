@@ -4,7 +4,9 @@ use std::thread;
 use std::time::Duration;
 
 use leasehold::blocking::Locks;
-use leasehold::storage::{AnyStorage, Claim, Holder, Name, Release, Renew, Storage, Token, WAITER_HEARTBEAT};
+use leasehold::storage::{
+    AnyStorage, Claim, Holder, Name, ReleaseReply, RenewReply, Storage, Token, WAITER_HEARTBEAT,
+};
 use leasehold::{ErrorKind, Wait};
 
 use crate::makers::Maker;
@@ -154,9 +156,9 @@ fn our_late_renewal_and_release_leave_its_lock_alone(package: &'static str) {
         let storage = AnyStorage::connect(&url).await.expect("connected");
         let claim = std::slice::from_ref(&claim);
         let renewed = storage.renew(claim).await.pop().expect("an answer");
-        assert_eq!(renewed.expect("answered"), Renew::NotHeld);
+        assert_eq!(renewed.expect("answered"), RenewReply::NotHeld);
         let released = storage.release(claim).await.pop().expect("an answer");
-        assert_eq!(released.expect("answered"), Release::NotHeld);
+        assert_eq!(released.expect("answered"), ReleaseReply::NotHeld);
     });
 
     let seen = ours.inspect(&name).expect("answered").expect("it holds");

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use leasehold::storage::{Acquire, Claim};
+use leasehold::storage::{AcquireReply, Claim};
 
 use super::{Dir, LONG, Worker, acquire, claim, execute, open, query, run};
 
@@ -119,7 +119,7 @@ fn a_foreign_boot_id_ends_no_lease() {
             query(&dir.file(), "SELECT group_concat(DISTINCT boot) FROM lock WHERE name LIKE 'container%'");
         assert_eq!(boots, "", "{cover}");
         // A ticket that a container renews is one that others know.
-        let Acquire::Granted { .. } = run(async {
+        let AcquireReply::Granted { .. } = run(async {
             let storage = open(&dir.file()).await;
             acquire(&storage, &claim("ticket").detached(true)).await
         }) else {
@@ -225,11 +225,14 @@ fn a_ticket_survives_what_a_container_calls_another_boot() {
     run(async {
         let storage = open(&dir.file()).await;
         let mine = claim("job").detached(true);
-        assert!(matches!(acquire(&storage, &mine).await, Acquire::Granted { .. }));
+        assert!(matches!(acquire(&storage, &mine).await, AcquireReply::Granted { .. }));
         // As such a container writes it.
         execute(&dir.file(), "UPDATE lock SET boot = ''");
-        assert!(matches!(acquire(&storage, &claim("job")).await, Acquire::Held { .. }));
+        assert!(matches!(acquire(&storage, &claim("job")).await, AcquireReply::Held { .. }));
         let other = Claim::new(mine.name.clone(), mine.owner, LONG);
-        assert!(matches!(super::renew(&storage, &other).await, leasehold::storage::Renew::Renewed { .. }));
+        assert!(matches!(
+            super::renew(&storage, &other).await,
+            leasehold::storage::RenewReply::Renewed { .. }
+        ));
     });
 }

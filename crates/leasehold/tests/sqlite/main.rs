@@ -22,7 +22,7 @@ use futures_core::Stream;
 use futures_util::StreamExt;
 use leasehold::storage::sqlite::{Config, Sqlite};
 use leasehold::storage::{
-    Acquire, Claim, Hint, Name, Owner, Release, Renew, Storage, Token, WAITER_HEARTBEAT,
+    AcquireReply, Claim, Hint, Name, Owner, ReleaseReply, RenewReply, Storage, Token, WAITER_HEARTBEAT,
 };
 use leasehold::{ErrorKind, Locks};
 use tokio::time::Instant;
@@ -147,10 +147,10 @@ fn a_detached_lease_outlives_its_process() {
         let storage = open(&dir.file()).await;
         let seen = storage.inspect(&name("job")).await.expect("looked").expect("held");
         assert_eq!((seen.owner, seen.token), (granted.owner, granted.token));
-        assert!(matches!(acquire(&storage, &claim("job")).await, Acquire::Held { .. }));
+        assert!(matches!(acquire(&storage, &claim("job")).await, AcquireReply::Held { .. }));
         let mine = Claim::new(name("job"), granted.owner, LONG).detached(true);
-        assert!(matches!(renew(&storage, &mine).await, Renew::Renewed { .. }));
-        assert_eq!(release(&storage, &mine).await, Release::Released);
+        assert!(matches!(renew(&storage, &mine).await, RenewReply::Renewed { .. }));
+        assert_eq!(release(&storage, &mine).await, ReleaseReply::Released);
     });
 }
 
@@ -182,7 +182,7 @@ fn a_renewal_may_detach_a_lease_and_never_binds_it_again() {
         let storage = open(&dir.file()).await;
         // A resumed ticket is renewed so; a renewal of the former holder that comes late does not undo it.
         let resumed = Claim::new(name("job"), granted.owner, LONG).detached(true);
-        assert!(matches!(renew(&storage, &resumed).await, Renew::Renewed { .. }));
+        assert!(matches!(renew(&storage, &resumed).await, RenewReply::Renewed { .. }));
     });
     for renewing in [&mut first, &mut second] {
         renewing.say(&format!("renew job {}", granted.owner));
@@ -191,7 +191,7 @@ fn a_renewal_may_detach_a_lease_and_never_binds_it_again() {
     }
     run(async {
         let storage = open(&dir.file()).await;
-        assert!(matches!(acquire(&storage, &claim("job")).await, Acquire::Held { .. }));
+        assert!(matches!(acquire(&storage, &claim("job")).await, AcquireReply::Held { .. }));
     });
 }
 
@@ -205,7 +205,7 @@ fn a_child_that_was_started_keeps_no_lease_alive() {
     holder.kill();
     run(async {
         let storage = open(&dir.file()).await;
-        assert!(matches!(acquire(&storage, &claim("job")).await, Acquire::Granted { .. }));
+        assert!(matches!(acquire(&storage, &claim("job")).await, AcquireReply::Granted { .. }));
     });
     let child = rustix::process::Pid::from_raw(child).expect("a pid");
     rustix::process::test_kill_process(child).expect("the child outlived its parent");
@@ -221,7 +221,7 @@ fn a_holder_that_is_broken_is_told() {
     run(async {
         let storage = open(&dir.file()).await;
         let broken = Claim::new(name("job"), granted.owner, LONG);
-        assert_eq!(release(&storage, &broken).await, Release::Released);
+        assert_eq!(release(&storage, &broken).await, ReleaseReply::Released);
     });
     assert_eq!(holder.hear(), granted.owner.to_string());
 }
@@ -255,13 +255,13 @@ fn killed_anywhere_the_file_stays_whole() {
             other.kill();
             one.kill();
             let mine = claim("job");
-            let Acquire::Granted { token, .. } = acquire(&storage, &mine).await else {
+            let AcquireReply::Granted { token, .. } = acquire(&storage, &mine).await else {
                 panic!("the dead hold the lock in round {round}");
             };
             assert!(token > last, "a token did not grow in round {round}");
             last = token;
-            assert!(matches!(acquire(&storage, &claim("job")).await, Acquire::Held { .. }));
-            assert_eq!(release(&storage, &mine).await, Release::Released);
+            assert!(matches!(acquire(&storage, &claim("job")).await, AcquireReply::Held { .. }));
+            assert_eq!(release(&storage, &mine).await, ReleaseReply::Released);
         }
     });
     assert_eq!(query::<String>(&dir.file(), "PRAGMA integrity_check"), "ok");
@@ -278,7 +278,7 @@ fn everything_is_private_and_cleaned_up() {
     let live = dir.path().join("new/locks.db-live");
     run(async {
         let storage = open(&dir.path().join("new/locks.db")).await;
-        assert!(matches!(acquire(&storage, &claim("job")).await, Acquire::Granted { .. }));
+        assert!(matches!(acquire(&storage, &claim("job")).await, AcquireReply::Granted { .. }));
         let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
         for path in ["new/locks.db", "new/locks.db-wal", "new/locks.db-shm"] {
             assert_eq!(mode(&dir.path().join(path)), 0o600, "{path}");
@@ -334,7 +334,7 @@ fn a_replaced_file_binds_nobody_and_is_noticed() {
     run(async {
         let storage = open(&dir.file()).await;
         let mine = claim("job");
-        assert!(matches!(acquire(&storage, &mine).await, Acquire::Granted { .. }));
+        assert!(matches!(acquire(&storage, &mine).await, AcquireReply::Granted { .. }));
         fs::rename(dir.file(), dir.path().join("moved.db")).expect("moved");
         let error =
             storage.acquire(&[claim("third")]).await.pop().expect("one answer").expect_err("replaced");
@@ -346,8 +346,8 @@ fn a_replaced_file_binds_nobody_and_is_noticed() {
         assert!(error.to_string().contains("another process still uses the old one"), "{error}");
         other.say(&format!("renew other {}", others.owner));
         assert_eq!(other.hear(), "not held");
-        assert_eq!(renew(&storage, &mine).await, Renew::NotHeld);
-        assert!(matches!(acquire(&storage, &claim("third")).await, Acquire::Granted { .. }));
+        assert_eq!(renew(&storage, &mine).await, RenewReply::NotHeld);
+        assert!(matches!(acquire(&storage, &claim("third")).await, AcquireReply::Granted { .. }));
     });
 }
 
@@ -361,7 +361,7 @@ fn no_part_may_be_taken_away_unnoticed() {
         run(async {
             let storage = open(&dir.file()).await;
             let mine = claim("job");
-            assert!(matches!(acquire(&storage, &mine).await, Acquire::Granted { .. }));
+            assert!(matches!(acquire(&storage, &mine).await, AcquireReply::Granted { .. }));
             for gone in parts {
                 fs::remove_file(part(gone)).expect("removed");
             }
@@ -369,12 +369,12 @@ fn no_part_may_be_taken_away_unnoticed() {
             let error = Sqlite::open(Config::new(dir.file())).await.expect_err("in use");
             assert_eq!(error.kind(), ErrorKind::Unavailable);
             assert!(error.to_string().contains("another process still uses the old one"), "{error}");
-            assert_eq!(release(&storage, &mine).await, Release::NotHeld, "{parts:?}");
+            assert_eq!(release(&storage, &mine).await, ReleaseReply::NotHeld, "{parts:?}");
             other.say(&format!("renew other {}", others.owner));
             assert_eq!(other.hear(), "not held", "{parts:?}");
             let newcomer = open(&dir.file()).await;
-            assert!(matches!(acquire(&newcomer, &claim("job")).await, Acquire::Granted { .. }));
-            assert!(matches!(acquire(&storage, &claim("job")).await, Acquire::Held { .. }));
+            assert!(matches!(acquire(&newcomer, &claim("job")).await, AcquireReply::Granted { .. }));
+            assert!(matches!(acquire(&storage, &claim("job")).await, AcquireReply::Held { .. }));
         });
         assert_eq!(query::<String>(&dir.file(), "PRAGMA integrity_check"), "ok");
     }
@@ -385,7 +385,7 @@ fn whoever_lets_go_of_an_old_log_leaves_the_new_one_alone() {
     let dir = Dir::new();
     run(async {
         let storage = open(&dir.file()).await;
-        assert!(matches!(acquire(&storage, &claim("job")).await, Acquire::Granted { .. }));
+        assert!(matches!(acquire(&storage, &claim("job")).await, AcquireReply::Granted { .. }));
         let files = ["locks.db-wal", "locks.db-shm"].map(|file| dir.path().join(file));
         for file in &files {
             fs::remove_file(file).expect("removed");
@@ -394,7 +394,7 @@ fn whoever_lets_go_of_an_old_log_leaves_the_new_one_alone() {
         drop(storage);
         assert!(files.iter().all(|file| file.exists()));
         let storage = open(&dir.file()).await;
-        assert!(matches!(acquire(&storage, &claim("job")).await, Acquire::Granted { .. }));
+        assert!(matches!(acquire(&storage, &claim("job")).await, AcquireReply::Granted { .. }));
     });
 }
 
@@ -418,7 +418,7 @@ fn a_holder_is_told_at_once_when_a_part_is_taken_away() {
             let storage = open(&inner.join("locks.db")).await;
             let mut hints: Hints = Box::pin(storage.hints());
             let mine = claim("job");
-            assert!(matches!(acquire(&storage, &mine).await, Acquire::Granted { .. }));
+            assert!(matches!(acquire(&storage, &mine).await, AcquireReply::Granted { .. }));
             // It stands once it has said so.
             while hints.next().await != Some(Hint::Any) {}
             take_away(&inner);
@@ -426,8 +426,8 @@ fn a_holder_is_told_at_once_when_a_part_is_taken_away() {
             tokio::time::timeout(time(5_000), told).await.expect("told");
             // Also while another process has not let go, and nothing can be opened.
             assert_eq!(storage.inspect(&mine.name).await.expect("known"), None);
-            assert_eq!(renew(&storage, &mine).await, Renew::NotHeld);
-            assert_eq!(release(&storage, &mine).await, Release::NotHeld);
+            assert_eq!(renew(&storage, &mine).await, RenewReply::NotHeld);
+            assert_eq!(release(&storage, &mine).await, ReleaseReply::NotHeld);
         });
     }
 }
@@ -496,11 +496,11 @@ fn a_log_without_its_file_is_harmless() {
     let dir = Dir::new();
     run(async {
         let mine = claim("job").detached(true);
-        assert!(matches!(acquire(&open(&dir.file()).await, &mine).await, Acquire::Granted { .. }));
+        assert!(matches!(acquire(&open(&dir.file()).await, &mine).await, AcquireReply::Granted { .. }));
         fs::remove_file(dir.file()).expect("removed");
         let storage = open(&dir.file()).await;
-        assert_eq!(renew(&storage, &mine).await, Renew::NotHeld);
-        assert!(matches!(acquire(&storage, &claim("job")).await, Acquire::Granted { .. }));
+        assert_eq!(renew(&storage, &mine).await, RenewReply::NotHeld);
+        assert!(matches!(acquire(&storage, &claim("job")).await, AcquireReply::Granted { .. }));
     });
     assert_eq!(query::<String>(&dir.file(), "PRAGMA integrity_check"), "ok");
 }
@@ -516,7 +516,7 @@ fn a_careless_descriptor_costs_no_lease() {
     assert!(other.remaining("job") > LONG / 2);
     run(async {
         let storage = open(&dir.file()).await;
-        assert!(matches!(acquire(&storage, &claim("job")).await, Acquire::Held { .. }));
+        assert!(matches!(acquire(&storage, &claim("job")).await, AcquireReply::Held { .. }));
     });
     holder.say(&format!("release job {}", granted.owner));
     assert_eq!(holder.hear(), "released");
@@ -593,13 +593,13 @@ fn a_lease_of_another_boot_is_over() {
         let storage = open(&dir.file()).await;
         // Of a process that is seen to live, nothing is of another boot.
         let mine = claim("job").detached(true);
-        let Acquire::Granted { token, .. } = acquire(&storage, &mine).await else { panic!("held") };
-        assert!(matches!(acquire(&storage, &claim("job").wait(true)).await, Acquire::Held { .. }));
+        let AcquireReply::Granted { token, .. } = acquire(&storage, &mine).await else { panic!("held") };
+        assert!(matches!(acquire(&storage, &claim("job").wait(true)).await, AcquireReply::Held { .. }));
         execute(&dir.file(), "UPDATE lock SET boot = 'another'; UPDATE waiter SET boot = 'another'");
-        assert_eq!(renew(&storage, &mine).await, Renew::NotHeld);
+        assert_eq!(renew(&storage, &mine).await, RenewReply::NotHeld);
         assert_eq!(storage.inspect(&name("job")).await.expect("looked"), None);
         match acquire(&storage, &claim("job")).await {
-            Acquire::Granted { token: next, .. } => assert!(next > token),
+            AcquireReply::Granted { token: next, .. } => assert!(next > token),
             held => panic!("{held:?}"),
         }
     });
@@ -614,14 +614,14 @@ fn a_lease_whose_holder_is_seen_to_live_is_of_this_boot() {
     execute(&dir.file(), "UPDATE lock SET boot = 'another'");
     run(async {
         let storage = open(&dir.file()).await;
-        assert!(matches!(acquire(&storage, &claim("job")).await, Acquire::Held { .. }));
+        assert!(matches!(acquire(&storage, &claim("job")).await, AcquireReply::Held { .. }));
     });
     holder.say(&format!("renew job {}", granted.owner));
     assert_eq!(holder.hear(), "renewed");
     holder.kill();
     run(async {
         let storage = open(&dir.file()).await;
-        assert!(matches!(acquire(&storage, &claim("job")).await, Acquire::Granted { .. }));
+        assert!(matches!(acquire(&storage, &claim("job")).await, AcquireReply::Granted { .. }));
     });
 }
 
@@ -640,11 +640,11 @@ fn where_the_boot_is_not_known_the_clock_tells() {
         run(async {
             let storage = open(&dir.file()).await;
             let mine = claim("job").detached(true);
-            assert!(matches!(acquire(&storage, &mine).await, Acquire::Granted { .. }));
+            assert!(matches!(acquire(&storage, &mine).await, AcquireReply::Granted { .. }));
             execute(&dir.file(), &format!("UPDATE lock SET boot = ''{change}"));
-            let renewed = matches!(renew(&storage, &mine).await, Renew::Renewed { .. });
+            let renewed = matches!(renew(&storage, &mine).await, RenewReply::Renewed { .. });
             assert_eq!(renewed, !over, "{change}");
-            let granted = matches!(acquire(&storage, &claim("job")).await, Acquire::Granted { .. });
+            let granted = matches!(acquire(&storage, &claim("job")).await, AcquireReply::Granted { .. });
             assert_eq!(granted, over, "{change}");
         });
         fs::remove_file(dir.file()).expect("removed");
@@ -663,7 +663,7 @@ fn whoever_holds_is_told_of_its_new_end() {
             if detached {
                 // As resuming a ticket does; then no record says where the holder is.
                 let resumed = Claim::new(name(lock), granted.owner, LONG).detached(true);
-                assert!(matches!(renew(&storage, &resumed).await, Renew::Renewed { .. }));
+                assert!(matches!(renew(&storage, &resumed).await, RenewReply::Renewed { .. }));
             }
         });
         holder.say("hinted");
@@ -675,7 +675,7 @@ fn whoever_holds_is_told_of_its_new_end() {
         run(async {
             let storage = open(&dir.file()).await;
             let resumed = Claim::new(name("released"), granted.owner, LONG).detached(detached);
-            assert!(matches!(renew(&storage, &resumed).await, Renew::Renewed { .. }));
+            assert!(matches!(renew(&storage, &resumed).await, RenewReply::Renewed { .. }));
         });
         holder.say("hinted");
         other.say(&format!("release released {}", granted.owner));
@@ -692,11 +692,11 @@ fn the_end_of_a_detached_lease_wakes_no_other_process_if_its_holder_ends_it() {
             (open(&dir.file()).await, open(&dir.file()).await, open(&dir.file()).await);
         let (own, ended) = (claim("own").detached(true), claim("ended by another").detached(true));
         for mine in [&own, &ended] {
-            assert!(matches!(acquire(&holder, mine).await, Acquire::Granted { .. }));
+            assert!(matches!(acquire(&holder, mine).await, AcquireReply::Granted { .. }));
         }
-        assert!(matches!(renew(&holder, &own).await, Renew::Renewed { .. }));
-        assert_eq!(release(&holder, &own).await, Release::Released);
-        assert_eq!(release(&other, &ended).await, Release::Released);
+        assert!(matches!(renew(&holder, &own).await, RenewReply::Renewed { .. }));
+        assert_eq!(release(&holder, &own).await, ReleaseReply::Released);
+        assert_eq!(release(&other, &ended).await, ReleaseReply::Released);
         // The first that is heard of is the one that was ended by another client.
         let mut hints: Hints = Box::pin(listener.hints());
         let owner = loop {
@@ -749,7 +749,7 @@ fn names_and_labels_are_data() {
         let storage = open(&dir.file()).await;
         let claims: Vec<_> = corpus.iter().map(|text| claim(text).label(*text)).collect();
         for answer in storage.acquire(&claims).await {
-            assert!(matches!(answer.expect("answered"), Acquire::Granted { .. }));
+            assert!(matches!(answer.expect("answered"), AcquireReply::Granted { .. }));
         }
         for text in corpus {
             let seen = storage.inspect(&name(text)).await.expect("looked").expect("held");
@@ -761,7 +761,7 @@ fn names_and_labels_are_data() {
         }
         assert_eq!(list(&storage, "").await.len(), corpus.len());
         for answer in storage.release(&claims).await {
-            assert_eq!(answer.expect("answered"), Release::Released);
+            assert_eq!(answer.expect("answered"), ReleaseReply::Released);
         }
         assert_eq!(list(&storage, "").await, Vec::<String>::new());
     });
@@ -774,7 +774,7 @@ fn forgotten_names_keep_their_tokens_growing() {
         let storage = open(&dir.file()).await;
         for i in 0..300 {
             let mine = claim(&format!("name/{i}"));
-            assert!(matches!(acquire(&storage, &mine).await, Acquire::Granted { .. }));
+            assert!(matches!(acquire(&storage, &mine).await, AcquireReply::Granted { .. }));
             release(&storage, &mine).await;
         }
         let far = i64::MAX / 4;
@@ -782,12 +782,12 @@ fn forgotten_names_keep_their_tokens_growing() {
         // Each write prunes a little.
         for _ in 0..500 {
             let mine = claim("name/0");
-            assert!(matches!(acquire(&storage, &mine).await, Acquire::Granted { .. }));
+            assert!(matches!(acquire(&storage, &mine).await, AcquireReply::Granted { .. }));
             release(&storage, &mine).await;
         }
         assert_eq!(query::<i64>(&dir.file(), "SELECT count(*) FROM lock"), 1);
         match acquire(&storage, &claim("name/7")).await {
-            Acquire::Granted { token, .. } => assert_eq!(i64::try_from(token.get()), Ok(far + 1)),
+            AcquireReply::Granted { token, .. } => assert_eq!(i64::try_from(token.get()), Ok(far + 1)),
             held => panic!("{held:?}"),
         }
     });
@@ -801,13 +801,13 @@ fn verbs_follow_the_contract() {
     run(async {
         let storage = open(&dir.file()).await;
         let (a, b) = (claim("job").label("a"), claim("job").wait(true));
-        let Acquire::Granted { token, ttl, .. } = acquire(&storage, &a).await else { panic!("held") };
+        let AcquireReply::Granted { token, ttl, .. } = acquire(&storage, &a).await else { panic!("held") };
         assert_eq!(ttl, a.ttl);
         assert!(
-            matches!(acquire(&storage, &a).await, Acquire::Granted { token: again, .. } if again == token)
+            matches!(acquire(&storage, &a).await, AcquireReply::Granted { token: again, .. } if again == token)
         );
         match acquire(&storage, &b).await {
-            Acquire::Held { holder: Some(holder), retry_after, .. } => {
+            AcquireReply::Held { holder: Some(holder), retry_after, .. } => {
                 assert_eq!(
                     (holder.owner, holder.label.as_deref(), holder.token),
                     (a.owner, Some("a"), token)
@@ -816,17 +816,19 @@ fn verbs_follow_the_contract() {
             }
             other => panic!("{other:?}"),
         }
-        assert_eq!(renew(&storage, &b).await, Renew::NotHeld);
-        assert_eq!(release(&storage, &a).await, Release::Released);
-        assert_eq!(release(&storage, &a).await, Release::NotHeld);
-        assert_eq!(renew(&storage, &a).await, Renew::NotHeld);
+        assert_eq!(renew(&storage, &b).await, RenewReply::NotHeld);
+        assert_eq!(release(&storage, &a).await, ReleaseReply::Released);
+        assert_eq!(release(&storage, &a).await, ReleaseReply::NotHeld);
+        assert_eq!(renew(&storage, &a).await, RenewReply::NotHeld);
         // The queue's head comes before a newcomer, and a late claim gets and leaves nothing.
-        assert!(matches!(acquire(&storage, &claim("job")).await, Acquire::Held { holder: None, .. }));
+        assert!(matches!(acquire(&storage, &claim("job")).await, AcquireReply::Held { holder: None, .. }));
         let late = storage.acquire(&[b.clone().patience(Duration::ZERO)]).await.pop().expect("one answer");
         assert_eq!(late.expect_err("late").kind(), ErrorKind::Unavailable);
-        assert!(matches!(acquire(&storage, &b).await, Acquire::Granted { token: next, .. } if next > token));
+        assert!(
+            matches!(acquire(&storage, &b).await, AcquireReply::Granted { token: next, .. } if next > token)
+        );
         assert_eq!(storage.inspect(&name("job")).await.expect("looked").expect("held").waiters, Some(0));
-        assert_eq!(release(&storage, &b).await, Release::Released);
+        assert_eq!(release(&storage, &b).await, ReleaseReply::Released);
         assert_eq!(storage.inspect(&name("job")).await.expect("looked"), None);
     });
 }
@@ -837,9 +839,9 @@ fn a_closed_storage_frees_its_locks_in_its_own_process() {
     run(async {
         let (first, second) = (open(&dir.file()).await, open(&dir.file()).await);
         let mut hints: Hints = Box::pin(second.hints());
-        assert!(matches!(acquire(&first, &claim("job")).await, Acquire::Granted { .. }));
+        assert!(matches!(acquire(&first, &claim("job")).await, AcquireReply::Granted { .. }));
         let mine = claim("job").wait(true);
-        assert!(matches!(acquire(&second, &mine).await, Acquire::Held { .. }));
+        assert!(matches!(acquire(&second, &mine).await, AcquireReply::Held { .. }));
         drop(first);
         let closed = Instant::now();
         wait_for(&second, &mut hints, &mine, || ()).await;
@@ -911,11 +913,11 @@ fn worker() {
                     answer(&format!("granted {token} {}", mine.owner));
                 }
                 ["renew", lock, owner] => match renew(&storage, &named(lock, owner)).await {
-                    Renew::NotHeld => answer("not held"),
+                    RenewReply::NotHeld => answer("not held"),
                     _ => answer("renewed"),
                 },
                 ["release", lock, owner] => match release(&storage, &named(lock, owner)).await {
-                    Release::NotHeld => answer("not held"),
+                    ReleaseReply::NotHeld => answer("not held"),
                     _ => answer("released"),
                 },
                 ["hinted"] => {
@@ -930,7 +932,7 @@ fn worker() {
                     answer(&heard.unwrap_or_else(|_| "nothing".to_owned()));
                 }
                 ["try", lock] => match storage.acquire(&[claim(lock)]).await.pop().expect("one answer") {
-                    Ok(Acquire::Held { holder: Some(holder), .. }) => {
+                    Ok(AcquireReply::Held { holder: Some(holder), .. }) => {
                         answer(&format!("held {}", holder.remaining.as_millis()));
                     }
                     other => answer(&format!("{other:?}")),
@@ -968,7 +970,7 @@ fn worker() {
                         let mine = claim(lock).wait(true);
                         let token = wait_for(&storage, &mut hints, &mine, || ()).await;
                         let (from, until) = (nanos(), nanos());
-                        assert_eq!(release(&storage, &mine).await, Release::Released);
+                        assert_eq!(release(&storage, &mine).await, ReleaseReply::Released);
                         answer(&format!("{from} {until} {token}"));
                     }
                 }
@@ -1115,7 +1117,7 @@ type Hints = Pin<Box<dyn Stream<Item = Hint> + Send>>;
 async fn wait_for(storage: &Sqlite, hints: &mut Hints, claim: &Claim, waiting: impl FnOnce()) -> Token {
     let mut waiting = Some(waiting);
     loop {
-        if let Acquire::Granted { token, .. } = acquire(storage, claim).await {
+        if let AcquireReply::Granted { token, .. } = acquire(storage, claim).await {
             return token;
         }
         if let Some(waiting) = waiting.take() {
@@ -1131,21 +1133,21 @@ async fn open(file: &Path) -> Sqlite {
     Sqlite::open(Config::new(file)).await.expect("opened")
 }
 
-async fn acquire(storage: &Sqlite, claim: &Claim) -> Acquire {
+async fn acquire(storage: &Sqlite, claim: &Claim) -> AcquireReply {
     storage.acquire(std::slice::from_ref(claim)).await.pop().expect("one answer").expect("answered")
 }
 
-async fn renew(storage: &Sqlite, claim: &Claim) -> Renew {
+async fn renew(storage: &Sqlite, claim: &Claim) -> RenewReply {
     storage.renew(std::slice::from_ref(claim)).await.pop().expect("one answer").expect("answered")
 }
 
-async fn release(storage: &Sqlite, claim: &Claim) -> Release {
+async fn release(storage: &Sqlite, claim: &Claim) -> ReleaseReply {
     storage.release(std::slice::from_ref(claim)).await.pop().expect("one answer").expect("answered")
 }
 
-fn waiters(answer: &Acquire) -> Option<u64> {
+fn waiters(answer: &AcquireReply) -> Option<u64> {
     match answer {
-        Acquire::Held { holder, .. } => holder.as_ref().and_then(|holder| holder.waiters),
+        AcquireReply::Held { holder, .. } => holder.as_ref().and_then(|holder| holder.waiters),
         _ => None,
     }
 }

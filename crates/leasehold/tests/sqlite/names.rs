@@ -3,7 +3,7 @@
 use std::fs;
 
 use leasehold::storage::sqlite::{Config, Sqlite};
-use leasehold::storage::{Acquire, Release, Renew, Storage};
+use leasehold::storage::{AcquireReply, ReleaseReply, RenewReply, Storage};
 use leasehold::{Error, ErrorKind};
 
 use super::{Dir, acquire, claim, open, release, renew, run};
@@ -38,14 +38,14 @@ fn a_file_that_gets_another_name_binds_nobody_and_is_noticed() {
         run(async {
             let storage = open(&dir.file()).await;
             let mine = claim("job");
-            assert!(matches!(acquire(&storage, &mine).await, Acquire::Granted { .. }));
+            assert!(matches!(acquire(&storage, &mine).await, AcquireReply::Granted { .. }));
             fs::hard_link(dir.path().join(part), dir.path().join("other")).expect("linked");
-            assert_eq!(renew(&storage, &mine).await, Renew::NotHeld);
-            assert_eq!(release(&storage, &mine).await, Release::NotHeld);
+            assert_eq!(renew(&storage, &mine).await, RenewReply::NotHeld);
+            assert_eq!(release(&storage, &mine).await, ReleaseReply::NotHeld);
             let answer = storage.acquire(&[claim("job")]).await.pop().expect("one answer");
             refused(&answer.expect_err("two names"), "more than one name");
             fs::remove_file(dir.path().join("other")).expect("removed");
-            assert!(matches!(acquire(&storage, &claim("job")).await, Acquire::Granted { .. }));
+            assert!(matches!(acquire(&storage, &claim("job")).await, AcquireReply::Granted { .. }));
         });
     }
 }

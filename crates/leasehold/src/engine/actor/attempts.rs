@@ -17,7 +17,7 @@ use crate::engine::timing::patience;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::options::{Options, shared_label};
-use crate::storage::{Acquire, Claim, Holder, Name, Token};
+use crate::storage::{AcquireReply, Claim, Holder, Name, Token};
 
 /// A caller who waits for a lock.
 pub(super) struct Attempting {
@@ -261,13 +261,13 @@ impl Actor {
     }
 
     /// What a follower of this claim is told, if its answer is the follower's, too.
-    pub(super) fn held_by(claim: &Claim, answer: &Result<Acquire>) -> Option<Option<Holder>> {
+    pub(super) fn held_by(claim: &Claim, answer: &Result<AcquireReply>) -> Option<Option<Holder>> {
         match answer {
-            Ok(Acquire::Granted { token, ttl }) => {
+            Ok(AcquireReply::Granted { token, ttl }) => {
                 let label = claim.label.clone();
                 Some(Some(Holder { label, ..Holder::new(claim.name.clone(), claim.owner, *token, *ttl) }))
             }
-            Ok(Acquire::Held { holder, .. }) => Some(holder.clone()),
+            Ok(AcquireReply::Held { holder, .. }) => Some(holder.clone()),
             Err(_) => None,
         }
     }

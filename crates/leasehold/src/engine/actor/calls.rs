@@ -16,13 +16,13 @@ use crate::engine::timing::{CALL_LIMIT, patience, renew_limit};
 use crate::engine::work;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::progress::Progress;
-use crate::storage::{Acquire, AnyStorage, Claim, Holder, Name, Release, Renew, Storage};
+use crate::storage::{AcquireReply, AnyStorage, Claim, Holder, Name, ReleaseReply, RenewReply, Storage};
 
 /// A call to the storage that has ended.
 pub(super) enum Done {
-    Acquired(Batch, Vec<Result<Acquire>>),
-    Renewed(Batch, Vec<Result<Renew>>),
-    Released(Batch, Vec<Result<Release>>),
+    Acquired(Batch, Vec<Result<AcquireReply>>),
+    Renewed(Batch, Vec<Result<RenewReply>>),
+    Released(Batch, Vec<Result<ReleaseReply>>),
     Broken {
         holder: Holder,
     },
@@ -336,8 +336,8 @@ pub(super) async fn break_seen(storage: &AnyStorage, name: &Name) -> Result<Opti
     };
     let claim = Claim::new(name.clone(), holder.owner, CALL_LIMIT);
     match storage.release(&[claim]).await.pop() {
-        Some(Ok(Release::Released)) => Ok(Some(holder)),
-        Some(Ok(Release::NotHeld)) => Ok(None),
+        Some(Ok(ReleaseReply::Released)) => Ok(Some(holder)),
+        Some(Ok(ReleaseReply::NotHeld)) => Ok(None),
         Some(Err(error)) => Err(error),
         None => Err(Error::new(ErrorKind::Internal, "the storage did not answer the claim")),
     }

@@ -13,7 +13,7 @@ use crate::engine::timing::{RELEASE_LIMIT, executable_until};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::lost::Lost;
-use crate::storage::{Acquire, Claim, Name, Release, Token};
+use crate::storage::{AcquireReply, Claim, Name, ReleaseReply, Token};
 
 /// An acquisition that is over for its caller.
 pub(super) struct CleaningUp {
@@ -85,7 +85,7 @@ impl Actor {
             }
             Input::Acquired { call, answer } => {
                 let left = match answer {
-                    Ok(Acquire::Held { .. }) if !acquisition.claim.wait => Left::Nothing,
+                    Ok(AcquireReply::Held { .. }) if !acquisition.claim.wait => Left::Nothing,
                     Ok(_) => Left::Something,
                     Err(error) if error.is_definite() && !acquisition.claim.wait => Left::Nothing,
                     Err(error) if error.is_definite() => Left::Something,
@@ -98,7 +98,7 @@ impl Actor {
             }
             Input::Released { call, answer } if verb == Verb::Release => {
                 event = cleaning.released(name, now, &answer);
-                freed = matches!(answer, Ok(Release::Released));
+                freed = matches!(answer, Ok(ReleaseReply::Released));
                 cleanup::Input::Answer { call, definite: answer.is_ok() }
             }
             _ => return,
@@ -131,7 +131,7 @@ impl CleaningUp {
     }
 
     /// The storage has answered a release. Returns what there is to report.
-    fn released(&mut self, name: &Name, now: Moment, answer: &Result<Release>) -> Option<Event> {
+    fn released(&mut self, name: &Name, now: Moment, answer: &Result<ReleaseReply>) -> Option<Event> {
         let Task::Release { releasing } = &mut self.task else { return None };
         let event = releasing.as_mut()?.answered(name, now, answer);
         if answer.is_ok() {
@@ -148,15 +148,15 @@ impl Releasing {
         }
     }
 
-    fn answered(&mut self, name: &Name, now: Moment, answer: &Result<Release>) -> Option<Event> {
+    fn answered(&mut self, name: &Name, now: Moment, answer: &Result<ReleaseReply>) -> Option<Event> {
         let (name, token, held) = (name.clone(), self.token, self.held);
         match answer {
-            Ok(Release::NotHeld) if !(self.repeated && now < self.deadline) => {
+            Ok(ReleaseReply::NotHeld) if !(self.repeated && now < self.deadline) => {
                 self.answer(Err(Error::lost_for(&name, Lost::Taken)));
                 Some(Event::Lost { name, token, lost: Lost::Taken })
             }
             // An earlier release was not answered and the lease had not ended: it was that one.
-            Ok(Release::NotHeld | Release::Released) => {
+            Ok(ReleaseReply::NotHeld | ReleaseReply::Released) => {
                 self.answer(Ok(()));
                 Some(Event::Released { name, token, held })
             }

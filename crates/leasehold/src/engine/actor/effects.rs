@@ -11,7 +11,7 @@ use crate::engine::attempt::Known;
 use crate::engine::call::{Call, Key};
 use crate::engine::work;
 use crate::error::{Error, Result};
-use crate::storage::{Acquire, Holder, Name, Release, Renew};
+use crate::storage::{AcquireReply, Holder, Name, ReleaseReply, RenewReply};
 
 /// What follows from a step, or from what came in.
 pub(super) enum Effect {
@@ -47,15 +47,15 @@ pub(super) enum Input {
     },
     Acquired {
         call: Call,
-        answer: Result<Acquire>,
+        answer: Result<AcquireReply>,
     },
     Renewed {
         call: Call,
-        answer: Result<Renew>,
+        answer: Result<RenewReply>,
     },
     Released {
         call: Call,
-        answer: Result<Release>,
+        answer: Result<ReleaseReply>,
     },
 }
 

@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::event::Event;
 use crate::lost::Lost;
 use crate::options::{Options, Renewal};
-use crate::storage::{Claim, Renew, Token, WAITER_TTL};
+use crate::storage::{Claim, RenewReply, Token, WAITER_TTL};
 
 /// A lease that a guard holds.
 pub(super) struct Holding {
@@ -172,7 +172,7 @@ impl Actor {
             Input::Renewed { call, answer } => {
                 cause = answer.as_ref().err().cloned();
                 let answer = answer.ok().map(|answer| match answer {
-                    Renew::Renewed { ttl } => Renew::Renewed { ttl: std::cmp::min(ttl, longest) },
+                    RenewReply::Renewed { ttl } => RenewReply::Renewed { ttl: std::cmp::min(ttl, longest) },
                     other => other,
                 });
                 lease::Input::Answer { call, answer }

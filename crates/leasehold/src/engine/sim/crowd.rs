@@ -11,7 +11,7 @@ use super::wire::{Answer, Ask, Call};
 use crate::engine::work::{self, Defect};
 use crate::error::{Error, ErrorKind};
 use crate::options::{Options, Wait};
-use crate::storage::{Acquire, Holder, Limits, Name, Owner, Release, Renew, Token};
+use crate::storage::{AcquireReply, Holder, Limits, Name, Owner, ReleaseReply, RenewReply, Token};
 use crate::ticket::Ticket;
 
 const MANY: usize = 3000;
@@ -94,17 +94,19 @@ impl Crowd {
         let holder = |name: &Name| Holder::new(name.clone(), Owner::from_bytes([7; 16]), Token::new(1), TTL);
         let answer = match &call.ask {
             Ask::Acquire(claims) if grants => {
-                let granted = |ttl| Ok(Acquire::Granted { token: Token::new(2), ttl });
+                let granted = |ttl| Ok(AcquireReply::Granted { token: Token::new(2), ttl });
                 Answer::Acquire(claims.iter().map(|claim| granted(claim.ttl)).collect())
             }
             Ask::Acquire(claims) => {
-                let held = |name| Ok(Acquire::Held { holder: Some(holder(name)), retry_after: None });
+                let held = |name| Ok(AcquireReply::Held { holder: Some(holder(name)), retry_after: None });
                 Answer::Acquire(claims.iter().map(|claim| held(&claim.name)).collect())
             }
             Ask::Inspect(name) => Answer::Inspect(Ok(Some(holder(name)))),
-            Ask::Release(claims) => Answer::Release(claims.iter().map(|_| Ok(Release::Released)).collect()),
+            Ask::Release(claims) => {
+                Answer::Release(claims.iter().map(|_| Ok(ReleaseReply::Released)).collect())
+            }
             Ask::Renew(claims) => {
-                Answer::Renew(claims.iter().map(|claim| Ok(Renew::Renewed { ttl: claim.ttl })).collect())
+                Answer::Renew(claims.iter().map(|claim| Ok(RenewReply::Renewed { ttl: claim.ttl })).collect())
             }
         };
         let _ = call.reply.send(answer);

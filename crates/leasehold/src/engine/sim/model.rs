@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::schedule::Sabotage;
 use crate::clock::nanos;
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{Acquire, Claim, Hint, Holder, Name, Owner, Release, Renew, Token, WAITER_TTL};
+use crate::storage::{
+    AcquireReply, Claim, Hint, Holder, Name, Owner, ReleaseReply, RenewReply, Token, WAITER_TTL,
+};
 
 #[derive(Default)]
 pub(super) struct Model {
@@ -43,7 +45,7 @@ pub(super) struct Entry {
 
 impl Model {
     /// Executes a claim that is good until `not_after`; all by the clock of the storage.
-    pub(super) fn acquire(&mut self, claim: &Claim, not_after: u64, now: u64) -> Result<Acquire> {
+    pub(super) fn acquire(&mut self, claim: &Claim, not_after: u64, now: u64) -> Result<AcquireReply> {
         if now >= not_after && self.sabotage != Some(Sabotage::NoPatience) {
             return Err(too_late());
         }
@@ -54,7 +56,7 @@ impl Model {
             && lease.owner == claim.owner
         {
             lease.until = if shortens { until } else { std::cmp::max(lease.until, until) };
-            return Ok(Acquire::Granted { token: Token::new(record.last), ttl: claim.ttl });
+            return Ok(AcquireReply::Granted { token: Token::new(record.last), ttl: claim.ttl });
         }
         let turn = record.first(now).is_none_or(|first| first == claim.owner);
         if record.live(now).is_none() && (turn || !self.fair) {
@@ -72,18 +74,18 @@ impl Model {
             let token = Token::new(record.last);
             self.grants.push((claim.name.clone(), claim.owner, token));
             let deaf = self.sabotage == Some(Sabotage::DeafToLess);
-            return Ok(Acquire::Granted { token, ttl: if deaf { claim.ttl } else { given } });
+            return Ok(AcquireReply::Granted { token, ttl: if deaf { claim.ttl } else { given } });
         }
         if claim.wait && self.fair {
             record.enqueue(claim.owner, now + nanos(WAITER_TTL));
         }
         let holder = record.holder(&claim.name, now);
         let retry_after = holder.as_ref().map(|holder| holder.remaining);
-        Ok(Acquire::Held { holder, retry_after })
+        Ok(AcquireReply::Held { holder, retry_after })
     }
 
     /// Executes a renewal; one that shortens is good until `not_after`.
-    pub(super) fn renew(&mut self, claim: &Claim, not_after: u64, now: u64) -> Result<Renew> {
+    pub(super) fn renew(&mut self, claim: &Claim, not_after: u64, now: u64) -> Result<RenewReply> {
         let unhurried = self.sabotage == Some(Sabotage::ShortenWithoutPatience);
         if claim.shorten && now >= not_after && !unhurried {
             return Err(too_late());
@@ -91,7 +93,7 @@ impl Model {
         let shortens = claim.shorten || self.sabotage == Some(Sabotage::RenewShortens);
         let upserts = self.sabotage == Some(Sabotage::RenewUpserts);
         let Some(record) = self.locks.get_mut(&claim.name) else {
-            return Ok(Renew::NotHeld);
+            return Ok(RenewReply::NotHeld);
         };
         let until = now + nanos(claim.ttl);
         match record.live(now) {
@@ -103,14 +105,14 @@ impl Model {
                 lease.until = if shortens { until } else { std::cmp::max(lease.until, until) };
             }
             None if upserts => record.lease = Some(Lease { owner: claim.owner, until }),
-            _ => return Ok(Renew::NotHeld),
+            _ => return Ok(RenewReply::NotHeld),
         }
-        Ok(Renew::Renewed { ttl: claim.ttl })
+        Ok(RenewReply::Renewed { ttl: claim.ttl })
     }
 
-    pub(super) fn release(&mut self, claim: &Claim, now: u64) -> Release {
+    pub(super) fn release(&mut self, claim: &Claim, now: u64) -> ReleaseReply {
         let Some(record) = self.locks.get_mut(&claim.name) else {
-            return Release::NotHeld;
+            return ReleaseReply::NotHeld;
         };
         if self.sabotage != Some(Sabotage::EntryKept) {
             record.queue.retain(|entry| entry.owner != claim.owner);
@@ -126,7 +128,7 @@ impl Model {
         {
             self.hints.push(Hint::Owner(next));
         }
-        if held { Release::Released } else { Release::NotHeld }
+        if held { ReleaseReply::Released } else { ReleaseReply::NotHeld }
     }
 
     pub(super) fn inspect(&mut self, name: &Name, now: u64) -> Option<Holder> {

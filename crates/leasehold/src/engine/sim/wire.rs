@@ -9,8 +9,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::error::Result;
 use crate::storage::{
-    Acquire, Claim, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Release, Renew, Storage,
-    Tier,
+    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, ReleaseReply,
+    RenewReply, Storage, Tier,
 };
 
 #[derive(Clone)]
@@ -42,10 +42,10 @@ pub(super) enum Ask {
 
 #[derive(Clone, Debug)]
 pub(super) enum Answer {
-    Acquire(Vec<Result<Acquire>>),
+    Acquire(Vec<Result<AcquireReply>>),
     Inspect(Result<Option<Holder>>),
-    Release(Vec<Result<Release>>),
-    Renew(Vec<Result<Renew>>),
+    Release(Vec<Result<ReleaseReply>>),
+    Renew(Vec<Result<RenewReply>>),
 }
 
 impl Wire {
@@ -109,21 +109,21 @@ impl Storage for Wire {
         self.state().limits
     }
 
-    async fn acquire(&self, claims: &[Claim]) -> Vec<Result<Acquire>> {
+    async fn acquire(&self, claims: &[Claim]) -> Vec<Result<AcquireReply>> {
         match self.ask(Ask::Acquire(claims.to_vec())).await {
             Answer::Acquire(answers) => answers,
             other => unreachable!("{other:?}"),
         }
     }
 
-    async fn renew(&self, claims: &[Claim]) -> Vec<Result<Renew>> {
+    async fn renew(&self, claims: &[Claim]) -> Vec<Result<RenewReply>> {
         match self.ask(Ask::Renew(claims.to_vec())).await {
             Answer::Renew(answers) => answers,
             other => unreachable!("{other:?}"),
         }
     }
 
-    async fn release(&self, claims: &[Claim]) -> Vec<Result<Release>> {
+    async fn release(&self, claims: &[Claim]) -> Vec<Result<ReleaseReply>> {
         match self.ask(Ask::Release(claims.to_vec())).await {
             Answer::Release(answers) => answers,
             other => unreachable!("{other:?}"),

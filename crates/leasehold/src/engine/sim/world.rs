@@ -15,7 +15,7 @@ use crate::engine::timing::{margin, patience, renew_limit};
 use crate::engine::work;
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::{Options, Renewal, Wait};
-use crate::storage::{Acquire, Claim, Hint, Limits, Name, Owner, Release, Renew};
+use crate::storage::{AcquireReply, Claim, Hint, Limits, Name, Owner, ReleaseReply, RenewReply};
 use crate::ticket::Ticket;
 
 pub(super) struct World {
@@ -479,11 +479,11 @@ impl World {
     }
 
     /// A lease that was broken is believed in for a while.
-    fn note_broken(&mut self, ask: &Ask, answers: &[Result<Release>]) {
+    fn note_broken(&mut self, ask: &Ask, answers: &[Result<ReleaseReply>]) {
         let Ask::Release(claims) = ask else { return };
         for (claim, answer) in claims.iter().zip(answers) {
             let kept = self.clients.iter().any(|client| client.wants(claim.owner));
-            if self.weather.breaks && kept && matches!(answer, Ok(Release::Released)) {
+            if self.weather.breaks && kept && matches!(answer, Ok(ReleaseReply::Released)) {
                 let until = self.now + self.weather.longest_ttl() * 103 / 100;
                 self.laws.excuse(&claim.name, until);
             }
@@ -846,18 +846,18 @@ impl World {
         match (self.sabotage?, ask) {
             (Sabotage::NoSecondRelease, Ask::Release(claims)) => {
                 let all = claims.iter().all(|claim| self.released.contains(&claim.owner));
-                all.then(|| Answer::Release(claims.iter().map(|_| Ok(Release::NotHeld)).collect()))
+                all.then(|| Answer::Release(claims.iter().map(|_| Ok(ReleaseReply::NotHeld)).collect()))
             }
             (Sabotage::DropWithoutResolver, Ask::Release(claims)) => {
                 let left = |claim: &Claim| self.owners.get(&claim.owner).is_some_and(|o| !o.granted);
                 let all = claims.iter().all(left);
-                all.then(|| Answer::Release(claims.iter().map(|_| Ok(Release::NotHeld)).collect()))
+                all.then(|| Answer::Release(claims.iter().map(|_| Ok(ReleaseReply::NotHeld)).collect()))
             }
             (Sabotage::NoRecheckAfterHint, Ask::Acquire(claims)) => {
                 let rested = |claim: &Claim| claim.wait && !self.hinted.contains(&claim.owner);
                 let asked = |claim: &Claim| self.released.contains(&claim.owner);
                 let all = claims.iter().all(|claim| rested(claim) && asked(claim));
-                let held = || Ok(Acquire::Held { holder: None, retry_after: None });
+                let held = || Ok(AcquireReply::Held { holder: None, retry_after: None });
                 all.then(|| Answer::Acquire(claims.iter().map(|_| held()).collect()))
             }
             _ => None,
@@ -889,14 +889,14 @@ impl World {
         match &mut answer {
             Answer::Acquire(answers) => {
                 for answer in answers {
-                    if let Ok(Acquire::Granted { ttl, .. }) = answer {
+                    if let Ok(AcquireReply::Granted { ttl, .. }) = answer {
                         stretch(ttl);
                     }
                 }
             }
             Answer::Renew(answers) => {
                 for (place, answer) in answers.iter_mut().enumerate() {
-                    let Ok(Renew::Renewed { ttl }) = answer else { continue };
+                    let Ok(RenewReply::Renewed { ttl }) = answer else { continue };
                     stretch(ttl);
                     if self.sabotage == Some(Sabotage::ReviveAfterLoss)
                         && let Ask::Renew(claims) = &self.calls[&id].ask
@@ -920,7 +920,7 @@ impl World {
             let granted = claims
                 .iter()
                 .zip(answers)
-                .filter(|(_, answer)| older && matches!(answer, Ok(Acquire::Granted { .. })));
+                .filter(|(_, answer)| older && matches!(answer, Ok(AcquireReply::Granted { .. })));
             let owners: Vec<_> = granted.map(|(claim, _)| claim.owner).collect();
             self.clients[client].unverified.extend(owners);
         }
@@ -1011,9 +1011,11 @@ fn brief(answer: &Answer) -> String {
     match answer {
         Answer::Acquire(answers) => {
             let each = answers.iter().map(|answer| match answer {
-                Ok(Acquire::Granted { token, ttl }) => format!("granted {token} for {ttl:?}"),
-                Ok(Acquire::Held { holder: Some(holder), .. }) => format!("held for {:?}", holder.remaining),
-                Ok(Acquire::Held { holder: None, .. }) => "held by the line".to_owned(),
+                Ok(AcquireReply::Granted { token, ttl }) => format!("granted {token} for {ttl:?}"),
+                Ok(AcquireReply::Held { holder: Some(holder), .. }) => {
+                    format!("held for {:?}", holder.remaining)
+                }
+                Ok(AcquireReply::Held { holder: None, .. }) => "held by the line".to_owned(),
                 Err(error) => error.to_string(),
             });
             each.collect::<Vec<_>>().join(", ")

@@ -15,7 +15,7 @@ use super::waiting::{Heir, Waiting};
 use crate::clock::Moment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::net::hints::Hinter;
-use crate::storage::{Acquire, Claim, Hint, Holder, Name, Owner, Release, Renew, Token};
+use crate::storage::{AcquireReply, Claim, Hint, Holder, Name, Owner, ReleaseReply, RenewReply, Token};
 
 /// What a batch's statements need besides the claims.
 #[derive(Clone, Copy)]
@@ -52,7 +52,7 @@ const NONE: &[i64] = &[];
 
 /// What the statements say to one claim.
 struct Asked {
-    answer: Result<Acquire>,
+    answer: Result<AcquireReply>,
     /// Another transaction had the row or the entry, or it has changed since.
     raced: bool,
     /// The row of the lock is not there, and was not made.
@@ -68,7 +68,7 @@ struct Asked {
     observed: bool,
 }
 
-pub(super) async fn acquire(around: Around<'_>, claims: &[Claim]) -> Result<Vec<Result<Acquire>>> {
+pub(super) async fn acquire(around: Around<'_>, claims: &[Claim]) -> Result<Vec<Result<AcquireReply>>> {
     let link = around.link;
     let mut answers: Vec<Option<Asked>> = claims.iter().map(|_| None).collect();
     if !link.is_crowded() {
@@ -89,7 +89,7 @@ pub(super) async fn acquire(around: Around<'_>, claims: &[Claim]) -> Result<Vec<
     settle(around, claims, &again, &mut answers).await;
     // Who entered only now has not looked.
     for i in again {
-        if let Some(Asked { entered: true, answer: Ok(Acquire::Held { retry_after, .. }), .. }) =
+        if let Some(Asked { entered: true, answer: Ok(AcquireReply::Held { retry_after, .. }), .. }) =
             &mut answers[i]
         {
             *retry_after = Some(retry_after.map_or(RACED, |after| std::cmp::min(after, RACED)));
@@ -116,12 +116,12 @@ impl Asked {
     /// Has it ask again later.
     fn block(&mut self) {
         self.blocked = true;
-        if let Ok(Acquire::Held { retry_after, .. }) = &mut self.answer {
+        if let Ok(AcquireReply::Held { retry_after, .. }) = &mut self.answer {
             *retry_after = Some(BLOCKED);
         }
     }
 
-    fn plain(answer: Result<Acquire>) -> Self {
+    fn plain(answer: Result<AcquireReply>) -> Self {
         Self {
             answer,
             raced: false,
@@ -150,7 +150,7 @@ async fn grant(around: Around<'_>, claims: &[Claim]) -> Result<Vec<(usize, Asked
     };
     let granted = done(around, claims.len(), &rows)?.into_iter().map(|(place, row)| {
         let token = read_token(link, Columns(row, link).get("token")?)?;
-        Ok((place, Asked::plain(Ok(Acquire::Granted { token, ttl: claims[place].ttl }))))
+        Ok((place, Asked::plain(Ok(AcquireReply::Granted { token, ttl: claims[place].ttl }))))
     });
     granted.collect()
 }
@@ -230,10 +230,10 @@ async fn ask_and_repeat(
     let again: Vec<_> = mine.iter().map(|(i, _)| Claim { shorten: false, ..claims[*i].clone() }).collect();
     let renewed = renew(around, &again).await?;
     for ((i, token), renewed) in mine.into_iter().zip(renewed) {
-        asked[i].raced = matches!(renewed, Ok(Renew::NotHeld));
+        asked[i].raced = matches!(renewed, Ok(RenewReply::NotHeld));
         asked[i].answer = match renewed {
-            Ok(Renew::Renewed { ttl }) => Ok(Acquire::Granted { token, ttl }),
-            Ok(Renew::NotHeld) => Err(locked(&claims[i].name)),
+            Ok(RenewReply::Renewed { ttl }) => Ok(AcquireReply::Granted { token, ttl }),
+            Ok(RenewReply::NotHeld) => Err(locked(&claims[i].name)),
             Err(error) => Err(error),
         };
     }
@@ -286,7 +286,7 @@ fn asked(around: Around<'_>, claim: &Claim, row: &Row) -> Result<Asked> {
     let waited: Option<i64> = row.get("waited")?;
     let mut mine = None;
     let answer = if let Some(token) = token {
-        Ok(Acquire::Granted { token: read_token(link, token)?, ttl: claim.ttl })
+        Ok(AcquireReply::Granted { token: read_token(link, token)?, ttl: claim.ttl })
     } else if !timely {
         Err(late(&claim.name))
     } else {
@@ -309,7 +309,7 @@ fn asked(around: Around<'_>, claim: &Claim, row: &Row) -> Result<Asked> {
             None => None,
         };
         let soonest = [remaining, polled, raced.then_some(RACED)].into_iter().flatten().min();
-        Ok(Acquire::Held { holder, retry_after: soonest })
+        Ok(AcquireReply::Held { holder, retry_after: soonest })
     };
     let (missing, overlong, observed) = (row.get("missing")?, row.get("overlong")?, row.get("observed")?);
     let entered = waited == Some(0);
@@ -327,7 +327,7 @@ async fn look(around: Around<'_>, claims: &[Claim], places: &[usize]) -> Result<
     rows.iter().map(|row| Ok(places[place(link, places.len(), row)?])).collect()
 }
 
-pub(super) async fn renew(around: Around<'_>, claims: &[Claim]) -> Result<Vec<Result<Renew>>> {
+pub(super) async fn renew(around: Around<'_>, claims: &[Claim]) -> Result<Vec<Result<RenewReply>>> {
     let link = around.link;
     let once = async |verb: Verb, places: &[usize]| {
         let claims = at(claims, places);
@@ -347,13 +347,13 @@ pub(super) async fn renew(around: Around<'_>, claims: &[Claim]) -> Result<Vec<Re
             let row = Columns(row, link);
             let (held, renewed): (bool, bool) = (row.get("held")?, row.get("renewed")?);
             Ok(if renewed {
-                Some(Ok(Renew::Renewed { ttl: claim.ttl }))
+                Some(Ok(RenewReply::Renewed { ttl: claim.ttl }))
             } else if row.get("late")? {
                 Some(Err(late(&claim.name)))
             } else if held {
                 None
             } else {
-                Some(Ok(Renew::NotHeld))
+                Some(Ok(RenewReply::NotHeld))
             })
         };
         claims.iter().zip(&rows).map(read).collect::<Result<Vec<_>, Failure>>()
@@ -365,14 +365,14 @@ pub(super) async fn renew(around: Around<'_>, claims: &[Claim]) -> Result<Vec<Re
             let said = once(verb, &places).await;
             apart.said(places, said);
         }
-        if !take(&mut answers, apart.answers(), verb, Renew::NotHeld) {
+        if !take(&mut answers, apart.answers(), verb, RenewReply::NotHeld) {
             break;
         }
     }
     Ok(answered(claims, answers))
 }
 
-pub(super) async fn release(around: Around<'_>, claims: &[Claim]) -> Result<Vec<Result<Release>>> {
+pub(super) async fn release(around: Around<'_>, claims: &[Claim]) -> Result<Vec<Result<ReleaseReply>>> {
     let link = around.link;
     // Those whose lease was ended here, whatever becomes of an entry of theirs that somebody has locked.
     let mut ended = Vec::new();
@@ -391,9 +391,9 @@ pub(super) async fn release(around: Around<'_>, claims: &[Claim]) -> Result<Vec<
             let answer = if row.get("locked")? {
                 None
             } else if held {
-                Some(Ok(Release::Released))
+                Some(Ok(ReleaseReply::Released))
             } else if around.key.is_none() || row.get::<Option<bool>>("alone")? == Some(true) {
-                Some(Ok(Release::NotHeld))
+                Some(Ok(ReleaseReply::NotHeld))
             } else {
                 Some(Err(under_way(&claim.name)))
             };
@@ -415,11 +415,11 @@ pub(super) async fn release(around: Around<'_>, claims: &[Claim]) -> Result<Vec<
             });
             apart.said(places, said);
         }
-        if !take(&mut answers, apart.answers(), verb, Release::NotHeld) {
+        if !take(&mut answers, apart.answers(), verb, ReleaseReply::NotHeld) {
             break;
         }
     }
-    ended.into_iter().for_each(|i| answers[i] = Some(Ok(Release::Released)));
+    ended.into_iter().for_each(|i| answers[i] = Some(Ok(ReleaseReply::Released)));
     Ok(answered(claims, answers))
 }
 
@@ -464,7 +464,11 @@ fn at<'a>(claims: &'a [Claim], places: &[usize]) -> Vec<&'a Claim> {
 }
 
 /// Releases what can be released where nobody waits.
-async fn free(around: Around<'_>, claims: &[Claim], answers: &mut [Option<Result<Release>>]) -> Result<()> {
+async fn free(
+    around: Around<'_>,
+    claims: &[Claim],
+    answers: &mut [Option<Result<ReleaseReply>>],
+) -> Result<()> {
     let all: Vec<_> = claims.iter().collect();
     let (names, owners) = (names(&all), owners(&all));
     let Around { space, client, .. } = around;
@@ -476,7 +480,7 @@ async fn free(around: Around<'_>, claims: &[Claim], answers: &mut [Option<Result
         Err(failure) => return Err(failure.into()),
     };
     for (place, _) in done(around, claims.len(), &rows)? {
-        answers[place] = Some(Ok(Release::Released));
+        answers[place] = Some(Ok(ReleaseReply::Released));
     }
     Ok(())
 }

@@ -46,7 +46,8 @@ use super::net::hints::Hinter;
 use super::registry::Target;
 use super::url::Url;
 use super::{
-    Acquire, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, Release, Renew, Storage,
+    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, ReleaseReply, RenewReply,
+    Storage,
 };
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, Result};
@@ -122,7 +123,7 @@ impl Postgres {
         }
     }
 
-    async fn ask(&self, claims: &[Claim], sent: Moment) -> Vec<Result<Acquire>> {
+    async fn ask(&self, claims: &[Claim], sent: Moment) -> Vec<Result<AcquireReply>> {
         let asking = async {
             // Without a connection nothing is sent.
             let (server, link) = self.links.acquiring().await.map_err(Error::definite)?;
@@ -136,8 +137,8 @@ impl Postgres {
         &self,
         claims: &[Claim],
         sent: Moment,
-        inherited: Vec<(usize, Acquire)>,
-    ) -> Vec<Result<Acquire>> {
+        inherited: Vec<(usize, AcquireReply)>,
+    ) -> Vec<Result<AcquireReply>> {
         let is_open = |i: usize| inherited.iter().all(|(place, _)| *place != i);
         let rest = claims.iter().enumerate().filter(|(i, _)| is_open(*i));
         let (places, rest): (Vec<_>, Vec<_>) = rest.map(|(i, claim)| (i, claim.clone())).unzip();
@@ -150,14 +151,14 @@ impl Postgres {
 
     /// Releases over whichever connection is for that. What it does not find may be on its way over the first: there
     /// it is asked again, behind that.
-    async fn let_go(&self, claims: &[Claim], sent: Moment) -> Result<Vec<Result<Release>>> {
+    async fn let_go(&self, claims: &[Claim], sent: Moment) -> Result<Vec<Result<ReleaseReply>>> {
         let (server, link) = self.links.keeping().await?;
         if std::ptr::eq(server, &*self.links.first) {
             return claims::release(self.around(server, &link, sent), claims).await;
         }
         let aside = Around { key: None, ..self.around(server, &link, sent) };
         let mut answers = claims::release(aside, claims).await?;
-        let missing = |answer: &Result<Release>| matches!(answer, Ok(Release::NotHeld));
+        let missing = |answer: &Result<ReleaseReply>| matches!(answer, Ok(ReleaseReply::NotHeld));
         let places: Vec<_> = (0..answers.len()).filter(|i| missing(&answers[*i])).collect();
         if !places.is_empty() {
             let again: Vec<_> = places.iter().map(|i| claims[*i].clone()).collect();
@@ -191,7 +192,7 @@ impl Storage for Postgres {
         Limits::default()
     }
 
-    async fn acquire(&self, claims: &[Claim]) -> Vec<Result<Acquire>> {
+    async fn acquire(&self, claims: &[Claim]) -> Vec<Result<AcquireReply>> {
         let sent = self.clock.now();
         let inherited = match self.links.first.open_link() {
             Some(link) if link.facts.identity.is_known() => {
@@ -203,13 +204,15 @@ impl Storage for Postgres {
             true => self.ask(claims, sent).await,
             false => self.ask_for_the_rest(claims, sent, inherited).await,
         };
-        let granted =
-            claims.iter().zip(&answers).filter(|(_, answer)| matches!(answer, Ok(Acquire::Granted { .. })));
+        let granted = claims
+            .iter()
+            .zip(&answers)
+            .filter(|(_, answer)| matches!(answer, Ok(AcquireReply::Granted { .. })));
         self.waiting.forget(granted.map(|(claim, _)| &claim.owner));
         answers
     }
 
-    async fn renew(&self, claims: &[Claim]) -> Vec<Result<Renew>> {
+    async fn renew(&self, claims: &[Claim]) -> Vec<Result<RenewReply>> {
         let sent = self.clock.now();
         let asking = async {
             let (server, link) = self.links.keeping().await?;
@@ -218,7 +221,7 @@ impl Storage for Postgres {
         each(claims, asking.await)
     }
 
-    async fn release(&self, claims: &[Claim]) -> Vec<Result<Release>> {
+    async fn release(&self, claims: &[Claim]) -> Vec<Result<ReleaseReply>> {
         self.waiting.forget(claims.iter().map(|claim| &claim.owner));
         each(claims, self.let_go(claims, self.clock.now()).await)
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::facts::Identity;
 use crate::clock::Moment;
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{Acquire, Claim, Name, Owner, Token, WAITER_HEARTBEAT, WAITER_TTL};
+use crate::storage::{AcquireReply, Claim, Name, Owner, Token, WAITER_HEARTBEAT, WAITER_TTL};
 
 /// Owners with an entry in the queue.
 #[derive(Default)]
@@ -117,7 +117,7 @@ impl Waiting {
         claims: &[Claim],
         now: Moment,
         server: &Identity,
-    ) -> Vec<(usize, Acquire)> {
+    ) -> Vec<(usize, AcquireReply)> {
         let places = self.places();
         if places.of.is_empty() {
             return Vec::new();
@@ -132,7 +132,7 @@ impl Waiting {
             let is_enough = ttl >= std::cmp::max(place.span / 4, ENOUGH);
             let token = heir.token;
             (is_this && heir.asked == place.asked && is_enough)
-                .then_some((i, Acquire::Granted { token, ttl }))
+                .then_some((i, AcquireReply::Granted { token, ttl }))
         };
         claims.iter().enumerate().filter_map(granted).collect()
     }
@@ -190,7 +190,7 @@ mod tests {
         waiting.inherits(heir(&claims[1], 5), &here());
         // Less what the server's clock may be ahead by then.
         let ttl = WAITER_TTL - Duration::from_millis(650);
-        let granted = Acquire::Granted { token: Token::new(7), ttl };
+        let granted = AcquireReply::Granted { token: Token::new(7), ttl };
         assert_eq!(waiting.inheritance(&claims, after(640), &here()), [(1, granted)]);
         waiting.forget([&claims[1].owner].into_iter());
         assert!(!inherited(&waiting, &claims[1], after(640)));

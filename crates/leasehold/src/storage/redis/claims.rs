@@ -9,7 +9,7 @@ use super::link::Link;
 use super::request::{ACQUIRE, Answer, INSPECT, Part, RELEASE, RENEW, Request};
 use crate::clock::{Moment, millis};
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{Acquire, Claim, Holder, Name, Owner, Release, Renew, Token, WAITER_TTL};
+use crate::storage::{AcquireReply, Claim, Holder, Name, Owner, ReleaseReply, RenewReply, Token, WAITER_TTL};
 
 /// What a batch's scripts need besides the claims.
 #[derive(Clone, Copy)]
@@ -91,7 +91,7 @@ fn queue_keys(request: &mut Request, around: Around<'_>, claims: &[&Claim]) {
 pub(in crate::storage) fn acquired(
     mut answer: Answer<'_>,
     claims: &[&Claim],
-) -> Result<Vec<Result<Acquire>>> {
+) -> Result<Vec<Result<AcquireReply>>> {
     let mut all = Vec::with_capacity(claims.len());
     for claim in claims {
         let mut answer = match answer.part()? {
@@ -102,7 +102,7 @@ pub(in crate::storage) fn acquired(
                     Ok(token) if token > 1 => token,
                     _ => return Err(answer.senseless()),
                 };
-                all.push(Ok(Acquire::Granted { token: Token::new(token), ttl: claim.ttl }));
+                all.push(Ok(AcquireReply::Granted { token: Token::new(token), ttl: claim.ttl }));
                 continue;
             }
         };
@@ -110,7 +110,7 @@ pub(in crate::storage) fn acquired(
             2 => {
                 let holder = holder(&mut answer, &claim.name)?;
                 let retry_after = u64::try_from(answer.integer()?).ok().map(Duration::from_millis);
-                Ok(Acquire::Held { holder, retry_after })
+                Ok(AcquireReply::Held { holder, retry_after })
             }
             3 => Err(late(&claim.name)),
             4 => Err(foreign(&answer.text()?, &claim.name)),
@@ -147,14 +147,17 @@ pub(in crate::storage) fn renew_request(
     request
 }
 
-pub(in crate::storage) fn renewed(mut answer: Answer<'_>, claims: &[&Claim]) -> Result<Vec<Result<Renew>>> {
+pub(in crate::storage) fn renewed(
+    mut answer: Answer<'_>,
+    claims: &[&Claim],
+) -> Result<Vec<Result<RenewReply>>> {
     let mut all = Vec::with_capacity(claims.len());
     for claim in claims {
         all.push(match answer.integer()? {
             -1 => Err(late(&claim.name)),
-            0 => Ok(Renew::NotHeld),
+            0 => Ok(RenewReply::NotHeld),
             ms => match u64::try_from(ms) {
-                Ok(ms) => Ok(Renew::Renewed { ttl: Duration::from_millis(ms) }),
+                Ok(ms) => Ok(RenewReply::Renewed { ttl: Duration::from_millis(ms) }),
                 Err(_) => return Err(answer.senseless()),
             },
         });
@@ -190,12 +193,12 @@ pub(in crate::storage) fn narrow_release_request(around: Around<'_>, claims: &[&
 pub(in crate::storage) fn released(
     mut answer: Answer<'_>,
     claims: &[&Claim],
-) -> Result<Vec<Result<Release>>> {
+) -> Result<Vec<Result<ReleaseReply>>> {
     let mut all = Vec::with_capacity(claims.len());
     for _ in claims {
         all.push(match answer.integer()? {
-            0 => Ok(Release::NotHeld),
-            1 => Ok(Release::Released),
+            0 => Ok(ReleaseReply::NotHeld),
+            1 => Ok(ReleaseReply::Released),
             -1 => Err(explain_text("TRYAGAIN", answer.place())),
             _ => return Err(answer.senseless()),
         });

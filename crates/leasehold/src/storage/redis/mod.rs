@@ -12,6 +12,7 @@ pub(in crate::storage) mod hints;
 pub(in crate::storage) mod keys;
 pub(in crate::storage) mod link;
 pub(in crate::storage) mod list;
+pub mod quorum;
 mod replicas;
 pub(in crate::storage) mod request;
 mod slots;
@@ -38,7 +39,8 @@ use super::net::hints::Hinter;
 use super::registry::Target;
 use super::url::Url;
 use super::{
-    Acquire, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, Release, Renew, Storage, Tier,
+    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, ReleaseReply, RenewReply,
+    Storage, Tier,
 };
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -80,7 +82,7 @@ const BATCH_MAX: usize = 256;
 const BATCHES_IN_FLIGHT: usize = 2;
 
 /// Reads a URL of this storage.
-pub(super) fn target(scheme: &str, url: Url) -> Result<Target> {
+pub(in crate::storage) fn target(scheme: &str, url: Url) -> Result<Target> {
     let config = Config::from_url(scheme, &url)?;
     Ok(Target::new(|| Redis::connect(config)))
 }
@@ -149,17 +151,17 @@ impl Storage for Redis {
         }
     }
 
-    fn acquire(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<Acquire>>> + Send {
+    fn acquire(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<AcquireReply>>> + Send {
         let verb = Acquiring { around: self.around(), sent: self.clock.now() };
         async move { self.reach.each(&verb, claims).await }
     }
 
-    fn renew(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<Renew>>> + Send {
+    fn renew(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<RenewReply>>> + Send {
         let verb = Renewing { around: self.around(), sent: self.clock.now() };
         async move { self.reach.each(&verb, claims).await }
     }
 
-    async fn release(&self, claims: &[Claim]) -> Vec<Result<Release>> {
+    async fn release(&self, claims: &[Claim]) -> Vec<Result<ReleaseReply>> {
         self.reach.each(&Releasing { around: self.around() }, claims).await
     }
 

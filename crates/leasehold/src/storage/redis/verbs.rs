@@ -11,7 +11,7 @@ use super::link::{Link, Server};
 use super::request::{Answer, Request};
 use crate::clock::Moment;
 use crate::error::Result;
-use crate::storage::{Acquire, Claim, Holder, Name, Release, Renew};
+use crate::storage::{AcquireReply, Claim, Holder, Name, ReleaseReply, RenewReply};
 
 /// One kind of question about locks. The items of one request are of one slot.
 pub(super) trait Verb: Send + Sync {
@@ -75,7 +75,7 @@ pub(super) struct Inspecting<'a> {
 
 impl Verb for Acquiring<'_> {
     type Item = Claim;
-    type Answer = Acquire;
+    type Answer = AcquireReply;
 
     fn name<'i>(&self, claim: &'i Claim) -> &'i Name {
         &claim.name
@@ -89,7 +89,7 @@ impl Verb for Acquiring<'_> {
         claims::acquire_request(self.around, link, claims, self.sent)
     }
 
-    fn read(&self, answer: Answer<'_>, claims: &[&Claim]) -> Result<Vec<Result<Acquire>>> {
+    fn read(&self, answer: Answer<'_>, claims: &[&Claim]) -> Result<Vec<Result<AcquireReply>>> {
         claims::acquired(answer, claims)
     }
 
@@ -106,14 +106,14 @@ impl Verb for Acquiring<'_> {
         claims.iter().map(|claim| claim.patience).min().unwrap_or(LIMIT)
     }
 
-    fn must_be_confirmed(&self, answer: &Acquire) -> bool {
-        matches!(answer, Acquire::Granted { .. })
+    fn must_be_confirmed(&self, answer: &AcquireReply) -> bool {
+        matches!(answer, AcquireReply::Granted { .. })
     }
 }
 
 impl Verb for Renewing<'_> {
     type Item = Claim;
-    type Answer = Renew;
+    type Answer = RenewReply;
 
     fn name<'i>(&self, claim: &'i Claim) -> &'i Name {
         &claim.name
@@ -140,18 +140,18 @@ impl Verb for Renewing<'_> {
         claims.iter().map(|claim| claim.ttl / 3).min().unwrap_or(LIMIT)
     }
 
-    fn must_be_confirmed(&self, answer: &Renew) -> bool {
-        matches!(answer, Renew::Renewed { .. })
+    fn must_be_confirmed(&self, answer: &RenewReply) -> bool {
+        matches!(answer, RenewReply::Renewed { .. })
     }
 
-    fn read(&self, answer: Answer<'_>, claims: &[&Claim]) -> Result<Vec<Result<Renew>>> {
+    fn read(&self, answer: Answer<'_>, claims: &[&Claim]) -> Result<Vec<Result<RenewReply>>> {
         claims::renewed(answer, claims)
     }
 }
 
 impl Verb for Releasing<'_> {
     type Item = Claim;
-    type Answer = Release;
+    type Answer = ReleaseReply;
 
     fn name<'i>(&self, claim: &'i Claim) -> &'i Name {
         &claim.name
@@ -169,7 +169,7 @@ impl Verb for Releasing<'_> {
         Some(claims::narrow_release_request(self.around, claims))
     }
 
-    fn read(&self, answer: Answer<'_>, claims: &[&Claim]) -> Result<Vec<Result<Release>>> {
+    fn read(&self, answer: Answer<'_>, claims: &[&Claim]) -> Result<Vec<Result<ReleaseReply>>> {
         claims::released(answer, claims)
     }
 }

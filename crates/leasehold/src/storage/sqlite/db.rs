@@ -355,7 +355,7 @@ mod tests {
 
     use super::*;
     use crate::ErrorKind;
-    use crate::storage::{Acquire, Claim, Name, Owner, Release};
+    use crate::storage::{AcquireReply, Claim, Name, Owner, ReleaseReply};
 
     fn claim(name: &str) -> Claim {
         let name = Name::new(name).expect("a name");
@@ -373,10 +373,10 @@ mod tests {
         db.work(&mut vec![job, Job::Release { claims, reply }]);
         assert!(granted.try_recv().expect("answered")[0].is_ok());
         let released = released.try_recv().expect("answered").pop().expect("one answer");
-        assert_eq!(released.expect("released"), Release::Released);
+        assert_eq!(released.expect("released"), ReleaseReply::Released);
     }
 
-    fn acquire(db: &mut Db, claims: &[Claim]) -> (Job, oneshot::Receiver<Vec<Result<Acquire>>>) {
+    fn acquire(db: &mut Db, claims: &[Claim]) -> (Job, oneshot::Receiver<Vec<Result<AcquireReply>>>) {
         let (reply, answer) = oneshot::channel();
         let (claims, sent) = (claims.to_vec(), db.clock.now());
         (Job::Acquire { claims, sent, reply }, answer)
@@ -409,6 +409,6 @@ mod tests {
             assert!(!error.to_string().contains(&source), "{error}: {source}");
         }
         let released = released.try_recv().expect("answered").pop().expect("one answer");
-        assert_eq!(released.expect("released"), Release::Released);
+        assert_eq!(released.expect("released"), ReleaseReply::Released);
     }
 }

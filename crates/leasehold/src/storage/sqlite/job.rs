@@ -9,7 +9,7 @@ use super::leases::Leases;
 use super::tx::Tx;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::storage::{Acquire, Claim, Holder, Name, Release, Renew};
+use crate::storage::{AcquireReply, Claim, Holder, Name, ReleaseReply, RenewReply};
 
 /// What the thread is asked to do.
 #[derive(Debug)]
@@ -17,16 +17,16 @@ pub(super) enum Job {
     Acquire {
         claims: Vec<Claim>,
         sent: Moment,
-        reply: Reply<Acquire>,
+        reply: Reply<AcquireReply>,
     },
     Renew {
         claims: Vec<Claim>,
         sent: Moment,
-        reply: Reply<Renew>,
+        reply: Reply<RenewReply>,
     },
     Release {
         claims: Vec<Claim>,
-        reply: Reply<Release>,
+        reply: Reply<ReleaseReply>,
     },
     Inspect {
         name: Name,
@@ -48,9 +48,9 @@ pub(super) type Reply<T> = oneshot::Sender<Vec<Result<T>>>;
 
 /// The answers to one job.
 pub(super) enum Done {
-    Acquire(Vec<Result<Acquire>>),
-    Renew(Vec<Result<Renew>>),
-    Release(Vec<Result<Release>>),
+    Acquire(Vec<Result<AcquireReply>>),
+    Renew(Vec<Result<RenewReply>>),
+    Release(Vec<Result<ReleaseReply>>),
 }
 
 impl Job {
@@ -93,8 +93,8 @@ impl Job {
     /// Answers where the file is not the one that leases were written to: they bind nobody any more.
     pub(super) fn fail_replaced(self, path: &Path) {
         match self {
-            Self::Renew { claims, reply, .. } => drop(reply.send(all(&claims, || Ok(Renew::NotHeld)))),
-            Self::Release { claims, reply } => drop(reply.send(all(&claims, || Ok(Release::NotHeld)))),
+            Self::Renew { claims, reply, .. } => drop(reply.send(all(&claims, || Ok(RenewReply::NotHeld)))),
+            Self::Release { claims, reply } => drop(reply.send(all(&claims, || Ok(ReleaseReply::NotHeld)))),
             other => other.fail(&replaced_error(path)),
         }
     }
@@ -104,11 +104,13 @@ impl Job {
         let is_lost = |claim: &Claim| lost.holds(claim.owner);
         match self {
             Self::Renew { claims, reply, .. } => {
-                let answer = |claim| if is_lost(claim) { Ok(Renew::NotHeld) } else { Err(error.clone()) };
+                let answer =
+                    |claim| if is_lost(claim) { Ok(RenewReply::NotHeld) } else { Err(error.clone()) };
                 drop(reply.send(claims.iter().map(answer).collect()));
             }
             Self::Release { claims, reply } => {
-                let answer = |claim| if is_lost(claim) { Ok(Release::NotHeld) } else { Err(error.clone()) };
+                let answer =
+                    |claim| if is_lost(claim) { Ok(ReleaseReply::NotHeld) } else { Err(error.clone()) };
                 drop(reply.send(claims.iter().map(answer).collect()));
             }
             other => other.fail(error),

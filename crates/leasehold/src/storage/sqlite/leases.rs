@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::job::{Done, Job};
 use crate::clock::Moment;
-use crate::storage::{Acquire, Claim, Name, Owner, Release, Renew};
+use crate::storage::{AcquireReply, Claim, Name, Owner, ReleaseReply, RenewReply};
 
 /// Leases that were granted or renewed through this storage, and not released through it.
 #[derive(Debug, Default)]
@@ -24,7 +24,7 @@ impl Leases {
         match (job, done) {
             (Job::Acquire { claims, .. }, Done::Acquire(done)) => {
                 for (claim, answer) in claims.iter().zip(done) {
-                    if let Ok(Acquire::Granted { .. }) = answer {
+                    if let Ok(AcquireReply::Granted { .. }) = answer {
                         self.keep(claim, now, true);
                     }
                 }
@@ -32,15 +32,15 @@ impl Leases {
             (Job::Renew { claims, .. }, Done::Renew(done)) => {
                 for (claim, answer) in claims.iter().zip(done) {
                     match answer {
-                        Ok(Renew::Renewed { .. }) => self.keep(claim, now, self.is_granted(claim.owner)),
-                        Ok(Renew::NotHeld) => self.forget(claim.owner),
+                        Ok(RenewReply::Renewed { .. }) => self.keep(claim, now, self.is_granted(claim.owner)),
+                        Ok(RenewReply::NotHeld) => self.forget(claim.owner),
                         Err(_) => {}
                     }
                 }
             }
             (Job::Release { claims, .. }, Done::Release(done)) => {
                 for (claim, answer) in claims.iter().zip(done) {
-                    if let Ok(Release::Released | Release::NotHeld) = answer {
+                    if let Ok(ReleaseReply::Released | ReleaseReply::NotHeld) = answer {
                         self.forget(claim.owner);
                     }
                 }

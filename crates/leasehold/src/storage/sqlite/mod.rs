@@ -44,8 +44,8 @@ use self::job::{Job, Reply};
 use super::registry::Target;
 use super::url::Url;
 use super::{
-    Acquire, Claim, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Release, Renew, Storage,
-    Tier,
+    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, ReleaseReply,
+    RenewReply, Storage, Tier,
 };
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -172,17 +172,17 @@ impl Storage for Sqlite {
         Limits { batch_max: BATCH_MAX, ..Limits::default() }
     }
 
-    fn acquire(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<Acquire>>> + Send {
+    fn acquire(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<AcquireReply>>> + Send {
         let sent = self.clock.now();
         self.ask(claims, move |claims, reply| Job::Acquire { claims, sent, reply })
     }
 
-    fn renew(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<Renew>>> + Send {
+    fn renew(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<RenewReply>>> + Send {
         let sent = self.clock.now();
         self.ask(claims, move |claims, reply| Job::Renew { claims, sent, reply })
     }
 
-    async fn release(&self, claims: &[Claim]) -> Vec<Result<Release>> {
+    async fn release(&self, claims: &[Claim]) -> Vec<Result<ReleaseReply>> {
         self.ask(claims, |claims, reply| Job::Release { claims, reply }).await
     }
 

@@ -11,7 +11,7 @@ use super::hints::Hinter;
 use super::live::{self, State};
 use crate::clock::{self, Moment};
 use crate::error::{Error, ErrorKind};
-use crate::storage::{Acquire, Claim, Holder, Name, Owner, Release, Renew, Token, WAITER_TTL};
+use crate::storage::{AcquireReply, Claim, Holder, Name, Owner, ReleaseReply, RenewReply, Token, WAITER_TTL};
 
 /// One transaction, at one moment, by one storage.
 pub(super) struct Tx<'a> {
@@ -63,7 +63,7 @@ struct Record {
 }
 
 impl Tx<'_> {
-    pub(super) fn acquire(&mut self, claim: &Claim, sent: Moment) -> Result<crate::Result<Acquire>> {
+    pub(super) fn acquire(&mut self, claim: &Claim, sent: Moment) -> Result<crate::Result<AcquireReply>> {
         if let Err(late) = self.in_time(claim, sent) {
             return Ok(Err(late));
         }
@@ -93,13 +93,13 @@ impl Tx<'_> {
         }
     }
 
-    pub(super) fn renew(&mut self, claim: &Claim, sent: Moment) -> Result<crate::Result<Renew>> {
+    pub(super) fn renew(&mut self, claim: &Claim, sent: Moment) -> Result<crate::Result<RenewReply>> {
         if claim.shorten
             && let Err(late) = self.in_time(claim, sent)
         {
             return Ok(Err(late));
         }
-        let renewed = Ok(Renew::Renewed { ttl: claim.ttl });
+        let renewed = Ok(RenewReply::Renewed { ttl: claim.ttl });
         if !claim.shorten && self.extend_own(claim)? {
             return Ok(renewed);
         }
@@ -107,7 +107,7 @@ impl Tx<'_> {
         let record = self.record(&claim.name)?;
         let Some(record) = record.filter(|record| record.owner == Some(claim.owner) && self.is_held(record))
         else {
-            return Ok(Ok(Renew::NotHeld));
+            return Ok(Ok(RenewReply::NotHeld));
         };
         self.extend(claim)?;
         if claim.shorten && self.after(claim.ttl) < record.expires_us {
@@ -125,18 +125,18 @@ impl Tx<'_> {
         }
     }
 
-    pub(super) fn release(&mut self, claim: &Claim) -> Result<Release> {
+    pub(super) fn release(&mut self, claim: &Claim) -> Result<ReleaseReply> {
         self.leave(claim)?;
         self.effects.settled.push(claim.owner);
         let Some(record) = self.record(&claim.name)? else {
-            return Ok(Release::NotHeld);
+            return Ok(ReleaseReply::NotHeld);
         };
         let held = self.is_held(&record);
         if record.owner != Some(claim.owner) {
             if !held {
                 self.pass_on(&claim.name)?;
             }
-            return Ok(Release::NotHeld);
+            return Ok(ReleaseReply::NotHeld);
         }
         let mut free = self.db.prepare_cached(
             "UPDATE lock SET owner = NULL, live = NULL, label = NULL, boot = ?2, expires_us = ?3 WHERE name = ?1",
@@ -144,11 +144,11 @@ impl Tx<'_> {
         free.execute(params![claim.name.as_str(), self.boot.id(), self.now_us])?;
         self.pass_on(&claim.name)?;
         if !held {
-            return Ok(Release::NotHeld);
+            return Ok(ReleaseReply::NotHeld);
         }
         // Its own engine too: another client may have ended the lease.
         self.hint_holder(record.live, claim.owner);
-        Ok(Release::Released)
+        Ok(ReleaseReply::Released)
     }
 
     pub(super) fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
@@ -266,7 +266,7 @@ impl Tx<'_> {
         state
     }
 
-    fn grant(&mut self, claim: &Claim, record: Option<&Record>) -> Result<Acquire> {
+    fn grant(&mut self, claim: &Claim, record: Option<&Record>) -> Result<AcquireReply> {
         let last = match record {
             Some(record) => record.token,
             None => {
@@ -346,7 +346,7 @@ impl Tx<'_> {
     }
 
     /// Answers a claim that was not granted, and puts it in the queue if it waits.
-    fn wait(&mut self, claim: &Claim, held: Option<&Record>) -> Result<Acquire> {
+    fn wait(&mut self, claim: &Claim, held: Option<&Record>) -> Result<AcquireReply> {
         if claim.wait {
             self.enqueue(claim)?;
             let mut deaths = self.ahead(claim)?;
@@ -358,7 +358,7 @@ impl Tx<'_> {
             None => None,
         };
         let retry_after = holder.as_ref().map(|holder| holder.remaining);
-        Ok(Acquire::Held { holder, retry_after })
+        Ok(AcquireReply::Held { holder, retry_after })
     }
 
     fn enqueue(&self, claim: &Claim) -> Result<()> {
@@ -499,8 +499,8 @@ impl Record {
     }
 }
 
-fn granted(last: i64, claim: &Claim) -> Acquire {
-    Acquire::Granted { token: token(last), ttl: claim.ttl }
+fn granted(last: i64, claim: &Claim) -> AcquireReply {
+    AcquireReply::Granted { token: token(last), ttl: claim.ttl }
 }
 
 fn token(token: i64) -> Token {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use futures_util::StreamExt;
-use leasehold::storage::{Acquire, Claim, Hint, Name, Owner, Release, Renew, Storage, Token};
+use leasehold::storage::{AcquireReply, Claim, Hint, Name, Owner, ReleaseReply, RenewReply, Storage, Token};
 use leasehold::{Error, ErrorKind, Event, Events, Guard, Lock, Locks, Result};
 use leasehold_faultproxy::Proxy;
 use leasehold_testbed::scaled;
@@ -112,22 +112,22 @@ pub(crate) fn claim(lock: &str) -> Claim {
     Claim::new(name(lock), Owner::random(), LONG)
 }
 
-pub(crate) async fn acquire(storage: &impl Storage, claim: &Claim) -> Result<Acquire> {
+pub(crate) async fn acquire(storage: &impl Storage, claim: &Claim) -> Result<AcquireReply> {
     storage.acquire(std::slice::from_ref(claim)).await.pop().expect("an answer")
 }
 
-pub(crate) async fn renew(storage: &impl Storage, claim: &Claim) -> Result<Renew> {
+pub(crate) async fn renew(storage: &impl Storage, claim: &Claim) -> Result<RenewReply> {
     storage.renew(std::slice::from_ref(claim)).await.pop().expect("an answer")
 }
 
-pub(crate) async fn release(storage: &impl Storage, claim: &Claim) -> Result<Release> {
+pub(crate) async fn release(storage: &impl Storage, claim: &Claim) -> Result<ReleaseReply> {
     storage.release(std::slice::from_ref(claim)).await.pop().expect("an answer")
 }
 
 /// Takes what is free.
 pub(crate) async fn take(storage: &impl Storage, claim: &Claim) -> Token {
     match acquire(storage, claim).await {
-        Ok(Acquire::Granted { token, .. }) => token,
+        Ok(AcquireReply::Granted { token, .. }) => token,
         other => panic!("not granted: {other:?}"),
     }
 }
@@ -136,7 +136,7 @@ pub(crate) async fn take(storage: &impl Storage, claim: &Claim) -> Token {
 pub(crate) async fn take_over(storage: &impl Storage, claim: &Claim) -> Token {
     let asking = async {
         loop {
-            if let Ok(Acquire::Granted { token, .. }) = acquire(storage, claim).await {
+            if let Ok(AcquireReply::Granted { token, .. }) = acquire(storage, claim).await {
                 return token;
             }
             // Whoever does not wait is told nothing.
@@ -149,7 +149,7 @@ pub(crate) async fn take_over(storage: &impl Storage, claim: &Claim) -> Token {
 /// Asks for what is held.
 pub(crate) async fn is_held(storage: &impl Storage, claim: &Claim) {
     let answer = acquire(storage, claim).await;
-    assert!(matches!(answer, Ok(Acquire::Held { .. })), "{answer:?}");
+    assert!(matches!(answer, Ok(AcquireReply::Held { .. })), "{answer:?}");
 }
 
 /// Asks until there is an answer; what comes before may only be `Unavailable`.

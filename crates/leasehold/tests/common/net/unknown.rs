@@ -6,7 +6,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use leasehold::storage::{Claim, Release, Renew, Storage, Token};
+use leasehold::storage::{Claim, ReleaseReply, RenewReply, Storage, Token};
 use leasehold::{ErrorKind, Event, Locks, Lost};
 use leasehold_faultproxy::{End, Trap, Which};
 use tokio::time::Instant;
@@ -26,7 +26,7 @@ pub(crate) async fn claims_to_a_stopped_server(
         let storage = bare(url).await;
         let mine = claim(&lock).patience(Duration::from_millis(30));
         // A first call, so that both have a connection and know the server's time.
-        assert_eq!(release(&storage, &mine).await.expect("answered"), Release::NotHeld);
+        assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::NotHeld);
         server.stop();
         let stopped = Instant::now();
         let sent = [mine.clone()];
@@ -42,7 +42,11 @@ pub(crate) async fn claims_to_a_stopped_server(
         let token = take_again(&other, &theirs).await;
         // What the server had not yet read cannot take it away either.
         assert_eq!(within(soon(), take(&other, &theirs)).await, token, "round {round}");
-        assert_eq!(release(&other, &theirs).await.expect("answered"), Release::Released, "round {round}");
+        assert_eq!(
+            release(&other, &theirs).await.expect("answered"),
+            ReleaseReply::Released,
+            "round {round}"
+        );
         drop(survivor);
     }
 }
@@ -65,7 +69,7 @@ pub(crate) async fn clean_up_before_and_after() {
         };
         if late {
             // The clean-up overtakes the claim, which is executed when nobody wants it any more.
-            assert_eq!(release(&cleaner, &mine).await.expect("answered"), Release::NotHeld);
+            assert_eq!(release(&cleaner, &mine).await.expect("answered"), ReleaseReply::NotHeld);
             tokio::time::sleep_until(since + mine.patience).await;
             proxy.faults().resume(Which::One(on));
             let answer = within(soon(), asking).await.pop().expect("an answer");
@@ -83,7 +87,7 @@ pub(crate) async fn clean_up_before_and_after() {
 pub(crate) async fn is_held_by_nobody(storage: &Bare) {
     let mine = claim("other");
     take(storage, &mine).await;
-    assert_eq!(release(storage, &mine).await.expect("answered"), Release::Released);
+    assert_eq!(release(storage, &mine).await.expect("answered"), ReleaseReply::Released);
 }
 
 /// Acquires that end without an answer while a server is stopped.
@@ -127,7 +131,7 @@ pub(crate) async fn dropped_acquires(locks: &Locks, other: &Locks, rounds: usize
 }
 
 /// Calls that are dropped at once, each followed by one that `answer` asks.
-pub(crate) async fn dropped_calls(rounds: u32, answer: impl AsyncFn(&Bare, &Claim) -> Release) {
+pub(crate) async fn dropped_calls(rounds: u32, answer: impl AsyncFn(&Bare, &Claim) -> ReleaseReply) {
     let storage = bare(&own(&common().url())).await;
     let (mine, yours) = (claim("job"), claim("job"));
     take(&storage, &mine).await;
@@ -148,9 +152,9 @@ pub(crate) async fn dropped_calls(rounds: u32, answer: impl AsyncFn(&Bare, &Clai
         drop(calls);
         // Every answer belongs to its own question.
         is_held(&storage, &yours).await;
-        assert_eq!(answer(&storage, &yours).await, Release::NotHeld);
+        assert_eq!(answer(&storage, &yours).await, ReleaseReply::NotHeld);
     }
-    assert_eq!(release(&storage, &mine).await.expect("answered"), Release::Released);
+    assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::Released);
 }
 
 /// A guard in a task that panics.
@@ -246,10 +250,10 @@ pub(crate) async fn paused_holder() {
     take_over(&other, &second).await;
     let new = take(&other, &second).await;
     assert!(new > old);
-    assert_eq!(renew(&storage, &first).await.expect("answered"), Renew::NotHeld);
-    assert_eq!(release(&storage, &first).await.expect("answered"), Release::NotHeld);
-    assert_eq!(release(&other, &second).await.expect("answered"), Release::Released);
-    assert_eq!(renew(&storage, &first).await.expect("answered"), Renew::NotHeld);
+    assert_eq!(renew(&storage, &first).await.expect("answered"), RenewReply::NotHeld);
+    assert_eq!(release(&storage, &first).await.expect("answered"), ReleaseReply::NotHeld);
+    assert_eq!(release(&other, &second).await.expect("answered"), ReleaseReply::Released);
+    assert_eq!(renew(&storage, &first).await.expect("answered"), RenewReply::NotHeld);
     let third = claim("job");
     assert!(take(&storage, &third).await > new);
 }

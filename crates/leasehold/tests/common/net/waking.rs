@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::{join, join_all};
 use leasehold::Locks;
-use leasehold::storage::{Claim, Hint, Release, WAITER_HEARTBEAT};
+use leasehold::storage::{Claim, Hint, ReleaseReply, WAITER_HEARTBEAT};
 use leasehold_faultproxy::{Flow, To, Trap, Which};
 use tokio::time::Instant;
 
@@ -106,7 +106,7 @@ pub(crate) async fn have_their_turns(waiters: &mut [Waiter]) {
     for (storage, hints, mine) in waiters {
         assert_eq!(within(LONG, hints.next()).await, Some(Hint::Owner(mine.owner)));
         take(storage, mine).await;
-        assert_eq!(release(storage, mine).await.expect("answered"), Release::Released);
+        assert_eq!(release(storage, mine).await.expect("answered"), ReleaseReply::Released);
     }
 }
 

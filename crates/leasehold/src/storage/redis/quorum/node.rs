@@ -16,7 +16,7 @@ use crate::storage::progress::Progress;
 use crate::storage::redis::config::Place;
 use crate::storage::redis::link::{Link, Server};
 use crate::storage::redis::list;
-use crate::storage::{Claim, Holder, Name, Owner, Release, Token};
+use crate::storage::{Claim, Holder, Name, Owner, ReleaseReply, Token};
 
 pub(super) struct Node {
     pub(super) index: usize,
@@ -217,7 +217,11 @@ impl Node {
 
     /// Ends leases. What of it is not certain, or could still be undone by a late request, goes on being ended after
     /// this has answered.
-    pub(super) async fn release(self: Arc<Self>, claims: &[Claim], ending: Ending) -> Result<Vec<Release>> {
+    pub(super) async fn release(
+        self: Arc<Self>,
+        claims: &[Claim],
+        ending: Ending,
+    ) -> Result<Vec<ReleaseReply>> {
         let sent = self.clock.now();
         self.note_end(claims, sent);
         let answers = match self.join().await {
@@ -236,7 +240,7 @@ impl Node {
                     .filter(|(_, (certain, released))| !**certain || released.is_none())
                     .map(|(claim, _)| claim.clone())
                     .collect();
-                (left, Ok(released.into_iter().map(|one| one.unwrap_or(Release::NotHeld)).collect()))
+                (left, Ok(released.into_iter().map(|one| one.unwrap_or(ReleaseReply::NotHeld)).collect()))
             }
             Err(error) => (claims.to_vec(), Err(error)),
         };

@@ -9,7 +9,7 @@ use super::script::{Ending, Renewed};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::storage::redis::claims::late;
-use crate::storage::{Claim, Release, Renew, Token};
+use crate::storage::{Claim, ReleaseReply, RenewReply, Token};
 
 const UNCERTAIN: &str = "no majority of the servers answered alike in time; check them, and retry";
 
@@ -18,7 +18,7 @@ struct Renewal {
     said: Vec<Option<Result<Renewed>>>,
 }
 
-pub(super) async fn renew(nodes: &Arc<Nodes>, claims: &[Claim], sent: Moment) -> Vec<Result<Renew>> {
+pub(super) async fn renew(nodes: &Arc<Nodes>, claims: &[Claim], sent: Moment) -> Vec<Result<RenewReply>> {
     let claims: Arc<[Claim]> = claims.into();
     let mut answers = nodes.ask(|node| {
         let claims = Arc::clone(&claims);
@@ -55,7 +55,7 @@ fn take(renewals: &mut [Renewal], server: usize, answer: Result<Vec<Renewed>>) {
 
 impl Renewal {
     /// The answer, once a majority says the same.
-    fn answer(&self) -> Option<Result<Renew>> {
+    fn answer(&self) -> Option<Result<RenewReply>> {
         let (mut ttls, mut not) = (Vec::new(), 0);
         for said in self.said.iter().flatten().flatten() {
             match said {
@@ -66,10 +66,10 @@ impl Renewal {
         }
         let needed = majority(self.said.len());
         if not >= needed {
-            return Some(Ok(Renew::NotHeld));
+            return Some(Ok(RenewReply::NotHeld));
         }
         ttls.sort_by_key(|ttl| Reverse(*ttl));
-        ttls.get(needed - 1).map(|ttl| Ok(Renew::Renewed { ttl: *ttl }))
+        ttls.get(needed - 1).map(|ttl| Ok(RenewReply::Renewed { ttl: *ttl }))
     }
 
     fn error(&self, claim: &Claim) -> Error {
@@ -103,10 +103,10 @@ async fn mend(
         for (renewal, claim) in renewals.iter().zip(claims.iter()) {
             let Some(Ok(said)) = &renewal.said[node.index] else { continue };
             match (renewal.answer(), said) {
-                (Some(Ok(Renew::Renewed { .. })), Renewed::Free | Renewed::Ours { token: None, .. }) => {
+                (Some(Ok(RenewReply::Renewed { .. })), Renewed::Free | Renewed::Ours { token: None, .. }) => {
                     filled.extend(renewal.token().map(|token| (claim.clone(), token)));
                 }
-                (Some(Ok(Renew::NotHeld)), Renewed::Ours { .. }) => ended.push(claim.clone()),
+                (Some(Ok(RenewReply::NotHeld)), Renewed::Ours { .. }) => ended.push(claim.clone()),
                 _ => {}
             }
         }
@@ -121,7 +121,7 @@ async fn mend(
 }
 
 /// Ends leases at all servers; those that do not answer go on being asked when a majority has.
-pub(super) async fn release(nodes: &Nodes, claims: &[Claim], sent: Moment) -> Vec<Result<Release>> {
+pub(super) async fn release(nodes: &Nodes, claims: &[Claim], sent: Moment) -> Vec<Result<ReleaseReply>> {
     let shared: Arc<[Claim]> = claims.into();
     let mut answers = nodes.ask(|node| {
         let claims = Arc::clone(&shared);
@@ -133,7 +133,7 @@ pub(super) async fn release(nodes: &Nodes, claims: &[Claim], sent: Moment) -> Ve
         match answers.next(until).await {
             Some((_, Ok(all))) => {
                 for (counts, released) in said.iter_mut().zip(all) {
-                    counts[usize::from(released == Release::Released)] += 1;
+                    counts[usize::from(released == ReleaseReply::Released)] += 1;
                 }
             }
             Some((_, Err(error))) => errors.push(error),
@@ -142,8 +142,8 @@ pub(super) async fn release(nodes: &Nodes, claims: &[Claim], sent: Moment) -> Ve
     }
     let answered = |counts: &[usize; 2]| counts[0] + counts[1] + errors.len();
     let all = said.iter().map(|counts| match counts {
-        [_, released] if *released >= needed => Ok(Release::Released),
-        [not, _] if *not >= needed => Ok(Release::NotHeld),
+        [_, released] if *released >= needed => Ok(ReleaseReply::Released),
+        [not, _] if *not >= needed => Ok(ReleaseReply::NotHeld),
         _ => Err(undecided(UNCERTAIN, errors.iter(), answered(counts), nodes.len())),
     });
     all.collect()

@@ -14,7 +14,7 @@ use super::script::Ending;
 use super::standing;
 use crate::clock::Moment;
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{Acquire, Claim, Token};
+use crate::storage::{AcquireReply, Claim, Token};
 
 /// How long one that has split the votes with others waits for them to withdraw, each time that it asks again. Without
 /// that, of several that come together often nobody would be granted what is free.
@@ -35,12 +35,12 @@ struct Round {
 enum Verdict {
     Granted(Token),
     /// Nothing must be left of it.
-    Failed(Result<Acquire>),
+    Failed(Result<AcquireReply>),
     /// Its owner was seen to hold before: whatever is left is for the owner to end.
-    Kept(Result<Acquire>),
+    Kept(Result<AcquireReply>),
 }
 
-pub(super) async fn acquire(nodes: &Arc<Nodes>, claims: &[Claim], sent: Moment) -> Vec<Result<Acquire>> {
+pub(super) async fn acquire(nodes: &Arc<Nodes>, claims: &[Claim], sent: Moment) -> Vec<Result<AcquireReply>> {
     let limit = nodes.limit(claims);
     let mut round = Round::propose(nodes, claims.into(), sent, sent.after(limit));
     round.count(sent.after(limit)).await;
@@ -170,7 +170,7 @@ fn verdict(ballot: &Ballot, claim: &Claim, committed: Option<Token>) -> Verdict 
             let soon = claim.owner.spread(SALT.fetch_add(1, Ordering::Relaxed), spread);
             let soon = RETRY_AFTER + Duration::from_micros(soon);
             let retry_after = if holder.is_some() { ballot.free_after() } else { Some(soon) };
-            Ok(Acquire::Held { holder, retry_after })
+            Ok(AcquireReply::Held { holder, retry_after })
         }
         _ => Err(ballot.error()),
     };
@@ -178,9 +178,9 @@ fn verdict(ballot: &Ballot, claim: &Claim, committed: Option<Token>) -> Verdict 
 }
 
 impl Verdict {
-    fn answer(&self, claim: &Claim) -> Result<Acquire> {
+    fn answer(&self, claim: &Claim) -> Result<AcquireReply> {
         match self {
-            Self::Granted(token) => Ok(Acquire::Granted { token: *token, ttl: claim.ttl }),
+            Self::Granted(token) => Ok(AcquireReply::Granted { token: *token, ttl: claim.ttl }),
             Self::Failed(answer) | Self::Kept(answer) => answer.clone(),
         }
     }

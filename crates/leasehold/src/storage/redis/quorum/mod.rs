@@ -24,19 +24,19 @@ use self::ballot::{majority, undecided};
 pub use self::config::Config;
 use self::node::{Identities, Node};
 use self::nodes::{LONGEST, Nodes};
-use super::Finding;
-use super::net::hints::Hinter;
-use super::redis::connect::{Connector, LIMIT};
-use super::redis::hints::Listener;
-use super::redis::link::{Link, Server};
-use super::redis::list::Pages;
-use super::registry::Target;
-use super::url::Url;
-use super::{
-    Acquire, Claim, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Owner, Release, Renew, Storage, Tier,
-};
+use super::connect::{Connector, LIMIT};
+use super::hints::Listener;
+use super::link::{Link, Server};
+use super::list::Pages;
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Result};
+use crate::storage::net::hints::Hinter;
+use crate::storage::registry::Target;
+use crate::storage::url::Url;
+use crate::storage::{
+    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Owner, ReleaseReply,
+    RenewReply, Storage, Tier,
+};
 
 /// Keeps locks in several independent Redis or Valkey servers, of which a majority decides.
 pub struct RedisQuorum {
@@ -57,7 +57,7 @@ const BATCH_MAX: usize = 128;
 const BATCHES_IN_FLIGHT: usize = 2;
 
 /// Reads a URL of this storage.
-pub(super) fn target(scheme: &str, url: Url) -> Result<Target> {
+pub(in crate::storage) fn target(scheme: &str, url: Url) -> Result<Target> {
     let config = Config::from_url(scheme, &url)?;
     Ok(Target::new(|| RedisQuorum::connect(config)))
 }
@@ -161,17 +161,17 @@ impl Storage for RedisQuorum {
         }
     }
 
-    fn acquire(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<Acquire>>> + Send {
+    fn acquire(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<AcquireReply>>> + Send {
         let sent = self.nodes.clock.now();
         acquire::acquire(&self.nodes, claims, sent)
     }
 
-    fn renew(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<Renew>>> + Send {
+    fn renew(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<RenewReply>>> + Send {
         let sent = self.nodes.clock.now();
         keep::renew(&self.nodes, claims, sent)
     }
 
-    fn release(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<Release>>> + Send {
+    fn release(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<ReleaseReply>>> + Send {
         let sent = self.nodes.clock.now();
         keep::release(&self.nodes, claims, sent)
     }

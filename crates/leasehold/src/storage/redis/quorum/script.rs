@@ -13,7 +13,7 @@ use crate::storage::redis::config::Config;
 use crate::storage::redis::keys::Companion;
 use crate::storage::redis::link::{Link, Server};
 use crate::storage::redis::request::{Request, Source, script};
-use crate::storage::{Claim, Holder, Name, Release, Token, WAITER_TTL};
+use crate::storage::{Claim, Holder, Name, ReleaseReply, Token, WAITER_TTL};
 
 static PROPOSE: LazyLock<Source> = script!("propose.lua");
 static COMMIT: LazyLock<Source> = script!("commit.lua");
@@ -186,7 +186,7 @@ impl At<'_> {
         claims: &[Claim],
         ending: Ending,
         within: Option<(Moment, Duration)>,
-    ) -> Result<Vec<Option<Release>>> {
+    ) -> Result<Vec<Option<ReleaseReply>>> {
         let channels = self.config.keys.channels();
         let names = claims.iter().map(|claim| &claim.name);
         let mut request = self.request(&RELEASE, names, &LOCKING, &[], claims.len() * 3 + 3);
@@ -204,8 +204,8 @@ impl At<'_> {
         let mut all = Vec::with_capacity(claims.len());
         for _ in claims {
             all.push(match answer.integer()? {
-                0 => Some(Release::NotHeld),
-                1 => Some(Release::Released),
+                0 => Some(ReleaseReply::NotHeld),
+                1 => Some(ReleaseReply::Released),
                 _ => None,
             });
         }
