@@ -189,21 +189,25 @@ impl Storage for Broken {
     }
 
     async fn list(&self, prefix: &str, after: Option<&Cursor>, limit: usize) -> Result<Vec<Holder>> {
-        let mut holders = if self.is(Defect::PrefixIsAPattern) {
-            let mut all = self.inner.list("", after, usize::MAX).await?;
-            all.retain(|holder| like(holder.name.as_str(), &format!("{prefix}%")));
-            all
-        } else {
-            self.inner.list(prefix, after, usize::MAX).await?
-        };
+        let pattern = self.is(Defect::PrefixIsAPattern);
+        let all = self.inner.list(if pattern { "" } else { prefix }, None, usize::MAX).await?;
+        let mut holders: Vec<_> = all.into_iter().map(|holder| self.shown(holder)).collect();
+        if pattern {
+            holders.retain(|holder| like(holder.name.as_str(), &format!("{prefix}%")));
+        }
         if self.is(Defect::ListsByCollation) {
             holders.sort_by_key(|holder| holder.name.as_str().to_lowercase());
         }
-        if let Some(after) = after.filter(|_| self.is(Defect::PagesBehindNames)) {
-            holders.retain(|holder| holder.name > after.name);
+        if let Some(after) = after {
+            let by_name = self.is(Defect::PagesBehindNames);
+            holders.retain(
+                |holder| {
+                    if by_name { holder.name > after.name } else { holder.cursor() > *after }
+                },
+            );
         }
         holders.truncate(limit);
-        Ok(holders.into_iter().map(|holder| self.shown(holder)).collect())
+        Ok(holders)
     }
 
     async fn findings(&self) -> Result<Vec<Finding>> {
