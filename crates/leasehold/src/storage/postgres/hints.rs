@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tokio_postgres::Notification;
 
 use super::apart::Apart;
-use super::claims::id;
+use super::call::id;
 use super::config::Config;
 use super::facts::Identity;
 use super::link::{Link, Params};

@@ -1,9 +1,10 @@
 #![doc = include_str!("README.md")]
 
+mod acquire;
 mod answers;
 mod apart;
+mod call;
 mod certificate;
-mod claims;
 mod config;
 mod connect;
 mod explain;
@@ -12,13 +13,18 @@ mod fence;
 mod findings;
 mod hints;
 mod hosts;
+mod inspect;
 mod line;
 mod link;
 mod links;
 mod login;
+mod passes;
 mod passfile;
 mod qualify;
 mod refused;
+mod release;
+mod renew;
+mod replies;
 mod schema;
 mod ssl;
 mod standbys;
@@ -35,7 +41,7 @@ use futures_util::stream;
 use tokio::sync::mpsc;
 
 use self::apart::Blocked;
-use self::claims::Around;
+use self::call::Around;
 pub use self::config::Config;
 pub use self::fence::Fence;
 use self::hints::Listener;
@@ -127,7 +133,7 @@ impl Postgres {
         let asking = async {
             // Without a connection nothing is sent.
             let (server, link) = self.links.acquiring().await.map_err(Error::definite)?;
-            claims::acquire(self.around(server, &link, sent), claims).await
+            acquire::acquire(self.around(server, &link, sent), claims).await
         };
         each(claims, asking.await)
     }
@@ -154,16 +160,16 @@ impl Postgres {
     async fn let_go(&self, claims: &[Claim], sent: Moment) -> Result<Vec<Result<ReleaseReply>>> {
         let (server, link) = self.links.keeping().await?;
         if std::ptr::eq(server, &*self.links.first) {
-            return claims::release(self.around(server, &link, sent), claims).await;
+            return release::release(self.around(server, &link, sent), claims).await;
         }
         let aside = Around { key: None, ..self.around(server, &link, sent) };
-        let mut answers = claims::release(aside, claims).await?;
+        let mut answers = release::release(aside, claims).await?;
         let missing = |answer: &Result<ReleaseReply>| matches!(answer, Ok(ReleaseReply::NotHeld));
         let places: Vec<_> = (0..answers.len()).filter(|i| missing(&answers[*i])).collect();
         if !places.is_empty() {
             let again: Vec<_> = places.iter().map(|i| claims[*i].clone()).collect();
             let (server, link) = self.links.acquiring().await?;
-            let found = claims::release(self.around(server, &link, sent), &again).await?;
+            let found = release::release(self.around(server, &link, sent), &again).await?;
             places.into_iter().zip(found).for_each(|(i, found)| answers[i] = found);
         }
         Ok(answers)
@@ -216,7 +222,7 @@ impl Storage for Postgres {
         let sent = self.clock.now();
         let asking = async {
             let (server, link) = self.links.keeping().await?;
-            claims::renew(self.around(server, &link, sent), claims).await
+            renew::renew(self.around(server, &link, sent), claims).await
         };
         each(claims, asking.await)
     }
@@ -227,11 +233,11 @@ impl Storage for Postgres {
     }
 
     async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
-        claims::inspect(&*self.links.first.link().await?, &self.config.space, name).await
+        inspect::inspect(&*self.links.first.link().await?, &self.config.space, name).await
     }
 
     async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
-        claims::list(&*self.links.first.link().await?, &self.config.space, prefix, after, limit).await
+        inspect::list(&*self.links.first.link().await?, &self.config.space, prefix, after, limit).await
     }
 
     async fn findings(&self) -> Result<Vec<Finding>> {
