@@ -1,43 +1,45 @@
-//! One call of the storage: what its statements need besides the claims, and the claims as parameters.
+//! One call of the storage: the connection that it uses, and its claims as the parameters of statements.
 
 use uuid::Uuid;
 
-use super::apart::Blocked;
 use super::link::{Link, Server};
-use super::waiting::Waiting;
+use super::uncommitted::UncommittedRows;
+use super::waiters::LocalWaiters;
 use crate::clock::Moment;
 use crate::storage::net::hints::Hinter;
 use crate::storage::{Claim, Owner};
 
-/// What a batch's statements need besides the claims.
+/// One call of the storage: everything that its statements need besides the claims.
 #[derive(Clone, Copy)]
-pub(super) struct Around<'a> {
+pub(super) struct Call<'a> {
     pub(super) server: &'a Server,
+    /// The connection over which the statements are sent.
     pub(super) link: &'a Link,
     /// When the claims were sent.
     pub(super) sent: Moment,
     /// The option `prefix`.
     pub(super) space: &'a str,
-    /// This client's id.
+    /// The id of this client.
     pub(super) client: &'a str,
-    /// The same as a number: its advisory lock. None if what is not found is asked for again behind what is on its way.
-    pub(super) key: Option<i64>,
+    /// The key of this client's advisory lock. `None` on the side connection: a release that finds nothing is retried on
+    /// the main one, behind any acquire in flight.
+    pub(super) client_key: Option<i64>,
     pub(super) hinter: &'a Hinter,
-    pub(super) waiting: &'a Waiting,
-    pub(super) blocked: &'a Blocked,
+    pub(super) waiters: &'a LocalWaiters,
+    pub(super) uncommitted: &'a UncommittedRows,
 }
 
-/// No tokens: of none is it known that a standby has it.
-pub(super) const NONE: &[i64] = &[];
+/// No tokens: of no handover is it known that every standby has it.
+pub(super) const NO_TOKENS: &[i64] = &[];
 
-/// The claims at these places.
-pub(super) fn at<'a>(claims: &'a [Claim], places: &[usize]) -> Vec<&'a Claim> {
-    places.iter().map(|i| &claims[*i]).collect()
+/// Returns the claims at these indexes.
+pub(super) fn select<'a>(claims: &'a [Claim], indexes: &[usize]) -> Vec<&'a Claim> {
+    indexes.iter().map(|i| &claims[*i]).collect()
 }
 
-/// The last moments of the server's clock at which the claims may be executed, in microseconds.
-pub(super) fn limits(around: Around<'_>, claims: &[&Claim]) -> Vec<i64> {
-    let limit = |claim: &&Claim| around.server.time.not_after(around.sent, claim.patience).unwrap_or(0);
+/// Returns the last moments of the server's clock at which the claims may be executed, in microseconds.
+pub(super) fn limits(call: Call<'_>, claims: &[&Claim]) -> Vec<i64> {
+    let limit = |claim: &&Claim| call.server.time.not_after(call.sent, claim.patience).unwrap_or(0);
     claims.iter().map(limit).map(|limit| i64::try_from(limit).unwrap_or(i64::MAX)).collect()
 }
 

@@ -2,18 +2,18 @@
 
 use tokio_postgres::Row;
 
-use super::answers::{Failure, Refused};
+use super::failure::{Failure, Refusal};
 use super::link::{Link, Params};
 use super::replies::{Columns, holder};
-use super::statements::Verb;
+use super::statements::Statement;
 use crate::error::Result;
 use crate::storage::{Holder, Name};
 
 pub(super) async fn inspect(link: &Link, space: &str, name: &Name) -> Result<Option<Holder>> {
-    match link.ask(Verb::Inspect, &[&space, &name.as_str()]).await {
+    match link.execute(Statement::Inspect, &[&space, &name.as_str()]).await {
         Ok(rows) => rows.first().map(|row| shown(link, row)).transpose(),
         // What the database cannot hold it does not hold.
-        Err(Failure { refused: Some(Refused::Text), .. }) => Ok(None),
+        Err(Failure { refusal: Some(Refusal::Text), .. }) => Ok(None),
         Err(failure) => Err(failure.into()),
     }
 }
@@ -34,9 +34,9 @@ pub(super) async fn list(
         let wanted = i64::try_from(limit - all.len()).unwrap_or(i64::MAX);
         let seen = i64::try_from(all.len() + skipped).unwrap_or(i64::MAX);
         let params: Params<'_> = &[&space, &from, &after.is_some(), &below, &wanted, &prefix, &seen];
-        let rows = match link.ask(Verb::List, params).await {
+        let rows = match link.execute(Statement::List, params).await {
             // What the database cannot hold it does not hold.
-            Err(Failure { refused: Some(Refused::Text), .. }) if after.is_none() => return Ok(all),
+            Err(Failure { refusal: Some(Refusal::Text), .. }) if after.is_none() => return Ok(all),
             rows => rows?,
         };
         for row in &rows {
@@ -75,7 +75,7 @@ fn shown(link: &Link, row: &Row) -> Result<Holder> {
 
 fn name_of(row: &Columns<'_>) -> Result<Name> {
     let name = std::str::from_utf8(row.get("name")?).ok().and_then(|name| Name::new(name).ok());
-    name.ok_or_else(|| row.1.senseless())
+    name.ok_or_else(|| row.1.unexpected_reply())
 }
 
 #[cfg(test)]

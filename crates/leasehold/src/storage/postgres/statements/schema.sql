@@ -2,14 +2,14 @@
 create table if not exists {locks} (
     space pg_catalog.text collate pg_catalog."C" not null, -- the option `prefix`
     name pg_catalog.text collate pg_catalog."C" not null, -- the lock
-    kind pg_catalog.text not null,               -- what kind of lock it is
-    owner pg_catalog.uuid,                       -- who holds, while somebody does
-    client pg_catalog.text,                      -- the client through which it holds
+    kind pg_catalog.text not null,               -- the kind of the lock
+    owner pg_catalog.uuid,                       -- the acquisition that holds; null while the lock is free
+    client pg_catalog.text,                      -- the client of that acquisition
     token bigint not null,                       -- the fencing token of the last grant
     ttl_us bigint not null,                      -- how long the lease lasts from its last grant or renewal
     granted_at pg_catalog.timestamptz not null,
     expires_at pg_catalog.timestamptz not null,  -- when the lease ends or ended
-    label pg_catalog.text,                       -- what the holder calls itself
+    label pg_catalog.text,                       -- a text that the holder gave
     primary key (space, name)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.1);
 
@@ -18,12 +18,12 @@ create unlogged table if not exists {waiters} (
     space pg_catalog.text collate pg_catalog."C" not null,
     name pg_catalog.text collate pg_catalog."C" not null,
     owner pg_catalog.uuid not null,
-    client pg_catalog.text,                      -- whose channel to notify; null if it does not listen
-    kind pg_catalog.text,                        -- this and the next two: what it asks for, as above; null of observers
+    client pg_catalog.text,                      -- the client whose channel is notified; null if it does not listen
+    kind pg_catalog.text,                        -- this and the next two describe the claim, as above; null for observers
     ttl_us bigint,
     label pg_catalog.text,
-    since pg_catalog.timestamptz not null,       -- its place in the queue
-    until pg_catalog.timestamptz not null,       -- it counts as long as this lies ahead
+    since pg_catalog.timestamptz not null,       -- when it entered the queue, which is ordered by this
+    until pg_catalog.timestamptz not null,       -- when the entry expires
     primary key (space, name, owner)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.1);
 

@@ -1,5 +1,15 @@
--- Ends the leases that their owners hold through this client, where nobody waits or observes: a row for each, and none
--- for what is left to `release.sql`.
+-- Ends the leases that their owners hold through this client, while no client waits or observes.
+--
+--  1. `clock` reads the clock and makes the commit durable. It has no row if anything waits or observes: then the
+--     statement does nothing.
+--  2. The subquery `freed` locks the rows of the leases; rows that are locked already are skipped.
+--  3. The update ends them.
+--
+-- Parameters: $1 prefix, $2 client id; arrays of the claims: $3 names, $4 owners.
+--
+-- Reply, one row for each lease that has ended; the other claims are left to `release.sql`:
+--   i    the claim's number, from 1
+--   now  the server's clock, in us
 with clock as materialized (
     select t.now, (date_part('epoch', t.now) * 1e6)::bigint as us, {durable} as durable
     from clock_timestamp() as t(now)

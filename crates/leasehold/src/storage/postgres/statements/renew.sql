@@ -1,4 +1,21 @@
--- Gives each owner that still holds a full TTL from now. `client` is whose lease ends earlier than it did: it is told.
+-- Gives each owner that still holds a full TTL from now.
+--
+--  1. `clock`   reads the server's clock and makes the commit durable.
+--  2. `seen`    reads each lease as it was when the statement began. A claim with `shorten` is `late` after `not_after`.
+--  3. `taken`   locks the rows of the live leases. `moves` says whether the end of the lease changes: without `shorten`
+--               only to a later one.
+--  4. `renewed` updates them.
+--
+-- It is sent in two forms: one skips rows that another transaction has locked, the other waits for them.
+--
+-- Parameters: $1 prefix; arrays of the claims: $2 names, $3 owners, $4 TTLs in us, $5 `not_after` in us, $6 shorten.
+--
+-- Reply, one row for each claim, in their order:
+--   now      the server's clock, in us
+--   late     a claim with `shorten` came too late and did nothing
+--   held     the owner held the lock when the statement began
+--   renewed  the lease is renewed; if `held` and not `renewed`, another transaction has locked the row
+--   client   the client that holds the lease, if its end was brought forward: it is notified
 with clock as materialized (
     select t.now, (date_part('epoch', t.now) * 1e6)::bigint as us, {durable} as durable, {patient} as patient
     from clock_timestamp() as t(now)

@@ -1,5 +1,6 @@
--- What has to be known of a server before anything is asked of it; more may follow, which only informs. $3 is the option
--- `prefix`, which the database must be able to hold.
+-- Asks what has to be known of a server before it is used. Optional facts may follow as further columns.
+-- Parameters: $1 the table of the locks, $2 that of the waiters, $3 prefix, which the database must be able to hold.
+-- Reply: one row; the columns are fields of `Facts`.
 select
     pg_backend_pid() as backend,
     pg_is_in_recovery() as standby,

@@ -1,4 +1,4 @@
--- Forgets the entries of clients that have died.
+-- Deletes entries that expired one waiter's TTL ago or earlier: their clients have died. At most 1000 at a time.
 delete from {waiters}
 where ctid = any (array(
     select w.ctid from {waiters} w

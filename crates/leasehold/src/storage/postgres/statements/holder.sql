@@ -1,4 +1,10 @@
--- Of names and labels the bytes: others may have written what is no text, which would fail the whole answer.
+-- The columns of a holder: a part of `inspect.sql` and `list.sql`. $1 is the prefix.
+--
+-- Reply:
+--   name, label          in bytes: another program may have written what is no text, which would fail the whole reply
+--   owner, token         the acquisition that holds, and its fencing token
+--   remaining, held_for  how long the lease lasts at most, and how long ago it was granted, in us
+--   waiters              how many entries are in its queue
 select {name} as name, l.owner, l.token, {label} as label,
     (date_part('epoch', least(l.expires_at - t.now, l.ttl_us * interval '1 us')) * 1e6)::bigint as remaining,
     (date_part('epoch', t.now - l.granted_at) * 1e6)::bigint as held_for,

@@ -1,4 +1,10 @@
--- The clock was set back: from now on a lease lasts a TTL, and not until the clock shows what it showed.
+-- Shortens leases that last longer than their TTL because the clock was set back: from now on they last a TTL.
+--
+--  1. `seen`  finds the leases that end later than a TTL from now.
+--  2. `taken` locks their rows, if they have not changed; rows that are locked already are skipped.
+--  3. The update sets their ends.
+--
+-- Parameters: $1 prefix, $2 names. No reply columns are read.
 with seen as materialized (
     select l.ctid as at, l.token, t.now + (l.ttl_us * interval '1 us') as ends
     from clock_timestamp() as t(now)

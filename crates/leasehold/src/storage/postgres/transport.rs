@@ -1,4 +1,4 @@
-//! The bytes of a connection, with TLS or without.
+//! The transport of a connection, with TLS or without.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -12,28 +12,29 @@ use tokio_rustls::client;
 
 use super::certificate::end_point;
 
-/// An opened connection. If it has TLS, that is done: the driver believes that it has it always.
-pub(super) struct Wire {
+/// An open connection below the PostgreSQL protocol. If it uses TLS, the handshake is over. The driver takes every
+/// transport for one with TLS (see [`TlsDone`]).
+pub(super) struct Transport {
     stream: Pin<Box<dyn Stream>>,
-    /// What ties a login to the TLS below it.
+    /// The hash of the server's certificate to which a login by SCRAM is bound.
     end_point: Option<Vec<u8>>,
     pub(super) encrypted: bool,
-    /// The first bytes that came, until they are enough to tell who answers.
+    /// The first bytes that were received, at most [`HEADER`].
     head: Vec<u8>,
 }
 
-/// A type and a length, with which every message begins.
-const HEAD: usize = 5;
-/// As long as the first answer can be: an error. libpq has the same bound.
-const FIRST: u32 = 30_000;
+/// The length of a message's header: its type and its length.
+const HEADER: usize = 5;
+/// The longest first message, which may be an error. libpq has the same limit.
+const FIRST_MESSAGE_MAX: u32 = 30_000;
 
 trait Stream: AsyncRead + AsyncWrite + Send {}
 impl<T: AsyncRead + AsyncWrite + Send> Stream for T {}
 
-/// Tells the driver that TLS is done.
-pub(super) struct Done;
+/// Passes a transport to the driver as one whose TLS handshake is over.
+pub(super) struct TlsDone;
 
-impl Wire {
+impl Transport {
     pub(super) fn plain(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Self {
         Self { stream: Box::pin(stream), end_point: None, encrypted: false, head: Vec::new() }
     }
@@ -47,37 +48,37 @@ impl Wire {
         Self { stream: Box::pin(stream), end_point, encrypted: true, head: Vec::new() }
     }
 
-    /// Whether it may be a PostgreSQL. The driver believes any length, and makes room for it: of something else, the
-    /// first letters can be two gigabytes.
-    fn meet(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let missing = HEAD - self.head.len();
+    /// Refuses what does not begin as a PostgreSQL does. The driver would allocate whatever length it reads, and the first
+    /// letters of another protocol may mean two gigabytes.
+    fn check_header(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let missing = HEADER - self.head.len();
         self.head.extend(bytes.iter().take(missing));
         let [kind, length @ ..] = self.head.as_slice() else { return Ok(()) };
-        let long = length.try_into().is_ok_and(|length| u32::from_be_bytes(length) > FIRST);
+        let long = length.try_into().is_ok_and(|length| u32::from_be_bytes(length) > FIRST_MESSAGE_MAX);
         if !matches!(kind, b'R' | b'E' | b'v' | b'N') || long {
-            return Err(io::Error::other("something answers there that is no PostgreSQL"));
+            return Err(io::Error::other("the server that answers there is no PostgreSQL"));
         }
         Ok(())
     }
 }
 
-impl TlsConnect<Wire> for Done {
-    type Stream = Wire;
+impl TlsConnect<Transport> for TlsDone {
+    type Stream = Transport;
     type Error = Infallible;
-    type Future = Ready<Result<Wire, Infallible>>;
+    type Future = Ready<Result<Transport, Infallible>>;
 
-    fn connect(self, wire: Wire) -> Self::Future {
-        ready(Ok(wire))
+    fn connect(self, transport: Transport) -> Self::Future {
+        ready(Ok(transport))
     }
 }
 
-impl TlsStream for Wire {
+impl TlsStream for Transport {
     fn channel_binding(&self) -> ChannelBinding {
         self.end_point.clone().map_or_else(ChannelBinding::none, ChannelBinding::tls_server_end_point)
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for Transport {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -85,14 +86,14 @@ impl AsyncRead for Wire {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = self.stream.as_mut().poll_read(cx, buf);
-        if self.head.len() < HEAD {
-            self.meet(&buf.filled()[before..])?;
+        if self.head.len() < HEADER {
+            self.check_header(&buf.filled()[before..])?;
         }
         read
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for Transport {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.stream.as_mut().poll_write(cx, buf)
     }

@@ -1,4 +1,7 @@
 -- Finds the claims whose lock is free and whose turn it is, by a snapshot that is newer than their entries.
+--
+-- Parameters: $1 prefix; arrays of the claims: $2 names, $3 owners.
+-- Reply, one row for each claim that it finds: `i`, its number, from 1.
 select c.i
 from rows from (unnest($2::text[]), unnest($3::uuid[])) with ordinality as c(name, owner, i)
 cross join lateral (

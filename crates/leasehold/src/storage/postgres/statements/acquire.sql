@@ -1,6 +1,37 @@
--- Answers each claim: a row each, in their order. Nothing waits for a row that another transaction has locked, of a lock
--- or of a waiter: such a claim is `raced`. A refused claim without `wait` writes nothing. One whose owner holds is left to
--- `renew.sql`.
+-- Decides every claim of a batch. Waits for no row that another transaction has locked, of a lock or of a waiter.
+--
+--  1. `clock`    reads the server's clock once, makes the commit durable, and takes the client's advisory lock in shared
+--                mode. A release that found nothing holds that lock exclusively; then no claim is executed (`fenced`).
+--  2. `claim`    unpacks the arrays. A claim is `timely` until its `not_after`.
+--  3. `found`    reads each lock and the head of its queue as they were when the statement began. It is the claim's
+--                `turn` if the lock is free, and no live waiter of another owner is first.
+--  4. `placed`   locks the claim's own entry in the queue. `seen` adds `able`: the claim has no entry, or it was locked.
+--  5. `taken`    locks the rows of the free locks. `granted` updates them, `made` inserts those that are missing, and
+--                `won` is both together.
+--  6. `queued`   enters each waiting claim that won nothing in the queue, or renews its entry there.
+--  7. `unqueued` deletes the entries of the winners, and the expired entries before them.
+--
+-- A claim without `wait` that is not granted writes nothing. A claim whose owner holds already is left to `renew.sql`.
+--
+-- Parameters: $1 prefix, $2 client id, $3 key of the client's advisory lock; arrays of the claims: $4 names, $5 kinds,
+-- $6 owners, $7 TTLs in us, $8 `not_after`: the last moment of the server's clock for each, in us, $9 wait, $10 labels;
+-- $11 the client whose channel is notified, or null, $12 how long an insert waits for another transaction that inserts
+-- the same row, $13 (array) whether a missing row is inserted.
+--
+-- Reply, one row for each claim, in their order:
+--   now         the server's clock, in us
+--   token       the fencing token, if the claim is granted
+--   timely      false: the claim came too late and did nothing
+--   raced       another transaction has locked a row of it, or changed it since the statement began
+--   missing     `raced`, and the lock has no row
+--   mine        the owner holds the lock already
+--   overlong    the lease lasts longer than its TTL, because the clock was set back
+--   any_waiter  any lock of this prefix has a waiter or an observer
+--   holder, held_token, held_label, remaining, held_for     the holder, if there is one; durations in us
+--   waited      how long the claim has been in the queue, in us; 0 if it has just entered
+--   is_head     the claim is the first in the queue
+--   before      how many are before it, up to 1000, if no channel is notified
+--   observed    the claim is granted, and the lock has observers
 with clock as materialized (
     select t.now, (date_part('epoch', t.now) * 1e6)::bigint as us, {durable} as durable,
         set_config('lock_timeout', $12, true) as patient,
@@ -14,7 +45,7 @@ claim as materialized (
             unnest($13::bool[]))
         with ordinality as c(name, kind, owner, ttl_us, not_after, wait, label, makes, i)
 ),
--- What was there when the statement began. `at` is the version of the row that was seen.
+-- `at` is the version of the row that was read.
 found as materialized (
     select c.*, l.at, l.holder, l.held, l.mine, l.last, l.held_label, l.granted_at, l.ends,
         l.overlong, q.first is not null as queued,
@@ -30,7 +61,7 @@ found as materialized (
         select l.ctid as at, l.owner as holder, l.token as last, l.label as held_label, l.granted_at,
             l.owner is not null and l.expires_at > c.now as held,
             l.owner is not null and l.expires_at > c.now and l.owner = c.owner as mine,
-            -- More than a TTL ahead: the clock was set back.
+            -- No lease counts for longer than its TTL from now, since the clock may have been set back.
             least(l.expires_at, c.now + (l.ttl_us * interval '1 us')) as ends,
             l.expires_at > (c.now + ((l.ttl_us * interval '1 us') + interval '100 ms')) as overlong
         from {locks} l where l.space = $1 and l.name = c.name offset 0
@@ -41,7 +72,7 @@ found as materialized (
         where (select any_waiter from clock) and w.space = $1 and w.name = c.name and w.since < 'infinity'
         order by w.since, w.owner limit 1
     ) q on true
-    -- Only if those before it have died.
+    -- The first live waiter, if the first has expired.
     left join lateral (
         select w.owner from {waiters} w
         where not q.alive and w.space = $1 and w.name = c.name and w.since < 'infinity'
@@ -49,7 +80,7 @@ found as materialized (
         order by w.since, w.owner limit 1
     ) n on true
 ),
--- Those whose own entry could be locked. Whose could not may be handed the lock at this moment.
+-- If the entry is locked, a release may be handing the lock over to its owner.
 placed as materialized (
     select f.i from found f
     cross join lateral (
@@ -62,9 +93,9 @@ seen as materialized (
     from found f left join placed p on p.i = f.i
     cross join lateral (select not f.has_place or p.i is not null as able) a
 ),
--- FOR UPDATE, not what an update takes: whoever pins the row by FOR KEY SHARE keeps it from another owner. The row is
--- looked at again when it is locked: a newer version may have come, and before PostgreSQL 15.15 (and 13.23, 14.20, 16.11,
--- 17.7, 18.1) a condition on `ctid` alone is not checked of that.
+-- FOR UPDATE, not the weaker lock of an update: a transaction that pins the row by FOR KEY SHARE keeps it from another
+-- owner. The row is checked again once it is locked, since a newer version may have come. Before PostgreSQL 15.15 (and
+-- 13.23, 14.20, 16.11, 17.7, 18.1) a condition on `ctid` alone is not checked against that version.
 taken as materialized (
     select s.* from seen s
     cross join lateral (
@@ -104,7 +135,6 @@ queued as (
         since = case when w.until >= excluded.since and w.until <= excluded.until then w.since else excluded.since end
     returning w.name, w.since
 ),
--- Its own entry, and those of the dead before it.
 unqueued as (
     delete from {waiters} w
     where (select any_waiter from clock) and w.ctid = any (array(
@@ -137,7 +167,7 @@ select s.us as now, won.token, s.timely,
     case when won.token is null and s.held then (date_part('epoch', s.now - s.granted_at) * 1e6)::bigint end as held_for,
     (date_part('epoch', s.now - w.since) * 1e6)::bigint as waited,
     s.head = s.owner as is_head,
-    -- How many stand before it, roughly, if it has to ask for itself when its turn comes.
+    -- Roughly; it decides when a client that is not notified asks again.
     case when w.since is not null and $11::text is null then (
         select count(*) from (
             select from {waiters} b where b.space = $1 and b.name = s.name and b.since < w.since limit 1000
