@@ -53,6 +53,7 @@ fn a_cycle_is_one_statement_to_acquire_one_to_renew_and_two_to_release() {
     });
 }
 
+// `ON CONFLICT DO UPDATE … WHERE` would lock the row even where the condition is false.
 #[test]
 fn refused_tries_write_nothing() {
     run(async {
@@ -203,6 +204,7 @@ fn two_clients_that_take_locks_in_opposite_orders_never_deadlock() {
     });
 }
 
+// With default settings, about 12,800 advisory locks exhaust the shared memory of the whole server.
 #[test]
 fn ten_thousand_holds_take_no_lock_of_the_server() {
     run(async {

@@ -168,6 +168,7 @@ fn a_standby_alone_is_no_place_to_lock() {
     });
 }
 
+// Nothing is bound to a connection.
 #[test]
 fn connections_that_are_terminated_end_no_hold() {
     run(async {

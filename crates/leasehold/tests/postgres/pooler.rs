@@ -43,6 +43,7 @@ fn behind_a_pooler_there_are_no_prepared_statements_no_notifications_and_no_sett
     });
 }
 
+// The holder needs a connection to release, and waiters could occupy the whole pool.
 #[test]
 fn waiters_behind_a_pool_of_one_are_served_in_time() {
     run(async {

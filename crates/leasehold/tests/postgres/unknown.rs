@@ -165,7 +165,7 @@ fn a_claim_whose_commit_is_unknown_five_times_is_granted_once() {
             let error = acquire(&storage, &mine).await.expect_err("cut");
             assert_eq!(error.kind(), ErrorKind::Unavailable);
             lost.sprung().await.expect("armed");
-            let holder = other.inspect(&mine.name).await.expect("answered").expect("held");
+            let holder = other.inspect(&mine.name).await.expect("answered").pop().expect("held");
             assert_eq!(holder.owner, mine.owner);
             assert!(token.is_none_or(|token| token == holder.token), "{token:?} {holder:?}");
             token = Some(holder.token);
@@ -191,6 +191,7 @@ fn an_acquire_survives_connections_that_break_after_every_request() {
     });
 }
 
+// The server may report a timeout for a statement that has taken its lock.
 #[test]
 fn canceled_statements_leave_no_lock_of_any_kind() {
     run(async {
@@ -352,7 +353,7 @@ fn a_release_that_found_nothing_is_followed_by_no_grant() {
         sql(common(), &format!("insert into {table}gate default values"));
         let released = within(soon(), releasing).await.expect("no panic").expect("answered");
         assert_eq!(released, ReleaseReply::NotHeld);
-        assert_eq!(other.inspect(&mine.name).await.expect("answered"), None, "a lease without a holder");
+        assert_eq!(other.inspect(&mine.name).await.expect("answered"), [], "a lease without a holder");
         take(&other, &claim("job")).await;
     });
 }

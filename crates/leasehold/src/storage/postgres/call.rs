@@ -51,8 +51,11 @@ pub(super) fn owners(claims: &[&Claim]) -> Vec<Uuid> {
     claims.iter().map(|claim| id(claim.owner)).collect()
 }
 
+/// The value of the column `kind` for an exclusive lock.
+const KIND: &str = "mutex";
+
 pub(super) fn kinds(claims: &[&Claim]) -> Vec<&'static str> {
-    claims.iter().map(|claim| claim.kind.as_str()).collect()
+    vec![KIND; claims.len()]
 }
 
 pub(super) fn labels<'a>(claims: &[&'a Claim]) -> Vec<Option<&'a str>> {

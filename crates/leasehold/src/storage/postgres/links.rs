@@ -29,7 +29,7 @@ impl Links {
     }
 
     /// Returns the connection over which leases are renewed and released: the main one, or the side one while the main one
-    /// is stuck. So the leases that are held do not wait behind acquires.
+    /// is stuck. So releases and renewals never wait behind acquires (invariant 8 of docs/architecture.md).
     pub(super) async fn for_lease(&self) -> Result<(&Server, Arc<Link>)> {
         if let Some(main) = self.main.open_link().filter(|link| link.is_stuck() && !link.pooled)
             && let Ok(side) = self.side.link_now().await

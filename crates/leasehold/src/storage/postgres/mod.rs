@@ -57,8 +57,8 @@ use super::net::hints::Hinter;
 use super::registry::Target;
 use super::url::Url;
 use super::{
-    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, ReleaseReply, RenewReply,
-    Storage,
+    AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, ReleaseReply,
+    RenewReply, Storage,
 };
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, Result};
@@ -235,11 +235,11 @@ impl Storage for Postgres {
         for_each_claim(claims, self.send_release(claims, self.clock.now()).await)
     }
 
-    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
+    async fn inspect(&self, name: &Name) -> Result<Vec<Holder>> {
         inspect::inspect(&*self.links.main.link().await?, &self.config.space, name).await
     }
 
-    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
+    async fn list(&self, prefix: &str, after: Option<&Cursor>, limit: usize) -> Result<Vec<Holder>> {
         inspect::list(&*self.links.main.link().await?, &self.config.space, prefix, after, limit).await
     }
 

@@ -168,7 +168,7 @@ impl Statement {
             Self::Notify | Self::NotifyIfAnyWaiter => &[TEXT, TEXTS, TEXT, NUMBERS],
             Self::NotifyOwners => &[TEXTS, UUIDS],
             Self::Inspect => &[TEXT, TEXT],
-            Self::List => &[TEXT, TEXT, FLAG, TEXT, NUMBER, TEXT, NUMBER],
+            Self::List => &[TEXT, TEXT, NUMBER, TEXT, NUMBER, TEXT, NUMBER],
             Self::Watch => &[TEXT, Type::UUID, TEXT, TEXTS],
             Self::Unwatch => &[TEXT, Type::UUID, TEXTS],
             Self::DeleteExpired => &[],

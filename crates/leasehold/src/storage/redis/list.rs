@@ -12,7 +12,7 @@ use super::link::{Link, Server};
 use super::request::senseless;
 use crate::error::Result;
 use crate::storage::progress::Progress;
-use crate::storage::{Holder, Name};
+use crate::storage::{Cursor, Holder, Name};
 
 /// How many keys the server looks at, at a time: less than half a millisecond.
 const SCAN_STEP: usize = 1000;
@@ -30,7 +30,7 @@ struct Rest {
     list: u64,
     prefix: String,
     /// Where the page before ended.
-    after: Name,
+    after: Cursor,
     names: BTreeSet<Name>,
 }
 
@@ -45,7 +45,7 @@ impl Pages {
         &self,
         progress: &Progress,
         prefix: &str,
-        after: Option<&Name>,
+        after: Option<&Cursor>,
     ) -> Option<BTreeSet<Name>> {
         let mut rests = self.rests();
         let same =
@@ -75,7 +75,7 @@ pub(in crate::storage) struct Page<'p> {
     pages: &'p Pages,
     list: u64,
     prefix: &'p str,
-    after: Option<&'p Name>,
+    after: Option<&'p Cursor>,
     /// Those to look at; they stay until their holders are known.
     names: BTreeSet<Name>,
     looked: Vec<Name>,
@@ -89,7 +89,7 @@ impl<'p> Page<'p> {
         pages: &'p Pages,
         progress: &Progress,
         prefix: &'p str,
-        after: Option<&'p Name>,
+        after: Option<&'p Cursor>,
         names: BTreeSet<Name>,
         limit: usize,
     ) -> Self {
@@ -107,7 +107,8 @@ impl<'p> Page<'p> {
 
     /// Takes in the holders among those names, in any order.
     pub(in crate::storage) fn add(&mut self, mut holders: Vec<Holder>) {
-        holders.sort_by(|a, b| a.name.cmp(&b.name));
+        holders.retain(|holder| self.after.is_none_or(|after| holder.cursor() > *after));
+        holders.sort_by_key(Holder::cursor);
         self.holders.extend(holders);
     }
 
@@ -117,13 +118,13 @@ impl<'p> Page<'p> {
         self.looked.clear();
         // Also if no name is left: a caller that asks for more must not have the database gone through again to learn that.
         if let Some(last) = holders.last().filter(|_| holders.len() >= self.limit) {
-            self.keep(last.name.clone());
+            self.keep(last.cursor());
         }
         self.after = None;
         holders
     }
 
-    fn keep(&mut self, after: Name) {
+    fn keep(&mut self, after: Cursor) {
         let names = std::mem::take(&mut self.names);
         self.pages.keep(Rest { list: self.list, prefix: self.prefix.to_owned(), after, names });
     }
@@ -144,7 +145,7 @@ pub(in crate::storage) async fn on(
     keys: &Keys,
     pages: &Pages,
     prefix: &str,
-    after: Option<&Name>,
+    after: Option<&Cursor>,
     limit: usize,
 ) -> Result<Vec<Holder>> {
     let link = server.link().await?;
@@ -169,7 +170,7 @@ pub(in crate::storage) async fn names(
     keys: &Keys,
     progress: &Progress,
     prefix: &str,
-    after: Option<&Name>,
+    after: Option<&Cursor>,
 ) -> Result<BTreeSet<Name>> {
     let (pattern, mut cursor, mut names) = (keys.pattern(prefix), "0".to_owned(), BTreeSet::new());
     loop {
@@ -180,9 +181,9 @@ pub(in crate::storage) async fn names(
             from_redis_value(answer).map_err(|_| senseless(&link.place))?;
         progress.step();
         let found = found.iter().filter_map(|record| keys.name_of(record));
-        names.extend(
-            found.filter(|name| name.as_str().starts_with(prefix) && after.is_none_or(|after| name > after)),
-        );
+        names.extend(found.filter(|name| {
+            name.as_str().starts_with(prefix) && after.is_none_or(|after| *name >= after.name)
+        }));
         if next == "0" {
             return Ok(names);
         }
@@ -222,7 +223,7 @@ mod tests {
             }
             let page = page.end();
             let more = page.len() == 200;
-            after = page.last().map(|holder| holder.name.clone()).or(after);
+            after = page.last().map(Holder::cursor).or(after);
             listed.extend(page.into_iter().map(|holder| holder.name));
             if !more {
                 break;

@@ -39,8 +39,8 @@ use super::net::hints::Hinter;
 use super::registry::Target;
 use super::url::Url;
 use super::{
-    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, ReleaseReply, RenewReply,
-    Storage, Tier,
+    AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, ReleaseReply,
+    RenewReply, Storage, Tier,
 };
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -165,12 +165,13 @@ impl Storage for Redis {
         self.reach.each(&Releasing { around: self.around() }, claims).await
     }
 
-    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
+    async fn inspect(&self, name: &Name) -> Result<Vec<Holder>> {
         let verb = Inspecting { keys: &self.config.keys };
-        self.reach.each(&verb, std::slice::from_ref(name)).await.pop().unwrap_or(Ok(None))
+        let seen = self.reach.each(&verb, std::slice::from_ref(name)).await.pop().unwrap_or(Ok(None))?;
+        Ok(seen.into_iter().collect())
     }
 
-    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
+    async fn list(&self, prefix: &str, after: Option<&Cursor>, limit: usize) -> Result<Vec<Holder>> {
         match &self.reach {
             Reach::One(Primary { server, .. }) => {
                 list::on(server, &self.config.keys, &self.pages, prefix, after, limit).await

@@ -18,7 +18,7 @@ use crate::storage::redis::replicas::{self, Confirmation};
 use crate::storage::redis::request::call_all;
 use crate::storage::redis::slots;
 use crate::storage::redis::verbs::{Inspecting, Verb};
-use crate::storage::{Holder, Name};
+use crate::storage::{Cursor, Holder, Name};
 
 /// What is asked about the locks of one slot; the items by their numbers.
 struct Part {
@@ -68,7 +68,7 @@ impl Cluster {
         self: &Arc<Self>,
         pages: &Pages,
         prefix: &str,
-        after: Option<&Name>,
+        after: Option<&Cursor>,
         limit: usize,
     ) -> Result<Vec<Holder>> {
         let keys = &self.config.keys;
@@ -99,7 +99,7 @@ impl Cluster {
         self: &Arc<Self>,
         progress: &Progress,
         prefix: &str,
-        after: Option<&Name>,
+        after: Option<&Cursor>,
     ) -> Result<BTreeSet<Name>> {
         let nodes = self.nodes();
         let found = join_all(nodes.iter().map(async |node| {

@@ -9,7 +9,7 @@ use super::nodes::{LONGEST, Nodes};
 use crate::error::Result;
 use crate::storage::progress::Progress;
 use crate::storage::redis::list::{Page, Pages};
-use crate::storage::{Holder, Name, Owner};
+use crate::storage::{Cursor, Holder, Name, Owner};
 
 /// How long a server that lists may take for a step.
 const LIST_LIMIT: Duration = Duration::from_secs(4);
@@ -53,7 +53,7 @@ pub(super) async fn list(
     nodes: &Nodes,
     pages: &Pages,
     prefix: &str,
-    after: Option<&Name>,
+    after: Option<&Cursor>,
     limit: usize,
 ) -> Result<Vec<Holder>> {
     let progress = Progress::current();
@@ -76,7 +76,7 @@ async fn names(
     nodes: &Nodes,
     progress: &Progress,
     prefix: &str,
-    after: Option<&Name>,
+    after: Option<&Cursor>,
 ) -> Result<BTreeSet<Name>> {
     let (prefix, after): (Arc<str>, _) = (prefix.into(), after.cloned());
     let mut answers = nodes.ask(|node| {

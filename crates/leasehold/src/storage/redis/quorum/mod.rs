@@ -34,8 +34,8 @@ use crate::storage::net::hints::Hinter;
 use crate::storage::registry::Target;
 use crate::storage::url::Url;
 use crate::storage::{
-    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Owner, ReleaseReply,
-    RenewReply, Storage, Tier,
+    AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Owner,
+    ReleaseReply, RenewReply, Storage, Tier,
 };
 
 /// Keeps locks in several independent Redis or Valkey servers, of which a majority decides.
@@ -176,11 +176,11 @@ impl Storage for RedisQuorum {
         keep::release(&self.nodes, claims, sent)
     }
 
-    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
-        look::inspect(&self.nodes, name).await
+    async fn inspect(&self, name: &Name) -> Result<Vec<Holder>> {
+        Ok(look::inspect(&self.nodes, name).await?.into_iter().collect())
     }
 
-    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
+    async fn list(&self, prefix: &str, after: Option<&Cursor>, limit: usize) -> Result<Vec<Holder>> {
         look::list(&self.nodes, &self.pages, prefix, after, limit).await
     }
 

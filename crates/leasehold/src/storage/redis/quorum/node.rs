@@ -16,7 +16,7 @@ use crate::storage::progress::Progress;
 use crate::storage::redis::config::Place;
 use crate::storage::redis::link::{Link, Server};
 use crate::storage::redis::list;
-use crate::storage::{Claim, Holder, Name, Owner, ReleaseReply, Token};
+use crate::storage::{Claim, Cursor, Holder, Name, Owner, ReleaseReply, Token};
 
 pub(super) struct Node {
     pub(super) index: usize,
@@ -300,7 +300,7 @@ impl Node {
         &self,
         progress: &Progress,
         prefix: &str,
-        after: Option<&Name>,
+        after: Option<&Cursor>,
     ) -> Result<BTreeSet<Name>> {
         let link = self.join().await?;
         list::names(&link, &self.config.redis.keys, progress, prefix, after).await
