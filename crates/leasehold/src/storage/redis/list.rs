@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use redis::{cmd, from_redis_value};
 
 use super::answers::explain;
-use super::claims::{inspect_request, inspected};
+use super::inspect::{inspect_request, inspected};
 use super::keys::Keys;
 use super::link::{Link, Server};
 use super::request::senseless;

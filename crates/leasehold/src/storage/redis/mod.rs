@@ -1,7 +1,7 @@
 #![doc = include_str!("README.md")]
 
+mod acquire;
 pub(in crate::storage) mod answers;
-pub(in crate::storage) mod claims;
 mod cluster;
 pub(in crate::storage) mod config;
 pub(in crate::storage) mod connect;
@@ -9,14 +9,18 @@ pub(in crate::storage) mod facts;
 mod failover;
 mod findings;
 pub(in crate::storage) mod hints;
+mod inspect;
 pub(in crate::storage) mod keys;
 pub(in crate::storage) mod link;
 pub(in crate::storage) mod list;
+mod operation;
 pub mod quorum;
+mod release;
+mod renew;
 mod replicas;
+mod replies;
 pub(in crate::storage) mod request;
 mod slots;
-mod verbs;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,15 +30,18 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::sync::mpsc;
 
-use self::claims::Around;
+use self::acquire::Acquiring;
 use self::cluster::Cluster;
 pub use self::config::Config;
 use self::config::Servers;
 use self::connect::Connector;
 use self::hints::Listener;
+use self::inspect::Inspecting;
 use self::link::Server;
 use self::list::Pages;
-use self::verbs::{Acquiring, Inspecting, Releasing, Renewing, Verb};
+use self::operation::{Around, Verb};
+use self::release::Releasing;
+use self::renew::Renewing;
 use super::net::hints::Hinter;
 use super::registry::Target;
 use super::url::Url;

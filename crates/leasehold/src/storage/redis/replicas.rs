@@ -12,8 +12,8 @@ use redis::{Cmd, Value, cmd, from_redis_value};
 
 use super::answers::explain;
 use super::link::{Link, Server};
+use super::operation::Verb;
 use super::request::call_all;
-use super::verbs::Verb;
 use crate::clock::millis;
 use crate::error::{Error, ErrorKind, Result};
 

@@ -13,11 +13,12 @@ use super::{Cluster, Node, unserved};
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::progress::Progress;
 use crate::storage::redis::answers::{Remedy, explain, remedy};
+use crate::storage::redis::inspect::Inspecting;
 use crate::storage::redis::list::{self, Page, Pages};
+use crate::storage::redis::operation::Verb;
 use crate::storage::redis::replicas::{self, Confirmation};
 use crate::storage::redis::request::call_all;
 use crate::storage::redis::slots;
-use crate::storage::redis::verbs::{Inspecting, Verb};
 use crate::storage::{Holder, Name};
 
 /// What is asked about the locks of one slot; the items by their numbers.

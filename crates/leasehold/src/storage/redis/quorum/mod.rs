@@ -4,10 +4,12 @@ mod acquire;
 mod ballot;
 mod config;
 mod hints;
-mod keep;
-mod look;
+mod inspect;
+mod list;
 mod node;
 mod nodes;
+mod release;
+mod renew;
 mod script;
 mod standing;
 
@@ -168,20 +170,20 @@ impl Storage for RedisQuorum {
 
     fn renew(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<RenewReply>>> + Send {
         let sent = self.nodes.clock.now();
-        keep::renew(&self.nodes, claims, sent)
+        renew::renew(&self.nodes, claims, sent)
     }
 
     fn release(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<ReleaseReply>>> + Send {
         let sent = self.nodes.clock.now();
-        keep::release(&self.nodes, claims, sent)
+        release::release(&self.nodes, claims, sent)
     }
 
     async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
-        look::inspect(&self.nodes, name).await
+        inspect::inspect(&self.nodes, name).await
     }
 
     async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
-        look::list(&self.nodes, &self.pages, prefix, after, limit).await
+        list::list(&self.nodes, &self.pages, prefix, after, limit).await
     }
 
     async fn findings(&self) -> Result<Vec<Finding>> {

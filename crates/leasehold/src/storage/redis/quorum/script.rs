@@ -8,10 +8,10 @@ use super::standing::{Known, Mark, Marker, Standing, read_counts};
 use crate::clock::{Moment, millis};
 use crate::error::Result;
 use crate::storage::redis::answers::explain_text;
-use crate::storage::redis::claims::{foreign, holder, late};
 use crate::storage::redis::config::Config;
 use crate::storage::redis::keys::Companion;
 use crate::storage::redis::link::{Link, Server};
+use crate::storage::redis::replies::{foreign, holder, late};
 use crate::storage::redis::request::{Request, Source, script};
 use crate::storage::{Claim, Holder, Name, ReleaseReply, Token, WAITER_TTL};
 
