@@ -1,22 +1,26 @@
-//! Looks at holders: the request, and the replies to it.
+//! Inspections: the holders of locks, without changing anything.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::keys::{Companion, Keys};
 use super::link::Link;
-use super::operation::Verb;
-use super::replies::{foreign, holder};
-use super::request::{Answer, INSPECT, Part, Request};
+use super::operation::Operation;
+use super::replies::{Entry, Reply, wrong_type};
+use super::request::Request;
+use super::script::{Script, script};
 use crate::error::Result;
 use crate::storage::{Holder, Name};
 
-pub(super) struct Inspecting<'a> {
+static SCRIPT: LazyLock<Script> = script!("inspect.lua");
+
+pub(super) struct Inspect<'a> {
     pub(super) keys: &'a Keys,
 }
 
-impl Verb for Inspecting<'_> {
+impl Operation for Inspect<'_> {
     type Item = Name;
-    type Answer = Option<Holder>;
+    type Reply = Option<Holder>;
 
     fn name<'i>(&self, name: &'i Name) -> &'i Name {
         name
@@ -34,14 +38,14 @@ impl Verb for Inspecting<'_> {
         Some(narrow_inspect_request(self.keys, names))
     }
 
-    fn read(&self, answer: Answer<'_>, names: &[&Name]) -> Result<Vec<Result<Option<Holder>>>> {
-        inspected(answer, names)
+    fn read(&self, reply: Reply<'_>, names: &[&Name]) -> Result<Vec<Result<Option<Holder>>>> {
+        inspected(reply, names)
     }
 }
 
-/// Asks who holds each of the names; they are of one slot on a Cluster.
-pub(in crate::storage) fn inspect_request(keys: &Keys, names: &[&Name]) -> Request {
-    let mut request = Request::new(&INSPECT, names.len() * 3, 0);
+/// Returns the request for the holder of each name. On a Cluster all names have the same slot.
+pub(super) fn inspect_request(keys: &Keys, names: &[&Name]) -> Request {
+    let mut request = Request::new(&SCRIPT, names.len() * 3, 0);
     for name in names {
         request.with(|key| keys.lock(name, key));
         request.with(|key| keys.companion(name, Companion::Record, key));
@@ -51,9 +55,9 @@ pub(in crate::storage) fn inspect_request(keys: &Keys, names: &[&Name]) -> Reque
     request
 }
 
-/// The same without who waits, who need not be there.
+/// Returns the same request without the waiters, whose key may be missing.
 fn narrow_inspect_request(keys: &Keys, names: &[&Name]) -> Request {
-    let mut request = Request::new(&INSPECT, names.len() * 2, 1);
+    let mut request = Request::new(&SCRIPT, names.len() * 2, 1);
     for name in names {
         request.with(|key| keys.lock(name, key));
         request.with(|key| keys.companion(name, Companion::Record, key));
@@ -62,24 +66,21 @@ fn narrow_inspect_request(keys: &Keys, names: &[&Name]) -> Request {
     request
 }
 
-/// One answer per name. A key that is no lock is an error, which `inspect` shows and `list` leaves out.
-pub(in crate::storage) fn inspected(
-    mut answer: Answer<'_>,
-    names: &[&Name],
-) -> Result<Vec<Result<Option<Holder>>>> {
+/// Reads one reply per name. A key of another type is an error, which `inspect` returns and `list` leaves out.
+pub(super) fn inspected(mut reply: Reply<'_>, names: &[&Name]) -> Result<Vec<Result<Option<Holder>>>> {
     let mut all = Vec::with_capacity(names.len());
     for name in names {
-        let mut answer = match answer.part()? {
-            Part::List(list) => list,
-            Part::Number(_) => {
+        let mut entry = match reply.entry()? {
+            Entry::List(list) => list,
+            Entry::Number(_) => {
                 all.push(Ok(None));
                 continue;
             }
         };
-        all.push(match answer.integer()? {
-            2 => Ok(holder(&mut answer, name)?),
-            4 => Err(foreign(&answer.text()?, name)),
-            _ => return Err(answer.senseless()),
+        all.push(match entry.integer()? {
+            2 => Ok(entry.holder(name)?),
+            4 => Err(wrong_type(&entry.text()?, name)),
+            _ => return Err(entry.malformed()),
         });
     }
     Ok(all)

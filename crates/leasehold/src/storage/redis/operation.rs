@@ -1,104 +1,112 @@
-//! What can be asked of the servers of a Cluster: each verb's request and its answer.
+//! What the storage can be asked about locks, at one server as at the nodes of a Cluster.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Primary;
 use super::config::Config;
 use super::connect::LIMIT;
-use super::keys::{Companion, Keys};
+use super::keys::Companion;
 use super::link::{Link, Server};
-use super::request::{Answer, Request};
+use super::replies::Reply;
+use super::request::Request;
+use super::topology::Primary;
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::storage::{Claim, Name};
 
-/// What a batch's scripts need besides the claims.
-#[derive(Clone, Copy)]
-pub(in crate::storage) struct Around<'a> {
-    pub(in crate::storage) config: &'a Config,
-    /// This client's id.
-    pub(in crate::storage) client: &'a str,
-    /// Whether this client's channel is listened to.
-    pub(in crate::storage) listening: bool,
-    pub(in crate::storage) cluster: bool,
-}
-
-/// One kind of question about locks. The items of one request are of one slot.
-pub(super) trait Verb: Send + Sync {
-    /// What is asked, about one lock.
+/// One kind of request about locks. On a Cluster the items of one request have the same slot.
+pub(super) trait Operation: Send + Sync {
+    /// What one entry of the request is about.
     type Item: Sync;
-    type Answer: Send;
+    type Reply: Send;
 
     fn name<'i>(&self, item: &'i Self::Item) -> &'i Name;
 
-    /// How long one server may take; the others' answers wait for it. `None` if nobody else's do.
+    /// Returns how long one node of a Cluster may take, since the replies of the others wait for it. `None`: no reply
+    /// of another node does.
     fn limit(&self, items: &[Self::Item]) -> Option<Duration>;
 
     fn request(&self, link: &Link, items: &[&Self::Item]) -> Request;
 
-    fn read(&self, answer: Answer<'_>, items: &[&Self::Item]) -> Result<Vec<Result<Self::Answer>>>;
+    fn read(&self, reply: Reply<'_>, items: &[&Self::Item]) -> Result<Vec<Result<Self::Reply>>>;
 
-    /// Asks with fewer keys: those that are there while anything is to be done. While a slot moves, a node refuses a
-    /// request of which it has some keys and not others. `None` if the others are needed.
+    /// Returns the request with fewer keys: those that every lock has. While a slot moves, a node refuses a request if
+    /// it has only some of its keys. `None` if the other keys are needed.
     fn narrow(&self, _items: &[&Self::Item]) -> Option<Request> {
         None
     }
 
-    /// Returns the connection on which to ask, if an answer may count only when replicas have what was written.
+    /// Returns the connection to use if a reply counts only once replicas have confirmed what was written.
     fn confirming<'p>(&self, _primary: &'p Primary) -> Option<&'p Arc<Server>> {
         None
     }
 
-    /// How many replicas must have what was written, where the server's failovers ask for `least`.
+    /// Returns how many replicas must confirm, where failovers require `least`.
     fn confirmations(&self, _least: u32) -> u32 {
         0
     }
 
-    /// How long replicas may take.
+    /// Returns how long replicas may take.
     fn patience(&self, _items: &[&Self::Item]) -> Duration {
         LIMIT
     }
 
-    /// Returns `true` if the answer is worth nothing unless replicas have what was written.
-    fn must_be_confirmed(&self, _answer: &Self::Answer) -> bool {
+    /// Returns `true` if the reply counts only once replicas have confirmed it.
+    fn must_be_confirmed(&self, _reply: &Self::Reply) -> bool {
         false
     }
 }
 
-/// How many keys there are, without the epoch.
-pub(super) fn keys_of(around: Around<'_>, claims: &[&Claim]) -> usize {
-    claims.len() * if around.cluster { 4 } else { 2 }
+/// What the requests of a client have in common.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub(super) config: &'a Config,
+    /// The id of this client.
+    pub(super) client: &'a str,
+    /// Whether this client is subscribed to its channel.
+    pub(super) listening: bool,
+    pub(super) cluster: bool,
 }
 
-pub(super) fn own_keys(request: &mut Request, keys: &Keys, claims: &[&Claim]) {
-    for claim in claims {
-        request.with(|key| keys.lock(&claim.name, key));
-        request.with(|key| keys.companion(&claim.name, Companion::Record, key));
+impl Context<'_> {
+    /// Returns how many keys [`Context::put_keys`] adds.
+    pub(super) fn key_count(self, claims: &[&Claim]) -> usize {
+        claims.len() * if self.cluster { 4 } else { 2 }
+    }
+
+    /// Adds the locks and their records; on a Cluster also their queues and waiters. On one server the scripts derive
+    /// these when they are needed.
+    pub(super) fn put_keys(self, request: &mut Request, claims: &[&Claim]) {
+        self.put_own_keys(request, claims);
+        let keys = &self.config.keys;
+        for claim in claims.iter().filter(|_| self.cluster) {
+            request.with(|key| keys.companion(&claim.name, Companion::Queue, key));
+            request.with(|key| keys.companion(&claim.name, Companion::Waiters, key));
+        }
+    }
+
+    /// Adds the locks and their records.
+    pub(super) fn put_own_keys(self, request: &mut Request, claims: &[&Claim]) {
+        let keys = &self.config.keys;
+        for claim in claims {
+            request.with(|key| keys.lock(&claim.name, key));
+            request.with(|key| keys.companion(&claim.name, Companion::Record, key));
+        }
     }
 }
 
-/// On one server the scripts put these together when they are needed.
-pub(super) fn queue_keys(request: &mut Request, around: Around<'_>, claims: &[&Claim]) {
-    let keys = &around.config.keys;
-    for claim in claims.iter().filter(|_| around.cluster) {
-        request.with(|key| keys.companion(&claim.name, Companion::Queue, key));
-        request.with(|key| keys.companion(&claim.name, Companion::Waiters, key));
-    }
-}
-
-/// Puts the last moment at which a claim may be executed, by the server's clock, as wide as the scripts want it.
-pub(super) fn not_after(request: &mut Request, link: &Link, claim: &Claim, sent: Moment) {
+/// Adds the moment from which on a claim is too late, by the server's clock, in the width that the scripts require.
+pub(super) fn put_limit(request: &mut Request, link: &Link, claim: &Claim, sent: Moment) {
     let limit = link.time.not_after(sent, claim.patience).unwrap_or(0);
     request.put(format_args!("{limit:016}"));
 }
 
-/// Three quarters of the shortest time within which somebody wants an answer: the rest is for the way back. One who
-/// has no time at all gets nothing either way, and shall not cost the others theirs.
+/// Returns three quarters of the shortest time within which a claim needs its reply: the rest is for the way back. A
+/// claim that has hardly any time gets its reply too late in any case, and must not cut the time of the others.
 pub(super) fn shortest(claims: &[Claim], span: impl Fn(&Claim) -> Duration) -> Option<Duration> {
-    let shortest = claims.iter().map(span).filter(|span| *span >= SHORTEST).min();
+    let shortest = claims.iter().map(span).filter(|span| *span >= SPAN_MIN).min();
     Some(std::cmp::min(shortest.unwrap_or(LIMIT) * 3 / 4, LIMIT))
 }
 
 /// A sixth of the shortest TTL.
-const SHORTEST: Duration = Duration::from_millis(16);
+const SPAN_MIN: Duration = Duration::from_millis(16);

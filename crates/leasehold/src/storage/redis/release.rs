@@ -1,21 +1,26 @@
-//! Releases: the request, and the replies to it.
+//! Releases.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use super::answers::explain_text;
+use super::errors::explain_script_error;
 use super::link::Link;
-use super::operation::{Around, Verb, keys_of, own_keys, queue_keys, shortest};
-use super::request::{Answer, RELEASE, Request};
+use super::operation::{Context, Operation, shortest};
+use super::replies::Reply;
+use super::request::Request;
+use super::script::{Script, script};
 use crate::error::Result;
 use crate::storage::{Claim, Name, ReleaseReply};
 
-pub(super) struct Releasing<'a> {
-    pub(super) around: Around<'a>,
+static SCRIPT: LazyLock<Script> = script!("release.lua");
+
+pub(super) struct Release<'a> {
+    pub(super) context: Context<'a>,
 }
 
-impl Verb for Releasing<'_> {
+impl Operation for Release<'_> {
     type Item = Claim;
-    type Answer = ReleaseReply;
+    type Reply = ReleaseReply;
 
     fn name<'i>(&self, claim: &'i Claim) -> &'i Name {
         &claim.name
@@ -26,52 +31,40 @@ impl Verb for Releasing<'_> {
     }
 
     fn request(&self, _link: &Link, claims: &[&Claim]) -> Request {
-        release_request(self.around, claims)
+        let keys = self.context.key_count(claims);
+        let mut request = Request::new(&SCRIPT, keys, claims.len() + 4);
+        self.context.put_keys(&mut request, claims);
+        self.put_args(&mut request, claims, if self.context.cluster { "cluster" } else { "" });
+        request
     }
 
     fn narrow(&self, claims: &[&Claim]) -> Option<Request> {
-        Some(narrow_release_request(self.around, claims))
+        let mut request = Request::new(&SCRIPT, claims.len() * 2, claims.len() + 4);
+        self.context.put_own_keys(&mut request, claims);
+        self.put_args(&mut request, claims, "narrow");
+        Some(request)
     }
 
-    fn read(&self, answer: Answer<'_>, claims: &[&Claim]) -> Result<Vec<Result<ReleaseReply>>> {
-        released(answer, claims)
+    fn read(&self, mut reply: Reply<'_>, claims: &[&Claim]) -> Result<Vec<Result<ReleaseReply>>> {
+        let mut all = Vec::with_capacity(claims.len());
+        for _ in claims {
+            all.push(match reply.integer()? {
+                0 => Ok(ReleaseReply::NotHeld),
+                1 => Ok(ReleaseReply::Released),
+                -1 => Err(explain_script_error("TRYAGAIN", reply.place)),
+                _ => return Err(reply.malformed()),
+            });
+        }
+        Ok(all)
     }
 }
 
-fn release_request(around: Around<'_>, claims: &[&Claim]) -> Request {
-    let keys = &around.config.keys;
-    let mut request = Request::new(&RELEASE, keys_of(around, claims), claims.len() + 4);
-    own_keys(&mut request, keys, claims);
-    queue_keys(&mut request, around, claims);
-    request.args().put(claims.len()).text(around.client).text(&keys.channels());
-    request.text(if around.cluster { "cluster" } else { "" });
-    for claim in claims {
-        request.put(claim.owner);
+impl Release<'_> {
+    fn put_args(&self, request: &mut Request, claims: &[&Claim], keys: &str) {
+        let Context { config, client, .. } = self.context;
+        request.args().put(claims.len()).text(client).text(&config.keys.channels()).text(keys);
+        for claim in claims {
+            request.put(claim.owner);
+        }
     }
-    request
-}
-
-/// The same without the keys of the queue, for a Cluster: they need not be there, and only pass the turn on.
-fn narrow_release_request(around: Around<'_>, claims: &[&Claim]) -> Request {
-    let keys = &around.config.keys;
-    let mut request = Request::new(&RELEASE, claims.len() * 2, claims.len() + 4);
-    own_keys(&mut request, keys, claims);
-    request.args().put(claims.len()).text(around.client).text(&keys.channels()).text("narrow");
-    for claim in claims {
-        request.put(claim.owner);
-    }
-    request
-}
-
-fn released(mut answer: Answer<'_>, claims: &[&Claim]) -> Result<Vec<Result<ReleaseReply>>> {
-    let mut all = Vec::with_capacity(claims.len());
-    for _ in claims {
-        all.push(match answer.integer()? {
-            0 => Ok(ReleaseReply::NotHeld),
-            1 => Ok(ReleaseReply::Released),
-            -1 => Err(explain_text("TRYAGAIN", answer.place())),
-            _ => return Err(answer.senseless()),
-        });
-    }
-    Ok(all)
 }

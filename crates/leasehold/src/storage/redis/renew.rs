@@ -1,38 +1,67 @@
-//! Renewals: the request, and the replies to it.
+//! Renewals.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use super::Primary;
 use super::connect::LIMIT;
 use super::link::{Link, Server};
-use super::operation::{Around, Verb, not_after, own_keys, shortest};
-use super::replies::late;
-use super::request::{Answer, RENEW, Request};
+use super::operation::{Context, Operation, put_limit, shortest};
+use super::replies::{Reply, too_late};
+use super::request::Request;
+use super::script::{Script, script};
+use super::topology::Primary;
 use crate::clock::{Moment, millis};
 use crate::error::Result;
 use crate::storage::{Claim, Name, RenewReply};
 
-pub(super) struct Renewing<'a> {
-    pub(super) around: Around<'a>,
+static SCRIPT: LazyLock<Script> = script!("renew.lua");
+
+pub(super) struct Renew<'a> {
+    pub(super) context: Context<'a>,
     pub(super) sent: Moment,
 }
 
-impl Verb for Renewing<'_> {
+impl Operation for Renew<'_> {
     type Item = Claim;
-    type Answer = RenewReply;
+    type Reply = RenewReply;
 
     fn name<'i>(&self, claim: &'i Claim) -> &'i Name {
         &claim.name
     }
 
     fn limit(&self, claims: &[Claim]) -> Option<Duration> {
-        // Whoever renews wants time for several tries within a TTL.
+        // A renewal needs time for several tries within a TTL.
         shortest(claims, |claim| claim.ttl / 6)
     }
 
     fn request(&self, link: &Link, claims: &[&Claim]) -> Request {
-        renew_request(self.around, link, claims, self.sent)
+        let mut request = Request::new(&SCRIPT, claims.len() * 2, claims.len() * 3 + 2);
+        self.context.put_own_keys(&mut request, claims);
+        request.args().put(claims.len()).text(&self.context.config.keys.channels());
+        for claim in claims {
+            request.put(claim.owner).put(millis(claim.ttl));
+            if claim.shorten {
+                put_limit(&mut request, link, claim, self.sent);
+            } else {
+                request.text("");
+            }
+        }
+        request
+    }
+
+    fn read(&self, mut reply: Reply<'_>, claims: &[&Claim]) -> Result<Vec<Result<RenewReply>>> {
+        let mut all = Vec::with_capacity(claims.len());
+        for claim in claims {
+            all.push(match reply.integer()? {
+                -1 => Err(too_late(&claim.name)),
+                0 => Ok(RenewReply::NotHeld),
+                ms => {
+                    let ms = u64::try_from(ms).map_err(|_| reply.malformed())?;
+                    Ok(RenewReply::Renewed { ttl: Duration::from_millis(ms) })
+                }
+            });
+        }
+        Ok(all)
     }
 
     fn confirming<'p>(&self, primary: &'p Primary) -> Option<&'p Arc<Server>> {
@@ -47,41 +76,7 @@ impl Verb for Renewing<'_> {
         claims.iter().map(|claim| claim.ttl / 3).min().unwrap_or(LIMIT)
     }
 
-    fn must_be_confirmed(&self, answer: &RenewReply) -> bool {
-        matches!(answer, RenewReply::Renewed { .. })
+    fn must_be_confirmed(&self, reply: &RenewReply) -> bool {
+        matches!(reply, RenewReply::Renewed { .. })
     }
-
-    fn read(&self, answer: Answer<'_>, claims: &[&Claim]) -> Result<Vec<Result<RenewReply>>> {
-        renewed(answer, claims)
-    }
-}
-
-fn renew_request(around: Around<'_>, link: &Link, claims: &[&Claim], sent: Moment) -> Request {
-    let mut request = Request::new(&RENEW, claims.len() * 2, claims.len() * 3 + 2);
-    own_keys(&mut request, &around.config.keys, claims);
-    request.args().put(claims.len()).text(&around.config.keys.channels());
-    for claim in claims {
-        request.put(claim.owner).put(millis(claim.ttl));
-        if claim.shorten {
-            not_after(&mut request, link, claim, sent);
-        } else {
-            request.text("");
-        }
-    }
-    request
-}
-
-fn renewed(mut answer: Answer<'_>, claims: &[&Claim]) -> Result<Vec<Result<RenewReply>>> {
-    let mut all = Vec::with_capacity(claims.len());
-    for claim in claims {
-        all.push(match answer.integer()? {
-            -1 => Err(late(&claim.name)),
-            0 => Ok(RenewReply::NotHeld),
-            ms => match u64::try_from(ms) {
-                Ok(ms) => Ok(RenewReply::Renewed { ttl: Duration::from_millis(ms) }),
-                Err(_) => return Err(answer.senseless()),
-            },
-        });
-    }
-    Ok(all)
 }

@@ -2,39 +2,62 @@
 
 use std::sync::Arc;
 
-use super::ballot::{majority, undecided};
+use super::ballot::{majority, no_majority};
 use super::nodes::Nodes;
 use super::renew::UNCERTAIN;
-use super::script::Ending;
+use super::scripts::ReleaseMode;
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::storage::{Claim, ReleaseReply};
 
-/// Ends leases at all servers; those that do not answer go on being asked when a majority has.
+/// The replies of the servers to the release of one lease.
+#[derive(Clone, Default)]
+struct Counts {
+    released: usize,
+    not_held: usize,
+}
+
+/// Ends leases at all servers. Returns once a majority agrees; a cleanup continues at those that do not answer.
 pub(super) async fn release(nodes: &Nodes, claims: &[Claim], sent: Moment) -> Vec<Result<ReleaseReply>> {
     let shared: Arc<[Claim]> = claims.into();
-    let mut answers = nodes.ask(|node| {
+    let mut replies = nodes.call(|node| {
         let claims = Arc::clone(&shared);
-        Some(async move { node.release(&claims, Ending::Release).await })
+        Some(async move { node.release(&claims, ReleaseMode::Release).await })
     });
-    let (mut said, mut errors) = (vec![[0_usize; 2]; claims.len()], Vec::new());
+    let (mut all, mut errors) = (vec![Counts::default(); claims.len()], Vec::new());
     let (needed, until) = (majority(nodes.len()), sent.after(nodes.limit(claims)));
-    while said.iter().any(|counts| counts.iter().all(|count| *count < needed)) {
-        match answers.next(until).await {
-            Some((_, Ok(all))) => {
-                for (counts, released) in said.iter_mut().zip(all) {
-                    counts[usize::from(released == ReleaseReply::Released)] += 1;
+    while all.iter().any(|counts| counts.decided(needed).is_none()) {
+        match replies.next(until).await {
+            Some((_, Ok(replies))) => {
+                for (counts, reply) in all.iter_mut().zip(replies) {
+                    counts.add(reply);
                 }
             }
             Some((_, Err(error))) => errors.push(error),
             None => break,
         }
     }
-    let answered = |counts: &[usize; 2]| counts[0] + counts[1] + errors.len();
-    let all = said.iter().map(|counts| match counts {
-        [_, released] if *released >= needed => Ok(ReleaseReply::Released),
-        [not, _] if *not >= needed => Ok(ReleaseReply::NotHeld),
-        _ => Err(undecided(UNCERTAIN, errors.iter(), answered(counts), nodes.len())),
-    });
-    all.collect()
+    let uncertain = |counts: &Counts| {
+        let answered = counts.released + counts.not_held + errors.len();
+        no_majority(UNCERTAIN, errors.iter(), answered, nodes.len())
+    };
+    all.iter().map(|counts| counts.decided(needed).ok_or_else(|| uncertain(counts))).collect()
+}
+
+impl Counts {
+    fn add(&mut self, reply: ReleaseReply) {
+        match reply {
+            ReleaseReply::Released => self.released += 1,
+            ReleaseReply::NotHeld => self.not_held += 1,
+        }
+    }
+
+    /// Returns the reply, once as many servers as are needed agree.
+    fn decided(&self, needed: usize) -> Option<ReleaseReply> {
+        if self.released >= needed {
+            Some(ReleaseReply::Released)
+        } else {
+            (self.not_held >= needed).then_some(ReleaseReply::NotHeld)
+        }
+    }
 }
