@@ -51,7 +51,7 @@ fn locks_that_nobody_has_held_for_a_day_can_be_deleted() {
         assert_eq!(left, "fresh held");
         is_held(&storage, &claim("held")).await;
         assert!(take(&storage, &claim("old")).await > token);
-        assert_eq!(storage.inspect(&name("forgotten")).await.expect("answered"), None);
+        assert_eq!(storage.inspect(&name("forgotten")).await.expect("answered"), []);
     });
 }
 

@@ -107,7 +107,7 @@ fn whatever_comes_before_the_system_in_the_search_path_is_not_called() {
                 };
                 assert!(matches!(renew(&other, &short).await, Ok(RenewReply::Renewed { .. })));
                 assert_eq!(
-                    storage.inspect(&mine.name).await.expect("answered").expect("held").owner,
+                    storage.inspect(&mine.name).await.expect("answered").pop().expect("held").owner,
                     mine.owner
                 );
                 assert_eq!(storage.list("jo", None, 10).await.expect("answered").len(), 1);

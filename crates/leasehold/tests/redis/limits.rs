@@ -227,9 +227,9 @@ fn a_hundred_thousand_locks_are_listed_in_small_steps() {
         loop {
             let page =
                 leasehold::storage::Storage::list(&storage, "", after.as_ref(), 1_000).await.expect("listed");
-            assert!(after.is_none() || page.first().is_none_or(|first| Some(&first.name) > after.as_ref()));
+            assert!(after.is_none() || page.first().is_none_or(|first| Some(first.cursor()) > after));
             listed += page.len();
-            after = page.last().map(|holder| holder.name.clone()).or(after);
+            after = page.last().map(leasehold::storage::Holder::cursor).or(after);
             if page.len() < 1_000 {
                 break;
             }

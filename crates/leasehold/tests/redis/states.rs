@@ -45,7 +45,7 @@ fn every_error_during_a_call_is_said_and_the_next_call_works() {
             let armed = proxy.add(rule().error(state));
             unknown(storage.inspect(&mine.name).await.expect_err(code));
             armed.end();
-            let holder = storage.inspect(&mine.name).await.expect("answered").expect("held");
+            let holder = storage.inspect(&mine.name).await.expect("answered").pop().expect("held");
             assert_eq!(holder.token, token, "{code}");
 
             let armed = proxy.add(Rule::on("scan").error(state));

@@ -15,7 +15,9 @@ use super::waiting::{Heir, Waiting};
 use crate::clock::Moment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::net::hints::Hinter;
-use crate::storage::{AcquireReply, Claim, Hint, Holder, Name, Owner, ReleaseReply, RenewReply, Token};
+use crate::storage::{
+    AcquireReply, Claim, Cursor, Hint, Holder, Name, Owner, ReleaseReply, RenewReply, Token,
+};
 
 /// What a batch's statements need besides the claims.
 #[derive(Clone, Copy)]
@@ -575,11 +577,11 @@ async fn release_and_pass(
     Ok(rows)
 }
 
-pub(super) async fn inspect(link: &Link, space: &str, name: &Name) -> Result<Option<Holder>> {
+pub(super) async fn inspect(link: &Link, space: &str, name: &Name) -> Result<Vec<Holder>> {
     match link.ask(Verb::Inspect, &[&space, &name.as_str()]).await {
-        Ok(rows) => rows.first().map(|row| shown(link, row)).transpose(),
+        Ok(rows) => rows.iter().map(|row| shown(link, row)).collect(),
         // What the database cannot hold it does not hold.
-        Err(Failure { refused: Some(Refused::Text), .. }) => Ok(None),
+        Err(Failure { refused: Some(Refused::Text), .. }) => Ok(Vec::new()),
         Err(failure) => Err(failure.into()),
     }
 }
@@ -588,18 +590,19 @@ pub(super) async fn list(
     link: &Link,
     space: &str,
     prefix: &str,
-    after: Option<&Name>,
+    after: Option<&Cursor>,
     limit: usize,
 ) -> Result<Vec<Holder>> {
-    let after = after.map(Name::as_str).filter(|after| *after >= prefix);
-    let from = after.unwrap_or(prefix);
+    let after = after.filter(|after| after.name.as_str() >= prefix);
+    let from = after.map_or(prefix, |after| after.name.as_str());
+    let token = after.map(|after| i64::try_from(after.token.get()).unwrap_or(i64::MAX));
     // In other encodings what is next is not what follows, or cannot be written.
     let below = if link.facts.utf8 { successor(prefix) } else { None };
     let (mut all, mut skipped) = (Vec::new(), 0_usize);
     loop {
         let wanted = i64::try_from(limit - all.len()).unwrap_or(i64::MAX);
         let seen = i64::try_from(all.len() + skipped).unwrap_or(i64::MAX);
-        let params: Params<'_> = &[&space, &from, &after.is_some(), &below, &wanted, &prefix, &seen];
+        let params: Params<'_> = &[&space, &from, &token, &below, &wanted, &prefix, &seen];
         let rows = match link.ask(Verb::List, params).await {
             // What the database cannot hold it does not hold.
             Err(Failure { refused: Some(Refused::Text), .. }) if after.is_none() => return Ok(all),
@@ -717,8 +720,11 @@ fn owners(claims: &[&Claim]) -> Vec<Uuid> {
     claims.iter().map(|claim| id(claim.owner)).collect()
 }
 
+/// What the column `kind` says of an exclusive lock.
+const KIND: &str = "mutex";
+
 fn kinds(claims: &[&Claim]) -> Vec<&'static str> {
-    claims.iter().map(|claim| claim.kind.as_str()).collect()
+    vec![KIND; claims.len()]
 }
 
 fn labels<'a>(claims: &[&'a Claim]) -> Vec<Option<&'a str>> {

@@ -46,8 +46,8 @@ use super::net::hints::Hinter;
 use super::registry::Target;
 use super::url::Url;
 use super::{
-    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, ReleaseReply, RenewReply,
-    Storage,
+    AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, ReleaseReply,
+    RenewReply, Storage,
 };
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, Result};
@@ -226,11 +226,11 @@ impl Storage for Postgres {
         each(claims, self.let_go(claims, self.clock.now()).await)
     }
 
-    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
+    async fn inspect(&self, name: &Name) -> Result<Vec<Holder>> {
         claims::inspect(&*self.links.first.link().await?, &self.config.space, name).await
     }
 
-    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
+    async fn list(&self, prefix: &str, after: Option<&Cursor>, limit: usize) -> Result<Vec<Holder>> {
         claims::list(&*self.links.first.link().await?, &self.config.space, prefix, after, limit).await
     }
 

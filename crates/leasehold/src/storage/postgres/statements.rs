@@ -167,7 +167,7 @@ impl Verb {
             Self::Shorten => &[TEXT, TEXTS],
             Self::Tell => &[TEXTS, UUIDS],
             Self::Inspect => &[TEXT, TEXT],
-            Self::List => &[TEXT, TEXT, Type::BOOL, TEXT, Type::INT8, TEXT, Type::INT8],
+            Self::List => &[TEXT, TEXT, Type::INT8, TEXT, Type::INT8, TEXT, Type::INT8],
             Self::Watch => &[TEXT, Type::UUID, TEXT, TEXTS],
             Self::Unwatch => &[TEXT, Type::UUID, TEXTS],
             Self::Sweep => &[],

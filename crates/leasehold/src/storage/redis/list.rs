@@ -12,7 +12,7 @@ use super::link::{Link, Server};
 use super::replies::malformed;
 use crate::error::Result;
 use crate::storage::progress::Progress;
-use crate::storage::{Holder, Name};
+use crate::storage::{Cursor, Holder, Name};
 
 /// The number of keys that the server visits in one step, which takes less than half a millisecond.
 const SCAN_STEP: usize = 1000;
@@ -30,7 +30,7 @@ struct Remainder {
     list: u64,
     prefix: String,
     /// The end of the page before.
-    after: Name,
+    after: Cursor,
     names: BTreeSet<Name>,
 }
 
@@ -45,7 +45,7 @@ impl Pages {
         &self,
         progress: &Progress,
         prefix: &str,
-        after: Option<&Name>,
+        after: Option<&Cursor>,
     ) -> Option<BTreeSet<Name>> {
         let mut rests = self.rests();
         let same = |rest: &Remainder| {
@@ -76,7 +76,7 @@ pub(super) struct Page<'p> {
     pages: &'p Pages,
     list: u64,
     prefix: &'p str,
-    after: Option<&'p Name>,
+    after: Option<&'p Cursor>,
     /// The names that are not inspected yet.
     names: BTreeSet<Name>,
     /// The names that were taken for inspection.
@@ -91,7 +91,7 @@ impl<'p> Page<'p> {
         pages: &'p Pages,
         progress: &Progress,
         prefix: &'p str,
-        after: Option<&'p Name>,
+        after: Option<&'p Cursor>,
         names: BTreeSet<Name>,
         limit: usize,
     ) -> Self {
@@ -109,7 +109,8 @@ impl<'p> Page<'p> {
 
     /// Adds the holders of those names, in any order.
     pub(super) fn add(&mut self, mut holders: Vec<Holder>) {
-        holders.sort_by(|a, b| a.name.cmp(&b.name));
+        holders.retain(|holder| self.after.is_none_or(|after| holder.cursor() > *after));
+        holders.sort_by_key(Holder::cursor);
         self.holders.extend(holders);
     }
 
@@ -119,13 +120,13 @@ impl<'p> Page<'p> {
         self.taken.clear();
         // Even if no name is left: a caller that requests another page must not cause a scan only to learn that.
         if let Some(last) = holders.last().filter(|_| holders.len() >= self.limit) {
-            self.keep(last.name.clone());
+            self.keep(last.cursor());
         }
         self.after = None;
         holders
     }
 
-    fn keep(&mut self, after: Name) {
+    fn keep(&mut self, after: Cursor) {
         let names = std::mem::take(&mut self.names);
         self.pages.keep(Remainder { list: self.list, prefix: self.prefix.to_owned(), after, names });
     }
@@ -146,7 +147,7 @@ pub(super) async fn on(
     keys: &Keys,
     pages: &Pages,
     prefix: &str,
-    after: Option<&Name>,
+    after: Option<&Cursor>,
     limit: usize,
 ) -> Result<Vec<Holder>> {
     let link = server.link().await?;
@@ -171,7 +172,7 @@ pub(super) async fn names(
     keys: &Keys,
     progress: &Progress,
     prefix: &str,
-    after: Option<&Name>,
+    after: Option<&Cursor>,
 ) -> Result<BTreeSet<Name>> {
     let (pattern, mut cursor, mut names) = (keys.pattern(prefix), "0".to_owned(), BTreeSet::new());
     loop {
@@ -182,9 +183,9 @@ pub(super) async fn names(
             from_redis_value(answer).map_err(|_| malformed(&link.place))?;
         progress.step();
         let found = found.iter().filter_map(|record| keys.name_of(record));
-        names.extend(
-            found.filter(|name| name.as_str().starts_with(prefix) && after.is_none_or(|after| name > after)),
-        );
+        names.extend(found.filter(|name| {
+            name.as_str().starts_with(prefix) && after.is_none_or(|after| *name >= after.name)
+        }));
         if next == "0" {
             return Ok(names);
         }
@@ -224,7 +225,7 @@ mod tests {
             }
             let page = page.end();
             let more = page.len() == 200;
-            after = page.last().map(|holder| holder.name.clone()).or(after);
+            after = page.last().map(Holder::cursor).or(after);
             listed.extend(page.into_iter().map(|holder| holder.name));
             if !more {
                 break;

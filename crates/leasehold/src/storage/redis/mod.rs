@@ -45,8 +45,8 @@ use super::net::hints::Hinter;
 use super::registry::Target;
 use super::url::Url;
 use super::{
-    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, ReleaseReply, RenewReply,
-    Storage,
+    AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, ReleaseReply,
+    RenewReply, Storage,
 };
 use crate::clock::Clock;
 use crate::error::Result;
@@ -153,12 +153,13 @@ impl Storage for Redis {
         self.topology.each(&Release { context: self.context() }, claims).await
     }
 
-    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
+    async fn inspect(&self, name: &Name) -> Result<Vec<Holder>> {
         let operation = Inspect { keys: &self.config.keys };
-        self.topology.each(&operation, std::slice::from_ref(name)).await.pop().unwrap_or(Ok(None))
+        let seen = self.topology.each(&operation, std::slice::from_ref(name)).await.pop();
+        Ok(seen.unwrap_or(Ok(None))?.into_iter().collect())
     }
 
-    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
+    async fn list(&self, prefix: &str, after: Option<&Cursor>, limit: usize) -> Result<Vec<Holder>> {
         match &self.topology {
             Topology::One(Primary { server, .. }) => {
                 list::on(server, &self.config.keys, &self.pages, prefix, after, limit).await

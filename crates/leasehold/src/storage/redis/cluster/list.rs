@@ -10,7 +10,7 @@ use crate::error::{ErrorKind, Result};
 use crate::storage::progress::Progress;
 use crate::storage::redis::inspect::Inspect;
 use crate::storage::redis::list::{self, Page, Pages};
-use crate::storage::{Holder, Name};
+use crate::storage::{Cursor, Holder, Name};
 
 impl Cluster {
     /// Returns at most `limit` holders at all nodes whose names begin with `prefix` and come after `after`, in order.
@@ -18,7 +18,7 @@ impl Cluster {
         self: &Arc<Self>,
         pages: &Pages,
         prefix: &str,
-        after: Option<&Name>,
+        after: Option<&Cursor>,
         limit: usize,
     ) -> Result<Vec<Holder>> {
         let keys = &self.config.keys;
@@ -49,7 +49,7 @@ impl Cluster {
         self: &Arc<Self>,
         progress: &Progress,
         prefix: &str,
-        after: Option<&Name>,
+        after: Option<&Cursor>,
     ) -> Result<BTreeSet<Name>> {
         let nodes = self.nodes();
         let found = join_all(nodes.iter().map(async |node| {

@@ -10,7 +10,7 @@ use super::nodes::{Nodes, STEP_MAX};
 use crate::error::Result;
 use crate::storage::progress::Progress;
 use crate::storage::redis::list::{Page, Pages};
-use crate::storage::{Holder, Name, Owner};
+use crate::storage::{Cursor, Holder, Name, Owner};
 
 /// How long the servers may make no progress with their names.
 const LIST_LIMIT: Duration = Duration::from_secs(4);
@@ -21,7 +21,7 @@ pub(super) async fn list(
     nodes: &Nodes,
     pages: &Pages,
     prefix: &str,
-    after: Option<&Name>,
+    after: Option<&Cursor>,
     limit: usize,
 ) -> Result<Vec<Holder>> {
     let progress = Progress::current();
@@ -44,7 +44,7 @@ async fn names(
     nodes: &Nodes,
     progress: &Progress,
     prefix: &str,
-    after: Option<&Name>,
+    after: Option<&Cursor>,
 ) -> Result<BTreeSet<Name>> {
     let (prefix, after): (Arc<str>, _) = (prefix.into(), after.cloned());
     let mut replies = nodes.call(|node| {

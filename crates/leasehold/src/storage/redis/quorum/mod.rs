@@ -41,8 +41,8 @@ use crate::storage::net::hints::Hinter;
 use crate::storage::registry::Target;
 use crate::storage::url::Url;
 use crate::storage::{
-    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Owner, ReleaseReply,
-    RenewReply, Storage, Tier,
+    AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Owner,
+    ReleaseReply, RenewReply, Storage, Tier,
 };
 
 /// A storage in several independent Redis or Valkey servers, of which a majority decides.
@@ -189,11 +189,11 @@ impl Storage for RedisQuorum {
         release::release(&self.nodes, claims, sent)
     }
 
-    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
-        inspect::inspect(&self.nodes, name).await
+    async fn inspect(&self, name: &Name) -> Result<Vec<Holder>> {
+        Ok(inspect::inspect(&self.nodes, name).await?.into_iter().collect())
     }
 
-    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
+    async fn list(&self, prefix: &str, after: Option<&Cursor>, limit: usize) -> Result<Vec<Holder>> {
         list::list(&self.nodes, &self.pages, prefix, after, limit).await
     }
 

@@ -18,7 +18,7 @@ use crate::storage::progress::Progress;
 use crate::storage::redis::config::Place;
 use crate::storage::redis::link::{Link, Server};
 use crate::storage::redis::list;
-use crate::storage::{Claim, Holder, Name, ReleaseReply, Token};
+use crate::storage::{Claim, Cursor, Holder, Name, ReleaseReply, Token};
 
 /// One server of a quorum.
 pub(super) struct Node {
@@ -221,7 +221,7 @@ impl Node {
         &self,
         progress: &Progress,
         prefix: &str,
-        after: Option<&Name>,
+        after: Option<&Cursor>,
     ) -> Result<BTreeSet<Name>> {
         let link = self.link().await?;
         list::names(&link, &self.config.redis.keys, progress, prefix, after).await

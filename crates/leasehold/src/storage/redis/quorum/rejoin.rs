@@ -177,9 +177,9 @@ mod tests {
         }
     }
 
-    /// What the first of three is marked as, and the age of that.
-    fn first(seen: [Option<Known>; 3]) -> Option<(Kind, Duration)> {
-        decide(&seen, UPTIME).remove(0).map(|mark| (mark.kind, mark.age))
+    /// Returns the state of the marker that the first of three gets, and the elapsed part of its waiting period.
+    fn first(known: [Option<KnownServer>; 3]) -> Option<(MarkerState, Duration)> {
+        new_markers(&known, UPTIME).remove(0).map(|marker| (marker.state, marker.elapsed))
     }
 
     const VALID: Option<(MarkerState, Duration)> = Some((MarkerState::Valid, Duration::ZERO));
