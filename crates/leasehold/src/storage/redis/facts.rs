@@ -74,68 +74,42 @@ impl Facts {
     /// # Errors
     ///
     /// If a reply says that the server is not ready, or is malformed.
-    pub(super) fn read(answers: Vec<Value>, config: &Config, place: &str) -> Result<Self> {
-        let mut answers = answers.into_iter();
-        let mut next = || answers.next().unwrap_or_default();
-        // No ACL can forbid `HELLO`.
-        let hello: HashMap<String, Value> = accepted(next(), place)?;
-        let hello =
-            |name: &str| hello.get(name).cloned().and_then(|value| from_redis_value::<String>(value).ok());
-        let (role, mode) = (hello("role"), hello("mode"));
-        if hello("proto").as_deref() != Some("3") {
-            return Err(malformed(place));
-        }
-        if mode.as_deref() == Some("sentinel") {
-            let text = "the server is a Sentinel; write `redis+sentinel:`, and after the hosts what it calls the primary";
-            return Err(Error::new(ErrorKind::Unsupported, format!("{text} server=`{place}`")));
-        }
+    pub(super) fn read(replies: Vec<Value>, config: &Config, place: &str) -> Result<Self> {
+        let mut replies = replies.into_iter();
+        let mut next = || replies.next().unwrap_or_default();
+        let hello = Hello::read(next(), place)?;
         if config.access.database > 0 {
-            match next() {
-                Value::ServerError(_) if mode.as_deref() == Some("cluster") => {
-                    let text = "the server is a node of a Cluster; write `redis+cluster:`";
-                    return Err(Error::new(ErrorKind::Unsupported, format!("{text} server=`{place}`")));
-                }
-                chosen => accepted::<Value>(chosen, place)?,
-            };
+            hello.check_selected(next(), place)?;
         }
-        let info: String = if_allowed(next(), place)?.unwrap_or_default();
-        let time: (u64, u64) = accepted(next(), place)?;
+        let info = Info(if_allowed(next(), place)?.unwrap_or_default());
+        let (seconds, micros): (u64, u64) = accepted(next(), place)?;
         let mut settings =
             || -> Result<HashMap<String, String>> { Ok(if_allowed(next(), place)?.unwrap_or_default()) };
         let fsync = settings()?.remove("appendfsync");
         let policy = settings()?.remove("maxmemory-policy");
         let mut stopping = if config.failover_grace.is_some() { settings()? } else { HashMap::new() };
         let mut stopping = |name: &str| stopping.remove(name)?.parse().ok();
-        if !info.is_empty() && !info.contains("redis_version:") {
-            return Err(malformed(place));
-        }
-        let field = |name: &str| {
-            let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            line.unwrap_or_default().trim().to_owned()
-        };
-        if field("loading") == "1" {
-            // A server that loads its data reports that it has no append-only file.
-            return Err(explain_script_error("LOADING", place));
-        }
-        let policy = policy.unwrap_or_else(|| field("maxmemory_policy"));
+        info.check(place)?;
+        let uptime_s = info.field("uptime_in_seconds").parse::<u64>().unwrap_or(0);
         Ok(Self {
-            identity: Identity { run_id: field("run_id"), replication_id: field("master_replid") },
-            time_us: time.0.saturating_mul(1_000_000).saturating_add(time.1),
-            known: !info.is_empty(),
-            product: hello("server").unwrap_or_default(),
-            version: hello("version").unwrap_or_default(),
-            primary: role.as_deref() == Some("master"),
-            cluster: mode.as_deref() == Some("cluster"),
-            policy,
-            journal: field("aof_enabled") == "1",
+            identity: Identity {
+                run_id: info.field("run_id").to_owned(),
+                replication_id: info.field("master_replid").to_owned(),
+            },
+            time_us: seconds.saturating_mul(1_000_000).saturating_add(micros),
+            known: !info.0.is_empty(),
+            product: hello.field("server").unwrap_or_default(),
+            version: hello.field("version").unwrap_or_default(),
+            primary: hello.field("role").as_deref() == Some("master"),
+            cluster: hello.is_cluster(),
+            policy: policy.unwrap_or_else(|| info.field("maxmemory_policy").to_owned()),
+            journal: info.field("aof_enabled") == "1",
             fsync: fsync.unwrap_or_default(),
-            replicas: field("connected_slaves").parse().unwrap_or(0),
+            replicas: info.field("connected_slaves").parse().unwrap_or(0),
             known_replicas: None,
             replicas_min: stopping("min-replicas-to-write"),
             lag_max_s: stopping("min-replicas-max-lag"),
-            uptime: Duration::from_secs(
-                field("uptime_in_seconds").parse::<u64>().unwrap_or(0).saturating_sub(1),
-            ),
+            uptime: Duration::from_secs(uptime_s.saturating_sub(1)),
         })
     }
 
@@ -214,6 +188,62 @@ impl Facts {
 
     pub(super) fn evicts(&self) -> bool {
         !self.policy.is_empty() && self.policy != "noeviction"
+    }
+}
+
+/// The reply to `HELLO`, which no ACL can forbid.
+struct Hello(HashMap<String, Value>);
+
+impl Hello {
+    fn read(reply: Value, place: &str) -> Result<Self> {
+        let hello = Self(accepted(reply, place)?);
+        if hello.field("proto").as_deref() != Some("3") {
+            return Err(malformed(place));
+        }
+        if hello.field("mode").as_deref() == Some("sentinel") {
+            let text = "the server is a Sentinel; write `redis+sentinel:`, and after the hosts its name for the primary";
+            return Err(Error::new(ErrorKind::Unsupported, format!("{text} server=`{place}`")));
+        }
+        Ok(hello)
+    }
+
+    /// Checks the reply to `SELECT`.
+    fn check_selected(&self, reply: Value, place: &str) -> Result<()> {
+        if self.is_cluster() && matches!(reply, Value::ServerError(_)) {
+            let text = "the server is a node of a Cluster; write `redis+cluster:`";
+            return Err(Error::new(ErrorKind::Unsupported, format!("{text} server=`{place}`")));
+        }
+        accepted::<Value>(reply, place).map(drop)
+    }
+
+    fn is_cluster(&self) -> bool {
+        self.field("mode").as_deref() == Some("cluster")
+    }
+
+    fn field(&self, name: &str) -> Option<String> {
+        self.0.get(name).cloned().and_then(|value| from_redis_value(value).ok())
+    }
+}
+
+/// The reply to `INFO`; empty if an ACL forbids it.
+struct Info(String);
+
+impl Info {
+    /// Refuses a reply that is malformed, and a server that is not ready.
+    fn check(&self, place: &str) -> Result<()> {
+        if !self.0.is_empty() && !self.0.contains("redis_version:") {
+            return Err(malformed(place));
+        }
+        if self.field("loading") == "1" {
+            // A server that loads its data reports that it has no append-only file.
+            return Err(explain_script_error("LOADING", place));
+        }
+        Ok(())
+    }
+
+    fn field(&self, name: &str) -> &str {
+        let line = self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_default().trim()
     }
 }
 
