@@ -1,7 +1,7 @@
 //! The attempt: an acquisition from the call until it is granted or has failed.
 //!
-//! The owner id is fixed before the first claim is sent. A claim without an answer is therefore sent again under the
-//! same id, and an attempt that ends without the lock is undone by releasing that id. What an attempt may have left at
+//! The owner id is fixed before the first claim is sent. So a claim without an answer is sent again under the
+//! same id. An attempt that ends without the lock is undone by releasing that id. What it may have left at
 //! the storage is returned as [`Leftovers`], for the cleanup.
 //!
 //! The machine is pure: its caller passes the time and the input, and executes the returned action.

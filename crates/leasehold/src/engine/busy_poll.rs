@@ -3,6 +3,14 @@
 //! To sleep and to be woken up takes tens of microseconds on an idle machine. That is most of what an uncontended lock
 //! costs, and in a busy client the next command or reply comes sooner. The engine learns whether it does. It does not
 //! poll while other threads need the processor.
+//!
+//! | State | Event | Next state |
+//! |---|---|---|
+//! | asleep (`polling` is `None`) | there is nothing to do, and no try is skipped | polling |
+//! | | there is nothing to do, and a try is skipped: lately it was in vain, or the machine is busy | asleep |
+//! | polling | something has come in | as above; its misses are forgotten |
+//! | | nothing has come in for [`POLL_FOR`] | asleep; after [`MISSES`] in a row, tries are skipped |
+//! | | the poll itself is [`LATE`]: another thread had the processor | asleep; [`SKIPS_WHEN_BUSY`] tries are skipped |
 
 use std::time::Duration;
 

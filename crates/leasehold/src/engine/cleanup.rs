@@ -1,9 +1,9 @@
 //! The cleanup: releases or detaches at the storage what an acquisition has left, after it is over for its caller. It
 //! repeats that task until the storage answers, or until the lease has ended by itself.
 //!
-//! A release can overtake the delayed claim that it has to undo, and then it undoes nothing. If the outcome of a claim
-//! is unknown, the release is therefore sent at once, and once more when that claim cannot be executed any more. From
-//! then on no grant for that owner is possible.
+//! A release can overtake the delayed claim that it has to undo, and then it undoes nothing. So if the
+//! outcome of a claim is unknown, the release is sent twice: at once, and when that claim cannot be executed
+//! any more. From then on no grant for that owner is possible.
 //!
 //! The machine is pure: its caller passes the time and the input, and executes the returned action.
 //!

@@ -1,9 +1,9 @@
 //! Group commit: claims that arrive while a batch is in flight leave together as the next batch.
 //!
-//! A batch has at most one claim of each name. Some claims are *shareable*: the reply to another claim of the same name
-//! answers them, too. These are tries without a queue. When a claim of their name is answered, the tries that were made
-//! before it left are refused along with it, or because of its grant. So ten thousand tries of one name take one claim and not
-//! ten thousand. They wait in the lane until that claim is answered.
+//! A batch has at most one claim of each name. Some claims are *shareable*: the reply to another claim of the
+//! same name answers them, too. These are tries without a queue. They wait in the lane until a claim of their
+//! name is answered. That answer refuses all of them that were made before the claim left, even if it is a
+//! grant. So ten thousand tries of one name take one claim and not ten thousand.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;

@@ -45,8 +45,8 @@ pub(crate) struct LeaseStatus {
     lost_notify: Notify,
 }
 
-/// A deadline that has passed. The thread that sees it pass writes this value, so that a renewal that is answered at
-/// the same moment cannot move the deadline any more.
+/// A deadline that has passed. The thread that sees it pass writes this value. A renewal that is answered at
+/// the same moment then cannot move the deadline any more.
 const OVER: u64 = 0;
 
 impl LeaseStatus {

@@ -2,6 +2,15 @@
 //!
 //! To add or remove an observer, to hint a name, and to find the names that are due cost O(log n) each. The
 //! storage gets the differences of the set of names only.
+//!
+//! | State of a name | Event | Next state |
+//! |---|---|---|
+//! | hinted: to be inspected soon | there is room | inspecting |
+//! | due: to be inspected at a time | that time has come, and there is room | inspecting |
+//! | | a hint | hinted |
+//! | inspecting | a hint | inspecting, and once more afterward |
+//! | | the reply | due after an interval; hinted if a hint came |
+//! | any | its last observer is removed | removed; while inspecting, after the reply |
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;

@@ -1,5 +1,6 @@
-//! The timing rules that all stages of an acquisition share: how long a call may take, how late a request may
-//! still be executed, and how much earlier than the storage the client considers a lease expired.
+//! The timing rules that all stages of an acquisition share. They say how long a call may take and how late a
+//! request may still be executed. They also say how much earlier than the storage the client considers a
+//! lease expired.
 
 use std::cmp::max;
 use std::time::Duration;

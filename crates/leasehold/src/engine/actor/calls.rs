@@ -148,8 +148,9 @@ impl Actor {
         }));
     }
 
-    /// Lists all holders, and sends them to a caller. Each step of a page has the time of one call, because a list may
-    /// have any number of pages, and a storage any number of keys to visit. The list ends early if the caller leaves.
+    /// Lists all holders, and sends them to a caller. Each step of a page has the time of one call: a list
+    /// may have any number of pages, and a page any number of keys to visit. The list ends early if the
+    /// caller leaves.
     pub(super) fn reply_with_list(&self, mut reply: Reply<Vec<Holder>>, prefix: String) {
         let storage = self.storage.clone();
         self.calls.push(Box::pin(async move {
