@@ -163,7 +163,7 @@ fn check_seen(path: &str, query: &str) -> Result<()> {
         .split([':', '@', ',', '[', ']'])
         .chain([path])
         .chain(query.split('&').flat_map(|pair| pair.splitn(2, '=')));
-    if parts.any(has_unseen) {
+    if parts.any(has_invisible) {
         return Err(Error::invalid(
             "the URL has a control character, or a blank at the beginning or the end of a part; take it away, or write \
              it as %XX",
@@ -173,7 +173,7 @@ fn check_seen(path: &str, query: &str) -> Result<()> {
 }
 
 /// Returns `true` if a text has a control character or a line break, or a blank at an end.
-pub(crate) fn has_unseen(text: &str) -> bool {
+pub(crate) fn has_invisible(text: &str) -> bool {
     let breaks = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
     // Also those without a width, which may stand between others.
     let blank = |c: char| {
