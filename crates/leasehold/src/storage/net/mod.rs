@@ -9,8 +9,20 @@
 //! | [`pulse`] | `Pulse`: whether a connection still answers | a call of `ask` before each request, and of `answered` after it |
 //! | [`hints`] | `Hinter`: the hints of a storage, the observed names, the pauses between attempts to listen | the task that listens to the server |
 //!
-//! The engine limits the time of each call, repeats it, and renews. Nothing here does. A task of `Server` that opens a
-//! connection goes on when its callers give up, so that the next call finds it open.
+//! The engine limits the time of each call by dropping it, repeats it, and renews. Nothing here does. A task of `Server`
+//! that opens a connection goes on when its callers give up, so that the next call finds it open.
+//!
+//! # One call
+//!
+//! 1. [`server::Server::link`] returns the connection, or opens one together with the calls that wait for it already.
+//! 2. [`server::Server::now`] is the moment of sending.
+//! 3. [`clock::ServerClock::not_after`] returns the latest moment of execution of each claim, for the request.
+//! 4. [`pulse::Pulse::ask`] begins the request. The storage sends it and awaits the answer.
+//! 5. [`pulse::Asking::answered`] ends it. If the engine drops the call before, and nothing was received since, the
+//!    connection is taken out of use: the next call opens another.
+//! 6. [`clock::ServerClock::learn`] takes the server's time out of the answer.
+//! 7. If the connection breaks, the storage calls [`pulse::Pulse::give_up`] and returns
+//!    [`Unavailable`](crate::ErrorKind::Unavailable): the outcome is unknown, and the engine asks again.
 //!
 //! # How patience is implemented
 //!

@@ -12,9 +12,9 @@ use crate::storage::{Hint, Owner};
 pub(super) struct Effects {
     /// Owners to hint, each with the storage that sent its claim.
     pub(super) hints: Vec<(String, Owner)>,
-    /// Owners to hint whose lease is bound to no storage. Any storage may have sent the claim.
+    /// Owners to hint with a lease that is bound to no storage. Any storage may have sent the claim.
     pub(super) hints_to_all: Vec<Owner>,
-    /// Owners that wait, each with the storages whose death it waits for.
+    /// Owners that wait, each with the storages to watch. The death of one may make it the owner's turn.
     pub(super) deaths: Vec<(Owner, Vec<String>)>,
     /// Owners that no longer wait.
     pub(super) settled: Vec<Owner>,

@@ -234,7 +234,7 @@ fn others_error(dir: &Path) -> Error {
     )
 }
 
-/// Returns the error for a storage on the old files whose state cannot be told. It names the account that can tell.
+/// Returns the error for a storage on the old files in an unknown state. It names the account that can tell.
 fn unknown_error(path: &Path) -> Error {
     use std::os::unix::fs::MetadataExt;
     let owner =

@@ -12,7 +12,7 @@ use crate::storage::{Claim, Name, Owner, WAITER_TTL};
 pub(super) const IS_LIVE_ENTRY: &str = "expires_us > :now
     AND (boot = :boot AND :boot <> '' OR (boot = '' OR :boot = '') AND expires_us <= :latest)";
 
-/// The most storages ahead of a waiter whose death it waits for.
+/// The most storages ahead of a waiter that it watches.
 const WATCHED_AHEAD: usize = 64;
 
 impl Tx<'_> {

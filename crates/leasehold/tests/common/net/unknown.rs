@@ -220,7 +220,7 @@ pub(crate) async fn release_without_its_answer() {
     release(&other, &theirs).await.expect("answered");
 }
 
-/// Breaks a lock whose holder listens. The holder must learn it at once.
+/// Breaks a lock. Its holder listens, and must learn it at once.
 pub(crate) async fn broken_lock() {
     let url = own(&common().url());
     let (locks, operator) = (client(&url).await, client(&url).await);

@@ -31,7 +31,7 @@ const POLL: Duration = Duration::from_millis(25);
 /// A future that completes when the process has ended.
 type Ended = Pin<Box<dyn Future<Output = Pid> + Send>>;
 
-/// The storages whose death is watched for.
+/// The watch for the deaths of storages.
 pub(super) struct DeathWatch {
     shared: Arc<Shared>,
     clock: Clock,
