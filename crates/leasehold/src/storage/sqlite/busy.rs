@@ -4,8 +4,8 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use super::errors::busy_error;
 use super::exclusive::{Access, Exclusive};
-use super::explain::busy_error;
 use super::fs;
 use crate::clock::{Clock, Moment};
 use crate::error::Error;

@@ -8,8 +8,8 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::busy::{Backoff, begin, pause};
+use super::errors::{explain, is_busy, replaced_error};
 use super::exclusive::Exclusive;
-use super::explain::{explain, is_busy, replaced_error};
 use super::fs::{self, Files, Paths};
 use super::live;
 use super::{Config, Synchronous};

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tokio::sync::oneshot;
 
-use super::explain::replaced_error;
+use super::errors::replaced_error;
 use super::leases::Leases;
 use super::transaction::Tx;
 use crate::clock::Moment;

@@ -6,7 +6,7 @@
 // - Their execution: `worker` is the thread, `job` its requests, `transaction` what all calls share, `effects` what
 //   follows the commit, `leases` what this storage holds.
 // - The file: `config` reads the URL, `connect` opens it, `open` checks that it is still the right one, `fs` knows its
-//   parts, `exclusive` and `busy` wait for it, `explain` says what SQLite's errors mean.
+//   parts, `exclusive` and `busy` wait for it, `errors` says what SQLite's errors mean.
 // - Other processes: `live` tells whether they are alive, `process` and `boot` identify them, `hints` wakes them.
 // - `findings` has the lines of `leasehold doctor`.
 mod acquire;
@@ -15,12 +15,12 @@ mod busy;
 mod config;
 mod connect;
 mod effects;
+mod errors;
 #[cfg(unix)]
 mod exclusive;
 #[cfg(not(unix))]
 #[path = "exclusive/none.rs"]
 mod exclusive;
-mod explain;
 mod findings;
 mod fs;
 #[cfg(target_os = "linux")]

@@ -4,8 +4,8 @@ use rusqlite::Connection;
 
 use super::Config;
 use super::connect::connect;
+use super::errors::replaced_error;
 use super::exclusive::Exclusive;
-use super::explain::replaced_error;
 use super::fs::{self, Files, OpenParts, Paths};
 use super::leases::Leases;
 use super::live::{self, LivenessFile};

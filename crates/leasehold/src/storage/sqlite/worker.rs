@@ -9,7 +9,7 @@ use super::Config;
 use super::boot::Boot;
 use super::busy::{NotBegun, begin};
 use super::effects::Effects;
-use super::explain::{explain, is_busy, replaced_error};
+use super::errors::{explain, is_busy, replaced_error};
 use super::fs::{self, Paths};
 use super::hints::Hinter;
 use super::job::{Done, Job};
