@@ -19,9 +19,9 @@ mod shortage;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub(super) use self::identity::{Files, OpenParts};
 #[cfg(unix)]
-pub(super) use self::identity::identity_of;
-pub(super) use self::identity::{Files, Identity, OpenParts};
+pub(super) use self::identity::{Identity, identity_of};
 pub(super) use self::mounts::check_mounts;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) use self::mounts::mount_of;
