@@ -1,4 +1,4 @@
-//! Says which features the sources know that this copy does not have.
+//! Declares the features that the sources name and that this copy does not have.
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(feature, values(\"redis\", \"postgres\"))");

@@ -20,19 +20,19 @@ impl AnyStorage {
         Self(Arc::new(storage))
     }
 
-    /// Connects to the storage that a URL names, as [`Locks::connect`](crate::Locks::connect) does, but
-    /// without an engine. For programs that call or wrap a storage themselves.
+    /// Connects to the storage that a URL names, as [`Locks::connect`](crate::Locks::connect) does, but without an
+    /// engine. This is for programs that call or wrap a storage themselves.
     ///
     /// # Errors
     ///
-    /// - [`Invalid`](crate::ErrorKind::Invalid) if the URL is wrong; the text lists what is known.
+    /// - [`Invalid`](crate::ErrorKind::Invalid) if the URL is wrong. The text lists what is valid.
     /// - [`Unavailable`](crate::ErrorKind::Unavailable) if the storage cannot be reached.
-    /// - [`Unsupported`](crate::ErrorKind::Unsupported) if the feature for that scheme is off, or the storage
-    ///   is not fit to keep locks.
+    /// - [`Unsupported`](crate::ErrorKind::Unsupported) if the feature for that scheme is off, or if locks would not be
+    ///   safe in that storage.
     ///
     /// # Cancel safety
     ///
-    /// Dropping this future leaves nothing running.
+    /// If this future is dropped, nothing keeps running.
     pub async fn connect(url: &str) -> Result<Self> {
         registry::parse(url)?.connect().await
     }
@@ -119,7 +119,7 @@ impl Storage for AnyStorage {
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A [`Storage`] with boxed futures. Nothing else boxes them.
+/// A [`Storage`] with boxed futures, so that it can be a trait object.
 trait Erased: fmt::Debug + fmt::Display + Send + Sync {
     fn guarantees(&self) -> Guarantees;
     fn limits(&self) -> Limits;

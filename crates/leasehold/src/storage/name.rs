@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The name of a lock: 1 to 512 bytes of UTF-8 without NUL, compared byte by byte.
 ///
-/// A name is data: no storage splices it into a script, a statement or a path. Cheap to clone.
+/// A name is data: no storage makes it part of a script, a statement or a path. It is cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);
 
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bounds_are_named() {
+    fn a_name_of_a_wrong_length_is_refused_with_the_bounds() {
         assert!(Name::new("x".repeat(512)).is_ok());
         for bad in ["", "a\0b", &"x".repeat(513)] {
             let error = Name::new(bad).expect_err("out of bounds");
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn display_cannot_forge_a_line() {
+    fn a_displayed_name_cannot_forge_a_log_line() {
         let name = Name::new("a\n\u{1b}[31mb").expect("valid");
         assert_eq!(name.to_string(), "a\\n\\u{1b}[31mb");
     }

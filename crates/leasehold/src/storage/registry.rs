@@ -1,4 +1,5 @@
-//! Every storage there is. A new one is its folder, its feature in `Cargo.toml`, and one line of [`STORAGES`].
+//! The registry of all storages. A new storage consists of its folder, its feature in `Cargo.toml`, and one line of
+//! [`STORAGES`].
 
 use std::pin::Pin;
 
@@ -8,11 +9,11 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// A storage as URLs name it.
 struct Entry {
-    /// What its URLs begin with.
+    /// The schemes of its URLs.
     schemes: &'static [&'static str],
-    /// The feature that compiles it; `None` if it is always there.
+    /// The feature that compiles it; `None` if it is always compiled.
     feature: Option<&'static str>,
-    /// Reads a URL, without I/O; `None` if the feature is off.
+    /// The function that reads a URL, without I/O; `None` if the feature is off.
     read: Option<fn(&str, Url) -> Result<Target>>,
 }
 
@@ -41,23 +42,24 @@ const STORAGES: &[Entry] = &[
     entry!(postgres, "postgres", ["postgres", "postgresql"]),
 ];
 
-/// Lists what a storage URL may begin with, also where the feature of that storage is off.
+/// Lists the schemes of all storage URLs, including those of storages whose feature is off.
 pub fn schemes() -> impl Iterator<Item = &'static str> {
     STORAGES.iter().flat_map(|entry| entry.schemes).copied()
 }
 
-/// Returns the statements that make what the storage of a URL needs, for those who keep the schema themselves; `None`
-/// if that storage needs none. Makes no request.
+/// Returns the statements that create the schema of the storage that a URL names; `None` if it needs no schema.
+///
+/// They are for operators who maintain the schema themselves. Makes no request.
 ///
 /// # Errors
 ///
-/// - [`Invalid`](ErrorKind::Invalid) if the URL is wrong; the text lists what is known.
+/// - [`Invalid`](ErrorKind::Invalid) if the URL is wrong. The text lists what is valid.
 /// - [`Unsupported`](ErrorKind::Unsupported) if the feature for that scheme is off.
 pub fn schema(url: &str) -> Result<Option<String>> {
     Ok(parse(url)?.schema)
 }
 
-/// What a URL names, checked as far as that goes without I/O.
+/// The storage that a URL names. The URL was checked as far as that is possible without I/O.
 pub(crate) struct Target {
     connect: Box<dyn FnOnce() -> Connecting + Send>,
     schema: Option<String>,
@@ -84,7 +86,7 @@ pub(crate) fn parse(url: &str) -> Result<Target> {
 }
 
 impl Target {
-    /// Names a storage by how to connect to it.
+    /// Makes the target of a storage, by the function that connects to it.
     pub(crate) fn new<S: Storage, F: Future<Output = Result<S>> + Send + 'static>(
         connect: impl FnOnce() -> F + Send + 'static,
     ) -> Self {
@@ -95,7 +97,7 @@ impl Target {
         Self { connect: Box::new(connect), schema: None }
     }
 
-    /// Adds what makes the schema.
+    /// Sets the statements that create the schema.
     #[cfg(feature = "postgres")]
     pub(crate) fn schema(self, schema: String) -> Self {
         Self { schema: Some(schema), ..self }
@@ -143,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_seen_is_refused_in_every_part() {
+    fn invisible_characters_are_refused_in_every_part() {
         let places = [
             "^memory:x",
             "memory:^x",
@@ -189,7 +191,7 @@ mod tests {
                 assert!(!format!("{error:?} {error}").contains("S3CRET"), "{error}");
             }
         }
-        // What is in the midst is seen, and what is written is meant.
+        // A blank between other characters is visible, and %XX is written on purpose.
         for url in ["memory:a b", "memory:a%0A", "memory:%20"] {
             assert!(parse(url).is_ok(), "{url}");
         }
@@ -205,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn every_scheme_is_of_one_storage() {
+    fn every_scheme_belongs_to_one_storage() {
         let mut all: Vec<_> = schemes().collect();
         all.sort_unstable();
         let listed = all.len();
