@@ -133,6 +133,13 @@ impl Error {
         .map(|inner| inner.lost = Some(lost))
     }
 
+    /// Returns the error of a call that has panicked, with the message of the panic.
+    pub(crate) fn panicked(what: &str, panic: &(dyn std::any::Any + Send)) -> Self {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Self::new(ErrorKind::Internal, format!("{what} panic=`{}`", text.escape_debug()))
+    }
+
     pub(crate) fn closed() -> Self {
         Self::new(ErrorKind::Closed, "this client was closed; make a new one with `Locks::connect`")
     }

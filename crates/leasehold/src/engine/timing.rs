@@ -14,6 +14,8 @@ pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 /// How long `resume` waits for an answer.
 pub(crate) const RESUME_LIMIT: Duration = Duration::from_secs(5);
+/// How long `close` waits for the storage.
+pub(crate) const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// How much longer than it should a span of the storage's clock may last, beside its drift.
 const LATE: Duration = Duration::from_millis(20);
 

@@ -6,7 +6,6 @@ use futures_core::Stream;
 
 use super::{
     AcquireReply, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, ReleaseReply, RenewReply, Storage,
-    registry,
 };
 use crate::error::Result;
 
@@ -18,23 +17,6 @@ impl AnyStorage {
     /// Erases the type of a storage.
     pub fn new(storage: impl Storage) -> Self {
         Self(Arc::new(storage))
-    }
-
-    /// Connects to the storage that a URL names, as [`Locks::connect`](crate::Locks::connect) does, but
-    /// without an engine. For programs that call or wrap a storage themselves.
-    ///
-    /// # Errors
-    ///
-    /// - [`Invalid`](crate::ErrorKind::Invalid) if the URL is wrong; the text lists what is known.
-    /// - [`Unavailable`](crate::ErrorKind::Unavailable) if the storage cannot be reached.
-    /// - [`Unsupported`](crate::ErrorKind::Unsupported) if the feature for that scheme is off, or the storage
-    ///   is not fit to keep locks.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping this future leaves nothing running.
-    pub async fn connect(url: &str) -> Result<Self> {
-        registry::parse(url)?.connect().await
     }
 }
 

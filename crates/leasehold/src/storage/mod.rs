@@ -6,6 +6,7 @@
 
 mod any;
 mod finding;
+mod holder;
 mod memory;
 mod name;
 #[cfg(any(feature = "redis", feature = "postgres"))]
@@ -19,8 +20,10 @@ pub mod redis;
 pub(crate) mod registry;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+pub(crate) mod target;
 mod token;
 pub(crate) mod url;
+mod validate;
 
 use std::fmt::{self, Debug, Display};
 use std::future::Future;
@@ -31,6 +34,7 @@ use futures_core::Stream;
 
 pub use self::any::AnyStorage;
 pub use self::finding::{Finding, Severity};
+pub use self::holder::{Holder, Kind};
 pub use self::memory::Memory;
 pub use self::name::Name;
 pub use self::owner::Owner;
@@ -199,24 +203,6 @@ impl Claim {
     }
 }
 
-/// What a lock is. Kept in every record, so that a name is never two kinds at once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Kind {
-    /// At most one holder.
-    #[default]
-    Mutex,
-}
-
-impl Kind {
-    /// Returns the word kept in records.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Mutex => "mutex",
-        }
-    }
-}
-
 /// Answers an acquire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -274,35 +260,6 @@ pub enum Hint {
     /// The storage may have forgotten leases: it was restarted, or another server answers now. Everybody asks
     /// again, and every hold is verified at once.
     Restarted,
-}
-
-/// Whoever holds a lock, as seen by looking. The picture may be old by the time it is read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Holder {
-    /// The lock.
-    pub name: Name,
-    /// What kind of lock it is.
-    pub kind: Kind,
-    /// The acquisition that holds.
-    pub owner: Owner,
-    /// Its fencing token.
-    pub token: Token,
-    /// What it calls itself.
-    pub label: Option<Arc<str>>,
-    /// How much of its lease is left; [`Duration::MAX`] if it has no end, as a lock of another library may have none.
-    pub remaining: Duration,
-    /// How long it has held, if the storage knows.
-    pub held_for: Option<Duration>,
-    /// How many wait behind it, if the storage knows. A process counts once.
-    pub waiters: Option<u64>,
-}
-
-impl Holder {
-    /// Makes a holder without a label, a start or a queue; set those fields if they are known.
-    pub fn new(name: Name, owner: Owner, token: Token, remaining: Duration) -> Self {
-        Self { name, kind: Kind::Mutex, owner, token, label: None, remaining, held_for: None, waiters: None }
-    }
 }
 
 /// What a storage promises, probed when it is connected.

@@ -43,7 +43,7 @@ use self::link::{Door, Link, Server};
 use self::links::Links;
 use self::waiting::Waiting;
 use super::net::hints::Hinter;
-use super::registry::Target;
+use super::target::Target;
 use super::url::Url;
 use super::{
     AcquireReply, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, ReleaseReply, RenewReply,

@@ -36,7 +36,7 @@ use self::link::Server;
 use self::list::Pages;
 use self::verbs::{Acquiring, Inspecting, Releasing, Renewing, Verb};
 use super::net::hints::Hinter;
-use super::registry::Target;
+use super::target::Target;
 use super::url::Url;
 use super::{
     AcquireReply, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, ReleaseReply, RenewReply,

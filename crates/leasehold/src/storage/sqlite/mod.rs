@@ -41,7 +41,7 @@ pub use self::config::{Config, Synchronous};
 use self::db::Db;
 use self::hints::{Commands, Hinter};
 use self::job::{Job, Reply};
-use super::registry::Target;
+use super::target::Target;
 use super::url::Url;
 use super::{
     AcquireReply, Claim, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, ReleaseReply,
