@@ -34,21 +34,18 @@ fn set(postgres: &Postgres, seconds: i64) {
     });
 }
 
-// 63
 #[test]
 fn a_server_clock_that_jumps_ahead_ends_leases_and_no_token_goes_back() {
     let postgres = clocked();
     run(scenario::jump_ahead(&own(&postgres.url()), |seconds| set(&postgres, seconds)));
 }
 
-// 64
 #[test]
 fn a_server_clock_that_jumps_back_keeps_no_dead_holder_and_no_dead_waiter_alive() {
     let postgres = clocked();
     run(scenario::jump_back(&own(&postgres.url()), |seconds| set(&postgres, seconds)));
 }
 
-// 64
 #[test]
 fn a_lease_that_lasts_longer_than_its_ttl_is_cut_back_by_whoever_asks() {
     run(async {
@@ -74,7 +71,6 @@ fn a_lease_that_lasts_longer_than_its_ttl_is_cut_back_by_whoever_asks() {
     });
 }
 
-// 67
 #[test]
 fn a_new_primary_with_another_clock_gives_larger_tokens_and_keeps_no_lease_for_long() {
     let pair = PostgresPair::start_with(Postgres::options().own_clock()).expect("two servers");
@@ -94,7 +90,7 @@ fn a_new_primary_with_another_clock_gives_larger_tokens_and_keeps_no_lease_for_l
     });
 }
 
-// 68
+// In a statement that has waited for a row, `now()` is the time before the wait.
 #[test]
 fn a_contender_that_was_kept_waiting_knows_what_time_it_is() {
     run(async {
@@ -133,7 +129,6 @@ fn a_contender_that_was_kept_waiting_knows_what_time_it_is() {
     });
 }
 
-// 68
 #[test]
 fn a_row_that_somebody_locks_holds_up_nobody_else() {
     run(async {
@@ -179,7 +174,6 @@ fn a_row_that_somebody_locks_holds_up_nobody_else() {
     });
 }
 
-// 68
 #[test]
 fn a_waiter_gets_a_lock_whose_row_was_locked_as_soon_as_it_is_not() {
     run(async {
@@ -196,7 +190,6 @@ fn a_waiter_gets_a_lock_whose_row_was_locked_as_soon_as_it_is_not() {
     });
 }
 
-// 79
 #[test]
 fn tokens_grow_when_the_row_is_deleted() {
     let url = own(&common().url());
@@ -204,7 +197,6 @@ fn tokens_grow_when_the_row_is_deleted() {
     run(scenario::deleted_record(&url, || drop(sql(common(), &delete))));
 }
 
-// 79
 #[test]
 fn a_holder_whose_row_is_deleted_finds_out_at_its_next_renewal() {
     run(async {

@@ -13,7 +13,6 @@ async fn tier(url: &str) -> Tier {
     bare(url).await.guarantees().tier
 }
 
-// 74
 #[test]
 fn a_lease_that_was_granted_survives_kill_9_whatever_synchronous_commit_says() {
     let postgres = victim();
@@ -58,7 +57,6 @@ fn a_lease_that_was_granted_survives_kill_9_whatever_synchronous_commit_says() {
     sql(&postgres, "select pg_reload_conf()");
 }
 
-// 74
 #[test]
 fn what_is_promised_follows_from_what_the_server_keeps() {
     let postgres = victim();
@@ -85,7 +83,6 @@ fn what_is_promised_follows_from_what_the_server_keeps() {
     sql(&postgres, "select pg_reload_conf()");
 }
 
-// 71
 #[test]
 fn a_server_that_starts_again_ends_no_hold_and_loses_no_waiter() {
     let postgres = victim();
@@ -114,7 +111,6 @@ fn a_server_that_starts_again_ends_no_hold_and_loses_no_waiter() {
     });
 }
 
-// 75
 #[test]
 fn an_asynchronous_standby_that_is_promoted_gives_larger_tokens_and_ends_what_it_does_not_know() {
     let pair = PostgresPair::start().expect("two servers");
@@ -138,7 +134,6 @@ fn an_asynchronous_standby_that_is_promoted_gives_larger_tokens_and_ends_what_it
     });
 }
 
-// 75
 #[test]
 fn a_synchronous_standby_that_is_promoted_knows_every_grant() {
     let pair = PostgresPair::start_synchronous(Postgres::options()).expect("two servers");
@@ -159,7 +154,6 @@ fn a_synchronous_standby_that_is_promoted_knows_every_grant() {
     });
 }
 
-// 75
 #[test]
 fn a_standby_alone_is_no_place_to_lock() {
     let primary = Postgres::start().expect("a server");
@@ -174,7 +168,7 @@ fn a_standby_alone_is_no_place_to_lock() {
     });
 }
 
-// 76: nothing is bound to a connection.
+// Nothing is bound to a connection.
 #[test]
 fn connections_that_are_terminated_end_no_hold() {
     run(async {
@@ -199,7 +193,6 @@ fn connections_that_are_terminated_end_no_hold() {
     });
 }
 
-// 77
 #[test]
 fn a_holder_behind_a_dead_link_ends_at_its_deadline_and_not_later() {
     run(async {

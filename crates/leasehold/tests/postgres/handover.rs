@@ -140,7 +140,6 @@ fn a_lease_that_was_handed_over_outlives_its_process_by_all_that_was_asked_for()
     });
 }
 
-// 33
 #[test]
 fn who_died_while_it_waited_keeps_the_lock_no_longer_than_its_place() {
     run(async {
@@ -207,7 +206,6 @@ fn a_release_that_cannot_take_all_away_is_a_release() {
     });
 }
 
-// 74
 #[test]
 fn a_handover_that_no_standby_has_is_not_believed() {
     let pair = PostgresPair::start_synchronous(Postgres::options()).expect("two servers");
@@ -306,7 +304,6 @@ fn who_would_be_left_with_little_is_told_to_ask() {
     });
 }
 
-// 68
 #[test]
 fn a_lock_that_a_transaction_pins_is_released_and_handed_to_nobody() {
     run(async {

@@ -12,7 +12,6 @@ use crate::net::limits as scenario;
 use crate::net::logs::Logs;
 use crate::tools::*;
 
-// 48, 49
 #[test]
 fn a_client_has_two_connections_however_many_wait() {
     run(async {
@@ -71,14 +70,12 @@ fn a_client_that_is_dropped_closes_its_connections() {
     });
 }
 
-// 50
 #[test]
 fn a_flood_of_claims_loses_no_hold() {
     let calm = |event: &Event| !matches!(event, Event::Lost { .. });
     run(scenario::flood(time(3_000), 300, 10, calm));
 }
 
-// 54
 #[test]
 fn a_server_that_takes_no_more_clients_keeps_those_it_has() {
     run(async {
@@ -115,7 +112,6 @@ fn a_server_that_takes_no_more_clients_keeps_those_it_has() {
     });
 }
 
-// 55
 #[test]
 fn waiting_costs_no_processor_whether_the_server_is_there_or_not() {
     let postgres = victim();
@@ -129,7 +125,6 @@ fn a_process_that_waits() {
     scenario::a_waiter();
 }
 
-// 55, 62
 #[test]
 fn a_server_that_is_down_is_asked_a_few_times_a_second_and_fills_no_log() {
     let logs = Logs::of_all();
@@ -156,7 +151,6 @@ fn an_idle_client_only_shows_that_it_lives() {
     });
 }
 
-// 57
 #[test]
 fn a_name_whose_row_was_removed_meanwhile_gets_a_larger_token() {
     run(async {
@@ -181,7 +175,6 @@ fn a_name_whose_row_was_removed_meanwhile_gets_a_larger_token() {
     });
 }
 
-// 59
 #[test]
 fn a_full_disk_is_said_and_over_when_there_is_room() {
     let postgres = Postgres::options().small_disk(160).start().expect("a server and a disk");

@@ -250,7 +250,6 @@ fn a_pooler_lets_in_or_says_why_not() {
     });
 }
 
-// 102
 #[test]
 fn no_password_is_shown_anywhere() {
     const CANARY: &str = "S3CRETCANARY";

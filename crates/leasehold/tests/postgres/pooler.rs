@@ -43,7 +43,7 @@ fn behind_a_pooler_nothing_is_prepared_nobody_listens_and_nothing_is_set() {
     });
 }
 
-// 49
+// The holder needs a connection to release, and waiters could occupy the whole pool.
 #[test]
 fn waiters_behind_a_pool_of_one_are_served_in_time() {
     run(async {

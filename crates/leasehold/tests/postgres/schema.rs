@@ -43,7 +43,6 @@ fn a_user_who_may_not_make_the_tables_is_told_how_to_get_them() {
     });
 }
 
-// 106
 #[test]
 fn tables_that_an_administrator_made_serve_a_role_that_may_only_write_rows() {
     run(async {
@@ -119,7 +118,6 @@ fn a_table_of_somebody_else_is_refused_and_left_alone() {
     });
 }
 
-// 104
 #[test]
 fn hostile_names_of_schemas_and_tables_are_refused_before_anything_is_sent() {
     let long = "x".repeat(64);
@@ -162,7 +160,6 @@ fn hostile_names_of_schemas_and_tables_are_refused_before_anything_is_sent() {
     });
 }
 
-// 103
 #[test]
 fn hostile_names_and_labels_are_only_text() {
     run(async {
@@ -227,7 +224,6 @@ fn hostile_names_and_labels_are_only_text() {
     });
 }
 
-// 105, 106
 #[test]
 fn prefix_and_name_are_not_confused() {
     run(async {

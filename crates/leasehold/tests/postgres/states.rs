@@ -95,7 +95,6 @@ fn a_role_that_may_not_write_is_told_so() {
     });
 }
 
-// 84
 #[test]
 fn a_table_that_is_dropped_ends_holds_at_the_next_renewal_and_is_made_again_once() {
     run(async {
@@ -128,7 +127,6 @@ fn a_table_that_is_dropped_ends_holds_at_the_next_renewal_and_is_made_again_once
     });
 }
 
-// 84
 #[test]
 fn a_schema_that_is_dropped_is_said_to_those_who_may_not_make_it_again() {
     run(async {
@@ -215,7 +213,6 @@ fn a_holder_that_a_locked_table_keeps_from_renewing_ends_at_its_deadline() {
     });
 }
 
-// 119
 #[test]
 fn a_password_that_is_changed_puts_holds_at_risk_and_then_ends_them() {
     let postgres = Postgres::options().password("s3cret").start().expect("a server");
@@ -252,7 +249,6 @@ fn a_password_that_is_changed_puts_holds_at_risk_and_then_ends_them() {
     });
 }
 
-// 119
 #[test]
 fn a_password_file_is_read_again_for_every_connection() {
     let postgres = Postgres::options().password("s3cret").start().expect("a server");

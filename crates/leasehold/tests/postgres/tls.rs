@@ -79,7 +79,6 @@ fn a_server_that_wants_no_tls_gets_none_unless_it_has_to_be() {
     });
 }
 
-// 100
 #[test]
 fn nobody_is_believed_who_should_not_be() {
     run(async {
@@ -136,7 +135,6 @@ fn nobody_is_believed_who_should_not_be() {
     });
 }
 
-// 100
 #[test]
 fn a_server_with_an_old_tls_is_not_spoken_to_not_even_in_plain() {
     run(async {
@@ -164,7 +162,6 @@ fn a_server_with_an_old_tls_is_not_spoken_to_not_even_in_plain() {
     });
 }
 
-// 100
 #[test]
 fn a_server_that_asks_for_a_certificate_gets_it() {
     run(async {
@@ -203,7 +200,6 @@ fn a_server_that_asks_for_a_certificate_gets_it() {
     });
 }
 
-// 100
 #[test]
 fn what_goes_to_another_machine_in_plain_is_told_in_the_log() {
     let logs = crate::net::logs::Logs::of_all();
@@ -251,7 +247,6 @@ async fn stripper(answer: &'static [u8], port: u16) -> u16 {
     own
 }
 
-// 101
 #[test]
 fn who_says_that_there_is_no_tls_does_not_get_the_login_in_plain() {
     run(async {

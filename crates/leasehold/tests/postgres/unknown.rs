@@ -10,7 +10,6 @@ use leasehold_testbed::{Postgres, PostgresPair};
 use crate::net::unknown as scenario;
 use crate::tools::*;
 
-// 15
 #[test]
 fn a_claim_that_a_stopped_server_executes_late_takes_nothing_from_anybody() {
     let postgres = victim();
@@ -21,20 +20,17 @@ fn a_claim_that_a_stopped_server_executes_late_takes_nothing_from_anybody() {
     });
 }
 
-// 15
 #[test]
 fn a_claim_and_its_clean_up_leave_nothing_in_whatever_order_they_arrive() {
     run(scenario::clean_up_before_and_after());
 }
 
-// 15
 #[test]
 fn an_acquire_that_fails_on_a_stopped_server_leaves_no_ghost() {
     let postgres = victim();
     run(scenario::acquires_from_a_stopped_server(&postgres, &own(&postgres.url())));
 }
 
-// 15, 22
 #[test]
 fn a_claim_whose_commit_waits_for_a_standby_is_not_said_to_be_gone() {
     let pair = PostgresPair::start_synchronous(Postgres::options()).expect("two servers");
@@ -81,7 +77,6 @@ fn a_claim_whose_commit_waits_for_a_standby_is_not_said_to_be_gone() {
     });
 }
 
-// 22
 #[test]
 fn a_commit_that_no_standby_has_is_no_grant() {
     let pair = PostgresPair::start_synchronous(Postgres::options()).expect("two servers");
@@ -111,7 +106,6 @@ fn a_commit_that_no_standby_has_is_no_grant() {
     });
 }
 
-// 16
 #[test]
 fn an_acquire_that_is_dropped_at_any_point_leaves_nothing() {
     run(async {
@@ -127,7 +121,6 @@ fn an_acquire_that_is_dropped_at_any_point_leaves_nothing() {
     });
 }
 
-// 16, 26
 #[test]
 fn a_storage_whose_calls_are_dropped_at_any_point_answers_the_next() {
     // What was dropped may still be under way on the connection before.
@@ -135,31 +128,26 @@ fn a_storage_whose_calls_are_dropped_at_any_point_answers_the_next() {
     run(scenario::dropped_calls(200, answer));
 }
 
-// 17
 #[test]
 fn a_guard_that_is_dropped_by_a_panic_is_released_at_once() {
     run(scenario::guard_in_a_panic());
 }
 
-// 18
 #[test]
 fn a_guard_may_be_dropped_where_no_runtime_is() {
     scenario::guard_without_a_runtime();
 }
 
-// 19
 #[test]
 fn a_release_whose_caller_goes_away_is_carried_out() {
     run(scenario::release_without_its_caller());
 }
 
-// 20
 #[test]
 fn a_release_whose_answer_is_lost_harms_nobody() {
     run(scenario::release_without_its_answer());
 }
 
-// 21, 22
 #[test]
 fn a_claim_whose_commit_is_unknown_five_times_is_granted_once() {
     run(async {
@@ -186,7 +174,6 @@ fn a_claim_whose_commit_is_unknown_five_times_is_granted_once() {
     });
 }
 
-// 21
 #[test]
 fn an_acquire_survives_connections_that_break_after_every_request() {
     run(async {
@@ -204,7 +191,7 @@ fn an_acquire_survives_connections_that_break_after_every_request() {
     });
 }
 
-// 25
+// The server may report a timeout for a statement that has taken its lock.
 #[test]
 fn statements_that_are_cancelled_leave_no_lock_of_any_kind() {
     run(async {
@@ -251,32 +238,27 @@ fn statements_that_are_cancelled_leave_no_lock_of_any_kind() {
     });
 }
 
-// 11
 #[test]
 fn a_holder_that_is_broken_by_an_operator_is_told_at_once() {
     run(scenario::broken_lock());
 }
 
-// 2, 3, 4
 #[test]
 fn a_holder_that_was_paused_gets_nothing_back() {
     run(scenario::paused_holder());
 }
 
-// 5
 #[test]
 fn a_renewal_that_is_answered_after_the_deadline_revives_nothing() {
     run(scenario::late_renewal());
 }
 
-// 6
 #[test]
 fn a_grant_that_is_answered_when_it_is_nearly_over_is_not_handed_out() {
     // The tag that only an answer with one row ends with.
     run(scenario::late_grant(Trap::on_reply("SELECT 1\0").hold()));
 }
 
-// 8
 #[test]
 fn releases_that_meet_renewals_leave_nothing() {
     let url = own(&common().url());
@@ -288,7 +270,6 @@ fn releases_that_meet_renewals_leave_nothing() {
     assert_eq!(sql(common(), &held), "0");
 }
 
-// 48, 50
 #[test]
 fn what_is_held_is_renewed_and_released_while_an_acquire_is_stuck() {
     run(async {

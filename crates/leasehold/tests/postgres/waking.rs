@@ -12,7 +12,6 @@ use tokio::time::Instant;
 use crate::net::waking as scenario;
 use crate::tools::*;
 
-// 27
 #[test]
 fn a_release_that_races_an_entry_into_the_queue_is_not_missed() {
     run(async {
@@ -53,7 +52,6 @@ fn a_release_that_races_an_entry_into_the_queue_is_not_missed() {
     });
 }
 
-// 27
 #[test]
 fn a_handover_never_waits_for_a_heartbeat() {
     run(async {
@@ -80,25 +78,21 @@ fn a_handover_never_waits_for_a_heartbeat() {
     });
 }
 
-// 27
 #[test]
 fn a_release_before_the_subscription_stands_is_not_missed() {
     run(scenario::release_before_the_subscription());
 }
 
-// 28
 #[test]
 fn a_notification_connection_that_falls_silent_is_replaced() {
     run(scenario::silent_notifications());
 }
 
-// 28
 #[test]
 fn waiters_ask_by_themselves_while_the_notification_connection_is_silent() {
     run(scenario::waiter_behind_silent_notifications(WAITER_HEARTBEAT + time(1_500)));
 }
 
-// 28, 29
 #[test]
 fn terminated_listeners_miss_nothing() {
     run(async {
@@ -129,7 +123,6 @@ fn terminated_listeners_miss_nothing() {
     });
 }
 
-// 31
 #[test]
 fn a_handover_wakes_one_of_many() {
     run(async {
@@ -152,7 +145,6 @@ fn a_handover_wakes_one_of_many() {
     });
 }
 
-// 31
 #[test]
 fn waiters_with_engines_ask_twice_per_handover_at_most() {
     let url = own(&common().url());
@@ -186,7 +178,6 @@ fn a_handover_is_one_claim_to_wait_and_none_to_hold() {
     });
 }
 
-// 33
 #[test]
 fn a_dead_waiter_does_not_stop_those_who_are_told() {
     run(async {
@@ -285,7 +276,6 @@ fn nobody_is_notified_while_nobody_waits() {
     });
 }
 
-// 33, 42
 #[test]
 fn a_dead_holder_and_dead_waiters_end_with_their_ttls() {
     run(async {
@@ -311,13 +301,11 @@ fn a_dead_holder_and_dead_waiters_end_with_their_ttls() {
     });
 }
 
-// 42
 #[test]
 fn a_dead_holder_is_replaced_when_its_ttl_is_over() {
     run(scenario::dead_holder(time(700)));
 }
 
-// 34
 #[test]
 fn waiters_that_leave_at_random_stall_nobody_and_leave_nothing() {
     let url = own(&common().url());
@@ -325,7 +313,6 @@ fn waiters_that_leave_at_random_stall_nobody_and_leave_nothing() {
     one_row_is_left(&url);
 }
 
-// 35, 36
 #[test]
 fn hundreds_of_handovers_leave_one_row() {
     let url = own(&common().url());

@@ -58,7 +58,6 @@ fn another_prefix_is_another_place() {
     });
 }
 
-// 106
 #[test]
 fn prefix_and_name_are_not_confused() {
     run(async {
@@ -92,7 +91,6 @@ fn a_user_and_a_password_let_in_and_wrong_ones_do_not() {
     });
 }
 
-// 102
 #[test]
 fn no_password_is_shown_anywhere() {
     const CANARY: &str = "S3CRETCANARY";
@@ -223,7 +221,7 @@ fn what_is_promised_follows_from_what_the_server_keeps() {
     });
 }
 
-// 61
+// Every eviction policy but `noeviction` removes keys of held locks.
 #[test]
 fn a_server_that_evicts_is_refused_unless_that_is_accepted() {
     run(async {
@@ -264,7 +262,6 @@ fn a_server_that_evicts_is_refused_unless_that_is_accepted() {
     });
 }
 
-// 106
 #[test]
 fn a_user_with_the_rights_of_the_readme_can_do_everything() {
     run(async {
@@ -300,7 +297,6 @@ async fn everything_works(redis: &Redis) {
     assert!(!denied.contains("evalsha") && !denied.contains("subscribe"), "{denied}");
 }
 
-// 106
 #[test]
 fn a_user_that_may_not_ask_what_the_server_is_gets_the_least_promise() {
     run(async {
@@ -318,7 +314,6 @@ fn a_user_that_may_not_ask_what_the_server_is_gets_the_least_promise() {
     });
 }
 
-// 106
 #[test]
 fn no_right_of_the_readme_is_one_too_many() {
     let scripts = [
@@ -338,7 +333,6 @@ fn no_right_of_the_readme_is_one_too_many() {
     }
 }
 
-// 103
 #[test]
 fn hostile_names_and_labels_make_no_keys_but_their_own() {
     run(async {
@@ -391,7 +385,6 @@ fn hostile_names_and_labels_make_no_keys_but_their_own() {
     });
 }
 
-// 86
 #[test]
 fn a_key_of_another_type_is_named() {
     run(async {
@@ -443,7 +436,6 @@ fn a_lock_of_somebody_else_is_respected_whatever_its_value_is() {
     });
 }
 
-// 100
 #[test]
 fn only_the_server_that_is_meant_is_talked_to_over_tls() {
     run(async {
@@ -484,7 +476,6 @@ fn only_the_server_that_is_meant_is_talked_to_over_tls() {
     });
 }
 
-// 100
 #[test]
 fn a_server_that_wants_a_certificate_gets_one_or_nothing() {
     run(async {

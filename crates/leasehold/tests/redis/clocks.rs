@@ -73,7 +73,6 @@ impl Drop for Watch {
     }
 }
 
-// 63
 #[cfg(target_os = "linux")]
 #[test]
 fn a_server_clock_that_jumps_ahead_ends_leases_and_no_token_goes_back() {
@@ -81,7 +80,6 @@ fn a_server_clock_that_jumps_ahead_ends_leases_and_no_token_goes_back() {
     run(scenario::jump_ahead(&watch.url(), |seconds| watch.set(seconds)));
 }
 
-// 64
 #[cfg(target_os = "linux")]
 #[test]
 fn a_server_clock_that_jumps_back_keeps_no_dead_holder_and_no_dead_waiter_alive() {
@@ -89,7 +87,6 @@ fn a_server_clock_that_jumps_back_keeps_no_dead_holder_and_no_dead_waiter_alive(
     run(scenario::jump_back(&watch.url(), |seconds| watch.set(seconds)));
 }
 
-// 64
 #[test]
 fn a_lease_that_lasts_longer_than_its_ttl_is_cut_back_by_whoever_asks() {
     run(async {
@@ -112,7 +109,6 @@ fn a_lease_that_lasts_longer_than_its_ttl_is_cut_back_by_whoever_asks() {
     });
 }
 
-// 70
 #[test]
 fn every_ttl_within_the_bounds_is_given_to_the_millisecond() {
     let (storage, prefix) = run(async {
@@ -162,7 +158,6 @@ fn left(prefix: &str, ttl: u64) {
     assert!(left <= ttl && (left > ttl - 5_000 || left == -2), "{left} of {ttl}");
 }
 
-// 70
 #[test]
 fn ttls_out_of_bounds_are_refused_before_anything_is_sent() {
     run(async {
@@ -175,7 +170,6 @@ fn ttls_out_of_bounds_are_refused_before_anything_is_sent() {
     });
 }
 
-// 71
 #[test]
 fn a_server_that_starts_again_and_has_forgotten_all_ends_holds_at_once() {
     run(async {
@@ -197,7 +191,6 @@ fn a_server_that_starts_again_and_has_forgotten_all_ends_holds_at_once() {
     });
 }
 
-// 71
 #[test]
 fn a_server_that_starts_again_and_remembers_ends_no_hold() {
     run(async {
@@ -223,7 +216,6 @@ fn a_server_that_starts_again_and_remembers_ends_no_hold() {
     });
 }
 
-// 79
 #[test]
 fn tokens_grow_when_the_record_is_deleted() {
     let url = own(&common().url());
@@ -232,7 +224,6 @@ fn tokens_grow_when_the_record_is_deleted() {
     run(scenario::deleted_record(&url, || assert_eq!(tell(common(), &["eval", &delete, "0"]), "1")));
 }
 
-// 84
 #[test]
 fn a_flush_ends_holds_at_once_for_those_who_listen() {
     run(async {
@@ -253,7 +244,6 @@ fn a_flush_ends_holds_at_once_for_those_who_listen() {
     });
 }
 
-// 84
 #[test]
 fn a_flush_ends_holds_at_the_next_renewal_for_those_who_do_not_listen() {
     run(async {
@@ -271,7 +261,6 @@ fn a_flush_ends_holds_at_the_next_renewal_for_those_who_do_not_listen() {
     });
 }
 
-// 85
 #[test]
 fn a_server_that_forgets_its_scripts_all_the_time_is_no_trouble() {
     run(async {

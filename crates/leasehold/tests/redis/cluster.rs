@@ -52,7 +52,6 @@ fn claims(locks: &[String]) -> Vec<Claim> {
     locks.iter().map(|lock| claim(lock)).collect()
 }
 
-// 87
 #[test]
 fn names_with_braces_are_locks_like_others() {
     let names = ["{", "}", "{}", "}{", "a{b}c", "{a}", "{{a}}", "{}a{b}", "a{b}{c}", "a", "a:t"];
@@ -190,7 +189,6 @@ fn nodes_are_found_by_whatever_they_call_themselves() {
     }
 }
 
-// 86
 #[test]
 fn a_cluster_that_is_down_is_asked_again_until_it_is_whole() {
     let cluster = RedisCluster::start().expect("a Cluster");
@@ -218,7 +216,6 @@ fn a_cluster_that_is_down_is_asked_again_until_it_is_whole() {
     });
 }
 
-// 30
 #[test]
 fn nobody_shares_a_lock_whose_slot_moves_around() {
     let cluster = RedisCluster::start().expect("a Cluster");
@@ -257,7 +254,6 @@ fn nobody_shares_a_lock_whose_slot_moves_around() {
     });
 }
 
-// 30
 #[test]
 fn waiters_are_served_in_order_while_their_slot_moves() {
     let cluster = RedisCluster::start().expect("a Cluster");
@@ -289,7 +285,6 @@ fn waiters_are_served_in_order_while_their_slot_moves() {
     });
 }
 
-// 86
 #[test]
 fn a_claim_follows_a_slot_that_has_moved_at_once() {
     let cluster = RedisCluster::start().expect("a Cluster");
@@ -309,7 +304,6 @@ fn a_claim_follows_a_slot_that_has_moved_at_once() {
     });
 }
 
-// 86
 #[test]
 fn a_slot_between_two_nodes_is_asked_for_at_both() {
     let cluster = RedisCluster::start().expect("a Cluster");
@@ -348,7 +342,6 @@ fn a_slot_between_two_nodes_is_asked_for_at_both() {
     });
 }
 
-// 86
 #[test]
 fn a_lock_is_held_through_a_migration_that_takes_its_time() {
     let cluster = RedisCluster::start().expect("a Cluster");
@@ -438,7 +431,6 @@ fn a_node_that_is_restarted_is_noticed_by_those_who_only_listen() {
     });
 }
 
-// 28
 #[test]
 fn another_node_is_listened_to_when_one_dies() {
     let cluster = partial();
@@ -504,7 +496,6 @@ fn observers_are_told_by_whoever_serves_the_lock() {
     });
 }
 
-// 71
 #[test]
 fn a_failover_in_order_loses_nothing() {
     let cluster = RedisCluster::options().replicas(1).start().expect("a Cluster");
@@ -529,7 +520,6 @@ fn a_failover_in_order_loses_nothing() {
     });
 }
 
-// 71
 #[test]
 fn a_failover_that_forgets_a_lease_is_noticed_at_once() {
     let cluster = RedisCluster::options().replicas(1).start().expect("a Cluster");

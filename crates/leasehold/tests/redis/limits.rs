@@ -11,7 +11,6 @@ use crate::net::limits as scenario;
 use crate::net::logs::Logs;
 use crate::tools::*;
 
-// 48
 #[test]
 fn a_client_has_two_connections_however_many_wait() {
     run(async {
@@ -62,7 +61,6 @@ fn a_client_that_is_dropped_closes_its_connections() {
     });
 }
 
-// 55
 #[test]
 fn waiting_costs_no_processor_whether_the_server_is_there_or_not() {
     let redis = Redis::start().expect("a server");
@@ -96,14 +94,12 @@ fn an_idle_client_only_shows_that_it_lives() {
     });
 }
 
-// 50
 #[test]
 fn a_flood_of_claims_loses_no_hold() {
     let calm = |event: &Event| !matches!(event, Event::Lost { .. } | Event::RenewFailed { .. });
     run(scenario::flood(time(1_500), 400, 20, calm));
 }
 
-// 54
 #[test]
 fn a_server_that_takes_no_more_clients_keeps_those_it_has() {
     run(async {
@@ -121,13 +117,12 @@ fn a_server_that_takes_no_more_clients_keeps_those_it_has() {
     });
 }
 
-// 55, 62
 #[test]
 fn a_server_that_is_down_is_asked_a_few_times_a_second() {
     run(scenario::tries_to_connect("job"));
 }
 
-// 60
+// The server refuses a whole script if one of its commands may allocate memory.
 #[test]
 fn full_memory_refuses_claims_and_neither_renewals_nor_releases() {
     run(async {
@@ -175,7 +170,6 @@ async fn renewed(storage: &Bare, claim: &leasehold::storage::Claim) -> Duration 
     }
 }
 
-// 62
 #[test]
 fn a_server_that_is_down_fills_no_log() {
     let logs = Logs::of_all();

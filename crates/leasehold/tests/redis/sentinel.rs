@@ -57,7 +57,6 @@ fn fail_over(servers: &RedisSentinels) -> &Redis {
     servers.await_primary_other_than(primary.port()).expect("another primary")
 }
 
-// 71
 #[test]
 fn a_failover_that_forgets_a_lease_is_noticed_at_once_and_tokens_grow() {
     let servers = RedisSentinels::start().expect("servers");
@@ -80,7 +79,6 @@ fn a_failover_that_forgets_a_lease_is_noticed_at_once_and_tokens_grow() {
     });
 }
 
-// 71
 #[test]
 fn a_lease_that_the_new_primary_has_goes_on() {
     let servers = RedisSentinels::start().expect("servers");
@@ -99,7 +97,6 @@ fn a_lease_that_the_new_primary_has_goes_on() {
     });
 }
 
-// 71
 #[test]
 fn a_waiter_is_served_by_the_new_primary() {
     let servers = RedisSentinels::start().expect("servers");
@@ -115,7 +112,6 @@ fn a_waiter_is_served_by_the_new_primary() {
     });
 }
 
-// 71, 86
 #[test]
 fn a_demoted_primary_is_left_for_the_new_one() {
     let servers = RedisSentinels::start().expect("servers");
@@ -133,7 +129,6 @@ fn a_demoted_primary_is_left_for_the_new_one() {
     });
 }
 
-// 86
 #[test]
 fn a_server_that_became_a_replica_grants_nothing() {
     let (primary, other) = (Redis::start().expect("a server"), Redis::start().expect("a server"));
@@ -231,7 +226,7 @@ fn a_grant_that_too_few_replicas_have_is_none() {
     });
 }
 
-// 72
+// `WAIT` counts replicas, and the failover may promote another one.
 #[test]
 fn replicas_that_have_a_grant_are_no_promise_when_another_one_is_promoted() {
     let primary = Redis::start().expect("a server");

@@ -12,7 +12,6 @@ use crate::tools::*;
 /// What a client asks while it connects, in this order.
 const GREETING: [&str; 4] = ["hello", "info", "time", "config get"];
 
-// 86
 #[test]
 fn every_error_during_a_call_is_said_and_the_next_call_works() {
     run(async {
@@ -61,7 +60,6 @@ fn every_error_during_a_call_is_said_and_the_next_call_works() {
     });
 }
 
-// 86
 #[test]
 fn what_says_that_the_server_is_not_the_one_makes_the_next_call_connect_again() {
     run(async {
@@ -89,7 +87,6 @@ fn what_says_that_the_server_is_not_the_one_makes_the_next_call_connect_again() 
     });
 }
 
-// 86
 #[test]
 fn every_error_while_connecting_is_said_and_connects_to_nothing_unknown() {
     run(async {
@@ -123,7 +120,6 @@ fn every_error_while_connecting_is_said_and_connects_to_nothing_unknown() {
     });
 }
 
-// 86
 #[test]
 fn errors_of_the_notification_connection_stop_nobody_from_waiting() {
     run(async {
@@ -150,7 +146,6 @@ fn errors_of_the_notification_connection_stop_nobody_from_waiting() {
     });
 }
 
-// 86
 #[test]
 fn a_server_that_runs_a_script_for_too_long_is_waited_for() {
     run(async {
@@ -180,7 +175,6 @@ fn a_server_that_runs_a_script_for_too_long_is_waited_for() {
     });
 }
 
-// 110
 #[test]
 fn hostile_answers_are_errors_and_cost_no_memory() {
     run(async {
@@ -222,7 +216,6 @@ fn hostile_answers_are_errors_and_cost_no_memory() {
     });
 }
 
-// 110
 #[test]
 fn hostile_answers_while_connecting_are_errors() {
     run(async {
@@ -256,7 +249,6 @@ fn memory() -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) * 1024
 }
 
-// 119
 #[test]
 fn a_password_that_is_changed_puts_holds_at_risk_and_then_ends_them() {
     run(async {

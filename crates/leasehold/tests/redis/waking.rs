@@ -11,13 +11,11 @@ use tokio::time::Instant;
 use crate::net::waking as scenario;
 use crate::tools::*;
 
-// 27
 #[test]
 fn a_release_before_the_subscription_stands_is_not_missed() {
     run(scenario::release_before_the_subscription());
 }
 
-// 27
 #[test]
 fn a_subscription_that_is_never_confirmed_is_tried_again() {
     run(async {
@@ -30,19 +28,16 @@ fn a_subscription_that_is_never_confirmed_is_tried_again() {
     });
 }
 
-// 28
 #[test]
 fn a_notification_connection_that_falls_silent_is_replaced() {
     run(scenario::silent_notifications());
 }
 
-// 28
 #[test]
 fn waiters_ask_by_themselves_while_the_notification_connection_is_silent() {
     run(scenario::waiter_behind_silent_notifications(2 * WAITER_HEARTBEAT + time(1_000)));
 }
 
-// 29
 #[test]
 fn killed_subscribers_miss_nothing() {
     run(async {
@@ -64,7 +59,6 @@ fn killed_subscribers_miss_nothing() {
     });
 }
 
-// 31
 #[test]
 fn a_handover_wakes_one_of_hundreds() {
     run(async {
@@ -81,7 +75,6 @@ fn a_handover_wakes_one_of_hundreds() {
     });
 }
 
-// 31
 #[test]
 fn waiters_with_engines_ask_twice_per_handover_at_most() {
     let redis = Redis::start().expect("a server");
@@ -94,7 +87,6 @@ fn acquires(redis: &Redis) -> u64 {
     counts.get("evalsha").copied().unwrap_or(0) / 2
 }
 
-// 33
 #[test]
 fn dead_waiters_at_the_head_hold_up_nobody() {
     run(async {
@@ -128,7 +120,6 @@ fn dead_waiters_at_the_head_hold_up_nobody() {
     });
 }
 
-// 33, 42
 #[test]
 fn a_dead_holder_and_dead_waiters_end_with_their_ttls() {
     run(async {
@@ -151,13 +142,11 @@ fn a_dead_holder_and_dead_waiters_end_with_their_ttls() {
     });
 }
 
-// 42
 #[test]
 fn a_dead_holder_is_replaced_when_its_ttl_is_over() {
     run(scenario::dead_holder(time(500)));
 }
 
-// 34
 #[test]
 fn waiters_that_leave_at_random_stall_nobody_and_leave_nothing() {
     let redis = Redis::start().expect("a server");
@@ -166,7 +155,6 @@ fn waiters_that_leave_at_random_stall_nobody_and_leave_nothing() {
     assert!(left.len() == 1 && left[0].contains("leasehold:job}"), "{left:?}");
 }
 
-// 35, 36, 57
 #[test]
 fn a_thousand_handovers_leave_one_key_that_expires_and_block_no_connection() {
     let redis = Redis::start().expect("a server");

@@ -269,7 +269,6 @@ fn what_does_not_fit_together_is_refused() {
     }
 }
 
-// 104
 #[test]
 fn identifiers_are_checked_and_never_cut() {
     for name in ["", "1a", "$a", "a b", "a\"b", "a;b", "a.b", "é", r#"x"; drop table y; --"#, "a\\"] {
@@ -288,7 +287,6 @@ fn encode(text: &str) -> impl fmt::Display {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)
 }
 
-// 102
 #[test]
 fn no_secret_is_shown() {
     const CANARY: &str = "S3CRET";
