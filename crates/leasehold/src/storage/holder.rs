@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::{Name, Owner, Token};
 
-/// Whoever holds a lock, as seen by looking. The picture may be old by the time it is read.
+/// The holder of a lock, as the storage reported it. The report may be outdated when it is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Holder {
@@ -15,13 +15,13 @@ pub struct Holder {
     pub owner: Owner,
     /// Its fencing token.
     pub token: Token,
-    /// What it calls itself.
+    /// The label that its client gave it.
     pub label: Option<Arc<str>>,
     /// How much of its lease is left; [`Duration::MAX`] if it has no end, as a lock of another library may have none.
     pub remaining: Duration,
-    /// How long it has held, if the storage knows.
+    /// How long it has held the lock, if the storage knows.
     pub held_for: Option<Duration>,
-    /// How many wait behind it, if the storage knows. A process counts once.
+    /// How many processes wait behind it, if the storage knows.
     pub waiters: Option<u64>,
 }
 

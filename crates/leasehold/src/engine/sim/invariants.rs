@@ -10,34 +10,34 @@ use crate::engine::actor::Actor;
 use crate::engine::work;
 use crate::storage::{Name, Owner, Token, WAITER_TTL};
 
-/// One of the rules (`docs/design.md` and the state machine's invariants).
+/// A law that the simulator checks. Numbers are those of the invariants in `docs/architecture.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Law {
-    /// I1: at most one holder believes to hold.
+    /// At most one client believes that it holds a lock (invariants 2 and 4).
     Exclusion,
-    /// I2: what the storage keeps for nobody ends by itself.
+    /// A lease or an entry at the storage ends by itself if no engine tends it.
     Finite,
-    /// I3: tokens are unique and grow.
+    /// The tokens of a name are unique and grow (invariant 10).
     Tokens,
-    /// I4: what is lost stays lost.
+    /// A lost guard never holds again (invariant 3).
     Final,
-    /// I5: when an acquisition is over, the storage has nothing of it, then and later.
+    /// When an acquisition is over, the storage has no lease of it, then and later (invariants 5 and 11).
     Resolved,
-    /// I6: a free lock is granted to somebody who waits for it.
+    /// A free lock is granted to a waiter (invariants 6 and 9).
     Progress,
-    /// I7: whoever leaves leaves nothing.
+    /// An acquisition that is over leaves no entry in a queue (invariant 5).
     Residue,
-    /// Whoever is told that a release went well held without a break, and whoever lost is told at once.
+    /// A release that reports success ended a hold without a break, and a holder learns of a loss at once (invariant 7).
     Honest,
-    /// An engine comes to rest.
+    /// An engine comes to rest (invariant 6).
     Rest,
     /// Without faults, the number of calls is bounded.
     Thrift,
-    /// Whoever holds when the storage says that it restarted asks whether it still does, at once.
+    /// After a restart of the storage, the engine verifies each of its leases at once.
     Verified,
-    /// An assertion of the engine.
+    /// No assertion of the engine fails.
     Panic,
-    /// The work of a turn follows what has changed, not what is there.
+    /// The work of a turn grows with the number of changes, not with the number of locks.
     Proportion,
 }
 
@@ -98,7 +98,7 @@ impl Laws {
         }
     }
 
-    /// I3, at every grant.
+    /// Checks [`Law::Tokens`] at a grant.
     pub(super) fn granted(&mut self, name: &Name, owner: Owner, token: Token) -> Result<(), Violation> {
         match self.tokens.insert(name.clone(), (token, owner)) {
             Some((last, _)) if last >= token => {
@@ -136,7 +136,7 @@ impl World {
         self.check_progress()
     }
 
-    /// I1
+    /// Checks [`Law::Exclusion`].
     fn check_exclusion(&mut self) -> Result<(), Violation> {
         for place in 0..self.names.len() {
             let name = &self.names[place];
@@ -154,7 +154,7 @@ impl World {
         Ok(())
     }
 
-    /// I4
+    /// Checks [`Law::Final`] and the half of [`Law::Honest`] that is about losses.
     fn check_finality(&mut self) -> Result<(), Violation> {
         for index in 0..self.clients.len() {
             let client = &mut self.clients[index];
@@ -180,7 +180,7 @@ impl World {
         Ok(())
     }
 
-    /// A hold that is to be verified after a restart waits for nothing but answers about others, or itself.
+    /// Checks [`Law::Verified`]: a lease that is still unverified waits only for a call about a lease of this client.
     fn check_verified(&mut self) -> Result<(), Violation> {
         for (index, client) in self.clients.iter_mut().enumerate() {
             if !client.is_awake(self.now) || client.dirty {
@@ -201,7 +201,7 @@ impl World {
         Ok(())
     }
 
-    /// Whoever was told that a release went well had held until then.
+    /// Checks the half of [`Law::Honest`] that is about releases.
     pub(super) fn check_confirmed(&mut self, index: usize) -> Result<(), Violation> {
         let confirmed = std::mem::take(&mut self.clients[index].confirmed);
         match confirmed.iter().find(|grant| self.model.overtaken.contains(grant)) {
@@ -214,7 +214,8 @@ impl World {
         }
     }
 
-    /// I2, I5 and the storage's side of I7: what the storage keeps belongs to somebody, or to a dead client.
+    /// Checks [`Law::Finite`], [`Law::Resolved`] and [`Law::Residue`]: each lease and entry of the storage belongs to an
+    /// acquisition that goes on, or to a client that died.
     fn check_storage(&mut self) -> Result<(), Violation> {
         let now = self.server();
         let longest = now + 2 * self.laws.longest_lease;
@@ -266,7 +267,7 @@ impl World {
         })
     }
 
-    /// I6
+    /// Checks [`Law::Progress`].
     fn check_progress(&mut self) -> Result<(), Violation> {
         let Some(healed) = self.healed else { return Ok(()) };
         let server = self.server();
@@ -287,7 +288,7 @@ impl World {
         Ok(())
     }
 
-    /// I7, and the number of calls, when everybody has gone.
+    /// Checks [`Law::Thrift`] when all callers have gone.
     pub(super) fn check_end(&mut self) -> Result<(), Violation> {
         if !self.weather.is_calm() {
             return Ok(());

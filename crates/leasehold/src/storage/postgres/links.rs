@@ -27,7 +27,7 @@ impl Links {
     }
 
     /// Returns the connection over which leases are renewed and released: the first, or the second while nothing is
-    /// answered over the first, so that what is held does not wait behind what is wanted (rule R5).
+    /// answered over the first, so that releases and renewals never wait behind acquires (invariant 8).
     pub(super) async fn keeping(&self) -> Result<(&Server, Arc<Link>)> {
         if let Some(first) = self.first.open_link().filter(|link| link.is_stuck() && !link.pooled)
             && let Ok(second) = self.second.link_now().await
