@@ -8,14 +8,14 @@ use crate::storage::{Holder, Name};
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, with which lock, and what to do next.
+/// An error: what went wrong, with which lock, and how to react.
 ///
 /// One pointer wide and cheap to clone. Programs should look at [`Error::kind`]. The text is for people and
 /// may change in any release.
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
-/// What to do about an [`Error`].
+/// The kind of an [`Error`], which tells how to react.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -37,7 +37,7 @@ pub enum ErrorKind {
     Unsupported,
 }
 
-/// What an error contains. A shared one is copied before it is changed.
+/// The content of an error. It is copied before a change if it is shared.
 #[derive(Clone)]
 struct Inner {
     kind: ErrorKind,

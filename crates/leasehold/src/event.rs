@@ -9,7 +9,7 @@ use crate::lost::Lost;
 use crate::process::Shared;
 use crate::storage::{Holder, Name, Owner, Token};
 
-/// What happened to the locks of one client. Each event is also a `tracing` event under `leasehold`.
+/// An event of a lock of one client. Each one is also a `tracing` event under `leasehold`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {

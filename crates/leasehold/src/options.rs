@@ -4,7 +4,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::storage::Limits;
 
-/// How a lock is acquired and kept. The setters of [`Lock`](crate::Lock) and [`Builder`](crate::Builder)
+/// The options of a lock: how it is acquired and kept. The setters of [`Lock`](crate::Lock) and [`Builder`](crate::Builder)
 /// change these values.
 ///
 /// The values are checked when a lock is acquired, before anything is sent.

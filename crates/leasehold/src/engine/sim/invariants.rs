@@ -1,9 +1,9 @@
-//! What must hold after every step, whatever happens.
+//! The laws: what holds after every step of a run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::schedule::{SECOND, Weather};
+use super::schedule::{Conditions, SECOND};
 use super::world::World;
 use crate::clock::nanos;
 use crate::engine::actor::Actor;
@@ -59,19 +59,21 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What the rules have to remember.
+/// The memory of the laws.
 pub(super) struct Laws {
+    /// The last token of each name, and its owner.
     tokens: BTreeMap<Name, (Token, Owner)>,
-    /// Until then an assumption is broken for a lock, by a fault that no lock survives.
+    /// Until when the laws are suspended for a lock, because of a fault that no lock survives.
     excused: BTreeMap<Name, u64>,
+    /// Until when they are suspended for all locks.
     all_excused: u64,
-    /// Since when a lock is free while somebody waits for it.
+    /// Since when a lock is free while a caller waits for it.
     free_since: BTreeMap<Name, u64>,
     longest_lease: u64,
 }
 
-/// How long a free lock may stay free while somebody waits: until the places of dead waiters have ended, a
-/// waiter asks again, and a claim that was under way when the faults ended is given up.
+/// How long a free lock may stay free while a caller waits. Within that time, the entries of dead waiters expire, a
+/// waiter claims again at its heartbeat, and a claim that was in flight when the faults ended is given up.
 const PROGRESS: u64 = 6 * SECOND + 2 * SECOND + 4 * SECOND + SECOND + SECOND;
 
 /// The most steps of work for each change, and for a turn in which nothing has changed.
@@ -88,13 +90,13 @@ pub(super) fn check_work() -> Result<(), Violation> {
 }
 
 impl Laws {
-    pub(super) fn new(weather: &Weather) -> Self {
+    pub(super) fn new(conditions: &Conditions) -> Self {
         Self {
             tokens: BTreeMap::new(),
             excused: BTreeMap::new(),
             all_excused: 0,
             free_since: BTreeMap::new(),
-            longest_lease: std::cmp::max(weather.longest_ttl(), nanos(WAITER_TTL)),
+            longest_lease: std::cmp::max(conditions.longest_ttl(), nanos(WAITER_TTL)),
         }
     }
 
@@ -108,26 +110,30 @@ impl Laws {
         }
     }
 
+    /// Suspends the laws for a lock.
     pub(super) fn excuse(&mut self, name: &Name, until: u64) {
         let excused = self.excused.entry(name.clone()).or_default();
         *excused = std::cmp::max(*excused, until);
     }
 
+    /// Suspends the laws for all locks.
     pub(super) fn excuse_all(&mut self, until: u64) {
         self.all_excused = std::cmp::max(self.all_excused, until);
     }
 
+    /// Returns `true` if the laws are suspended for all locks.
     pub(super) fn excuses_all(&self, now: u64) -> bool {
         now < self.all_excused
     }
 
+    /// Returns `true` if the laws are suspended for a lock.
     fn excuses(&self, name: &Name, now: u64) -> bool {
         self.excuses_all(now) || self.excused.get(name).is_some_and(|until| now < *until)
     }
 }
 
 impl World {
-    /// Checks everything that must hold at any time.
+    /// Checks the laws that hold at any time.
     pub(super) fn check(&mut self) -> Result<(), Violation> {
         self.check_exclusion()?;
         self.check_finality()?;
@@ -140,9 +146,8 @@ impl World {
     fn check_exclusion(&mut self) -> Result<(), Violation> {
         for place in 0..self.names.len() {
             let name = &self.names[place];
-            let believers = self.clients.iter().flat_map(|client| client.believers(self.now));
-            let mut holders =
-                believers.filter(|held| held.guard.name() == name).map(|held| held.guard.owner());
+            let holding = self.clients.iter().flat_map(|client| client.holding(self.now));
+            let mut holders = holding.filter(|held| held.guard.name() == name).map(|held| held.guard.owner());
             let (Some(first), Some(second)) = (holders.next(), holders.next()) else { continue };
             if self.laws.excuses(name, self.now) {
                 self.tally.excused += 1;
@@ -159,7 +164,7 @@ impl World {
         for index in 0..self.clients.len() {
             let client = &mut self.clients[index];
             let now = client.ticks().read(self.now);
-            let prompt = self.weather.lag == 0 || self.healed.is_some();
+            let prompt = self.conditions.lag == 0 || self.healed.is_some();
             let awake = prompt && client.is_awake(self.now) && client.wake > self.now;
             for held in &mut client.guards {
                 let holds = now < held.guard.hold().believed().as_nanos();
@@ -168,7 +173,7 @@ impl World {
                     return Err(Violation::new(Law::Final, text));
                 }
                 if !holds && awake && held.guard.hold().why_lost().is_none() {
-                    let text = format!("{}: lost, and nobody says so", held.guard.owner());
+                    let text = format!("{}: lost, and no caller was told", held.guard.owner());
                     return Err(Violation::new(Law::Honest, text));
                 }
                 if !holds && !held.over {
@@ -187,13 +192,12 @@ impl World {
                 continue;
             }
             let unverified = std::mem::take(&mut client.unverified);
-            let believed =
-                |owner: &Owner| client.believers(self.now).any(|held| held.guard.owner() == *owner);
+            let believed = |owner: &Owner| client.holding(self.now).any(|held| held.guard.owner() == *owner);
             let still: BTreeSet<_> = unverified.into_iter().filter(believed).collect();
             if let Some(owner) = still.first()
-                && !self.calls.values().any(|call| call.is_about_a_hold_of(index))
+                && !self.calls.values().any(|call| call.is_about_a_lease_of(index))
             {
-                let text = format!("{owner}: the storage has restarted, and nobody asks whether it is held");
+                let text = format!("{owner}: the storage has restarted, and the lease is not verified");
                 return Err(Violation::new(Law::Verified, text));
             }
             client.unverified = still;
@@ -206,8 +210,9 @@ impl World {
         let confirmed = std::mem::take(&mut self.clients[index].confirmed);
         match confirmed.iter().find(|grant| self.model.overtaken.contains(grant)) {
             Some((name, token)) if !self.laws.excuses_all(self.now) => {
-                let text =
-                    format!("{name}: who held {token:?} is told that it held until its release, and did not");
+                let text = format!(
+                    "{name}: the release of {token:?} reports success, and the lease had ended before"
+                );
                 Err(Violation::new(Law::Honest, text))
             }
             _ => Ok(()),
@@ -228,7 +233,10 @@ impl World {
                     continue;
                 }
                 if until > longest && !self.laws.excuses(name, self.now) {
-                    return Err(Violation::new(Law::Finite, format!("{name}: {owner} for ever")));
+                    return Err(Violation::new(
+                        Law::Finite,
+                        format!("{name}: what {owner} has does not end"),
+                    ));
                 }
                 if !self.is_excused(owner) {
                     residues.push((name.clone(), owner, is_lease));
@@ -246,12 +254,14 @@ impl World {
                 (true, false) => ("ghost lease", Law::Resolved),
                 (false, _) => ("waiter's entry", Law::Residue),
             };
-            let text = format!("{name}: the storage keeps a {what} of {}, which is over", self.short(owner));
+            let text =
+                format!("{name}: the storage keeps a {what} of {}, which has ended", self.short(owner));
             return Err(Violation::new(law, text));
         }
         Ok(())
     }
 
+    /// Returns `true` if an engine still tends the acquisition.
     fn is_owned(&self, owner: Owner) -> bool {
         self.owners.get(&owner).is_some_and(|origin| {
             let client = &self.clients[origin.client];
@@ -259,7 +269,7 @@ impl World {
         })
     }
 
-    /// Whether nobody is left who could undo it, or it was left on purpose.
+    /// Returns `true` if the client has died or stopped, or left the lease until its TTL on purpose.
     fn is_excused(&self, owner: Owner) -> bool {
         self.owners.get(&owner).is_some_and(|origin| {
             let client = &self.clients[origin.client];
@@ -281,7 +291,7 @@ impl World {
             let since = *self.laws.free_since.entry(name.clone()).or_insert(self.now);
             let since = std::cmp::max(since, std::cmp::max(healed, self.laws.all_excused));
             if self.now > since + PROGRESS {
-                let text = format!("{name} is free and waited for, and nobody gets it");
+                let text = format!("{name} is free, and no waiter gets it");
                 return Err(Violation::new(Law::Progress, text));
             }
         }
@@ -290,13 +300,13 @@ impl World {
 
     /// Checks [`Law::Thrift`] when all callers have gone.
     pub(super) fn check_end(&mut self) -> Result<(), Violation> {
-        if !self.weather.is_calm() {
+        if !self.conditions.is_calm() {
             return Ok(());
         }
-        let (tally, shortest) = (self.tally, self.weather.ttls.iter().map(|ttl| nanos(*ttl)));
+        let (tally, shortest) = (self.tally, self.conditions.ttls.iter().map(|ttl| nanos(*ttl)));
         let shortest = shortest.fold(SECOND, std::cmp::min);
         let acquires = tally.attempts * 6 + tally.hints + tally.waited / (shortest / 2) + 10;
-        let renews = tally.grants * 2 + tally.tended + tally.held / (shortest / 5) + 10;
+        let renews = tally.grants * 2 + tally.used + tally.held / (shortest / 5) + 10;
         let releases = tally.attempts + tally.grants + 10;
         if tally.acquires > acquires || tally.renews > renews || tally.releases > releases {
             let text = format!("{acquires}, {renews}, {releases} are enough: {tally:?}");
@@ -305,14 +315,14 @@ impl World {
         Ok(())
     }
 
-    /// What does not end, long after all faults.
+    /// Returns the violation of a run that does not end long after all faults.
     pub(super) fn never_ends(&self) -> Violation {
         let busy = self.clients.iter().enumerate().filter(|(_, client)| !client.is_idle());
         let each = busy.map(|(index, client)| {
             let machines = client.actor().map(Actor::machines).unwrap_or_default();
-            let (guards, callers) = (client.guards.len(), client.seekers.len());
+            let (guards, callers) = (client.guards.len(), client.acquiring.len());
             format!("client {index}: {guards} guards, {callers} callers, {machines:?}")
         });
-        Violation::new(Law::Residue, format!("not over: {}", each.collect::<Vec<_>>().join("; ")))
+        Violation::new(Law::Residue, format!("does not end: {}", each.collect::<Vec<_>>().join("; ")))
     }
 }
