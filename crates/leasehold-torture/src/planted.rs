@@ -12,8 +12,8 @@ use clap::ValueEnum;
 use futures_core::Stream;
 use futures_util::StreamExt;
 use leasehold::storage::{
-    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, ReleaseReply, RenewReply,
-    Storage, Token,
+    AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, ReleaseReply,
+    RenewReply, Storage, Token,
 };
 use leasehold::{Error, ErrorKind, Result};
 
@@ -231,7 +231,7 @@ impl<S: Storage> Defective<S> {
     async fn release_one(&self, claim: &Claim) -> Result<ReleaseReply> {
         let mut bent = claim.clone();
         if self.is(Defect::ReleasesForAnyOwner) || self.is(Defect::KeepsEntries) {
-            let holder = self.inner.inspect(&claim.name).await?.map(|holder| holder.owner);
+            let holder = self.inner.inspect(&claim.name).await?.first().map(|holder| holder.owner);
             match holder {
                 Some(owner) if self.is(Defect::ReleasesForAnyOwner) => bent.owner = owner,
                 holder if self.is(Defect::KeepsEntries) && holder != Some(claim.owner) => {
@@ -305,11 +305,11 @@ impl<S: Storage> Storage for Defective<S> {
         answers
     }
 
-    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
+    async fn inspect(&self, name: &Name) -> Result<Vec<Holder>> {
         self.inner.inspect(name).await
     }
 
-    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
+    async fn list(&self, prefix: &str, after: Option<&Cursor>, limit: usize) -> Result<Vec<Holder>> {
         self.inner.list(prefix, after, limit).await
     }
 

@@ -97,7 +97,7 @@ impl Locks {
         Ok(Guard::new(hold, self.engine.clone()))
     }
 
-    /// Looks up the holder of a lock. Changes nothing.
+    /// Returns every holder of a lock, ordered by token; none if it is free. Changes nothing.
     ///
     /// # Errors
     ///
@@ -107,11 +107,13 @@ impl Locks {
     /// # Cancel safety
     ///
     /// Dropping this future changes nothing.
-    pub async fn inspect(&self, name: impl AsRef<str>) -> Result<Option<Holder>> {
+    pub async fn inspect(&self, name: impl AsRef<str>) -> Result<Vec<Holder>> {
         self.engine.inspect(Name::new(name)?).await
     }
 
-    /// Lists the holders of all locks whose names begin with `prefix`, ordered by name.
+    /// Lists the holders of all locks whose names begin with `prefix`, ordered by name and token.
+    ///
+    /// A lock that changes hands while it lasts may be listed twice, with different tokens.
     ///
     /// # Errors
     ///
@@ -124,10 +126,10 @@ impl Locks {
         self.engine.list(prefix.as_ref()).await
     }
 
-    /// Ends the lease of the current holder of a lock, and returns that holder; `None` if the lock was free.
+    /// Ends the lease of each holder of a lock, and returns those holders; none if the lock was free.
     ///
-    /// Only the lease that was observed ends: if the lock changes hands meanwhile, the new holder keeps it and the
-    /// result is `None`. The guard of the holder is lost at once if the storage can notify it, otherwise at its next
+    /// Only leases that were observed end: if the lock changes hands meanwhile, the new holder keeps it and is not
+    /// returned. The guard of an ended lease is lost at once if the storage can notify it, otherwise at its next
     /// renewal. The next holder gets a larger token. The event is [`Event::Broken`](crate::Event).
     ///
     /// # Errors
@@ -138,7 +140,7 @@ impl Locks {
     /// # Cancel safety
     ///
     /// Dropping this future may or may not break the lock.
-    pub async fn break_lock(&self, name: impl AsRef<str>) -> Result<Option<Holder>> {
+    pub async fn break_lock(&self, name: impl AsRef<str>) -> Result<Vec<Holder>> {
         self.engine.break_lock(Name::new(name)?).await
     }
 

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use leasehold::storage::{
-    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Memory, Name, ReleaseReply,
-    RenewReply, Storage, Tier,
+    AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Memory, Name,
+    ReleaseReply, RenewReply, Storage, Tier,
 };
 use leasehold::{Locks, Result};
 use tracing::field::{Field, Visit};
@@ -117,11 +117,11 @@ impl Storage for Silent {
         std::future::pending().await
     }
 
-    async fn inspect(&self, _: &Name) -> Result<Option<Holder>> {
+    async fn inspect(&self, _: &Name) -> Result<Vec<Holder>> {
         std::future::pending().await
     }
 
-    async fn list(&self, _: &str, _: Option<&Name>, _: usize) -> Result<Vec<Holder>> {
+    async fn list(&self, _: &str, _: Option<&Cursor>, _: usize) -> Result<Vec<Holder>> {
         std::future::pending().await
     }
 

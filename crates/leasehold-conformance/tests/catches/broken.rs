@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures_core::Stream;
 use futures_util::StreamExt;
 use leasehold::storage::{
-    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, Limits, Memory, Name, Owner, ReleaseReply,
-    RenewReply, Storage, Token,
+    AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, Limits, Memory, Name, Owner,
+    ReleaseReply, RenewReply, Storage, Token,
 };
 use leasehold::{Error, ErrorKind, Result};
 
@@ -45,6 +45,8 @@ pub(crate) enum Defect {
     LetsNewcomersPass,
     /// Sorts names by a locale instead of by bytes.
     ListsByCollation,
+    /// A page begins behind every holder of the name where the page before ended.
+    PagesBehindNames,
     /// Keeps the later end, even if the claim is shorter.
     NeverShortens,
     /// Increments the token with every grant, also for the same owner.
@@ -180,25 +182,32 @@ impl Storage for Broken {
         self.in_place(answers)
     }
 
-    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
+    async fn inspect(&self, name: &Name) -> Result<Vec<Holder>> {
         let changed = self.changed_name(name);
-        let holder = self.inner.inspect(&changed).await?;
-        Ok(holder.map(|holder| self.shown(holder)))
+        let holders = self.inner.inspect(&changed).await?;
+        Ok(holders.into_iter().map(|holder| self.shown(holder)).collect())
     }
 
-    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
-        let mut holders = if self.is(Defect::PrefixIsAPattern) {
-            let mut all = self.inner.list("", after, usize::MAX).await?;
-            all.retain(|holder| like(holder.name.as_str(), &format!("{prefix}%")));
-            all
-        } else {
-            self.inner.list(prefix, after, usize::MAX).await?
-        };
+    async fn list(&self, prefix: &str, after: Option<&Cursor>, limit: usize) -> Result<Vec<Holder>> {
+        let pattern = self.is(Defect::PrefixIsAPattern);
+        let all = self.inner.list(if pattern { "" } else { prefix }, None, usize::MAX).await?;
+        let mut holders: Vec<_> = all.into_iter().map(|holder| self.shown(holder)).collect();
+        if pattern {
+            holders.retain(|holder| like(holder.name.as_str(), &format!("{prefix}%")));
+        }
         if self.is(Defect::ListsByCollation) {
             holders.sort_by_key(|holder| holder.name.as_str().to_lowercase());
         }
+        if let Some(after) = after {
+            let by_name = self.is(Defect::PagesBehindNames);
+            holders.retain(
+                |holder| {
+                    if by_name { holder.name > after.name } else { holder.cursor() > *after }
+                },
+            );
+        }
         holders.truncate(limit);
-        Ok(holders.into_iter().map(|holder| self.shown(holder)).collect())
+        Ok(holders)
     }
 
     async fn findings(&self) -> Result<Vec<Finding>> {
@@ -231,7 +240,7 @@ impl Storage for Broken {
 
 impl Broken {
     async fn acquire_one(&self, claim: &Claim) -> Result<AcquireReply> {
-        let seen = self.inner.inspect(&claim.name).await?;
+        let seen = self.inner.inspect(&claim.name).await?.pop();
         if self.is(Defect::NoNewTtlWhenAskedAgain)
             && let Some(holder) = seen.as_ref().filter(|holder| holder.owner == claim.owner)
         {
@@ -272,7 +281,7 @@ impl Broken {
 
     async fn renew_one(&self, claim: &Claim) -> Result<RenewReply> {
         if self.is(Defect::RenewsWithoutEffect) {
-            let holder = self.inner.inspect(&claim.name).await?;
+            let holder = self.inner.inspect(&claim.name).await?.pop();
             return Ok(match holder {
                 Some(holder) if holder.owner == claim.owner => RenewReply::Renewed { ttl: claim.ttl },
                 _ => RenewReply::NotHeld,
@@ -305,7 +314,7 @@ impl Broken {
     }
 
     async fn release_one(&self, claim: &Claim) -> Result<ReleaseReply> {
-        let holder = self.inner.inspect(&claim.name).await?;
+        let holder = self.inner.inspect(&claim.name).await?.pop();
         let ours = holder.as_ref().is_some_and(|holder| holder.owner == claim.owner);
         if self.is(Defect::KeepsEntries) && !ours {
             return Ok(ReleaseReply::NotHeld);

@@ -277,6 +277,11 @@ fn a_list_in_the_order_of_some_language() {
 }
 
 #[test]
+fn a_page_that_skips_the_other_holders_of_a_name() {
+    caught(Defect::PagesBehindNames, &["list::a_page_begins_behind_a_name_and_a_token"]);
+}
+
+#[test]
 fn a_remainder_that_never_shrinks() {
     caught(Defect::RemainderStands, &["inspect::what_remains_is_shown"]);
 }

@@ -40,7 +40,7 @@ async fn is_held_twice(guard: &Guard, other: &Locks) -> bool {
 /// Returns the remaining time of a lease at the storage, or zero if the lock is free.
 async fn left(locks: &Locks, name: &str) -> Duration {
     let holder = locks.inspect(name).await.expect("asked");
-    holder.map_or(Duration::ZERO, |holder| holder.remaining)
+    holder.first().map_or(Duration::ZERO, |holder| holder.remaining)
 }
 
 /// Lets all tasks run until each waits for something, without advancing the time.

@@ -7,8 +7,8 @@ use futures_core::Stream;
 use futures_util::{StreamExt, stream};
 use leasehold::Result;
 use leasehold::storage::{
-    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, Limits, Memory, Name, ReleaseReply, RenewReply,
-    Storage,
+    AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, Limits, Memory, Name, ReleaseReply,
+    RenewReply, Storage,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::sleep;
@@ -119,20 +119,20 @@ impl Storage for Odd {
         self.memory.release(claims).await
     }
 
-    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
+    async fn inspect(&self, name: &Name) -> Result<Vec<Holder>> {
         self.looks.begin();
         if let Oddity::LooksSlowly(by) = self.oddity {
             sleep(by).await;
         }
         self.looks.end();
-        let mut holder = self.memory.inspect(name).await?;
-        if let Some(holder) = holder.as_mut().filter(|_| self.oddity == Oddity::RemainsForEver) {
+        let mut holders = self.memory.inspect(name).await?;
+        for holder in holders.iter_mut().filter(|_| self.oddity == Oddity::RemainsForEver) {
             holder.remaining = Duration::MAX;
         }
-        Ok(holder)
+        Ok(holders)
     }
 
-    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
+    async fn list(&self, prefix: &str, after: Option<&Cursor>, limit: usize) -> Result<Vec<Holder>> {
         let after = after.filter(|_| self.oddity != Oddity::ListsTheSamePage);
         self.memory.list(prefix, after, limit).await
     }

@@ -310,7 +310,7 @@ impl Actor {
                     self.tell(key, Input::Released { call, answer });
                 }
             }
-            Done::Broken { holder } => self.broken(&holder),
+            Done::Broken { holders } => holders.iter().for_each(|holder| self.broken(holder)),
             Done::Seen { key, look, seen, reply, unasked } => {
                 work::changed(1);
                 self.looking -= usize::from(unasked);

@@ -32,7 +32,7 @@ pub(crate) enum Command {
     },
     Break {
         name: Name,
-        reply: Reply<Option<Holder>>,
+        reply: Reply<Vec<Holder>>,
     },
     Close {
         reply: Reply<()>,
@@ -42,7 +42,7 @@ pub(crate) enum Command {
     },
     Inspect {
         name: Name,
-        reply: Reply<Option<Holder>>,
+        reply: Reply<Vec<Holder>>,
     },
     Leave {
         key: Key,
@@ -187,7 +187,7 @@ impl Handle {
         answer.map(Delivery::take)
     }
 
-    pub(crate) async fn inspect(&self, name: Name) -> Result<Option<Holder>> {
+    pub(crate) async fn inspect(&self, name: Name) -> Result<Vec<Holder>> {
         self.ask(|reply| Command::Inspect { name, reply }).await
     }
 
@@ -195,7 +195,7 @@ impl Handle {
         self.ask(|reply| Command::List { prefix: prefix.to_owned(), reply }).await
     }
 
-    pub(crate) async fn break_lock(&self, name: Name) -> Result<Option<Holder>> {
+    pub(crate) async fn break_lock(&self, name: Name) -> Result<Vec<Holder>> {
         self.ask(|reply| Command::Break { name, reply }).await
     }
 

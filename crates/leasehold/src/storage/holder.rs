@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Name, Owner, Token};
+use super::{Cursor, Name, Owner, Share, Token};
 
 /// The holder of a lock, as the storage reported it. The report may be outdated when it is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,8 +9,8 @@ use super::{Name, Owner, Token};
 pub struct Holder {
     /// The lock.
     pub name: Name,
-    /// What kind of lock it is.
-    pub kind: Kind,
+    /// How much of the lock it has taken.
+    pub share: Share,
     /// The acquisition that holds.
     pub owner: Owner,
     /// Its fencing token.
@@ -28,24 +28,12 @@ pub struct Holder {
 impl Holder {
     /// Makes a holder without a label, a start or a queue; set those fields if they are known.
     pub fn new(name: Name, owner: Owner, token: Token, remaining: Duration) -> Self {
-        Self { name, kind: Kind::Mutex, owner, token, label: None, remaining, held_for: None, waiters: None }
+        let share = Share::EXCLUSIVE;
+        Self { name, share, owner, token, label: None, remaining, held_for: None, waiters: None }
     }
-}
 
-/// What a lock is. Kept in every record, so that a name is never two kinds at once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Kind {
-    /// At most one holder.
-    #[default]
-    Mutex,
-}
-
-impl Kind {
-    /// Returns the word kept in records.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Mutex => "mutex",
-        }
+    /// Returns where this holder stands in a list.
+    pub fn cursor(&self) -> Cursor {
+        Cursor::new(self.name.clone(), self.token)
     }
 }

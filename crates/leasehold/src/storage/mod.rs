@@ -5,6 +5,7 @@
 //! promised. The trait may still change before 1.0.
 
 mod any;
+mod cursor;
 mod finding;
 mod holder;
 mod memory;
@@ -18,6 +19,7 @@ pub(crate) mod progress;
 #[cfg(feature = "redis")]
 pub mod redis;
 pub(crate) mod registry;
+mod share;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub(crate) mod target;
@@ -33,12 +35,14 @@ use std::time::Duration;
 use futures_core::Stream;
 
 pub use self::any::AnyStorage;
+pub use self::cursor::Cursor;
 pub use self::finding::{Finding, Severity};
-pub use self::holder::{Holder, Kind};
+pub use self::holder::Holder;
 pub use self::memory::Memory;
 pub use self::name::Name;
 pub use self::owner::Owner;
 pub use self::registry::{schema, schemes};
+pub use self::share::Share;
 pub use self::token::Token;
 use crate::error::Result;
 
@@ -63,6 +67,9 @@ use crate::error::Result;
 /// late and twice. Only a renew with [`Claim::shorten`] may bring it forward, and only within its patience.
 /// One that does hints the owner where the storage promises push: another process may hold a guard of that
 /// lease, and has to learn of its new end at once.
+///
+/// *Shares.* A storage is asked only for shares that [`Limits::share_max`] allows: [`AnyStorage`] refuses others before
+/// it calls one.
 ///
 /// *Patience.* A claim that the storage executes later than [`Claim::patience`] after it was sent grants
 /// nothing and leaves nothing.
@@ -109,14 +116,15 @@ pub trait Storage: Debug + Display + Send + Sync + 'static {
     /// Ends each claim's lease and waiter's entry.
     fn release(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<ReleaseReply>>> + Send;
 
-    /// Looks at who holds a lock, without changing anything.
-    fn inspect(&self, name: &Name) -> impl Future<Output = Result<Option<Holder>>> + Send;
+    /// Returns every holder of a lock, ordered by token; none if it is free. Changes nothing.
+    fn inspect(&self, name: &Name) -> impl Future<Output = Result<Vec<Holder>>> + Send;
 
-    /// Lists at most `limit` holders whose names begin with `prefix`, ordered by name, after `after`.
+    /// Lists at most `limit` holders whose names begin with `prefix`, ordered by name and token, that come after
+    /// `after`. A page with fewer holders is the last one.
     fn list(
         &self,
         prefix: &str,
-        after: Option<&Name>,
+        after: Option<&Cursor>,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<Holder>>> + Send;
 
@@ -146,8 +154,8 @@ pub const WAITER_HEARTBEAT: Duration = Duration::from_secs(2);
 pub struct Claim {
     /// The lock.
     pub name: Name,
-    /// What kind of lock it is.
-    pub kind: Kind,
+    /// How much of the lock it takes.
+    pub share: Share,
     /// The acquisition that asks.
     pub owner: Owner,
     /// How long the lease lasts from the moment it is granted or renewed.
@@ -168,8 +176,8 @@ pub struct Claim {
 impl Claim {
     /// Makes a claim with a patience of half the TTL, that does not wait and has no label.
     pub fn new(name: Name, owner: Owner, ttl: Duration) -> Self {
-        let (kind, patience) = (Kind::Mutex, ttl / 2);
-        Self { name, kind, owner, ttl, patience, wait: false, detached: false, shorten: false, label: None }
+        let (share, patience) = (Share::EXCLUSIVE, ttl / 2);
+        Self { name, share, owner, ttl, patience, wait: false, detached: false, shorten: false, label: None }
     }
 
     /// Sets [`Claim::wait`].
@@ -336,16 +344,19 @@ pub struct Limits {
     pub batch_max: usize,
     /// The most calls of one verb at a time, among leases of similar TTLs; at least 1.
     pub batches_in_flight: usize,
+    /// The largest [`Share::limit`] that is granted; at least 1. With 1, every lock has at most one holder.
+    pub share_max: u32,
 }
 
 impl Default for Limits {
-    /// 100 ms to 24 h, 256 claims in a call, one call of a verb at a time.
+    /// 100 ms to 24 h, 256 claims in a call, one call of a verb at a time, one holder of a lock.
     fn default() -> Self {
         Self {
             ttl_min: Duration::from_millis(100),
             ttl_max: Duration::from_secs(24 * 60 * 60),
             batch_max: 256,
             batches_in_flight: 1,
+            share_max: 1,
         }
     }
 }

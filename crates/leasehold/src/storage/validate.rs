@@ -1,11 +1,11 @@
-//! Makes names, owner ids and tokens from what a caller gives, and refuses what none can be made from.
+//! Makes names, owner ids, tokens and shares from what a caller gives, and refuses what none can be made from.
 //!
 //! They stand apart from their types, because they fail with an [`Error`]. An error contains the holder of a lock, which
 //! consists of those types. So the types know of no error, and no import goes in a circle.
 
 use std::str::FromStr;
 
-use super::{Name, Owner, Token};
+use super::{Name, Owner, Share, Token};
 use crate::error::{Error, ErrorKind, Result};
 
 impl Name {
@@ -70,6 +70,39 @@ impl FromStr for Token {
     }
 }
 
+impl Share {
+    /// Makes a share of `permits` out of `limit`.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](ErrorKind::Invalid) if there are no permits, or more than the limit.
+    pub fn new(permits: u32, limit: u32) -> Result<Self> {
+        if permits == 0 || permits > limit {
+            let text = "a share takes at least 1 permit, and no more than its limit";
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("{text} permits=`{permits}` limit=`{limit}`"),
+            ));
+        }
+        Ok(Self { permits, limit })
+    }
+
+    /// Refuses a share that a storage does not grant. `limit_max` is its [`Limits::share_max`](super::Limits::share_max).
+    pub(super) fn check(self, limit_max: u32) -> Result<()> {
+        let Self { permits, limit } = Self::new(self.permits, self.limit)?;
+        if limit > limit_max {
+            let text = if limit_max == 1 {
+                "this storage grants exclusive locks only, one permit of one"
+            } else {
+                "the limit of a share is larger than this storage allows; use a smaller one"
+            };
+            let values = format!("permits=`{permits}` limit=`{limit}` max=`{limit_max}`");
+            return Err(Error::new(ErrorKind::Unsupported, format!("{text} {values}")));
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,5 +125,25 @@ mod tests {
         for bad in ["", "0", &"g".repeat(32), &"A".repeat(32), &"+".repeat(32)] {
             assert!(bad.parse::<Owner>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_share_has_permits_and_no_more_than_its_limit() {
+        for (permits, limit) in [(0, 0), (0, 1), (2, 1), (u32::MAX, 5)] {
+            assert_eq!(Share::new(permits, limit).expect_err("invalid").kind(), ErrorKind::Invalid);
+            assert_eq!(Share { permits, limit }.check(9).expect_err("invalid").kind(), ErrorKind::Invalid);
+        }
+        for (permits, limit) in [(1, 1), (3, 5), (u32::MAX, u32::MAX)] {
+            assert_eq!(Share::new(permits, limit).expect("valid"), Share { permits, limit });
+        }
+    }
+
+    #[test]
+    fn a_storage_grants_shares_up_to_its_limit() {
+        let check = |permits, limit, max| Share { permits, limit }.check(max).map_err(|error| error.kind());
+        assert_eq!(check(1, 1, 1), Ok(()));
+        assert_eq!(check(1, 2, 1), Err(ErrorKind::Unsupported));
+        assert_eq!(check(2, 5, 5), Ok(()));
+        assert_eq!(check(2, 6, 5), Err(ErrorKind::Unsupported));
     }
 }

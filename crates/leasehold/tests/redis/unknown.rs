@@ -1,4 +1,4 @@
-//! Answers that do not come, come late, or belong to somebody else; callers that go away meanwhile.
+//! Replies that are lost, late, or belong to another request, and callers that stop waiting.
 
 use leasehold::ErrorKind;
 use leasehold::storage::{Claim, ReleaseReply};
@@ -50,20 +50,20 @@ fn a_storage_whose_calls_are_dropped_at_any_point_answers_the_next() {
 
 // A connection may deliver the reply to an earlier call that was canceled.
 #[test]
-fn an_answer_to_another_question_is_not_believed() {
+fn an_answer_to_another_request_is_not_believed() {
     run(async {
         let proxy = RedisProxy::before(common()).expect("a proxy");
         let storage = bare(&own(&proxy.url())).await;
         let mine = claim("job");
         assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::NotHeld);
-        // What a server says that grants: to a request that was never sent.
+        // A well-formed grant for a request that was never sent.
         let granted =
             b"*4\r\n$9\r\n123456789\r\n$16\r\n1790000000000000\r\n:1\r\n$16\r\n1790000000000000\r\n";
         proxy.add(Rule::on("evalsha").bytes(*granted));
         let error = acquire(&storage, &mine).await.expect_err("another nonce");
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         let opened = proxy.count("time");
-        // Nothing on that connection is believed any more.
+        // The connection is not used any more.
         take(&storage, &mine).await;
         assert_eq!(proxy.count("time"), opened + 1);
     });
@@ -85,7 +85,7 @@ fn a_release_whose_caller_goes_away_is_carried_out() {
 }
 
 #[test]
-fn a_release_whose_answer_is_lost_harms_nobody() {
+fn a_release_whose_answer_is_lost_harms_no_other_owner() {
     run(scenario::release_without_its_answer());
 }
 

@@ -16,7 +16,9 @@ use crate::engine::timing::{CALL_LIMIT, patience, renew_limit};
 use crate::engine::work;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::progress::Progress;
-use crate::storage::{AcquireReply, AnyStorage, Claim, Holder, Name, ReleaseReply, RenewReply, Storage};
+use crate::storage::{
+    AcquireReply, AnyStorage, Claim, Holder, Name, Owner, ReleaseReply, RenewReply, Storage,
+};
 
 /// A call to the storage that has ended.
 pub(super) enum Done {
@@ -24,7 +26,7 @@ pub(super) enum Done {
     Renewed(Batch, Vec<Result<RenewReply>>),
     Released(Batch, Vec<Result<ReleaseReply>>),
     Broken {
-        holder: Holder,
+        holders: Vec<Holder>,
     },
     /// A look at the lease of an acquisition.
     Seen {
@@ -167,7 +169,7 @@ impl Actor {
         let storage = self.storage.clone();
         self.calls.push(Box::pin(async move {
             let seen = call_one(storage.inspect(&name)).await;
-            Done::Looked { name, seen }
+            Done::Looked { name, seen: seen.map(|holders| holders.into_iter().next()) }
         }));
     }
 
@@ -209,23 +211,21 @@ impl Actor {
     fn look_at(&mut self, key: Key, id: CallId, reply: Option<Reply<()>>, unasked: bool) {
         let Some(acquisition) = self.get(key) else { return };
         let (storage, name) = (self.storage.clone(), acquisition.claim.name.clone());
+        let owner = acquisition.claim.owner;
         let look = Call { id, sent: self.clock.now() };
         self.calls.push(Box::pin(async move {
-            let seen = call_one(storage.inspect(&name)).await;
+            let seen = call_one(storage.inspect(&name)).await.map(|holders| holder_of(holders, owner));
             Done::Seen { key, look, seen, reply, unasked }
         }));
     }
 
-    pub(super) fn break_lock(&mut self, name: Name, reply: Reply<Option<Holder>>) {
+    pub(super) fn break_lock(&mut self, name: Name, reply: Reply<Vec<Holder>>) {
         let storage = self.storage.clone();
         self.calls.push(Box::pin(async move {
-            let broken = call_one(break_seen(&storage, &name)).await;
-            let done = match &broken {
-                Ok(Some(holder)) => Done::Broken { holder: holder.clone() },
-                _ => Done::Replied,
-            };
-            let _ = reply.send(broken);
-            done
+            let mut broken = Vec::new();
+            let ended = call_one(break_seen(&storage, &name, &mut broken)).await;
+            let _ = reply.send(ended.map(|()| broken.clone()));
+            Done::Broken { holders: broken }
         }));
     }
 
@@ -309,10 +309,10 @@ pub(super) fn silent(limit: Duration) -> Error {
 async fn list_all(storage: &AnyStorage, prefix: &str) -> Result<Vec<Holder>> {
     let (progress, mut holders) = (Progress::begin(), Vec::<Holder>::new());
     loop {
-        let after = holders.last().map(|holder| holder.name.clone());
+        let after = holders.last().map(Holder::cursor);
         let page = call_by_steps(&progress, storage.list(prefix, after.as_ref(), PAGE)).await?;
         if let (Some(after), Some(first)) = (&after, page.first())
-            && first.name <= *after
+            && first.cursor() <= *after
         {
             return Err(Error::new(
                 ErrorKind::Internal,
@@ -329,18 +329,24 @@ async fn list_all(storage: &AnyStorage, prefix: &str) -> Result<Vec<Holder>> {
     }
 }
 
-/// Ends the lease that is seen, and no other.
-pub(super) async fn break_seen(storage: &AnyStorage, name: &Name) -> Result<Option<Holder>> {
-    let Some(holder) = storage.inspect(name).await? else {
-        return Ok(None);
-    };
-    let claim = Claim::new(name.clone(), holder.owner, CALL_LIMIT);
-    match storage.release(&[claim]).await.pop() {
-        Some(Ok(ReleaseReply::Released)) => Ok(Some(holder)),
-        Some(Ok(ReleaseReply::NotHeld)) => Ok(None),
-        Some(Err(error)) => Err(error),
-        None => Err(Error::new(ErrorKind::Internal, "the storage did not answer the claim")),
+/// Returns the holder with this owner, or the first if that one does not hold.
+fn holder_of(mut holders: Vec<Holder>, owner: Owner) -> Option<Holder> {
+    let own = holders.iter().position(|holder| holder.owner == owner).unwrap_or(0);
+    (own < holders.len()).then(|| holders.swap_remove(own))
+}
+
+/// Ends the leases that are seen, and no others. Adds each holder to `broken` as its lease ends.
+pub(super) async fn break_seen(storage: &AnyStorage, name: &Name, broken: &mut Vec<Holder>) -> Result<()> {
+    for holder in storage.inspect(name).await? {
+        let claim = Claim { share: holder.share, ..Claim::new(name.clone(), holder.owner, CALL_LIMIT) };
+        match storage.release(&[claim]).await.pop() {
+            Some(Ok(ReleaseReply::Released)) => broken.push(holder),
+            Some(Ok(ReleaseReply::NotHeld)) => {}
+            Some(Err(error)) => return Err(error),
+            None => return Err(Error::new(ErrorKind::Internal, "the storage did not answer the claim")),
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ impl Actor {
         }
         match command {
             Command::Acquire { reply, .. } => closed(reply),
-            Command::Break { reply, .. } | Command::Inspect { reply, .. } => closed::<Option<Holder>>(reply),
+            Command::Break { reply, .. } | Command::Inspect { reply, .. } => closed::<Vec<Holder>>(reply),
             Command::List { reply, .. } => closed(reply),
             Command::Resume { reply, .. } => closed(reply),
             Command::Outlive { reply, .. } | Command::Renew { reply, .. } | Command::Verify { reply, .. } => {
