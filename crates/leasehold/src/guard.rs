@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::{Handle, Hold};
+use crate::engine::{Handle, LeaseStatus};
 use crate::error::{Error, Result};
 use crate::lost::Lost;
 use crate::options;
@@ -20,35 +20,35 @@ use crate::ticket::Ticket;
 /// lease until its TTL; [`Locks::close`](crate::Locks::close) waits for the release.
 #[must_use = "dropping a Guard releases the lock"]
 pub struct Guard {
-    hold: Arc<Hold>,
+    status: Arc<LeaseStatus>,
     engine: Handle,
     /// `true` if `drop` has nothing left to do.
     done: bool,
 }
 
 impl Guard {
-    pub(crate) fn new(hold: Arc<Hold>, engine: Handle) -> Self {
-        Self { hold, engine, done: false }
+    pub(crate) fn new(status: Arc<LeaseStatus>, engine: Handle) -> Self {
+        Self { status, engine, done: false }
     }
 
     #[cfg(test)]
-    pub(crate) fn hold(&self) -> &Hold {
-        &self.hold
+    pub(crate) fn status(&self) -> &LeaseStatus {
+        &self.status
     }
 
     /// Returns the name of the lock.
     pub fn name(&self) -> &Name {
-        &self.hold.name
+        &self.status.name
     }
 
     /// Returns the fencing token: larger than that of every earlier grant of this name.
     pub fn token(&self) -> Token {
-        self.hold.token
+        self.status.token
     }
 
     /// Returns the id of this acquisition.
     pub fn owner(&self) -> Owner {
-        self.hold.owner()
+        self.status.owner()
     }
 
     /// Returns `true` if the lock is held right now. Reads the clock, makes no request and never blocks.
@@ -56,12 +56,12 @@ impl Guard {
     /// The result is right even if the program was paused until this instant. Once it is `false`, it stays `false`. In a
     /// fork of the process that holds the lock it is always `false`.
     pub fn is_held(&self) -> bool {
-        self.hold.is_held()
+        self.status.is_held()
     }
 
     /// Returns the remaining time of the lease if it is not renewed again; zero once it is lost. Makes no request.
     pub fn remaining(&self) -> Duration {
-        self.hold.remaining()
+        self.status.remaining()
     }
 
     /// Waits until the lock is lost and returns the reason. Any number of tasks may wait.
@@ -73,13 +73,13 @@ impl Guard {
     ///
     /// Dropping this future changes nothing.
     pub async fn lost(&self) -> Lost {
-        self.hold.lost().await
+        self.status.lost().await
     }
 
     /// Returns the reason if the lock is lost.
     pub(crate) fn why_lost(&self) -> Option<Lost> {
         // Reads the clock first: a deadline that has passed becomes a loss then.
-        if self.is_held() { None } else { self.hold.why_lost() }
+        if self.is_held() { None } else { self.status.why_lost() }
     }
 
     /// Ensures that at least `least` is left of the lease. Renews it now if less is left.
@@ -94,7 +94,7 @@ impl Guard {
     ///
     /// Dropping this future may leave a renewal in flight, which does no harm.
     pub async fn ensure(&self, least: Duration) -> Result<()> {
-        let most = self.hold.longest();
+        let most = self.status.longest();
         if least > most {
             return Err(Error::invalid(format!(
                 "a renewed lease lasts less than that; take the lock with a longer ttl ensure=`{least:?}` at_most=`{most:?}`"
@@ -103,11 +103,11 @@ impl Guard {
         if self.remaining() >= least {
             return Ok(());
         }
-        self.engine.renew(&self.hold, None).await?;
+        self.engine.renew(&self.status, None).await?;
         if self.remaining() >= least {
             return Ok(());
         }
-        match self.hold.why_lost() {
+        match self.status.why_lost() {
             Some(lost) => Err(Error::lost_for(self.name(), lost)),
             None => Err(Error::unavailable(self.name(), least, None)),
         }
@@ -131,7 +131,7 @@ impl Guard {
     ///
     /// Dropping this future may leave the lease bound to the process until the next renewal.
     pub async fn outlive_process(&self) -> Result<()> {
-        self.engine.outlive(&self.hold).await
+        self.engine.outlive(&self.status).await
     }
 
     /// Verifies with one request that the storage still has this lease.
@@ -145,7 +145,7 @@ impl Guard {
     ///
     /// Dropping this future changes nothing.
     pub async fn verify(&self) -> Result<()> {
-        self.engine.verify(&self.hold).await
+        self.engine.verify(&self.status).await
     }
 
     /// Replaces the TTL: the lease lasts `ttl` from now, and as long after each renewal.
@@ -162,7 +162,7 @@ impl Guard {
     /// Dropping this future may or may not change the TTL.
     pub async fn extend(&self, ttl: Duration) -> Result<()> {
         options::check_ttl(ttl, self.engine.limits())?;
-        self.engine.renew(&self.hold, Some(ttl)).await
+        self.engine.renew(&self.status, Some(ttl)).await
     }
 
     /// Releases the lock. `Ok` means that it was held without interruption until now.
@@ -178,7 +178,7 @@ impl Guard {
     /// Dropping this future does not stop the release.
     pub async fn release(mut self) -> Result<()> {
         self.done = true;
-        self.engine.release(&self.hold).await
+        self.engine.release(&self.status).await
     }
 
     /// Makes a ticket of the lease, for another process or for later. Renewal stops. The lease ends with its TTL unless
@@ -191,27 +191,27 @@ impl Guard {
     pub fn into_ticket(mut self) -> Ticket {
         self.done = true;
         let ticket = self.ticket();
-        self.engine.detach(&self.hold);
+        self.engine.detach(&self.status);
         ticket
     }
 
     /// Returns the ticket of this lease and keeps the guard. Another process can verify the ticket; this guard goes on
     /// to renew the lease, and releases it.
     pub fn ticket(&self) -> Ticket {
-        self.hold.ticket()
+        self.status.ticket()
     }
 
     /// Stops renewing and lets the lease end with its TTL, even if this process ends before.
     pub fn forget(mut self) {
         self.done = true;
-        self.engine.detach(&self.hold);
+        self.engine.detach(&self.status);
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         if !self.done {
-            self.engine.abandon(&self.hold);
+            self.engine.abandon(&self.status);
         }
     }
 }

