@@ -9,7 +9,7 @@ use leasehold::{Error, ErrorKind};
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
-    /// 0
+    /// 0: success.
     Success,
     /// 1: `doctor` found something wrong.
     Unhealthy,

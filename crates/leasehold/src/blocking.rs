@@ -1,7 +1,7 @@
-//! The same locks for synchronous programs: the same names, and no runtime needed by the caller.
+//! The same locks for synchronous programs, under the same names. The caller needs no runtime.
 //!
-//! Every call parks the thread until the engine, which runs on a thread of its own, has answered. Do not
-//! call these from async code: they would block its executor.
+//! Every call parks the thread until the engine, which runs on a thread of its own, has answered. Do not call these
+//! functions from async code: they block its executor.
 //!
 //! ```
 //! use std::time::Duration;
@@ -25,7 +25,7 @@ use crate::options::{Options, Renewal, Wait};
 use crate::storage::{Guarantees, Holder, Limits, Name, Owner, Storage, Tier, Token};
 use crate::ticket::Ticket;
 
-/// A client: gives out locks over one storage. See [`leasehold::Locks`](crate::Locks).
+/// A client of one storage, which provides locks. See [`leasehold::Locks`](crate::Locks).
 #[derive(Clone, Debug)]
 pub struct Locks(crate::Locks);
 
@@ -34,40 +34,40 @@ impl Locks {
     ///
     /// # Errors
     ///
-    /// As there.
+    /// Returns the same errors.
     pub fn connect(url: &str) -> Result<Self> {
         block_on(crate::Locks::connect(url)).map(Self)
     }
 
-    /// Uses a storage that is already there, with default options.
+    /// Makes a client of a storage value, with default options.
     pub fn new(storage: impl Storage) -> Self {
         Self(crate::Locks::new(storage))
     }
 
-    /// Starts to set the options that every lock of a client begins with.
+    /// Returns a builder, which sets the default options of the locks of a client.
     pub fn builder() -> Builder {
         Builder(crate::Locks::builder())
     }
 
-    /// Names a lock. Sends nothing and cannot fail.
+    /// Returns the lock of that name. Makes no request and cannot fail.
     pub fn lock(&self, name: impl AsRef<str>) -> Lock {
         Lock(self.0.lock(name))
     }
 
-    /// Takes up a lease that was written down; see [`leasehold::Locks::resume`](crate::Locks::resume).
+    /// Resumes the lease of a ticket; see [`leasehold::Locks::resume`](crate::Locks::resume).
     ///
     /// # Errors
     ///
-    /// As there.
+    /// Returns the same errors.
     pub fn resume(&self, ticket: Ticket) -> Result<Guard> {
         block_on(self.0.resume(ticket)).map(Guard)
     }
 
-    /// Looks at who holds a lock; see [`leasehold::Locks::inspect`](crate::Locks::inspect).
+    /// Looks up the holder of a lock; see [`leasehold::Locks::inspect`](crate::Locks::inspect).
     ///
     /// # Errors
     ///
-    /// As there.
+    /// Returns the same errors.
     pub fn inspect(&self, name: impl AsRef<str>) -> Result<Vec<Holder>> {
         block_on(self.0.inspect(name))
     }
@@ -76,46 +76,46 @@ impl Locks {
     ///
     /// # Errors
     ///
-    /// As [`leasehold::Locks::list`](crate::Locks::list).
+    /// See [`leasehold::Locks::list`](crate::Locks::list).
     pub fn list(&self, prefix: impl AsRef<str>) -> Result<Vec<Holder>> {
         block_on(self.0.list(prefix))
     }
 
-    /// Ends the lease of whoever holds a lock now; see
+    /// Ends the lease of the current holder of a lock; see
     /// [`leasehold::Locks::break_lock`](crate::Locks::break_lock).
     ///
     /// # Errors
     ///
-    /// As there.
+    /// Returns the same errors.
     pub fn break_lock(&self, name: impl AsRef<str>) -> Result<Vec<Holder>> {
         block_on(self.0.break_lock(name))
     }
 
-    /// Observes one lock: what it is now, and then every change. The iterator blocks for the next one.
+    /// Observes one lock: returns its current state and then every change. The iterator blocks until the next one.
     ///
     /// # Errors
     ///
-    /// As [`leasehold::Locks::observe`](crate::Locks::observe).
+    /// See [`leasehold::Locks::observe`](crate::Locks::observe).
     pub fn observe(&self, name: impl AsRef<str>) -> Result<Changes> {
         self.0.observe(name).map(Changes)
     }
 
-    /// Returns what happens to the locks of this client from now on. The iterator blocks for the next event.
+    /// Returns the events of the locks of this client from now on. The iterator blocks until the next one.
     pub fn events(&self) -> Events {
         Events(self.0.events())
     }
 
-    /// Lists the locks that guards of this client hold now. Asks nobody.
+    /// Lists the locks that guards of this client hold now, ordered by name. Makes no request.
     pub fn held(&self) -> Vec<Holder> {
         self.0.held()
     }
 
-    /// Says what the storage promises, as found when it was connected.
+    /// Returns the guarantees of the storage, as probed when it was connected.
     pub fn guarantees(&self) -> Guarantees {
         self.0.guarantees()
     }
 
-    /// Returns the bounds of what the storage accepts.
+    /// Returns the bounds of what the storage accepts, as probed when it was connected.
     pub fn limits(&self) -> Limits {
         self.0.limits()
     }
@@ -124,13 +124,13 @@ impl Locks {
     ///
     /// # Errors
     ///
-    /// As there.
+    /// Returns the same errors.
     pub fn close(&self) -> Result<()> {
         block_on(self.0.close())
     }
 }
 
-/// Sets the options that every lock of a client begins with, and connects. See
+/// A builder of a client: sets the default options of its locks, and connects. See
 /// [`leasehold::Builder`](crate::Builder).
 #[must_use = "a Builder does nothing until `connect` or `build`"]
 #[derive(Clone, Debug)]
@@ -176,22 +176,22 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// As [`leasehold::Builder::connect`](crate::Builder::connect).
+    /// See [`leasehold::Builder::connect`](crate::Builder::connect).
     pub fn connect(self, url: &str) -> Result<Locks> {
         block_on(self.0.connect(url)).map(Locks)
     }
 
-    /// Uses a storage that is already there.
+    /// Makes a client of a storage value.
     ///
     /// # Errors
     ///
-    /// As [`leasehold::Builder::build`](crate::Builder::build).
+    /// See [`leasehold::Builder::build`](crate::Builder::build).
     pub fn build(self, storage: impl Storage) -> Result<Locks> {
         self.0.build(storage).map(Locks)
     }
 }
 
-/// Names one lock and says how to take it. See [`leasehold::Lock`](crate::Lock).
+/// One lock by its name, with the options to acquire it. See [`leasehold::Lock`](crate::Lock).
 #[must_use = "a Lock holds nothing until `acquire` is called"]
 #[derive(Clone, Debug)]
 pub struct Lock(crate::Lock);
@@ -202,17 +202,17 @@ impl Lock {
         Self(self.0.ttl(ttl))
     }
 
-    /// Sets how long to wait: a [`Duration`] or a [`Wait`]. Without end unless set.
+    /// Sets how long to wait: a [`Duration`] or a [`Wait`]. [`Wait::Forever`] unless set.
     pub fn wait(self, wait: impl Into<Wait>) -> Self {
         Self(self.0.wait(wait))
     }
 
-    /// Asks `n` more times after the first, 50 ms apart unless [`Lock::interval`] says otherwise.
+    /// Tries `n` more times after the first, 50 ms apart unless [`Lock::interval`] is set.
     pub fn retries(self, n: u32) -> Self {
         Self(self.0.retries(n))
     }
 
-    /// Sets the pause between two attempts.
+    /// Sets the pause between two tries. Without [`Lock::retries`], there are two.
     pub fn interval(self, interval: Duration) -> Self {
         Self(self.0.interval(interval))
     }
@@ -222,12 +222,12 @@ impl Lock {
         Self(self.0.renewal(renewal))
     }
 
-    /// Gives the lock up after this time, whatever the holder does.
+    /// Limits how long the lock is held, whatever the holder does.
     pub fn max_hold(self, max_hold: Duration) -> Self {
         Self(self.0.max_hold(max_hold))
     }
 
-    /// Sets what others see of this holder.
+    /// Sets the text that other clients see of this holder.
     pub fn label(self, label: impl Into<String>) -> Self {
         Self(self.0.label(label))
     }
@@ -242,32 +242,32 @@ impl Lock {
         self.0.name()
     }
 
-    /// Waits for the lock, in line, for as long as [`Lock::wait`] says.
+    /// Acquires the lock. Waits in the queue for as long as [`Lock::wait`] allows.
     ///
     /// # Errors
     ///
-    /// As [`leasehold::Lock::acquire`](crate::Lock::acquire).
+    /// See [`leasehold::Lock::acquire`](crate::Lock::acquire).
     pub fn acquire(&self) -> Result<Guard> {
         block_on(self.0.acquire()).map(Guard)
     }
 
-    /// Asks once. `None` means that somebody else has the lock.
+    /// Tries once. `None` means that another client has the lock.
     ///
     /// # Errors
     ///
-    /// As [`leasehold::Lock::try_acquire`](crate::Lock::try_acquire).
+    /// See [`leasehold::Lock::try_acquire`](crate::Lock::try_acquire).
     pub fn try_acquire(&self) -> Result<Option<Guard>> {
         Ok(block_on(self.0.try_acquire())?.map(Guard))
     }
 
-    /// Acquires the lock, runs `work`, and releases.
+    /// Acquires the lock, runs `work`, and releases the lock.
     ///
-    /// Synchronous work cannot be dropped when the lock is lost: let it look at [`Guard::is_held`], and pass
-    /// [`Guard::token`] to whatever it writes to. A loss is reported when the work has ended.
+    /// Synchronous work cannot be dropped when the lock is lost. Let it check [`Guard::is_held`], and let it pass
+    /// [`Guard::token`] to the resource that it writes to. A loss is reported when the work has ended.
     ///
     /// # Errors
     ///
-    /// As [`leasehold::Lock::run`](crate::Lock::run).
+    /// See [`leasehold::Lock::run`](crate::Lock::run).
     pub fn run<T>(&self, work: impl FnOnce(&Guard) -> T) -> Result<T> {
         let guard = self.acquire()?;
         let done = work(&guard);
@@ -283,7 +283,7 @@ impl Lock {
 
 /// Proves that this process holds a lock, until it is released, dropped or lost. See
 /// [`leasehold::Guard`](crate::Guard).
-#[must_use = "dropping a Guard gives the lock up"]
+#[must_use = "dropping a Guard releases the lock"]
 #[derive(Debug)]
 pub struct Guard(crate::Guard);
 
@@ -303,45 +303,45 @@ impl Guard {
         self.0.owner()
     }
 
-    /// Tells whether the lock is held right now. Asks nobody.
+    /// Returns `true` if the lock is held right now. Makes no request.
     pub fn is_held(&self) -> bool {
         self.0.is_held()
     }
 
-    /// Returns what is left of the lease if it is not renewed again. Asks nobody.
+    /// Returns the remaining time of the lease if it is not renewed again. Makes no request.
     pub fn remaining(&self) -> Duration {
         self.0.remaining()
     }
 
-    /// Blocks until the lock is lost and tells why.
+    /// Blocks until the lock is lost and returns the reason.
     pub fn lost(&self) -> Lost {
         block_on(self.0.lost())
     }
 
-    /// Makes sure that at least `least` is left of the lease: renews now if less is left.
+    /// Ensures that at least `least` is left of the lease. Renews it now if less is left.
     ///
     /// # Errors
     ///
-    /// As [`leasehold::Guard::ensure`](crate::Guard::ensure).
+    /// See [`leasehold::Guard::ensure`](crate::Guard::ensure).
     pub fn ensure(&self, least: Duration) -> Result<()> {
         block_on(self.0.ensure(least))
     }
 
-    /// Unties the lease from this process: if the process dies, the lease ends with its TTL, or when its ticket is resumed
-    /// and released.
+    /// Lets the lease outlive this process: if the process dies, the lease ends with its TTL, or when its ticket is
+    /// resumed and released.
     ///
     /// # Errors
     ///
-    /// As [`leasehold::Guard::outlive_process`](crate::Guard::outlive_process).
+    /// See [`leasehold::Guard::outlive_process`](crate::Guard::outlive_process).
     pub fn outlive_process(&self) -> Result<()> {
         block_on(self.0.outlive_process())
     }
 
-    /// Asks the storage whether the lock is still held, now.
+    /// Verifies with one request that the storage still has this lease.
     ///
     /// # Errors
     ///
-    /// As [`leasehold::Guard::verify`](crate::Guard::verify).
+    /// See [`leasehold::Guard::verify`](crate::Guard::verify).
     pub fn verify(&self) -> Result<()> {
         block_on(self.0.verify())
     }
@@ -350,26 +350,26 @@ impl Guard {
     ///
     /// # Errors
     ///
-    /// As [`leasehold::Guard::extend`](crate::Guard::extend).
+    /// See [`leasehold::Guard::extend`](crate::Guard::extend).
     pub fn extend(&self, ttl: Duration) -> Result<()> {
         block_on(self.0.extend(ttl))
     }
 
-    /// Gives the lock up. `Ok` means that it was held, without a break, until now.
+    /// Releases the lock. `Ok` means that it was held without interruption until now.
     ///
     /// # Errors
     ///
-    /// As [`leasehold::Guard::release`](crate::Guard::release).
+    /// See [`leasehold::Guard::release`](crate::Guard::release).
     pub fn release(self) -> Result<()> {
         block_on(self.0.release())
     }
 
-    /// Returns the ticket of this lease without giving it away.
+    /// Returns the ticket of this lease and keeps the guard.
     pub fn ticket(&self) -> Ticket {
         self.0.ticket()
     }
 
-    /// Writes the lease down to hand it to somebody else.
+    /// Makes a ticket of the lease, for another process or for later.
     pub fn into_ticket(self) -> Ticket {
         self.0.into_ticket()
     }
@@ -392,7 +392,7 @@ impl Iterator for Events {
     }
 }
 
-/// What happens to one lock, whoever holds it. Ends when the client is closed.
+/// The changes of one lock by any holder. Ends when the client is closed.
 #[derive(Debug)]
 pub struct Changes(crate::Changes);
 

@@ -1,6 +1,6 @@
-//! The one door for time.
+//! The only source of time in this crate.
 //!
-//! A lease must end while the machine sleeps, so deadlines are kept on a clock that counts suspend:
+//! A lease ends even while the machine sleeps, so deadlines are kept on a clock that counts suspend:
 //! `CLOCK_BOOTTIME` on Linux, `CLOCK_MONOTONIC` on Apple systems (which counts it there),
 //! `QueryPerformanceCounter` through `std` on Windows.
 
@@ -14,8 +14,9 @@ use std::time::Duration;
 pub(crate) struct Moment(u64);
 
 impl Moment {
+    /// The origin of the clock.
     pub(crate) const ZERO: Self = Self(0);
-    /// Never reached.
+    /// A point that is never reached.
     pub(crate) const FAR: Self = Self(u64::MAX);
 
     pub(crate) const fn from_nanos(nanos: u64) -> Self {
@@ -26,12 +27,12 @@ impl Moment {
         self.0
     }
 
-    /// The time from `earlier` to `self`; zero if `earlier` is the later one.
+    /// Returns the time from `earlier` to `self`; zero if `earlier` is the later one.
     pub(crate) const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
-    /// The last multiple of `step` that is not later.
+    /// Returns the last multiple of `step` that is not later.
     pub(crate) fn floor(self, step: Duration) -> Self {
         Self(self.0 - self.0 % std::cmp::max(nanos(step), 1))
     }
@@ -47,17 +48,17 @@ impl fmt::Debug for Moment {
     }
 }
 
-/// Tells the time. Cheap to clone; tests inject their own.
+/// A clock. Cheap to clone; tests inject their own.
 #[derive(Clone)]
 pub(crate) struct Clock(Arc<dyn Fn() -> Moment + Send + Sync>);
 
 impl Clock {
-    /// The machine's clock that counts suspend.
+    /// Returns the machine's clock, which counts suspend.
     pub(crate) fn boot() -> Self {
         Self(Arc::new(boot_now))
     }
 
-    /// Tokio's clock, which tests can pause, plus whatever time the machine has slept since.
+    /// Returns Tokio's clock, which tests can pause, plus the time that the machine has slept since.
     pub(crate) fn tokio() -> Self {
         let (start, slept) = (tokio::time::Instant::now(), slept());
         let origin = boot_now();
@@ -67,7 +68,7 @@ impl Clock {
         }))
     }
 
-    /// A clock that reads a number of nanoseconds which a test sets.
+    /// Returns a clock that reads a number of nanoseconds, which a test sets.
     #[cfg(test)]
     pub(crate) fn injected(nanos: Arc<std::sync::atomic::AtomicU64>) -> Self {
         Self(Arc::new(move || Moment(nanos.load(std::sync::atomic::Ordering::Relaxed))))
@@ -84,23 +85,23 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// Microseconds of the wall clock since 1970: a floor for fencing tokens, and nothing else.
+/// Returns the microseconds of the wall clock since 1970.
 ///
-/// Never compared with a deadline. A token must grow even where the record of the last one was lost;
-/// that is all the wall clock is good for.
+/// It serves only as a floor for fencing tokens, which must grow even if the record of the last one was lost
+/// (invariant 10). No deadline is ever compared with it.
 pub(crate) fn wall_us() -> u64 {
-    #[expect(clippy::disallowed_methods, reason = "this is the door")]
+    #[expect(clippy::disallowed_methods, reason = "the only source of the wall clock")]
     let now = std::time::SystemTime::now();
     let since = now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Nanoseconds of a duration, saturating after 584 years.
+/// Returns the nanoseconds of a duration, saturating after 584 years.
 pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Milliseconds of a duration, saturating.
+/// Returns the milliseconds of a duration, saturating.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -123,7 +124,7 @@ fn boot_now() -> Moment {
     Moment::ZERO.after(now.saturating_duration_since(*ORIGIN.get_or_init(|| now)))
 }
 
-/// How long the machine has slept since boot.
+/// Returns how long the machine has slept since boot.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn slept() -> Duration {
     read(rustix::time::ClockId::Boottime).since(read(rustix::time::ClockId::Monotonic))

@@ -8,14 +8,14 @@ use crate::storage::{Holder, Name};
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, with which lock, and what to do next.
+/// An error: what went wrong, with which lock, and how to react.
 ///
 /// One pointer wide and cheap to clone. Programs should look at [`Error::kind`]. The text is for people and
 /// may change in any release.
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
-/// What to do about an [`Error`].
+/// The kind of an [`Error`], which tells how to react.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -24,8 +24,8 @@ pub enum ErrorKind {
     /// Another client held the lock for the whole wait. Try later, or skip the work. [`Error::holder`] and
     /// [`Error::waited`] give details.
     Contended,
-    /// The system has run out of something, or a part of it failed: the text says which. Else a bug in this library or in
-    /// a storage: report it.
+    /// The system has run out of a resource, or a part of it failed; the text names it. Otherwise this is a bug of
+    /// this library or of a storage: report it.
     Internal,
     /// A name, a URL, a ticket or an option is wrong. Fix the call. Nothing was sent.
     Invalid,
@@ -37,6 +37,8 @@ pub enum ErrorKind {
     Unsupported,
 }
 
+/// The content of an error. It is copied before a change if it is shared.
+#[derive(Clone)]
 struct Inner {
     kind: ErrorKind,
     text: String,
@@ -44,8 +46,10 @@ struct Inner {
     waited: Option<Duration>,
     lost: Option<Lost>,
     definite: bool,
-    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    source: Option<Source>,
 }
+
+type Source = Arc<dyn std::error::Error + Send + Sync>;
 
 impl Error {
     /// Makes an error. Storages use this.
@@ -63,26 +67,42 @@ impl Error {
         }))
     }
 
-    /// Says that this is an answer: the storage has done nothing, and will not do it later. Storages use this for a
-    /// claim that they refuse for good, so that nothing of it has to be undone.
+    /// Marks the error as definite: the storage has not executed the request and never will. Storages use this for a
+    /// claim that they refuse for good, so that nothing has to be cleaned up.
     #[must_use]
     pub fn definite(self) -> Self {
         self.map(|inner| inner.definite = true)
     }
 
-    /// Returns `true` if the storage has said that nothing was done and nothing will be.
+    /// Returns `true` if the storage has not executed the request and never will.
     pub(crate) fn is_definite(&self) -> bool {
         self.0.definite && self.0.kind != ErrorKind::Unavailable
     }
 
-    /// Adds the error that caused this one, and replaces an earlier one. Only its own text is part of the
-    /// chain of sources.
+    /// Adds the error that caused this one. Earlier sources stay, at the end of the new one's chain.
+    ///
+    /// If there were earlier sources, the new ones keep only their texts, unless they are of this type.
+    ///
+    /// ```
+    /// use std::error::Error as _;
+    /// use leasehold::{Error, ErrorKind};
+    ///
+    /// let text = |text| Error::new(ErrorKind::Unavailable, text);
+    /// let error = text("no server").with_source(text("refused")).with_source(text("timed out"));
+    /// let chain: Vec<_> = std::iter::successors(error.source(), |&e| e.source()).map(|e| e.to_string()).collect();
+    /// assert_eq!(chain, ["timed out", "refused"]);
+    /// ```
     #[must_use]
     pub fn with_source(self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
-        self.map(|inner| inner.source = Some(Box::new(source)))
+        self.map(|inner| {
+            inner.source = Some(match inner.source.take() {
+                None => Arc::new(source),
+                Some(earlier) => append(&source, earlier),
+            });
+        })
     }
 
-    /// Returns the kind, which tells what to do.
+    /// Returns the kind, which tells how to react.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
@@ -104,6 +124,7 @@ impl Error {
         self.0.lost
     }
 
+    /// Returns the error of a wait in which another client held the lock.
     pub(crate) fn contended(name: &Name, holder: Option<Holder>, waited: Duration) -> Self {
         let seen = holder.as_ref().map_or_else(|| " holder=`other waiters`".to_owned(), describe);
         Self::new(
@@ -116,6 +137,7 @@ impl Error {
         })
     }
 
+    /// Returns the error of a call that the storage did not answer in time.
     pub(crate) fn unavailable(name: &Name, waited: Duration, source: Option<&Self>) -> Self {
         let text = format!("the storage did not answer in time; retry name=`{name}` waited=`{waited:.1?}`");
         let error = Self::new(ErrorKind::Unavailable, text).map(|inner| inner.waited = Some(waited));
@@ -125,6 +147,7 @@ impl Error {
         }
     }
 
+    /// Returns the error of a lock that is lost.
     pub(crate) fn lost_for(name: &Name, lost: Lost) -> Self {
         Self::new(
             ErrorKind::Lost,
@@ -133,29 +156,63 @@ impl Error {
         .map(|inner| inner.lost = Some(lost))
     }
 
+    /// Returns the error of a call that has panicked, with the message of the panic.
+    pub(crate) fn panicked(what: &str, panic: &(dyn std::any::Any + Send)) -> Self {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Self::new(ErrorKind::Internal, format!("{what} panic=`{}`", text.escape_debug()))
+    }
+
+    /// Returns the error of a client that was closed.
     pub(crate) fn closed() -> Self {
         Self::new(ErrorKind::Closed, "this client was closed; make a new one with `Locks::connect`")
     }
 
+    /// Returns the error of a call that is wrong.
     pub(crate) fn invalid(text: impl Into<String>) -> Self {
         Self::new(ErrorKind::Invalid, text)
     }
 
-    fn map(self, change: impl FnOnce(&mut Inner)) -> Self {
-        let mut inner = match Arc::try_unwrap(self.0) {
-            Ok(inner) => inner,
-            Err(shared) => Inner {
-                kind: shared.kind,
-                text: shared.text.clone(),
-                holder: shared.holder.clone(),
-                waited: shared.waited,
-                definite: shared.definite,
-                lost: shared.lost,
-                source: None,
-            },
-        };
-        change(&mut inner);
-        Self(Arc::new(inner))
+    /// Changes the error, or a copy of it if it is shared.
+    fn map(mut self, change: impl FnOnce(&mut Inner)) -> Self {
+        change(Arc::make_mut(&mut self.0));
+        self
+    }
+}
+
+/// One error of a chain of sources that was made of two chains.
+#[derive(Debug)]
+struct Link {
+    text: String,
+    next: Source,
+}
+
+/// Returns the chain that begins with `first` and ends with `last`.
+fn append(first: &(dyn std::error::Error + 'static), last: Source) -> Source {
+    if let Some(error) = first.downcast_ref::<Error>() {
+        return Arc::new(error.clone().map(|inner| {
+            inner.source = Some(match inner.source.take() {
+                None => last,
+                Some(source) => append(&*source, last),
+            });
+        }));
+    }
+    let next = match first.source() {
+        None => last,
+        Some(source) => append(source, last),
+    };
+    Arc::new(Link { text: first.to_string(), next })
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Link {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.next)
     }
 }
 
@@ -190,5 +247,50 @@ impl fmt::Debug for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+    use std::io;
+
+    use super::*;
+
+    fn chain(error: &Error) -> Vec<String> {
+        std::iter::successors(error.source(), |&error| error.source()).map(ToString::to_string).collect()
+    }
+
+    fn error(text: &str) -> Error {
+        Error::new(ErrorKind::Unavailable, text)
+    }
+
+    #[test]
+    fn every_earlier_source_stays_at_the_end_of_the_chain() {
+        let first = error("top").with_source(error("a").with_source(io::Error::other("b")));
+        let second = first.with_source(error("c").with_source(io::Error::other("d")));
+        assert_eq!(chain(&second), ["c", "d", "a", "b"]);
+        let third = second.with_source(io::Error::other(error("e")));
+        assert_eq!(chain(&third), ["e", "c", "d", "a", "b"]);
+        assert_eq!(third.to_string(), "top");
+    }
+
+    #[test]
+    fn errors_of_this_library_keep_their_kind_in_a_chain_of_two() {
+        let inner = Error::new(ErrorKind::Unsupported, "inner");
+        let error = error("top").with_source(io::Error::other("old")).with_source(inner);
+        let source = error.source().and_then(|source| source.downcast_ref::<Error>());
+        assert_eq!(source.map(Error::kind), Some(ErrorKind::Unsupported));
+    }
+
+    #[test]
+    fn a_copy_that_is_changed_keeps_its_source_and_leaves_the_original_alone() {
+        let original = error("top").with_source(io::Error::other("a"));
+        let copy = original.clone().with_source(io::Error::other("b")).definite();
+        assert_eq!(
+            (chain(&original), chain(&copy)),
+            (vec!["a".to_owned()], vec!["b".to_owned(), "a".to_owned()])
+        );
+        assert_eq!(copy.kind(), original.kind());
     }
 }

@@ -9,7 +9,7 @@ use crate::lost::Lost;
 use crate::process::Shared;
 use crate::storage::{Holder, Name, Owner, Token};
 
-/// What happened to the locks of one client. Each event is also a `tracing` event under `leasehold`.
+/// An event of a lock of one client. Each one is also a `tracing` event under `leasehold`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
@@ -126,7 +126,7 @@ pub enum Change {
 /// The changes of one lock by any holder; see [`Locks::observe`](crate::Locks::observe).
 pub struct Changes {
     seen: Shared<tokio::sync::mpsc::Receiver<Change>>,
-    /// Tells the engine that this observer is gone.
+    /// Tells the engine that this observer is dropped.
     leave: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -152,7 +152,7 @@ impl Stream for Changes {
     type Item = Change;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Change>> {
-        // A fork has no engine that could send anything.
+        // A fork has no engine that sends changes.
         self.get_mut().seen.get().map_or(Poll::Ready(None), |seen| seen.poll_recv(cx))
     }
 }

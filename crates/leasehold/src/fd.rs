@@ -1,4 +1,4 @@
-//! File descriptors in tokio's hands.
+//! Waiting for file descriptors with tokio.
 
 use std::io;
 
@@ -6,8 +6,11 @@ use rustix::fd::OwnedFd;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Hands a descriptor to tokio's reactor, to wait until it is readable.
+/// Registers a descriptor with tokio's reactor, which then waits until it is readable.
 pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    #[expect(deprecated, reason = "the unsafe successor asks for what an `OwnedFd` always keeps")]
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe; the condition for it always holds for an `OwnedFd`"
+    )]
     AsyncFd::with_interest(fd, Interest::READABLE)
 }

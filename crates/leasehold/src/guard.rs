@@ -11,19 +11,18 @@ use crate::ticket::Ticket;
 
 /// Proves that this process holds a lock, until it is released, dropped or lost.
 ///
-/// A lock with a TTL can be lost while you work: the process may be paused, the storage unreachable, the
-/// lock broken by an operator. [`Guard::lost`] tells you as soon as this process can know, from a local
-/// deadline that needs nobody's answer. Only the [`Token`], checked by whatever you write to, makes a
-/// paused holder harmless.
+/// A lock with a TTL can be lost during the work: the process may be paused, the storage unreachable, or the lock
+/// broken by an operator. [`Guard::lost`] completes at a local deadline at the latest, for which it makes no request.
+/// Only the [`Token`], checked by the resource that the lock protects, makes a paused holder harmless.
 ///
-/// Dropping a guard gives the lock up: the release is sent in the background at once, and repeated until the
-/// storage answers or the lease is over. Use [`Guard::release`] to know how it ended. A process that exits
-/// right after a drop may leave the lease to its TTL; [`Locks::close`](crate::Locks::close) waits.
-#[must_use = "dropping a Guard gives the lock up"]
+/// Dropping a guard releases the lock in the background, at once. The release is repeated until the storage answers or
+/// the lease ends. Use [`Guard::release`] to learn the result. A process that exits right after a drop may leave the
+/// lease until its TTL; [`Locks::close`](crate::Locks::close) waits for the release.
+#[must_use = "dropping a Guard releases the lock"]
 pub struct Guard {
     status: Arc<LeaseStatus>,
     engine: Handle,
-    /// Whether `drop` has nothing left to do.
+    /// `true` if `drop` has nothing left to do.
     done: bool,
 }
 
@@ -52,23 +51,23 @@ impl Guard {
         self.status.owner()
     }
 
-    /// Returns `true` if the lock is held right now. Reads the clock, makes no request, never blocks.
+    /// Returns `true` if the lock is held right now. Reads the clock, makes no request and never blocks.
     ///
-    /// Right even if the program was paused until this instant. Once `false`, for ever `false`. Always `false` in a
-    /// fork of the process that holds the lock.
+    /// The result is right even if the program was paused until this instant. Once it is `false`, it stays `false`. In a
+    /// fork of the process that holds the lock it is always `false`.
     pub fn is_held(&self) -> bool {
         self.status.is_held()
     }
 
-    /// Returns what is left of the lease if it is not renewed again; zero once lost. Asks nobody.
+    /// Returns the remaining time of the lease if it is not renewed again; zero once it is lost. Makes no request.
     pub fn remaining(&self) -> Duration {
         self.status.remaining()
     }
 
-    /// Waits until the lock is lost and tells why. Any number of tasks may wait.
+    /// Waits until the lock is lost and returns the reason. Any number of tasks may wait.
     ///
-    /// Comes at the local deadline at the latest, which is earlier than the end of the lease at the
-    /// storage, whether or not the storage answers.
+    /// Completes at the local deadline at the latest, even if the storage does not answer. That deadline is earlier
+    /// than the end of the lease at the storage.
     ///
     /// # Cancel safety
     ///
@@ -77,12 +76,13 @@ impl Guard {
         self.status.lost().await
     }
 
+    /// Returns the reason if the lock is lost.
     pub(crate) fn why_lost(&self) -> Option<Lost> {
-        // Looks at the clock first, so that a deadline which has passed is known to have.
+        // Reads the clock first: a deadline that has passed becomes a loss then.
         if self.is_held() { None } else { self.status.why_lost() }
     }
 
-    /// Makes sure that at least `least` is left of the lease: renews now if less is left.
+    /// Ensures that at least `least` is left of the lease. Renews it now if less is left.
     ///
     /// # Errors
     ///
@@ -92,7 +92,7 @@ impl Guard {
     ///
     /// # Cancel safety
     ///
-    /// Dropping this future may leave a renewal under way, which does no harm.
+    /// Dropping this future may leave a renewal in flight, which does no harm.
     pub async fn ensure(&self, least: Duration) -> Result<()> {
         let most = self.status.longest();
         if least > most {
@@ -113,32 +113,32 @@ impl Guard {
         }
     }
 
-    /// Unties the lease from this process: if the process dies, the lease ends with its TTL, or when
-    /// [`Locks::resume`](crate::Locks::resume) takes its [`Guard::ticket`] up and releases it. Renews the lease; the guard
-    /// goes on as before. Cannot be undone.
+    /// Lets the lease outlive this process: if the process dies, the lease ends with its TTL, or when
+    /// [`Locks::resume`](crate::Locks::resume) resumes its [`Guard::ticket`] and releases it. Renews the lease; the guard
+    /// works as before. Cannot be undone.
     ///
-    /// For a process whose work may go on after its own death, in processes that it has started: a second process that
-    /// watches over that work releases the ticket once the work has ended. Without this, SQLite frees the lock of a
-    /// process that was killed within milliseconds; every other storage keeps it for the TTL anyway.
+    /// This is for a process that starts others, which may continue its work after its death. A second process watches
+    /// that work, and releases the ticket when the work has ended. Without this call, SQLite frees the lock of a killed
+    /// process within milliseconds; every other storage keeps it for the TTL anyway.
     ///
     /// # Errors
     ///
     /// - [`Lost`](crate::ErrorKind::Lost) if the lock is lost.
-    /// - [`Unavailable`](crate::ErrorKind::Unavailable) if the storage did not answer; the lock is still held, and the
-    ///   next renewal unties it.
+    /// - [`Unavailable`](crate::ErrorKind::Unavailable) if the storage did not answer. The lock is still held, and the
+    ///   next renewal lets it outlive the process.
     ///
     /// # Cancel safety
     ///
-    /// Dropping this future may leave the lease tied until the next renewal.
+    /// Dropping this future may leave the lease bound to the process until the next renewal.
     pub async fn outlive_process(&self) -> Result<()> {
         self.engine.outlive(&self.status).await
     }
 
-    /// Asks the storage whether the lock is still held, now.
+    /// Verifies with one request that the storage still has this lease.
     ///
     /// # Errors
     ///
-    /// - [`Lost`](crate::ErrorKind::Lost) if it is not; the guard is lost from then on.
+    /// - [`Lost`](crate::ErrorKind::Lost) if it has not; the guard is lost from then on.
     /// - [`Unavailable`](crate::ErrorKind::Unavailable) if the storage did not answer; nothing has changed.
     ///
     /// # Cancel safety
@@ -165,29 +165,29 @@ impl Guard {
         self.engine.renew(&self.status, Some(ttl)).await
     }
 
-    /// Gives the lock up. `Ok` means that it was held, without a break, until now.
+    /// Releases the lock. `Ok` means that it was held without interruption until now.
     ///
     /// # Errors
     ///
-    /// - [`Lost`](crate::ErrorKind::Lost) if it was lost before: the work may have overlapped with another's.
-    /// - [`Unavailable`](crate::ErrorKind::Unavailable) if the storage did not answer within 5 s or the lease.
-    ///   The release is repeated in the background; at the latest the TTL frees the lock.
+    /// - [`Lost`](crate::ErrorKind::Lost) if it was lost before: the work may have overlapped with that of another holder.
+    /// - [`Unavailable`](crate::ErrorKind::Unavailable) if the storage did not answer within 5 s, or before the lease
+    ///   ended. The release is repeated in the background, and the TTL frees the lock at the latest.
     ///
     /// # Cancel safety
     ///
-    /// The release goes on when this future is dropped.
+    /// Dropping this future does not stop the release.
     pub async fn release(mut self) -> Result<()> {
         self.done = true;
         self.engine.release(&self.status).await
     }
 
-    /// Writes the lease down to hand it to somebody else. Renewal stops; the lease ends with its TTL unless
-    /// [`Locks::resume`](crate::Locks::resume) takes it up, here or in another process.
+    /// Makes a ticket of the lease, for another process or for later. Renewal stops. The lease ends with its TTL unless
+    /// [`Locks::resume`](crate::Locks::resume) resumes the ticket, in this or in another process.
     ///
-    /// The storage is told in the background that the lease outlives this process;
-    /// [`Locks::close`](crate::Locks::close) waits until it knows. A process that dies before that takes the
-    /// lease with it on SQLite, and whoever resumes the ticket finds it lost. So does whoever resumes the
-    /// ticket of a guard that was lost before: maybe only after a moment, when this client's release arrives.
+    /// A request in the background tells the storage that the lease outlives this process;
+    /// [`Locks::close`](crate::Locks::close) waits for its reply. If the process dies before that, SQLite ends the
+    /// lease, and a resume of the ticket returns [`Lost`](crate::ErrorKind::Lost). The ticket of a guard that was lost
+    /// is lost, too, but maybe only after a moment: when this client's release arrives.
     pub fn into_ticket(mut self) -> Ticket {
         self.done = true;
         let ticket = self.ticket();
@@ -195,8 +195,8 @@ impl Guard {
         ticket
     }
 
-    /// Returns the ticket of this lease without giving it away: it can be verified elsewhere while this guard
-    /// holds, and is renewed and released by this guard.
+    /// Returns the ticket of this lease and keeps the guard. Another process can verify the ticket; this guard goes on
+    /// to renew the lease, and releases it.
     pub fn ticket(&self) -> Ticket {
         self.status.ticket()
     }

@@ -9,7 +9,7 @@ use crate::guard::Guard;
 use crate::options::{DEFAULT_INTERVAL, Options, Renewal, Wait};
 use crate::storage::Name;
 
-/// Names one lock and says how to take it. Holds nothing; may be used any number of times.
+/// One lock by its name, with the options to acquire it. Holds nothing, and may be used any number of times.
 ///
 /// Setters never fail. What they set is checked when the lock is acquired, before anything is sent.
 #[must_use = "a Lock holds nothing until `acquire` is awaited"]
@@ -31,13 +31,13 @@ impl Lock {
         self
     }
 
-    /// Sets how long to wait: a [`Duration`] or a [`Wait`]. Without end unless set.
+    /// Sets how long to wait: a [`Duration`] or a [`Wait`]. [`Wait::Forever`] unless set.
     pub fn wait(mut self, wait: impl Into<Wait>) -> Self {
         self.options.wait = wait.into();
         self
     }
 
-    /// Asks `n` more times after the first, 50 ms apart unless [`Lock::interval`] says otherwise.
+    /// Tries `n` more times after the first, 50 ms apart unless [`Lock::interval`] is set.
     pub fn retries(mut self, n: u32) -> Self {
         let interval = match self.options.wait {
             Wait::Attempts { interval, .. } => interval,
@@ -47,7 +47,7 @@ impl Lock {
         self
     }
 
-    /// Sets the pause between two attempts; asks once more if [`Lock::retries`] was not called.
+    /// Sets the pause between two tries. Without [`Lock::retries`], there are two.
     pub fn interval(mut self, interval: Duration) -> Self {
         let attempts = match self.options.wait {
             Wait::Attempts { attempts, .. } => attempts,
@@ -63,13 +63,13 @@ impl Lock {
         self
     }
 
-    /// Gives the lock up after this time, whatever the holder does; at least 100 ms. No limit unless set.
+    /// Limits how long the lock is held, whatever the holder does: at least 100 ms. No limit unless set.
     pub fn max_hold(mut self, max_hold: Duration) -> Self {
         self.options.max_hold = Some(max_hold);
         self
     }
 
-    /// Sets what others see of this holder: at most 4 KiB, `program@host:pid` unless set.
+    /// Sets the text that other clients see of this holder: at most 4 KiB, `program@host:pid` unless set.
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.options.label = label.into();
         self
@@ -86,19 +86,18 @@ impl Lock {
         &self.name
     }
 
-    /// Waits for the lock, in line, for as long as [`Lock::wait`] says.
+    /// Acquires the lock. Waits in the queue for as long as [`Lock::wait`] allows.
     ///
     /// # Errors
     ///
-    /// - [`Contended`](ErrorKind::Contended) if somebody else held it for the whole wait.
+    /// - [`Contended`](ErrorKind::Contended) if another client held it for the whole wait.
     /// - [`Unavailable`](ErrorKind::Unavailable) if the storage did not answer.
     /// - [`Invalid`](ErrorKind::Invalid) if the name or an option is out of bounds; nothing was sent.
     /// - [`Closed`](ErrorKind::Closed) if the client was closed.
     ///
     /// # Cancel safety
     ///
-    /// Dropping this future gives up the place in the queue. Nothing stays held, also if the lock was just
-    /// being granted.
+    /// Dropping this future gives up the place in the queue. Nothing stays held, even if the lock is being granted.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leasehold::Result<()> {
@@ -115,11 +114,11 @@ impl Lock {
         guard.ok_or_else(|| Error::new(ErrorKind::Internal, "a wait ended without an answer"))
     }
 
-    /// Asks once. `None` means that somebody else has the lock, which is an answer and not an error.
+    /// Tries once. `None` means that another client has the lock, which is an answer and not an error.
     ///
     /// # Errors
     ///
-    /// As [`Lock::acquire`], but never [`Contended`](ErrorKind::Contended).
+    /// The errors of [`Lock::acquire`], but never [`Contended`](ErrorKind::Contended).
     ///
     /// # Cancel safety
     ///
@@ -138,18 +137,18 @@ impl Lock {
         Ok(status.map(|status| Guard::new(status, self.engine.clone())))
     }
 
-    /// Acquires the lock, runs `work`, and releases. The work is dropped at the moment the lock is lost.
+    /// Acquires the lock, runs `work`, and releases the lock. Drops the work at the moment at which the lock is lost.
     ///
-    /// If the work ends and the lock is lost at the same moment, the loss counts. If only the release is not
-    /// answered, the result is returned: the lock was held until the work ended.
+    /// If the work ends and the lock is lost at the same moment, the loss counts. If only the release gets no reply,
+    /// the result of the work is returned: the lock was held until the work ended.
     ///
     /// # Errors
     ///
-    /// As [`Lock::acquire`], and [`Lost`](ErrorKind::Lost) if the lock was lost before the work ended.
+    /// The errors of [`Lock::acquire`], and [`Lost`](ErrorKind::Lost) if the lock was lost before the work ended.
     ///
     /// # Cancel safety
     ///
-    /// Dropping this future drops the work and gives the lock up.
+    /// Dropping this future drops the work and releases the lock.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leasehold::Result<()> {
@@ -171,6 +170,7 @@ impl Lock {
         }
     }
 
+    /// Checks the name and the options, and returns the name.
     fn checked(&self) -> Result<Name> {
         let name = Name::new(&self.name)?;
         self.options.check(self.engine.limits())?;

@@ -10,14 +10,14 @@ use crate::options::{Options, Renewal, Wait};
 use crate::storage::{AnyStorage, Guarantees, Holder, Limits, Name, Storage, Tier, registry};
 use crate::ticket::Ticket;
 
-/// A client: gives out locks over one storage. Cheap to clone; all clones are the same client.
+/// A client of one storage, which provides locks. Cheap to clone; all clones are the same client.
 ///
-/// Its engine runs on a thread of its own, so that a program that blocks its runtime, or has none, keeps
-/// its locks. When the last clone and the last [`Guard`] are dropped, what is still being released is
-/// finished in the background and the thread ends.
+/// Its engine runs on a thread of its own, so a program that blocks its runtime, or has none, keeps its locks. When
+/// the last clone and the last [`Guard`] are dropped, the engine finishes its releases in the background, and the
+/// thread ends.
 ///
-/// A fork inherits no thread: there, calls fail, guards are [lost](crate::Lost::Forked), and to drop either does
-/// nothing. The process that forked keeps its locks; the fork makes a client of its own.
+/// A fork inherits no thread. In a fork, calls fail, guards are [lost](crate::Lost::Forked), and dropping either has no
+/// effect. The parent keeps its locks, and the fork needs a client of its own.
 #[derive(Clone)]
 pub struct Locks {
     engine: Handle,
@@ -52,10 +52,10 @@ impl Locks {
         Self::builder().connect(url).await
     }
 
-    /// Uses a storage that is already there, with default options.
+    /// Makes a client of a storage value, with default options.
     ///
-    /// If the engine's thread cannot be started, each call of the client fails and says why;
-    /// [`Builder::build`] says it at once.
+    /// If the engine's thread cannot be started, each call of the client returns the reason;
+    /// [`Builder::build`] returns it at once.
     pub fn new(storage: impl Storage) -> Self {
         let engine = engine::start(AnyStorage::new(storage), Home::Thread).unwrap_or_else(engine::failed);
         let mut defaults = Options::default();
@@ -63,29 +63,29 @@ impl Locks {
         Self { engine, defaults }
     }
 
-    /// Starts to set the options that every lock of a client begins with.
+    /// Returns a builder, which sets the default options of the locks of a client.
     pub fn builder() -> Builder {
         Builder { defaults: Options::default(), ttl_given: false, home: Home::Thread, required: None }
     }
 
-    /// Names a lock. Sends nothing and cannot fail; a bad name is an error of `acquire`.
+    /// Returns the lock of that name. Makes no request and cannot fail; an invalid name is an error of `acquire`.
     pub fn lock(&self, name: impl AsRef<str>) -> Lock {
         Lock::new(self.engine.clone(), name.as_ref(), self.defaults.clone())
     }
 
-    /// Takes up a lease that was written down: renews it and returns its guard.
+    /// Resumes the lease of a ticket: renews it and returns its guard.
     ///
-    /// From then on the lease is bound to no process: if this one is killed, it ends with its TTL. A ticket that is
-    /// resumed twice, by two clients, gives two guards of one lease; the first release ends both.
+    /// From then on the lease is bound to no process: if this one is killed, the lease ends with its TTL. Two clients
+    /// that resume the same ticket get two guards of one lease; the first release ends both.
     ///
     /// Dropping the guard releases the lock, as dropping any guard does. [`Guard::forget`] and
     /// [`Guard::into_ticket`] leave the lease to the ticket instead.
     ///
     /// # Errors
     ///
-    /// - [`Lost`](ErrorKind::Lost) if the lease is over.
+    /// - [`Lost`](ErrorKind::Lost) if the lease has ended.
     /// - [`Invalid`](ErrorKind::Invalid) if this client has the lease already, or the ticket was changed.
-    /// - [`Unavailable`](ErrorKind::Unavailable) if the storage did not answer; the ticket is as good as before.
+    /// - [`Unavailable`](ErrorKind::Unavailable) if the storage did not answer; the ticket can still be resumed.
     /// - [`Closed`](ErrorKind::Closed) if the client was closed.
     ///
     /// # Cancel safety
@@ -128,9 +128,9 @@ impl Locks {
 
     /// Ends the lease of each holder of a lock, and returns those holders; none if the lock was free.
     ///
-    /// Ends only leases that were seen: if the lock changes hands meanwhile, the new holder keeps it and is not
-    /// returned. The guard of an ended lease is lost, at once where the storage can tell it and at its next
-    /// renewal otherwise; the next holder's token is larger. Reported as [`Event::Broken`](crate::Event).
+    /// Only leases that were observed end: if the lock changes hands meanwhile, the new holder keeps it and is not
+    /// returned. The guard of an ended lease is lost at once if the storage can notify it, otherwise at its next
+    /// renewal. The next holder gets a larger token. The event is [`Event::Broken`](crate::Event).
     ///
     /// # Errors
     ///
@@ -144,10 +144,10 @@ impl Locks {
         self.engine.break_lock(Name::new(name)?).await
     }
 
-    /// Observes one lock, whoever holds it: what it is now, and then every change, also by expiry.
+    /// Observes one lock: returns its current state and then every change by any holder, also by expiry.
     ///
-    /// A reader that is slow, or holds shorter than the storage's notice, may see several changes as one;
-    /// the last state always arrives.
+    /// A slow reader may see several changes as one, and a very short hold may not be noticed. The last state always
+    /// arrives.
     ///
     /// # Errors
     ///
@@ -157,22 +157,22 @@ impl Locks {
         self.engine.observe(Name::new(name)?)
     }
 
-    /// Returns what happens to the locks of this client from now on.
+    /// Returns the events of the locks of this client from now on.
     pub fn events(&self) -> Events {
         self.engine.events()
     }
 
-    /// Lists the locks that guards of this client hold now, ordered by name. Asks nobody.
+    /// Lists the locks that guards of this client hold now, ordered by name. Makes no request.
     pub fn held(&self) -> Vec<Holder> {
         self.engine.held()
     }
 
-    /// Says what the storage promises, as found when it was connected.
+    /// Returns the guarantees of the storage, as probed when it was connected.
     pub fn guarantees(&self) -> Guarantees {
         self.engine.guarantees()
     }
 
-    /// Returns the bounds of what the storage accepts, as found when it was connected.
+    /// Returns the bounds of what the storage accepts, as probed when it was connected.
     pub fn limits(&self) -> Limits {
         *self.engine.limits()
     }
@@ -199,19 +199,19 @@ impl fmt::Debug for Locks {
     }
 }
 
-/// Sets the options that every lock of a client begins with, and connects.
+/// A builder of a client: sets the default options of its locks, and connects.
 #[must_use = "a Builder does nothing until `connect` or `build`"]
 #[derive(Clone, Debug)]
 pub struct Builder {
     defaults: Options,
-    /// Whether somebody chose the TTL; if not, the storage may bound it.
+    /// `true` if the caller chose the TTL. Otherwise the bounds of the storage may change it.
     ttl_given: bool,
     home: Home,
     required: Option<Tier>,
 }
 
 impl Builder {
-    /// Sets [`Lock::ttl`] for every lock. Default: 10 s, or what the storage allows if that is less.
+    /// Sets [`Lock::ttl`] for every lock. Default: 10 s, or the maximum of the storage if that is less.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.defaults.ttl = ttl;
         self.ttl_given = true;
@@ -256,8 +256,8 @@ impl Builder {
 
     /// Runs the engine as a task of the current tokio runtime instead of a thread of its own.
     ///
-    /// For tests with paused time, which then need no server and no sleep. In a program, a runtime that is
-    /// blocked would not renew: leave it at the default there.
+    /// This is for tests with paused time, which then need no server and no sleep. A program should keep the default:
+    /// an engine on a runtime that is blocked renews no lease.
     pub fn on_current_runtime(mut self) -> Self {
         self.home = Home::CurrentRuntime;
         self
@@ -267,7 +267,7 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// As [`Locks::connect`], and [`Unsupported`](ErrorKind::Unsupported) if the storage promises less than
+    /// The errors of [`Locks::connect`], and [`Unsupported`](ErrorKind::Unsupported) if the storage promises less than
     /// was required.
     ///
     /// # Cancel safety
@@ -281,13 +281,13 @@ impl Builder {
         self.finish(engine)
     }
 
-    /// Uses a storage that is already there.
+    /// Makes a client of a storage value.
     ///
     /// # Errors
     ///
     /// - [`Unsupported`](ErrorKind::Unsupported) if the storage promises less than was required.
-    /// - [`Internal`](ErrorKind::Internal) if the engine's thread cannot be started: the system has run out of
-    ///   something, which the text says.
+    /// - [`Internal`](ErrorKind::Internal) if the engine's thread cannot be started. The text names the resource that
+    ///   the system has run out of.
     ///
     /// # Panics
     ///
@@ -297,6 +297,7 @@ impl Builder {
         self.finish(engine)
     }
 
+    /// Checks the options and the guarantees against the storage.
     fn finish(mut self, engine: Handle) -> Result<Locks> {
         let limits = engine.limits();
         if !self.ttl_given {

@@ -1,6 +1,6 @@
 use std::fmt;
 
-/// Says why a lock that was held is lost. Final: a lost lock is never held again by the same guard.
+/// The reason why a lock that was held is lost. Final: the same guard never holds it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Lost {
@@ -8,11 +8,12 @@ pub enum Lost {
     Closed,
     /// The local deadline passed before a renewal was answered.
     Expired,
-    /// This process is a fork of the one that holds the lock. That one still does.
+    /// This process is a fork of the one that holds the lock. The parent still holds it.
     Forked,
-    /// `max_hold` was over.
+    /// The lock was held for `max_hold`.
     MaxHold,
-    /// The storage says that the lease is not ours: it ended, was broken, or another client holds.
+    /// The storage reported that the lease of this guard does not exist: it has expired, was broken, or another
+    /// client holds the lock.
     Taken,
 }
 

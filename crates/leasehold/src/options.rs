@@ -4,7 +4,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::storage::Limits;
 
-/// How a lock is acquired and kept. The setters of [`Lock`](crate::Lock) and [`Builder`](crate::Builder)
+/// The options of a lock: how it is acquired and kept. The setters of [`Lock`](crate::Lock) and [`Builder`](crate::Builder)
 /// change these values.
 ///
 /// The values are checked when a lock is acquired, before anything is sent.
@@ -80,9 +80,10 @@ pub enum Renewal {
 /// The interval of [`Lock::retries`](crate::Lock::retries), unless it is set.
 pub(crate) const DEFAULT_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The shortest `max_hold` and renewal interval.
-const SHORTEST: Duration = Duration::from_millis(100);
-const RENEWAL_SHORTEST: Duration = Duration::from_millis(10);
+/// The shortest `max_hold`.
+const MAX_HOLD_MIN: Duration = Duration::from_millis(100);
+/// The shortest renewal interval.
+const RENEWAL_MIN: Duration = Duration::from_millis(10);
 /// The longest label, in bytes.
 const LABEL_MAX: usize = 4096;
 
@@ -94,17 +95,19 @@ impl Options {
             return Err(Error::invalid("at least one attempt is needed; 1 asks once attempts=`0`"));
         }
         if let Renewal::Every(every) = self.renewal
-            && !(RENEWAL_SHORTEST..self.ttl).contains(&every)
+            && !(RENEWAL_MIN..self.ttl).contains(&every)
         {
             return Err(Error::invalid(format!(
-                "the renewal interval is at least {RENEWAL_SHORTEST:?} and less than the ttl renewal=`{every:?}` ttl=`{:?}`",
+                "the renewal interval is at least {RENEWAL_MIN:?} and less than the ttl renewal=`{every:?}` ttl=`{:?}`",
                 self.ttl
             )));
         }
         if let Some(max_hold) = self.max_hold
-            && max_hold < SHORTEST
+            && max_hold < MAX_HOLD_MIN
         {
-            return Err(Error::invalid(format!("max_hold is at least {SHORTEST:?} max_hold=`{max_hold:?}`")));
+            return Err(Error::invalid(format!(
+                "max_hold is at least {MAX_HOLD_MIN:?} max_hold=`{max_hold:?}`"
+            )));
         }
         if self.label.len() > LABEL_MAX {
             let length = self.label.len();
@@ -125,6 +128,7 @@ pub(crate) fn check_ttl(ttl: Duration, limits: &Limits) -> Result<()> {
     )))
 }
 
+/// The label of a lock unless it is set: `program@host:pid`.
 static DEFAULT_LABEL: LazyLock<String> = LazyLock::new(|| {
     let program = std::env::args_os().next().map(std::path::PathBuf::from);
     let program = program.as_deref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy());
@@ -179,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn default_label_tells_who_and_where() {
+    fn the_default_label_contains_the_host_and_the_process_id() {
         let label = &*DEFAULT_LABEL;
         assert!(label.contains('@') && label.ends_with(&format!(":{}", std::process::id())), "{label}");
     }

@@ -1,30 +1,29 @@
-//! Tells a process from its forks, which inherit its memory and none of its threads.
+//! Detects forks of a process, which inherit its memory and none of its threads.
 
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
 
-/// The process that something was made in.
+/// The process in which a value was made.
 ///
-/// A fork has a copy of every client and guard, but not the thread that keeps them, and its copies of mutexes may be
-/// locked for ever. So whatever outlives a call checks this before it touches anything that is shared. The check is
-/// one system call of about 50 ns: no flag in memory can tell a fork from its parent without `unsafe`.
+/// A fork has a copy of every client and guard, but not the thread of the engine. Its copies of mutexes may be locked
+/// for ever. So every value that outlives a call checks its process before it uses anything shared. The check is one
+/// system call of about 50 ns: without `unsafe`, no flag in memory differs between a fork and its parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Process(u32);
 
 impl Process {
-    /// Returns the process that calls this.
+    /// Returns the current process.
     pub(crate) fn current() -> Self {
         Self(std::process::id())
     }
 
-    /// Returns `true` in the same process, and `false` in a fork of it.
+    /// Returns `true` if the current process is this one, and not a fork of it.
     pub(crate) fn is_current(self) -> bool {
         self == Self::current()
     }
 
-    /// Waits for something that only this process can bring about. Returns `None` in a fork of it, as soon as the future
-    /// is polled there.
+    /// Waits for a future that only this process can complete. Returns `None` as soon as it is polled in a fork.
     pub(crate) async fn limits<F: Future>(self, awaited: F) -> Option<F::Output> {
         let mut awaited = pin!(awaited);
         poll_fn(|cx| if self.is_current() { awaited.as_mut().poll(cx).map(Some) } else { Poll::Ready(None) })
@@ -32,8 +31,8 @@ impl Process {
     }
 }
 
-/// Something that other threads of a process use, too. A fork of it neither uses nor drops its copy: another thread may
-/// have locked that for ever.
+/// A value that other threads of its process use, too. A fork neither uses nor drops its copy, which may be locked for
+/// ever by a thread that the fork does not have.
 pub(crate) struct Shared<T> {
     process: Process,
     value: Option<T>,

@@ -1,14 +1,14 @@
-//! What the system refuses, in words: one table for the whole library.
+//! Explanations of what the system refuses: one table for the whole library.
 
 use std::io;
 
 #[cfg(feature = "sqlite")]
 use crate::error::{Error, ErrorKind};
 
-/// Says what the system has run out of, or what of it has failed, and what to do.
+/// Explains which resource the system has run out of, or which part of it has failed, and what to do.
 ///
-/// `None` if the cause is another one. `Unavailable` would be wrong for these: the storage is well, and asking again helps
-/// only after the system was mended.
+/// Returns `None` for any other cause. [`Unavailable`](crate::ErrorKind::Unavailable) would be the wrong kind for these:
+/// the storage works, and a retry helps only after the system is repaired.
 pub(crate) fn exhausted(cause: &io::Error) -> Option<&'static str> {
     by_number(cause).or_else(|| {
         Some(match cause.kind() {
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_run_out_is_named() {
+    fn an_exhausted_resource_is_named() {
         let cases = [
             (Errno::MFILE, "ulimit -n"),
             (Errno::NFILE, "fs.file-max"),

@@ -8,18 +8,18 @@ use crate::clock;
 use crate::error::{Error, Result};
 use crate::storage::{Limits, Name, Owner, Token};
 
-/// A lease written down, to hand to another process or program.
+/// A lease in writing, for another process or program. Any process that has the ticket can renew and release the lease.
 ///
 /// Its text is one word of letters, digits and `.-_~%`, safe in a shell and in an environment variable:
-/// `lh1.<owner>.<token>.<ttl in ms>.<name>`, with a `~` after the TTL while an earlier request for the lease may still
-/// be executed: a claim whose answer was lost, or a renewal that shortens. Whoever has it can renew and release the lease.
+/// `lh1.<owner>.<token>.<ttl in ms>.<name>`. A `~` follows the TTL while an earlier request for the lease may still
+/// be executed: a claim whose reply was lost, or a renewal that shortens the lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ticket {
     pub(crate) name: Name,
     pub(crate) owner: Owner,
     pub(crate) token: Token,
     pub(crate) ttl: Duration,
-    /// Whether no earlier request can still be executed that takes up the lease again, or shortens it to `ttl`.
+    /// `true` if no earlier request can still be executed that acquires the lease again, or shortens it to `ttl`.
     pub(crate) settled: bool,
 }
 
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_ticket_is_refused() {
+    fn a_text_that_is_no_ticket_is_refused() {
         let owner = "0".repeat(32);
         for bad in [
             "",

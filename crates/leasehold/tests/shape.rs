@@ -1,5 +1,5 @@
-//! Properties of the types: which are `Send` and `Sync`, that futures can be spawned, and that an error is
-//! one word wide. The doc tests of the crate show `#[must_use]`.
+//! Properties of the types: which ones are `Send`, `Sync`, `Clone` and `Copy`, that futures can be spawned, and that an
+//! error is one word wide. Doc tests in `src/lib.rs` cover `#[must_use]`.
 
 use std::error::Error as StdError;
 use std::fmt::{Debug, Display};
@@ -19,7 +19,7 @@ const fn is_cloned<T: Clone>() {}
 const fn is_plain<T: Copy + Eq + Hash>() {}
 
 #[test]
-fn everything_crosses_threads_and_has_no_lifetime() {
+fn every_public_type_crosses_threads_and_has_no_lifetime() {
     crosses_threads::<Locks>();
     crosses_threads::<Builder>();
     crosses_threads::<Lock>();
@@ -62,7 +62,7 @@ fn everything_crosses_threads_and_has_no_lifetime() {
 }
 
 #[test]
-fn what_may_be_shared_is_cloned_and_what_is_plain_is_copied() {
+fn clients_and_errors_are_cloned_and_plain_values_are_copied() {
     is_cloned::<Locks>();
     is_cloned::<Builder>();
     is_cloned::<Lock>();
@@ -78,7 +78,7 @@ fn what_may_be_shared_is_cloned_and_what_is_plain_is_copied() {
 }
 
 #[test]
-fn an_error_is_one_word_also_inside_of_a_result() {
+fn an_error_is_one_word_wide_even_in_a_result() {
     let word = size_of::<usize>();
     assert_eq!(size_of::<Error>(), word);
     assert_eq!(size_of::<Result<()>>(), word);
@@ -124,8 +124,8 @@ fn a_storage_is_used_from_any_thread<S: Storage>(storage: &S, claims: &[Claim], 
 }
 
 #[tokio::test]
-async fn work_under_a_lock_is_spawned() {
-    let locks = Locks::connect("memory:").await.expect("memory is always there");
+async fn a_task_that_holds_a_lock_can_be_spawned() {
+    let locks = Locks::connect("memory:").await.expect("memory always connects");
     let lock = locks.lock("a");
     let prefix = String::from("token ");
     let task = tokio::spawn(async move {
@@ -136,8 +136,8 @@ async fn work_under_a_lock_is_spawned() {
         })
         .await
     });
-    let said = task.await.expect("no panic").expect("no other client wants it");
-    assert!(said.starts_with("token "), "{said}");
+    let text = task.await.expect("no panic").expect("no other client wants it");
+    assert!(text.starts_with("token "), "{text}");
 }
 
 #[test]

@@ -32,7 +32,6 @@ use self::acquisition::{Acquisition, Verb};
 use self::calls::{Batch, Completed};
 use self::effects::{Effect, Input};
 use self::sweep::Sweep;
-use super::Home;
 use super::alarm::Alarm;
 use super::busy_poll::BusyPoll;
 use super::handle::{Command, Commands, Reply, Shared};
@@ -48,6 +47,15 @@ use crate::event::Event;
 use crate::lost::Lost;
 use crate::process::Process;
 use crate::storage::{AcquireReply, AnyStorage, Hint};
+
+/// Where an engine runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Home {
+    /// On a thread of its own, which a fork of the process does not have.
+    Thread,
+    /// As a task of the runtime of its caller, which may go on in a fork.
+    CurrentRuntime,
+}
 
 pub(crate) struct Actor {
     storage: AnyStorage,
@@ -148,7 +156,7 @@ impl Actor {
             Ok(End::Forked) => std::mem::forget(self),
             Err(panic) => {
                 let text = "the engine of this client has panicked; report it, and make a new client";
-                let error = super::panicked(text, &*panic);
+                let error = Error::panicked(text, &*panic);
                 tracing::error!(target: "leasehold", %error, "no engine");
                 // Before the replies are dropped, so that every caller gets this error.
                 let _ = self.shared.failure.set(error);

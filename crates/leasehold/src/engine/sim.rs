@@ -1,11 +1,11 @@
-//! A seeded, deterministic simulator of the engine: several of them over a model of a storage, under one
-//! virtual clock, without threads, sockets or sleep.
+//! A seeded, deterministic simulator: several engines over a model of a storage, under one virtual clock, without
+//! threads, sockets or sleep.
 //!
-//! What runs is the real engine, glue included: only its loop's sleep is replaced by the simulator, which
-//! calls [`Actor::turn`](super::actor::Actor::turn) whenever something has come in or is due. The network,
-//! the storage, the clocks and the callers are drawn from a seed, so a run that fails can be repeated.
+//! It runs the whole engine except for the loop that sleeps. Instead of that loop, the simulator calls
+//! [`Actor::turn`](super::actor::Actor::turn) whenever something has arrived or is due. A seed decides what the network,
+//! the storage, the clocks and the callers do, so a run that fails can be repeated.
 //!
-//! `LEASEHOLD_SIM_SCHEDULES=n` runs more of them, `LEASEHOLD_SIM_SEED=s` begins elsewhere.
+//! `LEASEHOLD_SIM_SCHEDULES=n` runs `n` seeds, and `LEASEHOLD_SIM_SEED=s` begins with seed `s`.
 
 mod client;
 mod crowd;
@@ -28,15 +28,15 @@ use self::world::{Tally, World};
 use super::actor::Actor;
 use super::work::Defect;
 
-/// How many runs there are unless the environment says otherwise.
+/// How many schedules run unless the environment sets another number.
 const SCHEDULES: u64 = 10_000;
-/// How much of a failed run is shown.
+/// How many lines of the trace of a failed run are shown.
 const LAST: usize = 150;
 
 #[test]
-fn every_schedule_keeps_every_rule() {
+fn every_schedule_keeps_every_law() {
     let (first, schedules) = (number("LEASEHOLD_SIM_SEED", 1), number("LEASEHOLD_SIM_SCHEDULES", SCHEDULES));
-    let _time = standing_time();
+    let _time = paused_time();
     let mut sum = Tally::default();
     let mut failed = Vec::new();
     for seed in first..first + schedules {
@@ -52,12 +52,12 @@ fn every_schedule_keeps_every_rule() {
         fail(*seed);
     }
     println!("{schedules} schedules from seed {first}: {sum:?}");
-    assert!(schedules < 1000 || sum.grants > schedules, "too little happens: {sum:?}");
+    assert!(schedules < 1000 || sum.grants > schedules, "too few grants: {sum:?}");
 }
 
 #[test]
 fn a_schedule_is_repeated_by_its_seed() {
-    let _time = standing_time();
+    let _time = paused_time();
     for seed in 1..30 {
         let traces = [(); 2].map(|()| {
             let mut world = World::new(seed, None, true);
@@ -73,9 +73,9 @@ fn every_planted_defect_is_caught() {
     const WITHIN: u64 = 6000;
     let defects: &[(Sabotage, &[Law])] = &[
         (Sabotage::DeadlineFromReply, &[Law::Exclusion]),
-        (Sabotage::DeafToLess, &[Law::Exclusion]),
-        (Sabotage::DeafToRestarts, &[Law::Verified]),
-        (Sabotage::DropWithoutResolver, &[Law::Resolved, Law::Residue]),
+        (Sabotage::IgnoresShortGrant, &[Law::Exclusion]),
+        (Sabotage::IgnoresRestart, &[Law::Verified]),
+        (Sabotage::DropWithoutCleanup, &[Law::Resolved, Law::Residue]),
         (Sabotage::EntryKept, &[Law::Residue]),
         (Sabotage::NoMargin, &[Law::Exclusion]),
         (Sabotage::NoPatience, &[Law::Resolved, Law::Residue]),
@@ -88,17 +88,17 @@ fn every_planted_defect_is_caught() {
         (Sabotage::ShortenWithoutPatience, &[Law::Exclusion]),
         (Sabotage::TokenRestarts, &[Law::Tokens]),
     ];
-    let _time = standing_time();
+    let _time = paused_time();
     let mut missed = Vec::new();
     for (sabotage, laws) in defects {
         let mut seeds = 1..=WITHIN;
         match seeds.find_map(|seed| run(seed, Some(*sabotage)).err().map(|(_, violation)| (seed, violation)))
         {
-            None => missed.push(format!("{sabotage:?} is not noticed")),
+            None => missed.push(format!("{sabotage:?} is not caught")),
             Some((seed, violation)) => {
                 println!("{sabotage:?}: seed {seed}: {violation}");
                 if !laws.contains(&violation.law) {
-                    missed.push(format!("{sabotage:?} is noticed for another reason: {violation}"));
+                    missed.push(format!("{sabotage:?} is caught for another reason: {violation}"));
                 }
             }
         }
@@ -107,26 +107,26 @@ fn every_planted_defect_is_caught() {
 }
 
 #[test]
-fn crowds_keep_every_rule_and_cost_what_has_changed() {
-    let _time = standing_time();
+fn crowds_keep_every_law_and_cost_only_what_has_changed() {
+    let _time = paused_time();
     for seed in 1..=4 {
         crowd::run(seed, None).unwrap_or_else(|violation| panic!("seed {seed}: {violation}"));
     }
 }
 
 #[test]
-fn work_that_grows_with_what_is_there_is_caught() {
-    let _time = standing_time();
+fn work_that_grows_with_the_number_of_locks_is_caught() {
+    let _time = paused_time();
     for defect in [Defect::QueueSearch, Defect::ObserverScan, Defect::LanesWalked] {
-        let violation = crowd::run(1, Some(defect)).expect_err("it is noticed");
+        let violation = crowd::run(1, Some(defect)).expect_err("the defect is caught");
         println!("{defect:?}: {violation}");
-        assert_eq!(violation.law, Law::Proportion, "{defect:?} is noticed for another reason: {violation}");
+        assert_eq!(violation.law, Law::Proportion, "{defect:?} is caught for another reason: {violation}");
     }
 }
 
-/// Runs one schedule again, and shows how it went if it fails.
+/// Runs one schedule again, and shows its trace if it fails.
 pub(super) fn replay(seed: u64) {
-    let _time = standing_time();
+    let _time = paused_time();
     if run(seed, None).is_err() {
         fail(seed);
     }
@@ -134,11 +134,11 @@ pub(super) fn replay(seed: u64) {
 
 fn run(seed: u64, sabotage: Option<Sabotage>) -> Result<Tally, (u64, Violation)> {
     let mut world = World::new(seed, sabotage, false);
-    guarded(&mut world).map_err(|violation| (world.tally.steps, violation))
+    caught(&mut world).map_err(|violation| (world.tally.steps, violation))
 }
 
-/// An assertion of the engine is a violation too.
-fn guarded(world: &mut World) -> Result<Tally, Violation> {
+/// Runs a world. A failed assertion of the engine is a violation, too.
+fn caught(world: &mut World) -> Result<Tally, Violation> {
     catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
@@ -146,9 +146,10 @@ fn guarded(world: &mut World) -> Result<Tally, Violation> {
     })
 }
 
+/// Panics with the trace of a schedule that fails.
 fn fail(seed: u64) -> ! {
     let mut world = World::new(seed, None, true);
-    let violation = guarded(&mut world).expect_err("a schedule that goes another way the second time");
+    let violation = caught(&mut world).expect_err("the same schedule fails again");
     let machines: Vec<_> = (0..).zip(&world.clients).map(|(index, client)| machines(index, client)).collect();
     let trace = world.trace.unwrap_or_default();
     let last = trace.len().saturating_sub(LAST);
@@ -160,6 +161,7 @@ fn fail(seed: u64) -> ! {
     );
 }
 
+/// Returns the state of each stage of a client.
 fn machines(index: usize, client: &Client) -> String {
     let machines = client.actor().map(Actor::machines).unwrap_or_default();
     let now = client.clock();
@@ -169,9 +171,9 @@ fn machines(index: usize, client: &Client) -> String {
     )
 }
 
-/// The engine limits its calls with tokio's timers. They are made here, and never fire: the simulator keeps
-/// those limits itself.
-fn standing_time() -> EnterGuard<'static> {
+/// Enters a runtime whose time stands still. The engine limits its calls with tokio's timers, which never fire here:
+/// the simulator keeps those limits itself.
+fn paused_time() -> EnterGuard<'static> {
     static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         runtime.enable_time().start_paused(true).build().expect("a runtime without I/O")

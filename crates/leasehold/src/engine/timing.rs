@@ -15,6 +15,8 @@ pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 /// How long `resume` waits for a reply.
 pub(crate) const RESUME_LIMIT: Duration = Duration::from_secs(5);
+/// How long `close` waits for the cleanups.
+pub(crate) const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// How much longer, besides its drift, a span of the storage's clock may last here.
 const LATE: Duration = Duration::from_millis(20);
 

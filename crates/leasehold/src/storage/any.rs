@@ -6,7 +6,7 @@ use futures_core::Stream;
 
 use super::{
     AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, Limits, Name, ReleaseReply, RenewReply,
-    Share, Storage, registry,
+    Share, Storage,
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -18,23 +18,6 @@ impl AnyStorage {
     /// Erases the type of a storage.
     pub fn new(storage: impl Storage) -> Self {
         Self(Arc::new(storage))
-    }
-
-    /// Connects to the storage that a URL names, as [`Locks::connect`](crate::Locks::connect) does, but without an
-    /// engine. This is for programs that call or wrap a storage themselves.
-    ///
-    /// # Errors
-    ///
-    /// - [`Invalid`](crate::ErrorKind::Invalid) if the URL is wrong. The text lists what is valid.
-    /// - [`Unavailable`](crate::ErrorKind::Unavailable) if the storage cannot be reached.
-    /// - [`Unsupported`](crate::ErrorKind::Unsupported) if the feature for that scheme is off, or if locks would not be
-    ///   safe in that storage.
-    ///
-    /// # Cancel safety
-    ///
-    /// If this future is dropped, nothing keeps running.
-    pub async fn connect(url: &str) -> Result<Self> {
-        registry::parse(url)?.connect().await
     }
 }
 

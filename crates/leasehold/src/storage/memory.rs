@@ -9,7 +9,7 @@ use futures_util::stream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::registry::Target;
+use super::target::Target;
 use super::url::Url;
 use super::{
     AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Owner,

@@ -7,6 +7,7 @@
 mod any;
 mod cursor;
 mod finding;
+mod holder;
 mod memory;
 mod name;
 #[cfg(any(feature = "redis", feature = "postgres"))]
@@ -21,8 +22,10 @@ pub(crate) mod registry;
 mod share;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+pub(crate) mod target;
 mod token;
 pub(crate) mod url;
+mod validate;
 
 use std::fmt::{self, Debug, Display};
 use std::future::Future;
@@ -34,6 +37,7 @@ use futures_core::Stream;
 pub use self::any::AnyStorage;
 pub use self::cursor::Cursor;
 pub use self::finding::{Finding, Severity};
+pub use self::holder::Holder;
 pub use self::memory::Memory;
 pub use self::name::Name;
 pub use self::owner::Owner;
@@ -264,41 +268,6 @@ pub enum Hint {
     /// The storage may have forgotten leases: it was restarted, or another server answers now. Everybody asks
     /// again, and every hold is verified at once.
     Restarted,
-}
-
-/// Whoever holds a lock, as seen by looking. The picture may be old by the time it is read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Holder {
-    /// The lock.
-    pub name: Name,
-    /// How much of the lock it has taken.
-    pub share: Share,
-    /// The acquisition that holds.
-    pub owner: Owner,
-    /// Its fencing token.
-    pub token: Token,
-    /// What it calls itself.
-    pub label: Option<Arc<str>>,
-    /// How much of its lease is left; [`Duration::MAX`] if it has no end, as a lock of another library may have none.
-    pub remaining: Duration,
-    /// How long it has held, if the storage knows.
-    pub held_for: Option<Duration>,
-    /// How many wait behind it, if the storage knows. A process counts once.
-    pub waiters: Option<u64>,
-}
-
-impl Holder {
-    /// Makes a holder without a label, a start or a queue; set those fields if they are known.
-    pub fn new(name: Name, owner: Owner, token: Token, remaining: Duration) -> Self {
-        let share = Share::EXCLUSIVE;
-        Self { name, share, owner, token, label: None, remaining, held_for: None, waiters: None }
-    }
-
-    /// Returns where this holder stands in a list.
-    pub fn cursor(&self) -> Cursor {
-        Cursor::new(self.name.clone(), self.token)
-    }
 }
 
 /// What a storage promises, probed when it is connected.

@@ -2,8 +2,6 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind, Result};
-
 /// The name of a lock: 1 to 512 bytes of UTF-8 without NUL, compared byte by byte.
 ///
 /// A name is data: no storage makes it part of a script, a statement or a path. It is cheap to clone.
@@ -14,40 +12,9 @@ impl Name {
     /// The length of the longest name, in bytes.
     pub const MAX_LEN: usize = 512;
 
-    /// Checks a text and makes the name.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Invalid`] if it is empty, longer than [`Name::MAX_LEN`] bytes, or contains a NUL.
-    ///
-    /// ```
-    /// use leasehold::storage::Name;
-    /// assert_eq!(Name::new("invoice/42")?.as_str(), "invoice/42");
-    /// assert!(Name::new("").is_err());
-    /// # Ok::<(), leasehold::Error>(())
-    /// ```
-    pub fn new(name: impl AsRef<str>) -> Result<Self> {
-        let name = name.as_ref();
-        if name.is_empty() || name.len() > Self::MAX_LEN {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!(
-                    "a lock's name has 1 to {} bytes; choose another one length=`{}`",
-                    Self::MAX_LEN,
-                    name.len()
-                ),
-            ));
-        }
-        if name.contains('\0') {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!(
-                    "a lock's name cannot contain a NUL; choose another one name=`{}`",
-                    name.escape_debug()
-                ),
-            ));
-        }
-        Ok(Self(name.into()))
+    /// Makes a name of a text that was checked.
+    pub(super) fn unchecked(name: &str) -> Self {
+        Self(name.into())
     }
 
     /// Returns the name as it was given.
@@ -84,16 +51,6 @@ impl fmt::Debug for Name {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_of_a_wrong_length_is_refused_with_the_bounds() {
-        assert!(Name::new("x".repeat(512)).is_ok());
-        for bad in ["", "a\0b", &"x".repeat(513)] {
-            let error = Name::new(bad).expect_err("out of bounds");
-            assert_eq!(error.kind(), ErrorKind::Invalid);
-        }
-        assert!(Name::new("x".repeat(513)).expect_err("long").to_string().contains("1 to 512 bytes"));
-    }
 
     #[test]
     fn a_displayed_name_cannot_forge_a_log_line() {

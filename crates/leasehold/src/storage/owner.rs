@@ -1,7 +1,4 @@
 use std::fmt;
-use std::str::FromStr;
-
-use crate::error::{Error, ErrorKind, Result};
 
 /// The id of one acquisition: 128 random bits, used only once.
 ///
@@ -54,31 +51,9 @@ impl fmt::Debug for Owner {
     }
 }
 
-impl FromStr for Owner {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let hex = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        match u128::from_str_radix(text, 16) {
-            Ok(id) if hex => Ok(Self(id)),
-            _ => Err(Error::new(ErrorKind::Invalid, "an owner id is 32 lower-case hexadecimal digits")),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn text_round_trips() {
-        let owner = Owner::random();
-        assert_eq!(owner.to_string().parse::<Owner>().expect("valid"), owner);
-        assert_eq!(Owner::from_bytes(owner.to_bytes()), owner);
-        for bad in ["", "0", &"g".repeat(32), &"A".repeat(32), &"+".repeat(32)] {
-            assert!(bad.parse::<Owner>().is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn spread_returns_different_numbers_within_the_range() {

@@ -1,10 +1,9 @@
 //! The registry of all storages. A new storage consists of its folder, its feature in `Cargo.toml`, and one line of
 //! [`STORAGES`].
 
-use std::pin::Pin;
-
+use super::AnyStorage;
+use super::target::Target;
 use super::url::Url;
-use super::{AnyStorage, Storage};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A storage as URLs name it.
@@ -56,16 +55,27 @@ pub fn schemes() -> impl Iterator<Item = &'static str> {
 /// - [`Invalid`](ErrorKind::Invalid) if the URL is wrong. The text lists what is valid.
 /// - [`Unsupported`](ErrorKind::Unsupported) if the feature for that scheme is off.
 pub fn schema(url: &str) -> Result<Option<String>> {
-    Ok(parse(url)?.schema)
+    Ok(parse(url)?.into_schema())
 }
 
-/// The storage that a URL names. The URL was checked as far as that is possible without I/O.
-pub(crate) struct Target {
-    connect: Box<dyn FnOnce() -> Connecting + Send>,
-    schema: Option<String>,
+impl AnyStorage {
+    /// Connects to the storage that a URL names, as [`Locks::connect`](crate::Locks::connect) does, but without an
+    /// engine. This is for programs that call or wrap a storage themselves.
+    ///
+    /// # Errors
+    ///
+    /// - [`Invalid`](crate::ErrorKind::Invalid) if the URL is wrong. The text lists what is valid.
+    /// - [`Unavailable`](crate::ErrorKind::Unavailable) if the storage cannot be reached.
+    /// - [`Unsupported`](crate::ErrorKind::Unsupported) if the feature for that scheme is off, or if locks would not be
+    ///   safe in that storage.
+    ///
+    /// # Cancel safety
+    ///
+    /// If this future is dropped, nothing keeps running.
+    pub async fn connect(url: &str) -> Result<Self> {
+        parse(url)?.connect().await
+    }
 }
-
-type Connecting = Pin<Box<dyn Future<Output = Result<AnyStorage>> + Send>>;
 
 /// Reads a URL. Makes no request.
 pub(crate) fn parse(url: &str) -> Result<Target> {
@@ -82,30 +92,6 @@ pub(crate) fn parse(url: &str) -> Result<Target> {
                 feature.unwrap_or_default()
             ),
         )),
-    }
-}
-
-impl Target {
-    /// Makes the target of a storage, by the function that connects to it.
-    pub(crate) fn new<S: Storage, F: Future<Output = Result<S>> + Send + 'static>(
-        connect: impl FnOnce() -> F + Send + 'static,
-    ) -> Self {
-        let connect = || -> Connecting {
-            let connecting = connect();
-            Box::pin(async move { connecting.await.map(AnyStorage::new) })
-        };
-        Self { connect: Box::new(connect), schema: None }
-    }
-
-    /// Sets the statements that create the schema.
-    #[cfg(feature = "postgres")]
-    pub(crate) fn schema(self, schema: String) -> Self {
-        Self { schema: Some(schema), ..self }
-    }
-
-    /// Connects. Runs on the engine's runtime.
-    pub(crate) async fn connect(self) -> Result<AnyStorage> {
-        (self.connect)().await
     }
 }
 

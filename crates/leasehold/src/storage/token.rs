@@ -1,7 +1,4 @@
 use std::fmt;
-use std::str::FromStr;
-
-use crate::error::{Error, ErrorKind, Result};
 
 /// A fencing token, which orders the acquisitions of one name.
 ///
@@ -35,17 +32,5 @@ impl fmt::Display for Token {
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Token({})", self.0)
-    }
-}
-
-impl FromStr for Token {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        match text.parse() {
-            Ok(token) if digits => Ok(Self(token)),
-            _ => Err(Error::new(ErrorKind::Invalid, "a fencing token is a decimal number below 2^64")),
-        }
     }
 }

@@ -223,6 +223,7 @@ fn what_is_promised_follows_from_what_the_server_keeps() {
     });
 }
 
+// Every eviction policy but `noeviction` removes keys of held locks.
 #[test]
 fn a_server_that_evicts_is_refused_unless_that_is_accepted() {
     run(async {

@@ -122,6 +122,7 @@ fn a_server_that_is_down_is_asked_a_few_times_a_second() {
     run(scenario::tries_to_connect("job"));
 }
 
+// The server refuses a whole script if one of its commands may allocate memory.
 #[test]
 fn full_memory_refuses_claims_and_neither_renewals_nor_releases() {
     run(async {

@@ -226,6 +226,7 @@ fn a_grant_that_too_few_replicas_confirm_does_not_count() {
     });
 }
 
+// `WAIT` counts replicas, and the failover may promote another one.
 #[test]
 fn replicas_that_have_a_grant_are_no_promise_when_another_one_is_promoted() {
     let primary = Redis::start().expect("a server");

@@ -48,6 +48,7 @@ fn a_storage_whose_calls_are_dropped_at_any_point_answers_the_next() {
     run(scenario::dropped_calls(300, answer));
 }
 
+// A connection may deliver the reply to an earlier call that was canceled.
 #[test]
 fn an_answer_to_another_request_is_not_believed() {
     run(async {

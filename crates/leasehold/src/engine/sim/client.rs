@@ -1,4 +1,4 @@
-//! A program that uses locks: the real engine without its sleeping loop, real guards, and a caller.
+//! A client: the real engine without the loop that sleeps, real guards, and their callers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
@@ -14,15 +14,17 @@ use crate::clock::{Clock, Moment};
 use crate::engine::actor::Actor;
 use crate::engine::call::Key;
 use crate::engine::handle::{Command, Delivery};
-use crate::engine::{Handle, Home, prepare};
+use crate::engine::start::prepare;
+use crate::engine::{Handle, Home};
 use crate::error::{Error, Result};
 use crate::guard::Guard;
 use crate::options::Options;
 use crate::storage::{AnyStorage, Limits, Name, Owner, Token};
 use crate::ticket::Ticket;
 
+/// A program that uses locks.
 pub(super) struct Client {
-    /// Tells its lives apart: a crash ends one.
+    /// How often it has started after a crash.
     pub(super) life: u32,
     ticks: Ticks,
     clock: Arc<AtomicU64>,
@@ -30,23 +32,23 @@ pub(super) struct Client {
     handle: Option<Handle>,
     actor: Option<Actor>,
     open: bool,
-    pub(super) seekers: Vec<Seeker>,
+    pub(super) acquiring: Vec<Acquiring>,
     pub(super) guards: Vec<Held>,
-    resumes: Vec<Resumer>,
+    resuming: Vec<Resuming>,
     releases: Vec<((Name, Token), Releasing)>,
-    /// Who was told that a release went well.
+    /// The grants whose release has reported success.
     pub(super) confirmed: Vec<(Name, Token)>,
-    /// What callers were told who got no lock.
+    /// The answers to callers that got no lock; `None` if another client has it.
     pub(super) refused: Vec<Option<Error>>,
-    /// The engine's thread gets no time before that.
+    /// The engine's thread gets no processor time before that.
     pub(super) paused_until: u64,
-    /// True time when the engine wants to be woken.
+    /// The true time at which the engine wakes up.
     pub(super) wake: u64,
-    /// Holds that the engine has not asked about since the storage restarted.
+    /// The leases that the engine has not verified since the storage restarted.
     pub(super) unverified: BTreeSet<Owner>,
-    /// When it was told that the storage restarted, if it was.
+    /// When the last hint of a restart arrived.
     pub(super) restarted: Option<u64>,
-    /// Something has come in that the engine has not seen.
+    /// `true` if something has arrived that the engine has not taken in.
     pub(super) dirty: bool,
 }
 
@@ -59,28 +61,29 @@ pub(super) struct Ticks {
     pub(super) millionths: i64,
 }
 
-/// A caller who waits for a lock.
-pub(super) struct Seeker {
+/// A caller that waits for a lock.
+pub(super) struct Acquiring {
     pub(super) owner: Owner,
     key: Key,
     reply: oneshot::Receiver<Result<Option<Delivery>>>,
 }
 
-/// A caller who waits for a lock that was handed over.
-struct Resumer {
+/// A caller that resumes a ticket.
+struct Resuming {
     key: Key,
     reply: oneshot::Receiver<Result<Delivery>>,
 }
 
+/// A guard that a caller has.
 pub(super) struct Held {
     pub(super) guard: Guard,
-    /// Its holder has seen that it is lost.
+    /// `true` if the guard was seen to be lost.
     pub(super) over: bool,
 }
 
-/// How a caller gives a guard back.
+/// How a caller ends a guard.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Farewell {
+pub(super) enum Ending {
     Drop,
     Forget,
     Release,
@@ -90,14 +93,14 @@ pub(super) enum Farewell {
 pub(super) const START: u64 = 1_000_000_000_000_000;
 
 impl Ticks {
-    /// What the clock shows at a true time.
+    /// Returns what the clock shows at a true time.
     pub(super) fn read(self, at: u64) -> u64 {
         let passed = at - START;
         let ahead = i64::try_from(passed).expect("minutes") * self.millionths / 1_000_000;
         (self.base + passed).checked_add_signed(ahead).expect("time goes forward")
     }
 
-    /// The first true time at which the clock shows at least that.
+    /// Returns the first true time at which the clock shows at least `shown`.
     pub(super) fn when(self, shown: u64) -> u64 {
         if shown == u64::MAX {
             return u64::MAX;
@@ -127,9 +130,9 @@ impl Client {
             handle: Some(handle),
             actor: Some(actor),
             open: true,
-            seekers: Vec::new(),
+            acquiring: Vec::new(),
             guards: Vec::new(),
-            resumes: Vec::new(),
+            resuming: Vec::new(),
             releases: Vec::new(),
             confirmed: Vec::new(),
             refused: Vec::new(),
@@ -149,12 +152,12 @@ impl Client {
         self.actor.as_ref()
     }
 
-    /// What its clock shows.
+    /// Returns what its clock shows.
     pub(super) fn clock(&self) -> Moment {
         Moment::from_nanos(self.clock.load(Ordering::Relaxed))
     }
 
-    /// Whether its engine gets time.
+    /// Returns `true` if its engine gets processor time.
     pub(super) fn is_awake(&self, at: u64) -> bool {
         self.is_up() && self.paused_until <= at
     }
@@ -171,7 +174,7 @@ impl Client {
         self.clock.store(self.ticks.read(at), Ordering::Relaxed);
     }
 
-    /// Lets the engine do all that it can do now; the calls it makes. `None` if it does not come to rest.
+    /// Lets the engine do all that it can do now. Returns the calls that it makes, or `None` if it does not come to rest.
     pub(super) fn turn(&mut self, at: u64) -> Option<Vec<Call>> {
         self.set_clock(at);
         self.dirty = false;
@@ -183,7 +186,7 @@ impl Client {
             let busy = !made.is_empty();
             calls.extend(made);
             let busy = self.callers() || busy;
-            // A call that departs in one turn is made in the next.
+            // The engine makes a call in the turn after the one in which it leaves its lane.
             if !busy && turns > 0 {
                 break;
             }
@@ -191,9 +194,9 @@ impl Client {
                 return None;
             }
         }
-        let actor = self.actor.as_ref().expect("it is up");
+        let actor = self.actor.as_ref().expect("the client is up");
         if actor.finished(self.open) {
-            let actor = self.actor.take().expect("it is up");
+            let actor = self.actor.take().expect("the client is up");
             actor.finish();
             self.callers();
             self.wake = u64::MAX;
@@ -207,14 +210,14 @@ impl Client {
         Some(calls)
     }
 
-    /// Lets the callers see what there is for them; whether there was anything.
+    /// Lets the callers take what has arrived for them. Returns `true` if anything had.
     fn callers(&mut self) -> bool {
         let (mut busy, mut arrived) = (false, Vec::new());
         let mut waiting = Vec::new();
-        for mut seeker in std::mem::take(&mut self.seekers) {
-            match seeker.reply.try_recv() {
+        for mut caller in std::mem::take(&mut self.acquiring) {
+            match caller.reply.try_recv() {
                 Err(oneshot::error::TryRecvError::Empty) => {
-                    waiting.push(seeker);
+                    waiting.push(caller);
                     continue;
                 }
                 Ok(Ok(Some(delivery))) => arrived.push(delivery),
@@ -224,12 +227,12 @@ impl Client {
             }
             busy = true;
         }
-        self.seekers = waiting;
+        self.acquiring = waiting;
         let mut waiting = Vec::new();
-        for mut resumer in std::mem::take(&mut self.resumes) {
-            match resumer.reply.try_recv() {
+        for mut caller in std::mem::take(&mut self.resuming) {
+            match caller.reply.try_recv() {
                 Err(oneshot::error::TryRecvError::Empty) => {
-                    waiting.push(resumer);
+                    waiting.push(caller);
                     continue;
                 }
                 Ok(Ok(delivery)) => arrived.push(delivery),
@@ -237,7 +240,7 @@ impl Client {
             }
             busy = true;
         }
-        self.resumes = waiting;
+        self.resuming = waiting;
         if let Some(handle) = &self.handle {
             let guards = arrived.into_iter().map(|delivery| Guard::new(delivery.take(), handle.clone()));
             self.guards.extend(guards.map(|guard| Held { guard, over: false }));
@@ -254,35 +257,37 @@ impl Client {
         busy
     }
 
-    /// A new acquisition of that owner.
+    /// Returns the key of a new acquisition of an owner.
     fn key(&self, owner: Owner) -> Key {
         self.handle.as_ref().map_or(Key { owner, generation: u64::MAX }, |handle| handle.key(owner))
     }
 
-    pub(super) fn seek(&mut self, owner: Owner, name: Name, options: Options, once: bool) {
+    /// Starts an acquisition.
+    pub(super) fn acquire(&mut self, owner: Owner, name: Name, options: Options, once: bool) {
         let (tx, reply) = oneshot::channel();
         let key = self.key(owner);
-        self.seekers.push(Seeker { owner, key, reply });
+        self.acquiring.push(Acquiring { owner, key, reply });
         self.tell(Command::Acquire { key, name, options, once, reply: tx });
     }
 
-    /// Drops the future of a caller who waits.
+    /// Drops the future of a caller that waits. Returns its owner.
     pub(super) fn leave(&mut self, place: usize) -> Owner {
-        let Seeker { owner, key, reply } = self.seekers.remove(place);
+        let Acquiring { owner, key, reply } = self.acquiring.remove(place);
         drop(reply);
         self.tell(Command::Cancel { key });
         owner
     }
 
-    pub(super) fn part(&mut self, at: u64, place: usize, farewell: Farewell) -> Owner {
+    /// Ends a guard. Returns its owner.
+    pub(super) fn give_back(&mut self, at: u64, place: usize, ending: Ending) -> Owner {
         self.set_clock(at);
         self.dirty = true;
         let Held { guard, .. } = self.guards.remove(place);
         let (owner, grant) = (guard.owner(), (guard.name().clone(), guard.token()));
-        match farewell {
-            Farewell::Drop => drop(guard),
-            Farewell::Forget => guard.forget(),
-            Farewell::Release => {
+        match ending {
+            Ending::Drop => drop(guard),
+            Ending::Forget => guard.forget(),
+            Ending::Release => {
                 let mut release: Releasing = Box::pin(guard.release());
                 if release.as_mut().now_or_never().is_none() {
                     self.releases.push((grant, release));
@@ -292,7 +297,8 @@ impl Client {
         owner
     }
 
-    pub(super) fn write_down(&mut self, place: usize) -> Ticket {
+    /// Ends a guard and makes a ticket of its lease.
+    pub(super) fn make_ticket(&mut self, place: usize) -> Ticket {
         self.dirty = true;
         self.guards.remove(place).guard.into_ticket()
     }
@@ -300,13 +306,13 @@ impl Client {
     pub(super) fn resume(&mut self, ticket: Ticket) {
         let (tx, reply) = oneshot::channel();
         let key = self.key(ticket.owner);
-        self.resumes.push(Resumer { key, reply });
+        self.resuming.push(Resuming { key, reply });
         self.tell(Command::Resume { key, ticket, options: Options::default(), reply: tx });
     }
 
-    /// Drops the future of a caller who resumes, if there is one; which lease goes back to its ticket.
+    /// Drops the future of a caller that resumes, if there is one. Returns the owner of the lease, which stays with its ticket.
     pub(super) fn leave_resume(&mut self) -> Option<Owner> {
-        let Resumer { key, reply } = self.resumes.pop()?;
+        let Resuming { key, reply } = self.resuming.pop()?;
         drop(reply);
         self.tell(Command::Cancel { key });
         Some(key.owner)
@@ -314,7 +320,7 @@ impl Client {
 
     pub(super) fn renew(&mut self, place: usize, ttl: Option<Duration>) {
         let status = self.guards[place].guard.status();
-        // As `Handle::renew` does before it asks.
+        // `Handle::renew` does the same before it sends the command.
         ttl.into_iter().for_each(|ttl| status.shorten(ttl));
         let key = status.key;
         let (reply, _) = oneshot::channel();
@@ -339,7 +345,7 @@ impl Client {
 
     pub(super) fn observe(&mut self, name: Name) -> crate::event::Changes {
         self.dirty = true;
-        self.handle.as_ref().expect("it is up").observe(name).expect("it is open")
+        self.handle.as_ref().expect("the client is up").observe(name).expect("the client is open")
     }
 
     fn tell(&mut self, command: Command) {
@@ -349,12 +355,12 @@ impl Client {
         }
     }
 
-    /// Ends everything in an instant, as kill -9 does.
+    /// Ends the client at once, as `kill -9` does.
     pub(super) fn crash(&mut self) {
         self.actor = None;
         self.handle = None;
-        self.seekers.clear();
-        self.resumes.clear();
+        self.acquiring.clear();
+        self.resuming.clear();
         self.releases.clear();
         self.guards.clear();
         self.unverified.clear();
@@ -362,13 +368,13 @@ impl Client {
         self.dirty = false;
     }
 
-    /// Whether somebody here waits for that lease or believes to have it.
+    /// Returns `true` if a caller waits for that lease or has its guard.
     pub(super) fn wants(&self, owner: Owner) -> bool {
-        self.seekers.iter().any(|seeker| seeker.owner == owner)
+        self.acquiring.iter().any(|caller| caller.owner == owner)
             || self.guards.iter().any(|held| held.guard.owner() == owner)
     }
 
-    /// Gives a guard that is lost another life: a planted defect.
+    /// Revives a lost guard: a planted defect.
     pub(super) fn revive(&mut self, at: u64, owner: Owner, ttl: Duration) {
         let now = Moment::from_nanos(self.ticks.read(at));
         for held in self.guards.iter().filter(|held| held.guard.owner() == owner) {
@@ -378,7 +384,7 @@ impl Client {
         }
     }
 
-    /// Notes which holds the engine asks about.
+    /// Records which leases the engine verifies with a call.
     pub(super) fn asks(&mut self, ask: &Ask) {
         match ask {
             Ask::Renew(claims) => {
@@ -392,15 +398,16 @@ impl Client {
         }
     }
 
-    /// The guards whose holder believes, by its own clock, to hold at that time.
-    pub(super) fn believers(&self, at: u64) -> impl Iterator<Item = &Held> {
+    /// Returns the guards that are held at that time, by the clock of this client.
+    pub(super) fn holding(&self, at: u64) -> impl Iterator<Item = &Held> {
         let now = Moment::from_nanos(self.ticks.read(at));
         self.guards.iter().filter(move |held| now < held.guard.status().deadline())
     }
 
+    /// Returns `true` if no caller waits, no guard is left, and the engine has nothing to do.
     pub(super) fn is_idle(&self) -> bool {
         let Some(actor) = &self.actor else { return true };
-        let callers = self.seekers.len() + self.resumes.len() + self.releases.len();
+        let callers = self.acquiring.len() + self.resuming.len() + self.releases.len();
         actor.is_clean() && callers == 0 && self.guards.is_empty()
     }
 }

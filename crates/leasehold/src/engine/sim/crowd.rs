@@ -1,12 +1,12 @@
-//! Thousands of one thing: waiters of one name, tries of one name, observers, and one ticket that is resumed and given
-//! up again and again, over a storage that is silent, or answers late.
+//! Crowds: thousands of waiters of one name, of tries, of observers, and of resumes of one ticket, over a storage that
+//! is silent or answers late.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::client::{Client, START, Ticks};
 use super::invariants::{Law, Violation, check_work};
-use super::schedule::{Dice, MS, SECOND};
+use super::schedule::{MS, Random, SECOND};
 use super::wire::{Answer, Ask, Call};
 use crate::engine::work::{self, Defect};
 use crate::error::{Error, ErrorKind};
@@ -17,10 +17,10 @@ use crate::ticket::Ticket;
 const MANY: usize = 3000;
 const TTL: Duration = Duration::from_secs(1);
 
-/// One client, a storage that this test plays, and time.
+/// One client, its calls, which the test answers itself, and the time.
 struct Crowd {
     client: Client,
-    dice: Dice,
+    random: Random,
     now: u64,
     calls: VecDeque<Call>,
 }
@@ -34,7 +34,7 @@ pub(super) fn run(seed: u64, defect: Option<Defect>) -> Result<(), Violation> {
         tries,
         tries_of_a_silent_storage,
         observers,
-        resumes,
+        resuming,
         a_ticket_that_is_not_settled,
     ];
     let result = all.iter().try_for_each(|crowd| crowd(&mut Crowd::new(seed)));
@@ -46,7 +46,7 @@ fn named(i: usize) -> Name {
     Name::new(format!("lock {i}")).expect("valid")
 }
 
-fn demand(holds: bool, what: &str) -> Result<(), Violation> {
+fn require(holds: bool, what: &str) -> Result<(), Violation> {
     if holds { Ok(()) } else { Err(Violation::new(Law::Honest, what)) }
 }
 
@@ -54,28 +54,28 @@ impl Crowd {
     fn new(seed: u64) -> Self {
         let ticks = Ticks { base: SECOND, millionths: 0 };
         let client = Client::new(ticks, Limits::default(), 0, START);
-        Self { client, dice: Dice::new(seed), now: START, calls: VecDeque::new() }
+        Self { client, random: Random::new(seed), now: START, calls: VecDeque::new() }
     }
 
-    fn seek(&mut self, name: usize, wait: Wait, once: bool) -> Owner {
-        let (owner, name) = (self.dice.owner(), named(name));
-        self.client.seek(owner, name, Options { ttl: TTL, wait, ..Options::default() }, once);
+    fn acquire(&mut self, name: usize, wait: Wait, once: bool) -> Owner {
+        let (owner, name) = (self.random.owner(), named(name));
+        self.client.acquire(owner, name, Options { ttl: TTL, wait, ..Options::default() }, once);
         owner
     }
 
-    /// Lets the engine take in all that there is.
+    /// Lets the engine take in all that has arrived.
     fn turn(&mut self) -> Result<(), Violation> {
         for _ in 0..=MANY / 1024 {
             let _ = work::take();
             let calls = self.client.turn(self.now);
             check_work()?;
-            let calls = calls.ok_or_else(|| Violation::new(Law::Rest, "it does not come to rest"))?;
+            let calls = calls.ok_or_else(|| Violation::new(Law::Rest, "the engine does not come to rest"))?;
             self.calls.extend(calls);
         }
         Ok(())
     }
 
-    /// Lets time pass, while every call is met with silence, for which it ends after half a second at the latest.
+    /// Lets time pass. Every call ends without an answer, after half a second at the latest.
     fn silence(&mut self, until: u64) -> Result<(), Violation> {
         while self.now < until {
             let next = std::cmp::max(self.client.wake, self.now + MS);
@@ -132,48 +132,48 @@ fn unknown(ask: &Ask) -> Answer {
     }
 }
 
-/// All who wait without a limit end at once, each with the cause that the first has found, and no one else's error.
+/// All waits without a limit end together. Each error has the cause that the first waiter has found, and no other.
 fn waiters_of_a_silent_storage(crowd: &mut Crowd) -> Result<(), Violation> {
     for _ in 0..MANY {
-        crowd.seek(0, Wait::Forever, false);
+        crowd.acquire(0, Wait::Forever, false);
     }
-    crowd.seek(0, Wait::For(Duration::from_secs(60)), false);
+    crowd.acquire(0, Wait::For(Duration::from_secs(60)), false);
     crowd.turn()?;
     crowd.silence(crowd.now + 40 * SECOND)?;
     let refused = std::mem::take(&mut crowd.client.refused);
-    demand(refused.len() == MANY, &format!("{} of {MANY} have ended", refused.len()))?;
+    require(refused.len() == MANY, &format!("{} of {MANY} have ended", refused.len()))?;
     for error in refused.iter().flatten() {
         let cause = std::error::Error::source(error).map(ToString::to_string);
         let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source()).count();
-        demand(causes == 1 && cause.as_deref() == Some("silence"), &format!("{error:?}"))?;
+        require(causes == 1 && cause.as_deref() == Some("silence"), &format!("{error:?}"))?;
     }
     crowd.silence(crowd.now + 30 * SECOND)?;
-    demand(crowd.client.refused.len() == 1, "the one with a limit ends by its limit")?;
+    require(crowd.client.refused.len() == 1, "the wait with a limit ends by its limit")?;
     crowd.silence(crowd.now + 30 * SECOND)?;
-    demand(crowd.client.is_idle(), "nothing is left")
+    require(crowd.client.is_idle(), "nothing is left")
 }
 
-/// Waiters leave in any order, many with their limit at the same moment.
+/// Waiters leave in any order, and the limits of many pass at the same moment.
 fn waiters_that_leave(crowd: &mut Crowd) -> Result<(), Violation> {
     for i in 0..MANY {
         let wait = if i % 2 == 0 { Wait::For(Duration::from_secs(5)) } else { Wait::Forever };
-        crowd.seek(0, wait, false);
+        crowd.acquire(0, wait, false);
     }
     crowd.turn()?;
-    while crowd.client.seekers.len() > MANY * 3 / 4 {
-        let place = crowd.dice.index(crowd.client.seekers.len());
+    while crowd.client.acquiring.len() > MANY * 3 / 4 {
+        let place = crowd.random.index(crowd.client.acquiring.len());
         crowd.client.leave(place);
-        if crowd.dice.strikes(100) {
+        if crowd.random.chance(100) {
             crowd.turn()?;
         }
     }
     crowd.silence(crowd.now + 6 * SECOND)?;
-    while !crowd.client.seekers.is_empty() {
+    while !crowd.client.acquiring.is_empty() {
         crowd.client.leave(0);
     }
     crowd.turn()?;
     crowd.silence(crowd.now + 60 * SECOND)?;
-    demand(crowd.client.is_idle(), "nothing is left")
+    require(crowd.client.is_idle(), "nothing is left")
 }
 
 /// One claim answers all tries that were made before it left.
@@ -181,7 +181,7 @@ fn tries(crowd: &mut Crowd) -> Result<(), Violation> {
     for grants in [false, true] {
         crowd.client.refused.clear();
         for _ in 0..MANY {
-            crowd.seek(0, Wait::Forever, true);
+            crowd.acquire(0, Wait::Forever, true);
         }
         crowd.turn()?;
         let mut claims = 0;
@@ -190,81 +190,81 @@ fn tries(crowd: &mut Crowd) -> Result<(), Violation> {
             crowd.answer(call, grants && claims == 1);
             crowd.turn()?;
         }
-        demand(claims <= 1 + MANY / 1024 + 1, &format!("{claims} claims for {MANY} tries"))?;
+        require(claims <= 1 + MANY / 1024 + 1, &format!("{claims} claims for {MANY} tries"))?;
         let got = crowd.client.guards.len();
-        demand(got == usize::from(grants), &format!("{got} hold"))?;
-        demand(crowd.client.refused.len() + got == MANY, "each try is answered")?;
-        demand(crowd.client.refused.iter().all(Option::is_none), "being refused is an answer")?;
+        require(got == usize::from(grants), &format!("{got} hold"))?;
+        require(crowd.client.refused.len() + got == MANY, "each try is answered")?;
+        require(crowd.client.refused.iter().all(Option::is_none), "a refusal is an answer")?;
     }
     Ok(())
 }
 
-/// Tries answer within their patience, however many there are.
+/// Tries are answered within their patience, however many there are.
 fn tries_of_a_silent_storage(crowd: &mut Crowd) -> Result<(), Violation> {
     for _ in 0..MANY {
-        crowd.seek(0, Wait::Forever, true);
+        crowd.acquire(0, Wait::Forever, true);
     }
     crowd.turn()?;
     let (calls, until) = (std::mem::take(&mut crowd.calls), crowd.now + 500 * MS);
     crowd.silence(until)?;
     let answered = crowd.client.refused.len();
-    demand(answered == MANY, &format!("{answered} of {MANY} answered within the patience"))?;
-    demand(crowd.client.refused.iter().all(Option::is_some), "silence is an error")?;
+    require(answered == MANY, &format!("{answered} of {MANY} answered within the patience"))?;
+    require(crowd.client.refused.iter().all(Option::is_some), "silence is an error")?;
     drop(calls);
     Ok(())
 }
 
-/// Observers come and go, and the storage is told of the differences; a lock that is taken meanwhile costs no more.
+/// Observers come and go, and the storage learns only the differences. A lock that is acquired meanwhile costs no more.
 fn observers(crowd: &mut Crowd) -> Result<(), Violation> {
     let mut seen: Vec<_> = (0..MANY).map(|i| crowd.client.observe(named(i))).collect();
     crowd.turn()?;
-    demand(crowd.client.wire.watched() == (MANY, 0), &format!("{:?}", crowd.client.wire.watched()))?;
-    demand(crowd.calls.len() <= 16, &format!("{} looks at a time", crowd.calls.len()))?;
+    require(crowd.client.wire.watched() == (MANY, 0), &format!("{:?}", crowd.client.wire.watched()))?;
+    require(crowd.calls.len() <= 16, &format!("{} looks at a time", crowd.calls.len()))?;
     crowd.answer_all(true)?;
     for _ in 0..100 {
-        crowd.seek(MANY, Wait::Forever, false);
+        crowd.acquire(MANY, Wait::Forever, false);
         crowd.turn()?;
         crowd.answer_all(true)?;
-        crowd.client.part(crowd.now, 0, super::client::Farewell::Drop);
+        crowd.client.give_back(crowd.now, 0, super::client::Ending::Drop);
         crowd.turn()?;
         crowd.answer_all(true)?;
     }
     while seen.len() > 10 {
-        let gone = crowd.dice.index(seen.len());
+        let gone = crowd.random.index(seen.len());
         drop(seen.swap_remove(gone));
-        if crowd.dice.strikes(50) {
+        if crowd.random.chance(50) {
             crowd.turn()?;
         }
     }
     crowd.turn()?;
     crowd.answer_all(true)?;
     let (added, removed) = crowd.client.wire.watched();
-    demand(added - removed == 10, &format!("{added} added, {removed} removed"))
+    require(added - removed == 10, &format!("{added} added, {removed} removed"))
 }
 
-/// One ticket, resumed and given up again and again, while answers come in any order and late.
-fn resumes(crowd: &mut Crowd) -> Result<(), Violation> {
+/// One ticket is resumed and given up again and again, while answers arrive late and in any order.
+fn resuming(crowd: &mut Crowd) -> Result<(), Violation> {
     let ticket = Ticket {
         name: named(0),
         owner: Owner::from_bytes([7; 16]),
         token: Token::new(1),
         ttl: TTL,
-        settled: crowd.dice.strikes(500),
+        settled: crowd.random.chance(500),
     };
     for _ in 0..MANY / 3 {
-        match crowd.dice.between(0, 9) {
+        match crowd.random.between(0, 9) {
             0..4 => crowd.client.resume(ticket.clone()),
             4..6 => drop(crowd.client.leave_resume()),
             6..9 if !crowd.calls.is_empty() => {
-                let late = crowd.dice.index(crowd.calls.len());
-                let call = crowd.calls.remove(late).expect("it is there");
+                let late = crowd.random.index(crowd.calls.len());
+                let call = crowd.calls.remove(late).expect("an index below the length");
                 crowd.answer(call, true);
             }
             _ if !crowd.client.guards.is_empty() => {
-                let ways = [super::client::Farewell::Drop, super::client::Farewell::Forget];
-                let farewell = crowd.dice.pick(&ways);
-                let place = crowd.dice.index(crowd.client.guards.len());
-                crowd.client.part(crowd.now, place, farewell);
+                let ways = [super::client::Ending::Drop, super::client::Ending::Forget];
+                let ending = crowd.random.pick(&ways);
+                let place = crowd.random.index(crowd.client.guards.len());
+                crowd.client.give_back(crowd.now, place, ending);
             }
             _ => crowd.now += 20 * MS,
         }
@@ -272,7 +272,7 @@ fn resumes(crowd: &mut Crowd) -> Result<(), Violation> {
     }
     while crowd.client.leave_resume().is_some() {}
     while !crowd.client.guards.is_empty() {
-        crowd.client.part(crowd.now, 0, super::client::Farewell::Release);
+        crowd.client.give_back(crowd.now, 0, super::client::Ending::Release);
     }
     crowd.turn()?;
     for _ in 0..100 {
@@ -280,21 +280,21 @@ fn resumes(crowd: &mut Crowd) -> Result<(), Violation> {
         crowd.now = std::cmp::max(crowd.now + MS, std::cmp::min(crowd.client.wake, crowd.now + SECOND));
         crowd.turn()?;
     }
-    demand(crowd.client.is_idle(), "nothing is left")
+    require(crowd.client.is_idle(), "nothing is left")
 }
 
-/// A ticket that was written while a claim could still be executed: what resumes it releases twice, the second time
-/// when none can be, or the late claim would be granted to no one.
+/// A ticket was made while a claim could still be executed. The client that resumes it releases twice, the second time
+/// when no claim can be executed any more. Otherwise a late claim would be granted to an owner that has ended.
 fn a_ticket_that_is_not_settled(crowd: &mut Crowd) -> Result<(), Violation> {
     for settled in [true, false] {
         let (owner, token) = (Owner::from_bytes([7; 16]), Token::new(1));
         crowd.client.resume(Ticket { name: named(0), owner, token, ttl: TTL, settled });
         crowd.turn()?;
         crowd.answer_all(true)?;
-        demand(crowd.client.guards.len() == 1, "it is resumed")?;
+        require(crowd.client.guards.len() == 1, "the ticket is resumed")?;
         let rewritten = crowd.client.guards[0].guard.ticket().settled;
-        demand(rewritten == settled, "a ticket that is written at once says the same")?;
-        crowd.client.part(crowd.now, 0, super::client::Farewell::Release);
+        require(rewritten == settled, "a ticket that is made at once is the same")?;
+        crowd.client.give_back(crowd.now, 0, super::client::Ending::Release);
         let (mut releases, until) = (0, crowd.now + 6 * SECOND);
         while crowd.now < until {
             crowd.turn()?;
@@ -305,8 +305,8 @@ fn a_ticket_that_is_not_settled(crowd: &mut Crowd) -> Result<(), Violation> {
             releases += usize::from(matches!(call.ask, Ask::Release(_)));
             crowd.answer(call, true);
         }
-        demand(releases == if settled { 1 } else { 2 }, &format!("{releases} releases"))?;
-        demand(crowd.client.is_idle(), "nothing is left")?;
+        require(releases == if settled { 1 } else { 2 }, &format!("{releases} releases"))?;
+        require(crowd.client.is_idle(), "nothing is left")?;
     }
     Ok(())
 }

@@ -1,43 +1,43 @@
-//! What must hold after every step, whatever happens.
+//! The laws: what holds after every step of a run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::schedule::{SECOND, Weather};
+use super::schedule::{Conditions, SECOND};
 use super::world::World;
 use crate::clock::nanos;
 use crate::engine::actor::Actor;
 use crate::engine::work;
 use crate::storage::{Name, Owner, Token, WAITER_TTL};
 
-/// One of the rules (`docs/design.md` and the state machine's invariants).
+/// A law that the simulator checks. Numbers are those of the invariants in `docs/architecture.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Law {
-    /// I1: at most one holder believes to hold.
+    /// At most one client believes that it holds a lock (invariants 2 and 4).
     Exclusion,
-    /// I2: what the storage keeps for nobody ends by itself.
+    /// A lease or an entry at the storage ends by itself if no engine tends it.
     Finite,
-    /// I3: tokens are unique and grow.
+    /// The tokens of a name are unique and grow (invariant 10).
     Tokens,
-    /// I4: what is lost stays lost.
+    /// A lost guard never holds again (invariant 3).
     Final,
-    /// I5: when an acquisition is over, the storage has nothing of it, then and later.
+    /// When an acquisition is over, the storage has no lease of it, then and later (invariants 5 and 11).
     Resolved,
-    /// I6: a free lock is granted to somebody who waits for it.
+    /// A free lock is granted to a waiter (invariants 6 and 9).
     Progress,
-    /// I7: whoever leaves leaves nothing.
+    /// An acquisition that is over leaves no entry in a queue (invariant 5).
     Residue,
-    /// Whoever is told that a release went well held without a break, and whoever lost is told at once.
+    /// A release that reports success ended a hold without a break, and a holder learns of a loss at once (invariant 7).
     Honest,
-    /// An engine comes to rest.
+    /// An engine comes to rest (invariant 6).
     Rest,
     /// Without faults, the number of calls is bounded.
     Thrift,
-    /// Whoever holds when the storage says that it restarted asks whether it still does, at once.
+    /// After a restart of the storage, the engine verifies each of its leases at once.
     Verified,
-    /// An assertion of the engine.
+    /// No assertion of the engine fails.
     Panic,
-    /// The work of a turn follows what has changed, not what is there.
+    /// The work of a turn grows with the number of changes, not with the number of locks.
     Proportion,
 }
 
@@ -59,19 +59,21 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What the rules have to remember.
+/// The memory of the laws.
 pub(super) struct Laws {
+    /// The last token of each name, and its owner.
     tokens: BTreeMap<Name, (Token, Owner)>,
-    /// Until then an assumption is broken for a lock, by a fault that no lock survives.
+    /// Until when the laws are suspended for a lock, because of a fault that no lock survives.
     excused: BTreeMap<Name, u64>,
+    /// Until when they are suspended for all locks.
     all_excused: u64,
-    /// Since when a lock is free while somebody waits for it.
+    /// Since when a lock is free while a caller waits for it.
     free_since: BTreeMap<Name, u64>,
     longest_lease: u64,
 }
 
-/// How long a free lock may stay free while somebody waits: until the places of dead waiters have ended, a
-/// waiter asks again, and a claim that was under way when the faults ended is given up.
+/// How long a free lock may stay free while a caller waits. Within that time, the entries of dead waiters expire, a
+/// waiter claims again at its heartbeat, and a claim that was in flight when the faults ended is given up.
 const PROGRESS: u64 = 6 * SECOND + 2 * SECOND + 4 * SECOND + SECOND + SECOND;
 
 /// The most steps of work for each change, and for a turn in which nothing has changed.
@@ -88,17 +90,17 @@ pub(super) fn check_work() -> Result<(), Violation> {
 }
 
 impl Laws {
-    pub(super) fn new(weather: &Weather) -> Self {
+    pub(super) fn new(conditions: &Conditions) -> Self {
         Self {
             tokens: BTreeMap::new(),
             excused: BTreeMap::new(),
             all_excused: 0,
             free_since: BTreeMap::new(),
-            longest_lease: std::cmp::max(weather.longest_ttl(), nanos(WAITER_TTL)),
+            longest_lease: std::cmp::max(conditions.longest_ttl(), nanos(WAITER_TTL)),
         }
     }
 
-    /// I3, at every grant.
+    /// Checks [`Law::Tokens`] at a grant.
     pub(super) fn granted(&mut self, name: &Name, owner: Owner, token: Token) -> Result<(), Violation> {
         match self.tokens.insert(name.clone(), (token, owner)) {
             Some((last, _)) if last >= token => {
@@ -108,26 +110,30 @@ impl Laws {
         }
     }
 
+    /// Suspends the laws for a lock.
     pub(super) fn excuse(&mut self, name: &Name, until: u64) {
         let excused = self.excused.entry(name.clone()).or_default();
         *excused = std::cmp::max(*excused, until);
     }
 
+    /// Suspends the laws for all locks.
     pub(super) fn excuse_all(&mut self, until: u64) {
         self.all_excused = std::cmp::max(self.all_excused, until);
     }
 
+    /// Returns `true` if the laws are suspended for all locks.
     pub(super) fn excuses_all(&self, now: u64) -> bool {
         now < self.all_excused
     }
 
+    /// Returns `true` if the laws are suspended for a lock.
     fn excuses(&self, name: &Name, now: u64) -> bool {
         self.excuses_all(now) || self.excused.get(name).is_some_and(|until| now < *until)
     }
 }
 
 impl World {
-    /// Checks everything that must hold at any time.
+    /// Checks the laws that hold at any time.
     pub(super) fn check(&mut self) -> Result<(), Violation> {
         self.check_exclusion()?;
         self.check_finality()?;
@@ -136,13 +142,12 @@ impl World {
         self.check_progress()
     }
 
-    /// I1
+    /// Checks [`Law::Exclusion`].
     fn check_exclusion(&mut self) -> Result<(), Violation> {
         for place in 0..self.names.len() {
             let name = &self.names[place];
-            let believers = self.clients.iter().flat_map(|client| client.believers(self.now));
-            let mut holders =
-                believers.filter(|held| held.guard.name() == name).map(|held| held.guard.owner());
+            let holding = self.clients.iter().flat_map(|client| client.holding(self.now));
+            let mut holders = holding.filter(|held| held.guard.name() == name).map(|held| held.guard.owner());
             let (Some(first), Some(second)) = (holders.next(), holders.next()) else { continue };
             if self.laws.excuses(name, self.now) {
                 self.tally.excused += 1;
@@ -154,12 +159,12 @@ impl World {
         Ok(())
     }
 
-    /// I4
+    /// Checks [`Law::Final`] and the half of [`Law::Honest`] that is about losses.
     fn check_finality(&mut self) -> Result<(), Violation> {
         for index in 0..self.clients.len() {
             let client = &mut self.clients[index];
             let now = client.ticks().read(self.now);
-            let prompt = self.weather.lag == 0 || self.healed.is_some();
+            let prompt = self.conditions.lag == 0 || self.healed.is_some();
             let awake = prompt && client.is_awake(self.now) && client.wake > self.now;
             for held in &mut client.guards {
                 let holds = now < held.guard.status().deadline().as_nanos();
@@ -168,7 +173,7 @@ impl World {
                     return Err(Violation::new(Law::Final, text));
                 }
                 if !holds && awake && held.guard.status().why_lost().is_none() {
-                    let text = format!("{}: lost, and nobody says so", held.guard.owner());
+                    let text = format!("{}: lost, and no caller was told", held.guard.owner());
                     return Err(Violation::new(Law::Honest, text));
                 }
                 if !holds && !held.over {
@@ -180,20 +185,19 @@ impl World {
         Ok(())
     }
 
-    /// A hold that is to be verified after a restart waits for nothing but answers about others, or itself.
+    /// Checks [`Law::Verified`]: a lease that is still unverified waits only for a call about a lease of this client.
     fn check_verified(&mut self) -> Result<(), Violation> {
         for (index, client) in self.clients.iter_mut().enumerate() {
             if !client.is_awake(self.now) || client.dirty {
                 continue;
             }
             let unverified = std::mem::take(&mut client.unverified);
-            let believed =
-                |owner: &Owner| client.believers(self.now).any(|held| held.guard.owner() == *owner);
+            let believed = |owner: &Owner| client.holding(self.now).any(|held| held.guard.owner() == *owner);
             let still: BTreeSet<_> = unverified.into_iter().filter(believed).collect();
             if let Some(owner) = still.first()
-                && !self.calls.values().any(|call| call.is_about_a_hold_of(index))
+                && !self.calls.values().any(|call| call.is_about_a_lease_of(index))
             {
-                let text = format!("{owner}: the storage has restarted, and nobody asks whether it is held");
+                let text = format!("{owner}: the storage has restarted, and the lease is not verified");
                 return Err(Violation::new(Law::Verified, text));
             }
             client.unverified = still;
@@ -201,20 +205,22 @@ impl World {
         Ok(())
     }
 
-    /// Whoever was told that a release went well had held until then.
+    /// Checks the half of [`Law::Honest`] that is about releases.
     pub(super) fn check_confirmed(&mut self, index: usize) -> Result<(), Violation> {
         let confirmed = std::mem::take(&mut self.clients[index].confirmed);
         match confirmed.iter().find(|grant| self.model.overtaken.contains(grant)) {
             Some((name, token)) if !self.laws.excuses_all(self.now) => {
-                let text =
-                    format!("{name}: who held {token:?} is told that it held until its release, and did not");
+                let text = format!(
+                    "{name}: the release of {token:?} reports success, and the lease had ended before"
+                );
                 Err(Violation::new(Law::Honest, text))
             }
             _ => Ok(()),
         }
     }
 
-    /// I2, I5 and the storage's side of I7: what the storage keeps belongs to somebody, or to a dead client.
+    /// Checks [`Law::Finite`], [`Law::Resolved`] and [`Law::Residue`]: each lease and entry of the storage belongs to an
+    /// acquisition that goes on, or to a client that died.
     fn check_storage(&mut self) -> Result<(), Violation> {
         let now = self.server();
         let longest = now + 2 * self.laws.longest_lease;
@@ -227,7 +233,10 @@ impl World {
                     continue;
                 }
                 if until > longest && !self.laws.excuses(name, self.now) {
-                    return Err(Violation::new(Law::Finite, format!("{name}: {owner} for ever")));
+                    return Err(Violation::new(
+                        Law::Finite,
+                        format!("{name}: what {owner} has does not end"),
+                    ));
                 }
                 if !self.is_excused(owner) {
                     residues.push((name.clone(), owner, is_lease));
@@ -245,12 +254,14 @@ impl World {
                 (true, false) => ("ghost lease", Law::Resolved),
                 (false, _) => ("waiter's entry", Law::Residue),
             };
-            let text = format!("{name}: the storage keeps a {what} of {}, which is over", self.short(owner));
+            let text =
+                format!("{name}: the storage keeps a {what} of {}, which has ended", self.short(owner));
             return Err(Violation::new(law, text));
         }
         Ok(())
     }
 
+    /// Returns `true` if an engine still tends the acquisition.
     fn is_owned(&self, owner: Owner) -> bool {
         self.owners.get(&owner).is_some_and(|origin| {
             let client = &self.clients[origin.client];
@@ -258,7 +269,7 @@ impl World {
         })
     }
 
-    /// Whether nobody is left who could undo it, or it was left on purpose.
+    /// Returns `true` if the client has died or stopped, or left the lease until its TTL on purpose.
     fn is_excused(&self, owner: Owner) -> bool {
         self.owners.get(&owner).is_some_and(|origin| {
             let client = &self.clients[origin.client];
@@ -266,7 +277,7 @@ impl World {
         })
     }
 
-    /// I6
+    /// Checks [`Law::Progress`].
     fn check_progress(&mut self) -> Result<(), Violation> {
         let Some(healed) = self.healed else { return Ok(()) };
         let server = self.server();
@@ -280,22 +291,22 @@ impl World {
             let since = *self.laws.free_since.entry(name.clone()).or_insert(self.now);
             let since = std::cmp::max(since, std::cmp::max(healed, self.laws.all_excused));
             if self.now > since + PROGRESS {
-                let text = format!("{name} is free and waited for, and nobody gets it");
+                let text = format!("{name} is free, and no waiter gets it");
                 return Err(Violation::new(Law::Progress, text));
             }
         }
         Ok(())
     }
 
-    /// I7, and the number of calls, when everybody has gone.
+    /// Checks [`Law::Thrift`] when all callers have gone.
     pub(super) fn check_end(&mut self) -> Result<(), Violation> {
-        if !self.weather.is_calm() {
+        if !self.conditions.is_calm() {
             return Ok(());
         }
-        let (tally, shortest) = (self.tally, self.weather.ttls.iter().map(|ttl| nanos(*ttl)));
+        let (tally, shortest) = (self.tally, self.conditions.ttls.iter().map(|ttl| nanos(*ttl)));
         let shortest = shortest.fold(SECOND, std::cmp::min);
         let acquires = tally.attempts * 6 + tally.hints + tally.waited / (shortest / 2) + 10;
-        let renews = tally.grants * 2 + tally.tended + tally.held / (shortest / 5) + 10;
+        let renews = tally.grants * 2 + tally.used + tally.held / (shortest / 5) + 10;
         let releases = tally.attempts + tally.grants + 10;
         if tally.acquires > acquires || tally.renews > renews || tally.releases > releases {
             let text = format!("{acquires}, {renews}, {releases} are enough: {tally:?}");
@@ -304,14 +315,14 @@ impl World {
         Ok(())
     }
 
-    /// What does not end, long after all faults.
+    /// Returns the violation of a run that does not end long after all faults.
     pub(super) fn never_ends(&self) -> Violation {
         let busy = self.clients.iter().enumerate().filter(|(_, client)| !client.is_idle());
         let each = busy.map(|(index, client)| {
             let machines = client.actor().map(Actor::machines).unwrap_or_default();
-            let (guards, callers) = (client.guards.len(), client.seekers.len());
+            let (guards, callers) = (client.guards.len(), client.acquiring.len());
             format!("client {index}: {guards} guards, {callers} callers, {machines:?}")
         });
-        Violation::new(Law::Residue, format!("not over: {}", each.collect::<Vec<_>>().join("; ")))
+        Violation::new(Law::Residue, format!("does not end: {}", each.collect::<Vec<_>>().join("; ")))
     }
 }

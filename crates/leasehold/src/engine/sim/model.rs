@@ -1,4 +1,4 @@
-//! The storage of the simulator: the contract written down once more, with time as an argument.
+//! The storage of the simulator: the contract once more, with the time as an argument.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -14,14 +14,14 @@ use crate::storage::{
 pub(super) struct Model {
     pub(super) locks: BTreeMap<Name, Record>,
     pub(super) fair: bool,
-    /// Whether waiters are granted less than they ask for.
-    pub(super) curt: bool,
+    /// `true` if waiters are granted a shorter lease than they asked for.
+    pub(super) short_handovers: bool,
     pub(super) sabotage: Option<Sabotage>,
-    /// What is to be hinted.
+    /// The hints that are not sent yet.
     pub(super) hints: Vec<Hint>,
     /// Leases that had ended by themselves before the lock was granted again.
     pub(super) overtaken: HashSet<(Name, Token)>,
-    /// The grants that were made since somebody looked.
+    /// The grants since the simulator last took them.
     pub(super) grants: Vec<(Name, Owner, Token)>,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct Entry {
 }
 
 impl Model {
-    /// Executes a claim that is good until `not_after`; all by the clock of the storage.
+    /// Executes a claim, which comes too late at `not_after`. All times are of the storage's clock.
     pub(super) fn acquire(&mut self, claim: &Claim, not_after: u64, now: u64) -> Result<AcquireReply> {
         if now >= not_after && self.sabotage != Some(Sabotage::NoPatience) {
             return Err(too_late());
@@ -66,15 +66,15 @@ impl Model {
                 Some(Sabotage::TokenRestarts) if record.lease.is_none() => 1,
                 _ => std::cmp::max(record.last + 1, now / 1000),
             };
-            let given = if self.curt && claim.wait { claim.ttl / 4 * 3 } else { claim.ttl };
+            let given = if self.short_handovers && claim.wait { claim.ttl / 4 * 3 } else { claim.ttl };
             let until = now + nanos(given);
             if record.lease.replace(Lease { owner: claim.owner, until }).is_some() {
                 self.overtaken.insert((claim.name.clone(), before));
             }
             let token = Token::new(record.last);
             self.grants.push((claim.name.clone(), claim.owner, token));
-            let deaf = self.sabotage == Some(Sabotage::DeafToLess);
-            return Ok(AcquireReply::Granted { token, ttl: if deaf { claim.ttl } else { given } });
+            let ignored = self.sabotage == Some(Sabotage::IgnoresShortGrant);
+            return Ok(AcquireReply::Granted { token, ttl: if ignored { claim.ttl } else { given } });
         }
         if claim.wait && self.fair {
             record.enqueue(claim.owner, now + nanos(WAITER_TTL));
@@ -84,10 +84,10 @@ impl Model {
         Ok(AcquireReply::Held { holder, retry_after })
     }
 
-    /// Executes a renewal; one that shortens is good until `not_after`.
+    /// Executes a renewal. One that shortens comes too late at `not_after`.
     pub(super) fn renew(&mut self, claim: &Claim, not_after: u64, now: u64) -> Result<RenewReply> {
-        let unhurried = self.sabotage == Some(Sabotage::ShortenWithoutPatience);
-        if claim.shorten && now >= not_after && !unhurried {
+        let late_is_fine = self.sabotage == Some(Sabotage::ShortenWithoutPatience);
+        if claim.shorten && now >= not_after && !late_is_fine {
             return Err(too_late());
         }
         let shortens = claim.shorten || self.sabotage == Some(Sabotage::RenewShortens);
@@ -98,8 +98,8 @@ impl Model {
         let until = now + nanos(claim.ttl);
         match record.live(now) {
             Some(lease) if lease.owner == claim.owner => {
-                // One that shortens late says nothing of it, or the owner would know at once.
-                if claim.shorten && until < lease.until && !unhurried {
+                // With the planted defect no hint is sent, or the owner would learn of it at once.
+                if claim.shorten && until < lease.until && !late_is_fine {
                     self.hints.push(Hint::Owner(claim.owner));
                 }
                 lease.until = if shortens { until } else { std::cmp::max(lease.until, until) };
@@ -117,8 +117,8 @@ impl Model {
         if self.sabotage != Some(Sabotage::EntryKept) {
             record.queue.retain(|entry| entry.owner != claim.owner);
         }
-        let anybody = self.sabotage == Some(Sabotage::ReleaseIgnoresOwner);
-        let held = record.live(now).is_some_and(|lease| lease.owner == claim.owner || anybody);
+        let any_owner = self.sabotage == Some(Sabotage::ReleaseIgnoresOwner);
+        let held = record.live(now).is_some_and(|lease| lease.owner == claim.owner || any_owner);
         if held {
             record.lease = None;
             self.hints.push(Hint::Owner(claim.owner));
@@ -135,7 +135,7 @@ impl Model {
         self.locks.get_mut(name)?.holder(name, now)
     }
 
-    /// Forgets every lease and every waiter, as a server that keeps nothing on disk.
+    /// Forgets every lease and every waiter, like a server that keeps nothing on disk.
     pub(super) fn forget(&mut self) {
         self.locks.clear();
     }

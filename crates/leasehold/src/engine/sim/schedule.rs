@@ -1,17 +1,18 @@
-//! What happens in a run, drawn from its seed: how many clients, which faults, how often.
+//! The conditions of a run, drawn from its seed: how many clients, which faults, how often.
 
 use std::time::Duration;
 
 use crate::storage::Owner;
 
-/// SplitMix64: one addition and three mixing steps per draw, the same on every machine.
-pub(super) struct Dice(u64);
+/// A source of random numbers, the same on every machine: SplitMix64, one addition and three mixing steps per draw.
+pub(super) struct Random(u64);
 
-impl Dice {
+impl Random {
     pub(super) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0xd134_2543_de82_ef95) ^ 0x2545_f491_4f6c_dd1d)
     }
 
+    /// Returns the next number.
     pub(super) fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -20,24 +21,27 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    /// A number in `low..=high`.
+    /// Returns a number in `low..=high`.
     pub(super) fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.draw() % (high - low + 1)
     }
 
+    /// Returns a number below `len`.
     pub(super) fn index(&mut self, len: usize) -> usize {
         usize::try_from(self.draw() % u64::try_from(len).expect("a short list")).expect("below the length")
     }
 
-    /// Whether something strikes that does so `permille` times in a thousand.
-    pub(super) fn strikes(&mut self, permille: u64) -> bool {
+    /// Returns `true` for `permille` of a thousand draws.
+    pub(super) fn chance(&mut self, permille: u64) -> bool {
         self.draw() % 1000 < permille
     }
 
+    /// Returns one of the values.
     pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.index(from.len())]
     }
 
+    /// Returns an owner id.
     pub(super) fn owner(&mut self) -> Owner {
         let (a, b) = (self.draw(), self.draw());
         Owner::from_bytes(((u128::from(a) << 64) | u128::from(b)).to_be_bytes())
@@ -49,7 +53,7 @@ pub(super) const SECOND: u64 = 1000 * MS;
 
 /// The conditions of one run. Chances are per thousand, times in nanoseconds.
 #[derive(Debug)]
-pub(super) struct Weather {
+pub(super) struct Conditions {
     pub(super) clients: usize,
     pub(super) names: usize,
     pub(super) ttls: Vec<Duration>,
@@ -61,10 +65,10 @@ pub(super) struct Weather {
     pub(super) lose_reply: u64,
     pub(super) late: u64,
     pub(super) late_reply: u64,
-    /// How often holders ask for another TTL, beside what else they do.
+    /// How often callers extend a guard, in addition to their other calls.
     pub(super) extends: u64,
-    /// Whether waiters are granted less than they ask for.
-    pub(super) curt: bool,
+    /// `true` if waiters are granted a shorter lease than they asked for.
+    pub(super) short_handovers: bool,
     pub(super) twice: u64,
     pub(super) lose_hint: u64,
     pub(super) late_hint: u64,
@@ -72,61 +76,56 @@ pub(super) struct Weather {
     pub(super) lag: u64,
     pub(super) crashes: u64,
     pub(super) pauses: u64,
-    pub(super) amnesias: u64,
+    pub(super) forgets: u64,
     pub(super) outages: u64,
-    /// By how much the storage's clock is set, and how often, in turns forward and back.
+    /// By how much the storage's clock is set each time, forward and back in turns.
     pub(super) step: u64,
+    /// How often it is set.
     pub(super) steps: u64,
-    /// How far a client's clock is from the storage's, in millionths.
+    /// By how many millionths a client's clock runs faster or slower than the storage's.
     pub(super) drift: i64,
     pub(super) fair: bool,
     pub(super) breaks: bool,
     pub(super) batch_max: usize,
     pub(super) batches_in_flight: usize,
-    /// Whether no hint comes at all, not even when all faults are over.
-    pub(super) deaf: bool,
-    /// Whether those who wait when the faults end go on waiting.
+    /// `true` if no hint is ever sent, not even after the faults.
+    pub(super) no_hints: bool,
+    /// `true` if callers that wait when the faults end go on waiting.
     pub(super) patient: bool,
 }
 
-/// A step of the storage's clock that no margin covers.
+/// The largest step of the storage's clock that margins cover.
 pub(super) const STEP_WITHIN: u64 = 5 * MS;
 
-impl Weather {
-    pub(super) fn draw(dice: &mut Dice) -> Self {
-        let all = [100, 300, 1000, 3000, 10_000];
-        let main = dice.pick(&all);
-        let mut ttls = vec![Duration::from_millis(main)];
-        if dice.strikes(300) {
-            ttls.push(Duration::from_millis(dice.pick(&all)));
-        }
-        let chaos_for = std::cmp::min(main * dice.between(2, 7), 12_000) * MS;
-        let chaos_for = std::cmp::max(chaos_for, SECOND / 2);
-        let calm = dice.strikes(100);
+impl Conditions {
+    pub(super) fn draw(random: &mut Random) -> Self {
+        let (ttls, chaos_for) = ttls_and_length(random);
+        let calm = random.chance(100);
         let mut chance = |most: u64, often: u64| {
-            if !calm && dice.strikes(often) { dice.between(1, most) } else { 0 }
+            if !calm && random.chance(often) { random.between(1, most) } else { 0 }
         };
         let (lose_request, lose_reply, late, twice) =
             (chance(300, 400), chance(300, 500), chance(300, 500), chance(200, 400));
         let (lose_hint, late_hint, spurious_hint) = (chance(1000, 400), chance(500, 400), chance(300, 200));
         let (lag, crashes, pauses) = (chance(30, 300) * MS, chance(3, 350), chance(4, 400));
-        let (amnesias, outages) = (chance(2, 200), chance(2, 200));
-        let steps = if amnesias == 0 { chance(4, 150) } else { 0 };
-        let step = if dice.strikes(700) { dice.between(1, STEP_WITHIN) } else { dice.between(20, 3000) * MS };
-        let drift = if steps == 0 && !calm { dice.pick(&[0, 0, 1000, 10_000, 9_900]) } else { 0 };
+        let (forgets, outages) = (chance(2, 200), chance(2, 200));
+        let steps = if forgets == 0 { chance(4, 150) } else { 0 };
+        let step =
+            if random.chance(700) { random.between(1, STEP_WITHIN) } else { random.between(20, 3000) * MS };
+        let drift = if steps == 0 && !calm { random.pick(&[0, 0, 1000, 10_000, 9_900]) } else { 0 };
         Self {
-            clients: dice.pick(&[2, 2, 3, 3, 4]),
-            names: dice.pick(&[1, 1, 1, 2, 3]),
+            clients: random.pick(&[2, 2, 3, 3, 4]),
+            names: random.pick(&[1, 1, 1, 2, 3]),
             ttls,
-            latency: dice.pick(&[1, 1, 2, 5, 20]) * MS,
+            latency: random.pick(&[1, 1, 2, 5, 20]) * MS,
             chaos_for,
-            user_every: std::cmp::max(chaos_for / dice.between(5, 25), 5 * MS),
+            user_every: std::cmp::max(chaos_for / random.between(5, 25), 5 * MS),
             lose_request,
             lose_reply,
             late,
             late_reply: 0,
             extends: 0,
-            curt: false,
+            short_handovers: false,
             twice,
             lose_hint,
             late_hint,
@@ -134,45 +133,45 @@ impl Weather {
             lag,
             crashes,
             pauses,
-            amnesias,
+            forgets,
             outages,
             step,
             steps,
             drift,
-            fair: dice.strikes(850),
-            breaks: !calm && dice.strikes(80),
-            batch_max: dice.pick(&[1, 2, 256]),
-            batches_in_flight: dice.pick(&[1, 1, 2, 4]),
-            deaf: !calm && dice.strikes(150),
-            patient: dice.strikes(600),
+            fair: random.chance(850),
+            breaks: !calm && random.chance(80),
+            batch_max: random.pick(&[1, 2, 256]),
+            batches_in_flight: random.pick(&[1, 1, 2, 4]),
+            no_hints: !calm && random.chance(150),
+            patient: random.chance(600),
         }
     }
 
-    /// Answers that take their time, which is what a deadline that counts from the sending is for; and holders
-    /// who change their minds about the TTL, which is what `Claim::shorten` is for.
-    pub(super) fn with_whims(mut self, dice: &mut Dice) -> Self {
+    /// Adds slow answers, which test that a deadline counts from the sending. Adds callers that change the TTL again and
+    /// again, which test `Claim::shorten`.
+    pub(super) fn with_whims(mut self, random: &mut Random) -> Self {
         if self.is_calm() {
             return self;
         }
-        self.late_reply = if dice.strikes(400) { dice.between(50, 500) } else { 0 };
-        if dice.strikes(250) {
-            self.extends = dice.between(100, 700);
-            self.late = std::cmp::max(self.late, dice.between(0, 300));
+        self.late_reply = if random.chance(400) { random.between(50, 500) } else { 0 };
+        if random.chance(250) {
+            self.extends = random.between(100, 700);
+            self.late = std::cmp::max(self.late, random.between(0, 300));
             self.chaos_for = std::cmp::max(self.chaos_for, 3 * SECOND);
-            self.user_every = dice.between(50, 300) * MS;
+            self.user_every = random.between(50, 300) * MS;
             self.ttls =
-                dice.pick(&[[100, 1000], [100, 3000], [300, 3000]]).map(Duration::from_millis).to_vec();
+                random.pick(&[[100, 1000], [100, 3000], [300, 3000]]).map(Duration::from_millis).to_vec();
         }
         self
     }
 
-    /// Locks that are handed over, to some waiters.
-    pub(super) fn with_handovers(mut self, dice: &mut Dice) -> Self {
-        self.curt = !self.is_calm() && dice.strikes(300);
+    /// Adds storages that hand a lock over for less than the TTL.
+    pub(super) fn with_handovers(mut self, random: &mut Random) -> Self {
+        self.short_handovers = !self.is_calm() && random.chance(300);
         self
     }
 
-    /// Whether nothing goes wrong, so that the number of calls is known.
+    /// Returns `true` if there are no faults, so that the number of calls is bounded.
     pub(super) fn is_calm(&self) -> bool {
         let faults = self.lose_request + self.lose_reply + self.late + self.twice + self.lose_hint;
         let faults = faults
@@ -182,10 +181,10 @@ impl Weather {
             + self.lag
             + self.crashes
             + self.pauses;
-        faults + self.amnesias + self.outages + self.steps == 0
+        faults + self.forgets + self.outages + self.steps == 0
             && self.drift == 0
             && !self.breaks
-            && !self.deaf
+            && !self.no_hints
     }
 
     pub(super) fn longest_ttl(&self) -> u64 {
@@ -193,36 +192,49 @@ impl Weather {
     }
 }
 
-/// A defect that is planted at the border of the engine, to see whether it is noticed.
+/// Draws the TTLs of a run, and how long its faults go on.
+fn ttls_and_length(random: &mut Random) -> (Vec<Duration>, u64) {
+    let all = [100, 300, 1000, 3000, 10_000];
+    let main = random.pick(&all);
+    let mut ttls = vec![Duration::from_millis(main)];
+    if random.chance(300) {
+        ttls.push(Duration::from_millis(random.pick(&all)));
+    }
+    let chaos_for = std::cmp::min(main * random.between(2, 7), 12_000) * MS;
+    let chaos_for = std::cmp::max(chaos_for, SECOND / 2);
+    (ttls, chaos_for)
+}
+
+/// A defect that is planted at the border of the engine, to test that a law catches it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sabotage {
-    /// The engine counts a deadline from the answer.
+    /// The engine counts a deadline from the arrival of the answer.
     DeadlineFromReply,
-    /// The engine believes that it was granted what it has asked for.
-    DeafToLess,
-    /// The engine only asks again when the storage has restarted.
-    DeafToRestarts,
-    /// The engine undoes nothing for a caller who left.
-    DropWithoutResolver,
-    /// The storage keeps a waiter's place when it leaves.
+    /// The engine ignores that the granted TTL is shorter than the one of its claim.
+    IgnoresShortGrant,
+    /// The engine verifies no lease when the storage has restarted.
+    IgnoresRestart,
+    /// The engine cleans nothing up for a caller that left.
+    DropWithoutCleanup,
+    /// The storage keeps the entry of a waiter that leaves.
     EntryKept,
-    /// The engine believes until the very end of the lease.
+    /// The engine considers a lease alive until its very end.
     NoMargin,
     /// The storage executes claims however late.
     NoPatience,
-    /// A waiter that rests asks again only when a hint comes.
+    /// A waiter claims again only after a hint.
     NoRecheckAfterHint,
-    /// The resolver is content with one release, though a claim may still be executed.
+    /// The cleanup releases only once, although a claim may still be executed.
     NoSecondRelease,
-    /// The storage ends a lease whoever asks.
+    /// The storage ends a lease for any owner.
     ReleaseIgnoresOwner,
-    /// The storage lets any renewal bring the end of a lease forward, however old it is.
+    /// The storage lets any renewal shorten a lease, however late.
     RenewShortens,
-    /// The storage renews what has ended.
+    /// The storage renews leases that have ended.
     RenewUpserts,
-    /// The engine takes a late renewal for a new life.
+    /// The engine revives a lost lease at a late renewal.
     ReviveAfterLoss,
-    /// The storage shortens leases however late, and hints nothing.
+    /// The storage shortens leases however late, and sends no hint.
     ShortenWithoutPatience,
     /// The storage counts tokens from 1 whenever a lock was free.
     TokenRestarts,

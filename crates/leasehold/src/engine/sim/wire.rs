@@ -1,4 +1,4 @@
-//! The storage that an engine is given: hands every call to the simulator, and waits for its answer.
+//! The storage of an engine in the simulator: hands every call to the simulator, and waits for its answer.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,10 +19,10 @@ pub(super) struct Wire(Arc<Mutex<State>>);
 struct State {
     calls: Vec<Call>,
     hints: Option<mpsc::UnboundedSender<Hint>>,
-    /// Subscribed since somebody looked.
+    /// `true` if hints were subscribed to since the simulator last asked.
     fresh: bool,
     limits: Limits,
-    /// How many names were added to and taken from those that are observed.
+    /// How many names were added to the observed ones, and removed from them.
     watched: (usize, usize),
 }
 
@@ -59,26 +59,27 @@ impl Wire {
         })))
     }
 
-    /// The calls that were made since the last look.
+    /// Takes the calls that were made since the last time.
     pub(super) fn take(&self) -> Vec<Call> {
         std::mem::take(&mut self.state().calls)
     }
 
-    /// Whether hints were subscribed to since the last look.
+    /// Returns `true` if hints were subscribed to since the last time.
     pub(super) fn subscribed(&self) -> bool {
         std::mem::take(&mut self.state().fresh)
     }
 
-    /// How many names were added to and taken from those that are observed.
+    /// Returns how many names were added to the observed ones, and removed from them.
     pub(super) fn watched(&self) -> (usize, usize) {
         self.state().watched
     }
 
-    /// Whether hints are subscribed to.
+    /// Returns `true` if hints are subscribed to.
     pub(super) fn is_listened_to(&self) -> bool {
         self.state().hints.is_some()
     }
 
+    /// Sends a hint to the engine, if it has subscribed.
     pub(super) fn hint(&self, hint: Hint) {
         if let Some(hints) = &self.state().hints {
             // An engine that has ended needs no hint.

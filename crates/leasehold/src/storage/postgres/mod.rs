@@ -54,7 +54,7 @@ use self::links::Links;
 use self::uncommitted::UncommittedRows;
 use self::waiters::LocalWaiters;
 use super::net::hints::Hinter;
-use super::registry::Target;
+use super::target::Target;
 use super::url::Url;
 use super::{
     AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, ReleaseReply,

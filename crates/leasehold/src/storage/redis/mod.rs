@@ -42,7 +42,7 @@ use self::release::Release;
 use self::renew::Renew;
 use self::topology::{Primary, Topology};
 use super::net::hints::Hinter;
-use super::registry::Target;
+use super::target::Target;
 use super::url::Url;
 use super::{
     AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, ReleaseReply,

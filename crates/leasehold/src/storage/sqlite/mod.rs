@@ -60,7 +60,7 @@ pub use self::config::{Config, Synchronous};
 use self::hints::{Commands, Hinter};
 use self::job::{Job, Reply};
 use self::worker::Worker;
-use super::registry::Target;
+use super::target::Target;
 use super::url::Url;
 use super::{
     AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, ReleaseReply,

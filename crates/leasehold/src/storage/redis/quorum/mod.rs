@@ -38,7 +38,7 @@ use super::list::Pages;
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Result};
 use crate::storage::net::hints::Hinter;
-use crate::storage::registry::Target;
+use crate::storage::target::Target;
 use crate::storage::url::Url;
 use crate::storage::{
     AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Owner,
