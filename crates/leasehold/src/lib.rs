@@ -121,6 +121,8 @@ use crate::storage::Storage;
 
 pub mod blocking;
 mod clock;
+#[cfg(any(doc, doctest))]
+pub mod docs;
 mod engine;
 mod error;
 mod event;
@@ -153,20 +155,10 @@ pub use crate::options::{Options, Renewal, Wait};
 pub use crate::storage::{Guarantees, Holder, LeaseClock, Name, Owner, Tier, Token};
 pub use crate::ticket::Ticket;
 
-/// The code in the documents, compiled.
+/// The code in the README, compiled.
 #[cfg(doctest)]
-mod documents {
-    #[doc = include_str!("../../../README.md")]
-    mod readme {}
-    #[doc = include_str!("../../../CONTRIBUTING.md")]
-    mod contributing {}
-    #[doc = include_str!("../../../docs/architecture.md")]
-    mod architecture {}
-    #[doc = include_str!("../../../docs/design.md")]
-    mod design {}
-    #[doc = include_str!("../../../docs/guarantees.md")]
-    mod guarantees {}
-}
+#[doc = include_str!("../README.md")]
+mod readme {}
 
 /// Calls that are easily forgotten do not compile if warnings are errors.
 ///

@@ -176,15 +176,52 @@ fn documents_speak_of_methods_that_exist() {
 fn links_lead_somewhere() {
     complain(documents().into_iter().flat_map(|(path, text)| {
         let folder = path.parent().expect("a file is in a folder").to_owned();
-        let targets =
-            text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
-        // The page of a storage is also its module's documentation, and `cargo doc` checks those links.
-        let local = targets.filter(|target| !target.contains("://") && !target.starts_with("super::"));
-        let dead = local.filter(|target| {
+        let dead = links(&text).filter(|target| {
+            // The page of a storage is also its module's documentation, and `cargo doc` checks those links.
+            let is_item = target.starts_with("super") || target.starts_with("crate::");
             let file = target.split('#').next().unwrap_or_default();
-            !file.is_empty() && !folder.join(file).exists()
+            !is_item && !file.contains("://") && !file.is_empty() && !folder.join(file).exists()
         });
         dead.map(|target| format!("{}: {target} is not there", path.display())).collect::<Vec<_>>()
+    }));
+}
+
+/// crates.io shows the README, too, and does not know where its files are.
+#[test]
+fn links_of_the_readme_are_complete_and_lead_somewhere() {
+    const REPOSITORY: &str = "https://github.com/leasehold/leasehold/blob/main/";
+    const PAGES: &str = "https://docs.rs/leasehold/latest/leasehold/";
+    let crates = root().join("crates/leasehold/src");
+    let readme = read(&root().join("README.md"));
+    let mut seen = 0;
+    complain(links(&readme).filter_map(|target| {
+        seen += 1;
+        if let Some(path) = target.strip_prefix(REPOSITORY) {
+            (!root().join(path).exists()).then(|| format!("README.md: {target}: there is no {path}"))
+        } else if let Some(module) = target.strip_prefix(PAGES) {
+            let module = module.trim_end_matches('/');
+            let is_page = module.strip_prefix("docs/").is_some_and(|page| {
+                read(&crates.join("docs.rs")).contains(&format!("\npub mod {page} {{}}"))
+            });
+            let is_module = crates.join(module).join("mod.rs").exists() || module.is_empty();
+            (!is_page && !is_module).then(|| format!("README.md: {target}: there is no module {module}"))
+        } else {
+            (!target.starts_with("https://")).then(|| format!("README.md: {target} needs its whole address"))
+        }
+    }));
+    assert!(seen > 12, "only {seen} links were recognized");
+}
+
+#[test]
+fn connect_lists_every_scheme() {
+    let locks = read(&root().join("crates/leasehold/src/locks.rs"));
+    let (before, _) = locks.split_once("pub async fn connect(").expect("the function");
+    let table: Vec<_> =
+        before.lines().rev().skip(1).take_while(|line| line.trim().starts_with("///")).collect();
+    let cells: Vec<_> = table.iter().flat_map(|line| line.split('`').skip(1).step_by(2)).collect();
+    complain(leasehold::storage::schemes().filter_map(|scheme| {
+        let listed = cells.iter().any(|cell| cell.split_once(':').is_some_and(|(first, _)| first == scheme));
+        (!listed).then(|| format!("locks.rs: the table of `Locks::connect` does not list `{scheme}:`"))
     }));
 }
 
@@ -531,7 +568,8 @@ fn texts() -> impl Iterator<Item = (PathBuf, String)> {
 }
 
 fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in entries(folder) {
+    // A link is another name of a file that is read where it is.
+    for entry in entries(folder).into_iter().filter(|entry| !entry.is_symlink()) {
         if entry.is_dir() && entry.file_name().is_some_and(|name| name != "target") {
             walk(&entry, files);
         } else if is_text(&entry) {
@@ -558,6 +596,15 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Returns the targets of all links: those in the text, and the definitions that links refer to by name.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let inline = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
+    let defined =
+        text.lines().filter_map(|line| line.strip_prefix('[')?.split_once("]: ")).map(|(_, target)| target);
+    let defined = defined.filter(|target| !target.contains(' '));
+    inline.chain(defined)
 }
 
 /// Returns the texts between backticks, each within a line.
