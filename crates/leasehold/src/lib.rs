@@ -102,6 +102,7 @@
 //! | `sqlite` | the storage `sqlite:`; builds SQLite from source, which needs a C compiler | yes |
 //! | `redis` | the storages `redis:` and `redis+quorum:`, with Sentinel, Cluster and TLS | no |
 //! | `postgres` | the storage `postgres:`, also behind PgBouncer, with TLS | no |
+//! | `full` | every storage | no |
 //!
 //! Features only add storages. Your own storage needs none: implement [`Storage`] and pass it to [`Locks::new`].
 //!
@@ -135,7 +136,7 @@ mod lost;
 mod options;
 mod process;
 pub mod storage;
-#[cfg(any(feature = "sqlite", feature = "redis", feature = "postgres"))]
+#[cfg(any(feature = "sqlite", feature = "_net"))]
 mod system;
 mod ticket;
 

@@ -44,7 +44,7 @@ impl Finding {
     }
 
     /// Reports what is good, or else a warning.
-    #[cfg(any(feature = "redis", feature = "postgres"))]
+    #[cfg(feature = "_net")]
     pub(crate) fn new(about: &'static str, detail: impl Into<String>, good: bool) -> Self {
         if good { Self::good(about, detail) } else { Self::warning(about, detail) }
     }

@@ -8,7 +8,7 @@ mod any;
 mod finding;
 mod memory;
 mod name;
-#[cfg(any(feature = "redis", feature = "postgres"))]
+#[cfg(feature = "_net")]
 mod net;
 mod owner;
 #[cfg(feature = "postgres")]

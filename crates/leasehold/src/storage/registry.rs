@@ -96,7 +96,7 @@ impl Target {
     }
 
     /// Adds what makes the schema.
-    #[cfg(feature = "postgres")]
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "few storages have a schema"))]
     pub(crate) fn schema(self, schema: String) -> Self {
         Self { schema: Some(schema), ..self }
     }

@@ -1,7 +1,11 @@
 //! Storage URLs: `scheme:rest?option=value`. Strict: whatever is not understood is an error that says what is.
+#![cfg_attr(
+    not(all(feature = "redis", feature = "postgres")),
+    allow(dead_code, reason = "each storage uses some of it")
+)]
 
 use std::fmt;
-#[cfg(feature = "redis")]
+#[cfg(feature = "_net")]
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
@@ -18,7 +22,7 @@ pub(crate) struct Url {
 }
 
 /// What stands between the `//` and the `?` of a URL that names servers, decoded.
-#[cfg(feature = "redis")]
+#[cfg(feature = "_net")]
 pub(crate) struct Authority {
     pub(crate) user: Option<String>,
     pub(crate) password: Option<String>,
@@ -29,7 +33,7 @@ pub(crate) struct Authority {
 }
 
 /// The same, with the hosts as they were written.
-#[cfg(any(feature = "redis", feature = "postgres"))]
+#[cfg(feature = "_net")]
 pub(crate) struct RawAuthority<'a> {
     pub(crate) user: Option<String>,
     pub(crate) password: Option<String>,
@@ -71,7 +75,7 @@ impl Url {
     }
 
     /// Reads `//[user[:password]@]host[:port][,host[:port]…][/path]`. The text of an error repeats none of it.
-    #[cfg(feature = "redis")]
+    #[cfg(feature = "_net")]
     pub(crate) fn authority(&self) -> Result<Authority> {
         let RawAuthority { user, password, hosts, path } = self.raw_authority()?;
         let hosts = hosts
@@ -81,7 +85,7 @@ impl Url {
     }
 
     /// Reads the same, but leaves the hosts to who knows what they may be.
-    #[cfg(any(feature = "redis", feature = "postgres"))]
+    #[cfg(feature = "_net")]
     pub(crate) fn raw_authority(&self) -> Result<RawAuthority<'_>> {
         let rest = self.raw.strip_prefix("//").ok_or_else(|| wrong_authority("no `//`"))?;
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -139,7 +143,7 @@ impl Url {
     }
 
     /// Takes an option out, so that [`Url::options`] does not see it.
-    #[cfg(feature = "postgres")]
+    #[cfg(feature = "_net")]
     pub(crate) fn take(&mut self, name: &str) -> Option<String> {
         let at = self.options.iter().position(|(key, _)| key == name)?;
         Some(self.options.remove(at).1)
@@ -185,7 +189,7 @@ pub(crate) fn has_unseen(text: &str) -> bool {
 }
 
 /// Says what is wrong with what stands before the options, and repeats none of it.
-#[cfg(any(feature = "redis", feature = "postgres"))]
+#[cfg(feature = "_net")]
 pub(crate) fn wrong_authority(what: &str) -> Error {
     let shape = "`//[user[:password]@]host[:port][,…][/path]`";
     let text = "the URL is not of that shape; write special characters as %XX";
@@ -193,7 +197,7 @@ pub(crate) fn wrong_authority(what: &str) -> Error {
 }
 
 /// Reads `host`, `host:port`, `[v6]` or `[v6]:port`.
-#[cfg(feature = "redis")]
+#[cfg(feature = "_net")]
 pub(crate) fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
@@ -211,7 +215,7 @@ pub(crate) fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
 }
 
 /// Reads an option that is `true` or `false`.
-#[cfg(feature = "redis")]
+#[cfg(feature = "_net")]
 pub(crate) fn flag(option: &str, value: &str) -> Result<bool> {
     match value {
         "true" => Ok(true),
@@ -221,7 +225,7 @@ pub(crate) fn flag(option: &str, value: &str) -> Result<bool> {
 }
 
 /// Reads an option that is a duration: a whole number with `ms`, `s`, `m` or `h`.
-#[cfg(feature = "redis")]
+#[cfg(feature = "_net")]
 pub(crate) fn duration(option: &str, value: &str) -> Result<Duration> {
     let digits = value.trim_end_matches(|c: char| !c.is_ascii_digit());
     let unit = match &value[digits.len()..] {
@@ -237,13 +241,13 @@ pub(crate) fn duration(option: &str, value: &str) -> Result<Duration> {
 }
 
 /// Says what would have been understood, and repeats nothing of what was not: it may be part of a password.
-#[cfg(any(feature = "redis", feature = "postgres"))]
+#[cfg(feature = "_net")]
 pub(crate) fn bad_value(option: &str, valid: &str) -> Error {
     Error::invalid(format!("unknown value in the URL option=`{option}` valid=`{valid}`"))
 }
 
 /// Returns `true` if this can be the name or the address of a host. Anything else may be a login in a wrong place.
-#[cfg(any(feature = "redis", feature = "postgres"))]
+#[cfg(feature = "_net")]
 pub(crate) fn is_host(text: &str) -> bool {
     let (address, zone) = text.split_once('%').map_or((text, None), |(address, zone)| (address, Some(zone)));
     if address.parse::<std::net::Ipv6Addr>().is_ok() {
@@ -253,7 +257,7 @@ pub(crate) fn is_host(text: &str) -> bool {
 }
 
 /// Returns `true` if the text can be shown as the name of something: letters, digits, `-`, `_` and `.`.
-#[cfg(any(feature = "redis", feature = "postgres"))]
+#[cfg(feature = "_net")]
 pub(crate) fn is_word(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c))
 }
