@@ -370,6 +370,58 @@ fn every_crate_takes_the_lints_of_the_workspace() {
 }
 
 #[test]
+fn a_published_crate_has_what_a_registry_shows() {
+    let mut published = 0;
+    complain(folders(&root().join("crates")).into_iter().flat_map(|folder| {
+        let manifest = read(&folder.join("Cargo.toml"));
+        if manifest.contains("\npublish = false\n") {
+            return Vec::new();
+        }
+        published += 1;
+        let value = |key: &str| {
+            let line = manifest.lines().find(|line| line.split(' ').next() == Some(key))?;
+            line.split_once(" = ").map(|(_, value)| value.to_owned())
+        };
+        let keys =
+            ["description", "license.workspace", "repository.workspace", "keywords", "categories", "readme"];
+        let mut missing: Vec<_> =
+            keys.into_iter().filter(|key| value(key).is_none()).map(str::to_owned).collect();
+        let keywords = value("keywords").unwrap_or_default();
+        let keywords: Vec<_> = keywords.split('"').skip(1).step_by(2).collect();
+        if keywords.len() > 5 || keywords.iter().any(|word| word.len() > 20) {
+            missing.push("at most five keywords of at most 20 letters".to_owned());
+        }
+        let is_library = folder.join("src/lib.rs").exists();
+        if is_library && !manifest.contains("[package.metadata.docs.rs]\nall-features = true\n") {
+            missing.push("the pages of every feature on docs.rs".to_owned());
+        }
+        let readme = value("readme").unwrap_or_default();
+        let files = [readme.trim_matches('"'), "LICENSE-MIT", "LICENSE-APACHE"];
+        missing.extend(files.into_iter().filter(|file| !folder.join(file).is_file()).map(str::to_owned));
+        let missing = missing.into_iter().map(|what| format!("{}: lacks {what}", folder.display()));
+        missing.collect::<Vec<_>>()
+    }));
+    assert_eq!(published, 3, "what is published is decided, and not forgotten");
+}
+
+#[test]
+fn every_feature_is_documented_and_full_has_all() {
+    let manifest = read(&root().join("crates/leasehold/Cargo.toml"));
+    let library = read(&root().join("crates/leasehold/src/lib.rs"));
+    let (_, features) = manifest.split_once("\n[features]\n").expect("the features");
+    let (features, _) = features.split_once("\n[").expect("another section");
+    let features: Vec<_> = features.lines().filter_map(|line| line.split_once(" = ")).collect();
+    let public = features.iter().filter(|(name, _)| *name != "default" && !name.starts_with(['_', '#']));
+    let (_, full) = features.iter().find(|(name, _)| *name == "full").expect("the feature of all storages");
+    complain(public.flat_map(|(name, _)| {
+        let undocumented = !library.contains(&format!("//! | `{name}` |"));
+        let left_out = *name != "full" && !full.contains(&format!("\"{name}\""));
+        let undocumented = undocumented.then(|| format!("lib.rs: the table of features lacks `{name}`"));
+        undocumented.into_iter().chain(left_out.then(|| format!("Cargo.toml: `full` lacks `{name}`")))
+    }));
+}
+
+#[test]
 #[cfg(unix)]
 fn scripts_are_executable_and_stop_at_the_first_error() {
     use std::os::unix::fs::PermissionsExt;
