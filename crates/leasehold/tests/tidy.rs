@@ -213,15 +213,26 @@ fn links_of_the_readme_are_complete_and_lead_somewhere() {
 }
 
 #[test]
-fn connect_lists_every_scheme() {
+fn every_scheme_is_where_users_look_for_it() {
     let locks = read(&root().join("crates/leasehold/src/locks.rs"));
     let (before, _) = locks.split_once("pub async fn connect(").expect("the function");
     let table: Vec<_> =
         before.lines().rev().skip(1).take_while(|line| line.trim().starts_with("///")).collect();
-    let cells: Vec<_> = table.iter().flat_map(|line| line.split('`').skip(1).step_by(2)).collect();
-    complain(leasehold::storage::schemes().filter_map(|scheme| {
-        let listed = cells.iter().any(|cell| cell.split_once(':').is_some_and(|(first, _)| first == scheme));
-        (!listed).then(|| format!("locks.rs: the table of `Locks::connect` does not list `{scheme}:`"))
+    let readme = read(&root().join("README.md"));
+    let schemes = |rows: &mut dyn Iterator<Item = &str>| -> HashSet<String> {
+        let cells = rows.flat_map(|row| row.split('`').skip(1).step_by(2));
+        cells.filter_map(|cell| cell.split_once(':')).map(|(scheme, _)| scheme.to_owned()).collect()
+    };
+    let in_locks = schemes(&mut table.into_iter());
+    let in_readme = schemes(&mut readme.lines().filter(|line| line.starts_with("| `")));
+    complain(leasehold::storage::schemes().flat_map(|scheme| {
+        let connect = (!in_locks.contains(scheme))
+            .then(|| format!("locks.rs: the table of `Locks::connect` does not list `{scheme}:`"));
+        // The README has a row for each storage, and not for each form of its URL.
+        let plain = scheme.split('+').next().unwrap_or_default();
+        let row =
+            (!in_readme.contains(plain)).then(|| format!("README.md: no storage has a row with `{plain}:`"));
+        connect.into_iter().chain(row)
     }));
 }
 
