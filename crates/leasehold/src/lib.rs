@@ -137,6 +137,10 @@ mod options;
 mod process;
 pub mod storage;
 #[cfg(any(feature = "sqlite", feature = "_net"))]
+#[cfg_attr(
+    not(any(feature = "sqlite", feature = "redis", feature = "postgres")),
+    allow(dead_code, reason = "not every storage uses it")
+)]
 mod system;
 mod ticket;
 
