@@ -44,7 +44,11 @@ impl Finding {
     }
 
     /// Makes a good finding, or else a warning.
-    #[cfg(any(feature = "redis", feature = "postgres"))]
+    #[cfg(feature = "_net")]
+    #[cfg_attr(
+        not(any(feature = "redis", feature = "postgres")),
+        allow(dead_code, reason = "not every storage over a network uses it")
+    )]
     pub(crate) fn new(about: &'static str, detail: impl Into<String>, good: bool) -> Self {
         if good { Self::good(about, detail) } else { Self::warning(about, detail) }
     }

@@ -1,9 +1,13 @@
 //! Storage URLs: `scheme:rest?option=value`. An unknown part is an error that lists what is valid.
 //!
 //! No error repeats a part of the URL: a wrong part may belong to a password.
+#![cfg_attr(
+    not(all(feature = "redis", feature = "postgres")),
+    allow(dead_code, reason = "each storage uses some of it")
+)]
 
 use std::fmt;
-#[cfg(feature = "redis")]
+#[cfg(feature = "_net")]
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
@@ -20,7 +24,7 @@ pub(crate) struct Url {
 }
 
 /// The part between the `//` and the `?` of a URL that names servers, decoded.
-#[cfg(feature = "redis")]
+#[cfg(feature = "_net")]
 pub(crate) struct Authority {
     pub(crate) user: Option<String>,
     pub(crate) password: Option<String>,
@@ -31,7 +35,7 @@ pub(crate) struct Authority {
 }
 
 /// The same, with the hosts not decoded.
-#[cfg(any(feature = "redis", feature = "postgres"))]
+#[cfg(feature = "_net")]
 pub(crate) struct RawAuthority<'a> {
     pub(crate) user: Option<String>,
     pub(crate) password: Option<String>,
@@ -73,7 +77,7 @@ impl Url {
     }
 
     /// Reads `//[user[:password]@]host[:port][,host[:port]…][/path]`.
-    #[cfg(feature = "redis")]
+    #[cfg(feature = "_net")]
     pub(crate) fn authority(&self) -> Result<Authority> {
         let RawAuthority { user, password, hosts, path } = self.raw_authority()?;
         let hosts = hosts
@@ -83,7 +87,7 @@ impl Url {
     }
 
     /// Reads the same, but leaves the list of hosts to the caller.
-    #[cfg(any(feature = "redis", feature = "postgres"))]
+    #[cfg(feature = "_net")]
     pub(crate) fn raw_authority(&self) -> Result<RawAuthority<'_>> {
         let rest = self.raw.strip_prefix("//").ok_or_else(|| wrong_authority("no `//`"))?;
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -141,7 +145,7 @@ impl Url {
     }
 
     /// Removes an option and returns its value. [`Url::options`] does not pass it on.
-    #[cfg(feature = "postgres")]
+    #[cfg(feature = "_net")]
     pub(crate) fn take(&mut self, name: &str) -> Option<String> {
         let at = self.options.iter().position(|(key, _)| key == name)?;
         Some(self.options.remove(at).1)
@@ -189,7 +193,7 @@ pub(crate) fn has_invisible(text: &str) -> bool {
 }
 
 /// Returns the error for a wrong part before the options. `what` names the part.
-#[cfg(any(feature = "redis", feature = "postgres"))]
+#[cfg(feature = "_net")]
 pub(crate) fn wrong_authority(what: &str) -> Error {
     let shape = "`//[user[:password]@]host[:port][,…][/path]`";
     let text = "the URL is not of that shape; write special characters as %XX";
@@ -197,7 +201,7 @@ pub(crate) fn wrong_authority(what: &str) -> Error {
 }
 
 /// Reads `host`, `host:port`, `[v6]` or `[v6]:port`.
-#[cfg(feature = "redis")]
+#[cfg(feature = "_net")]
 pub(crate) fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
@@ -215,7 +219,7 @@ pub(crate) fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
 }
 
 /// Reads an option that is `true` or `false`.
-#[cfg(feature = "redis")]
+#[cfg(feature = "_net")]
 pub(crate) fn flag(option: &str, value: &str) -> Result<bool> {
     match value {
         "true" => Ok(true),
@@ -225,7 +229,7 @@ pub(crate) fn flag(option: &str, value: &str) -> Result<bool> {
 }
 
 /// Reads an option that is a duration: a whole number with `ms`, `s`, `m` or `h`.
-#[cfg(feature = "redis")]
+#[cfg(feature = "_net")]
 pub(crate) fn duration(option: &str, value: &str) -> Result<Duration> {
     let digits = value.trim_end_matches(|c: char| !c.is_ascii_digit());
     let unit = match &value[digits.len()..] {
@@ -241,13 +245,13 @@ pub(crate) fn duration(option: &str, value: &str) -> Result<Duration> {
 }
 
 /// Returns the error for a wrong value of an option. It lists the valid ones.
-#[cfg(any(feature = "redis", feature = "postgres"))]
+#[cfg(feature = "_net")]
 pub(crate) fn bad_value(option: &str, valid: &str) -> Error {
     Error::invalid(format!("unknown value in the URL option=`{option}` valid=`{valid}`"))
 }
 
 /// Returns `true` if the text can be the name or the address of a host. Any other text may be a login in a wrong place.
-#[cfg(any(feature = "redis", feature = "postgres"))]
+#[cfg(feature = "_net")]
 pub(crate) fn is_host(text: &str) -> bool {
     let (address, zone) = text.split_once('%').map_or((text, None), |(address, zone)| (address, Some(zone)));
     if address.parse::<std::net::Ipv6Addr>().is_ok() {
@@ -257,7 +261,7 @@ pub(crate) fn is_host(text: &str) -> bool {
 }
 
 /// Returns `true` if the text consists of letters, digits, `-`, `_` and `.`, so that it can be shown as a name.
-#[cfg(any(feature = "redis", feature = "postgres"))]
+#[cfg(feature = "_net")]
 pub(crate) fn is_word(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c))
 }

@@ -2,26 +2,21 @@
 
 use std::fmt;
 use std::path::Path;
-#[cfg(feature = "redis")]
 use std::path::PathBuf;
 use std::sync::Arc;
 
-#[cfg(feature = "redis")]
 use rustls::DEFAULT_VERSIONS;
-#[cfg(feature = "redis")]
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, SupportedProtocolVersion};
-#[cfg(feature = "redis")]
 use tokio_rustls::TlsConnector;
 
 use crate::error::{Error, ErrorKind, Result};
 
 /// The servers to trust, and the client's own certificate.
-#[cfg(feature = "redis")]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tls {
     /// A PEM file of the authorities to trust, instead of the system's.
@@ -34,7 +29,6 @@ pub(crate) struct Tls {
     pub(crate) insecure: bool,
 }
 
-#[cfg(feature = "redis")]
 impl Tls {
     /// The URL options that this reads.
     pub(crate) const OPTIONS: [&str; 4] = ["ca", "cert", "key", "insecure"];
