@@ -93,8 +93,8 @@ impl Locks {
     /// Dropping this future leaves the lease to the ticket: it ends with its TTL unless it is resumed again.
     pub async fn resume(&self, ticket: Ticket) -> Result<Guard> {
         let options = Options { ttl: ticket.ttl, ..self.defaults.clone() };
-        let hold = self.engine.resume(ticket, options).await?;
-        Ok(Guard::new(hold, self.engine.clone()))
+        let status = self.engine.resume(ticket, options).await?;
+        Ok(Guard::new(status, self.engine.clone()))
     }
 
     /// Returns every holder of a lock, ordered by token; none if it is free. Changes nothing.

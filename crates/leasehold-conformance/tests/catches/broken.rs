@@ -22,7 +22,7 @@ pub(crate) enum Defect {
     /// Assigns the answers of a batch to the claims in reverse order.
     AnswersBackwards,
     /// Answers a repeated acquire of the holder without a new TTL.
-    NoNewTtlWhenAskedAgain,
+    NoNewTtlWhenRepeated,
     /// Checks that the lock is free, and takes it later.
     ChecksThenActs,
     /// Keeps labels in a column of 255 bytes.
@@ -71,7 +71,7 @@ pub(crate) enum Defect {
     /// Forgets to tell the owner of a lease that another client has shortened it.
     ShortensSilently,
     /// Writes the end of the lease whenever its owner asks again.
-    ShortensWhenAskedAgain,
+    ShortensWhenRepeated,
     /// Writes the end of the lease with every renewal.
     ShortensWithEveryRenewal,
     /// Derives `Debug`.
@@ -241,7 +241,7 @@ impl Storage for Broken {
 impl Broken {
     async fn acquire_one(&self, claim: &Claim) -> Result<AcquireReply> {
         let seen = self.inner.inspect(&claim.name).await?.pop();
-        if self.is(Defect::NoNewTtlWhenAskedAgain)
+        if self.is(Defect::NoNewTtlWhenRepeated)
             && let Some(holder) = seen.as_ref().filter(|holder| holder.owner == claim.owner)
         {
             let (token, ttl) = (holder.token, claim.ttl);
@@ -256,7 +256,7 @@ impl Broken {
         }?;
         match answer {
             AcquireReply::Granted { token, .. } => {
-                if self.is(Defect::ShortensWhenAskedAgain) && seen.is_some() {
+                if self.is(Defect::ShortensWhenRepeated) && seen.is_some() {
                     let shortening = claim.clone().shorten(true).patience(Duration::MAX);
                     only(self.inner.renew(&[shortening]).await)?;
                 }

@@ -50,7 +50,7 @@ fn release_that_always_says_released() {
 }
 
 #[test]
-fn findings_that_say_nothing() {
+fn a_storage_without_findings() {
     caught(Defect::FindsNothing, &["promises::findings_say_what_is_behind_it"]);
 }
 
@@ -81,13 +81,13 @@ fn renewal_that_keeps_the_old_deadline() {
 }
 
 #[test]
-fn renewals_that_all_bring_the_end_forward() {
+fn a_renewal_that_always_brings_the_end_forward() {
     caught(Defect::ShortensWithEveryRenewal, &["renewal::renew_never_shortens"]);
 }
 
 #[test]
-fn asking_again_that_brings_the_end_forward() {
-    caught(Defect::ShortensWhenAskedAgain, &["exclusion::asking_again_never_shortens"]);
+fn a_repeated_acquire_that_brings_the_end_forward() {
+    caught(Defect::ShortensWhenRepeated, &["exclusion::asking_again_never_shortens"]);
 }
 
 #[test]
@@ -99,22 +99,22 @@ fn a_lease_that_cannot_be_shortened() {
 }
 
 #[test]
-fn a_lease_that_is_shortened_without_a_word() {
+fn a_lease_that_is_shortened_without_a_hint() {
     caught(Defect::ShortensSilently, &["hints::a_renewal_that_shortens_hints_the_owner"]);
 }
 
 #[test]
-fn shortening_that_has_no_patience() {
+fn a_shortening_renewal_that_ignores_patience() {
     caught(Defect::ShortensLate, &["renewal::a_shortening_renew_that_comes_too_late_changes_nothing"]);
 }
 
 #[test]
-fn asking_again_that_keeps_the_old_deadline() {
-    caught(Defect::NoNewTtlWhenAskedAgain, &["exclusion::asking_again_gives_a_full_ttl"]);
+fn a_repeated_acquire_that_keeps_the_old_deadline() {
+    caught(Defect::NoNewTtlWhenRepeated, &["exclusion::asking_again_gives_a_full_ttl"]);
 }
 
 #[test]
-fn asking_again_that_gives_a_new_token() {
+fn a_repeated_acquire_that_gives_a_new_token() {
     caught(
         Defect::NewTokenForTheSameOwner,
         &[
@@ -203,12 +203,12 @@ fn newcomers_that_overtake_waiters() {
 }
 
 #[test]
-fn a_place_that_is_kept_for_those_who_left() {
+fn a_place_in_the_queue_that_is_kept_after_its_waiter_left() {
     caught(Defect::KeepsPlaces, &["queue::a_waiter_that_left_stands_last_when_it_comes_back"]);
 }
 
 #[test]
-fn a_try_that_leaves_an_entry() {
+fn a_claim_that_does_not_wait_but_leaves_an_entry() {
     caught(Defect::EveryClaimWaits, &["queue::a_claim_that_does_not_wait_leaves_no_entry"]);
 }
 
@@ -250,7 +250,7 @@ fn watched_names_that_are_not_hinted() {
 }
 
 #[test]
-fn one_refusal_that_spoils_the_batch() {
+fn one_error_that_fails_the_whole_batch() {
     caught(Defect::SpoilsBatches, &["batches::a_refused_claim_does_not_spoil_its_batch"]);
 }
 
@@ -272,7 +272,7 @@ fn a_prefix_that_is_a_pattern() {
 }
 
 #[test]
-fn a_list_in_the_order_of_some_language() {
+fn a_list_that_is_sorted_by_a_locale() {
     caught(Defect::ListsByCollation, &["list::names_are_listed_in_order"]);
 }
 
@@ -300,12 +300,12 @@ fn labels_that_are_cut() {
 }
 
 #[test]
-fn a_password_that_is_shown() {
+fn a_password_in_the_debug_output() {
     caught(Defect::DerivesDebug, &["secrets::a_storage_shows_no_secret", "secrets::findings_show_no_secret"]);
 }
 
 #[test]
-fn what_is_not_promised_is_ignored_with_a_reason() {
+fn cases_of_promises_that_a_storage_does_not_make_are_ignored_with_a_reason() {
     silence();
     let unfair = space(Defect::PromisesNothing);
     let ignored = outcomes(&unfair).into_iter().filter_map(|(case, verdict)| match verdict {

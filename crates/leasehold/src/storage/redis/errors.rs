@@ -1,27 +1,27 @@
-//! What an error of the server, or of the way to it, means for the caller.
+//! What an error of a server or a connection means for the caller.
 
 use redis::RedisError;
 
 use crate::error::{Error, ErrorKind};
 
-/// What to do about an error before anybody is told.
+/// What to do about an error, before or besides returning it to the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::storage) enum Remedy {
-    /// Send the script's text, and then the same again: the server has forgotten it.
+pub(super) enum Remedy {
+    /// Send the request again with the script's text, which the server has forgotten.
     SendScript,
-    /// Send the same to that node, which serves the slot now, and learn the slots anew.
+    /// Send the request to that node, which serves the slot now, and read the slot map again.
     Moved(String),
-    /// Send the same to that node, after `ASKING`: the slot is on its way there.
+    /// Send the request to that node after `ASKING`, because the slot is being moved there.
     Ask(String),
-    /// Tell the caller, and find the primary again before the next call: this server does not write.
+    /// Find the primary again before the next call: this server refuses writes.
     FindPrimary,
-    /// Tell the caller, and connect again before the next call.
+    /// Connect again before the next call.
     Reconnect,
-    /// Tell the caller, who may ask again.
+    /// Nothing; the caller may retry.
     None,
 }
 
-/// Every code of an error that says more than that something is wrong: what to do, of what kind it is, what it means.
+/// The codes of errors that have a meaning of their own: what to do, the kind of the error, and its text.
 const TABLE: &[(&str, Remedy, ErrorKind, &str)] = &[
     ("NOSCRIPT", Remedy::SendScript, ErrorKind::Unavailable, "the server keeps forgetting the script; retry"),
     (
@@ -41,7 +41,7 @@ const TABLE: &[(&str, Remedy, ErrorKind, &str)] = &[
         "BUSY",
         Remedy::None,
         ErrorKind::Unavailable,
-        "the server runs somebody's script for too long; retry, or end it with SCRIPT KILL",
+        "the server has run another script for too long; retry, or end it with SCRIPT KILL",
     ),
     (
         "CLUSTERDOWN",
@@ -53,13 +53,13 @@ const TABLE: &[(&str, Remedy, ErrorKind, &str)] = &[
         "TRYAGAIN",
         Remedy::None,
         ErrorKind::Unavailable,
-        "the lock's slot is on its way to another node; retry",
+        "the lock's slot is being moved to another node; retry",
     ),
     (
         "MISCONF",
         Remedy::None,
         ErrorKind::Unavailable,
-        "the server cannot write to its disk and refuses writes; mend that and retry",
+        "the server cannot write to its disk and refuses writes; correct that and retry",
     ),
     (
         "NOREPLICAS",
@@ -96,14 +96,14 @@ const TABLE: &[(&str, Remedy, ErrorKind, &str)] = &[
         "UNKILLABLE",
         Remedy::None,
         ErrorKind::Unavailable,
-        "the server runs somebody's script that cannot be ended; retry",
+        "the server runs another script that cannot be ended; retry",
     ),
-    ("NOTBUSY", Remedy::None, ErrorKind::Unavailable, "somebody ended the script; retry"),
+    ("NOTBUSY", Remedy::None, ErrorKind::Unavailable, "the script was ended by SCRIPT KILL; retry"),
     (
         "DENIED",
         Remedy::None,
         ErrorKind::Unsupported,
-        "the server lets in nobody from another machine (protected mode); give it a password, or a `bind`",
+        "the server refuses clients of other machines (protected mode); give it a password, or a `bind`",
     ),
     (
         "NOPROTO",
@@ -113,8 +113,8 @@ const TABLE: &[(&str, Remedy, ErrorKind, &str)] = &[
     ),
 ];
 
-/// Says what to do about an error.
-pub(in crate::storage) fn remedy(error: &RedisError) -> Remedy {
+/// Returns what to do about an error.
+pub(super) fn remedy(error: &RedisError) -> Remedy {
     let code = error.code();
     match code {
         Some("MOVED" | "ASK") => {
@@ -127,8 +127,8 @@ pub(in crate::storage) fn remedy(error: &RedisError) -> Remedy {
     }
 }
 
-/// What the texts of errors without a code of their own contain: of what kind such an error is, what it means. Some begin
-/// with the place in a script.
+/// The errors that have no code of their own: a part of the server's text, the kind of the error, and its text. The
+/// server's text may begin with a line number of the script.
 const TEXTS: &[(&str, ErrorKind, &str)] = &[
     (
         "DB index is out of range",
@@ -157,7 +157,7 @@ const TEXTS: &[(&str, ErrorKind, &str)] = &[
         "the server is not a node of a Cluster; write `redis:`",
     ),
     ("command not allowed", ErrorKind::Unsupported, UNKNOWN),
-    // The user's rights count within a script, too, and there a refusal has no code of its own.
+    // An ACL applies within a script, too, and there a refusal has no code of its own.
     ("The user executing the script can't", ErrorKind::Unsupported, FORBIDDEN),
     ("ACL failure in script", ErrorKind::Unsupported, FORBIDDEN),
     ("Protocol error", ErrorKind::Unsupported, UNKNOWN),
@@ -165,10 +165,10 @@ const TEXTS: &[(&str, ErrorKind, &str)] = &[
 const FORBIDDEN: &str =
     "the user may not do that; give it the commands, keys and channels that the README of this storage lists";
 const NO_PASSWORD: &str = "the server has no password for this user; leave it out of the URL";
-const UNKNOWN: &str = "the server does not know what it is asked, or was told not to; allow the commands that the README of this storage lists";
+const UNKNOWN: &str = "the server does not know this command, or forbids it; allow the commands that the README of this storage lists";
 
-/// Says what an error means, at `place`.
-pub(in crate::storage) fn explain(error: &RedisError, place: &str) -> Error {
+/// Returns the error for the caller. `place` is the server.
+pub(super) fn explain(error: &RedisError, place: &str) -> Error {
     match error.code() {
         Some("MOVED" | "ASK") => Error::new(
             ErrorKind::Unsupported,
@@ -190,14 +190,15 @@ pub(in crate::storage) fn explain(error: &RedisError, place: &str) -> Error {
             let what = error.category();
             Error::new(
                 ErrorKind::Unavailable,
-                format!("no sensible answer from the server; retry server=`{place}` error=`{what}`"),
+                format!("the server's reply is malformed; retry server=`{place}` error=`{what}`"),
             )
         }
     }
 }
 
-/// Says what an error means that came while a connection was opened. What asking again does not mend is said to be that.
-pub(in crate::storage) fn explain_greeting(error: &RedisError, place: &str) -> Error {
+/// Returns the error for the caller, if it came while a connection was opened. An error that a retry does not mend is
+/// not `Unavailable`.
+pub(super) fn explain_handshake(error: &RedisError, place: &str) -> Error {
     match error.code() {
         Some("NOAUTH") => {
             let text =
@@ -207,25 +208,25 @@ pub(in crate::storage) fn explain_greeting(error: &RedisError, place: &str) -> E
         Some(_) => explain(error, place),
         None if error.kind() == redis::ErrorKind::RESP3NotSupported => explain(error, place),
         None if error.is_io_error() => {
-            let text = "the server closed the connection while it was opened; check the port, and whether the server \
+            let text = "the server closed the connection while it was being opened; check the port, and whether the server \
                 wants TLS (`rediss` for `redis`), and retry";
             Error::new(ErrorKind::Unavailable, format!("{text} server=`{place}` error=`{error}`"))
         }
         None if error.kind() == redis::ErrorKind::Parse => {
             let text =
-                "what answers is no Redis, or wants TLS (`rediss` for `redis`); check the host and the port";
+                "the server is no Redis, or wants TLS (`rediss` for `redis`); check the host and the port";
             Error::invalid(format!("{text} server=`{place}`"))
         }
         None => explain(error, place),
     }
 }
 
-/// Says what an error means of which a script has only returned the text.
-pub(in crate::storage) fn explain_text(text: &str, place: &str) -> Error {
+/// Returns the error for the caller, of an error whose text a script has returned.
+pub(super) fn explain_script_error(text: &str, place: &str) -> Error {
     let text = text.trim_start_matches('-');
     let (code, detail) = text.split_once([' ', ':']).unwrap_or((text, ""));
     if code == "WRONGTYPE" {
-        // A script says so of one claim.
+        // A script returns it for one claim.
         let text = "a key of this lock is used for something else; choose another name, or another URL option `prefix`";
         return Error::new(ErrorKind::Unsupported, format!("{text} server=`{place}` code=`{code}`"));
     }
@@ -241,16 +242,16 @@ fn coded(code: &str, detail: &str, place: &str) -> Error {
             |(_, kind, text)| (*kind, *text),
         ),
     };
-    // A code is a word of capitals; anything else could be anything.
+    // A code consists of capitals. Other text may contain a secret.
     let shown = if code.bytes().all(|b| b.is_ascii_uppercase()) { code } else { "ERR" };
-    let said = words(detail);
+    let said = redacted(detail);
     let said = if said.is_empty() { said } else { format!(" said=`{said}`") };
     Error::new(kind, format!("{text} server=`{place}` code=`{shown}`{said}"))
 }
 
-/// Returns what the server says, without what it repeats: servers quote the arguments of commands that they do not know,
-/// and those may be a password. What is left are plain words.
-fn words(detail: &str) -> String {
+/// Returns the server's text without quotations: servers quote the arguments of unknown commands, which may be a
+/// password. Only plain words are left.
+fn redacted(detail: &str) -> String {
     let detail = detail.split(", with args beginning").next().unwrap_or_default();
     let mut said = String::new();
     let mut quote = None;
@@ -285,14 +286,14 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_quotes_is_not_repeated() {
+    fn an_error_does_not_repeat_what_the_server_quotes() {
         let error = server("ERR", "unknown command 'AUTH', with args beginning with: 'S3CRET'");
-        let text = format!("{:?} {}", explain(&error, "h:1"), explain_text("ERR S3CRET", "h:1"));
+        let text = format!("{:?} {}", explain(&error, "h:1"), explain_script_error("ERR S3CRET", "h:1"));
         assert!(!text.contains("S3CRET") && text.contains("code=`ERR`"), "{text}");
     }
 
     #[test]
-    fn what_the_server_says_is_repeated_and_nothing_that_it_repeats() {
+    fn only_plain_words_of_the_server_are_repeated() {
         for (detail, said) in [
             ("DB index is out of range", "DB index is out of range"),
             ("unknown command `AUTH`, with args beginning with: `hunter`", "unknown command …"),
@@ -307,14 +308,14 @@ mod tests {
             ("\u{1b}[2J x", "… x"),
             ("", ""),
         ] {
-            assert_eq!(words(detail), said, "{detail}");
+            assert_eq!(redacted(detail), said, "{detail}");
         }
-        let long = words(&"word ".repeat(1_000));
+        let long = redacted(&"word ".repeat(1_000));
         assert!(long.len() <= 161, "{}", long.len());
     }
 
     #[test]
-    fn what_asking_again_does_not_mend_is_said_to_be_that() {
+    fn an_error_that_a_retry_does_not_mend_is_not_unavailable() {
         for (code, detail, kind) in [
             ("ERR", "DB index is out of range", ErrorKind::Invalid),
             ("ERR", "SELECT is not allowed in cluster mode", ErrorKind::Unsupported),
@@ -343,17 +344,17 @@ mod tests {
         ] {
             let error = server(code, detail);
             assert_eq!(explain(&error, "h:1").kind(), kind, "{detail}");
-            assert_eq!(explain_greeting(&error, "h:1").kind(), kind, "{detail}");
-            assert_eq!(explain_text(&format!("{code} {detail}"), "h:1").kind(), kind, "{detail}");
+            assert_eq!(explain_handshake(&error, "h:1").kind(), kind, "{detail}");
+            assert_eq!(explain_script_error(&format!("{code} {detail}"), "h:1").kind(), kind, "{detail}");
         }
         assert_eq!(
-            explain_greeting(&server("NOAUTH", "Authentication required."), "h:1").kind(),
+            explain_handshake(&server("NOAUTH", "Authentication required."), "h:1").kind(),
             ErrorKind::Invalid
         );
     }
 
     #[test]
-    fn every_code_says_what_to_do() {
+    fn every_code_has_its_remedy_kind_and_text() {
         for (code, remedy_wanted, kind, text) in TABLE {
             let error = server(code, "x");
             assert_eq!(remedy(&error), *remedy_wanted, "{code}");

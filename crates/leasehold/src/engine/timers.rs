@@ -1,4 +1,4 @@
-//! The one timer structure: renewals, deadlines, waits and repeats of ten thousand locks are entries here.
+//! The one timer structure: when the engine has to wake up which acquisition.
 
 use std::collections::BTreeSet;
 
@@ -6,12 +6,12 @@ use super::call::Key;
 use super::work;
 use crate::clock::Moment;
 
-/// When each acquisition wants to be woken. Each has at most one entry.
+/// When each acquisition needs its next `Wake`. An acquisition has at most one entry.
 #[derive(Debug, Default)]
-pub(crate) struct Keeper(BTreeSet<(Moment, Key)>);
+pub(crate) struct Timers(BTreeSet<(Moment, Key)>);
 
-impl Keeper {
-    /// Moves an entry; [`Moment::FAR`] stands for none.
+impl Timers {
+    /// Moves the entry of an acquisition; [`Moment::FAR`] stands for no entry.
     pub(crate) fn set(&mut self, key: Key, from: Moment, to: Moment) {
         if from == to {
             return;
@@ -25,12 +25,12 @@ impl Keeper {
         }
     }
 
-    /// Returns the earliest moment at which an acquisition wants to be woken.
+    /// Returns the earliest entry.
     pub(crate) fn next(&self) -> Moment {
         self.0.first().map_or(Moment::FAR, |(at, _)| *at)
     }
 
-    /// Returns an acquisition that wants to be woken by now.
+    /// Returns an acquisition whose entry is due by now.
     pub(crate) fn due(&self, now: Moment) -> Option<Key> {
         self.0.first().filter(|(at, _)| *at <= now).map(|(_, key)| *key)
     }

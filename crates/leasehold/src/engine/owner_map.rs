@@ -1,33 +1,34 @@
-//! Maps whose keys are owner ids: the engine looks into one a few dozen times for each lock.
+//! Maps whose keys are owner ids. The engine looks into such a map a few dozen times for each lock.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use crate::storage::Owner;
 
-pub(crate) type Owners<T> = HashMap<Owner, T, ByOwner>;
+pub(crate) type OwnerMap<T> = HashMap<Owner, T, OwnerHash>;
 
-/// One multiplication: the ids are random already. Keyed all the same, as a ticket may carry one that was chosen.
+/// A hash of one multiplication, as owner ids are random already. It has a random key all the same, because a
+/// ticket may carry an id that was chosen.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ByOwner(u64);
+pub(crate) struct OwnerHash(u64);
 
-impl Default for ByOwner {
+impl Default for OwnerHash {
     fn default() -> Self {
         Self(RandomState::new().hash_one(()))
     }
 }
 
-impl BuildHasher for ByOwner {
-    type Hasher = Fold;
+impl BuildHasher for OwnerHash {
+    type Hasher = OwnerHasher;
 
-    fn build_hasher(&self) -> Fold {
-        Fold(self.0)
+    fn build_hasher(&self) -> OwnerHasher {
+        OwnerHasher(self.0)
     }
 }
 
-pub(crate) struct Fold(u64);
+pub(crate) struct OwnerHasher(u64);
 
-impl Hasher for Fold {
+impl Hasher for OwnerHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -54,10 +55,11 @@ mod tests {
 
     #[test]
     fn ids_that_differ_in_one_bit_hash_apart() {
-        let by_owner = ByOwner::default();
-        let hashes: std::collections::HashSet<_> =
-            (0..128).map(|bit| by_owner.hash_one(Owner::from_bytes((1_u128 << bit).to_be_bytes()))).collect();
+        let owner_hash = OwnerHash::default();
+        let hashes: std::collections::HashSet<_> = (0..128)
+            .map(|bit| owner_hash.hash_one(Owner::from_bytes((1_u128 << bit).to_be_bytes())))
+            .collect();
         assert_eq!(hashes.len(), 128);
-        assert_ne!(by_owner.0, ByOwner::default().0, "keyed");
+        assert_ne!(owner_hash.0, OwnerHash::default().0, "keyed");
     }
 }

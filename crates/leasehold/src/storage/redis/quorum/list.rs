@@ -1,54 +1,22 @@
-//! Who holds, as a majority shows it.
+//! Lists: the holders of all locks, as a majority reports them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ballot::{leader, majority, undecided};
-use super::nodes::{LONGEST, Nodes};
+use super::ballot::{majority, majority_holder, no_majority};
+use super::inspect::UNCERTAIN;
+use super::nodes::{Nodes, STEP_MAX};
 use crate::error::Result;
 use crate::storage::progress::Progress;
 use crate::storage::redis::list::{Page, Pages};
 use crate::storage::{Cursor, Holder, Name, Owner};
 
-/// How long a server that lists may take for a step.
+/// How long the servers may make no progress with their names.
 const LIST_LIMIT: Duration = Duration::from_secs(4);
-const UNCERTAIN: &str = "no majority of the servers answered in time; check them, and retry";
 
-pub(super) async fn inspect(nodes: &Nodes, name: &Name) -> Result<Option<Holder>> {
-    let mut answers = nodes.ask(|node| {
-        let name = name.clone();
-        Some(async move { node.inspect(&name).await })
-    });
-    let (mut seen, mut errors) = (Vec::new(), Vec::new());
-    let until = nodes.clock.now().after(LONGEST);
-    loop {
-        if let Some(holder) = leader(seen.iter().flatten(), nodes.len()) {
-            return Ok(Some(holder));
-        }
-        let open = nodes.len() - seen.len();
-        if most(&seen) + open < majority(nodes.len()) {
-            return Ok(None);
-        }
-        match answers.next(until).await {
-            Some((_, Ok(holder))) => seen.push(holder),
-            Some((_, Err(error))) => errors.push(error),
-            None => {
-                let answered = seen.len() + errors.len();
-                return Err(undecided(UNCERTAIN, errors.iter(), answered, nodes.len()));
-            }
-        }
-    }
-}
-
-/// At how many servers the same owner holds.
-fn most(seen: &[Option<Holder>]) -> usize {
-    let owners = seen.iter().flatten().map(|holder| holder.owner);
-    owners.clone().map(|owner| owners.clone().filter(|other| *other == owner).count()).max().unwrap_or(0)
-}
-
-/// At most `limit` of the holders that a majority shows, in order. While a server is silent, those that it alone would
-/// decide are left out.
+/// Returns at most `limit` of the holders that a majority reports, in order. While a server is silent, those holders are
+/// left out for which its report is needed.
 pub(super) async fn list(
     nodes: &Nodes,
     pages: &Pages,
@@ -61,7 +29,7 @@ pub(super) async fn list(
         Some(names) => names,
         None => names(nodes, &progress, prefix, after).await?,
     };
-    // One that was silent once is not waited for again.
+    // A server that was silent once is not awaited again.
     let mut silent = BTreeSet::new();
     let mut page = Page::of(pages, &progress, prefix, after, names, limit);
     while let Some(names) = page.next() {
@@ -71,7 +39,7 @@ pub(super) async fn list(
     Ok(page.end())
 }
 
-/// Returns the names of which servers have records, of a majority or more.
+/// Returns the names for which any server has a record. At least a majority of the servers has answered.
 async fn names(
     nodes: &Nodes,
     progress: &Progress,
@@ -79,7 +47,7 @@ async fn names(
     after: Option<&Cursor>,
 ) -> Result<BTreeSet<Name>> {
     let (prefix, after): (Arc<str>, _) = (prefix.into(), after.cloned());
-    let mut answers = nodes.ask(|node| {
+    let mut replies = nodes.call(|node| {
         let (progress, prefix, after) = (progress.clone(), Arc::clone(&prefix), after.clone());
         Some(async move { node.names(&progress, &prefix, after.as_ref()).await })
     });
@@ -87,8 +55,8 @@ async fn names(
     let (mut names, mut answered, mut errors) = (BTreeSet::new(), 0, Vec::new());
     let mut made = progress.made();
     while answered + errors.len() < nodes.len() {
-        let Some((_, answer)) = answers.next(until).await else {
-            // A majority's names are all that a majority can hold.
+        let Some((_, answer)) = replies.next(until).await else {
+            // A lock that a majority holds has a record at one server of every majority.
             if answered >= majority(nodes.len()) || progress.made() == made {
                 break;
             }
@@ -103,27 +71,27 @@ async fn names(
             Err(error) => errors.push(error),
         }
         if answered == majority(nodes.len()) {
-            until = nodes.clock.now().after(LONGEST);
+            until = nodes.clock.now().after(STEP_MAX);
         }
     }
     if answered < majority(nodes.len()) {
-        return Err(undecided(UNCERTAIN, errors.iter(), answered + errors.len(), nodes.len()));
+        return Err(no_majority(UNCERTAIN, errors.iter(), answered + errors.len(), nodes.len()));
     }
     Ok(names)
 }
 
-/// Returns the holders of these names that a majority shows.
+/// Returns the holders of these names that a majority reports.
 async fn holders(nodes: &Nodes, names: Vec<Name>, silent: &mut BTreeSet<usize>) -> Result<Vec<Holder>> {
     let names: Arc<[Name]> = names.into();
-    let mut answers = nodes.ask(|node| {
+    let mut replies = nodes.call(|node| {
         let names = Arc::clone(&names);
         Some(async move { node.holders(&names).await })
     });
-    let until = nodes.clock.now().after(LONGEST);
+    let until = nodes.clock.now().after(STEP_MAX);
     let (mut seen, mut errors): (BTreeMap<(Name, Owner), Vec<Holder>>, _) = (BTreeMap::new(), Vec::new());
     let (mut open, mut answered): (BTreeSet<_>, _) = ((0..nodes.len()).collect(), 0);
     while answered < majority(nodes.len()) || !open.is_subset(silent) {
-        let Some((server, answer)) = answers.next(until).await else { break };
+        let Some((server, answer)) = replies.next(until).await else { break };
         open.remove(&server);
         match answer {
             Ok(holders) => {
@@ -137,7 +105,7 @@ async fn holders(nodes: &Nodes, names: Vec<Name>, silent: &mut BTreeSet<usize>) 
     }
     silent.extend(open);
     if answered < majority(nodes.len()) {
-        return Err(undecided(UNCERTAIN, errors.iter(), answered + errors.len(), nodes.len()));
+        return Err(no_majority(UNCERTAIN, errors.iter(), answered + errors.len(), nodes.len()));
     }
-    Ok(seen.into_values().filter_map(|same| leader(same.iter(), nodes.len())).collect())
+    Ok(seen.into_values().filter_map(|same| majority_holder(same.iter(), nodes.len())).collect())
 }

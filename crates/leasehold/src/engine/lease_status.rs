@@ -1,4 +1,4 @@
-//! What a guard and the engine share about one held lock. No lock, no engine needed to ask it.
+//! The status of a lease, which the engine and the guard share. The guard reads it without asking the engine.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -16,8 +16,12 @@ use crate::process::Process;
 use crate::storage::{Holder, Name, Owner, Token};
 use crate::ticket::Ticket;
 
+/// The status of a lease: its deadline, its TTL, and why it was lost.
+///
+/// The engine publishes a deadline and a TTL after each renewal. Any thread may read them at any time, without a lock.
+/// The first thread that sees the deadline pass ends the lease for all of them, and no renewal revives it.
 #[derive(Debug)]
-pub(crate) struct Hold {
+pub(crate) struct LeaseStatus {
     pub(crate) name: Name,
     pub(crate) key: Key,
     pub(crate) token: Token,
@@ -25,26 +29,27 @@ pub(crate) struct Hold {
     clock: Clock,
     process: Process,
     granted: Moment,
-    /// Until then a claim whose answer was lost may still be executed.
+    /// The moment until which a claim whose answer was lost may still be executed.
     unknown_until: Moment,
-    /// When `max_hold` is over.
+    /// When `max_hold` ends the lease.
     hold_until: Moment,
     ttl_nanos: AtomicU64,
-    /// Whether a request that shortens the lease may be under way.
+    /// Whether a renewal that shortens the lease may be in flight.
     unsettled: AtomicBool,
-    /// How often another TTL was asked for.
+    /// How often the holder has set another TTL.
     extends: AtomicU32,
-    /// Nanoseconds of the local deadline; [`OVER`] once it was seen to have passed, for ever.
+    /// The deadline in nanoseconds. [`OVER`], and nothing else from then on, once a thread has seen it pass.
     deadline: AtomicU64,
     lost: OnceLock<Lost>,
-    told: Notify,
+    /// Wakes up the callers of [`LeaseStatus::lost`].
+    lost_notify: Notify,
 }
 
-/// A deadline that has passed. The thread that sees it pass writes this, so that a renewal answered at the same
-/// moment cannot move it any more.
+/// A deadline that has passed. The thread that sees it pass writes this value. A renewal that is answered at
+/// the same moment then cannot move the deadline any more.
 const OVER: u64 = 0;
 
-impl Hold {
+impl LeaseStatus {
     pub(crate) fn new(
         name: Name,
         key: Key,
@@ -65,24 +70,26 @@ impl Hold {
             process: Process::current(),
             unknown_until,
             hold_until: lease.hold_until(),
-            ttl_nanos: AtomicU64::new(nanos(lease.sure())),
+            ttl_nanos: AtomicU64::new(nanos(lease.certain_ttl())),
             unsettled: AtomicBool::new(!lease.is_settled(granted)),
             extends: AtomicU32::new(0),
             deadline: AtomicU64::new(lease.deadline().as_nanos()),
             lost: OnceLock::new(),
-            told: Notify::new(),
+            lost_notify: Notify::new(),
         }
     }
 
+    /// Returns the owner id of the lease.
     pub(crate) fn owner(&self) -> Owner {
         self.key.owner
     }
 
+    /// Returns `true` if the lease is neither expired nor lost.
     pub(crate) fn is_held(&self) -> bool {
         !self.remaining().is_zero()
     }
 
-    /// What is left of the lease. Nothing is in a fork of this process: the lock is its parent's.
+    /// Returns the remaining time of the lease. In a fork of this process that is zero: the parent holds the lock.
     pub(crate) fn remaining(&self) -> Duration {
         if !self.process.is_current() {
             return Duration::ZERO;
@@ -96,36 +103,39 @@ impl Hold {
             if !left.is_zero() {
                 return left;
             }
-            // Moved meanwhile? Then it did not pass.
+            // If the deadline was moved meanwhile, it has not passed.
             if self.deadline.compare_exchange(deadline, OVER, Ordering::AcqRel, Ordering::Acquire).is_ok() {
                 let over = deadline >= self.hold_until.as_nanos();
-                self.tell(if over { Lost::MaxHold } else { Lost::Expired });
+                self.set_lost(if over { Lost::MaxHold } else { Lost::Expired });
                 return Duration::ZERO;
             }
         }
     }
 
+    /// Waits until the lease is lost. Returns the reason.
     pub(crate) async fn lost(&self) -> Lost {
-        // Before anything that another thread may have locked when this process was forked.
+        // The process is checked first: in a fork, another thread may have left the mutex of the notification locked.
         while self.process.is_current() {
-            let told = self.told.notified();
+            let notified = self.lost_notify.notified();
             if let Some(lost) = self.why_lost() {
                 return lost;
             }
-            self.process.limits(told).await;
+            self.process.limits(notified).await;
         }
         Lost::Forked
     }
 
+    /// Returns why the lease was lost, if it was.
     pub(crate) fn why_lost(&self) -> Option<Lost> {
         if self.process.is_current() { self.lost.get().copied() } else { Some(Lost::Forked) }
     }
 
+    /// Returns the TTL that a renewal gives for certain.
     pub(crate) fn ttl(&self) -> Duration {
         Duration::from_nanos(self.ttl_nanos.load(Ordering::Relaxed))
     }
 
-    /// Another TTL was asked for. A shorter one may reach the storage at any time.
+    /// Notes that the holder sets another TTL. A shorter one may reach the storage at any time from now on.
     pub(crate) fn shorten(&self, ttl: Duration) {
         self.extends.fetch_add(1, Ordering::AcqRel);
         if nanos(ttl) < self.ttl_nanos.fetch_min(nanos(ttl), Ordering::AcqRel) {
@@ -133,23 +143,24 @@ impl Hold {
         }
     }
 
-    /// The lease as it may be handed over now.
+    /// Returns a ticket for the lease as it is now.
     pub(crate) fn ticket(&self) -> Ticket {
         let settled = !self.unsettled.load(Ordering::Acquire) && self.clock.now() >= self.unknown_until;
         Ticket { name: self.name.clone(), owner: self.owner(), token: self.token, ttl: self.ttl(), settled }
     }
 
-    /// The most that a renewal can give.
+    /// Returns the most that a renewal can give.
     pub(crate) fn longest(&self) -> Duration {
         let most = self.ttl().saturating_sub(margin(self.ttl()));
         std::cmp::min(most, self.hold_until.since(self.clock.now()))
     }
 
-    /// How long it has been held.
+    /// Returns how long the lease has been held.
     pub(crate) fn age(&self) -> Duration {
         self.clock.now().since(self.granted)
     }
 
+    /// Returns the holder as `held` lists it.
     pub(crate) fn holder(&self) -> Holder {
         Holder {
             label: self.label.clone(),
@@ -158,14 +169,14 @@ impl Hold {
         }
     }
 
-    /// Moves the deadline, unless it was seen to have passed. Returns `true` if it was moved. `extends` is how often
-    /// another TTL had been asked for when the lease became what it is: what was asked for since stays in force.
+    /// Moves the deadline, unless a thread has seen it pass. Returns `true` if it was moved. `extends` is how often the
+    /// holder had set another TTL when the lease became what it is: a TTL that was set since then stays in force.
     pub(super) fn publish(&self, now: Moment, lease: &Lease, extends: u32) -> bool {
         if self.extends.load(Ordering::Acquire) == extends {
-            self.ttl_nanos.store(nanos(lease.sure()), Ordering::Release);
+            self.ttl_nanos.store(nanos(lease.certain_ttl()), Ordering::Release);
             self.unsettled.store(!lease.is_settled(now), Ordering::Release);
         } else {
-            self.ttl_nanos.fetch_min(nanos(lease.sure()), Ordering::AcqRel);
+            self.ttl_nanos.fetch_min(nanos(lease.certain_ttl()), Ordering::AcqRel);
         }
         let deadline = lease.deadline();
         let revives = planted::is(Bug::LateRenewalRevives);
@@ -173,29 +184,29 @@ impl Hold {
         self.deadline.fetch_update(Ordering::AcqRel, Ordering::Acquire, update).is_ok()
     }
 
-    /// Ends it for all who look. The first reason stays.
+    /// Ends the lease for every reader of the status. Returns the reason: the first one stays.
     pub(super) fn lose(&self, lost: Lost) -> Lost {
         self.deadline.store(OVER, Ordering::Release);
-        self.tell(lost);
+        self.set_lost(lost);
         self.why_lost().unwrap_or(lost)
     }
 
-    /// The end of what its holder believes, without looking at the clock.
+    /// Returns the deadline without a look at the clock.
     #[cfg(test)]
-    pub(super) fn believed(&self) -> Moment {
+    pub(super) fn deadline(&self) -> Moment {
         Moment::from_nanos(self.deadline.load(Ordering::Acquire))
     }
 
-    /// Breaks the rule that lost is final, to see whether that is noticed.
+    /// Violates invariant 3 of docs/architecture.md (lost is final), to check that the simulator notices.
     #[cfg(test)]
     pub(super) fn revive(&self, deadline: Moment) {
         self.deadline.store(deadline.as_nanos(), Ordering::Release);
     }
 
-    fn tell(&self, lost: Lost) {
-        // Already told: the first reason stays.
+    fn set_lost(&self, lost: Lost) {
+        // The first reason stays.
         let _ = self.lost.set(lost);
-        self.told.notify_waiters();
+        self.lost_notify.notify_waiters();
     }
 }
 
@@ -208,59 +219,60 @@ mod tests {
 
     const DEADLINE: u64 = 100_000_000;
 
-    fn hold(now: &Arc<AtomicU64>) -> Hold {
+    fn status(now: &Arc<AtomicU64>) -> LeaseStatus {
         let clock = Clock::injected(Arc::clone(now));
         let name = Name::new("a").expect("valid");
         let key = Key { owner: Owner::random(), generation: 1 };
         let ttl = Duration::from_millis(112);
         let lease = Lease::granted(key.owner, Moment::ZERO, ttl, Renewal::Automatic, None);
         assert_eq!(lease.deadline(), Moment::from_nanos(DEADLINE));
-        Hold::new(name, key, Token::new(1), None, clock, Moment::ZERO, &lease)
+        LeaseStatus::new(name, key, Token::new(1), None, clock, Moment::ZERO, &lease)
     }
 
     #[test]
-    fn a_deadline_that_was_seen_to_pass_cannot_be_moved() {
+    fn a_deadline_that_a_thread_has_seen_pass_cannot_be_moved() {
         let now = Arc::new(AtomicU64::new(1));
-        let hold = hold(&now);
-        assert!(hold.is_held());
+        let status = status(&now);
+        assert!(status.is_held());
         now.store(DEADLINE, Ordering::Relaxed);
-        assert!(!hold.is_held());
+        assert!(!status.is_held());
         let (sent, ttl) = (Moment::from_nanos(DEADLINE), Duration::from_secs(1));
-        let renewed = Lease::granted(hold.owner(), sent, ttl, Renewal::Automatic, None);
-        assert!(!hold.publish(sent, &renewed, 0));
-        assert!(!hold.is_held(), "lost is final");
-        assert_eq!(hold.why_lost(), Some(Lost::Expired));
-        assert_eq!(hold.lose(Lost::Taken), Lost::Expired, "the first reason stays");
+        let renewed = Lease::granted(status.owner(), sent, ttl, Renewal::Automatic, None);
+        assert!(!status.publish(sent, &renewed, 0));
+        assert!(!status.is_held(), "lost is final");
+        assert_eq!(status.why_lost(), Some(Lost::Expired));
+        assert_eq!(status.lose(Lost::Taken), Lost::Expired, "the first reason stays");
     }
 
     #[test]
-    fn a_ticket_says_that_a_claim_may_still_be_executed() {
+    fn a_ticket_is_not_settled_while_a_claim_may_still_be_executed() {
         let now = Arc::new(AtomicU64::new(1));
-        let hold = Hold { unknown_until: Moment::from_nanos(50), ..hold(&now) };
-        assert!(!hold.ticket().settled);
+        let status = LeaseStatus { unknown_until: Moment::from_nanos(50), ..status(&now) };
+        assert!(!status.ticket().settled);
         now.store(50, Ordering::Relaxed);
-        assert!(hold.ticket().settled);
+        assert!(status.ticket().settled);
     }
 
     #[test]
-    fn a_shorter_ttl_that_was_just_asked_for_is_not_taken_back_by_an_older_answer() {
+    fn an_older_answer_does_not_replace_a_shorter_ttl_that_was_set_since() {
         let now = Arc::new(AtomicU64::new(1));
-        let hold = hold(&now);
-        hold.shorten(Duration::from_millis(100));
-        let renewed = Lease::granted(hold.owner(), Moment::ZERO, hold.ttl() * 2, Renewal::Automatic, None);
-        assert!(hold.publish(Moment::from_nanos(1), &renewed, 0));
-        assert_eq!((hold.ttl(), hold.ticket().settled), (Duration::from_millis(100), false));
-        assert!(hold.publish(Moment::from_nanos(1), &renewed, 1));
-        assert_eq!((hold.ttl(), hold.ticket().settled), (Duration::from_millis(200), true));
+        let status = status(&now);
+        status.shorten(Duration::from_millis(100));
+        let renewed =
+            Lease::granted(status.owner(), Moment::ZERO, status.ttl() * 2, Renewal::Automatic, None);
+        assert!(status.publish(Moment::from_nanos(1), &renewed, 0));
+        assert_eq!((status.ttl(), status.ticket().settled), (Duration::from_millis(100), false));
+        assert!(status.publish(Moment::from_nanos(1), &renewed, 1));
+        assert_eq!((status.ttl(), status.ticket().settled), (Duration::from_millis(200), true));
     }
 
     #[test]
-    fn a_suspend_is_seen_at_the_first_look() {
+    fn the_first_read_after_a_suspend_sees_that_the_lease_has_expired() {
         let now = Arc::new(AtomicU64::new(1));
-        let hold = hold(&now);
-        // The machine slept for an hour: the clock counts it, no timer has fired.
+        let status = status(&now);
+        // The machine slept for an hour. The clock counts that, and no timer has fired.
         now.store(3_600_000_000_000, Ordering::Relaxed);
-        assert_eq!(hold.remaining(), Duration::ZERO);
-        assert_eq!(pollster::block_on(hold.lost()), Lost::Expired);
+        assert_eq!(status.remaining(), Duration::ZERO);
+        assert_eq!(pollster::block_on(status.lost()), Lost::Expired);
     }
 }
