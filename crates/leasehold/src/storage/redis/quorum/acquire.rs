@@ -116,10 +116,13 @@ impl<'a> Election<'a> {
     async fn commit(&self) -> Vec<Option<Token>> {
         let mut commits: Vec<_> = self.ballots.iter().map(Commit::new).collect();
         let mut replies = self.nodes.call(|node| {
-            let commits = commits.iter().flatten().zip(self.claims.iter());
             let claims: Vec<_> = commits
-                .filter(|(commit, _)| commit.servers.contains(&node.index))
-                .map(|(commit, claim)| (claim.clone(), commit.token))
+                .iter()
+                .zip(self.claims.iter())
+                .filter_map(|(commit, claim)| {
+                    let commit = commit.as_ref().filter(|commit| commit.servers.contains(&node.index))?;
+                    Some((claim.clone(), commit.token))
+                })
                 .collect();
             (!claims.is_empty()).then_some(async move { node.commit(&claims).await })
         });
