@@ -100,7 +100,7 @@ impl RedisOptions {
         self.tls()
     }
 
-    /// Also listens on a Unix socket.
+    /// Listens on a Unix socket, too.
     #[must_use]
     pub fn unix_socket(mut self) -> Self {
         self.unix_socket = true;
@@ -111,6 +111,12 @@ impl RedisOptions {
     #[must_use]
     pub fn evicting(self, bytes: u64, policy: &str) -> Self {
         self.setting("maxmemory", &bytes.to_string()).setting("maxmemory-policy", policy)
+    }
+
+    /// Follows a primary, as its replica.
+    #[must_use]
+    pub fn replica_of(self, primary: &Redis) -> Self {
+        self.setting("replicaof", &["127.0.0.1", &primary.port().to_string()].join(" "))
     }
 
     /// Adds a line to its configuration, which overrides those before it.
