@@ -1,6 +1,5 @@
-//! Drops every future of the library at every point, over a storage with calls that pass, fail, lose their
-//! answers, come late, are executed after an error, or hang. In each case nothing stays held, queued or in
-//! flight.
+//! Drops every future of the library at every point. The calls of the storage pass, fail, lose their answers, come
+//! late, are executed after an error, or hang. In each case nothing stays held, queued or in flight.
 //!
 //! The product of faults follows deadpool's `managed_cancellation`. Time is paused, so a hundred thousand
 //! virtual seconds take a few real ones.

@@ -1,4 +1,4 @@
-//! Maps whose keys are owner ids. The engine looks into such a map a few dozen times for each lock.
+//! Maps with owner ids as keys. The engine looks into such a map a few dozen times for each lock.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
