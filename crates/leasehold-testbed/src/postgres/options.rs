@@ -53,7 +53,7 @@ impl PostgresOptions {
         self.tls()
     }
 
-    /// Also listens on a Unix socket: [`Postgres::socket_url`].
+    /// Listens on a Unix socket, too: [`Postgres::socket_url`].
     #[must_use]
     pub fn unix_socket(mut self) -> Self {
         self.unix_socket = true;

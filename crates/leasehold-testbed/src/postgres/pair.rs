@@ -114,7 +114,7 @@ impl PostgresPair {
         })
     }
 
-    /// Has the standby follow again, and waits until it does.
+    /// Lets the standby follow again, and waits until it does.
     ///
     /// # Errors
     ///
@@ -151,7 +151,7 @@ impl PostgresPair {
     ///
     /// # Errors
     ///
-    /// If it is not promoted, or there is no standby afterwards.
+    /// If it is not promoted, or there is no standby afterward.
     pub fn failover(&self) -> Result<&Postgres> {
         self.await_caught_up()?;
         let new = self.failover_by_kill()?;

@@ -100,7 +100,7 @@ impl RedisOptions {
         self.tls()
     }
 
-    /// Also listens on a Unix socket.
+    /// Listens on a Unix socket, too.
     #[must_use]
     pub fn unix_socket(mut self) -> Self {
         self.unix_socket = true;
