@@ -59,3 +59,8 @@ pub use crate::history::{History, Hold};
 pub use crate::space::Space;
 pub use crate::suite::{main, outcomes, run, suite};
 pub use crate::timing::Timing;
+
+/// The code in the README, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -1,4 +1,4 @@
-//! Drops every future of the library at every point, over a storage whose calls pass, fail, lose their
+//! Drops every future of the library at every point, over a storage with calls that pass, fail, lose their
 //! answers, come late, are executed after an error, or hang. In each case nothing stays held, queued or in
 //! flight.
 //!
@@ -47,7 +47,7 @@ struct Fixture {
     controls: Controls,
     locks: Locks,
     name: Name,
-    /// A claim of another client, whose calls have no faults.
+    /// A claim of another client. Its calls have no faults.
     other: Claim,
 }
 
@@ -158,7 +158,7 @@ fn resume() {
         drop(resumed);
         fixture.heal();
         sleep(Duration::from_secs(2)).await;
-        // A ticket whose resume failed stays valid: its owner id can still end the lease.
+        // A ticket stays valid if its resume fails: its owner id can still end the lease.
         let claim = Claim::new(fixture.name.clone(), ticket.owner(), TTL);
         fixture.memory.release(&[claim]).await;
         ended

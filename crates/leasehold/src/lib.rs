@@ -102,6 +102,7 @@
 //! | `sqlite` | the storage `sqlite:`; builds SQLite from source, which needs a C compiler | yes |
 //! | `redis` | the storages `redis:` and `redis+quorum:`, with Sentinel, Cluster and TLS | no |
 //! | `postgres` | the storage `postgres:`, also behind PgBouncer, with TLS | no |
+//! | `full` | every storage | no |
 //!
 //! Features only add storages. Your own storage needs none: implement [`Storage`] and pass it to [`Locks::new`].
 //!
@@ -121,6 +122,8 @@ use crate::storage::Storage;
 
 pub mod blocking;
 mod clock;
+#[cfg(any(doc, doctest))]
+pub mod docs;
 mod engine;
 mod error;
 mod event;
@@ -133,7 +136,11 @@ mod lost;
 mod options;
 mod process;
 pub mod storage;
-#[cfg(any(feature = "sqlite", feature = "redis", feature = "postgres"))]
+#[cfg(any(feature = "sqlite", feature = "_net"))]
+#[cfg_attr(
+    not(any(feature = "sqlite", feature = "redis", feature = "postgres")),
+    allow(dead_code, reason = "not every storage uses it")
+)]
 mod system;
 mod ticket;
 
@@ -153,20 +160,10 @@ pub use crate::options::{Options, Renewal, Wait};
 pub use crate::storage::{Guarantees, Holder, LeaseClock, Name, Owner, Tier, Token};
 pub use crate::ticket::Ticket;
 
-/// The code in the documents, compiled.
+/// The code in the README, compiled.
 #[cfg(doctest)]
-mod documents {
-    #[doc = include_str!("../../../README.md")]
-    mod readme {}
-    #[doc = include_str!("../../../CONTRIBUTING.md")]
-    mod contributing {}
-    #[doc = include_str!("../../../docs/architecture.md")]
-    mod architecture {}
-    #[doc = include_str!("../../../docs/design.md")]
-    mod design {}
-    #[doc = include_str!("../../../docs/guarantees.md")]
-    mod guarantees {}
-}
+#[doc = include_str!("../README.md")]
+mod readme {}
 
 /// Calls that are easily forgotten do not compile if warnings are errors.
 ///

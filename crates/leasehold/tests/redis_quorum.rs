@@ -53,7 +53,7 @@ fn the_same_server_under_two_addresses_is_refused() {
 #[test]
 fn replicas_cluster_nodes_and_evicting_servers_are_refused() {
     let servers = three();
-    let replica = start(Redis::options().setting("replicaof", &format!("127.0.0.1 {}", servers[0].port())));
+    let replica = start(Redis::options().replica_of(&servers[0]));
     let node = start(Redis::options().setting("cluster-enabled", "yes"));
     let evicting = start(Redis::options().evicting(50_000_000, "allkeys-lru"));
     for (other, what) in [(&replica, "replica"), (&node, "Cluster"), (&evicting, "noeviction")] {

@@ -23,21 +23,13 @@ const LONG: [(&str, &str); 11] = [
 ];
 
 /// What is not checked for its language yet. Each is the beginning of a path.
-const EXEMPT: [&str; 13] = [
+const EXEMPT: [&str; 5] = [
     "crates/leasehold-cli/",
     "crates/leasehold-conformance/src/cases/hints.rs",
     "crates/leasehold-testbed/README.md",
-    "crates/leasehold/src/storage/finding.rs",
-    "crates/leasehold/src/storage/memory.rs",
     "crates/leasehold/src/storage/mod.rs",
-    "crates/leasehold/src/storage/net/",
-    "crates/leasehold/src/storage/sqlite/",
-    "crates/leasehold/src/storage/url.rs",
-    "crates/leasehold/tests/common/net/",
-    "crates/leasehold/tests/common/timed.rs",
     // Contains the wrong forms, to find them.
     "crates/leasehold/tests/tidy.rs",
-    "docs/guarantees.md",
 ];
 
 #[test]
@@ -178,15 +170,63 @@ fn documents_speak_of_methods_that_exist() {
 fn links_lead_somewhere() {
     complain(documents().into_iter().flat_map(|(path, text)| {
         let folder = path.parent().expect("a file is in a folder").to_owned();
-        let targets =
-            text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
-        // The page of a storage is also its module's documentation, and `cargo doc` checks those links.
-        let local = targets.filter(|target| !target.contains("://") && !target.starts_with("super"));
-        let dead = local.filter(|target| {
+        let dead = links(&text).filter(|target| {
+            // The page of a storage is also its module's documentation, and `cargo doc` checks those links.
+            let is_item = target.starts_with("super") || target.starts_with("crate::");
             let file = target.split('#').next().unwrap_or_default();
-            !file.is_empty() && !folder.join(file).exists()
+            !is_item && !file.contains("://") && !file.is_empty() && !folder.join(file).exists()
         });
         dead.map(|target| format!("{}: {target} is not there", path.display())).collect::<Vec<_>>()
+    }));
+}
+
+/// crates.io shows the README, too, and does not know where its files are.
+#[test]
+fn links_of_the_readme_are_complete_and_lead_somewhere() {
+    const REPOSITORY: &str = "https://github.com/leasehold/leasehold/blob/main/";
+    const PAGES: &str = "https://docs.rs/leasehold/latest/leasehold/";
+    let crates = root().join("crates/leasehold/src");
+    let readme = read(&root().join("README.md"));
+    let mut seen = 0;
+    complain(links(&readme).filter_map(|target| {
+        seen += 1;
+        if let Some(path) = target.strip_prefix(REPOSITORY) {
+            (!root().join(path).exists()).then(|| format!("README.md: {target}: there is no {path}"))
+        } else if let Some(module) = target.strip_prefix(PAGES) {
+            let module = module.trim_end_matches('/');
+            let is_page = module.strip_prefix("docs/").is_some_and(|page| {
+                read(&crates.join("docs.rs")).contains(&format!("\npub mod {page} {{}}"))
+            });
+            let is_module = crates.join(module).join("mod.rs").exists() || module.is_empty();
+            (!is_page && !is_module).then(|| format!("README.md: {target}: there is no module {module}"))
+        } else {
+            (!target.starts_with("https://")).then(|| format!("README.md: {target} needs its whole address"))
+        }
+    }));
+    assert!(seen > 12, "only {seen} links were recognized");
+}
+
+#[test]
+fn every_scheme_is_where_users_look_for_it() {
+    let locks = read(&root().join("crates/leasehold/src/locks.rs"));
+    let (before, _) = locks.split_once("pub async fn connect(").expect("the function");
+    let table: Vec<_> =
+        before.lines().rev().skip(1).take_while(|line| line.trim().starts_with("///")).collect();
+    let readme = read(&root().join("README.md"));
+    let schemes = |rows: &mut dyn Iterator<Item = &str>| -> HashSet<String> {
+        let cells = rows.flat_map(|row| row.split('`').skip(1).step_by(2));
+        cells.filter_map(|cell| cell.split_once(':')).map(|(scheme, _)| scheme.to_owned()).collect()
+    };
+    let in_locks = schemes(&mut table.into_iter());
+    let in_readme = schemes(&mut readme.lines().filter(|line| line.starts_with("| `")));
+    complain(leasehold::storage::schemes().flat_map(|scheme| {
+        let connect = (!in_locks.contains(scheme))
+            .then(|| format!("locks.rs: the table of `Locks::connect` does not list `{scheme}:`"));
+        // The README has a row for each storage, and not for each form of its URL.
+        let plain = scheme.split('+').next().unwrap_or_default();
+        let row =
+            (!in_readme.contains(plain)).then(|| format!("README.md: no storage has a row with `{plain}:`"));
+        connect.into_iter().chain(row)
     }));
 }
 
@@ -388,6 +428,58 @@ fn every_crate_takes_the_lints_of_the_workspace() {
         let manifest = read(&folder.join("Cargo.toml"));
         (!manifest.contains("[lints]\nworkspace = true"))
             .then(|| format!("{}: has its own lints", folder.display()))
+    }));
+}
+
+#[test]
+fn a_published_crate_has_what_a_registry_shows() {
+    let mut published = 0;
+    complain(folders(&root().join("crates")).into_iter().flat_map(|folder| {
+        let manifest = read(&folder.join("Cargo.toml"));
+        if manifest.contains("\npublish = false\n") {
+            return Vec::new();
+        }
+        published += 1;
+        let value = |key: &str| {
+            let line = manifest.lines().find(|line| line.split(' ').next() == Some(key))?;
+            line.split_once(" = ").map(|(_, value)| value.to_owned())
+        };
+        let keys =
+            ["description", "license.workspace", "repository.workspace", "keywords", "categories", "readme"];
+        let mut missing: Vec<_> =
+            keys.into_iter().filter(|key| value(key).is_none()).map(str::to_owned).collect();
+        let keywords = value("keywords").unwrap_or_default();
+        let keywords: Vec<_> = keywords.split('"').skip(1).step_by(2).collect();
+        if keywords.len() > 5 || keywords.iter().any(|word| word.len() > 20) {
+            missing.push("at most five keywords of at most 20 letters".to_owned());
+        }
+        let is_library = folder.join("src/lib.rs").exists();
+        if is_library && !manifest.contains("[package.metadata.docs.rs]\nall-features = true\n") {
+            missing.push("the pages of every feature on docs.rs".to_owned());
+        }
+        let readme = value("readme").unwrap_or_default();
+        let files = [readme.trim_matches('"'), "LICENSE-MIT", "LICENSE-APACHE"];
+        missing.extend(files.into_iter().filter(|file| !folder.join(file).is_file()).map(str::to_owned));
+        let missing = missing.into_iter().map(|what| format!("{}: lacks {what}", folder.display()));
+        missing.collect::<Vec<_>>()
+    }));
+    assert_eq!(published, 3, "what is published is decided, and not forgotten");
+}
+
+#[test]
+fn every_feature_is_documented_and_full_has_all() {
+    let manifest = read(&root().join("crates/leasehold/Cargo.toml"));
+    let library = read(&root().join("crates/leasehold/src/lib.rs"));
+    let (_, features) = manifest.split_once("\n[features]\n").expect("the features");
+    let (features, _) = features.split_once("\n[").expect("another section");
+    let features: Vec<_> = features.lines().filter_map(|line| line.split_once(" = ")).collect();
+    let public = features.iter().filter(|(name, _)| *name != "default" && !name.starts_with(['_', '#']));
+    let (_, full) = features.iter().find(|(name, _)| *name == "full").expect("the feature of all storages");
+    complain(public.flat_map(|(name, _)| {
+        let undocumented = !library.contains(&format!("//! | `{name}` |"));
+        let left_out = *name != "full" && !full.contains(&format!("\"{name}\""));
+        let undocumented = undocumented.then(|| format!("lib.rs: the table of features lacks `{name}`"));
+        undocumented.into_iter().chain(left_out.then(|| format!("Cargo.toml: `full` lacks `{name}`")))
     }));
 }
 
@@ -655,7 +747,8 @@ fn texts() -> impl Iterator<Item = (PathBuf, String)> {
 }
 
 fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in entries(folder) {
+    // A link is another name of a file that is read where it is.
+    for entry in entries(folder).into_iter().filter(|entry| !entry.is_symlink()) {
         // A build leaves its files beside the manifest.
         let is_built = entry.ends_with("target") && folder.join("Cargo.toml").exists();
         if entry.is_dir() && !is_built {
@@ -684,6 +777,15 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Returns the targets of all links: those in the text, and the definitions that links refer to by name.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let inline = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
+    let defined =
+        text.lines().filter_map(|line| line.strip_prefix('[')?.split_once("]: ")).map(|(_, target)| target);
+    let defined = defined.filter(|target| !target.contains(' '));
+    inline.chain(defined)
 }
 
 /// Returns the texts between backticks, each within a line.

@@ -20,7 +20,7 @@ fn client(storage: impl Storage) -> Locks {
     Locks::builder().on_current_runtime().build(storage).expect("memory promises enough")
 }
 
-/// Makes a client whose calls can be broken, and returns its controls.
+/// Makes a client with calls that can be broken, and returns its controls.
 fn broken(memory: &Memory) -> (Locks, Controls) {
     let chaos = Chaos::new(memory.clone());
     let controls = chaos.controls();

@@ -26,7 +26,7 @@ pub(crate) enum Oddity {
     InspectsSlowly(Duration),
     PanicsInHints,
     PanicsInWatch,
-    /// Shows holders whose lease never ends.
+    /// Shows holders with a lease that never ends.
     NeverExpires,
 }
 

@@ -43,8 +43,8 @@ async fn a_wait_without_a_limit_ends_in_time_even_behind_waits_with_a_limit() {
     ahead.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
-/// Starts many waits for one lock, whose limits end at about the same time and whose TTLs differ. Returns the
-/// kinds of their errors.
+/// Starts many waits for one lock, with limits that end at about the same time and with different TTLs.
+/// Returns the kinds of their errors.
 async fn end_many_waits_together(locks: &leasehold::Locks) -> Vec<ErrorKind> {
     let mut waiting = Vec::new();
     for i in 0..400_u64 {

@@ -114,7 +114,7 @@ impl PostgresPair {
         })
     }
 
-    /// Lets the standby follow again, and waits until it does.
+    /// Makes the standby follow again, and waits until it does.
     ///
     /// # Errors
     ///
@@ -151,7 +151,7 @@ impl PostgresPair {
     ///
     /// # Errors
     ///
-    /// If it is not promoted, or there is no standby afterward.
+    /// If it is not promoted, or there is no standby after that.
     pub fn failover(&self) -> Result<&Postgres> {
         self.await_caught_up()?;
         let new = self.failover_by_kill()?;

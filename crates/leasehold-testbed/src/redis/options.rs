@@ -113,6 +113,12 @@ impl RedisOptions {
         self.setting("maxmemory", &bytes.to_string()).setting("maxmemory-policy", policy)
     }
 
+    /// Follows a primary, as its replica.
+    #[must_use]
+    pub fn replica_of(self, primary: &Redis) -> Self {
+        self.setting("replicaof", &["127.0.0.1", &primary.port().to_string()].join(" "))
+    }
+
     /// Adds a line to its configuration, which overrides those before it.
     #[must_use]
     pub fn setting(mut self, name: &str, value: &str) -> Self {

@@ -48,8 +48,7 @@ impl RedisSentinels {
     pub fn start_with(options: RedisOptions) -> Result<Self> {
         let scratch = Scratch::new()?;
         let primary = options.clone().start_in(&scratch, "primary")?;
-        let replicaof = format!("127.0.0.1 {}", primary.port());
-        let replica = options.clone().setting("replicaof", &replicaof).start_in(&scratch, "replica")?;
+        let replica = options.clone().replica_of(&primary).start_in(&scratch, "replica")?;
         primary.await_replicas(1)?;
         let sentinels = (0..3)
             .map(|i| Sentinel::start(&scratch, &format!("sentinel-{i}"), &primary, &options))

@@ -110,6 +110,7 @@ pub(crate) struct Knowledge {
     silent_since: Moment,
 }
 
+/// The state machine of an attempt.
 #[derive(Debug)]
 pub(crate) struct Attempt {
     owner: Owner,
@@ -119,7 +120,7 @@ pub(crate) struct Attempt {
     started: Moment,
     /// When it last asked for a claim to be sent.
     wanted: Moment,
-    /// How often it has tried: claims sent, shared answers, and polls whose claim could not leave.
+    /// How often it has tried: claims sent, shared answers, and polls that could not send their claim.
     tries: u32,
     /// Whether its claims leave a waiter's entry.
     wait: bool,
@@ -133,7 +134,7 @@ pub(crate) struct Attempt {
     late_grants: u32,
     first_sent: Moment,
     last_sent: Moment,
-    /// The moment until which a claim whose answer was lost may still be executed.
+    /// The moment until which a claim without an answer may still be executed.
     unknown_until: Moment,
     /// Since when the storage is silent: when the first claim was made that it has not answered.
     silent_since: Moment,
@@ -436,7 +437,8 @@ impl Attempt {
         self.pause(now.after(max(interval, INTERVAL_SHORTEST)))
     }
 
-    /// Ends the attempt, as its limit has passed. A poll whose claim could not leave in time has used up one try.
+    /// Ends the attempt, as its limit has passed. A poll that could not send its claim in time has used up
+    /// one try.
     fn limit_passed(&mut self, now: Moment) -> Action {
         if matches!(self.plan, Plan::Poll { .. }) {
             self.tries = self.tries.saturating_add(1);
@@ -478,7 +480,7 @@ impl Attempt {
     }
 
     /// Returns when the attempt ends in its present state. Even a wait shorter than a round trip gets its first answer.
-    /// An attempt whose claim cannot leave its lane ends, too: the storage is silent, or overloaded.
+    /// An attempt that cannot send its claim ends, too: the storage is silent, or overloaded.
     fn limit(&self) -> Moment {
         match (self.plan, self.state) {
             // The last claim gets time to leave, too.

@@ -31,16 +31,17 @@ use crate::storage::Owner;
 pub(crate) struct Leftovers {
     /// Its claim that is in flight.
     pub(crate) claim: Option<Call>,
-    /// The moment until which a claim whose answer was lost may still be executed.
+    /// The moment until which a claim without an answer may still be executed.
     pub(crate) unknown_until: Moment,
     /// The moment by which everything has ended by itself.
     pub(crate) expires: Moment,
 }
 
+/// The state machine of a cleanup.
 #[derive(Debug)]
 pub(crate) struct Cleanup {
     owner: Owner,
-    /// The moment until which a claim whose answer was lost may still be executed.
+    /// The moment until which a claim without an answer may still be executed.
     unknown_until: Moment,
     /// The moment by which everything has ended by itself.
     expires: Moment,

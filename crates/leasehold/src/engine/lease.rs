@@ -64,6 +64,7 @@ pub(crate) enum Action {
     Lost(Lost),
 }
 
+/// The state machine of a lease.
 #[derive(Debug)]
 pub(crate) struct Lease {
     owner: Owner,

@@ -29,7 +29,7 @@ pub(crate) struct LeaseStatus {
     clock: Clock,
     process: Process,
     granted: Moment,
-    /// The moment until which a claim whose answer was lost may still be executed.
+    /// The moment until which a claim without an answer may still be executed.
     unknown_until: Moment,
     /// When `max_hold` ends the lease.
     hold_until: Moment,

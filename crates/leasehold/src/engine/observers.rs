@@ -29,10 +29,11 @@ const INSPECT_EVERY: Duration = Duration::from_millis(100);
 const INSPECTIONS_MAX: usize = 16;
 /// How many hinted names may be inspected before one that is due.
 const HINTED_IN_A_ROW_MAX: u32 = 3;
-/// The least time between two periodic inspections, for each observed name. Ten thousand names that are
-/// merely observed must not slow down those who lock.
+/// By how much each observed name lengthens the interval of periodic inspections. Ten thousand names that are
+/// merely observed must not slow down acquires.
 const INSPECTIONS_APART: Duration = Duration::from_millis(2);
 
+/// The observed names of a client.
 #[derive(Debug)]
 pub(crate) struct Observers {
     names: HashMap<Name, Observed>,
@@ -51,6 +52,7 @@ pub(crate) struct Observers {
     changed: HashSet<Name>,
 }
 
+/// A name, and its observers.
 #[derive(Debug)]
 struct Observed {
     /// The observers that know the present state.
@@ -70,6 +72,7 @@ struct Observed {
 /// The holder, or none.
 type State = Option<(Owner, Token)>;
 
+/// An observer that does not know the present state.
 #[derive(Debug)]
 struct Observer {
     changes: Sender<Change>,

@@ -27,6 +27,7 @@ use crate::storage::{Holder, Name, Owner, RenewReply, Token};
 /// How long `resume` pauses between two tries.
 const RESUME_PAUSE: Duration = Duration::from_millis(50);
 
+/// The state machine of a resume.
 #[derive(Debug)]
 pub(crate) struct Resume {
     owner: Owner,

@@ -30,7 +30,7 @@ impl Timers {
         self.0.first().map_or(Moment::FAR, |(at, _)| *at)
     }
 
-    /// Returns an acquisition whose entry is due by now.
+    /// Returns an acquisition with an entry that is due by now.
     pub(crate) fn due(&self, now: Moment) -> Option<Key> {
         self.0.first().filter(|(at, _)| *at <= now).map(|(_, key)| *key)
     }

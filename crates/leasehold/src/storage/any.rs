@@ -102,7 +102,7 @@ impl Storage for AnyStorage {
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A [`Storage`] with boxed futures. Nothing else boxes them.
+/// A [`Storage`] with boxed futures, so that it can be a trait object.
 trait Erased: fmt::Debug + fmt::Display + Send + Sync {
     fn guarantees(&self) -> Guarantees;
     fn limits(&self) -> Limits;

@@ -1,50 +1,54 @@
-/// What was found out about a server, a file, or another part of a storage: one line of `leasehold doctor`.
+/// A fact about a server, a file, or another part of a storage: one line of `leasehold doctor`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Finding {
-    /// What it is about, in a word.
+    /// The subject, in one word.
     pub about: &'static str,
-    /// What was found, and what to do where that falls short. Shows no secret.
+    /// The fact, and what to do if it falls short. Contains no secret.
     pub detail: String,
-    /// How bad it is.
+    /// Whether something should be done about it.
     pub severity: Severity,
 }
 
-/// How bad a [`Finding`] is.
+/// The severity of a [`Finding`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Severity {
-    /// It is as it should be.
+    /// Nothing needs to be done.
     Good,
-    /// Locks work, but less is promised than could be.
+    /// Locks work, but the storage promises less than it could.
     Warning,
     /// Locks do not work, or are not safe.
     Fault,
 }
 
 impl Finding {
-    /// Reports what is as it should be.
+    /// Makes a finding about which nothing needs to be done.
     pub fn good(about: &'static str, detail: impl Into<String>) -> Self {
         Self { about, detail: detail.into(), severity: Severity::Good }
     }
 
-    /// Reports what promises less than it could.
+    /// Makes a finding about something that promises less than it could.
     pub fn warning(about: &'static str, detail: impl Into<String>) -> Self {
         Self { about, detail: detail.into(), severity: Severity::Warning }
     }
 
-    /// Reports what is broken.
+    /// Makes a finding about something that is broken or unsafe.
     pub fn fault(about: &'static str, detail: impl Into<String>) -> Self {
         Self { about, detail: detail.into(), severity: Severity::Fault }
     }
 
-    /// Returns `true` if it is as it should be.
+    /// Returns `true` if nothing needs to be done.
     pub fn is_good(&self) -> bool {
         self.severity == Severity::Good
     }
 
-    /// Reports what is good, or else a warning.
-    #[cfg(any(feature = "redis", feature = "postgres"))]
+    /// Makes a good finding, or else a warning.
+    #[cfg(feature = "_net")]
+    #[cfg_attr(
+        not(any(feature = "redis", feature = "postgres")),
+        allow(dead_code, reason = "not every storage over a network uses it")
+    )]
     pub(crate) fn new(about: &'static str, detail: impl Into<String>, good: bool) -> Self {
         if good { Self::good(about, detail) } else { Self::warning(about, detail) }
     }

@@ -19,26 +19,26 @@ use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::Process;
 
-/// Keeps locks in this process: the reference for every other storage, and the one to test with.
+/// Locks in this process: the reference for every other storage, and the one to test with.
 ///
-/// Fair, with push wake-up and fencing tokens. Its time is tokio's, so a test with paused time needs no
-/// sleep. Locks exclude the clients that share it: clones, or clients of `memory:NAME` with one name.
+/// It is fair, wakes waiters by push, and gives fencing tokens. Its time is tokio's, so a test with paused time needs no
+/// sleep. Clients exclude each other if they share it: clones, or clients of `memory:NAME` with the same name.
 pub struct Memory {
     space: Arc<Space>,
-    /// Tells this handle's watched names from those of its clones.
+    /// Identifies this handle: each clone observes its own names.
     id: u64,
 }
 
 impl Memory {
-    /// Makes a new, empty one.
+    /// Makes a new, empty storage.
     pub fn new() -> Self {
         Self::over(Arc::new(Space::default()))
     }
 
-    /// Returns the one of that name in this process, or a new one if the name is empty.
+    /// Returns the storage of that name in this process; a new one if the name is empty.
     ///
-    /// A fork does not get those of its parent: their leases are copies that no client renews, and another thread may
-    /// have locked them for ever.
+    /// A forked child does not get the storages of its parent. Their leases would be copies that no client renews, and a
+    /// mutex of theirs may be locked forever by a thread that was not forked.
     pub(crate) fn named(name: &str) -> Self {
         static SPACES: Mutex<Option<(Process, Spaces)>> = Mutex::new(None);
         if name.is_empty() {
@@ -69,7 +69,7 @@ impl Memory {
     }
 }
 
-/// Reads a URL of this storage.
+/// Reads a URL of this storage, without I/O.
 pub(super) fn target(_: &str, url: Url) -> Result<Target> {
     url.options(&[], |_, _| Ok(()))?;
     let memory = Memory::named(&url.path()?);
@@ -82,7 +82,7 @@ impl Default for Memory {
     }
 }
 
-/// Shares the locks.
+/// Returns a storage that shares the locks.
 impl Clone for Memory {
     fn clone(&self) -> Self {
         Self::over(Arc::clone(&self.space))
@@ -112,7 +112,7 @@ impl fmt::Display for Memory {
 
 impl Storage for Memory {
     fn guarantees(&self) -> Guarantees {
-        // A crash takes the storage along with its clients, so there is nobody left to be surprised.
+        // A crash ends the storage together with all its clients, so none of them can miss a lease.
         Guarantees {
             fencing: true,
             fair: true,
@@ -149,7 +149,7 @@ impl Storage for Memory {
 
     async fn list(&self, prefix: &str, after: Option<&Cursor>, limit: usize) -> Result<Vec<Holder>> {
         let (state, now) = (self.space.state(), Instant::now());
-        // A prefix that is no name, such as none at all, is looked for from the first one on.
+        // A prefix that is not a name, such as an empty one, begins at the first record.
         let from = match (after, Name::new(prefix)) {
             (Some(after), Ok(prefix)) if after.name < prefix => Bound::Included(prefix),
             (Some(after), _) => Bound::Included(after.name.clone()),
@@ -186,10 +186,10 @@ impl Storage for Memory {
     }
 }
 
-/// The spaces of one process, by name.
+/// The named spaces of one process.
 type Spaces = HashMap<String, Weak<Space>>;
 
-/// What the clients of one memory storage share.
+/// The locks that the clients of one memory storage share.
 #[derive(Default)]
 struct Space(Mutex<State>);
 
@@ -201,15 +201,16 @@ impl Space {
 
 #[derive(Default)]
 struct State {
-    /// In order, so that a page of a list costs what is in it.
+    /// The locks, in order, so that the cost of listing a page follows its length.
     records: BTreeMap<Name, Record>,
-    /// No token below this was given for any name whose record was forgotten.
+    /// The largest token of all forgotten records.
     floor: u64,
-    /// How many records there may be before idle ones are forgotten.
+    /// The number of records from which on idle ones are forgotten.
     room: usize,
     handles: u64,
-    /// The handles that observe each name, and the names of each handle.
+    /// The handles that observe each name.
     watched: HashMap<Name, HashSet<u64>>,
+    /// The names that each handle observes.
     watches: HashMap<u64, HashSet<Name>>,
     subscribers: Vec<mpsc::UnboundedSender<Hint>>,
 }
@@ -253,7 +254,7 @@ impl State {
             let (until, label) = (now + claim.ttl, claim.label.clone());
             record.lease = Some(Lease { owner: claim.owner, share: claim.share, label, since: now, until });
             let token = Token::new(record.last);
-            self.tell_observers(&claim.name);
+            self.hint_observers(&claim.name);
             return Ok(AcquireReply::Granted { token, ttl: claim.ttl });
         }
         if claim.wait {
@@ -276,8 +277,8 @@ impl State {
         let shortened = claim.shorten && until < lease.until;
         lease.until = if shortened { until } else { std::cmp::max(lease.until, until) };
         if shortened {
-            // Its own engine: another client may have sent this.
-            self.tell(&Hint::Owner(claim.owner));
+            // Hints its own engine, because another client may have sent this claim.
+            self.hint(&Hint::Owner(claim.owner));
         }
         Ok(RenewReply::Renewed { ttl: claim.ttl })
     }
@@ -293,14 +294,14 @@ impl State {
         }
         let next = if record.live(now).is_none() { record.first(now) } else { None };
         if let Some(next) = next {
-            self.tell(&Hint::Owner(next));
+            self.hint(&Hint::Owner(next));
         }
         if !held {
             return ReleaseReply::NotHeld;
         }
-        // Its own engine too: the lease may have been ended by somebody else.
-        self.tell(&Hint::Owner(claim.owner));
-        self.tell_observers(&claim.name);
+        // Hints its own engine, too, because another client may have ended the lease.
+        self.hint(&Hint::Owner(claim.owner));
+        self.hint_observers(&claim.name);
         ReleaseReply::Released
     }
 
@@ -316,18 +317,19 @@ impl State {
         }
     }
 
-    fn tell_observers(&mut self, name: &Name) {
+    fn hint_observers(&mut self, name: &Name) {
         if self.watched.contains_key(name) {
-            self.tell(&Hint::Name(name.clone()));
+            self.hint(&Hint::Name(name.clone()));
         }
     }
 
-    fn tell(&mut self, hint: &Hint) {
+    fn hint(&mut self, hint: &Hint) {
         self.subscribers.retain(|subscriber| subscriber.send(hint.clone()).is_ok());
     }
 
-    /// Forgets names that nobody uses, so that a million names once used cost nothing. Their tokens are
-    /// folded into one floor, so the next token of such a name is still larger than its last.
+    /// Forgets the records of idle names, so that a million names once used cost nothing.
+    ///
+    /// The largest of their tokens becomes the floor, so the next token of each is still larger than its last.
     fn forget_idle(&mut self, now: Instant) {
         if self.records.len() < self.room {
             return;
@@ -345,12 +347,12 @@ impl State {
 }
 
 impl Record {
-    /// The lease, if it has not ended.
+    /// Returns the lease, if it has not ended.
     fn live(&mut self, now: Instant) -> Option<&mut Lease> {
         self.lease.as_mut().filter(|lease| lease.until > now)
     }
 
-    /// The first waiter that is alive; those before it are dropped.
+    /// Returns the first waiter whose entry has not expired. Removes the entries before it.
     fn first(&mut self, now: Instant) -> Option<Owner> {
         while self.queue.front().is_some_and(|waiter| waiter.until <= now) {
             self.queue.pop_front();

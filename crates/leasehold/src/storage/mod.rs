@@ -10,7 +10,7 @@ mod finding;
 mod holder;
 mod memory;
 mod name;
-#[cfg(any(feature = "redis", feature = "postgres"))]
+#[cfg(feature = "_net")]
 mod net;
 mod owner;
 #[cfg(feature = "postgres")]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 /// The name of a lock: 1 to 512 bytes of UTF-8 without NUL, compared byte by byte.
 ///
-/// A name is data: no storage splices it into a script, a statement or a path. Cheap to clone.
+/// A name is data: no storage makes it part of a script, a statement or a path. It is cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);
 
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn display_cannot_forge_a_line() {
+    fn a_displayed_name_cannot_forge_a_log_line() {
         let name = Name::new("a\n\u{1b}[31mb").expect("valid");
         assert_eq!(name.to_string(), "a\\n\\u{1b}[31mb");
     }

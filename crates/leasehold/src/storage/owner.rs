@@ -3,7 +3,7 @@ use std::fmt;
 /// The id of one acquisition: 128 random bits, used only once.
 ///
 /// It is drawn before the first request is sent. A request whose answer was lost can therefore be repeated
-/// or undone under the same id. Shown as 32 hexadecimal digits.
+/// or undone under the same id. It is shown as 32 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner(u128);
 
@@ -25,7 +25,7 @@ impl Owner {
         self.0.to_be_bytes()
     }
 
-    /// Makes the id from the bytes of [`Owner::to_bytes`].
+    /// Returns the id with the bytes of [`Owner::to_bytes`].
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(u128::from_be_bytes(bytes))
     }
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spread_stays_in_range_and_spreads() {
+    fn spread_returns_different_numbers_within_the_range() {
         let owner = Owner::random();
         let drawn: std::collections::HashSet<_> =
             (0..100).map(|salt| owner.spread(salt, 1_000_000)).collect();

@@ -1,7 +1,7 @@
-//! Tells the engine that a call that takes long gets on, so that its time is counted from the last step.
+//! The progress of a call that takes long. The engine limits the time since its last step, not since its begin.
 //!
-//! A list in order can have no first page before every key of the server was gone through. That takes as long as there
-//! are keys, in many short steps; only the time without a step tells that the server is silent.
+//! A list in order has no first page before the storage has read every key of the server. That takes many short steps,
+//! and the more the more keys there are. Only the time without a step shows that the server is silent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,7 @@ tokio::task_local! {
     static CURRENT: Progress;
 }
 
-/// The steps that one list has made, over all its pages. Clones count together.
+/// The steps of one list, over all its pages. Clones share the count.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Progress(Arc<Steps>);
 
@@ -19,7 +19,7 @@ struct Steps {
     /// Identifies the list; 0 outside of the engine.
     #[cfg_attr(
         not(feature = "redis"),
-        expect(dead_code, reason = "only lists over a network are kept apart")
+        expect(dead_code, reason = "only a storage over a network tells lists apart")
     )]
     list: u64,
     made: AtomicU64,
@@ -33,12 +33,12 @@ impl Progress {
         Self(Arc::new(Steps { list, ..Steps::default() }))
     }
 
-    /// Makes a call whose steps are counted here.
+    /// Runs a call and counts its steps.
     pub(crate) fn of<F: Future>(&self, call: F) -> impl Future<Output = F::Output> {
         CURRENT.scope(self.clone(), call)
     }
 
-    /// Returns how many steps were made.
+    /// Returns the number of steps.
     pub(crate) fn made(&self) -> u64 {
         self.0.made.load(Ordering::Relaxed)
     }
@@ -46,7 +46,7 @@ impl Progress {
 
 #[cfg(any(test, feature = "redis"))]
 impl Progress {
-    /// Counts a step: a server has answered.
+    /// Counts a step, because a server has answered.
     pub(crate) fn step(&self) {
         self.0.made.fetch_add(1, Ordering::Relaxed);
     }
@@ -54,7 +54,7 @@ impl Progress {
 
 #[cfg(feature = "redis")]
 impl Progress {
-    /// Returns that of the list of which the caller is a call; outside of the engine one that only the caller reads.
+    /// Returns the progress of the list that the running call belongs to; outside of the engine, a new one.
     pub(in crate::storage) fn current() -> Self {
         CURRENT.try_with(Self::clone).unwrap_or_default()
     }

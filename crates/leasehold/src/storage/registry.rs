@@ -1,4 +1,5 @@
-//! Every storage there is. A new one is its folder, its feature in `Cargo.toml`, and one line of [`STORAGES`].
+//! The registry of all storages. A new storage consists of its folder, its feature in `Cargo.toml`, and one line of
+//! [`STORAGES`].
 
 use super::AnyStorage;
 use super::target::Target;
@@ -7,11 +8,11 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// A storage as URLs name it.
 struct Entry {
-    /// What its URLs begin with.
+    /// The schemes of its URLs.
     schemes: &'static [&'static str],
-    /// The feature that compiles it; `None` if it is always there.
+    /// The feature that compiles it; `None` if it is always compiled.
     feature: Option<&'static str>,
-    /// Reads a URL, without I/O; `None` if the feature is off.
+    /// The function that reads a URL, without I/O; `None` if the feature is off.
     read: Option<fn(&str, Url) -> Result<Target>>,
 }
 
@@ -40,36 +41,37 @@ const STORAGES: &[Entry] = &[
     entry!(postgres, "postgres", ["postgres", "postgresql"]),
 ];
 
-/// Lists what a storage URL may begin with, also where the feature of that storage is off.
+/// Lists the schemes of all storage URLs, including those of storages whose feature is off.
 pub fn schemes() -> impl Iterator<Item = &'static str> {
     STORAGES.iter().flat_map(|entry| entry.schemes).copied()
 }
 
-/// Returns the statements that make what the storage of a URL needs, for those who keep the schema themselves; `None`
-/// if that storage needs none. Makes no request.
+/// Returns the statements that create the schema of the storage that a URL names; `None` if it needs no schema.
+///
+/// They are for operators who maintain the schema themselves. Makes no request.
 ///
 /// # Errors
 ///
-/// - [`Invalid`](ErrorKind::Invalid) if the URL is wrong; the text lists what is known.
+/// - [`Invalid`](ErrorKind::Invalid) if the URL is wrong. The text lists what is valid.
 /// - [`Unsupported`](ErrorKind::Unsupported) if the feature for that scheme is off.
 pub fn schema(url: &str) -> Result<Option<String>> {
     Ok(parse(url)?.into_schema())
 }
 
 impl AnyStorage {
-    /// Connects to the storage that a URL names, as [`Locks::connect`](crate::Locks::connect) does, but
-    /// without an engine. For programs that call or wrap a storage themselves.
+    /// Connects to the storage that a URL names, as [`Locks::connect`](crate::Locks::connect) does, but without an
+    /// engine. This is for programs that call or wrap a storage themselves.
     ///
     /// # Errors
     ///
-    /// - [`Invalid`](crate::ErrorKind::Invalid) if the URL is wrong; the text lists what is known.
+    /// - [`Invalid`](crate::ErrorKind::Invalid) if the URL is wrong. The text lists what is valid.
     /// - [`Unavailable`](crate::ErrorKind::Unavailable) if the storage cannot be reached.
-    /// - [`Unsupported`](crate::ErrorKind::Unsupported) if the feature for that scheme is off, or the storage
-    ///   is not fit to keep locks.
+    /// - [`Unsupported`](crate::ErrorKind::Unsupported) if the feature for that scheme is off, or if locks would not be
+    ///   safe in that storage.
     ///
     /// # Cancel safety
     ///
-    /// Dropping this future leaves nothing running.
+    /// If this future is dropped, nothing keeps running.
     pub async fn connect(url: &str) -> Result<Self> {
         parse(url)?.connect().await
     }
@@ -129,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_seen_is_refused_in_every_part() {
+    fn invisible_characters_are_refused_in_every_part() {
         let places = [
             "^memory:x",
             "memory:^x",
@@ -175,7 +177,7 @@ mod tests {
                 assert!(!format!("{error:?} {error}").contains("S3CRET"), "{error}");
             }
         }
-        // What is in the midst is seen, and what is written is meant.
+        // A blank between other characters is visible, and %XX is written on purpose.
         for url in ["memory:a b", "memory:a%0A", "memory:%20"] {
             assert!(parse(url).is_ok(), "{url}");
         }
@@ -191,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn every_scheme_is_of_one_storage() {
+    fn every_scheme_belongs_to_one_storage() {
         let mut all: Vec<_> = schemes().collect();
         all.sort_unstable();
         let listed = all.len();

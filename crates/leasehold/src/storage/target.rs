@@ -5,7 +5,7 @@ use std::pin::Pin;
 use super::{AnyStorage, Storage};
 use crate::error::Result;
 
-/// What a URL names, checked as far as that goes without I/O.
+/// The storage that a URL names. The URL was checked as far as that is possible without I/O.
 pub(crate) struct Target {
     connect: Box<dyn FnOnce() -> Connecting + Send>,
     schema: Option<String>,
@@ -14,7 +14,7 @@ pub(crate) struct Target {
 type Connecting = Pin<Box<dyn Future<Output = Result<AnyStorage>> + Send>>;
 
 impl Target {
-    /// Names a storage by how to connect to it.
+    /// Makes the target of a storage, by the function that connects to it.
     pub(crate) fn new<S: Storage, F: Future<Output = Result<S>> + Send + 'static>(
         connect: impl FnOnce() -> F + Send + 'static,
     ) -> Self {
@@ -25,8 +25,8 @@ impl Target {
         Self { connect: Box::new(connect), schema: None }
     }
 
-    /// Adds what makes the schema.
-    #[cfg(feature = "postgres")]
+    /// Sets the statements that create the schema.
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "few storages have a schema"))]
     pub(crate) fn schema(self, schema: String) -> Self {
         Self { schema: Some(schema), ..self }
     }
@@ -36,7 +36,7 @@ impl Target {
         (self.connect)().await
     }
 
-    /// Returns what makes the schema, if the storage needs one.
+    /// Returns the statements that create the schema, if the storage needs one.
     pub(crate) fn into_schema(self) -> Option<String> {
         self.schema
     }

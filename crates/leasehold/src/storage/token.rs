@@ -1,11 +1,12 @@
 use std::fmt;
 
-/// A fencing token, which orders the acquisitions of one name. The token of each grant is larger than all
-/// earlier ones, also across releases, expiry and restarts.
+/// A fencing token, which orders the acquisitions of one name.
+///
+/// The token of each grant is larger than all earlier ones, also across releases, expiry and restarts.
 ///
 /// Send it with every write to the resource that the lock protects. Let the resource refuse a token that is
 /// smaller than the largest it has seen (Kleppmann, "How to do distributed locking", 2016). Only that check
-/// makes a lock safe against a holder that was paused. It is written in decimal digits, and is below 2^63
+/// makes a lock safe against a holder that was paused. A token is written in decimal digits, and is below 2^63
 /// on every storage.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(u64);

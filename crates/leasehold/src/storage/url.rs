@@ -1,7 +1,13 @@
-//! Storage URLs: `scheme:rest?option=value`. Strict: whatever is not understood is an error that says what is.
+//! Storage URLs: `scheme:rest?option=value`. An unknown part is an error that lists what is valid.
+//!
+//! No error repeats a part of the URL: a wrong part may belong to a password.
+#![cfg_attr(
+    not(all(feature = "redis", feature = "postgres")),
+    allow(dead_code, reason = "each storage uses some of it")
+)]
 
 use std::fmt;
-#[cfg(feature = "redis")]
+#[cfg(feature = "_net")]
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
@@ -10,26 +16,26 @@ use crate::error::{Error, Result};
 
 /// The part of a URL after the scheme, decoded. Its `Debug` shows no values, which may be secrets.
 pub(crate) struct Url {
-    /// What stands before the `?`, as it was written.
+    /// The part before the `?`, not decoded.
     raw: String,
     options: Vec<(String, String)>,
     /// Whether the options may be the rest of a password with a `?` in it.
     torn: bool,
 }
 
-/// What stands between the `//` and the `?` of a URL that names servers, decoded.
-#[cfg(feature = "redis")]
+/// The part between the `//` and the `?` of a URL that names servers, decoded.
+#[cfg(feature = "_net")]
 pub(crate) struct Authority {
     pub(crate) user: Option<String>,
     pub(crate) password: Option<String>,
-    /// Each with its port, if one is given.
+    /// The hosts, each with its port if one is given.
     pub(crate) hosts: Vec<(String, Option<u16>)>,
-    /// What follows the first `/` after the hosts.
+    /// The part after the first `/` behind the hosts.
     pub(crate) path: String,
 }
 
-/// The same, with the hosts as they were written.
-#[cfg(any(feature = "redis", feature = "postgres"))]
+/// The same, with the hosts not decoded.
+#[cfg(feature = "_net")]
 pub(crate) struct RawAuthority<'a> {
     pub(crate) user: Option<String>,
     pub(crate) password: Option<String>,
@@ -40,7 +46,7 @@ pub(crate) struct RawAuthority<'a> {
 impl Url {
     pub(crate) fn parse(rest: &str) -> Result<Self> {
         let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
-        check_seen(path, query)?;
+        check_visible(path, query)?;
         let pairs = query.split('&').filter(|pair| !pair.is_empty());
         let options = pairs.map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -53,12 +59,12 @@ impl Url {
         })
     }
 
-    /// Returns what stands before the `?`, percent-decoded.
+    /// Returns the part before the `?`, decoded.
     pub(crate) fn path(&self) -> Result<String> {
         decode(&self.raw)
     }
 
-    /// Returns the same as a path. On Unix it may hold any bytes, as the paths of files do.
+    /// Returns the part before the `?` as the path of a file. On Unix it may contain any bytes.
     #[cfg(all(feature = "sqlite", unix))]
     pub(crate) fn file(&self) -> Result<std::path::PathBuf> {
         use std::os::unix::ffi::OsStringExt as _;
@@ -70,8 +76,8 @@ impl Url {
         self.path().map(Into::into)
     }
 
-    /// Reads `//[user[:password]@]host[:port][,host[:port]…][/path]`. The text of an error repeats none of it.
-    #[cfg(feature = "redis")]
+    /// Reads `//[user[:password]@]host[:port][,host[:port]…][/path]`.
+    #[cfg(feature = "_net")]
     pub(crate) fn authority(&self) -> Result<Authority> {
         let RawAuthority { user, password, hosts, path } = self.raw_authority()?;
         let hosts = hosts
@@ -80,12 +86,12 @@ impl Url {
         Ok(Authority { user, password, hosts: hosts.collect::<Result<_>>()?, path })
     }
 
-    /// Reads the same, but leaves the hosts to who knows what they may be.
-    #[cfg(any(feature = "redis", feature = "postgres"))]
+    /// Reads the same, but leaves the list of hosts to the caller.
+    #[cfg(feature = "_net")]
     pub(crate) fn raw_authority(&self) -> Result<RawAuthority<'_>> {
         let rest = self.raw.strip_prefix("//").ok_or_else(|| wrong_authority("no `//`"))?;
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        // A `/` in a password ends the authority early, and what follows would be shown as a path.
+        // A `/` in a password ends the authority early. The rest of the password would be shown as a path.
         if path.contains('@') {
             return Err(wrong_authority("an `@` after the first `/`"));
         }
@@ -109,7 +115,7 @@ impl Url {
         })
     }
 
-    /// Hands each option to `set`. One that is not in `known`, or comes twice, is an error that lists those.
+    /// Passes each option to `set`. An option that is not in `known`, or is given twice, is an error that lists `known`.
     pub(crate) fn options(
         &self,
         known: &[&str],
@@ -124,7 +130,7 @@ impl Url {
                     )));
                 }
                 return Err(Error::invalid(format!(
-                    "unknown option in the URL; it is not repeated, for it may be part of a password number=`{}` valid=`{valid}`",
+                    "unknown option in the URL; it is not repeated, because it may be part of a password number=`{}` valid=`{valid}`",
                     i + 1
                 )));
             }
@@ -138,8 +144,8 @@ impl Url {
         Ok(())
     }
 
-    /// Takes an option out, so that [`Url::options`] does not see it.
-    #[cfg(feature = "postgres")]
+    /// Removes an option and returns its value. [`Url::options`] does not pass it on.
+    #[cfg(feature = "_net")]
     pub(crate) fn take(&mut self, name: &str) -> Option<String> {
         let at = self.options.iter().position(|(key, _)| key == name)?;
         Some(self.options.remove(at).1)
@@ -152,9 +158,11 @@ impl fmt::Debug for Url {
     }
 }
 
-/// Refuses what is not seen: a line break at the end of a variable would name another storage, and both would lock.
-fn check_seen(path: &str, query: &str) -> Result<()> {
-    // What names a server ends with the first `/`, and has parts of its own.
+/// Refuses invisible characters.
+///
+/// A line break at the end of a variable would name another storage, and clients of the two would not exclude each other.
+fn check_visible(path: &str, query: &str) -> Result<()> {
+    // The names of servers end with the first `/`, and consist of several parts.
     let (authority, path) = match path.strip_prefix("//") {
         Some(rest) => rest.split_once('/').unwrap_or((rest, "")),
         None => ("", path),
@@ -163,19 +171,19 @@ fn check_seen(path: &str, query: &str) -> Result<()> {
         .split([':', '@', ',', '[', ']'])
         .chain([path])
         .chain(query.split('&').flat_map(|pair| pair.splitn(2, '=')));
-    if parts.any(has_unseen) {
+    if parts.any(has_invisible) {
         return Err(Error::invalid(
-            "the URL has a control character, or a blank at the beginning or the end of a part; take it away, or write \
-             it as %XX",
+            "the URL has a control character, or a blank at the beginning or the end of a part; remove it, or write it \
+             as %XX",
         ));
     }
     Ok(())
 }
 
 /// Returns `true` if a text has a control character or a line break, or a blank at an end.
-pub(crate) fn has_unseen(text: &str) -> bool {
+pub(crate) fn has_invisible(text: &str) -> bool {
     let breaks = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
-    // Also those without a width, which may stand between others.
+    // Characters without a width count as blanks. They are allowed between others.
     let blank = |c: char| {
         c.is_whitespace()
             || matches!(c, '\u{ad}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}')
@@ -184,8 +192,8 @@ pub(crate) fn has_unseen(text: &str) -> bool {
     text.contains(breaks) || text.starts_with(blank) || text.ends_with(blank)
 }
 
-/// Says what is wrong with what stands before the options, and repeats none of it.
-#[cfg(any(feature = "redis", feature = "postgres"))]
+/// Returns the error for a wrong part before the options. `what` names the part.
+#[cfg(feature = "_net")]
 pub(crate) fn wrong_authority(what: &str) -> Error {
     let shape = "`//[user[:password]@]host[:port][,…][/path]`";
     let text = "the URL is not of that shape; write special characters as %XX";
@@ -193,7 +201,7 @@ pub(crate) fn wrong_authority(what: &str) -> Error {
 }
 
 /// Reads `host`, `host:port`, `[v6]` or `[v6]:port`.
-#[cfg(feature = "redis")]
+#[cfg(feature = "_net")]
 pub(crate) fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
@@ -211,7 +219,7 @@ pub(crate) fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
 }
 
 /// Reads an option that is `true` or `false`.
-#[cfg(feature = "redis")]
+#[cfg(feature = "_net")]
 pub(crate) fn flag(option: &str, value: &str) -> Result<bool> {
     match value {
         "true" => Ok(true),
@@ -221,7 +229,7 @@ pub(crate) fn flag(option: &str, value: &str) -> Result<bool> {
 }
 
 /// Reads an option that is a duration: a whole number with `ms`, `s`, `m` or `h`.
-#[cfg(feature = "redis")]
+#[cfg(feature = "_net")]
 pub(crate) fn duration(option: &str, value: &str) -> Result<Duration> {
     let digits = value.trim_end_matches(|c: char| !c.is_ascii_digit());
     let unit = match &value[digits.len()..] {
@@ -236,14 +244,14 @@ pub(crate) fn duration(option: &str, value: &str) -> Result<Duration> {
         .ok_or_else(|| bad_value(option, "a whole number with ms, s, m or h, as in 30s"))
 }
 
-/// Says what would have been understood, and repeats nothing of what was not: it may be part of a password.
-#[cfg(any(feature = "redis", feature = "postgres"))]
+/// Returns the error for a wrong value of an option. It lists the valid ones.
+#[cfg(feature = "_net")]
 pub(crate) fn bad_value(option: &str, valid: &str) -> Error {
     Error::invalid(format!("unknown value in the URL option=`{option}` valid=`{valid}`"))
 }
 
-/// Returns `true` if this can be the name or the address of a host. Anything else may be a login in a wrong place.
-#[cfg(any(feature = "redis", feature = "postgres"))]
+/// Returns `true` if the text can be the name or the address of a host. Any other text may be a login in a wrong place.
+#[cfg(feature = "_net")]
 pub(crate) fn is_host(text: &str) -> bool {
     let (address, zone) = text.split_once('%').map_or((text, None), |(address, zone)| (address, Some(zone)));
     if address.parse::<std::net::Ipv6Addr>().is_ok() {
@@ -252,8 +260,8 @@ pub(crate) fn is_host(text: &str) -> bool {
     is_word(text)
 }
 
-/// Returns `true` if the text can be shown as the name of something: letters, digits, `-`, `_` and `.`.
-#[cfg(any(feature = "redis", feature = "postgres"))]
+/// Returns `true` if the text consists of letters, digits, `-`, `_` and `.`, so that it can be shown as a name.
+#[cfg(feature = "_net")]
 pub(crate) fn is_word(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c))
 }

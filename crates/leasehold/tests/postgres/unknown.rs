@@ -37,7 +37,7 @@ fn a_claim_whose_commit_waits_for_a_standby_is_not_said_to_be_gone() {
     run(async {
         let url = pair.primary.url();
         let (storage, other) = (bare(&url).await, bare(&url).await);
-        scenario::is_held_by_nobody(&storage).await;
+        scenario::warm_up(&storage).await;
         for round in 0..2 {
             let mine = claim("job");
             pair.stop_following().expect("stopped");

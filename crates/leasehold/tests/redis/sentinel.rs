@@ -230,10 +230,7 @@ fn a_grant_that_too_few_replicas_confirm_does_not_count() {
 #[test]
 fn replicas_that_have_a_grant_are_no_promise_when_another_one_is_promoted() {
     let primary = Redis::start().expect("a server");
-    let follow = || {
-        let port = primary.port().to_string();
-        Redis::options().setting("replicaof", &format!("127.0.0.1 {port}")).start().expect("a replica")
-    };
+    let follow = || Redis::options().replica_of(&primary).start().expect("a replica");
     let (has, lacks) = (follow(), follow());
     primary.await_replicas(2).expect("they follow");
     run(async {

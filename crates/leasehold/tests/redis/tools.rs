@@ -71,3 +71,11 @@ pub(crate) fn until_connections(redis: &Redis, wanted: usize) {
         found => Err(leasehold_testbed::Error::new(format!("{found}, not {wanted}"))),
     });
 }
+
+/// Acquires, verifies and releases a lock.
+pub(crate) async fn works(url: &str) {
+    let locks = client(url).await;
+    let guard = hold(&locks, "works", LONG).await;
+    guard.verify().await.expect("held");
+    guard.release().await.expect("released");
+}

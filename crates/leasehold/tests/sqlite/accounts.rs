@@ -1,12 +1,14 @@
 //! Accounts that share a lock file.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Dir, LONG, Worker};
+use crate::tools::{Dir, LONG};
+use crate::worker::Worker;
 
 const GROUP: u32 = 34_567;
 const ANN: u32 = 12_345;
@@ -22,7 +24,7 @@ impl Shared {
     fn new() -> Self {
         assert!(rustix::process::geteuid().is_root(), "only root has other accounts, which this test needs");
         let dir = Dir::new();
-        // Where the tests were built, others may not look.
+        // Other accounts may not read the directory in which the tests were built.
         let exe = dir.path().join("exe");
         fs::copy(std::env::current_exe().expect("this test"), &exe).expect("copied");
         fs::set_permissions(&exe, fs::Permissions::from_mode(0o755)).expect("chmod");
@@ -38,33 +40,32 @@ impl Shared {
         self.dir.path().join("shared").join(part)
     }
 
-    fn spawn(&self, account: u32) -> Worker {
-        let mut command = Command::new(&self.exe);
-        command.uid(account).gid(GROUP).current_dir(self.path(""));
-        Worker::spawn_by(command, &self.path("locks.db"))
-    }
-
-    /// Starts one whose umask lets it make only what it may not even use itself.
-    fn start_masked(&self, account: u32) -> Worker {
-        let mut command = Command::new("sh");
-        command.uid(account).gid(GROUP).current_dir(self.path(""));
-        command.args(["-c", "umask 777; exec \"$@\"", "sh"]).arg(&self.exe);
-        let mut worker = Worker::spawn_by(command, &self.path("locks.db"));
-        assert_eq!(worker.hear(), "open");
-        worker
-    }
-
     fn start(&self, account: u32) -> Worker {
-        let mut worker = self.spawn(account);
-        assert_eq!(worker.hear(), "open");
-        worker
+        Worker::start_by(self.command(&self.exe, account), &self.path("locks.db"))
     }
 
-    /// Lets the group in, as its README says.
+    fn spawn(&self, account: u32) -> Worker {
+        Worker::spawn_by(self.command(&self.exe, account), &self.path("locks.db"))
+    }
+
+    fn command(&self, program: impl AsRef<OsStr>, account: u32) -> Command {
+        let mut command = Command::new(program);
+        command.uid(account).gid(GROUP).current_dir(self.path(""));
+        command
+    }
+
+    /// Starts a worker with a umask under which it may not even use the files that it makes.
+    fn start_masked(&self, account: u32) -> Worker {
+        let mut command = self.command("sh", account);
+        command.args(["-c", "umask 777; exec \"$@\"", "sh"]).arg(&self.exe);
+        Worker::start_by(command, &self.path("locks.db"))
+    }
+
+    /// Gives the group access, as the storage's README says.
     fn open_to_the_group(&self) {
         drop(self.start(ANN));
         fs::set_permissions(self.path("locks.db"), fs::Permissions::from_mode(0o660)).expect("chmod");
-        // The rest follows when its owner comes again.
+        // The other parts follow when their owner opens the file again.
         drop(self.start(ANN));
     }
 }
@@ -94,7 +95,7 @@ fn a_file_that_comes_back_is_shared_as_before() {
     for _ in 0..2 {
         let mut holder = shared.start(ANN);
         holder.take("job");
-        // No other process may go on while it lives.
+        // As long as this process lives, no other may use a new file.
         fs::remove_file(shared.path("locks.db")).expect("removed");
         let heard = shared.spawn(BOB).hear();
         assert!(heard.starts_with("Unavailable: ") && heard.contains("still uses the old one"), "{heard}");
@@ -119,10 +120,10 @@ fn a_file_that_comes_back_is_shared_as_before() {
 }
 
 #[test]
-fn what_cannot_be_told_is_said_with_who_has_to_act() {
+fn a_storage_in_an_unknown_state_is_reported_with_its_account() {
     let shared = Shared::new();
     shared.open_to_the_group();
-    // Of another pid namespace, and not to be opened.
+    // The process is in another pid namespace, and the file cannot be opened.
     let other = format!("1-2-3-7-1-7-1-{}", leasehold::storage::Owner::random());
     let path = shared.path("locks.db-live").join(other);
     fs::write(&path, "").expect("made");
@@ -135,7 +136,7 @@ fn what_cannot_be_told_is_said_with_who_has_to_act() {
 }
 
 #[test]
-fn no_umask_keeps_an_account_out_of_what_it_makes() {
+fn an_account_can_use_its_files_under_any_umask() {
     let shared = Shared::new();
     let (mut first, mut second) = (shared.start_masked(ANN), shared.start_masked(ANN));
     first.take("job");

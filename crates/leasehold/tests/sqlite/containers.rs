@@ -1,15 +1,16 @@
-//! What containers put between a process and its kernel: clocks, boot ids, mounts and process numbers of their own.
+//! Containers, which may have their own clocks, boot ids, mounts and process ids on one kernel.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use leasehold::storage::{AcquireReply, Claim};
+use leasehold::storage::Claim;
 
-use super::{Dir, LONG, Worker, acquire, claim, execute, open, query, run};
+use crate::tools::{Dir, LONG, claim, execute, is_held, is_renewed, open, query, run, take};
+use crate::worker::Worker;
 
-/// Starts this test in namespaces of its own, after a script has changed what they hold.
+/// Returns a command that starts this test in namespaces of its own, after a script has prepared them.
 pub(crate) fn inside(namespaces: &[&str], script: &str, arguments: &[&Path]) -> Command {
     let mut command = unshare(namespaces);
     let exe = std::env::current_exe().expect("this test");
@@ -28,14 +29,8 @@ fn unshare(namespaces: &[&str]) -> Command {
     command
 }
 
-fn start(command: Command, file: &Path) -> Worker {
-    let mut worker = Worker::spawn_by(command, file);
-    assert_eq!(worker.hear(), "open");
-    worker
-}
-
 #[test]
-fn another_time_namespace_reckons_with_the_same_time() {
+fn another_time_namespace_uses_the_same_time() {
     let uptime = fs::read_to_string("/proc/uptime").expect("read");
     let uptime: f64 = uptime.split(' ').next().expect("two numbers").parse().expect("a number");
     let back = format!("-{:.0}", (uptime / 2.0).floor());
@@ -49,8 +44,8 @@ fn another_time_namespace_reckons_with_the_same_time() {
     for elsewhere in [time("100000"), time(&back), time("0"), nested()] {
         let dir = Dir::new();
         let shown = format!("{elsewhere:?}");
-        let (mut here, mut there) = (Worker::start(&dir.file()), start(elsewhere, &dir.file()));
-        // Bound to a process, and to none.
+        let (mut here, mut there) = (Worker::start(&dir.file()), Worker::start_by(elsewhere, &dir.file()));
+        // The lease is bound to a process, or detached.
         for verb in ["wait", "detach"] {
             here.say(&format!("{verb} here-{verb}"));
             here.hear_granted();
@@ -63,17 +58,17 @@ fn another_time_namespace_reckons_with_the_same_time() {
                 assert!(remaining > most_of_it && remaining <= LONG, "{remaining:?} {shown}");
             }
         }
-        // The dead are told from the living there, too.
+        // The death of a process is noticed in the other namespace, too.
         here.kill();
         there.take("here-wait");
     }
 }
 
 #[test]
-fn a_clock_that_cannot_be_told_is_refused() {
+fn a_process_that_cannot_know_its_clock_is_refused() {
     let dir = Dir::new();
     let cases = [
-        // No /proc at all, and that of processes among which this one is not.
+        // There is no procfs: a tmpfs is in its place, mounted there or bound.
         (&["--mount"][..], "mount -t tmpfs none /proc"),
         (&["--mount"], "mkdir \"$1/proc\"; mount -t tmpfs none \"$1/proc\"; mount --bind \"$1/proc\" /proc"),
     ];
@@ -90,9 +85,9 @@ fn a_clock_that_cannot_be_told_is_refused() {
 #[test]
 fn a_foreign_boot_id_ends_no_lease() {
     let covers = [
-        // As systemd-nspawn and LXC do it.
+        // A file of the container's own, as with systemd-nspawn and LXC.
         "echo 6b1c3d5e-0000-4000-8000-000000000000 > \"$1/boot\"; mount --bind \"$1/boot\" /proc/sys/kernel/random/boot_id",
-        // A file of the kernel that is another one each time it is read.
+        // A file of the kernel with another value each time it is read.
         "mount --bind /proc/sys/kernel/random/uuid /proc/sys/kernel/random/boot_id",
         "mount -t tmpfs none /proc/sys/kernel/random; \
          echo 6b1c3d5e-0000-4000-8000-000000000000 > /proc/sys/kernel/random/boot_id",
@@ -101,7 +96,7 @@ fn a_foreign_boot_id_ends_no_lease() {
     ];
     for cover in covers {
         let dir = Dir::new();
-        let container = || start(inside(&["--mount"], cover, &[dir.path()]), &dir.file());
+        let container = || Worker::start_by(inside(&["--mount"], cover, &[dir.path()]), &dir.file());
         let (mut one, mut other, mut here) = (container(), container(), Worker::start(&dir.file()));
         for verb in ["wait", "detach"] {
             for (holder, name) in [(&mut one, "container"), (&mut here, "machine")] {
@@ -114,45 +109,36 @@ fn a_foreign_boot_id_ends_no_lease() {
                 assert!(one.remaining(&format!("machine-{verb}")) > LONG / 2, "{cover}");
             }
         }
-        // What was granted here is not the container's to forget, and what it says is not taken for the kernel's word.
+        // The container does not write its own boot id into records.
         let boots: String =
             query(&dir.file(), "SELECT group_concat(DISTINCT boot) FROM lock WHERE name LIKE 'container%'");
         assert_eq!(boots, "", "{cover}");
-        // A ticket that a container renews is one that others know.
-        let AcquireReply::Granted { .. } = run(async {
-            let storage = open(&dir.file()).await;
-            acquire(&storage, &claim("ticket").detached(true)).await
-        }) else {
-            panic!("held")
-        };
+        // A container can renew a ticket of the machine, and its lease stays valid there.
+        run(async { take(&open(&dir.file()).await, &claim("ticket").detached(true)).await });
         let owner: String = query(&dir.file(), "SELECT lower(hex(owner)) FROM lock WHERE name = 'ticket'");
-        one.say(&format!("renew ticket {owner}"));
-        assert_eq!(one.hear(), "renewed");
+        assert_eq!(one.ask(&format!("renew ticket {owner}")), "renewed");
         assert!(here.remaining("ticket") > LONG / 2);
-        // The queue is one queue.
-        one.say("wait turn");
-        let turn = one.hear_granted();
+        // Waiters of the container and of the machine are in one queue.
+        let turn = one.take("turn");
         here.queue("turn");
         other.queue("turn");
-        one.say(&format!("release turn {}", turn.owner));
-        assert_eq!(one.hear(), "released");
+        assert_eq!(one.release("turn", turn.owner), "released");
         here.hear_granted();
     }
 }
 
 #[test]
-fn what_was_mounted_apart_from_its_directory_is_refused() {
+fn a_part_mounted_apart_from_its_directory_is_refused() {
     let dir = Dir::new();
     let (there, file) = (dir.path().join("there"), dir.path().join("there/locks.db"));
     fs::create_dir(&there).expect("made");
-    let mut holder = Worker::start(&dir.file());
-    holder.take("job");
+    let _holder = Worker::holding(&dir.file(), "job");
     let parts = |parts: &[&str]| {
         let mount = |part: &&str| format!("touch \"$2{part}\"; mount --bind \"$1{part}\" \"$2{part}\"; ");
         parts.iter().map(mount).collect::<String>()
     };
     let live = "mkdir -p \"$2-live\"; mount --bind \"$1-live\" \"$2-live\"; ".to_owned();
-    // The file; all parts of it; one part or another in the right place; another directory of liveness files.
+    // The database; all parts; a part in its right place; another directory of liveness files.
     for script in [
         parts(&[""]),
         parts(&["", "-wal", "-shm"]) + &live,
@@ -173,18 +159,18 @@ fn what_was_mounted_apart_from_its_directory_is_refused() {
             if left.is_dir() { fs::remove_dir(left) } else { fs::remove_file(left) }.expect("removed");
         }
     }
-    // As it is meant.
+    // Mounting the whole directory is accepted.
     let script = "mount --bind \"${1%/*}\" \"${2%/*}\"";
-    let mut worker = start(inside(&["--mount"], script, &[&dir.file(), &file]), &file);
+    let mut worker = Worker::start_by(inside(&["--mount"], script, &[&dir.file(), &file]), &file);
     assert!(worker.remaining("job") > LONG / 2);
 }
 
 #[test]
 fn a_mount_over_the_file_in_use_is_noticed() {
     let dir = Dir::new();
-    let mut worker = start(inside(&["--mount"], "", &[]), &dir.file());
+    let mut worker = Worker::start_by(inside(&["--mount"], "", &[]), &dir.file());
     let granted = worker.take("job");
-    let child = format!("/proc/{0}/task/{0}/children", worker.child.id());
+    let child = format!("/proc/{0}/task/{0}/children", worker.id());
     let pid = fs::read_to_string(child).expect("read");
     let mounted = Command::new("nsenter")
         .args(["--user", "--mount", "--preserve-credentials", "--target", pid.trim()])
@@ -192,47 +178,40 @@ fn a_mount_over_the_file_in_use_is_noticed() {
         .args([dir.file(), dir.file()])
         .status();
     assert!(mounted.expect("util-linux is there").success());
-    worker.say(&format!("renew job {}", granted.owner));
-    assert_eq!(worker.hear(), "not held");
-    worker.say("try job");
-    let heard = worker.hear();
+    assert_eq!(worker.renew("job", granted.owner), "not held");
+    let heard = worker.ask("try job");
     assert!(heard.contains("mount the directory"), "{heard}");
     drop(run(open(&dir.file())));
 }
 
 #[test]
-fn a_careless_holder_in_another_pid_namespace_is_not_taken_for_dead() {
+fn closing_descriptors_in_another_pid_namespace_ends_no_lease() {
     let dir = Dir::new();
-    let other = || start(inside(&["--pid", "--mount-proc"], "", &[]), &dir.file());
+    let other = || Worker::start_by(inside(&["--pid", "--mount-proc"], "", &[]), &dir.file());
     let (mut holder, mut second) = (other(), other());
     let granted = holder.take("job");
     for _ in 0..3 {
-        holder.say("touch");
-        assert_eq!(holder.hear(), "touched");
+        assert_eq!(holder.ask("touch"), "touched");
         assert!(Worker::start(&dir.file()).remaining("job") > LONG / 2);
         assert!(second.remaining("job") > LONG / 2);
         assert!(other().remaining("job") > LONG / 2);
     }
     second.queue("job");
-    holder.say(&format!("release job {}", granted.owner));
-    assert_eq!(holder.hear(), "released");
+    assert_eq!(holder.release("job", granted.owner), "released");
     second.hear_granted();
 }
 
 #[test]
-fn a_ticket_survives_what_a_container_calls_another_boot() {
+fn a_ticket_that_a_container_renewed_stays_valid() {
     let dir = Dir::new();
     run(async {
         let storage = open(&dir.file()).await;
         let mine = claim("job").detached(true);
-        assert!(matches!(acquire(&storage, &mine).await, AcquireReply::Granted { .. }));
-        // As such a container writes it.
+        take(&storage, &mine).await;
+        // A container without the kernel's boot id writes it so.
         execute(&dir.file(), "UPDATE lock SET boot = ''");
-        assert!(matches!(acquire(&storage, &claim("job")).await, AcquireReply::Held { .. }));
+        is_held(&storage, &claim("job")).await;
         let other = Claim::new(mine.name.clone(), mine.owner, LONG);
-        assert!(matches!(
-            super::renew(&storage, &other).await,
-            leasehold::storage::RenewReply::Renewed { .. }
-        ));
+        is_renewed(&storage, &other).await;
     });
 }

@@ -41,7 +41,7 @@ pub(super) enum Completed {
         name: Name,
         found: Result<Option<Holder>>,
     },
-    /// A call whose result was sent to its caller already.
+    /// A call that has sent its result to its caller.
     Replied,
 }
 

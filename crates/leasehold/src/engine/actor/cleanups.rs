@@ -29,7 +29,7 @@ pub(super) enum Task {
     Detach { lasts: Duration },
 }
 
-/// A release whose result is reported: to a caller, and as an event.
+/// A release with a result to report: to a caller, and as an event.
 pub(super) struct PendingRelease {
     pub(super) reply: Option<Reply<()>>,
     pub(super) token: Token,

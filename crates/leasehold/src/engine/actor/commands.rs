@@ -89,7 +89,7 @@ impl Actor {
         self.observers = Observers::new(false);
     }
 
-    /// Answers an attempt, whose claim waits in its lane, by the reply to another claim of the same name.
+    /// Answers an attempt with a claim in its lane by the reply to another claim of the same name.
     pub(super) fn answer_shareable(&mut self, key: Key, holder: Option<Holder>) {
         if let Some(acquisition) = self.get_mut(key)
             && matches!(acquisition.stage, Stage::Attempt(_))

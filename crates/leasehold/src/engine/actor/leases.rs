@@ -25,7 +25,7 @@ use crate::storage::{Claim, RenewReply, Token, WAITER_TTL};
 pub(super) struct LeaseStage {
     pub(super) status: Arc<LeaseStatus>,
     pub(super) lease: Lease,
-    /// The moment until which a claim whose answer was lost may still be executed.
+    /// The moment until which a claim without an answer may still be executed.
     unknown_until: Moment,
     waiters: Vec<RenewWaiter>,
     /// How often the holder has set another TTL.

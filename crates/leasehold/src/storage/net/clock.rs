@@ -1,19 +1,19 @@
-//! What the server's clock shows now, as far as its answers tell.
+//! The server's clock, as far as its answers show it.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::{Moment, nanos};
 
-/// Bounds the server's wall clock, in microseconds, from the times in its answers.
+/// Bounds of the server's wall clock, in microseconds, from the times in its answers.
 ///
-/// An answer that says `s`, to a request that was sent at `a` and answered at `b`, was made at some moment between
-/// them. So at `t` the server's clock shows something from `s + (t - b)` to `s + (t - a)`. Of several answers the
-/// bounds hold together, as long as nobody sets the clock (Marzullo, 1984).
+/// A request is sent at `a` and answered at `b`, by our clock. The server's time `s` in the answer was read at some
+/// moment between them. So at `t` the server's clock shows at least `s + (t - b)` and at most `s + (t - a)`. The bounds of
+/// several answers hold at the same time, unless the clock is set (Marzullo, 1984).
 #[derive(Debug, Default)]
 pub(in crate::storage) struct ServerClock(Mutex<Option<Bounds>>);
 
-/// The server's clock minus ours, in microseconds.
+/// The bounds of the server's clock minus ours, in microseconds.
 #[derive(Clone, Copy, Debug)]
 struct Bounds {
     low: i64,
@@ -25,7 +25,7 @@ struct Bounds {
 const DRIFT_PPM: u64 = 500;
 
 impl ServerClock {
-    /// Takes in an answer.
+    /// Learns from an answer.
     pub(in crate::storage) fn learn(&self, sent: Moment, received: Moment, server_us: u64) {
         let server = i64::try_from(server_us).unwrap_or(i64::MAX);
         let new = Bounds {
@@ -43,11 +43,11 @@ impl ServerClock {
             high: std::cmp::min(old.high, new.high),
             at: new.at,
         });
-        // Bounds that exclude each other: the clock was set, and only the new ones count.
+        // If the bounds contradict each other, the clock was set, and only the new ones count.
         *bounds = Some(narrowed.filter(|both| both.low <= both.high).unwrap_or(new));
     }
 
-    /// Takes in what another one has learned of the same clock.
+    /// Learns from other bounds of the same clock.
     pub(in crate::storage) fn learn_from(&self, other: &Self) {
         let bounds = *other.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bounds) = bounds {
@@ -55,13 +55,15 @@ impl ServerClock {
         }
     }
 
-    /// Forgets everything: it is another clock now.
+    /// Forgets the bounds, because another server answers.
     pub(in crate::storage) fn forget(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// The latest moment of the server's clock, in microseconds, at which no more than `patience` has passed since
-    /// `now` whatever its clock shows; `None` before any answer.
+    /// Returns the server's time, in microseconds, up to which a claim that is sent at `now` may be executed.
+    ///
+    /// At that time, no more than `patience` has passed since `now`, wherever in its bounds the server's clock is.
+    /// `None` before any answer.
     pub(in crate::storage) fn not_after(&self, now: Moment, patience: Duration) -> Option<u64> {
         let bounds = self.0.lock().unwrap_or_else(PoisonError::into_inner).map(|bounds| bounds.at(now))?;
         let patience = i64::try_from(patience.as_micros()).unwrap_or(i64::MAX);
@@ -71,7 +73,7 @@ impl ServerClock {
 }
 
 impl Bounds {
-    /// The same bounds later: wider, by as much as the clocks may have drifted apart.
+    /// Returns the same bounds at a later moment: wider by the drift that the clocks may have.
     fn at(self, now: Moment) -> Self {
         let drift = nanos(now.since(self.at)) / 1000 * DRIFT_PPM / 1_000_000;
         let drift = i64::try_from(drift).unwrap_or(i64::MAX);
@@ -109,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_set_is_believed_at_once() {
+    fn a_clock_that_was_set_is_followed_at_once() {
         let clock = ServerClock::default();
         clock.learn(at(0), at(1), 3_600_000_000);
         for server in [7_200_000_000, 60_000_000] {
@@ -121,8 +123,8 @@ mod tests {
     #[test]
     fn another_servers_clock_is_forgotten() {
         let (clock, new) = (ServerClock::default(), ServerClock::default());
-        // The old one is ahead by less than an answer took, so its bounds and those of the new one do not exclude each
-        // other: together they would say that the new one is as far ahead.
+        // The old clock is ahead by less than the answer of the new one took, so their bounds do not contradict each
+        // other. Together they would show a new clock that is as far ahead.
         clock.learn(at(0), at(1), 1_900_000);
         new.learn(at(10), at(1_010), 1_010_000);
         clock.forget();
@@ -132,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn old_answers_are_trusted_less() {
+    fn the_bounds_of_an_old_answer_are_wider() {
         let clock = ServerClock::default();
         clock.learn(at(0), at(0), 1_000_000);
         let limit = clock.not_after(at(1_000_000), Duration::ZERO).expect("known");

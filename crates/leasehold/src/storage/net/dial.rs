@@ -1,4 +1,4 @@
-//! Reaches a server that has several addresses, or one of several servers, of which some may be silent.
+//! Connects to a server with several addresses, or to one of several servers, of which some may be silent.
 
 use std::cmp::{max, min};
 use std::io;
@@ -11,21 +11,25 @@ use futures_util::stream::FuturesUnordered;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// How long one attempt has for itself before the next one begins beside it (RFC 8305).
+/// How long an attempt runs alone before the next one begins beside it (RFC 8305).
 pub(in crate::storage) const STAGGER: Duration = Duration::from_millis(250);
 
-/// By when the last attempt begins, however many there are: a name with many addresses gets no more time than another.
+/// How long after the first attempt the last one begins, however many there are.
+///
+/// A name with many addresses takes no longer than another.
 const SPREAD: Duration = Duration::from_secs(1);
 
-/// Tries each of `all` in order. The next attempt begins when one has failed, or has taken for longer than [`STAGGER`]
-/// (or less, if there are many); those before it go on. The first success ends the others.
+/// Tries each of `all` in order, and returns the first success.
 ///
-/// An attempt is all that must succeed, up to an answer of the server: an address that accepts connections and answers
-/// nothing is as silent as one that is not there.
+/// The next attempt begins when one has failed, or after [`STAGGER`] (or less, if there are many). The attempts before it
+/// go on until one succeeds.
+///
+/// An attempt must include an answer of the server. An address that accepts connections and does not answer is as silent
+/// as one that does not exist.
 ///
 /// # Errors
 ///
-/// The most telling one (see [`most_telling`]).
+/// Returns the most informative error of all attempts (see [`most_informative`]).
 pub(in crate::storage) async fn first_of<A, T, F>(
     all: impl IntoIterator<Item = A>,
     mut attempt: impl FnMut(A) -> F,
@@ -54,10 +58,10 @@ where
             Err(error) => errors.push(error),
         }
     }
-    Err(most_telling(errors))
+    Err(most_informative(errors))
 }
 
-/// Returns the addresses of a host, each once, those of both families in turn.
+/// Returns the addresses of a host, each once, alternating between IPv6 and IPv4.
 pub(in crate::storage) async fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let all: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
     Ok(interleave(all))
@@ -81,9 +85,10 @@ fn interleave(all: Vec<SocketAddr>) -> Vec<SocketAddr> {
     }
 }
 
-/// Returns the error that says most: a refusal says more than silence. It is one that asking again cannot mend only if
-/// all are.
-pub(in crate::storage) fn most_telling(errors: Vec<Error>) -> Error {
+/// Returns the error that says most: a refusal says more than silence.
+///
+/// It is `Unavailable` if any is, because another attempt may then succeed.
+pub(in crate::storage) fn most_informative(errors: Vec<Error>) -> Error {
     let passes = errors.iter().any(|error| error.kind() == ErrorKind::Unavailable);
     let rank = |error: &Error| match error.kind() {
         ErrorKind::Invalid => 0,
@@ -109,7 +114,7 @@ mod tests {
         runtime.expect("a runtime").block_on(test)
     }
 
-    /// What an address does: nothing, refuse, or let us in, after so many milliseconds.
+    /// The behavior of an address: silent forever, or an answer after so many milliseconds.
     #[derive(Clone, Copy)]
     enum Does {
         Nothing,
@@ -145,11 +150,11 @@ mod tests {
                 (&[Nothing, Nothing, Nothing, Answer(0)], 3, 750),
                 (&[Refuse(3), Answer(4)], 1, 7),
                 (&[Nothing, Refuse(1), Answer(1)], 2, 252),
-                // One that is slow goes on.
+                // A slow attempt goes on beside the next.
                 (&[Answer(300), Nothing], 0, 300),
             ] {
-                let (who, took) = first(all).await;
-                assert_eq!(who.expect("reached"), reached);
+                let (index, took) = first(all).await;
+                assert_eq!(index.expect("reached"), reached);
                 assert_eq!(took.as_millis(), ms, "to reach {reached}");
             }
             // The last of many silent ones is reached in the same time.

@@ -1,4 +1,7 @@
-//! What a storage and its listener share, and the stream of hints that they make.
+//! The hints of a storage: the state that it shares with its listener, and the stream that the engine reads.
+//!
+//! A storage's listener is a task that subscribes at the server. It calls [`Hinter::subscribed`] when the subscription
+//! stands, sends a hint for each message, and pauses by [`Pauses`] before it connects again. [`stream()`] starts it.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,20 +15,20 @@ use tokio::task::JoinHandle;
 
 use crate::storage::{Hint, Name};
 
-/// Takes hints from wherever they come.
+/// The sender of a storage's hints, and what the storage and its listener tell each other.
 pub(in crate::storage) struct Hinter {
     sender: mpsc::UnboundedSender<Hint>,
-    /// Whether the subscription stands.
+    /// Whether the listener is subscribed.
     listening: AtomicBool,
     watched: Watched,
-    /// Counts the times that a lock may have moved to another server.
+    /// The number of times that a lock may have moved to another server.
     moves: watch::Sender<u64>,
 }
 
-/// How often a silent connection is asked for a sign of life, and how long that may take.
+/// How often a silent connection is checked, and how long the answer may take.
 pub(in crate::storage) const HEARTBEAT: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
-/// How long to wait at most before listening is tried again.
+/// The longest pause before the listener connects again.
 pub(in crate::storage) const LONGEST_PAUSE: Duration = Duration::from_millis(750);
 
 impl Hinter {
@@ -39,15 +42,14 @@ impl Hinter {
     }
 
     pub(in crate::storage) fn send(&self, hint: Hint) {
-        // Nobody listens: nobody waits.
-        let _ = self.sender.send(hint);
+        let _stream_gone = self.sender.send(hint);
     }
 
     pub(in crate::storage) fn is_listening(&self) -> bool {
         self.listening.load(Ordering::Relaxed)
     }
 
-    /// The subscription stands; `restarted` if the server may have forgotten leases meanwhile.
+    /// Reports that the subscription stands. `restarted` says that the server may have forgotten leases meanwhile.
     pub(in crate::storage) fn subscribed(&self, restarted: bool) {
         self.listening.store(true, Ordering::Relaxed);
         self.send(if restarted { Hint::Restarted } else { Hint::Any });
@@ -57,7 +59,7 @@ impl Hinter {
         self.watched.change(added, removed);
     }
 
-    /// A lock may have moved to another server.
+    /// Reports that a lock may have moved to another server.
     pub(in crate::storage) fn moved(&self) {
         self.moves.send_modify(|moves| *moves += 1);
     }
@@ -72,7 +74,7 @@ impl Hinter {
     }
 }
 
-/// A set of names that tells its readers of its changes, and never of all that is in it again.
+/// A set of names. Each reader receives its content once, and then only its changes.
 #[derive(Default)]
 pub(in crate::storage) struct Watched(Mutex<State>);
 
@@ -89,12 +91,11 @@ pub(in crate::storage) struct Change {
     pub(in crate::storage) removed: Vec<Name>,
 }
 
-/// What a reader of a [`Watched`] receives.
+/// The changes that a reader of a [`Watched`] receives.
 pub(in crate::storage) type Changes = mpsc::UnboundedReceiver<Change>;
 
 impl Watched {
-    /// Changes the set. Names that are in it already are not told again, and those that are not in it are not taken
-    /// from it.
+    /// Changes the set. Readers do not receive added names that it contains already, nor removed ones that it does not.
     pub(in crate::storage) fn change(&self, added: &[Name], removed: &[Name]) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let added = added.iter().filter(|name| state.names.insert((*name).clone())).cloned().collect();
@@ -103,7 +104,7 @@ impl Watched {
         state.readers.retain(|reader| reader.send(change.clone()).is_ok());
     }
 
-    /// Returns the changes of the set from now on, the first of which adds all that is in it.
+    /// Returns the changes of the set from now on. The first of them adds all its names.
     pub(in crate::storage) fn subscribe(&self) -> Changes {
         let (reader, changes) = mpsc::unbounded_channel();
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,7 +116,7 @@ impl Watched {
     }
 }
 
-/// The pauses between tries to listen: longer and longer while the subscription never stands.
+/// The pauses between attempts to listen. They grow while no subscription stands.
 pub(in crate::storage) struct Pauses(Duration);
 
 impl Pauses {
@@ -123,7 +124,7 @@ impl Pauses {
         Self(FIRST_PAUSE)
     }
 
-    /// Pauses after a try; `stood` says whether the subscription did.
+    /// Pauses after an attempt. `stood` says whether its subscription stood for a while.
     pub(in crate::storage) async fn pause(&mut self, hinter: &Hinter, stood: bool) {
         hinter.listening.store(false, Ordering::Relaxed);
         let pause = if stood { FIRST_PAUSE } else { self.0 };
@@ -132,7 +133,7 @@ impl Pauses {
     }
 }
 
-/// Yields what is received, while a task of its own does what `start` returns, from the first look on.
+/// Returns the stream of the received hints. When it is first polled, a task begins to run what `start` returns.
 pub(in crate::storage) fn stream<F>(
     received: mpsc::UnboundedReceiver<Hint>,
     start: impl FnOnce() -> F + Send + 'static,
@@ -147,7 +148,7 @@ where
     })
 }
 
-/// A task that ends when it is dropped.
+/// A task that is aborted when this is dropped.
 pub(in crate::storage) struct Task(pub(in crate::storage) JoinHandle<()>);
 
 impl Drop for Task {
@@ -161,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reader_is_told_all_once_and_then_the_differences() {
+    fn a_reader_receives_all_names_once_and_then_the_differences() {
         let [a, b, c] = ["a", "b", "c"].map(|name| Name::new(name).expect("valid"));
         let watched = Watched::default();
         watched.change(&[a.clone(), b.clone()], &[]);
@@ -175,6 +176,6 @@ mod tests {
         assert_eq!(changes.try_recv(), Ok(Change { added: vec![], removed: vec![a] }));
         drop(changes);
         watched.change(&[], &[]);
-        assert_eq!(watched.0.lock().expect("not poisoned").readers.len(), 0, "one that is gone is forgotten");
+        assert_eq!(watched.0.lock().expect("not poisoned").readers.len(), 0, "a dropped reader is forgotten");
     }
 }

@@ -1,4 +1,4 @@
-//! Whether a connection is alive, as far as what is asked on it tells.
+//! The health of a connection, as far as its requests and answers show it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -7,23 +7,25 @@ use tokio::sync::Notify;
 
 use crate::clock::{Clock, Moment};
 
-/// Knows whether anything may still be begun on a connection.
+/// The health of a connection: whether a request may still be sent on it.
 pub(in crate::storage) struct Pulse {
     clock: Clock,
     broken: AtomicBool,
     ended: Notify,
-    /// When the last answer came, in nanoseconds.
+    /// The time of the last answer, in nanoseconds.
     heard: AtomicU64,
-    /// How many questions are under way, and since when any was, in nanoseconds.
+    /// The number of requests in flight.
     asking: AtomicUsize,
+    /// The time since which at least one request has been in flight, in nanoseconds.
     since: AtomicU64,
-    /// Whether nothing may be asked while an answer is owed.
+    /// Whether an answer that is no longer awaited makes the connection unusable.
     single: bool,
 }
 
 impl Pulse {
-    /// Of a connection on which something was just heard. `single` if an answer that nobody awaits any more would be
-    /// in the way of the next.
+    /// Returns the health of a connection on which an answer was just received.
+    ///
+    /// `single` says that an answer that is no longer awaited would delay the next one.
     pub(in crate::storage) fn new(clock: &Clock, heard: Moment, single: bool) -> Self {
         Self {
             clock: clock.clone(),
@@ -36,7 +38,7 @@ impl Pulse {
         }
     }
 
-    /// Takes the connection out of use: the next call opens another.
+    /// Takes the connection out of use. The next call opens another.
     pub(in crate::storage) fn give_up(&self) {
         self.broken.store(true, Ordering::Relaxed);
         self.ended.notify_waiters();
@@ -50,11 +52,12 @@ impl Pulse {
         }
     }
 
+    /// Returns `true` if a request may be sent.
     pub(in crate::storage) fn is_fit(&self) -> bool {
         !self.broken.load(Ordering::Relaxed)
     }
 
-    /// Begins to ask something.
+    /// Begins a request.
     pub(in crate::storage) fn ask(&self) -> Asking<'_> {
         let since = self.clock.now();
         if self.asking.fetch_add(1, Ordering::Relaxed) == 0 {
@@ -63,7 +66,7 @@ impl Pulse {
         Asking { pulse: self, since, is_answered: false }
     }
 
-    /// Whether answers are owed, and none has come for so long.
+    /// Returns `true` if requests are in flight, and no answer has been received for so long.
     pub(in crate::storage) fn is_silent_for(&self, long: Duration) -> bool {
         let last = |at: &AtomicU64| at.load(Ordering::Relaxed);
         let last = Moment::from_nanos(std::cmp::max(last(&self.heard), last(&self.since)));
@@ -71,7 +74,7 @@ impl Pulse {
     }
 }
 
-/// A question under way. One that is dropped, with nothing heard since it was asked, casts doubt on the connection.
+/// A request in flight. If it is dropped before any answer was received, the connection is taken out of use.
 pub(in crate::storage) struct Asking<'a> {
     pulse: &'a Pulse,
     since: Moment,
@@ -79,6 +82,7 @@ pub(in crate::storage) struct Asking<'a> {
 }
 
 impl Asking<'_> {
+    /// Ends the request, because its answer was received.
     pub(in crate::storage) fn answered(mut self) {
         self.is_answered = true;
         self.pulse.heard.store(self.pulse.clock.now().as_nanos(), Ordering::Relaxed);

@@ -1,4 +1,11 @@
-//! One server, with a connection that is opened again when it breaks.
+//! One server, with one connection that all calls share, and that is opened again when it breaks.
+//!
+//! | State | Fields | A call gets |
+//! |---|---|---|
+//! | open | `link` is fit | the connection |
+//! | opening | `opening` | the connection when it is open; from [`OVERDUE`] on, [`Server::link_now`] returns an error instead |
+//! | closed | `next_try` is in the future | the error of the last attempt |
+//! | idle | none of them | the state becomes *opening* |
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,68 +18,71 @@ use super::clock::ServerClock;
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Knows how to reach one server, again and again.
+/// The way to open connections to one server.
 pub(in crate::storage) trait Connect: Send + Sync + 'static {
-    /// A connection, and what was learnt when it was opened.
+    /// A connection, and what was learned when it was opened.
     type Link: Link;
 
-    /// Opens a connection; tells `time` what the server's clock shows.
+    /// Opens a connection. Passes the server's time to `time`.
     fn open(&self, time: &ServerClock) -> impl Future<Output = Result<Self::Link>> + Send;
 
-    /// What errors call the server.
+    /// Returns the name of the server for errors.
     fn name(&self) -> String;
 }
 
 /// A connection to a server.
 pub(in crate::storage) trait Link: Send + Sync + 'static {
-    /// Changes when the server is restarted, or another one answers in its place.
+    /// An identity that changes when the server is restarted, or when another one answers in its place.
     type Identity: Clone + PartialEq + Send;
 
-    /// Which server, and which life of it.
+    /// Returns the identity of the server.
     fn identity(&self) -> &Self::Identity;
 
-    /// Whether anything may still be begun on it.
+    /// Returns `true` if a request may still be sent on it.
     fn is_fit(&self) -> bool;
 }
 
-/// One server. Everybody who calls it shares one connection, and the attempt to open another.
+/// One server. All calls share one connection, and the attempt to open another.
 pub(in crate::storage) struct Server<C: Connect> {
     connector: C,
     clock: Clock,
     pub(in crate::storage) time: ServerClock,
     state: Mutex<State<C::Link>>,
-    /// Told when the server is not the one, or not in the life, that it was before.
+    /// Called when a connection shows another identity than the one before.
     changed: Box<dyn Fn() + Send + Sync>,
 }
 
 type Opening<L> = Shared<BoxFuture<'static, Result<Arc<L>>>>;
 
-/// How it stands with the connection.
+/// The state of the connection, as a call finds it.
 enum Way<L> {
     Open(Arc<L>),
-    /// `overdue` if that takes long, or the last try failed.
     Opening {
         opening: Opening<L>,
+        /// Whether this takes long, or the last attempt failed.
         overdue: bool,
     },
-    /// The last try failed a moment ago.
+    /// The last attempt failed a moment ago.
     Closed(Error),
 }
 
 struct State<L: Link> {
     link: Option<Arc<L>>,
     opening: Option<Opening<L>>,
+    /// Whether opening has taken longer than [`OVERDUE`].
     overdue: bool,
+    /// The identity of the server when it was last seen.
     seen: Option<L::Identity>,
+    /// The number of attempts that failed since the last success.
     failures: u32,
-    /// Not before; until then everybody gets the error of the last try.
+    /// The time of the next attempt. Until then, each call gets the error of the last one.
     next_try: Option<(Moment, Error)>,
 }
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
-/// With those of the listener, that is less than five connections a second.
+/// With the pauses of the listener, this limits a client to five connections a second.
 const LONGEST_PAUSE: Duration = Duration::from_millis(300);
-/// From then on nobody waits for a connection together with others who do not need it.
+/// How long a batch for several servers waits for the connection to one of them.
 const OVERDUE: Duration = Duration::from_millis(250);
 
 impl<C: Connect> Server<C> {
@@ -97,10 +107,10 @@ impl<C: Connect> Server<C> {
         &self.connector
     }
 
-    /// Returns the connection, or opens one, together with everybody else who asks for it meanwhile.
+    /// Returns the connection, or opens one. Calls that arrive meanwhile wait for the same one.
     ///
-    /// After a failed try it fails at once for a while: the caller asks again anyway, and a server that comes back
-    /// shall not be met by a storm.
+    /// After a failed attempt, calls fail at once for a while. The engine repeats them anyway, and a server that comes back
+    /// is not flooded with connections.
     pub(in crate::storage) async fn link(self: &Arc<Self>) -> Result<Arc<C::Link>> {
         match self.way() {
             Way::Open(link) => Ok(link),
@@ -109,8 +119,9 @@ impl<C: Connect> Server<C> {
         }
     }
 
-    /// Returns the connection, or opens one; fails at once while that takes long or does not succeed: a server that may
-    /// be dead shall not hold up what is asked of others together with it.
+    /// Returns the connection, or opens one. Fails at once while that takes long or does not succeed.
+    ///
+    /// A server that may be dead must not delay the requests to others in the same batch.
     pub(in crate::storage) async fn link_now(self: &Arc<Self>) -> Result<Arc<C::Link>> {
         let opening = match self.way() {
             Way::Open(link) => return Ok(link),
@@ -161,26 +172,26 @@ impl<C: Connect> Server<C> {
         self.clock.now()
     }
 
-    /// Takes in that this identity was seen; whether it was another one before.
+    /// Records the identity of the server. Returns `true` if it was another one before.
     pub(in crate::storage) fn saw(&self, identity: &<C::Link as Link>::Identity) -> bool {
         let before = self.state().seen.replace(identity.clone());
         let changed = before.is_some_and(|before| before != *identity);
         if changed {
-            // What another server's clock showed is worth nothing.
+            // The bounds are of another server's clock.
             self.time.forget();
         }
         changed
     }
 
-    /// Opens on a task of its own, which goes on when those who wait for it give up.
+    /// Opens a connection on a task of its own, which goes on when all callers give up.
     fn open(self: &Arc<Self>) -> Opening<C::Link> {
         let (done, opened) = oneshot::channel();
         let server = Arc::clone(self);
         tokio::spawn(async move {
-            // Whose clock it is, is known when it is known which server it is.
+            // These bounds are used once the server's identity is known.
             let time = ServerClock::default();
             let opened = server.connector.open(&time).await;
-            let _nobody_waits = done.send(server.opened(opened, &time));
+            let _callers_gone = done.send(server.opened(opened, &time));
         });
         let gone =
             || Error::new(ErrorKind::Unavailable, "the runtime that connects has ended; connect again");
@@ -214,7 +225,9 @@ impl<C: Connect> Server<C> {
         link
     }
 
-    /// A password that was right once may be so again, as while it is changed everywhere.
+    /// Makes a wrong password a temporary error, if it was right before.
+    ///
+    /// It may become right again, as while passwords are changed on several machines.
     fn refused(&self, error: Error) -> Error {
         match error.kind() {
             ErrorKind::Invalid if self.state().seen.is_some() => {

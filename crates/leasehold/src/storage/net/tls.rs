@@ -1,40 +1,34 @@
-//! TLS to a server, with the same options whatever the storage.
+//! TLS to a server, with the same rules for every storage.
 
 use std::fmt;
 use std::path::Path;
-#[cfg(feature = "redis")]
 use std::path::PathBuf;
 use std::sync::Arc;
 
-#[cfg(feature = "redis")]
 use rustls::DEFAULT_VERSIONS;
-#[cfg(feature = "redis")]
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, SupportedProtocolVersion};
-#[cfg(feature = "redis")]
 use tokio_rustls::TlsConnector;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Says whom to trust, and who we are.
-#[cfg(feature = "redis")]
+/// The servers to trust, and the client's own certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tls {
     /// A PEM file of the authorities to trust, instead of the system's.
     pub(crate) ca: Option<PathBuf>,
-    /// A PEM file of our certificate, for a server that asks for one.
+    /// A PEM file of the client's certificate, for a server that requests one.
     pub(crate) cert: Option<PathBuf>,
     /// A PEM file of its key.
     pub(crate) key: Option<PathBuf>,
-    /// Trusts every server. It may be anybody.
+    /// Whether every server is trusted, so that any machine can take its place.
     pub(crate) insecure: bool,
 }
 
-#[cfg(feature = "redis")]
 impl Tls {
     /// The URL options that this reads.
     pub(crate) const OPTIONS: [&str; 4] = ["ca", "cert", "key", "insecure"];
@@ -42,7 +36,7 @@ impl Tls {
     /// Reads the files.
     pub(crate) fn connector(&self) -> Result<TlsConnector> {
         let verifier: Arc<dyn ServerCertVerifier> = if self.insecure {
-            Arc::new(Anybody::new())
+            Arc::new(AnyCertificate::new())
         } else {
             let roots = roots("ca", self.ca.as_deref())?;
             WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
@@ -58,10 +52,10 @@ impl Tls {
     }
 }
 
-/// A file, and the URL option that names it.
+/// The URL option that names a file, and the file.
 pub(crate) type Named<'a> = (&'a str, &'a Path);
 
-/// Puts a client together. It is `identity`, a certificate and its key, to a server that asks.
+/// Returns the configuration of a client. Its `identity`, a certificate and its key, is for a server that requests one.
 pub(crate) fn client(
     versions: &[&'static SupportedProtocolVersion],
     verifier: Arc<dyn ServerCertVerifier>,
@@ -79,12 +73,12 @@ pub(crate) fn client(
     })
 }
 
-/// `ring`, whatever else the process uses.
+/// Returns the cryptography of `ring`, whatever the rest of the process uses.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// Reads the authorities to trust: those of the file, or else the system's. `option` names or would name it.
+/// Reads the authorities to trust: those of the file, or else the system's. `option` is the URL option for the file.
 pub(crate) fn roots(option: &str, ca: Option<&Path>) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     if let Some(ca) = ca {
@@ -96,14 +90,13 @@ pub(crate) fn roots(option: &str, ca: Option<&Path>) -> Result<RootCertStore> {
     let system = rustls_native_certs::load_native_certs();
     let (added, _ignored) = roots.add_parsable_certificates(system.certs);
     if added == 0 {
-        let text =
-            format!("this machine knows no authority to trust; name one with the URL option `{option}`");
+        let text = format!("this machine has no authority to trust; name one with the URL option `{option}`");
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
     Ok(roots)
 }
 
-/// Reads the certificates of a file; at least one.
+/// Reads the certificates of a file, which must contain at least one.
 pub(crate) fn certificates((option, path): Named<'_>) -> Result<Vec<CertificateDer<'static>>> {
     let certificates =
         CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>);
@@ -118,7 +111,7 @@ pub(crate) fn certificates((option, path): Named<'_>) -> Result<Vec<CertificateD
 }
 
 fn unreadable(option: &str, path: &Path, e: impl fmt::Display) -> Error {
-    // Without the source: a parser may repeat what it has read, which may be a key.
+    // The error has no source: a parser may repeat what it has read, which may be a key.
     let _not_shown = e;
     invalid(&format!("the file of the URL option `{option}` cannot be read as PEM"), Some(path))
 }
@@ -128,17 +121,17 @@ fn invalid(text: &str, path: Option<&Path>) -> Error {
     Error::invalid(format!("{text}{path}"))
 }
 
-/// Accepts every certificate, but checks that the server has its key.
+/// A verifier that accepts every certificate, and checks only that the server has its key.
 #[derive(Debug)]
-pub(crate) struct Anybody(Arc<CryptoProvider>);
+pub(crate) struct AnyCertificate(Arc<CryptoProvider>);
 
-impl Anybody {
+impl AnyCertificate {
     pub(crate) fn new() -> Self {
         Self(provider())
     }
 }
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

@@ -153,7 +153,7 @@ impl Batch<'_> {
         }
     }
 
-    /// Repeats the claims for which no row could be inserted.
+    /// Makes claims ask again whose rows could not be inserted.
     fn postpone(&mut self, indexes: &[usize], refusal: Option<Refusal>) {
         let Call { uncommitted, server, .. } = self.call;
         for index in indexes {

@@ -263,7 +263,7 @@ impl Config {
             ("sslcertmode", _) => return bad("disable, allow"),
             ("sslrootcert", _) => self.ssl.root = file(),
             ("sslsni", "0" | "1") => self.ssl.sni = value == "1",
-            ("sslsni", _) => return bad("0, 1"),
+            ("sslsni", _) => return bad("0 or 1"),
             ("ssl_min_protocol_version", _) => self.ssl.min = version(option, value)?,
             ("ssl_max_protocol_version", _) => self.ssl.max = version(option, value)?,
             _ => return Ok(false),

@@ -9,7 +9,7 @@ use tokio_rustls::TlsConnector;
 
 use super::certificate::CertificateVerifier;
 use crate::error::{Error, Result};
-use crate::storage::net::tls::{self, Anybody};
+use crate::storage::net::tls::{self, AnyCertificate};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ssl {
@@ -124,7 +124,7 @@ impl Ssl {
         // As in libpq: an authority that is named is checked.
         let verifies = mode >= Mode::VerifyCa || root.is_some();
         if !verifies {
-            return Ok(Arc::new(Anybody::new()));
+            return Ok(Arc::new(AnyCertificate::new()));
         }
         let roots = tls::roots("sslrootcert", root.as_deref())?;
         let pinned = match &root {

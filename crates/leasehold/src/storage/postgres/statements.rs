@@ -27,8 +27,8 @@ pub(super) const TABLE_TIMEOUT: &str = "1s";
 /// and is about to find out that it is not.
 const LOCK_TIMEOUT: &str = "set_config('lock_timeout', '100ms', true)";
 
-/// Has the commit wait for the disk and for the standby, whatever the server, the database or the role has set; and has
-/// the server warn if it did not wait.
+/// Makes the commit wait for the disk and for the standby, whatever the server, the database or the role has set. Makes the
+/// server warn if it did not wait.
 const DURABLE: &str = "set_config('synchronous_commit', \
     case when current_setting('synchronous_commit') = 'remote_apply' then 'remote_apply' else 'on' end, true) \
     || set_config('client_min_messages', 'warning', true)";

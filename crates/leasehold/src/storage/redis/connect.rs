@@ -49,7 +49,8 @@ pub(super) struct Opened {
     pub(super) driver: Driver,
     pub(super) facts: Facts,
     pub(super) place: Place,
-    pub(super) asked: Moment,
+    /// When the facts were queried, and when they were received.
+    pub(super) queried: Moment,
     pub(super) answered: Moment,
     /// Messages that the server sends without a request.
     pub(super) pushed: mpsc::UnboundedReceiver<PushInfo>,
@@ -166,7 +167,7 @@ impl Connector {
         let Session { mut connection, _driver: driver, pushed } =
             self.open_session(place, &target, &self.config.access).await?;
         let queries = Facts::queries(&self.config);
-        let asked = self.clock.now();
+        let queried = self.clock.now();
         let answers = connection.send_packed_commands(&queries, 0, queries.len()).await;
         let answered = self.clock.now();
         let shown = place.to_string();
@@ -177,7 +178,7 @@ impl Connector {
         if self.promises_failovers() {
             facts.check_failover(&self.config, &shown)?;
         }
-        Ok(Opened { connection, driver, facts, place: place.clone(), asked, answered, pushed })
+        Ok(Opened { connection, driver, facts, place: place.clone(), queried, answered, pushed })
     }
 
     fn silent(&self) -> Error {

@@ -37,11 +37,11 @@ impl Connect for Connector {
 
     async fn open(&self, _time: &ServerClock) -> Result<Link> {
         // The server pushes nothing on a connection for commands.
-        let Opened { connection, driver, facts, place, asked, answered, pushed: _ } =
+        let Opened { connection, driver, facts, place, queried, answered, pushed: _ } =
             Connector::open(self).await?;
         // A clock of its own: what another server's clock showed, or this one's before a restart, is worth nothing.
         let time = ServerClock::default();
-        time.learn(asked, answered, facts.time_us);
+        time.learn(queried, answered, facts.time_us);
         let confirmations = if self.promises_failovers() { facts.confirmations(self.config()) } else { 0 };
         Ok(Link {
             confirmations,

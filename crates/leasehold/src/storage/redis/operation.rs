@@ -1,4 +1,4 @@
-//! What the storage can be asked about locks, at one server as at the nodes of a Cluster.
+//! The operations on locks, and what their requests have in common.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -25,24 +25,24 @@ impl SlotMap {
         pipeline
     }
 
-    /// Reads the replies of the node `asked`.
-    pub(super) fn read(replies: Vec<Value>, asked: &Place) -> Result<Self> {
+    /// Reads the replies of the node at `queried`.
+    pub(super) fn read(replies: Vec<Value>, queried: &Place) -> Result<Self> {
         let mut replies = replies.into_iter();
         let mut next = || replies.next().unwrap_or_default();
         let info: String = from_redis_value(next()).unwrap_or_default();
         if info.lines().any(|line| line.trim() == "cluster_enabled:0") {
             let text = "the server is not a node of a Cluster; write `redis:`";
-            return Err(Error::new(ErrorKind::Unsupported, format!("{text} server=`{asked}`")));
+            return Err(Error::new(ErrorKind::Unsupported, format!("{text} server=`{queried}`")));
         }
-        let refused = |e: RedisError| explain(&e, &asked.to_string());
+        let refused = |e: RedisError| explain(&e, &queried.to_string());
         let epoch = epoch_of(&text(next()).map_err(refused)?).unwrap_or(0);
         let rows = next().extract_error().map_err(refused)?;
         let malformed = || {
             let text = "the server's report of its Cluster is malformed; check its version, and retry";
-            Error::new(ErrorKind::Unavailable, format!("{text} server=`{asked}`"))
+            Error::new(ErrorKind::Unavailable, format!("{text} server=`{queried}`"))
         };
         let Value::Array(rows) = rows else { return Err(malformed()) };
-        let ranges = rows.into_iter().map(|row| range(row, asked).ok_or_else(malformed));
+        let ranges = rows.into_iter().map(|row| range(row, queried).ok_or_else(malformed));
         Ok(Self { epoch, ranges: ranges.collect::<Result<_>>()? })
     }
 
@@ -62,14 +62,14 @@ pub(super) fn text(answer: Value) -> std::result::Result<String, RedisError> {
     Ok(from_redis_value(answer.extract_error()?)?)
 }
 
-/// Reads the address of a MOVED or ASK. Without a host, it is the host of the node that was asked.
-pub(super) fn address(text: &str, asked: &Place) -> Option<Place> {
+/// Reads the address of a MOVED or ASK. Without a host, it is the host of the node that was queried.
+pub(super) fn address(text: &str, queried: &Place) -> Option<Place> {
     let (host, port) = text.rsplit_once(':')?;
-    place(host.trim_start_matches('[').trim_end_matches(']'), port.parse().ok()?, asked)
+    place(host.trim_start_matches('[').trim_end_matches(']'), port.parse().ok()?, queried)
 }
 
 /// Reads a row: the first slot, the last slot, the primary, and its replicas. A node is a list of host, port, id and more.
-fn range(row: Value, asked: &Place) -> Option<(u16, u16, Place)> {
+fn range(row: Value, queried: &Place) -> Option<(u16, u16, Place)> {
     let Value::Array(row) = row else { return None };
     let mut row = row.into_iter();
     let mut number = || from_redis_value::<u16>(row.next()?).ok();
@@ -79,13 +79,13 @@ fn range(row: Value, asked: &Place) -> Option<(u16, u16, Place)> {
     let host: Option<String> = from_redis_value(primary.next()?).ok()?;
     let port = from_redis_value(primary.next()?).ok()?;
     let valid = first <= last && last < super::keys::SLOTS;
-    Some((first, last, place(&host.unwrap_or_default(), port, asked)?)).filter(|_| valid)
+    Some((first, last, place(&host.unwrap_or_default(), port, queried)?)).filter(|_| valid)
 }
 
 /// Returns the place of a node. If it knows no host of its own, which it may report as `?`, it is at the host that was
-/// asked.
-fn place(host: &str, port: u16, asked: &Place) -> Option<Place> {
-    match (host, asked) {
+/// queried.
+fn place(host: &str, port: u16, queried: &Place) -> Option<Place> {
+    match (host, queried) {
         ("" | "?", Place::Tcp(host, _)) => Some(Place::Tcp(host.clone(), port)),
         ("" | "?", Place::Unix(_)) => None,
         (host, _) => Some(Place::Tcp(host.to_owned(), port)),
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_without_a_host_is_at_the_host_that_was_asked() {
+    fn a_node_without_a_host_is_at_the_host_that_was_queried() {
         for (host, place) in
             [(bulk("10.0.0.1"), "10.0.0.1"), (bulk(""), "seed"), (bulk("?"), "seed"), (Value::Nil, "seed")]
         {
@@ -137,15 +137,15 @@ mod tests {
 
     #[test]
     fn addresses_of_redirections_are_read() {
-        let asked = tcp("seed", 7000);
+        let queried = tcp("seed", 7000);
         for (text, place) in [
             ("10.0.0.1:7001", tcp("10.0.0.1", 7001)),
             (":7001", tcp("seed", 7001)),
             ("::1:7001", tcp("::1", 7001)),
             ("[::1]:7001", tcp("::1", 7001)),
         ] {
-            assert_eq!(address(text, &asked), Some(place), "{text}");
+            assert_eq!(address(text, &queried), Some(place), "{text}");
         }
-        assert_eq!(address("nonsense", &asked), None);
+        assert_eq!(address("nonsense", &queried), None);
     }
 }

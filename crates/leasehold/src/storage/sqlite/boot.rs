@@ -1,12 +1,13 @@
-//! Which boot of the machine this is, and what its clock says: in words that every container of one kernel shares.
+//! The boot of the machine and its clock, in terms that all containers of one kernel share.
 //!
-//! A container may have a clock that is set apart from the machine's (a time namespace), and a file of its own in the place
-//! of the boot id. Records carry the machine's clock; a boot id counts only if the kernel itself gave it.
+//! A container may have its own time namespace, whose clock is ahead of the machine's or behind it. It may also have its
+//! own file in the place of the boot id. Records therefore contain the machine's clock, and a boot id counts only if the
+//! kernel itself provides it.
 
 use crate::clock::Moment;
 use crate::error::Result;
 
-/// The boot that a record carries where it is not known. Two that are not known may be two.
+/// The boot id in a record whose boot is not known. Two records with it may be of different boots.
 pub(super) const UNKNOWN: &str = "";
 
 /// The running boot of the machine.
@@ -18,12 +19,12 @@ pub(super) struct Boot {
 }
 
 impl Boot {
-    /// Returns the boot's id; [`UNKNOWN`] if the kernel's own cannot be read.
+    /// Returns the boot's id; [`UNKNOWN`] if the kernel's id cannot be read.
     pub(super) fn id(&self) -> &str {
         &self.id
     }
 
-    /// Returns `true` if the boot of a record may be this one, as far as ids tell; `None` if they do not.
+    /// Returns `true` if the boot id of a record is this boot's; `None` if one of the two is not known.
     pub(super) fn is(&self, recorded: &str) -> Option<bool> {
         (self.id != UNKNOWN && recorded != UNKNOWN).then_some(self.id == recorded)
     }
@@ -31,23 +32,23 @@ impl Boot {
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 impl Boot {
-    /// Asks the kernel.
+    /// Reads the boot id and the clock's offset from the kernel.
     ///
     /// # Errors
     ///
-    /// `Unsupported` where it cannot be known how far this process's clock is ahead.
+    /// `Unsupported` if it cannot be known how far this process's clock is ahead.
     pub(super) fn read() -> Result<Self> {
         Ok(Self { id: linux::id().unwrap_or_default(), ahead: linux::ahead()? })
     }
 
-    /// Returns the time as records carry it: microseconds of the machine's clock.
+    /// Returns the time as records contain it: microseconds of the machine's clock.
     pub(super) fn stored_us(&self, now: Moment) -> i64 {
         let nanos = i128::from(now.as_nanos()) - i128::from(self.ahead);
         i64::try_from(nanos / 1000).unwrap_or(i64::MAX)
     }
 }
 
-/// The clock that processes share here is the wall clock, which goes on over boots.
+/// On other systems, the clock that processes share is the wall clock, which does not begin anew at a boot.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 impl Boot {
     pub(super) fn read() -> Result<Self> {
@@ -73,13 +74,13 @@ pub(super) mod linux {
     use super::super::fs::mount_of;
     use crate::error::{Error, ErrorKind, Result};
 
-    /// Returns the kernel's boot id; `None` if something else is in its place.
+    /// Returns the kernel's boot id; `None` if another file is in its place.
     pub(super) fn id() -> Option<String> {
         let dir = Path::new("/proc/sys/kernel/random");
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = rustix::fs::openat(CWD, dir.join("boot_id"), flags, Mode::empty()).ok()?;
         let opened_dir = rustix::fs::openat(CWD, dir, flags | OFlags::DIRECTORY, Mode::empty()).ok()?;
-        // A file of another file system, or another file of this one that was mounted there.
+        // Refuses a file of another file system, and another file of procfs that was mounted here.
         let mount = mount_of(&file).ok()?;
         if !(is_proc(&file) && is_proc(&opened_dir) && mount_of(&opened_dir).ok()? == mount) {
             return None;
@@ -95,7 +96,7 @@ pub(super) mod linux {
     pub(in super::super) fn ahead() -> Result<i64> {
         try_ahead().map_err(|cause| {
             let text = "it cannot be known how far the clock of this process is ahead of the machine's, so its \
-                        leases would not end when others think; mount this process's own /proc";
+                        leases would not end when other processes expect; mount this process's own /proc";
             match crate::system::exhausted(&cause) {
                 Some(why) => Error::new(ErrorKind::Internal, format!("the clock cannot be told; {why}")),
                 None => Error::new(ErrorKind::Unsupported, text),
@@ -109,31 +110,32 @@ pub(super) mod linux {
         let namespace = |name: &str| fs::metadata(thread.join("ns").join(name)).map(|found| found.ino());
         let ours = match namespace("time") {
             Ok(ours) => ours,
-            // A kernel without time namespaces has one clock; that this is one, the other namespaces show.
+            // A kernel without time namespaces has one clock. The directory of namespaces shows that it is such a one.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 return fs::symlink_metadata(thread.join("ns")).map(|_| 0);
             }
             Err(e) => return Err(e),
         };
-        // The offsets are those of the children's namespace.
+        // The kernel reports the offsets of the children's namespace only.
         if namespace("time_for_children")? != ours {
             return Err(io::Error::other("the time namespace of this process is not that of its children"));
         }
         let offsets = fs::read_to_string(thread.join("timens_offsets"))?;
         let boottime = offsets.lines().find_map(|line| {
             let mut words = line.split_ascii_whitespace();
-            // By name in every released kernel; by number in some.
+            // Every released kernel accepts the name; some print the number.
             matches!(words.next(), Some("boottime" | "7")).then_some(())?;
             let seconds: i64 = words.next()?.parse().ok()?;
             let nanos: i64 = words.next()?.parse().ok()?;
             seconds.checked_mul(1_000_000_000)?.checked_add(nanos)
         });
-        boottime.ok_or_else(|| io::Error::other("/proc has offsets of clocks that are not understood"))
+        boottime.ok_or_else(|| io::Error::other("the clock offsets in /proc have an unknown format"))
     }
 
-    /// Returns this thread's directory in `/proc`, once it is sure to be the kernel's.
+    /// Returns this thread's directory in `/proc`, after checking that `/proc` is the kernel's.
     ///
-    /// The first thread may have ended before the process, and has no namespaces then.
+    /// The directory of the process would not do: it is its first thread's, which may have ended before the others and
+    /// then has no namespaces.
     pub(in super::super) fn thread() -> io::Result<PathBuf> {
         let proc = Path::new("/proc");
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -141,7 +143,7 @@ pub(super) mod linux {
         if !is_proc(&opened) {
             return Err(io::Error::other("/proc is no procfs"));
         }
-        // `PID/task/TID`, in the numbers of this /proc, whose pid namespace may be another.
+        // The link is `PID/task/TID`, in the numbers of the pid namespace that this /proc was mounted in.
         let link = fs::read_link(proc.join("thread-self"))?;
         let thread = link.file_name().ok_or(Errno::NOENT)?;
         Ok(proc.join(thread))
@@ -157,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_names_this_boot() {
+    fn the_boot_id_is_the_kernels() {
         let boot = Boot::read().expect("read");
         let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("read");
         assert_eq!(boot.id(), id.trim());
@@ -167,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn records_carry_the_clock_of_the_machine() {
+    fn records_contain_the_clock_of_the_machine() {
         let boot = |ahead| Boot { id: UNKNOWN.to_owned(), ahead };
         let now = Moment::from_nanos(5_000_000);
         assert_eq!(boot(0).stored_us(now), 5_000);

@@ -1,47 +1,50 @@
 use std::path::PathBuf;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::url::{Url, has_unseen};
+use crate::storage::url::{Url, has_invisible};
 
-/// Says which file to lock in, and how.
+/// The lock file, and how it is used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
     path: Option<PathBuf>,
-    /// Whether code gave a path with characters that are not seen. A URL that has them written as %XX means them.
-    unseen: bool,
+    /// Whether the path that code gave has invisible characters. In a URL they are written as %XX, on purpose.
+    has_invisible: bool,
     pub(super) synchronous: Synchronous,
     pub(super) allow_network_fs: bool,
 }
 
-/// How hard each grant is pushed to the disk.
+/// How far each grant gets before it is answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Synchronous {
-    /// Survives the death of any process. A power failure may forget the last grants, which does no harm:
-    /// it ends every lease, and tokens grow past it by the wall clock.
+    /// To the operating system: it survives the death of any process.
+    ///
+    /// A power failure may erase the last grants. That does no harm: the restart ends every lease, and later tokens are
+    /// larger by the wall clock.
     #[default]
     Normal,
-    /// Waits for the disk on every grant, so that tokens survive a power failure whatever the wall clock does.
+    /// To the disk, so that tokens survive a power failure even if the wall clock is set back.
     Full,
 }
 
 impl Config {
-    /// Locks in this file. It and its directory are made if they are missing.
+    /// Returns a configuration for this file. The file and its directory are created if they are missing.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
-        let unseen = has_unseen(&path.to_string_lossy());
-        Self { path: Some(path), unseen, ..Self::default() }
+        let has_invisible = has_invisible(&path.to_string_lossy());
+        Self { path: Some(path), has_invisible, ..Self::default() }
     }
 
-    /// Sets how hard each grant is pushed to the disk.
+    /// Sets how far each grant gets before it is answered.
     #[must_use]
     pub fn synchronous(self, synchronous: Synchronous) -> Self {
         Self { synchronous, ..self }
     }
 
-    /// Accepts a file system that is, or may be, shared with other machines. Only for one that is not:
-    /// locks on a shared one exclude nobody.
+    /// Accepts a file system that may be shared with other machines.
+    ///
+    /// Set this only if this machine alone uses it: on a file system that is shared, locks do not exclude.
     #[must_use]
     pub fn allow_network_fs(self, allow: bool) -> Self {
         Self { allow_network_fs: allow, ..self }
@@ -67,11 +70,11 @@ impl Config {
         Ok(config)
     }
 
-    /// Reads a URL: `sqlite:`, `sqlite:PATH` or `sqlite:///ABSOLUTE/PATH`. No I/O.
+    /// Reads a URL: `sqlite:`, `sqlite:PATH` or `sqlite:///ABSOLUTE/PATH`. Does no I/O.
     ///
     /// # Errors
     ///
-    /// `Invalid` if it is wrong; the text says what is known, and repeats none of it.
+    /// `Invalid` if it is wrong. The text lists what is valid, and repeats no part of the URL.
     pub fn parse(url: &str) -> Result<Self> {
         match url.strip_prefix("sqlite:") {
             Some(rest) => Self::from_url(&Url::parse(rest)?),
@@ -79,17 +82,19 @@ impl Config {
         }
     }
 
-    /// Returns the path of the file: the one that was given, or the default one in the state directory, where the
-    /// environment of this process says that it is.
+    /// Returns the path of the file: the given one, or the default in the state directory.
+    ///
+    /// The environment of this process determines the state directory.
     ///
     /// # Errors
     ///
-    /// `Unsupported` if none was given and this account has no state directory.
+    /// - `Invalid` if the given path has control characters, or a blank at an end.
+    /// - `Unsupported` if no path was given and this account has no state directory.
     pub fn path(&self) -> Result<PathBuf> {
         if let Some(path) = &self.path {
-            if self.unseen {
+            if self.has_invisible {
                 return Err(Error::invalid(format!(
-                    "the path of the lock file has a control character, or a blank at an end; take it away path=`{}`",
+                    "the path of the lock file has a control character, or a blank at an end; remove it path=`{}`",
                     path.to_string_lossy().escape_debug()
                 )));
             }
@@ -106,9 +111,9 @@ impl Config {
     }
 }
 
-/// `sqlite:` · `sqlite:relative/path` · `sqlite:/absolute/path` · `sqlite:///absolute/path`
+/// Reads what follows the scheme: nothing, `relative/path`, `/absolute/path` or `///absolute/path`.
 fn path_of(path: PathBuf) -> Result<Option<PathBuf>> {
-    // Never repeats the path: what is not understood may hold the password of another storage's URL.
+    // The path is never repeated: it may be the URL of another storage, with a password.
     let wrong = |what: &str| {
         Err(Error::invalid(format!(
             "{what}; write `sqlite:PATH`, `sqlite:///ABSOLUTE/PATH`, or `sqlite:` for the default file"
@@ -163,7 +168,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn any_path_of_a_file_can_be_written() {
+    fn a_url_can_name_any_path() {
         use std::os::unix::ffi::OsStrExt as _;
         let expected = std::path::Path::new(std::ffi::OsStr::from_bytes(b"/a\xff/b"));
         assert_eq!(config("sqlite:/a%FF/b").expect("right").path().expect("given"), expected);
@@ -171,13 +176,13 @@ mod tests {
     }
 
     #[test]
-    fn a_path_from_code_has_no_unseen_characters() {
+    fn a_path_from_code_has_no_invisible_characters() {
         for path in ["/t/l.db\n", " /t/l.db", "/t/l.db ", "/t\0/l.db", "/t/l\r.db", "/t/l.db\u{a0}"] {
             let error = Config::new(path).path().expect_err(path);
             assert_eq!(error.kind(), ErrorKind::Invalid, "{path:?}");
         }
         assert!(Config::new("/my files/l.db").path().is_ok());
-        // Whoever writes it so means it.
+        // In a URL, %0A is written on purpose.
         assert_eq!(
             config("sqlite:/t/l.db%0A").expect("meant").path().expect("meant"),
             std::path::Path::new("/t/l.db\n")
@@ -185,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_refused() {
+    fn wrong_urls_are_refused_and_not_repeated() {
         for url in [
             "sqlite://",
             "sqlite://host/a.db",

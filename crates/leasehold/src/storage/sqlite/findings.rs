@@ -1,4 +1,4 @@
-//! What an operator wants to know of a lock file.
+//! The lines of `leasehold doctor` about a lock file.
 
 use std::path::Path;
 
@@ -17,12 +17,12 @@ pub(super) fn file(path: &Path) -> Finding {
     };
     let (mode, uid) = (file.mode() & 0o777, file.uid());
     if mode & 0o002 != 0 {
-        let text = "every user may change it; run `chmod o-w` on it";
+        let text = "every user may change the file; run `chmod o-w` on it";
         Finding::warning("file", format!("{text} path=`{shown}` mode=`{mode:03o}`"))
     } else if is_writable(path) {
         Finding::good("file", format!("path=`{shown}` mode=`{mode:03o}` uid=`{uid}`"))
     } else {
-        let text = "it or its directory cannot be written to; change the owner or the permissions";
+        let text = "the file or its directory cannot be written to; change the owner or the permissions";
         Finding::fault("file", format!("{text} path=`{shown}` mode=`{mode:03o}` uid=`{uid}`"))
     }
 }

@@ -1,17 +1,17 @@
-//! What the thread is asked, and how it answers.
+//! The requests to the thread that owns the lock file, and its answers.
 
 use std::path::Path;
 
 use tokio::sync::oneshot;
 
-use super::connect::replaced_error;
+use super::errors::replaced_error;
 use super::leases::Leases;
-use super::tx::Tx;
+use super::transaction::Tx;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::storage::{AcquireReply, Claim, Cursor, Holder, Name, ReleaseReply, RenewReply};
 
-/// What the thread is asked to do.
+/// A request to the thread.
 #[derive(Debug)]
 pub(super) enum Job {
     Acquire {
@@ -38,12 +38,12 @@ pub(super) enum Job {
         limit: usize,
         reply: oneshot::Sender<Result<Vec<Holder>>>,
     },
-    /// Look whether the file is still the one at its path.
+    /// Checks whether the file is still the one at its path.
     Check,
     Close,
 }
 
-/// Where the answers to a batch go.
+/// The sender of the answers to a batch.
 pub(super) type Reply<T> = oneshot::Sender<Vec<Result<T>>>;
 
 /// The answers to one job.
@@ -54,6 +54,7 @@ pub(super) enum Done {
 }
 
 impl Job {
+    /// Executes a write within a transaction.
     pub(super) fn run(&self, tx: &mut Tx<'_>) -> rusqlite::Result<Done> {
         Ok(match self {
             Self::Acquire { claims, sent, .. } => {
@@ -69,7 +70,7 @@ impl Job {
         })
     }
 
-    /// Answers; whoever has gone away made the outcome unknown to itself.
+    /// Sends the answers. A call that was dropped does not receive them: its outcome is unknown to its caller.
     pub(super) fn answer(self, done: Done) {
         match (self, done) {
             (Self::Acquire { reply, .. }, Done::Acquire(done)) => drop(reply.send(done)),
@@ -79,6 +80,7 @@ impl Job {
         }
     }
 
+    /// Answers each claim with the error.
     pub(super) fn fail(self, error: &Error) {
         match self {
             Self::Acquire { claims, reply, .. } => drop(reply.send(all(&claims, || Err(error.clone())))),
@@ -90,7 +92,7 @@ impl Job {
         }
     }
 
-    /// Answers where the file is not the one that leases were written to: they bind nobody any more.
+    /// Answers a job after the file was replaced: the leases in the old file are void.
     pub(super) fn fail_replaced(self, path: &Path) {
         match self {
             Self::Renew { claims, reply, .. } => drop(reply.send(all(&claims, || Ok(RenewReply::NotHeld)))),
@@ -99,7 +101,7 @@ impl Job {
         }
     }
 
-    /// Answers where no file can be opened: what was held in the one before binds nobody any more.
+    /// Answers a job while no file can be opened: the `lost` leases of the file before are void.
     pub(super) fn fail_closed(self, error: &Error, lost: &Leases) {
         let is_lost = |claim: &Claim| lost.holds(claim.owner);
         match self {

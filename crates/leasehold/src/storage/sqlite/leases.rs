@@ -1,4 +1,4 @@
-//! What this storage's owners hold, as far as it knows: they are told when the file that says so is gone.
+//! The leases of this storage's owners, as far as it knows. If the lock file is replaced, these owners are hinted.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use super::job::{Done, Job};
 use crate::clock::Moment;
 use crate::storage::{AcquireReply, Claim, Name, Owner, ReleaseReply, RenewReply};
 
-/// Leases that were granted or renewed through this storage, and not released through it.
+/// The leases that were granted or renewed through this storage, and not released through it.
 #[derive(Debug, Default)]
 pub(super) struct Leases(HashMap<Owner, Lease>);
 
@@ -14,26 +14,26 @@ pub(super) struct Leases(HashMap<Owner, Lease>);
 struct Lease {
     name: Name,
     until: Moment,
-    /// Whether it was granted through this storage, and not only renewed.
+    /// Whether this storage granted the lease, and did not only renew it.
     is_granted: bool,
 }
 
 impl Leases {
-    /// Learns from the answers to a job.
-    pub(super) fn note(&mut self, job: &Job, done: &Done, now: Moment) {
+    /// Updates the set by the answers to a job.
+    pub(super) fn update(&mut self, job: &Job, done: &Done, now: Moment) {
         match (job, done) {
             (Job::Acquire { claims, .. }, Done::Acquire(done)) => {
                 for (claim, answer) in claims.iter().zip(done) {
                     if let Ok(AcquireReply::Granted { .. }) = answer {
-                        self.keep(claim, now, true);
+                        self.add(claim, now, true);
                     }
                 }
             }
             (Job::Renew { claims, .. }, Done::Renew(done)) => {
                 for (claim, answer) in claims.iter().zip(done) {
                     match answer {
-                        Ok(RenewReply::Renewed { .. }) => self.keep(claim, now, self.is_granted(claim.owner)),
-                        Ok(RenewReply::NotHeld) => self.forget(claim.owner),
+                        Ok(RenewReply::Renewed { .. }) => self.add(claim, now, self.is_granted(claim.owner)),
+                        Ok(RenewReply::NotHeld) => self.remove(claim.owner),
                         Err(_) => {}
                     }
                 }
@@ -41,7 +41,7 @@ impl Leases {
             (Job::Release { claims, .. }, Done::Release(done)) => {
                 for (claim, answer) in claims.iter().zip(done) {
                     if let Ok(ReleaseReply::Released | ReleaseReply::NotHeld) = answer {
-                        self.forget(claim.owner);
+                        self.remove(claim.owner);
                     }
                 }
             }
@@ -49,7 +49,7 @@ impl Leases {
         }
     }
 
-    /// Takes over what another set holds.
+    /// Adds the leases of another set.
     pub(super) fn extend(&mut self, others: Self) {
         self.0.extend(others.0);
     }
@@ -66,7 +66,7 @@ impl Leases {
         self.0.contains_key(&owner)
     }
 
-    /// Returns `true` if this storage granted what the owner holds.
+    /// Returns `true` if this storage granted the owner's lease.
     pub(super) fn is_granted(&self, owner: Owner) -> bool {
         self.0.get(&owner).is_some_and(|lease| lease.is_granted)
     }
@@ -75,8 +75,8 @@ impl Leases {
         self.0.values().any(|lease| lease.name == *name)
     }
 
-    fn keep(&mut self, claim: &Claim, now: Moment, is_granted: bool) {
-        // Some are never released here: whoever resumed the ticket does it.
+    fn add(&mut self, claim: &Claim, now: Moment, is_granted: bool) {
+        // Some leases are never released here: their tickets were resumed by another storage.
         if self.0.len() >= 64 && self.0.len().is_power_of_two() {
             self.0.retain(|_, lease| lease.until > now);
         }
@@ -84,7 +84,7 @@ impl Leases {
         self.0.insert(claim.owner, lease);
     }
 
-    fn forget(&mut self, owner: Owner) {
+    fn remove(&mut self, owner: Owner) {
         self.0.remove(&owner);
     }
 }

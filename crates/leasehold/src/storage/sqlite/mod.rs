@@ -1,31 +1,50 @@
 #![doc = include_str!("README.md")]
 
+// Where to look:
+//
+// - The calls: `acquire`, `renew`, `release`, `inspect` (which also lists), `queue`, `prune`; `schema.sql` has the tables.
+// - Their execution: `worker` is the thread, `job` its requests, `transaction` what all calls share, `effects` what
+//   follows the commit, `leases` what this storage holds.
+// - The file: `config` reads the URL, `connect` opens it, `open` checks that it is still the right one, `fs` knows its
+//   parts, `exclusive` and `busy` wait for it, `errors` says what SQLite's errors mean.
+// - Other processes: `live` tells whether they are alive, `process` and `boot` identify them, `hints` wakes them.
+// - `findings` has the lines of `leasehold doctor`.
+mod acquire;
 mod boot;
+mod busy;
 mod config;
 mod connect;
-mod db;
+mod effects;
+mod errors;
 #[cfg(unix)]
 mod exclusive;
 #[cfg(not(unix))]
-#[path = "exclusive_none.rs"]
+#[path = "exclusive/none.rs"]
 mod exclusive;
 mod findings;
 mod fs;
 #[cfg(target_os = "linux")]
 mod hints;
 #[cfg(not(target_os = "linux"))]
-#[path = "hints_none.rs"]
+#[path = "hints/none.rs"]
 mod hints;
+mod inspect;
 mod job;
 mod leases;
 #[cfg(unix)]
 mod live;
 #[cfg(not(unix))]
-#[path = "live_none.rs"]
+#[path = "live/none.rs"]
 mod live;
+mod open;
 #[cfg(unix)]
 mod process;
-mod tx;
+mod prune;
+mod queue;
+mod release;
+mod renew;
+mod transaction;
+mod worker;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -38,9 +57,9 @@ use futures_util::stream;
 use tokio::sync::oneshot;
 
 pub use self::config::{Config, Synchronous};
-use self::db::Db;
 use self::hints::{Commands, Hinter};
 use self::job::{Job, Reply};
+use self::worker::Worker;
 use super::target::Target;
 use super::url::Url;
 use super::{
@@ -58,7 +77,7 @@ pub struct Sqlite {
     jobs: mpsc::Sender<Job>,
     hinter: Hinter,
     commands: Mutex<Option<Commands>>,
-    /// Says when the thread has closed the file.
+    /// Closed by the thread once it has closed the file.
     closed: Mutex<mpsc::Receiver<()>>,
 }
 
@@ -67,25 +86,27 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// The most claims in one call.
 const BATCH_MAX: usize = 512;
 
-/// Reads a URL of this storage.
+/// Reads a URL of this storage, without I/O.
 pub(super) fn target(_: &str, url: Url) -> Result<Target> {
     let config = Config::from_url(&url)?;
     Ok(Target::new(|| Sqlite::open(config)))
 }
 
 impl Sqlite {
-    /// Opens the lock file, and makes it if it is missing.
+    /// Opens the lock file, and creates it if it is missing.
     ///
     /// # Errors
     ///
-    /// `Unsupported` if the file is not one of ours, lies on a network file system or in a directory that
-    /// anybody may write to, was mounted apart from its directory, has more than one name, or may not be read and written;
-    /// or if the clock or the liveness of others cannot be told. `Unavailable` if the file was replaced while another
-    /// process still uses the old one. `Internal` if the system has run out of something, such as space on the disk.
+    /// - `Unsupported` if the file was made by another program, has more than one name, was mounted apart from its
+    ///   directory, or may not be read and written.
+    /// - `Unsupported` if it lies on a network file system, or in a directory that every account may write to.
+    /// - `Unsupported` if the machine's clock, or whether other processes are alive, cannot be told.
+    /// - `Unavailable` if the file was replaced while another process still uses the old one.
+    /// - `Internal` if the system has run out of something, such as space on the disk.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the file again.
+    /// If the future is dropped, the file is closed again.
     pub async fn open(config: Config) -> Result<Self> {
         let (jobs, received) = mpsc::channel();
         let (hinter, commands) = hints::channel();
@@ -97,10 +118,10 @@ impl Sqlite {
             move || {
                 // Dropped last, after the file is closed.
                 let _closing: mpsc::Sender<()> = closing;
-                match Db::open(config, hinter) {
-                    Ok(db) => {
-                        if opened.send(Ok(db.path().to_owned())).is_ok() {
-                            db.run(&received);
+                match Worker::new(config, hinter) {
+                    Ok(worker) => {
+                        if opened.send(Ok(worker.path().to_owned())).is_ok() {
+                            worker.run(&received);
                         }
                     }
                     Err(error) => drop(opened.send(Err(error))),
@@ -119,7 +140,7 @@ impl Sqlite {
         })
     }
 
-    /// Hands a job to the thread and waits for its answers.
+    /// Sends a job to the thread and waits for its answers.
     async fn ask<T>(
         &self,
         claims: &[Claim],
@@ -131,8 +152,9 @@ impl Sqlite {
     }
 }
 
-/// Closes the file and removes this storage's liveness file. Leases that were not released and are not
-/// detached are free at once.
+/// Closes the file and removes this storage's liveness file.
+///
+/// Locks that were neither released nor detached are free at once.
 impl Drop for Sqlite {
     fn drop(&mut self) {
         let _gone = self.jobs.send(Job::Close);
@@ -212,9 +234,9 @@ impl Storage for Sqlite {
     fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {
         let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner).take();
         let jobs = self.jobs.clone();
-        let replaced = move || drop(jobs.send(Job::Check));
+        let check = move || drop(jobs.send(Job::Check));
         match commands {
-            Some(commands) => commands.listen(replaced).left_stream(),
+            Some(commands) => commands.listen(check).left_stream(),
             None => stream::pending().right_stream(),
         }
     }

@@ -1,5 +1,7 @@
--- Times are microseconds of the boot clock, and mean nothing under another `boot`.
--- A row without an owner keeps the last token of its name until it is pruned.
+-- Times are microseconds of the machine's boot clock. They can be compared only within one `boot`.
+--
+-- `live` is the id of the liveness file that a lease or a waiter's entry is bound to; NULL for a detached lease.
+-- A row of `lock` without an owner keeps the last token of its name until it is pruned.
 CREATE TABLE lock (
     name       TEXT    NOT NULL PRIMARY KEY,
     kind       TEXT    NOT NULL,
@@ -24,7 +26,7 @@ CREATE TABLE waiter (
 
 CREATE UNIQUE INDEX waiter_by_owner ON waiter (owner, name);
 
--- `high_water`: no token of a pruned name was larger.
+-- The value of `high_water` is the largest token of all pruned names.
 CREATE TABLE meta (
     key   TEXT    NOT NULL PRIMARY KEY,
     value INTEGER NOT NULL

@@ -1,4 +1,4 @@
-//! A server whose clock jumps, and tokens that outlive what they are written in.
+//! Servers whose clock jumps, and tokens that grow after their record was deleted.
 
 use leasehold::Lost;
 use leasehold::storage::{WAITER_HEARTBEAT, WAITER_TTL};
@@ -6,24 +6,24 @@ use tokio::time::Instant;
 
 use crate::tools::*;
 
-/// A server whose clock is set an hour ahead while somebody holds.
+/// Sets a server's clock an hour ahead while a client holds a lock.
 pub(crate) async fn jump_ahead(url: &str, set: impl Fn(i64)) {
     let (locks, other) = (client(url).await, client(url).await);
     let ttl = time(3_000);
     let guard = hold(&locks, "job", ttl).await;
     set(3_600);
     let since = Instant::now();
-    // The lease is over for the server: whoever comes gets it.
+    // The lease has ended for the server, so the next client is granted the lock.
     let theirs = within(soon(), other.lock("job").ttl(LONG).acquire()).await.expect("granted");
     assert!(theirs.token() > guard.token());
     assert_eq!(within(soon(), guard.lost()).await, Lost::Taken);
     assert!(since.elapsed() < ttl / 3 + time(1_000), "{:?}", since.elapsed());
-    // A claim is refused as too late only as long as nobody knows the new time.
+    // A claim is refused as late only until the client has learned the new time.
     is_free(&locks, "other").await;
     theirs.release().await.expect("released");
 }
 
-/// A server whose clock is set an hour back, after somebody who held and waited has died.
+/// Sets a server's clock an hour back, after a client with a lease and a waiter has died.
 pub(crate) async fn jump_back(url: &str, set: impl Fn(i64)) {
     let ttl = time(1_000);
     let dead = bare(url).await;
@@ -37,12 +37,12 @@ pub(crate) async fn jump_back(url: &str, set: impl Fn(i64)) {
     let since = Instant::now();
     let guard = within(LONG, live.lock("job").acquire()).await.expect("granted");
     let took = since.elapsed();
-    assert!(guard.token() > token, "the server's clock is behind, the token is not");
+    assert!(guard.token() > token, "a token did not grow after the clock was set back");
     assert!(took < ttl + WAITER_TTL + 2 * WAITER_HEARTBEAT + time(1_000), "{took:?}");
     guard.release().await.expect("released");
 }
 
-/// A lock of which all is deleted each time that nobody holds it.
+/// Deletes the record of a lock each time that it is free. Tokens must still grow.
 pub(crate) async fn deleted_record(url: &str, delete: impl Fn()) {
     let storage = bare(url).await;
     let mut last = None;

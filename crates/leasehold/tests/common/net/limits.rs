@@ -1,4 +1,4 @@
-//! What runs out: connections, the processor, the patience of whoever is asked.
+//! Load: many claims, many waiters, and a server that refuses connections.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
@@ -10,8 +10,7 @@ use leasehold_faultproxy::{End, PortState, Which};
 
 use crate::tools::*;
 
-/// Holds in the midst of workers that each take and give back so often; none of them is lost, and `calm` is true of all
-/// that happens.
+/// Holds locks while workers acquire and release others. No lock may be lost, and `calm` must be true of every event.
 pub(crate) async fn flood(ttl: Duration, workers: u32, turns: u32, calm: impl Fn(&Event) -> bool) {
     let locks = client(&own(&common().url())).await;
     let mut events = locks.events();
@@ -40,14 +39,14 @@ pub(crate) async fn flood(ttl: Duration, workers: u32, turns: u32, calm: impl Fn
     }
 }
 
-/// Where [`a_waiter`] waits.
+/// The URL at which [`a_waiter`] waits, in its environment.
 const PLACE: &str = "LEASEHOLD_TEST_WAITER";
 
-/// A process that waits, first with a server and then without, and what it uses of the processor.
+/// Measures the processor time of a process that waits, first with a server and then without.
 pub(crate) fn processor_of_a_waiter(server: &Server, url: &str) {
     let holder = run(client(url));
     let guard = run(hold(&holder, "job", LONG));
-    // This test's own executable, since the other tests of this process do cost something.
+    // A process of its own, because the other tests of this process use the processor, too.
     let mut waiter = Command::new(std::env::current_exe().expect("a path"))
         .args(["--exact", "limits::a_process_that_waits", "--nocapture"])
         .env(PLACE, url)
@@ -74,8 +73,9 @@ pub(crate) fn processor_of_a_waiter(server: &Server, url: &str) {
     assert!(gone < 400, "{gone} ms of 1500 without");
 }
 
-/// Waits for 500 locks, and tells what that costs: with a server, and once it is told that there is none. Nothing where
-/// it was not started for that.
+/// Waits for 500 locks and reports its processor time: with a server, and again after the server is gone.
+///
+/// Does nothing as a test: then no URL is in its environment.
 pub(crate) fn a_waiter() {
     let Ok(url) = std::env::var(PLACE) else { return };
     run(async {
@@ -92,10 +92,10 @@ pub(crate) fn a_waiter() {
             if turn == 1 {
                 std::io::stdin().read_line(&mut String::new()).expect("a line");
             }
-            // What happens at once is not what is meant, and nothing tells when it is over.
+            // The work at the beginning is not measured, and no event shows its end.
             tokio::time::sleep(Duration::from_millis(400)).await;
             let before = cpu();
-            // What is measured is a time in which nothing happens.
+            // The time of a period without events is measured.
             tokio::time::sleep(Duration::from_millis(1_500)).await;
             say(&format!("used {}", (cpu() - before).as_millis()));
         }
@@ -104,7 +104,7 @@ pub(crate) fn a_waiter() {
 }
 
 fn say(line: &str) {
-    writeln!(std::io::stdout(), "{line}").expect("somebody listens");
+    writeln!(std::io::stdout(), "{line}").expect("the test reads it");
 }
 
 fn cpu() -> Duration {
@@ -112,8 +112,9 @@ fn cpu() -> Duration {
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
-/// A crowd behind a server that refuses connections for a while: how often it is asked. The names of the locks begin
-/// with this.
+/// Counts the connections that a crowd of waiters attempts while its server refuses them.
+///
+/// The names of the locks begin with `lock`.
 pub(crate) async fn tries_to_connect(lock: &str) {
     let (proxy, through, direct) = proxied(common()).await;
     let (holder, locks) = (client(&direct).await, client(&through).await);
@@ -123,7 +124,7 @@ pub(crate) async fn tries_to_connect(lock: &str) {
             let lock = locks.lock(if i % 2 == 0 { lock.to_owned() } else { format!("{lock}{i}") });
             tokio::spawn(async move {
                 let guard = lock.acquire().await.expect("granted");
-                // Those that were granted just before are left to their TTL, maybe.
+                // The release may fail, and then the TTL frees the lock.
                 drop(guard.release().await);
             })
         })
@@ -133,10 +134,10 @@ pub(crate) async fn tries_to_connect(lock: &str) {
     proxy.faults().end(Which::All, End::Reset);
     let seconds = 3;
     let before = proxy.faults().stats().refused;
-    // Tries in a time are what is counted.
+    // The attempts within this time are counted.
     tokio::time::sleep(Duration::from_secs(seconds)).await;
     let tries = proxy.faults().stats().refused - before;
-    // A few more at the beginning, when it may have been a moment only.
+    // The first attempts follow each other faster.
     assert!(tries <= 5 * seconds + 8, "{tries} connections in {seconds} s");
     assert!(tries >= 2, "{tries}");
     proxy.faults().heal().expect("opened");

@@ -1,4 +1,4 @@
-//! Everything that is logged while something runs, at every level, as text.
+//! All log lines of this process, at every level, as text.
 
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -7,12 +7,12 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-/// Collects the lines of this process.
+/// A collector of the lines of this process.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Logs(Arc<Mutex<Vec<String>>>);
 
 impl Logs {
-    /// Those of the process, which has one collector: the engine logs on a thread of its own.
+    /// Returns the collector of the process. There is only one, because the engine logs on a thread of its own.
     pub(crate) fn of_all() -> Self {
         static ALL: OnceLock<Logs> = OnceLock::new();
         ALL.get_or_init(|| {
@@ -27,7 +27,7 @@ impl Logs {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Fails if a secret is in one of these texts, or has been logged.
+    /// Fails if one of these texts, or a line of the log, contains the secret.
     pub(crate) fn and_texts_hide(&self, secret: &str, texts: &[String]) {
         let lines = self.lines();
         assert!(!lines.is_empty());

@@ -1,7 +1,19 @@
-//! What the tests of the storages over a network share. Whoever includes this has a module `tools` that says which
-//! storage it is: `Bare`, `Config`, `Server`, a server that is `common`, `own` for a place that nobody else has, and
-//! what goes by on the wire: the `marker` of an owner, and the words that `SUBSCRIBE`. A module here bears the name of
-//! the tests that it is for.
+//! Tests and helpers that the storages over a network share.
+//!
+//! A test crate that includes this has a module `tools`, which re-exports the `tools` here and adds what its storage
+//! needs:
+//!
+//! | Name | What it is |
+//! |---|---|
+//! | `Bare` | the storage without an engine |
+//! | `Config` | its configuration |
+//! | `Server` | a server of the testbed |
+//! | `common()` | the server that most tests share |
+//! | `own(url)` | the same URL with a prefix that no other test uses |
+//! | `marker(owner)` | the bytes of an owner in a request |
+//! | `SUBSCRIBE` | the words of a request that subscribes to notifications |
+//!
+//! Each other module here has the name of the module of tests that uses it.
 
 pub(crate) mod clocks;
 pub(crate) mod limits;

@@ -1,4 +1,4 @@
-//! What the tests have in common: time, clients, claims.
+//! Helpers of the tests: durations, clients, calls of a storage.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -15,15 +15,15 @@ use crate::tools::{Bare, Config, Server, own};
 
 pub(crate) type Hints = Pin<Box<dyn Stream<Item = Hint> + Send>>;
 
-/// Longer than any test.
+/// A duration longer than any test.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-/// So many milliseconds, times what a slow machine is given.
+/// Returns so many milliseconds, times the factor for a slow machine.
 pub(crate) fn time(ms: u64) -> Duration {
     scaled(Duration::from_millis(ms))
 }
 
-/// What ends at once where all goes well, and must not be mistaken for waiting until a TTL is over.
+/// Returns the limit for what happens at once, if it works. It is too short for waiting until a TTL ends.
 pub(crate) fn soon() -> Duration {
     time(5_000)
 }
@@ -33,7 +33,7 @@ pub(crate) fn run<T>(future: impl Future<Output = T>) -> T {
     runtime.expect("a runtime").block_on(future)
 }
 
-/// Waits for what must happen well before any TTL is over.
+/// Waits for a future, and fails after the limit.
 #[track_caller]
 pub(crate) fn within<T>(limit: Duration, future: impl Future<Output = T>) -> impl Future<Output = T> {
     let caller = std::panic::Location::caller();
@@ -45,7 +45,7 @@ pub(crate) fn within<T>(limit: Duration, future: impl Future<Output = T>) -> imp
     }
 }
 
-/// Looks until it is so.
+/// Repeats a check until it succeeds.
 #[track_caller]
 pub(crate) fn until(what: &str, look: impl FnMut() -> leasehold_testbed::Result<()>) {
     leasehold_testbed::until(what, look).expect("it happens");
@@ -55,7 +55,7 @@ pub(crate) fn with(url: &str, option: &str) -> String {
     format!("{url}{}{option}", if url.contains('?') { '&' } else { '?' })
 }
 
-/// Numbers without order, the same every time.
+/// A generator of pseudorandom numbers, the same in every run.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
@@ -65,7 +65,7 @@ impl Random {
     }
 }
 
-/// A proxy before a server, and a place through it and without it.
+/// Starts a proxy before a server. Returns it with two URLs of one place: through the proxy, and directly.
 pub(crate) async fn proxied(server: &Server) -> (Proxy, String, String) {
     let proxy = Proxy::start(format!("127.0.0.1:{}", server.port())).await.expect("a proxy");
     let direct = own(&server.url());
@@ -84,7 +84,7 @@ pub(crate) async fn try_bare(url: &str) -> Result<Bare> {
     Bare::connect(Config::new(url)?).await
 }
 
-/// What a storage says when it is connected to in vain.
+/// Connects, which must fail, and returns the error.
 pub(crate) async fn refusal(url: &str) -> Error {
     match within(LONG, try_bare(url)).await {
         Ok(storage) => panic!("connected: {storage} by {url}"),
@@ -92,7 +92,7 @@ pub(crate) async fn refusal(url: &str) -> Error {
     }
 }
 
-/// A storage that listens: its first hint says so.
+/// Returns a storage that listens. Its first hint has shown that.
 pub(crate) async fn listening(url: &str) -> (Bare, Hints) {
     let storage = bare(url).await;
     let mut hints: Hints = Box::pin(storage.hints());
@@ -124,7 +124,7 @@ pub(crate) async fn release(storage: &impl Storage, claim: &Claim) -> Result<Rel
     storage.release(std::slice::from_ref(claim)).await.pop().expect("an answer")
 }
 
-/// Takes what is free.
+/// Acquires a free lock.
 pub(crate) async fn take(storage: &impl Storage, claim: &Claim) -> Token {
     match acquire(storage, claim).await {
         Ok(AcquireReply::Granted { token, .. }) => token,
@@ -132,27 +132,27 @@ pub(crate) async fn take(storage: &impl Storage, claim: &Claim) -> Token {
     }
 }
 
-/// Takes what somebody holds, as soon as that lease is over.
+/// Acquires a lock that another owner holds, as soon as that lease has ended.
 pub(crate) async fn take_over(storage: &impl Storage, claim: &Claim) -> Token {
     let asking = async {
         loop {
             if let Ok(AcquireReply::Granted { token, .. }) = acquire(storage, claim).await {
                 return token;
             }
-            // Whoever does not wait is told nothing.
+            // A claim that does not wait gets no hint.
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     within(LONG, asking).await
 }
 
-/// Asks for what is held.
+/// Sends a claim that must be refused, because another owner holds the lock.
 pub(crate) async fn is_held(storage: &impl Storage, claim: &Claim) {
     let answer = acquire(storage, claim).await;
     assert!(matches!(answer, Ok(AcquireReply::Held { .. })), "{answer:?}");
 }
 
-/// Asks until there is an answer; what comes before may only be `Unavailable`.
+/// Repeats a call until it is answered. Until then, only `Unavailable` is allowed.
 pub(crate) async fn answered<T>(mut ask: impl AsyncFnMut() -> Result<T>) -> T {
     let asking = async {
         loop {
@@ -160,33 +160,33 @@ pub(crate) async fn answered<T>(mut ask: impl AsyncFnMut() -> Result<T>) -> T {
                 Ok(answer) => return answer,
                 Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
             }
-            // A storage asks once, and nothing tells when a server answers again.
+            // A storage does not repeat a call, and no event shows when a server answers again.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     within(LONG, asking).await
 }
 
-/// Takes what is free, with an engine.
+/// Acquires a free lock through an engine.
 pub(crate) async fn hold(locks: &Locks, lock: &str, ttl: Duration) -> Guard {
-    within(LONG, locks.lock(lock).ttl(ttl).acquire()).await.expect("nobody else holds it")
+    within(LONG, locks.lock(lock).ttl(ttl).acquire()).await.expect("the lock is free")
 }
 
-/// Takes and gives back, which ends soon if nobody holds.
+/// Acquires and releases a lock, which must be free.
 pub(crate) async fn is_free(locks: &Locks, lock: &str) {
     within(soon(), locks.lock(lock).acquire()).await.expect("granted").release().await.expect("released");
 }
 
-/// Waits for a lock, in a task of its own.
+/// Acquires a lock in a task of its own.
 pub(crate) fn waiting(lock: Lock) -> JoinHandle<Result<Guard>> {
     tokio::spawn(async move { lock.acquire().await })
 }
 
-/// Waits until so many wait for a lock.
+/// Waits until a lock has so many waiters.
 pub(crate) async fn waiters(locks: &Locks, lock: &str, wanted: u64) {
     let looking = async {
         while locks.inspect(lock).await.ok().and_then(|holders| holders.first()?.waiters) != Some(wanted) {
-            // Nobody is told of an entry in the queue.
+            // No hint is sent for an entry in the queue.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };

@@ -1,4 +1,4 @@
-//! Answers that do not come or come late, and callers that go away meanwhile.
+//! Answers that are lost or late, and callers that go away meanwhile.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -13,7 +13,9 @@ use tokio::time::Instant;
 
 use crate::tools::*;
 
-/// Claims that reach a server while it is stopped, and are given up before it goes on.
+/// Sends claims to a stopped server, and gives them up before it continues.
+///
+/// The server must not execute them when it continues. `take_again` acquires the lock for another client then.
 pub(crate) async fn claims_to_a_stopped_server(
     server: &Server,
     url: &str,
@@ -25,22 +27,22 @@ pub(crate) async fn claims_to_a_stopped_server(
         let lock = format!("job{round}");
         let storage = bare(url).await;
         let mine = claim(&lock).patience(Duration::from_millis(30));
-        // A first call, so that both have a connection and know the server's time.
+        // After a first call, the client has a connection and knows the server's time.
         assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::NotHeld);
         server.stop();
         let stopped = Instant::now();
         let sent = [mine.clone()];
         let mut asking = Box::pin(storage.acquire(&sent));
-        // Sent, which nobody confirms, and given up; in every second round the client dies as well.
+        // The claim is sent and given up without an answer. In every second round the client goes away, too.
         assert!(tokio::time::timeout(Duration::from_millis(20), &mut asking).await.is_err());
         drop(asking);
         let survivor = (round % 2 == 1).then_some(storage);
-        // Nobody may want it any more when the server goes on.
+        // The claim's patience must have ended before the server continues.
         tokio::time::sleep_until(stopped + 3 * mine.patience).await;
         server.cont();
         let theirs = claim(&lock);
         let token = take_again(&other, &theirs).await;
-        // What the server had not yet read cannot take it away either.
+        // A claim that the server had not read before must not replace this one.
         assert_eq!(within(soon(), take(&other, &theirs)).await, token, "round {round}");
         assert_eq!(
             release(&other, &theirs).await.expect("answered"),
@@ -51,11 +53,11 @@ pub(crate) async fn claims_to_a_stopped_server(
     }
 }
 
-/// Claims whose clean-up overtakes them, and claims whose clean-up does not.
+/// Delays claims until after their cleanup, or executes them before it. Neither may leave a lease.
 pub(crate) async fn clean_up_before_and_after() {
     let (proxy, through, direct) = proxied(common()).await;
     let (storage, cleaner) = (bare(&through).await, bare(&direct).await);
-    is_held_by_nobody(&storage).await;
+    warm_up(&storage).await;
     for round in 0..20 {
         let mine = claim("job").patience(Duration::from_millis(50));
         let sent = [mine.clone()];
@@ -68,7 +70,7 @@ pub(crate) async fn clean_up_before_and_after() {
             on = held_back.sprung() => on.expect("it asks"),
         };
         if late {
-            // The clean-up overtakes the claim, which is executed when nobody wants it any more.
+            // The cleanup overtakes the claim, which is executed after its patience has ended.
             assert_eq!(release(&cleaner, &mine).await.expect("answered"), ReleaseReply::NotHeld);
             tokio::time::sleep_until(since + mine.patience).await;
             proxy.faults().resume(Which::One(on));
@@ -83,14 +85,14 @@ pub(crate) async fn clean_up_before_and_after() {
     }
 }
 
-/// Has the storage and the server know what they say to each other.
-pub(crate) async fn is_held_by_nobody(storage: &Bare) {
+/// Makes one cycle, so that the storage has a connection and has loaded its scripts or statements.
+pub(crate) async fn warm_up(storage: &Bare) {
     let mine = claim("other");
     take(storage, &mine).await;
     assert_eq!(release(storage, &mine).await.expect("answered"), ReleaseReply::Released);
 }
 
-/// Acquires that end without an answer while a server is stopped.
+/// Acquires locks from a stopped server without an answer. All must be free when the server continues.
 pub(crate) async fn acquires_from_a_stopped_server(server: &Server, url: &str) {
     let (locks, other) = (client(url).await, client(url).await);
     for round in 0..3 {
@@ -99,7 +101,7 @@ pub(crate) async fn acquires_from_a_stopped_server(server: &Server, url: &str) {
         server.stop();
         let failing = names.iter().map(|name| {
             let lock = locks.lock(name).ttl(Duration::from_secs(30)).wait(Duration::from_millis(50));
-            async move { lock.acquire().await.expect_err("nobody answers") }
+            async move { lock.acquire().await.expect_err("the server does not answer") }
         });
         for error in within(LONG, join_all(failing)).await {
             assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Contended), "{error:?}");
@@ -109,12 +111,12 @@ pub(crate) async fn acquires_from_a_stopped_server(server: &Server, url: &str) {
     }
 }
 
-/// Acquires that are dropped so many microseconds after a poll at the most; then both clients are closed.
+/// Drops acquires within at most `longest` microseconds of a poll. Then closes both clients.
 pub(crate) async fn dropped_acquires(locks: &Locks, other: &Locks, rounds: usize, longest: u64) {
     let held = hold(other, "held", LONG).await;
     let mut random = Random(7);
     for round in 0..rounds {
-        // How far they get until they are dropped is what differs.
+        // The acquires get to different points before they are dropped.
         let pause = Duration::from_micros(random.below(longest));
         let lock = locks.lock(if round % 2 == 0 { "free" } else { "held" });
         let mut taking = Box::pin(lock.acquire());
@@ -130,7 +132,7 @@ pub(crate) async fn dropped_acquires(locks: &Locks, other: &Locks, rounds: usize
     other.close().await.expect("closed");
 }
 
-/// Calls that are dropped at once, each followed by one that `answer` asks.
+/// Drops calls at once. Each time, `answer` then makes a call that must get its own answer.
 pub(crate) async fn dropped_calls(rounds: u32, answer: impl AsyncFn(&Bare, &Claim) -> ReleaseReply) {
     let storage = bare(&own(&common().url())).await;
     let (mine, yours) = (claim("job"), claim("job"));
@@ -150,14 +152,14 @@ pub(crate) async fn dropped_calls(rounds: u32, answer: impl AsyncFn(&Bare, &Clai
             tokio::task::yield_now().await;
         }
         drop(calls);
-        // Every answer belongs to its own question.
+        // No call may get the answer of a dropped one.
         is_held(&storage, &yours).await;
         assert_eq!(answer(&storage, &yours).await, ReleaseReply::NotHeld);
     }
     assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::Released);
 }
 
-/// A guard in a task that panics.
+/// Drops a guard by a panic in its task.
 pub(crate) async fn guard_in_a_panic() {
     let url = own(&common().url());
     let (locks, other) = (client(&url).await, client(&url).await);
@@ -170,7 +172,7 @@ pub(crate) async fn guard_in_a_panic() {
     is_free(&other, "job").await;
 }
 
-/// A guard that is dropped on a thread of its own, and one that goes with the runtime.
+/// Drops a guard on a thread without a runtime, and another one together with its runtime.
 pub(crate) fn guard_without_a_runtime() {
     let url = own(&common().url());
     let (locks, guard) = run(async {
@@ -181,7 +183,7 @@ pub(crate) fn guard_without_a_runtime() {
     std::thread::spawn(move || drop(guard)).join().expect("no panic");
     run(async {
         let guard = within(soon(), locks.lock("job").acquire()).await.expect("granted");
-        // With the runtime that goes away, in a task that never ran on.
+        // The task is pending when its runtime is dropped.
         tokio::spawn(async move {
             let _held = guard;
             std::future::pending::<()>().await;
@@ -190,7 +192,7 @@ pub(crate) fn guard_without_a_runtime() {
     run(is_free(&locks, "job"));
 }
 
-/// A release that is dropped while it is on its way.
+/// Drops a release while its request is in flight.
 pub(crate) async fn release_without_its_caller() {
     let (proxy, through, direct) = proxied(common()).await;
     let (locks, other) = (client(&through).await, client(&direct).await);
@@ -203,7 +205,7 @@ pub(crate) async fn release_without_its_caller() {
     is_free(&other, "job").await;
 }
 
-/// A release that is executed, and whose connection ends with what says so.
+/// Resets the connection after a release was executed and before it is answered.
 pub(crate) async fn release_without_its_answer() {
     let (proxy, through, direct) = proxied(common()).await;
     let (locks, other) = (client(&through).await, bare(&direct).await);
@@ -213,16 +215,16 @@ pub(crate) async fn release_without_its_answer() {
     within(LONG, lost.sprung()).await.expect("it releases");
     let theirs = claim("job");
     let token = take(&other, &theirs).await;
-    within(LONG, releasing).await.expect("no panic").expect("it was ours until it was released");
+    within(LONG, releasing).await.expect("no panic").expect("it was held until it was released");
     assert_eq!(take(&other, &theirs).await, token);
     release(&other, &theirs).await.expect("answered");
 }
 
-/// A lock that an operator breaks, and whose holder listens.
+/// Breaks a lock. Its holder listens, and must learn it at once.
 pub(crate) async fn broken_lock() {
     let url = own(&common().url());
     let (locks, operator) = (client(&url).await, client(&url).await);
-    // It has waited before, so it listens.
+    // The client listens, because it has waited before.
     let other = hold(&operator, "other", LONG).await;
     let waiting = waiting(locks.lock("other"));
     waiters(&operator, "other", 1).await;
@@ -233,13 +235,13 @@ pub(crate) async fn broken_lock() {
     let broken = operator.break_lock("job").await.expect("answered").pop().expect("held");
     assert_eq!((broken.owner, broken.token), (guard.owner(), guard.token()));
     assert!(matches!(events.next().await, Some(Event::Broken { .. })));
-    // Well before its next renewal.
+    // The next renewal is due much later.
     assert_eq!(within(soon(), guard.lost()).await, Lost::Taken);
     let next = hold(&operator, "job", LONG).await;
     assert!(next.token() > guard.token());
 }
 
-/// A holder that does nothing until somebody else holds, and then tries everything.
+/// Pauses a holder until another one holds the lock. Its renewal and release must then change nothing.
 pub(crate) async fn paused_holder() {
     let url = own(&common().url());
     let (storage, other) = (bare(&url).await, bare(&url).await);
@@ -258,7 +260,7 @@ pub(crate) async fn paused_holder() {
     assert!(take(&storage, &third).await > new);
 }
 
-/// A renewal that is executed in time, and answered when its holder has given up.
+/// Delays the answer of a renewal until the holder's deadline. The lock must be lost, and free at once.
 pub(crate) async fn late_renewal() {
     let (proxy, through, _) = proxied(common()).await;
     let locks = client(&through).await;
@@ -269,11 +271,11 @@ pub(crate) async fn late_renewal() {
     proxy.faults().heal().expect("healed");
     assert!(!guard.is_held());
     assert!(guard.release().await.is_err());
-    // The late renewal is undone: nobody waits for its TTL.
+    // The late renewal is undone, so the lock is free before its TTL has ended.
     is_free(&locks, "job").await;
 }
 
-/// A grant that this trap holds back until nine tenths of it are over.
+/// Delays a grant by this trap until nine tenths of the TTL have passed. The guard must have more than half of it left.
 pub(crate) async fn late_grant(trap: Trap) {
     let (proxy, through, _) = proxied(common()).await;
     let locks = client(&through).await;
@@ -282,7 +284,7 @@ pub(crate) async fn late_grant(trap: Trap) {
     let late = proxy.faults().arm(trap);
     let taking = waiting(locks.lock("job").ttl(ttl));
     let on = within(LONG, late.sprung()).await.expect("it asks");
-    // Meanwhile nothing happens but that its time goes by.
+    // Nothing else happens meanwhile, so there is no event to wait for.
     tokio::time::sleep(ttl.mul_f64(0.9)).await;
     proxy.faults().resume(Which::One(on));
     let guard = within(LONG, taking).await.expect("no panic").expect("granted in the end");
@@ -290,7 +292,7 @@ pub(crate) async fn late_grant(trap: Trap) {
     guard.release().await.expect("released");
 }
 
-/// Releases at the moment at which a renewal is due; then the client is closed.
+/// Releases locks at about the time when a renewal is due. Then closes the client.
 pub(crate) async fn releases_among_renewals(url: &str) {
     let locks = client(url).await;
     let mut turns = Vec::new();
@@ -302,7 +304,7 @@ pub(crate) async fn releases_among_renewals(url: &str) {
                 let Ok(guard) = locks.lock(format!("job{worker}")).ttl(ttl).acquire().await else {
                     continue;
                 };
-                // Renewals go out at a third.
+                // Renewals are sent at a third of the TTL.
                 let wait = Duration::from_micros(30_000 + (worker * 8 + turn) * 20);
                 tokio::time::sleep(wait).await;
                 let _lost_on_a_slow_machine = guard.release().await;

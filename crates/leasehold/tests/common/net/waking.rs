@@ -1,4 +1,4 @@
-//! Waiters, and the connection that wakes them.
+//! Waiters, and the connection through which they are woken.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::tools::*;
 
-/// A release while the subscription of whoever waits has no answer yet.
+/// Releases a lock before the waiter's subscription is answered.
 pub(crate) async fn release_before_the_subscription() {
     let (proxy, through, direct) = proxied(common()).await;
     let held_back = proxy.faults().arm(Trap::on_request(SUBSCRIBE).hold_reply());
@@ -22,12 +22,12 @@ pub(crate) async fn release_before_the_subscription() {
     let on = within(LONG, held_back.sprung()).await.expect("it listens");
     guard.release().await.expect("released");
     proxy.faults().resume(Which::One(on));
-    // Nobody could be told, and yet nobody waits for longer than it takes to look once more.
+    // No hint could reach the waiter. It asks again on its heartbeat.
     let limit = WAITER_HEARTBEAT + time(1_000);
     let _ = within(limit, waiting).await.expect("no panic").expect("granted");
 }
 
-/// A connection that says nothing any more, to a storage that listens to it.
+/// Silences the connection for notifications of a storage. It must notice, and hint everything.
 pub(crate) async fn silent_notifications() {
     let (proxy, through, direct) = proxied(common()).await;
     let subscribed = proxy.faults().arm(Trap::on_request(SUBSCRIBE));
@@ -40,7 +40,7 @@ pub(crate) async fn silent_notifications() {
     let notifications = within(LONG, subscribed.passed()).await.expect("it listens");
     proxy.faults().flow_both(Which::One(notifications), Flow::BlackHole);
     let since = Instant::now();
-    // Its client is there, so it keeps its place; it hears nothing.
+    // The waiter's entry stays, but the hint does not reach it.
     guard.release().await.expect("released");
     assert_eq!(within(LONG, hints.next()).await, Some(Hint::Any));
     let noticed = since.elapsed();
@@ -48,7 +48,7 @@ pub(crate) async fn silent_notifications() {
     assert!(noticed < 3 * WAITER_HEARTBEAT + time(1_000), "{noticed:?}");
 }
 
-/// A connection that says nothing any more, to an engine that must not wait for it for longer than that.
+/// Silences the connection for notifications of an engine. Its waiter must be granted the lock within the limit.
 pub(crate) async fn waiter_behind_silent_notifications(limit: Duration) {
     let (proxy, through, direct) = proxied(common()).await;
     let subscribed = proxy.faults().arm(Trap::on_request(SUBSCRIBE));
@@ -62,7 +62,7 @@ pub(crate) async fn waiter_behind_silent_notifications(limit: Duration) {
     let _ = within(limit, waiting).await.expect("no panic").expect("granted");
 }
 
-/// Clients that take a lock in turns while those who wake them are disturbed, each until `is_enough` of its turns.
+/// Has clients acquire a lock in turns while their notifications are disturbed, each until `is_enough` of its turns.
 pub(crate) async fn disturbed_handovers(url: &str, clients: u32, is_enough: impl Fn(u32) -> bool) {
     let mut workers = Vec::new();
     for _ in 0..clients {
@@ -80,17 +80,17 @@ pub(crate) async fn disturbed_handovers(url: &str, clients: u32, is_enough: impl
         });
     }
     let longest = within(LONG, join_all(workers)).await.into_iter().max().expect("some");
-    // Whoever is not told looks by itself, each of those before it too.
+    // A client that gets no hint asks on its heartbeat, and so does each one before it.
     let limit = clients * WAITER_HEARTBEAT + time(1_000);
     assert!(longest < limit, "{longest:?}");
 }
 
-/// Who waits without an engine: what it hears, and its claim.
+/// A waiter without an engine: its storage, its hints and its claim.
 pub(crate) type Waiter = (Bare, Hints, Claim);
 
-/// So many that wait for the lock `job`, in this order.
+/// Returns so many waiters for the lock `job`, in the order of the queue.
 pub(crate) async fn crowd(url: &str, waiting: usize) -> Vec<Waiter> {
-    // One connection would do for all of them; a client each is what many processes are.
+    // Each waiter has a client of its own, as many processes would have.
     let mut crowd = Vec::new();
     for _ in 0..waiting {
         let (storage, hints) = listening(url).await;
@@ -101,7 +101,7 @@ pub(crate) async fn crowd(url: &str, waiting: usize) -> Vec<Waiter> {
     crowd
 }
 
-/// Each of these is told, takes the lock and releases it.
+/// Checks that each waiter is hinted. It then acquires and releases the lock.
 pub(crate) async fn have_their_turns(waiters: &mut [Waiter]) {
     for (storage, hints, mine) in waiters {
         assert_eq!(within(LONG, hints.next()).await, Some(Hint::Owner(mine.owner)));
@@ -110,15 +110,16 @@ pub(crate) async fn have_their_turns(waiters: &mut [Waiter]) {
     }
 }
 
-/// None of these was woken: not one message waits anywhere.
+/// Checks that no waiter was woken: no hint is ready.
 pub(crate) async fn were_not_woken(waiters: &mut [Waiter]) {
     for (_, hints, _) in waiters {
         assert_eq!(futures_util::future::poll_immediate(hints.next()).await, None);
     }
 }
 
-/// A crowd of engines, of which each gets its turn; `asked` counts the claims that the server has seen. Each may ask
-/// so much more often than twice.
+/// Has a crowd of engines acquire a lock in turns. Limits the number of claims that the server receives.
+///
+/// `asked` returns that number. Each engine may send two claims for its turn, one for each heartbeat, and `more` others.
 pub(crate) async fn engines_in_a_crowd(url: &str, waiting: u64, more: u64, asked: impl Fn() -> u64) {
     let holder = client(url).await;
     let guard = hold(&holder, "job", LONG).await;
@@ -139,13 +140,13 @@ pub(crate) async fn engines_in_a_crowd(url: &str, waiting: u64, more: u64, asked
         turn.expect("released");
     }
     let (took, asked) = (since.elapsed(), asked() - before);
-    // Each asks when it is told, and every so often by itself.
+    // Each engine asks after a hint, and on its heartbeat.
     let beats = waiting * (more + took.as_secs() / WAITER_HEARTBEAT.as_secs());
     assert!(asked <= 2 * waiting + beats, "{asked} claims for {waiting} handovers in {took:?}");
     drop(clients);
 }
 
-/// A holder that is gone, and whose lease is over; somebody else has it so soon after that.
+/// Drops a holder without a release. Another client must be granted the lock within the limit after its TTL.
 pub(crate) async fn dead_holder(limit: Duration) {
     let url = own(&common().url());
     let ttl = time(1_000);
@@ -162,8 +163,8 @@ pub(crate) async fn dead_holder(limit: Duration) {
     guard.release().await.expect("released");
 }
 
-/// Clients that give up waiting after so many microseconds at the most, until each was granted so often; then they are
-/// closed.
+/// Has clients give up waiting after at most `longest` microseconds, until each was granted the lock `grants` times.
+/// Then closes them.
 pub(crate) async fn leaving_waiters(url: &str, clients: u64, grants: u32, longest: u64) {
     let mut workers = Vec::new();
     let mut all: Vec<Locks> = Vec::new();
@@ -177,7 +178,7 @@ pub(crate) async fn leaving_waiters(url: &str, clients: u64, grants: u32, longes
                 let patience = Duration::from_micros(random.below(longest));
                 let lock = locks.lock("job");
                 let taking = lock.acquire();
-                // Left alone in one of three cases.
+                // One of three acquires is not given up.
                 let guard = if random.below(3) == 0 {
                     Some(taking.await.expect("granted"))
                 } else {
@@ -198,7 +199,7 @@ pub(crate) async fn leaving_waiters(url: &str, clients: u64, grants: u32, longes
     }
 }
 
-/// Two clients that take a lock in turns, so often each; then they are closed.
+/// Has two clients acquire a lock in turns, so often each. Then closes them.
 pub(crate) async fn handovers_of_two(url: &str, turns: u32) {
     let (a, b) = (client(url).await, client(url).await);
     let take_turns = |locks: Locks| async move {

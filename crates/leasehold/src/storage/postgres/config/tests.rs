@@ -218,7 +218,7 @@ fn wrong_values_name_the_option_and_what_is_valid() {
         ("sslmode", "disable, allow, prefer, require, verify-ca, verify-full"),
         ("sslnegotiation", "postgres, direct"),
         ("sslcertmode", "disable, allow"),
-        ("sslsni", "0, 1"),
+        ("sslsni", "0 or 1"),
         ("ssl_min_protocol_version", "TLSv1.2, TLSv1.3"),
         ("ssl_max_protocol_version", "TLSv1.2, TLSv1.3"),
         ("target_session_attrs", "read-write, primary, any"),

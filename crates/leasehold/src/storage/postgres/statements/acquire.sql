@@ -13,10 +13,16 @@
 --
 -- A claim without `wait` that is not granted writes nothing. A claim whose owner holds already is left to `renew.sql`.
 --
--- Parameters: $1 prefix, $2 client id, $3 key of the client's advisory lock; arrays of the claims: $4 names, $5 kinds,
--- $6 owners, $7 TTLs in us, $8 `not_after`: the last moment of the server's clock for each, in us, $9 wait, $10 labels;
--- $11 the client whose channel is notified, or null, $12 how long an insert waits for another transaction that inserts
--- the same row, $13 (array) whether a missing row is inserted.
+-- Parameters:
+--   $1        prefix
+--   $2        client id
+--   $3        key of the client's advisory lock
+--   $4 to $7  arrays of the claims: names, kinds, owners, TTLs in us
+--   $8        array of `not_after`: the last moment of the server's clock at which each may be executed, in us
+--   $9, $10   arrays of the claims: wait, labels
+--   $11       the client whose channel is notified, or null
+--   $12       how long an insert waits for another transaction that inserts the same row
+--   $13       array: whether a missing row is inserted
 --
 -- Reply, one row for each claim, in their order:
 --   now         the server's clock, in us

@@ -6,8 +6,7 @@
 --  2. The subquery `f` finds and locks the rows of the free locks; rows that are locked already are skipped.
 --  3. The update grants them.
 --
--- Parameters: $1 prefix, $2 client id, $3 key of the client's advisory lock; arrays of the claims: $4 names, $5 kinds,
--- $6 owners, $7 TTLs in us, $8 `not_after` in us, $9 labels.
+-- Parameters: $1 to $8 as in `acquire.sql`, $9 labels.
 --
 -- Reply, one row for each claim that is granted; the others are left to `acquire.sql`:
 --   i      the claim's number, from 1
@@ -20,8 +19,8 @@ with clock as materialized (
     where not exists(select from {waiters} where space = $1)
 )
 -- FOR UPDATE, not the weaker lock of an update: a transaction that pins the row by FOR KEY SHARE keeps it from another
--- owner, and one that still sees the earlier lease, by an older snapshot, cannot pin that. The subquery has each row found
--- by the index and updated by its place, whatever the statistics were when the plan was made.
+-- owner. And a transaction that still sees the earlier lease, by an older snapshot, cannot pin that. The subquery has each
+-- row found by the index and updated by its place, whatever the statistics were when the plan was made.
 update {locks} l
 set owner = f.owner, kind = f.kind, client = $2, label = f.label, token = greatest(f.last + 1, f.us),
     ttl_us = f.ttl_us, granted_at = f.now, expires_at = f.now + (f.ttl_us * interval '1 us')

@@ -11,8 +11,12 @@
 -- It is sent in two forms. One skips rows that another transaction has locked and reports them as `locked`; the other
 -- waits for them and hands nothing over.
 --
--- Parameters: $1 prefix, $2 key of the client's advisory lock, or null; arrays of the claims: $3 names, $4 owners;
--- $5 whether the client waits for the reply before it notifies, $6 client id.
+-- Parameters:
+--   $1      prefix
+--   $2      key of the client's advisory lock, or null
+--   $3, $4  arrays of the claims: names, owners
+--   $5      whether the client waits for the reply before it notifies
+--   $6      client id
 --
 -- Reply, one row for each claim, in their order:
 --   now     the server's clock, in us

@@ -4,12 +4,13 @@
 //! second step a token is written only where the lock is still its owner's. So a majority has it before another owner
 //! can read a majority. `tests/quorum_model.rs` checks that exhaustively.
 //!
-//! 1. *Propose:* every server is asked to take the lock, and replies with a vote. A majority wins.
+//! 1. *Propose:* the claim is sent to every server, which takes the lock if it is free, and replies with a vote. A claim
+//!    with a majority wins.
 //! 2. *Split votes:* if several claims came together, each may have some servers and none a majority. The claim that has
 //!    the first server is preferred: it retries for some milliseconds, while the others withdraw.
 //! 3. *Commit:* the token is written where the lock was taken. A majority makes it a grant.
 //! 4. *Withdraw:* a claim that failed gives the lock back at each server that has it, or may have it.
-//! 5. *Late votes:* a server that answers when all is decided gets the token, too, or is told to withdraw the claim.
+//! 5. *Late votes:* if a vote comes when all is decided, its server gets the token, too, or the claim is withdrawn there.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -115,10 +116,13 @@ impl<'a> Election<'a> {
     async fn commit(&self) -> Vec<Option<Token>> {
         let mut commits: Vec<_> = self.ballots.iter().map(Commit::new).collect();
         let mut replies = self.nodes.call(|node| {
-            let commits = commits.iter().flatten().zip(self.claims.iter());
             let claims: Vec<_> = commits
-                .filter(|(commit, _)| commit.servers.contains(&node.index))
-                .map(|(commit, claim)| (claim.clone(), commit.token))
+                .iter()
+                .zip(self.claims.iter())
+                .filter_map(|(commit, claim)| {
+                    let commit = commit.as_ref().filter(|commit| commit.servers.contains(&node.index))?;
+                    Some((claim.clone(), commit.token))
+                })
                 .collect();
             (!claims.is_empty()).then_some(async move { node.commit(&claims).await })
         });

@@ -72,8 +72,8 @@ impl Ballot {
         self.votes[server] = Some(vote);
     }
 
-    /// Returns `true` if a vote counts. The vote of a server that may have lost other leases counts, too, if it has this
-    /// lease with the same token as a server whose vote counts.
+    /// Returns `true` if a vote counts. A server that may have lost other leases counts, too, if it has this lease with
+    /// the same token as one that counts anyway.
     fn is_counted(&self, vote: &Vote) -> bool {
         match vote {
             Vote::Taken { counted: true, .. } => true,

@@ -198,7 +198,7 @@ impl Node {
                     // From `idle` on no earlier release of this cleanup can be executed.
                     Ok(replies) if sent >= idle => claims = self.not_final(claims, sent, &replies),
                     Ok(_) => {}
-                    // This one may be executed later, but must not be once the owner asks again.
+                    // This one may be executed later, but must not be once the owner claims the lock again.
                     Err(_) => idle = sent.after(by_a_slow_clock(CLEANUP_WITHIN)),
                 }
             }

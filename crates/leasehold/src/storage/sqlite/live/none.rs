@@ -1,15 +1,15 @@
-//! Where there are no liveness files: leases end by release and by time.
+//! A stand-in where there are no liveness files: leases end by release and by their TTL only.
 
 use std::path::Path;
 
 use super::fs::Paths;
 use crate::error::Result;
 
-/// Stands for nothing.
+/// A liveness file that does not exist.
 #[derive(Debug)]
-pub(super) struct Live;
+pub(super) struct LivenessFile;
 
-impl Live {
+impl LivenessFile {
     pub(super) fn create(_paths: &Paths, _tag: &str) -> Result<Self> {
         Ok(Self)
     }
@@ -18,19 +18,19 @@ impl Live {
         ""
     }
 
-    pub(super) fn is_seen(&self) -> bool {
+    pub(super) fn is_in_place(&self) -> bool {
         true
     }
 }
 
-/// Whether the storage behind a liveness file is in use.
+/// The state of the storage behind a liveness file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// Never told here.
+    /// Never reported here.
     Dead,
-    /// Never told here.
+    /// Never reported here.
     Alive(Option<std::convert::Infallible>),
-    /// Cannot be told, so the TTL decides.
+    /// The state cannot be told, so the TTL decides.
     Unknown,
 }
 
@@ -46,7 +46,7 @@ pub(super) fn refuse_others(_dir: &Path, _tag: &str) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn bury(_dir: &Path, _id: &str) {}
+pub(super) fn remove_dead(_dir: &Path, _id: &str) {}
 
 pub(super) fn storages(_dir: &Path) -> Result<Vec<String>> {
     Ok(Vec::new())

@@ -1,4 +1,4 @@
-//! Where hints do not reach other processes: waiters there ask again on their heartbeat.
+//! A stand-in where hints do not reach other processes. Waiters there ask again on their heartbeat.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::storage::{Hint, Name, Owner};
 /// Whether a release wakes the next waiter.
 pub(super) const PUSH: bool = false;
 
-/// The storage's side: sends hints to this storage.
+/// The storage's side: sends hints to this storage only.
 #[derive(Clone, Debug)]
 pub(super) struct Hinter(mpsc::UnboundedSender<Hint>);
 
@@ -22,6 +22,7 @@ pub(super) struct Hinter(mpsc::UnboundedSender<Hint>);
 #[derive(Debug)]
 pub(super) struct Commands(mpsc::UnboundedReceiver<Hint>);
 
+/// Returns both sides of a new channel.
 pub(super) fn channel() -> (Hinter, Commands) {
     let (tx, rx) = mpsc::unbounded_channel();
     (Hinter(tx), Commands(rx))
@@ -32,11 +33,11 @@ impl Hinter {
         Ok(())
     }
 
-    pub(super) fn tell(&self, hint: Hint) {
-        let _nobody_listens = self.0.send(hint);
+    pub(super) fn hint(&self, hint: Hint) {
+        let _listener_gone = self.0.send(hint);
     }
 
-    pub(super) fn pass(&self, _live_dir: &Path, _id: &str, _owner: Owner) {}
+    pub(super) fn hint_other(&self, _live_dir: &Path, _id: &str, _owner: Owner) {}
 
     pub(super) fn watch_deaths(&self, _owner: Owner, _ids: Vec<String>, _now: Moment) {}
 
@@ -44,7 +45,7 @@ impl Hinter {
         false
     }
 
-    pub(super) fn settled(&self, _owner: Owner) {}
+    pub(super) fn forget_waiter(&self, _owner: Owner) {}
 
     pub(super) fn watch(&self, _added: &[Name], _removed: &[Name]) {}
 }
@@ -52,7 +53,7 @@ impl Hinter {
 impl Commands {
     pub(super) fn listen(
         self,
-        _replaced: impl Fn() + Send + 'static,
+        _check: impl Fn() + Send + 'static,
     ) -> impl Stream<Item = Hint> + Send + 'static {
         stream::unfold(self.0, async |mut hints| hints.recv().await.map(|hint| (hint, hints)))
     }
