@@ -132,7 +132,7 @@ fn unknown(ask: &Ask) -> Answer {
     }
 }
 
-/// All waits without a limit end together. Each error has the cause that the first waiter has found, and no other.
+/// Checks that all waits without a limit end together. Each error has the cause that the first waiter has found, and no other.
 fn waiters_of_a_silent_storage(crowd: &mut Crowd) -> Result<(), Violation> {
     for _ in 0..MANY {
         crowd.acquire(0, Wait::Forever, false);
@@ -153,7 +153,7 @@ fn waiters_of_a_silent_storage(crowd: &mut Crowd) -> Result<(), Violation> {
     require(crowd.client.is_idle(), "nothing is left")
 }
 
-/// Waiters leave in any order, and the limits of many pass at the same moment.
+/// Lets waiters leave in any order, and the limits of many pass at the same moment.
 fn waiters_that_leave(crowd: &mut Crowd) -> Result<(), Violation> {
     for i in 0..MANY {
         let wait = if i % 2 == 0 { Wait::For(Duration::from_secs(5)) } else { Wait::Forever };
@@ -176,7 +176,7 @@ fn waiters_that_leave(crowd: &mut Crowd) -> Result<(), Violation> {
     require(crowd.client.is_idle(), "nothing is left")
 }
 
-/// One claim answers all tries that were made before it left.
+/// Checks that one claim answers all tries that were made before it left.
 fn tries(crowd: &mut Crowd) -> Result<(), Violation> {
     for grants in [false, true] {
         crowd.client.refused.clear();
@@ -199,7 +199,7 @@ fn tries(crowd: &mut Crowd) -> Result<(), Violation> {
     Ok(())
 }
 
-/// Tries are answered within their patience, however many there are.
+/// Checks that tries are answered within their patience, however many there are.
 fn tries_of_a_silent_storage(crowd: &mut Crowd) -> Result<(), Violation> {
     for _ in 0..MANY {
         crowd.acquire(0, Wait::Forever, true);
@@ -214,7 +214,7 @@ fn tries_of_a_silent_storage(crowd: &mut Crowd) -> Result<(), Violation> {
     Ok(())
 }
 
-/// Observers come and go, and the storage learns only the differences. A lock that is acquired meanwhile costs no more.
+/// Lets observers come and go, and checks that the storage learns only the differences. A lock that is acquired meanwhile costs no more.
 fn observers(crowd: &mut Crowd) -> Result<(), Violation> {
     let mut seen: Vec<_> = (0..MANY).map(|i| crowd.client.observe(named(i))).collect();
     crowd.turn()?;
@@ -242,7 +242,7 @@ fn observers(crowd: &mut Crowd) -> Result<(), Violation> {
     require(added - removed == 10, &format!("{added} added, {removed} removed"))
 }
 
-/// One ticket is resumed and given up again and again, while answers arrive late and in any order.
+/// Resumes one ticket and gives it up again and again, while answers arrive late and in any order.
 fn resuming(crowd: &mut Crowd) -> Result<(), Violation> {
     let ticket = Ticket {
         name: named(0),
@@ -283,7 +283,7 @@ fn resuming(crowd: &mut Crowd) -> Result<(), Violation> {
     require(crowd.client.is_idle(), "nothing is left")
 }
 
-/// A ticket was made while a claim could still be executed. The client that resumes it releases twice, the second time
+/// Resumes a ticket that was made while a claim could still be executed. The client releases it twice, the second time
 /// when no claim can be executed any more. Otherwise a late claim would be granted to an owner that has ended.
 fn a_ticket_that_is_not_settled(crowd: &mut Crowd) -> Result<(), Violation> {
     for settled in [true, false] {
