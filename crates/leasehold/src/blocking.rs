@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Change, Event};
 use crate::lost::Lost;
 use crate::options::{Options, Renewal, Wait};
-use crate::storage::{Guarantees, Holder, Limits, Name, Owner, Storage, Tier, Token};
+use crate::storage::{Finding, Guarantees, Holder, Limits, Name, Owner, Storage, Tier, Token};
 use crate::ticket::Ticket;
 
 /// A client: gives out locks over one storage. See [`leasehold::Locks`](crate::Locks).
@@ -79,6 +79,16 @@ impl Locks {
     /// As [`leasehold::Locks::list`](crate::Locks::list).
     pub fn list(&self, prefix: impl AsRef<str>) -> Result<Vec<Holder>> {
         block_on(self.0.list(prefix))
+    }
+
+    /// Returns what the storage reports about its servers or files; see
+    /// [`leasehold::Locks::findings`](crate::Locks::findings).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn findings(&self) -> Result<Vec<Finding>> {
+        block_on(self.0.findings())
     }
 
     /// Ends the lease of whoever holds a lock now; see

@@ -172,6 +172,8 @@ impl Guard {
     /// - [`Lost`](crate::ErrorKind::Lost) if it was lost before: the work may have overlapped with another's.
     /// - [`Unavailable`](crate::ErrorKind::Unavailable) if the storage did not answer within 5 s or the lease.
     ///   The release is repeated in the background; at the latest the TTL frees the lock.
+    /// - [`Unsupported`](crate::ErrorKind::Unsupported) or [`Invalid`](crate::ErrorKind::Invalid) if the storage
+    ///   refuses the release, as a server does whose permissions have changed. The TTL frees the lock then.
     ///
     /// # Cancel safety
     ///

@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Change, Changes, Event, Events};
 use crate::options::{self, Options};
 use crate::process::Process;
-use crate::storage::{Guarantees, Holder, Limits, Name, Owner};
+use crate::storage::{Finding, Guarantees, Holder, Limits, Name, Owner};
 use crate::ticket::Ticket;
 
 /// How many changes an observer may be behind.
@@ -39,6 +39,9 @@ pub(crate) enum Command {
     },
     Detach {
         key: Key,
+    },
+    Findings {
+        reply: Reply<Vec<Finding>>,
     },
     Inspect {
         name: Name,
@@ -193,6 +196,10 @@ impl Handle {
 
     pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<Holder>> {
         self.ask(|reply| Command::List { prefix: prefix.to_owned(), reply }).await
+    }
+
+    pub(crate) async fn findings(&self) -> Result<Vec<Finding>> {
+        self.ask(|reply| Command::Findings { reply }).await
     }
 
     pub(crate) async fn break_lock(&self, name: Name) -> Result<Option<Holder>> {

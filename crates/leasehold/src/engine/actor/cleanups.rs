@@ -9,8 +9,8 @@ use crate::clock::Moment;
 use crate::engine::call::Key;
 use crate::engine::cleanup::{self, Action, Cleanup, Left};
 use crate::engine::handle::Reply;
-use crate::engine::timing::{RELEASE_LIMIT, executable_until};
-use crate::error::{Error, Result};
+use crate::engine::timing::executable_until;
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::lost::Lost;
 use crate::storage::{AcquireReply, Claim, Name, ReleaseReply, Token};
@@ -37,6 +37,10 @@ pub(super) struct Releasing {
     /// Until then the lease was ours as far as we knew.
     pub(super) deadline: Moment,
     pub(super) answer_by: Moment,
+    /// When the holder asked for the release.
+    pub(super) asked: Moment,
+    /// Why the last request failed, as far as the storage or the network has said.
+    pub(super) cause: Option<Error>,
     /// An earlier release was not answered, so that this one may find its own work done.
     pub(super) repeated: bool,
 }
@@ -126,7 +130,8 @@ impl CleaningUp {
         if let Task::Release { releasing: Some(releasing) } = &mut self.task
             && now >= releasing.answer_by
         {
-            releasing.answer(Err(Error::unavailable(name, RELEASE_LIMIT, None)));
+            let (waited, cause) = (now.since(releasing.asked), releasing.cause.take());
+            releasing.answer(Err(Error::unavailable(name, waited, cause.as_ref())));
         }
     }
 
@@ -160,8 +165,14 @@ impl Releasing {
                 self.answer(Ok(()));
                 Some(Event::Released { name, token, held })
             }
-            Err(_) => {
+            Err(error) => {
                 self.repeated = true;
+                match error.kind() {
+                    // The holder learns at once what a retry does not mend. The cleanup retries all the same, until
+                    // the lease has ended: the permissions may change.
+                    ErrorKind::Invalid | ErrorKind::Unsupported => self.answer(Err(error.clone())),
+                    _ => self.cause = Some(error.clone()),
+                }
                 None
             }
         }

@@ -25,6 +25,9 @@ impl Actor {
             Command::Break { name, reply } => self.break_lock(name, reply),
             Command::Close { reply } => self.close(now, reply),
             Command::Detach { key } => self.detach(now, key),
+            Command::Findings { reply } => {
+                self.reply_with(reply, |storage| async move { storage.findings().await });
+            }
             Command::Inspect { name, reply } => {
                 self.reply_with(reply, |storage| async move { storage.inspect(&name).await });
             }
@@ -56,6 +59,7 @@ impl Actor {
         match command {
             Command::Acquire { reply, .. } => closed(reply),
             Command::Break { reply, .. } | Command::Inspect { reply, .. } => closed::<Option<Holder>>(reply),
+            Command::Findings { reply } => closed(reply),
             Command::List { reply, .. } => closed(reply),
             Command::Resume { reply, .. } => closed(reply),
             Command::Outlive { reply, .. } | Command::Renew { reply, .. } | Command::Verify { reply, .. } => {

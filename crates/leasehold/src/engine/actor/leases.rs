@@ -233,6 +233,8 @@ impl Actor {
             held: holding.hold.age(),
             deadline,
             answer_by: std::cmp::min(deadline, now.after(RELEASE_LIMIT)),
+            asked: now,
+            cause: None,
             repeated: false,
         };
         let (unknown_until, expires) = (holding.unknown_until, holding.lease.ended_by(now));

@@ -4,7 +4,7 @@
 --   not after (16 digits of µs by this server's clock), client and ttl as in the record, and the label after '-', or 'w' to
 --   wait, or 's' to wait without listening.
 -- Reply: nonce, µs, then of each claim 1 (granted, the token is those µs), a token (granted), or a list:
---   2 owner, token, left, held for, waiters, label, retry after · 3 (late) · 4 type · 5 error
+--   2 owner, token, left, held for, waiters, label, retry after · 3 (late) · 4 type · 5 error · 6 error, and no lease
 --   or alone: 7 error of the epoch · 8 the grace that others use
 local now, n = time(), tonumber(ARGV[2])
 local reply = {ARGV[1], now}
@@ -19,11 +19,11 @@ local function grant(i, flag, row)
   if last and not tonumber(last) then last = nil end
   if last and last >= now then token = string.format('%016.0f', tonumber(last) + 1) end
   local written = pcall('SET', KEYS[2 * i], flag .. token .. ARGV[i + 5] .. tail, 'PX', LIFE)
-  if written.err then return {5, written.err} end
+  if written.err then return {6, written.err} end
   local set = pcall('SET', KEYS[2 * i - 1], ARGV[i + 5], 'NX', 'PX', ttl)
   -- There is no string, and yet there is something.
   if not set then return {4, call('TYPE', KEYS[2 * i - 1]).ok} end
-  if set.err then return {5, set.err} end
+  if set.err then return {6, set.err} end
   return token == now and 1 or token
 end
 

@@ -167,6 +167,12 @@ const FORBIDDEN: &str =
 const NO_PASSWORD: &str = "the server has no password for this user; leave it out of the URL";
 const UNKNOWN: &str = "the server does not know what it is asked, or was told not to; allow the commands that the README of this storage lists";
 
+/// Returns `true` if the user lacks a permission for the command itself, so that the server has executed nothing. An
+/// error that a command of a script has raised names the script.
+pub(in crate::storage) fn is_of_permission_to_begin(error: &RedisError) -> bool {
+    error.code() == Some("NOPERM") && !error.detail().unwrap_or_default().contains("script")
+}
+
 /// Says what an error means, at `place`.
 pub(in crate::storage) fn explain(error: &RedisError, place: &str) -> Error {
     match error.code() {
@@ -282,6 +288,24 @@ mod tests {
 
     fn server(code: &str, detail: &str) -> RedisError {
         make_extension_error(code.to_owned(), Some(detail.to_owned()))
+    }
+
+    #[test]
+    fn a_permission_that_a_script_lacks_is_none_to_begin() {
+        for (detail, to_begin) in [
+            ("this user has no permissions to run the 'evalsha' command", true),
+            ("No permissions to access a key", true),
+            (
+                "No permissions to access a key script: 4ca238f611c9d0ae4e9a75a5dbac22aedc1e44, on @user_script:8.",
+                false,
+            ),
+        ] {
+            assert_eq!(is_of_permission_to_begin(&server("NOPERM", detail)), to_begin, "{detail}");
+        }
+        assert!(!is_of_permission_to_begin(&server(
+            "ERR",
+            "The user executing the script can't run this command"
+        )));
     }
 
     #[test]

@@ -115,6 +115,7 @@ pub(in crate::storage) fn acquired(
             3 => Err(late(&claim.name)),
             4 => Err(foreign(&answer.text()?, &claim.name)),
             5 => Err(explain_text(&answer.text()?, answer.place())),
+            6 => Err(explain_text(&answer.text()?, answer.place()).definite()),
             7 => return Err(explain_text(&answer.text()?, answer.place())),
             8 => {
                 let others = Duration::from_millis(answer.number()?);

@@ -269,6 +269,6 @@ impl Primary {
         }
         let link = self.server.link().await?;
         let request = verb.request(&link, items);
-        verb.read(request.on(&self.server, &link).await?, items)
+        verb.read(request.on_the_only(&self.server, &link).await?, items)
     }
 }

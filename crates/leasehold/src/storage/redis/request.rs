@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use redis::{Cmd, Pipeline, RedisError, Script, Value};
 
-use super::answers::{Remedy, explain, remedy};
+use super::answers::{Remedy, explain, is_of_permission_to_begin, remedy};
 use super::link::{Link, Server};
 use crate::clock::Moment;
 use crate::error::{Error, ErrorKind, Result};
@@ -105,12 +105,30 @@ impl Request {
 
     /// Calls the script on a server, and with its text if the server does not know it.
     pub(in crate::storage) async fn on<'l>(&self, server: &Server, link: &'l Link) -> Result<Answer<'l>> {
-        let sent = server.now();
-        let value = match link.call(&self.command).await {
+        let (sent, value) = (server.now(), self.call(link).await);
+        self.answer(server, link, sent, value.map_err(|e| explain(&e, &link.place))?)
+    }
+
+    /// Does the same on a server beside which there is no other. Its error is definite if the server has executed
+    /// nothing.
+    pub(in crate::storage) async fn on_the_only<'l>(
+        &self,
+        server: &Server,
+        link: &'l Link,
+    ) -> Result<Answer<'l>> {
+        let (sent, value) = (server.now(), self.call(link).await);
+        let value = value.map_err(|error| match explain(&error, &link.place) {
+            explained if is_of_permission_to_begin(&error) => explained.definite(),
+            explained => explained,
+        });
+        self.answer(server, link, sent, value?)
+    }
+
+    async fn call(&self, link: &Link) -> redis::RedisResult<Value> {
+        match link.call(&self.command).await {
             Err(error) if remedy(&error) == Remedy::SendScript => link.call(&self.by_text()).await,
             answer => answer,
-        };
-        self.answer(server, link, sent, value.map_err(|e| explain(&e, &link.place))?)
+        }
     }
 
     fn by_text(&self) -> Cmd {
