@@ -187,7 +187,7 @@ pub(crate) struct LockOptions {
 #[derive(Args, Debug)]
 #[command(
     override_usage = "leasehold run [OPTIONS] NAME -- CMD…\n       leasehold run [OPTIONS] -- -NAME -- CMD…",
-    after_long_help = crate::cmd::run::HELP
+    after_long_help = crate::cmd::run::help::TEXT
 )]
 pub(crate) struct Run {
     /// The lock; if it begins with `-`, write `run -- NAME -- CMD…`

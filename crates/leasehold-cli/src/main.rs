@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     }));
     stdout::keep_closed();
     let args: Vec<OsString> = std::env::args_os().collect();
-    let done = panic::catch_unwind(AssertUnwindSafe(|| match cmd::run::helper(&args) {
+    let done = panic::catch_unwind(AssertUnwindSafe(|| match cmd::run::helper::run(&args) {
         Some(exit) => Ok(exit),
         None => run(args),
     }));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use leasehold::storage::{AnyStorage, Severity, Storage as _, schema};
+use leasehold::storage::{Severity, schema};
 use leasehold::{ErrorKind, Guarantees, LeaseClock, Locks, Options};
 use serde::Serialize;
 
@@ -33,7 +33,7 @@ async fn check(cx: &Context) -> Result<Exit> {
         .with_locks(async |locks| {
             report.storage = storage(locks);
             report.ok("connect", report.storage.clone());
-            findings(cx.store.url(), &mut report).await;
+            findings(locks, &mut report).await;
             examine(locks, &mut report).await;
             Ok(())
         })
@@ -87,9 +87,8 @@ async fn examine(locks: &Locks, report: &mut Report) {
 }
 
 /// Adds what the storage says of its servers or its file.
-async fn findings(url: &str, report: &mut Report) {
-    let found = async { AnyStorage::connect(url).await?.findings().await };
-    match found.await {
+async fn findings(locks: &Locks, report: &mut Report) {
+    match locks.findings().await {
         Err(error) => report.fail("server", chain(&error)),
         Ok(found) => {
             for finding in found {

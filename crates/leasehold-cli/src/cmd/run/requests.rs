@@ -91,7 +91,7 @@ impl Requests {
     }
 
     /// The guardian was sent a request, and so was every process.
-    pub(super) fn sent_to_everyone(&mut self, now: u64) {
+    pub(super) fn sent_to_every_process(&mut self, now: u64) {
         self.everyone = Some(now);
         self.take();
     }
@@ -146,11 +146,11 @@ mod tests {
         for guardian_first in [true, false] {
             let mut requests = Requests::default();
             if guardian_first {
-                requests.sent_to_everyone(0);
+                requests.sent_to_every_process(0);
             }
             assert!(!requests.came(Signal::TERM, MS));
             if !guardian_first {
-                requests.sent_to_everyone(2 * MS);
+                requests.sent_to_every_process(2 * MS);
             }
             assert_eq!((requests.due(), requests.answered()), (None, vec![]));
         }
