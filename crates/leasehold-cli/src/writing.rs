@@ -1,9 +1,9 @@
-//! Writes to stdout and stderr, whose readers may be slow or may have stopped to read: a pager, a terminal after
-//! Ctrl-S, a full pipe.
+//! Writes to stdout and stderr, whose readers may be slow or may have stopped: a pager, a terminal after Ctrl-S, a full
+//! pipe.
 //!
-//! A write that blocks would stop more than the message. The handlers of signals only take notes, so nothing would end
-//! this program then; and the engine writes the log, and would renew no lease meanwhile. So each write asks first
-//! whether there is room, and writes no more than what a pipe with room takes at once.
+//! A write that blocks would stop more than the message. The handlers of signals only set a flag, so no signal would end
+//! this program. The engine writes the log, so it would renew no lease meanwhile. So each write first waits for room, and
+//! writes no more than a pipe with room takes at once.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -22,20 +22,20 @@ const PIECE: usize = if cfg!(any(target_os = "linux", target_os = "android")) { 
 pub(crate) enum Patience {
     /// Not at all.
     None,
-    /// As long as a busy reader takes.
+    /// For 100 ms, as a busy reader may take.
     Moment,
     /// Until a second after a signal has asked this program to end.
     UntilSignal,
 }
 
-/// Writes all of it. Fails with `TimedOut` if nothing reads it.
+/// Writes all bytes. Fails with `TimedOut` if nothing reads them.
 pub(crate) fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8], patience: Patience) -> io::Result<()> {
     while !bytes.is_empty() {
         wait(to, patience)?;
         match rustix::io::write(to, &bytes[..std::cmp::min(bytes.len(), PIECE)]) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => bytes = &bytes[written..],
-            // Of a pipe that another process has made non-blocking, and has filled since.
+            // `AGAIN`: another process has made the pipe non-blocking, and has filled it since.
             Err(Errno::INTR | Errno::AGAIN) => {}
             Err(error) => return Err(error.into()),
         }
@@ -43,7 +43,7 @@ pub(crate) fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8], patience: Patience
     Ok(())
 }
 
-/// Waits until there is room, or an error to be told.
+/// Waits until there is room, or an error to report.
 fn wait(to: BorrowedFd<'_>, patience: Patience) -> io::Result<()> {
     const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
     const NOT: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -63,7 +63,7 @@ fn wait(to: BorrowedFd<'_>, patience: Patience) -> io::Result<()> {
     Err(io::ErrorKind::TimedOut.into())
 }
 
-/// Writes the log to stderr, and drops the lines for which there is no room.
+/// The writer of the log to stderr. It drops the lines for which there is no room.
 #[derive(Debug)]
 pub(crate) struct Log;
 
