@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use leasehold::Ticket;
+use leasehold::{Ticket, storage};
 
 /// Distributed locks from the shell, over the database you already run.
 ///
@@ -28,14 +28,9 @@ Exit codes: 0 success; 1 `doctor` found a fault; 64 bad usage, or no permission;
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// The storage, as a URL: `sqlite:`, `sqlite:PATH`, `redis://HOST/0`, `postgres://HOST/DATABASE` [default:
-    /// $LEASEHOLD_STORE, else `sqlite:`, a file in the state directory]
-    ///
-    /// `memory:`, which the library also has, exists in one process only, so no two commands would exclude each other.
-    ///
-    /// Other users of this machine can see the arguments of a process. If the URL contains a password, use --store-file
-    /// or $LEASEHOLD_STORE.
-    #[arg(long, global = true, value_name = "URL", conflicts_with = "store_file")]
+    /// The storage, as a URL; `--help` lists the schemes [default: $LEASEHOLD_STORE, else `sqlite:`, a file in the
+    /// state directory]
+    #[arg(long, global = true, value_name = "URL", conflicts_with = "store_file", long_help = store_help())]
     pub(crate) store: Option<String>,
 
     /// A file that contains the storage's URL and that only its owner and its group can read
@@ -57,6 +52,19 @@ pub(crate) struct Global {
     /// Log to stderr: -v what happens to the locks of this command, -vv everything. Lines that nothing reads are dropped
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
+}
+
+/// Returns the help of `--store`, with the schemes that the library knows.
+fn store_help() -> String {
+    let schemes = storage::schemes().filter(|scheme| *scheme != "memory");
+    let schemes: Vec<_> = schemes.map(|scheme| format!("`{scheme}:`")).collect();
+    format!(
+        "The storage, as a URL [default: $LEASEHOLD_STORE, else `sqlite:`, a file in the state directory]\n\nA URL begins \
+         with one of {}. `memory:`, which the library also has, exists in one process only, so no two commands would \
+         exclude each other.\n\nOther users of this machine can see the arguments of a process. If the URL contains a \
+         password, use --store-file or $LEASEHOLD_STORE.",
+        schemes.join(" ")
+    )
 }
 
 #[derive(Debug, Subcommand)]

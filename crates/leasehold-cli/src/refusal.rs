@@ -1,5 +1,5 @@
-//! Why a command cannot be executed. The number of the error does not tell: one number has many causes, and most of them
-//! are not in the file that was named.
+//! Finds out why a command cannot be executed. The number of the error is not enough: one number has many causes, and most
+//! of them are not in the file that was named.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
@@ -170,7 +170,7 @@ fn machine(head: &[u8]) -> Option<u16> {
     Some(if order == 2 { u16::from_be_bytes(machine) } else { u16::from_le_bytes(machine) })
 }
 
-/// The machines whose programs run on this one. Empty where that is not known.
+/// The kinds of machines that this one runs programs for. Empty where that is not known.
 const NATIVE: &[u16] = if cfg!(target_arch = "x86_64") {
     &[62, 3]
 } else if cfg!(target_arch = "aarch64") {

@@ -11,7 +11,7 @@ use rustix::io::FdFlags;
 use crate::launch::was_closed;
 use crate::writing::{Patience, write_all};
 
-/// Keeps the descriptors closed, for the programs that this one starts, that were closed when it was started.
+/// Keeps stdin, stdout and stderr closed for the programs that this one starts, if they were closed at launch.
 pub(crate) fn keep_closed() {
     let standard = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
     for (descriptor, fd) in standard.into_iter().enumerate() {

@@ -37,7 +37,8 @@ pub(crate) fn read(path: &Path, any_mode: bool) -> Result<String> {
     Ok(url.to_owned())
 }
 
-/// Returns `true` if the mode says who can read the contents. That of a terminal, which `/dev/stdin` may be, does not.
+/// Returns `true` if the mode says which users can read the contents. That of a terminal, which `/dev/stdin` may be, does
+/// not.
 fn has_a_mode(file: &Metadata) -> bool {
     let kind = file.file_type();
     kind.is_file() || kind.is_fifo() || kind.is_block_device()

@@ -1,4 +1,4 @@
-//! Writes to stdout and stderr, whose readers may be slow or may have stopped: a pager, a terminal after Ctrl-S, a full
+//! Writes to stdout and stderr. Their readers may be slow or may have stopped: a pager, a terminal after Ctrl-S, a full
 //! pipe.
 //!
 //! A write that blocks would stop more than the message. The handlers of signals only set a flag, so no signal would end

@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::harness::{Running, World, code, eventually, ms, output, text};
 use crate::processes::is_allowed;
 
-/// Options of `unshare`: a pid namespace whose processes see no `/proc` of their own.
+/// Options of `unshare`: a pid namespace in which processes see no `/proc` of the namespace.
 const UNSHARE: [&str; 5] = ["--user", "--map-root-user", "--pid", "--fork", "--kill-child"];
 
 fn unshare(world: &World, options: &[&str], script: &str) -> Command {

@@ -121,7 +121,7 @@ pub(crate) fn exit_code(status: ExitStatus) -> i32 {
     status.code().or_else(|| status.signal().map(|n| 128 + n)).expect("ended")
 }
 
-/// A started program whose stdout is read line by line.
+/// A started program. Its stdout is read line by line.
 pub(crate) struct Running {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -134,7 +134,7 @@ impl Running {
         Self::start_with_stderr(command.stderr(Stdio::piped()))
     }
 
-    /// Starts a program whose stderr is already set.
+    /// Starts a program with the stderr that the command has.
     pub(crate) fn start_with_stderr(command: &mut Command) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("starts");

@@ -1,4 +1,4 @@
-//! Signals that the launcher had blocked or ignored disturb `leasehold` in nothing, and stay so for the command.
+//! Signals that the launcher had blocked or ignored: they do not disturb `leasehold`, and stay so for the command.
 
 use std::process::Command;
 

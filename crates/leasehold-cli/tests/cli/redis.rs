@@ -107,7 +107,7 @@ fn doctor_of_a_new_server_waits_until_it_grants() {
     assert_eq!(exit, 0, "{checks:#?}");
 }
 
-/// Starts a server with a user who may do all but what `rules` take away.
+/// Starts a server with a user that may do everything except what `rules` forbid.
 fn forbidding(rules: &str) -> (Redis, World) {
     let redis =
         Redis::options().acl("app", CANARY, &format!("~* &* +@all {rules}")).start().expect("a server");

@@ -92,7 +92,7 @@ fn random_kills_never_let_two_commands_run_at_once() {
         let before = tokens(&world);
         for _ in 0..10 {
             pause(Duration::from_millis(random.below(25)));
-            // More often than not the one that holds the lock: there is more to break.
+            // Two times of three, the victim is a `run` that holds the lock: there is more to break.
             let holds = |run: &&Mutex<Option<Pid>>| {
                 run.lock().expect("fine").is_some_and(|run| !children(run).is_empty())
             };

@@ -10,14 +10,14 @@ pub(super) fn signal(group: Pid, signal: Signal) {
     let _ = process::kill_process_group(group, signal);
 }
 
-/// Signals a process group whose head was reaped.
+/// Signals a process group after its head was reaped.
 pub(super) fn signal_without_leader(group: Pid, signal: Signal) {
     if lives_without_leader(group) {
         self::signal(group, signal);
     }
 }
 
-/// Returns `true` if a group whose head was reaped has a member. The kernel answers this without `/proc`, and hides no
+/// Returns `true` if a group has a member after its head was reaped. The kernel answers this without `/proc`, and hides no
 /// process: a member that may not be signaled counts, and so does a zombie that its parent does not reap.
 pub(super) fn lives_without_leader(group: Pid) -> bool {
     // A process that has the group's id now is a new one: the kernel does not reuse the id of a group that has members.

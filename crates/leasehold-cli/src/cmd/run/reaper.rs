@@ -30,7 +30,7 @@ pub(super) fn keep(child: Pid) {
 /// Forgets a child that the caller has reaped.
 pub(super) fn forget(child: Pid) {
     started_here().retain(|kept| *kept != child);
-    // Its zombie may have hidden others, whose SIGCHLD has come already.
+    // Its zombie may have hidden others, and their SIGCHLD has come already.
     while reap_one() {}
 }
 

@@ -7,7 +7,7 @@
 //!
 //! | State | Input | Next state | Action |
 //! |---|---|---|---|
-//! | idle | a request that came `SAME_REQUEST` ago or later, or that every process got | idle | dropped |
+//! | idle | a signal that came within the last `SAME_REQUEST` already, or that every process got | idle | dropped |
 //! | idle | another request | holding, for `HOLD`: the sender needs time to get to the guardian | |
 //! | holding | another request | holding | held, too |
 //! | holding | `HOLD` is over | asking, for `ANSWER` | the guardian is asked; it answers after its reports |
@@ -20,9 +20,9 @@ use rustix::process::Signal;
 
 use crate::signals;
 
-/// How long after the first signal of a request another one is the same request.
+/// How long after a request the same signal counts as the same request.
 const SAME_REQUEST: Duration = Duration::from_millis(100);
-/// The same for signals that are no requests to most programs.
+/// The same for the other signals that end a program: most programs use them for something else.
 const SAME_SIGNAL: Duration = Duration::from_millis(10);
 /// The longest that a sender takes to signal one process after the other.
 const HOLD: Duration = Duration::from_millis(10);
