@@ -173,8 +173,8 @@ pub(crate) struct LockOptions {
     pub(crate) ttl: Option<Duration>,
 
     /// How long to wait in line for the lock: a duration or `forever`
-    #[arg(long, value_name = "D", default_value = "forever", value_parser = patience, conflicts_with_all = ["try_once", "retries"])]
-    pub(crate) wait: Patience,
+    #[arg(long, value_name = "D", default_value = "forever", value_parser = wait_limit, conflicts_with_all = ["try_once", "retries"])]
+    pub(crate) wait: WaitLimit,
 
     /// Ask once: exit with 75 if another client has the lock
     #[arg(long = "try", conflicts_with = "retries")]
@@ -255,7 +255,7 @@ impl OnLost {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Patience {
+pub(crate) enum WaitLimit {
     For(Duration),
     Forever,
 }
@@ -304,11 +304,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     })
 }
 
-fn patience(text: &str) -> Result<Patience, String> {
+fn wait_limit(text: &str) -> Result<WaitLimit, String> {
     if text == "forever" {
-        return Ok(Patience::Forever);
+        return Ok(WaitLimit::Forever);
     }
-    read_duration(text).map(Patience::For).ok_or_else(|| {
+    read_duration(text).map(WaitLimit::For).ok_or_else(|| {
         wrong(text, "a wait is `forever` or a number with a unit (ms s m h d), such as 500ms, 5s, 2m or 1h")
     })
 }
@@ -349,7 +349,7 @@ mod tests {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
         assert_eq!(duration("1d"), Ok(Duration::from_secs(86_400)));
-        assert_eq!(patience("forever"), Ok(Patience::Forever));
+        assert_eq!(wait_limit("forever"), Ok(WaitLimit::Forever));
         for bad in ["", "5", "-1s", "5 parsecs", "forever", "1M", "1month", "2years", "1m 1M"] {
             assert!(duration(bad).is_err(), "{bad}");
         }

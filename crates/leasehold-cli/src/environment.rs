@@ -21,12 +21,12 @@ pub(crate) struct Environment {
 impl Environment {
     /// Fails if no URL would lead the command to this storage from any working directory.
     pub(crate) fn new(hide_store: bool, store: &Store) -> Result<Self> {
-        let store = if hide_store { store::HIDDEN.to_owned() } else { store.anywhere()? };
+        let store = if hide_store { store::HIDDEN.to_owned() } else { store.portable()? };
         Ok(Self { store })
     }
 
     /// Returns the variables of a command that runs under this guard.
-    pub(crate) fn within(&self, guard: &Guard) -> [(&'static str, String); 5] {
+    pub(crate) fn variables(&self, guard: &Guard) -> [(&'static str, String); 5] {
         let held = held().into_iter().chain([guard.owner()]).map(|owner| owner.to_string());
         [
             (NAME, guard.name().as_str().to_owned()),

@@ -27,14 +27,14 @@ use std::process::ExitCode;
 
 use crate::args::{Cli, Command};
 use crate::exit::{Exit, Failure, Result};
-use crate::output::{Output, complain};
+use crate::output::{Output, report_failure};
 use crate::session::Context;
 use crate::store::Store;
 
 fn main() -> ExitCode {
     panic::set_hook(Box::new(|info| {
         let text = info.to_string().replace('\n', " ");
-        complain(&format!("this is a bug; please report it: {text}"));
+        report_failure(&format!("this is a bug; please report it: {text}"));
     }));
     stdout::keep_closed();
     let args: Vec<OsString> = std::env::args_os().collect();
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         Ok(Ok(exit)) => exit,
         Ok(Err(failure)) => {
             if let Some(text) = &failure.text {
-                complain(text);
+                report_failure(text);
             }
             failure.exit
         }

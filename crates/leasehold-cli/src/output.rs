@@ -7,7 +7,7 @@ use leasehold::Holder;
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure, Result};
-use crate::writing::{Patience, write_all};
+use crate::writing::{ReaderWait, write_all};
 use crate::{signals, stdout};
 
 /// The printer of results, in one of two shapes.
@@ -56,18 +56,18 @@ pub(crate) fn line(line: &str) -> Result<Reader> {
 }
 
 /// Prints a line on stderr before the program ends. Does not fail if the line cannot be printed.
-pub(crate) fn complain(text: &str) {
-    say(text, Patience::UntilSignal);
+pub(crate) fn report_failure(text: &str) {
+    print_line(text, ReaderWait::UntilSignal);
 }
 
 /// Prints a line on stderr while the program goes on: it waits for a slow reader only for a moment.
 pub(crate) fn warn(text: &str) {
-    say(text, Patience::Moment);
+    print_line(text, ReaderWait::Moment);
 }
 
-fn say(text: &str, patience: Patience) {
+fn print_line(text: &str, reader_wait: ReaderWait) {
     let line = format!("leasehold: {}\n", safe(text.trim_end()));
-    let _ = write_all(rustix::stdio::stderr(), line.as_bytes(), patience);
+    let _ = write_all(rustix::stdio::stderr(), line.as_bytes(), reader_wait);
 }
 
 /// A holder, as `inspect`, `list`, `watch` and `break` print it.

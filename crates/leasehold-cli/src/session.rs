@@ -5,7 +5,7 @@ use std::time::Duration;
 use leasehold::storage::Limits;
 use leasehold::{Error, ErrorKind, Guard, Lock, Locks, Name, Ticket, Wait};
 
-use crate::args::{LockOptions, Patience};
+use crate::args::{LockOptions, WaitLimit};
 use crate::exit::{Exit, Failure, Result};
 use crate::output::{Output, describe};
 use crate::signals::Signals;
@@ -43,7 +43,7 @@ pub(crate) async fn close(locks: &Locks) {
 
 /// Returns the present holder, for a message about a former one: ``now=`held by …` ``. Returns nothing if the storage does
 /// not answer within a second.
-pub(crate) async fn now(locks: &Locks, name: &Name) -> String {
+pub(crate) async fn current_holder(locks: &Locks, name: &Name) -> String {
     const LONGEST: Duration = Duration::from_secs(1);
     match tokio::time::timeout(LONGEST, locks.inspect(name)).await {
         Ok(Ok(Some(holder))) => format!(" now=`{}`", describe(&holder)),
@@ -53,11 +53,11 @@ pub(crate) async fn now(locks: &Locks, name: &Name) -> String {
 }
 
 /// Makes a failure of an error of a ticket. If the lease has ended, the text names the present holder.
-pub(crate) async fn of_ticket(error: Error, name: &Name, locks: &Locks) -> Failure {
+pub(crate) async fn ticket_failure(error: Error, name: &Name, locks: &Locks) -> Failure {
     if error.kind() != ErrorKind::Lost {
         return error.into();
     }
-    let now = now(locks, name).await;
+    let now = current_holder(locks, name).await;
     Failure::new(Exit::Lost, format!("the lease of this ticket has ended name=`{name}`{now}"))
 }
 
@@ -158,8 +158,8 @@ pub(crate) fn lock(locks: &Locks, name: &str, options: &LockOptions) -> Lock {
             let interval = options.interval.unwrap_or(LockOptions::DEFAULT_INTERVAL);
             lock.wait(attempts(n.saturating_add(1), interval))
         }
-        (None, Patience::For(limit)) => lock.wait(limit),
-        (None, Patience::Forever) => lock.wait(Wait::Forever),
+        (None, WaitLimit::For(limit)) => lock.wait(limit),
+        (None, WaitLimit::Forever) => lock.wait(Wait::Forever),
     }
 }
 

@@ -9,7 +9,7 @@ use rustix::fs::OFlags;
 use rustix::io::FdFlags;
 
 use crate::launch::was_closed;
-use crate::writing::{Patience, write_all};
+use crate::writing::{ReaderWait, write_all};
 
 /// Keeps stdin, stdout and stderr closed for the programs that this one starts, if they were closed at launch.
 pub(crate) fn keep_closed() {
@@ -43,7 +43,7 @@ pub(crate) fn write(bytes: &[u8]) -> io::Result<()> {
         return Err(io::Error::other(why));
     }
     let stdout = rustix::stdio::stdout();
-    write_all(stdout, bytes, Patience::UntilSignal)?;
+    write_all(stdout, bytes, ReaderWait::UntilSignal)?;
     // Some network file systems report a full disk only when the file is closed.
     nix::unistd::close(rustix::io::dup(stdout)?)?;
     Ok(())

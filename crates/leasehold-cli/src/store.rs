@@ -67,7 +67,7 @@ impl Store {
 
     /// Returns a URL that names the same storage in any working directory and any environment, for the command of `run`.
     /// Fails if there is none: the command would lock elsewhere.
-    pub(crate) fn anywhere(&self) -> Result<String> {
+    pub(crate) fn portable(&self) -> Result<String> {
         if self.scheme() == "sqlite" {
             let file = Config::parse(&self.0)?.path()?;
             let real = resolved(absolute(&file)?);
@@ -164,9 +164,9 @@ mod tests {
     fn a_relative_file_is_passed_on_as_an_absolute_one() {
         let cwd = env::current_dir().expect("exists");
         let cwd = cwd.to_str().expect("UTF-8");
-        let anywhere = |url: &str| Store(url.into()).anywhere().expect("there is one");
+        let portable = |url: &str| Store(url.into()).portable().expect("there is one");
         assert_eq!(
-            anywhere("sqlite:a/b%20%3f?synchronous=full"),
+            portable("sqlite:a/b%20%3f?synchronous=full"),
             format!("sqlite:{cwd}/a/b%20%3F?synchronous=full")
         );
         for same in [
@@ -178,24 +178,24 @@ mod tests {
             "postgresql://h/d?sslrootcert=system&sslkey=&schema=key",
             "postgresql://h/d?sslrootcert=%73ystem",
         ] {
-            assert_eq!(anywhere(same), same);
+            assert_eq!(portable(same), same);
         }
         assert_eq!(
-            anywhere("rediss://h/0?prefix=key=&c%61=%63a.pem&cert=/c&key=a/k%26"),
+            portable("rediss://h/0?prefix=key=&c%61=%63a.pem&cert=/c&key=a/k%26"),
             format!("rediss://h/0?prefix=key=&ca={cwd}/ca.pem&cert=/c&key={cwd}/a/k%26")
         );
         assert_eq!(
-            anywhere("postgres://h/d?sslrootcert=ca.pem&sslcert=/c&sslkey=k&passfile=p&host=h"),
+            portable("postgres://h/d?sslrootcert=ca.pem&sslcert=/c&sslkey=k&passfile=p&host=h"),
             format!(
                 "postgres://h/d?sslrootcert={cwd}/ca.pem&sslcert=/c&sslkey={cwd}/k&passfile={cwd}/p&host=h"
             )
         );
-        let default = anywhere("sqlite:?synchronous=full");
+        let default = portable("sqlite:?synchronous=full");
         assert!(
             default.starts_with("sqlite:/") && default.ends_with("/leasehold/locks.db?synchronous=full"),
             "{default}"
         );
-        assert!(Store("sqlite://host/x".into()).anywhere().is_err());
+        assert!(Store("sqlite://host/x".into()).portable().is_err());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use leasehold::{Event, Events, Holder, Locks, Name, Owner};
 use crate::cmd::run::terminal;
 use crate::environment;
 use crate::output::{self, Output, short, warn};
-use crate::writing::{Patience, write_all};
+use crate::writing::{ReaderWait, write_all};
 
 /// After this time, a person may wonder why nothing happens.
 const LONG: Duration = Duration::from_secs(10);
@@ -112,7 +112,7 @@ struct Line {
 
 /// Writes to the terminal, and drops the text if the terminal is halted (Ctrl-S), so that the wait goes on.
 fn write(text: &str) {
-    let _ = write_all(rustix::stdio::stderr(), text.as_bytes(), Patience::None);
+    let _ = write_all(rustix::stdio::stderr(), text.as_bytes(), ReaderWait::None);
 }
 
 impl Line {

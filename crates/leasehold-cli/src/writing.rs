@@ -19,7 +19,7 @@ const PIECE: usize = if cfg!(any(target_os = "linux", target_os = "android")) { 
 
 /// How long to wait for a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Patience {
+pub(crate) enum ReaderWait {
     /// Not at all.
     None,
     /// For 100 ms, as a busy reader may take.
@@ -29,9 +29,9 @@ pub(crate) enum Patience {
 }
 
 /// Writes all bytes. Fails with `TimedOut` if nothing reads them.
-pub(crate) fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8], patience: Patience) -> io::Result<()> {
+pub(crate) fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8], reader_wait: ReaderWait) -> io::Result<()> {
     while !bytes.is_empty() {
-        wait(to, patience)?;
+        wait(to, reader_wait)?;
         match rustix::io::write(to, &bytes[..std::cmp::min(bytes.len(), PIECE)]) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => bytes = &bytes[written..],
@@ -44,15 +44,15 @@ pub(crate) fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8], patience: Patience
 }
 
 /// Waits until there is room, or an error to report.
-fn wait(to: BorrowedFd<'_>, patience: Patience) -> io::Result<()> {
+fn wait(to: BorrowedFd<'_>, reader_wait: ReaderWait) -> io::Result<()> {
     const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
     const NOT: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
-    let mut looks_left = if patience == Patience::UntilSignal { 10 } else { 1 };
+    let mut looks_left = if reader_wait == ReaderWait::UntilSignal { 10 } else { 1 };
     while looks_left > 0 {
-        let limit = if patience == Patience::None { NOT } else { LOOK };
+        let limit = if reader_wait == ReaderWait::None { NOT } else { LOOK };
         match poll(&mut [PollFd::new(&to, PollFlags::OUT)], Some(&limit)) {
             Ok(0) | Err(Errno::INTR) => {
-                if patience != Patience::UntilSignal || signals::ended_so_far().is_some() {
+                if reader_wait != ReaderWait::UntilSignal || signals::ended_so_far().is_some() {
                     looks_left -= 1;
                 }
             }
@@ -78,12 +78,12 @@ impl io::Write for Log {
                 stderr,
                 format!("leasehold: {n} lines of the log were dropped, because nothing read them\n")
                     .as_bytes(),
-                Patience::None,
+                ReaderWait::None,
             ),
         };
         if told.is_err() {
             DROPPED.fetch_add(dropped + 1, Ordering::Relaxed);
-        } else if write_all(stderr, line, Patience::None).is_err() {
+        } else if write_all(stderr, line, ReaderWait::None).is_err() {
             DROPPED.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())

@@ -130,7 +130,7 @@ struct RoundTrip {
 }
 
 /// How long `doctor` waits for a new primary that grants nothing yet, before it reports that instead.
-const PATIENCE: Duration = Duration::from_secs(10);
+const NEW_PRIMARY_LIMIT: Duration = Duration::from_secs(10);
 
 async fn round_trip(locks: &Locks) -> leasehold::Result<RoundTrip> {
     let limits = locks.limits();
@@ -138,7 +138,7 @@ async fn round_trip(locks: &Locks) -> leasehold::Result<RoundTrip> {
     // No other client uses this name: the process id differs from other runs on this machine, the time from runs elsewhere.
     let nanos = super::run::clock::boot_nanos();
     let name = format!("leasehold.doctor/{}-{nanos}", std::process::id());
-    let lock = locks.lock(&name).ttl(ttl).wait(PATIENCE);
+    let lock = locks.lock(&name).ttl(ttl).wait(NEW_PRIMARY_LIMIT);
     let (mut tokens, mut seen, mut slowest) = ([0; 2], true, Duration::ZERO);
     for token in &mut tokens {
         // The time during which a new primary grants nothing does not count.

@@ -25,7 +25,7 @@ pub(crate) async fn run(args: OfTicket, cx: &Context) -> Result<Exit> {
             // The exit code says that the lease is over, even if this cannot be printed.
             let _ = print(false);
         }
-        Err(session::of_ticket(error, &name, locks).await)
+        Err(session::ticket_failure(error, &name, locks).await)
     })
     .await?;
     print(true).map_err(|unprinted| unprinted.after(&format!("{name} is released")))?;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::every_storage::every_command_works;
 use crate::harness::{World, code, text};
-use crate::servers::{CANARY, doctor, of, said};
+use crate::servers::{CANARY, check, doctor, said};
 
 #[test]
 fn doctor_says_what_a_postgres_is_and_what_to_change() {
@@ -13,28 +13,28 @@ fn doctor_says_what_a_postgres_is_and_what_to_change() {
     let world = World::at(format!("{}?prefix=cli:", postgres.url()));
     let (exit, tier, checks) = doctor(&world);
     assert_eq!((exit, &tier), (0, &json!("restart-safe")), "{checks:#?}");
-    let (status, detail) = of(&checks, "server");
+    let (status, detail) = check(&checks, "server");
     assert!(status == "ok" && detail.contains("version=`"), "{detail}");
     for about in ["table", "disk", "failover", "connection"] {
-        assert_eq!(of(&checks, about).0, "ok", "{checks:#?}");
+        assert_eq!(check(&checks, about).0, "ok", "{checks:#?}");
     }
 
     postgres.sql("alter table leasehold set unlogged").expect("altered");
     let (exit, tier, checks) = doctor(&world);
     assert_eq!((exit, &tier), (0, &json!("crash-safe")), "{checks:#?}");
-    let (status, detail) = of(&checks, "table");
+    let (status, detail) = check(&checks, "table");
     assert!(status == "warn" && detail.contains("set logged"), "{detail}");
 
     let pooler = PgBouncer::start(&postgres).expect("a pooler");
     let (exit, _, checks) = doctor(&World::at(pooler.url()));
-    let (status, detail) = of(&checks, "connection");
+    let (status, detail) = check(&checks, "connection");
     assert!(exit == 0 && status == "warn" && detail.contains("a pooler"), "{detail}");
-    assert!(of(&checks, "waiters").1.contains("woken by polling"), "{checks:#?}");
+    assert!(check(&checks, "waiters").1.contains("woken by polling"), "{checks:#?}");
 
     let careless = Postgres::options().setting("fsync", "off").start().expect("a server");
     let (exit, tier, checks) = doctor(&World::at(careless.url()));
     assert_eq!((exit, &tier), (0, &json!("crash-safe")), "{checks:#?}");
-    let (status, detail) = of(&checks, "disk");
+    let (status, detail) = check(&checks, "disk");
     assert!(status == "warn" && detail.contains("fsync=`off`"), "{detail}");
 }
 
@@ -46,7 +46,7 @@ fn doctor_sql_makes_what_a_role_needs_that_may_only_write_rows() {
         postgres.user(&app, CANARY).expect("a user");
         let world = World::at(format!("{}?prefix=cli:{options}", postgres.url_as(&app, CANARY)));
         let (exit, _, checks) = doctor(&world);
-        let (status, detail) = of(&checks, "connect");
+        let (status, detail) = check(&checks, "connect");
         assert!(exit == 1 && status == "fail" && detail.contains("leasehold doctor --sql"), "{checks:#?}");
 
         let sql = world.output(&["doctor", "--sql"]);

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::harness::{World, code, ms, output, scaled, text};
 use crate::processes::took;
-use crate::servers::{CANARY, doctor, of, said};
+use crate::servers::{CANARY, check, doctor, said};
 
 #[test]
 fn doctor_says_what_a_redis_is_and_what_to_change() {
@@ -15,33 +15,33 @@ fn doctor_says_what_a_redis_is_and_what_to_change() {
     let world = World::at(format!("{}?prefix=cli:", durable.url()));
     let (exit, tier, checks) = doctor(&world);
     assert_eq!((exit, &tier), (0, &json!("restart-safe")), "{checks:#?}");
-    let (status, detail) = of(&checks, "server");
+    let (status, detail) = check(&checks, "server");
     assert!(status == "ok" && detail.contains("version=`") && detail.contains("product=`redis`"), "{detail}");
     assert_eq!(
-        (of(&checks, "disk").0, of(&checks, "memory").0, of(&checks, "failover").0),
+        (check(&checks, "disk").0, check(&checks, "memory").0, check(&checks, "failover").0),
         ("ok", "ok", "ok")
     );
     let version = |text: &str| {
         text.split("version=`").nth(1).and_then(|rest| rest.split('`').next()).map(str::to_owned)
     };
     if version(detail).is_some_and(|version| version.starts_with("7.0.")) {
-        let (status, detail) = of(&checks, "security");
+        let (status, detail) = check(&checks, "security");
         assert!(status == "warn" && detail.contains("CVE-2025-49844"), "{detail}");
     }
 
     let forgetful = Redis::options().volatile().start().expect("a server");
     let (exit, tier, checks) = doctor(&World::at(forgetful.url()));
     assert_eq!((exit, &tier), (0, &json!("crash-safe")), "{checks:#?}");
-    let (status, detail) = of(&checks, "disk");
+    let (status, detail) = check(&checks, "disk");
     assert!(status == "warn" && detail.contains("appendfsync always"), "{detail}");
 
     let evicting = Redis::options().evicting(64 << 20, "allkeys-lru").start().expect("a server");
     let (exit, _, checks) = doctor(&World::at(evicting.url()));
-    let (status, detail) = of(&checks, "connect");
+    let (status, detail) = check(&checks, "connect");
     assert!(exit == 1 && status == "fail" && detail.contains("maxmemory-policy noeviction"), "{detail}");
     let (exit, tier, checks) = doctor(&World::at(format!("{}?allow_eviction=true", evicting.url())));
     assert_eq!((exit, &tier), (0, &json!("advisory")), "{checks:#?}");
-    assert_eq!(of(&checks, "memory").0, "warn");
+    assert_eq!(check(&checks, "memory").0, "warn");
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn doctor_looks_at_every_server_of_a_quorum() {
     servers[0].kill9();
     let (exit, _, checks) = doctor(&World::at(&url));
     assert_eq!(exit, 0, "{checks:#?}");
-    assert_eq!(of(&checks, "server").0, "warn", "{checks:#?}");
+    assert_eq!(check(&checks, "server").0, "warn", "{checks:#?}");
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn longest_ttl_of_a_storage_bounds_every_default_and_every_promise() {
 
     let (exit, _, checks) = doctor(&world);
     assert_eq!(exit, 0, "{checks:#?}");
-    assert!(of(&checks, "latency").1.contains("the default ttl of 2.0s"), "{checks:#?}");
+    assert!(check(&checks, "latency").1.contains("the default ttl of 2.0s"), "{checks:#?}");
     let ran = output(&mut world.run(&["--at-least", "2s"], "echo ran"));
     assert_eq!((code(&ran), text(&ran.stdout), text(&ran.stderr)), (0, "ran".into(), String::new()));
     for options in

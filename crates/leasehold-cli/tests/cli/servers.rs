@@ -104,7 +104,7 @@ pub(crate) fn doctor(world: &World) -> (i32, Value, Vec<(String, String, String)
 }
 
 /// Returns the status and the details of the check with this name.
-pub(crate) fn of<'a>(checks: &'a [(String, String, String)], about: &str) -> (&'a str, &'a str) {
+pub(crate) fn check<'a>(checks: &'a [(String, String, String)], about: &str) -> (&'a str, &'a str) {
     let found = checks.iter().find(|(name, ..)| name == about);
     let (_, status, detail) = found.unwrap_or_else(|| panic!("nothing about {about}: {checks:#?}"));
     (status, detail)

@@ -18,7 +18,7 @@ use rustix::process::{self, Signal};
 
 use crate::exit::Exit;
 use crate::launch;
-use crate::output::complain;
+use crate::output::report_failure;
 use crate::refusal::{self, Foreign};
 
 pub(super) const VERB: &str = "__exec";
@@ -33,7 +33,7 @@ pub(super) fn main(args: &[OsString]) -> Exit {
     };
     #[cfg(any(target_os = "linux", target_os = "android"))]
     if let Err(error) = process::set_parent_process_death_signal(Some(Signal::KILL)) {
-        complain(&format!("cannot tie the command to this process error=`{error}`"));
+        report_failure(&format!("cannot tie the command to this process error=`{error}`"));
         return Exit::Bug;
     }
     // If the parent has died before the request to the kernel, the lock is not held any more.
@@ -41,7 +41,7 @@ pub(super) fn main(args: &[OsString]) -> Exit {
         return Exit::Lost;
     }
     if let Err(error) = process::kill_process(process::getpid(), Signal::STOP) {
-        complain(&format!("cannot wait for this process error=`{error}`"));
+        report_failure(&format!("cannot wait for this process error=`{error}`"));
         return Exit::Bug;
     }
     // On other systems the kernel takes no such request. There, the guardian continues this process after the parent's
@@ -57,7 +57,7 @@ pub(super) fn main(args: &[OsString]) -> Exit {
         }
         _ => refusal::explain(program, &error),
     };
-    complain(&why);
+    report_failure(&why);
     exit
 }
 

@@ -112,7 +112,7 @@ impl Job {
         let guard = self.acquire(locks, cx).await?;
         let granted = clock::boot_nanos();
         let mut guardian = Guardian::start(self.args.on_lost, self.grace())?;
-        if let Ok(url) = cx.store.anywhere() {
+        if let Ok(url) = cx.store.portable() {
             guardian.lease(guard.ticket(), url);
         }
         let events = locks.events();

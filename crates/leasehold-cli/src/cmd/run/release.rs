@@ -74,7 +74,7 @@ impl Job {
 /// Reports a loss, and the holder after it if the lease was ended by another client.
 async fn unfinished(locks: &Locks, name: &Name, why: Lost) -> Failure {
     let now = match why {
-        Lost::Taken => session::now(locks, name).await,
+        Lost::Taken => session::current_holder(locks, name).await,
         _ => String::new(),
     };
     Failure::new(

@@ -29,7 +29,7 @@ impl Job {
 
     /// Starts the command, once the guardian knows the deadline and the group that it has to end.
     pub(super) async fn start(&mut self, guard: &Guard, guardian: &mut Guardian) -> Result<Child> {
-        let variables = self.environment.within(guard);
+        let variables = self.environment.variables(guard);
         guardian.deadline(guard.remaining());
         // A signal that came during the acquisition means that the command is not wanted any more.
         if let Some(exit) = signals::ended_so_far() {
