@@ -21,9 +21,9 @@ pub(crate) struct Cli {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 success; 1 `doctor` found a fault; 64 bad usage, or no permission; 69 storage unavailable;
-70 a bug, or nowhere to print; 75 contended; 76 lost. `run`: the command's own; 128+n if signal n ended it;
-126 if it cannot be executed; 127 if it was not found.";
+Exit codes: 0 success; 1 `doctor` found a fault; 64 bad usage, or no permission; 69 storage unavailable; 70 a bug, or \
+nowhere to print; 75 contended; 76 lost. `run`: the command's own; 128+n if signal n ended it; 126 if it cannot be \
+executed; 127 if it was not found.";
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Global options")]
