@@ -1,4 +1,4 @@
-//! Links `src/launch.c` into the program: it runs before Rust's runtime changes how SIGPIPE is handled.
+//! Links `src/launch.c` into the program. It runs before Rust's runtime changes how SIGPIPE is handled.
 
 fn main() {
     println!("cargo::rerun-if-changed=src/launch.c");

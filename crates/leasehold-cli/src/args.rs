@@ -1,16 +1,16 @@
-//! The whole command line. Doc comments are the help text.
+//! The command line. The doc comments of its fields are the help text.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use leasehold::Ticket;
+use leasehold::{Ticket, storage};
 
 /// Distributed locks from the shell, over the database you already run.
 ///
-/// `leasehold run NAME -- CMD` takes the lock, runs the command, and releases the lock. The other commands
-/// look at locks, break them, and hand leases from one process to another as tickets.
+/// `leasehold run NAME -- CMD` takes the lock, runs the command, and releases the lock. The other commands show locks,
+/// break them, and pass leases from one process to another as tickets.
 #[derive(Debug, Parser)]
 #[command(name = "leasehold", version, after_help = EXIT_CODES, subcommand_required = true, arg_required_else_help = false)]
 pub(crate) struct Cli {
@@ -21,28 +21,23 @@ pub(crate) struct Cli {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 success; 1 doctor found a fault; 64 bad usage, or no permission; 69 storage unavailable;
-70 a bug, or nowhere to print; 75 contended; 76 lost. `run`: the command's own; 128+n if signal n ended it;
-126 if it cannot be executed; 127 if it was not found.";
+Exit codes: 0 success; 1 `doctor` found a fault; 64 bad usage, or no permission; 69 storage unavailable; 70 a bug, or \
+nowhere to print; 75 contended; 76 lost. `run`: the command's own; 128+n if signal n ended it; 126 if it cannot be \
+executed; 127 if it was not found.";
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// The storage, as a URL: `sqlite:`, `sqlite:PATH`, `redis://HOST/0`, `postgres://HOST/DATABASE` [default:
-    /// $LEASEHOLD_STORE, else `sqlite:`, a file in the state directory]
-    ///
-    /// `memory:`, which the library has too, lives in one process only, so no two commands would meet there.
-    ///
-    /// Others on this machine can see the arguments of a process: if the URL contains a password, use
-    /// --store-file or $LEASEHOLD_STORE.
-    #[arg(long, global = true, value_name = "URL", conflicts_with = "store_file")]
+    /// The storage, as a URL; `--help` lists the schemes [default: $LEASEHOLD_STORE, else `sqlite:`, a file in the
+    /// state directory]
+    #[arg(long, global = true, value_name = "URL", conflicts_with = "store_file", long_help = store_help())]
     pub(crate) store: Option<String>,
 
-    /// A file that contains the storage's URL, and that only its owner and its group can read
+    /// A file that contains the storage's URL and that only its owner and its group can read
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) store_file: Option<PathBuf>,
 
-    /// Accept a --store-file that others can read or change, as some mounts of secrets cannot do otherwise
+    /// Accept a --store-file that other users can read or change, because some mounts of secrets have such files only
     #[arg(long, global = true, requires = "store_file")]
     pub(crate) store_file_any_mode: bool,
 
@@ -50,51 +45,65 @@ pub(crate) struct Global {
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
-    /// Print nothing but results and errors: nothing while you wait, nothing when `verify` and `release` succeed
+    /// Print only results and errors: nothing during a wait, and nothing when `verify` and `release` succeed
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
 
-    /// Log to stderr: -v what happens to the locks of this command, -vv everything; drops lines while nothing reads them
+    /// Log to stderr: -v what happens to the locks of this command, -vv everything. Lines that nothing reads are dropped
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
+}
+
+/// Returns the help of `--store`, with the schemes that the library knows.
+fn store_help() -> String {
+    let schemes = storage::schemes().filter(|scheme| *scheme != "memory");
+    let schemes: Vec<_> = schemes.map(|scheme| format!("`{scheme}:`")).collect();
+    format!(
+        "The storage, as a URL [default: $LEASEHOLD_STORE, else `sqlite:`, a file in the state directory]\n\nA URL begins \
+         with one of {}. `memory:`, which the library also has, exists in one process only, so no two commands would \
+         exclude each other.\n\nOther users of this machine can see the arguments of a process. If the URL contains a \
+         password, use --store-file or $LEASEHOLD_STORE.",
+        schemes.join(" ")
+    )
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Take a lock, run a command, release the lock
     ///
-    /// The command finds LEASEHOLD_NAME, LEASEHOLD_TOKEN (the fencing token), LEASEHOLD_TICKET,
-    /// LEASEHOLD_STORE (the storage's URL, unless --hide-store keeps it out) and LEASEHOLD_HELD (which leases it
-    /// runs under, for `leasehold` to tell that it would wait for itself) in its environment. It runs in a process group of its own, which ends when the lock is lost or `leasehold` dies, even by kill -9. When the
-    /// command ends, the lock is released; processes that it left behind live on without the lock. A job that is
-    /// suspended (Ctrl-Z) for longer than the TTL loses the lock. `leasehold run --help` says what is out of reach,
-    /// and what each signal does.
+    /// The command's environment contains LEASEHOLD_NAME, LEASEHOLD_TOKEN (the fencing token), LEASEHOLD_TICKET,
+    /// LEASEHOLD_STORE (the storage's URL, unless --hide-store hides it) and LEASEHOLD_HELD (the leases under which it
+    /// runs, so that `leasehold` notices when it would wait for itself).
+    ///
+    /// The command runs in a process group of its own. The group is ended when the lock is lost, and when `leasehold`
+    /// dies, even by kill -9. When the command ends, the lock is released; processes that it left behind live on without
+    /// the lock. A job that is suspended (Ctrl-Z) for longer than the TTL loses the lock.
     Run(Run),
 
     /// Take a lock and print its ticket; the lease then ends with its TTL unless it is renewed
     ///
-    /// Nobody keeps the lease: renew it with `leasehold renew TICKET` before the TTL is over.
+    /// No process renews the lease: run `leasehold renew TICKET` before the TTL is over.
     Acquire(Acquire),
 
     /// Give the lease of a ticket a full TTL from now
     Renew(Renew),
 
-    /// Release the lease of a ticket; exit code 76 if it is over already
+    /// Release the lease of a ticket; exit code 76 if it has ended already
     Release(OfTicket),
 
-    /// Ask whether the lease of a ticket still holds the lock, without renewing it: exit code 0, or 76
+    /// Check, without a renewal, whether the lease of a ticket still holds the lock: exit code 0, or 76
     Verify(OfTicket),
 
-    /// Show who holds a lock
+    /// Show the holder of a lock
     Inspect(OfName),
 
-    /// List who holds which lock
+    /// List the locks that are held, and their holders
     List(List),
 
-    /// Print every change of a lock: what it is now, then each time it is locked or unlocked
+    /// Print the state of a lock, and then each change: locked, or unlocked
     Watch(OfName),
 
-    /// End the lease of whoever holds a lock; their command is ended too, as soon as they notice
+    /// End the lease of a lock's holder. If that is `leasehold run`, it ends its command as soon as it learns of it
     Break(OfName),
 
     /// Check the storage: connection, promises, a round trip, latency; exit code 1 if something is wrong
@@ -135,7 +144,7 @@ pub(crate) struct List {
 
 #[derive(Args, Debug)]
 pub(crate) struct Doctor {
-    /// Print the SQL that makes the tables in a PostgreSQL and lets the URL's user lock in them; connect to nothing
+    /// Print the SQL that creates the storage's tables and lets the URL's user lock in them; make no connection
     #[arg(long)]
     pub(crate) sql: bool,
 }
@@ -155,7 +164,7 @@ pub(crate) struct Acquire {
     pub(crate) lock: LockOptions,
 }
 
-/// How to take a lock: the same for `run` and `acquire`.
+/// The options of a lock, which `run` and `acquire` share.
 #[derive(Args, Debug)]
 pub(crate) struct LockOptions {
     /// How long the lease lasts if it is not renewed: 100ms to 24h, or what the storage allows [default: 10s, or
@@ -164,10 +173,10 @@ pub(crate) struct LockOptions {
     pub(crate) ttl: Option<Duration>,
 
     /// How long to wait in line for the lock: a duration or `forever`
-    #[arg(long, value_name = "D", default_value = "forever", value_parser = patience, conflicts_with_all = ["try_once", "retries"])]
-    pub(crate) wait: Patience,
+    #[arg(long, value_name = "D", default_value = "forever", value_parser = wait_limit, conflicts_with_all = ["try_once", "retries"])]
+    pub(crate) wait: WaitLimit,
 
-    /// Ask once: exit with 75 if somebody else has the lock
+    /// Ask once: exit with 75 if another client has the lock
     #[arg(long = "try", conflicts_with = "retries")]
     pub(crate) try_once: bool,
 
@@ -175,11 +184,11 @@ pub(crate) struct LockOptions {
     #[arg(long, value_name = "N", value_parser = count)]
     pub(crate) retries: Option<u32>,
 
-    /// With --retries: how long to pause between two of them [default: 50ms]
+    /// With --retries: how long to pause before each [default: 50ms]
     #[arg(long, value_name = "D", value_parser = duration, requires = "retries")]
     pub(crate) interval: Option<Duration>,
 
-    /// What others see of this holder [default: `leasehold@host:pid`]
+    /// The text by which `inspect` and `list` show this holder [default: `leasehold@host:pid`]
     #[arg(long, value_name = "TEXT")]
     pub(crate) label: Option<String>,
 }
@@ -187,7 +196,7 @@ pub(crate) struct LockOptions {
 #[derive(Args, Debug)]
 #[command(
     override_usage = "leasehold run [OPTIONS] NAME -- CMD…\n       leasehold run [OPTIONS] -- -NAME -- CMD…",
-    after_long_help = crate::cmd::run::HELP
+    after_long_help = crate::cmd::run::help::TEXT
 )]
 pub(crate) struct Run {
     /// The lock; if it begins with `-`, write `run -- NAME -- CMD…`
@@ -200,23 +209,23 @@ pub(crate) struct Run {
     #[arg(long, value_name = "D", value_parser = duration)]
     pub(crate) max_hold: Option<Duration>,
 
-    /// Hold the lock for at least this time from the grant, also if the command ends earlier; `run` itself
-    /// does not wait. At most the longest TTL that the storage allows [default: no minimum]
+    /// Hold the lock for at least this time from the grant, even if the command ends earlier; `run` itself does not
+    /// wait. At most the longest TTL that the storage allows [default: no minimum]
     #[arg(long, value_name = "D", value_parser = duration)]
     pub(crate) at_least: Option<Duration>,
 
-    /// What happens to the command's process group when the lock is lost
+    /// What to do with the command's process group when the lock is lost
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnLost::Term)]
     pub(crate) on_lost: OnLost,
 
-    /// With --on-lost=term: how long after SIGTERM comes SIGKILL [default: 5s]
+    /// With --on-lost=term: how long after SIGTERM the group gets SIGKILL [default: 5s]
     #[arg(long, value_name = "D", value_parser = duration)]
     pub(crate) grace: Option<Duration>,
 
     /// Keep the storage's URL, which may contain a password, out of the command's environment
     ///
-    /// LEASEHOLD_STORE is `hidden:` then, which a `leasehold` within the command refuses: it has to be told its
-    /// storage. For CI, where others see what a job prints.
+    /// LEASEHOLD_STORE is `hidden:` then, which a `leasehold` in the command refuses: it needs a --store of its own. This
+    /// is for CI, where other people see what a job prints.
     #[arg(long)]
     pub(crate) hide_store: bool,
 
@@ -231,7 +240,7 @@ pub(crate) enum OnLost {
     Term,
     /// SIGKILL at once; exit code 76
     Kill,
-    /// Nothing but a warning; the command's own exit code
+    /// A warning; the command goes on, and its exit code counts
     Ignore,
 }
 
@@ -246,7 +255,7 @@ impl OnLost {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Patience {
+pub(crate) enum WaitLimit {
     For(Duration),
     Forever,
 }
@@ -273,7 +282,7 @@ impl Run {
         }
         let (name, command) = match (&self.name, self.command.as_slice()) {
             (Some(name), command) => (name.clone(), command),
-            // The second `--` is asked for, so that a forgotten name never makes a lock of the command's.
+            // The second `--` is required, so that after a forgotten name no word of the command becomes the lock.
             (None, [name, dashes, command @ ..]) if dashes == "--" => {
                 let name = name.to_str().ok_or("a lock's name is UTF-8")?;
                 (name.to_owned(), command)
@@ -295,11 +304,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     })
 }
 
-fn patience(text: &str) -> Result<Patience, String> {
+fn wait_limit(text: &str) -> Result<WaitLimit, String> {
     if text == "forever" {
-        return Ok(Patience::Forever);
+        return Ok(WaitLimit::Forever);
     }
-    read_duration(text).map(Patience::For).ok_or_else(|| {
+    read_duration(text).map(WaitLimit::For).ok_or_else(|| {
         wrong(text, "a wait is `forever` or a number with a unit (ms s m h d), such as 500ms, 5s, 2m or 1h")
     })
 }
@@ -309,7 +318,7 @@ fn count(text: &str) -> Result<u32, String> {
 }
 
 fn read_duration(text: &str) -> Option<Duration> {
-    // The library knows many more, among them a month, which only its case tells from a minute.
+    // `humantime` knows many more units. One is the month, which differs from the minute only in its case.
     const UNITS: [&str; 5] = ["ms", "s", "m", "h", "d"];
     let mut units = text.split(|c: char| !c.is_alphabetic()).filter(|unit| !unit.is_empty());
     if !units.all(|unit| UNITS.contains(&unit)) {
@@ -318,7 +327,7 @@ fn read_duration(text: &str) -> Option<Duration> {
     humantime::parse_duration(text).ok()
 }
 
-/// What is wrong with a number that cannot be read.
+/// Returns what is wrong with a number that cannot be read.
 fn wrong(text: &str, otherwise: &str) -> String {
     let negative = text.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
     if negative { "it must not be negative".to_owned() } else { otherwise.to_owned() }
@@ -340,7 +349,7 @@ mod tests {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
         assert_eq!(duration("1d"), Ok(Duration::from_secs(86_400)));
-        assert_eq!(patience("forever"), Ok(Patience::Forever));
+        assert_eq!(wait_limit("forever"), Ok(WaitLimit::Forever));
         for bad in ["", "5", "-1s", "5 parsecs", "forever", "1M", "1month", "2years", "1m 1M"] {
             assert!(duration(bad).is_err(), "{bad}");
         }

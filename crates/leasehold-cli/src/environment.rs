@@ -1,4 +1,4 @@
-//! What the command of `run` finds in its environment.
+//! The environment of the command of `run`.
 
 use std::env;
 
@@ -10,23 +10,23 @@ use crate::store::{self, Store};
 const NAME: &str = "LEASEHOLD_NAME";
 const TOKEN: &str = "LEASEHOLD_TOKEN";
 const TICKET: &str = "LEASEHOLD_TICKET";
-/// The owners of all leases that the command runs under, the outermost first. The ticket is the innermost one's only.
+/// The owners of all leases under which the command runs, the outermost first. The ticket names only the innermost.
 const HELD: &str = "LEASEHOLD_HELD";
 
-/// What is known before the lock is taken.
+/// The part of the environment that is known before the lock is taken.
 pub(crate) struct Environment {
     store: String,
 }
 
 impl Environment {
-    /// Fails if no URL would lead the command to this storage, wherever it goes.
+    /// Fails if no URL would lead the command to this storage from any working directory.
     pub(crate) fn new(hide_store: bool, store: &Store) -> Result<Self> {
-        let store = if hide_store { store::HIDDEN.to_owned() } else { store.anywhere()? };
+        let store = if hide_store { store::HIDDEN.to_owned() } else { store.portable()? };
         Ok(Self { store })
     }
 
     /// Returns the variables of a command that runs under this guard.
-    pub(crate) fn within(&self, guard: &Guard) -> [(&'static str, String); 5] {
+    pub(crate) fn variables(&self, guard: &Guard) -> [(&'static str, String); 5] {
         let held = held().into_iter().chain([guard.owner()]).map(|owner| owner.to_string());
         [
             (NAME, guard.name().as_str().to_owned()),

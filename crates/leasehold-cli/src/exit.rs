@@ -1,4 +1,4 @@
-//! Every exit code, and the one line that goes with a failure.
+//! The exit codes, and the one line that goes with a failure.
 
 use std::error::Error as _;
 use std::fmt::Write as _;
@@ -15,9 +15,9 @@ pub(crate) enum Exit {
     Unhealthy,
     /// The exit code of the command that `run` ran.
     Child(u8),
-    /// 128+n: signal n ended the command, or us while there was none.
+    /// 128+n: signal n ended the command, or this program while there was no command.
     Signal(u8),
-    /// The same, by dying of signal n: a shell around us then stops its script, as it would without us.
+    /// The same, by dying of signal n. Then a shell stops its script, as it would without `leasehold` between.
     Interrupted(u8),
     /// 64: the call is wrong.
     Usage,
@@ -25,9 +25,9 @@ pub(crate) enum Exit {
     Unavailable,
     /// 70: a bug, or the system has no resources left.
     Bug,
-    /// 75: somebody else has the lock.
+    /// 75: another client has the lock.
     Contended,
-    /// 76: the lock was held and is not any more.
+    /// 76: the lock was held and has been lost.
     Lost,
     /// 126: the command cannot be executed.
     NotExecutable,
@@ -73,11 +73,11 @@ impl From<ErrorKind> for Exit {
 
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 
-/// Ends the program early: an exit code, and what to say about it.
+/// The reason why the program ends early: an exit code and a text.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) exit: Exit,
-    /// `None` ends quietly.
+    /// `None` prints nothing.
     pub(crate) text: Option<String>,
 }
 
@@ -95,13 +95,13 @@ impl Failure {
         Self::new(Exit::Usage, text)
     }
 
-    /// The same failure, of a command that has `done` what it was asked for all the same.
+    /// Says that the command has `done` what it was called for, in spite of this failure.
     pub(crate) fn after(self, done: &str) -> Self {
         let text = self.text.map(|text| format!("{done}, but {text}"));
         Self { text, ..self }
     }
 
-    /// The system refused something that cannot fail in a healthy one.
+    /// Makes a failure of something that a healthy system does not refuse.
     pub(crate) fn system(what: &str, error: impl std::fmt::Display) -> Self {
         Self::new(Exit::Bug, format!("{what}: {error}"))
     }
@@ -113,7 +113,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// The error and its causes, on one line.
+/// Returns the text of an error and of its causes, on one line.
 pub(crate) fn chain(error: &Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,11 +1,11 @@
 /*
- * Records, before `main`, what Rust's runtime is about to change: which signals the launcher had ignored, since the
- * runtime ignores SIGPIPE; and which of stdin, stdout and stderr were closed, since it opens the null device there.
- * Safe Rust can neither run that early nor ask for the disposition of a signal; `/proc/self/status` is too late, and
- * not there in each container.
+ * Records, before `main`, what Rust's runtime is about to change: the signals that the launcher had ignored, because the
+ * runtime ignores SIGPIPE; and the closed ones of stdin, stdout and stderr, because the runtime opens the null device in
+ * their place. Safe Rust can neither run that early nor ask for the disposition of a signal. `/proc/self/status` would be
+ * read too late, and some containers have no `/proc`.
  *
- * The answer is an environment variable of this process: two numbers in hexadecimal, the lowest bit for signal 1 and
- * for descriptor 0. `launch.rs` reads it. The helper that becomes the command inherits it, and the command does not.
+ * The record is an environment variable of this process: two numbers in hexadecimal, the lowest bit for signal 1 and for
+ * descriptor 0. `launch.rs` reads it. The helper that becomes the command inherits it, and the command does not.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -19,7 +19,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Larger than what the kernel has; begins with the handler. */
+/* Larger than the kernel's structure. The handler comes first. */
 struct action {
     void (*handler)(int);
     unsigned long rest[15];
@@ -37,8 +37,8 @@ static int is_ignored(int number)
 }
 
 /*
- * glibc keeps the signals 32 and 33 for itself, and ignores them in each process that it spawns. `sigaction` refuses
- * them. In the helper they become again what they were for `run`.
+ * glibc keeps the signals 32 and 33 for itself, and ignores them in each process that it spawns. Its `sigaction` refuses
+ * them, so this calls the kernel. In the helper they become again what they were for `run`.
  */
 static void undo_what_glibc_ignores(const char *ignored_before)
 {

@@ -1,13 +1,14 @@
-//! What the launcher gave this program, as `launch.c` found it before Rust's runtime changed it.
+//! The signals and descriptors that the launcher gave this program. `launch.c` records them before Rust's runtime changes
+//! them.
 
 use std::sync::OnceLock;
 
 use rustix::process::Signal;
 
-/// The variable in which `launch.c` leaves what it found.
+/// The variable in which `launch.c` records them.
 pub(crate) const VARIABLE: &str = "LEASEHOLD_AT_LAUNCH";
 
-/// Returns `true` if the launcher had this signal ignored, as `nohup` does: it stays so.
+/// Returns `true` if the launcher had this signal ignored, as `nohup` does. It stays ignored.
 pub(crate) fn is_ignored(signal: Signal) -> bool {
     found()[0] & (1_u64 << (signal.as_raw() - 1)) != 0
 }

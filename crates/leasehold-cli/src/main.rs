@@ -2,7 +2,7 @@
 
 #[cfg(not(unix))]
 compile_error!(
-    "this program is made of Unix's process groups and signals; on other systems, use the library"
+    "this program needs the process groups and signals of Unix; on other systems, use the library"
 );
 
 mod args;
@@ -27,18 +27,18 @@ use std::process::ExitCode;
 
 use crate::args::{Cli, Command};
 use crate::exit::{Exit, Failure, Result};
-use crate::output::{Output, complain};
+use crate::output::{Output, report_failure};
 use crate::session::Context;
 use crate::store::Store;
 
 fn main() -> ExitCode {
     panic::set_hook(Box::new(|info| {
         let text = info.to_string().replace('\n', " ");
-        complain(&format!("this is a bug; please report it: {text}"));
+        report_failure(&format!("this is a bug; please report it: {text}"));
     }));
     stdout::keep_closed();
     let args: Vec<OsString> = std::env::args_os().collect();
-    let done = panic::catch_unwind(AssertUnwindSafe(|| match cmd::run::helper(&args) {
+    let done = panic::catch_unwind(AssertUnwindSafe(|| match cmd::run::helper::run(&args) {
         Some(exit) => Ok(exit),
         None => run(args),
     }));
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         Ok(Ok(exit)) => exit,
         Ok(Err(failure)) => {
             if let Some(text) = &failure.text {
-                complain(text);
+                report_failure(text);
             }
             failure.exit
         }
@@ -59,20 +59,20 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Vec<OsString>) -> Result<Exit> {
-    // Before there is another thread.
+    // This comes before any other thread starts.
     signals::unblock_all();
     let cli: Cli = match usage::parse(args)? {
         usage::Parsed::Command(cli) => *cli,
         usage::Parsed::Help(text) => return usage::print(&text),
     };
     log(cli.global.verbose);
-    // Which needs no storage, and must work where there is none.
+    // This needs no storage, and must work where there is none.
     if let Command::Completions(args) = &cli.command {
         return cmd::completions::run(args);
     }
     let output = Output { json: cli.global.json, quiet: cli.global.quiet };
     let store = Store::find(&cli.global)?;
-    // One thread: the kernel kills the command of `run` when the thread that started it ends.
+    // There is one thread: the kernel kills the command of `run` when the thread that started it ends.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::system("cannot start", e))?;
     runtime.block_on(async {
@@ -81,7 +81,7 @@ fn run(args: Vec<OsString>) -> Result<Exit> {
     })
 }
 
-/// Logs to stderr what the library reports, if that was asked for.
+/// Logs to stderr what the library reports, with `-v`.
 fn log(verbose: u8) {
     use tracing_subscriber::filter::{LevelFilter, Targets};
     use tracing_subscriber::layer::SubscriberExt as _;

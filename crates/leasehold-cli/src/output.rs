@@ -1,4 +1,4 @@
-//! What is printed: results on stdout, as text or JSON; one line per failure on stderr.
+//! What the program prints: results on stdout, as text or as JSON, and one line per failure on stderr.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -7,26 +7,26 @@ use leasehold::Holder;
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure, Result};
-use crate::writing::{Patience, write_all};
+use crate::writing::{ReaderWait, write_all};
 use crate::{signals, stdout};
 
-/// Prints results in one of two shapes.
+/// The printer of results, in one of two shapes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
     pub(crate) json: bool,
     pub(crate) quiet: bool,
 }
 
-/// Whether what is printed next would be read.
+/// What has become of the reader of stdout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reader {
     There,
-    /// It closed its end of the pipe, as `head` does: it has what it wants, which is no failure of the command.
+    /// The reader has closed its end of the pipe, as `head` does. It has what it wants, so the command has not failed.
     Gone,
 }
 
 impl Output {
-    /// Prints one result: `json` as an object on a line of its own, or `text` for people.
+    /// Prints one result: `json` as one line, or `text` for people.
     pub(crate) fn result(self, json: &impl Serialize, text: impl FnOnce() -> String) -> Result<Reader> {
         if self.json {
             let json = serde_json::to_string(json);
@@ -36,13 +36,13 @@ impl Output {
         }
     }
 
-    /// Prints what only confirms the exit code: not with `--quiet`, unless as JSON.
+    /// Prints a result that only confirms the exit code. Prints nothing with `--quiet`, except JSON.
     pub(crate) fn status(self, json: &impl Serialize, text: impl FnOnce() -> String) -> Result<Reader> {
         if self.quiet && !self.json { Ok(Reader::There) } else { self.result(json, text) }
     }
 }
 
-/// Prints one line. One that cannot be printed is a failure of every command alike, whatever else it has done.
+/// Prints one line. A line that cannot be printed is a failure of each command, whatever else the command has done.
 pub(crate) fn line(line: &str) -> Result<Reader> {
     match stdout::write(format!("{line}\n").as_bytes()) {
         Ok(()) => Ok(Reader::There),
@@ -55,19 +55,19 @@ pub(crate) fn line(line: &str) -> Result<Reader> {
     }
 }
 
-/// Says something on stderr, on one line, as the last thing that is done. That nothing can read it is no reason to fail.
-pub(crate) fn complain(text: &str) {
-    say(text, Patience::UntilSignal);
+/// Prints a line on stderr before the program ends. Does not fail if the line cannot be printed.
+pub(crate) fn report_failure(text: &str) {
+    print_line(text, ReaderWait::UntilSignal);
 }
 
-/// Says something on stderr, on one line, while there are signals or a command to look after.
+/// Prints a line on stderr while the program goes on: it waits for a slow reader only for a moment.
 pub(crate) fn warn(text: &str) {
-    say(text, Patience::Moment);
+    print_line(text, ReaderWait::Moment);
 }
 
-fn say(text: &str, patience: Patience) {
+fn print_line(text: &str, reader_wait: ReaderWait) {
     let line = format!("leasehold: {}\n", safe(text.trim_end()));
-    let _ = write_all(rustix::stdio::stderr(), line.as_bytes(), patience);
+    let _ = write_all(rustix::stdio::stderr(), line.as_bytes(), reader_wait);
 }
 
 /// A holder, as `inspect`, `list`, `watch` and `break` print it.
@@ -98,7 +98,7 @@ pub(crate) fn one_or_none(holders: &[Holder]) -> Vec<Option<&Holder>> {
     if holders.is_empty() { vec![None] } else { holders.iter().map(Some).collect() }
 }
 
-/// Says in what state a lock is: its holders, or that it is free.
+/// Describes the state of a lock: its holders, or that it is free.
 pub(crate) fn state(holders: &[Holder]) -> String {
     if holders.is_empty() {
         return "free".to_owned();
@@ -106,7 +106,7 @@ pub(crate) fn state(holders: &[Holder]) -> String {
     holders.iter().map(describe).collect::<Vec<_>>().join("; ")
 }
 
-/// A holder on one line: `held by LABEL for 3s, 8s left, 2 waiting, token 17…`.
+/// Describes a holder on one line: `held by LABEL for 3s, 8s left, 2 waiting, token 17…`.
 pub(crate) fn describe(holder: &Holder) -> String {
     let held_for = holder.held_for.map(|d| format!(" for {}", short(d))).unwrap_or_default();
     let waiters = holder.waiters.map(|n| format!(", {n} waiting")).unwrap_or_default();
@@ -126,7 +126,7 @@ pub(crate) fn remaining_ms(holder: &Holder) -> Option<u64> {
     (holder.remaining < Duration::MAX).then(|| millis(holder.remaining))
 }
 
-/// The label, safe to print on a terminal.
+/// Returns the label, safe to print on a terminal.
 pub(crate) fn label(holder: &Holder) -> String {
     match holder.label.as_deref().filter(|label| !label.is_empty()) {
         Some(label) => safe(label),
@@ -134,7 +134,7 @@ pub(crate) fn label(holder: &Holder) -> String {
     }
 }
 
-/// The text with everything escaped that could end the line or command a terminal.
+/// Escapes the characters that would end the line or control a terminal.
 pub(crate) fn safe(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
@@ -146,7 +146,7 @@ pub(crate) fn safe(text: &str) -> String {
     safe
 }
 
-/// A duration as people read it: `40µs`, `850ms`, `8.2s`, `3m 20s`.
+/// Formats a duration as people read it: `40µs`, `850ms`, `8.2s`, `3m 20s`.
 pub(crate) fn short(duration: Duration) -> String {
     if duration.is_zero() {
         "0s".to_owned()
@@ -161,7 +161,7 @@ pub(crate) fn short(duration: Duration) -> String {
     }
 }
 
-/// Whole milliseconds, saturating.
+/// Returns whole milliseconds, at most `u64::MAX`.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_end_is_no_end() {
+    fn a_lease_without_an_end_is_printed_as_such() {
         let name = leasehold::storage::Name::new("job").expect("valid");
         let (owner, token) = (leasehold::storage::Owner::random(), leasehold::storage::Token::new(7));
         let holder = |remaining| Holder::new(name.clone(), owner, token, remaining);
@@ -184,12 +184,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_stays_on_its_line() {
+    fn a_printed_text_stays_on_its_line() {
         assert_eq!(safe("it's \"ä\"\n\u{1b}[2J\u{202e}"), "it's \"ä\"\\n\\u{1b}[2J\\u{202e}");
     }
 
     #[test]
-    fn durations_read_well() {
+    fn durations_are_printed_in_their_largest_unit() {
         assert_eq!(short(Duration::ZERO), "0s");
         assert_eq!(short(Duration::from_micros(40)), "40µs");
         assert_eq!(short(Duration::from_millis(850)), "850ms");

@@ -1,5 +1,5 @@
-//! Says why a command cannot be executed, by the cause and not by the error's number: one number has many causes, and
-//! most of them are not at the file that was named.
+//! Finds out why a command cannot be executed. The number of the error is not enough: one number has many causes, and most
+//! of them are not in the file that was named.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
@@ -54,7 +54,7 @@ fn cause(program: &OsStr, error: &io::Error) -> (Exit, String) {
     }
 }
 
-/// Tells what a file needs that is missing from a path that leads nowhere.
+/// Explains "no such file or directory", which may be about the file or about what the file needs.
 fn missing(path: &Path) -> (Exit, String) {
     if !path.is_absolute() && std::env::current_dir().is_err() {
         let text = "the command was not found: the working directory is not there any more";
@@ -78,7 +78,7 @@ fn missing(path: &Path) -> (Exit, String) {
     (Exit::NotFound, format!("the command was not found: {what}"))
 }
 
-/// Tells which of the file, its interpreter and the directories on the way to it may not be used.
+/// Explains "permission denied", which may be about the file, its interpreter, or a directory on the way to it.
 fn forbidden(path: &Path) -> (Exit, String) {
     let what = match path.metadata() {
         Err(_) => "a directory on the way to it may not be searched".to_owned(),
@@ -101,7 +101,7 @@ fn forbidden(path: &Path) -> (Exit, String) {
     (Exit::NotExecutable, format!("the command cannot be executed: {what}"))
 }
 
-/// Returns the file that was meant, if there is one: a name without a slash is looked up in PATH.
+/// Returns the file that a command means, if it exists. A name without a slash is looked up in PATH.
 fn find(program: &OsStr) -> Option<PathBuf> {
     if program.as_bytes().contains(&b'/') {
         return Some(program.into());
@@ -111,7 +111,7 @@ fn find(program: &OsStr) -> Option<PathBuf> {
         .map(|directory| directory.join(program))
         .filter(|file| !program.is_empty() && file.symlink_metadata().is_ok())
         .collect();
-    // The first that is executable is what was tried last.
+    // `exec` tries one after the other up to the first that is executable.
     let usable = found.iter().find(|file| rustix::fs::access(file.as_path(), Access::EXEC_OK).is_ok());
     usable.or(found.first()).cloned()
 }
@@ -144,12 +144,12 @@ pub(crate) struct Foreign {
 
 /// Returns the program if it is built for another machine.
 ///
-/// The C library would hand what the kernel refuses to a shell, which takes it for a script. Whether the kernel refuses
-/// it cannot be found out without trying, for it may have been told how to emulate that machine.
+/// If the kernel refuses such a program, the C library gives it to a shell, which takes it for a script. Only an attempt
+/// shows whether the kernel refuses it: it may know how to emulate that machine.
 pub(crate) fn foreign(program: &OsStr) -> Option<Foreign> {
     let path = find(program)?;
     let machine = machine(&head(&path)?)?;
-    (!OURS.is_empty() && !OURS.contains(&machine)).then_some(Foreign { path, machine })
+    (!NATIVE.is_empty() && !NATIVE.contains(&machine)).then_some(Foreign { path, machine })
 }
 
 impl Foreign {
@@ -170,8 +170,8 @@ fn machine(head: &[u8]) -> Option<u16> {
     Some(if order == 2 { u16::from_be_bytes(machine) } else { u16::from_le_bytes(machine) })
 }
 
-/// The machines whose programs run on this one; none where that is not known.
-const OURS: &[u16] = if cfg!(target_arch = "x86_64") {
+/// The kinds of machines that this one runs programs for. Empty where that is not known.
+const NATIVE: &[u16] = if cfg!(target_arch = "x86_64") {
     &[62, 3]
 } else if cfg!(target_arch = "aarch64") {
     &[183, 40]

@@ -1,17 +1,17 @@
-//! One connection: made, used and closed, and left in good order if a signal comes.
+//! The connection of one command: made, used and closed, even if a signal comes.
 
 use std::time::Duration;
 
 use leasehold::storage::Limits;
 use leasehold::{Error, ErrorKind, Guard, Lock, Locks, Name, Ticket, Wait};
 
-use crate::args::{LockOptions, Patience};
+use crate::args::{LockOptions, WaitLimit};
 use crate::exit::{Exit, Failure, Result};
 use crate::output::{Output, state};
 use crate::signals::Signals;
 use crate::store::Store;
 
-/// What every command is given.
+/// What each command needs: the storage's URL and the printer.
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) store: Store,
@@ -19,12 +19,12 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Connects, does `work`, and closes. A signal drops the work, and still closes.
+    /// Connects, does `work`, and closes. A signal drops the work; the connection is closed all the same.
     pub(crate) async fn with_locks<T>(&self, work: impl AsyncFnOnce(&Locks) -> Result<T>) -> Result<T> {
         let mut signals = Signals::ending()?;
         let locks = signals.interrupt(Locks::connect(self.store.url())).await??;
         match signals.interrupt(work(&locks)).await.and_then(|done| done) {
-            // What was achieved is told, whatever signal comes now: it may be a ticket.
+            // A result is reported, whatever signal comes now: it may be a ticket.
             Ok(done) => locks.close().await.map(|()| done).map_err(Into::into),
             Err(failure) => {
                 close(&locks).await;
@@ -34,17 +34,16 @@ impl Context {
     }
 }
 
-/// Waits until everything is released, as a storage that answers does in a moment: at most 1 s. What is left ends with
-/// its TTL. No signal shortens that: the one that has brought this about may come twice, as `timeout` sends it, and would
-/// leave a lock that no process knows of.
+/// Closes the client, and waits at most 1 s until everything is released. What is left ends with its TTL. No signal shortens
+/// this: `timeout` sends a signal twice, and the second one would leave a lock of which no process knows.
 pub(crate) async fn close(locks: &Locks) {
     const LONGEST: Duration = Duration::from_secs(1);
     let _ = tokio::time::timeout(LONGEST, locks.close()).await;
 }
 
-/// Who has the lock now, for a message about somebody who has it no more: ``now=`held by …` ``. Nothing if the
-/// storage does not say so at once.
-pub(crate) async fn now(locks: &Locks, name: &Name) -> String {
+/// Returns the present holder, for a message about a former one: ``now=`held by …` ``. Returns nothing if the storage does
+/// not answer within a second.
+pub(crate) async fn current_holder(locks: &Locks, name: &Name) -> String {
     const LONGEST: Duration = Duration::from_secs(1);
     match tokio::time::timeout(LONGEST, locks.inspect(name)).await {
         Ok(Ok(holders)) => format!(" now=`{}`", state(&holders)),
@@ -52,17 +51,16 @@ pub(crate) async fn now(locks: &Locks, name: &Name) -> String {
     }
 }
 
-/// Says of a lost lock that a ticket names what a ticket's bearer wants to know.
-pub(crate) async fn of_ticket(error: Error, name: &Name, locks: &Locks) -> Failure {
+/// Makes a failure of an error of a ticket. If the lease has ended, the text names the present holder.
+pub(crate) async fn ticket_failure(error: Error, name: &Name, locks: &Locks) -> Failure {
     if error.kind() != ErrorKind::Lost {
         return error.into();
     }
-    let now = now(locks, name).await;
+    let now = current_holder(locks, name).await;
     Failure::new(Exit::Lost, format!("the lease of this ticket has ended name=`{name}`{now}"))
 }
 
-/// The lease of a ticket, taken up. Unless it is released, the lease stays with the ticket: also on an error, on a
-/// signal, and on a panic, which all drop this.
+/// The resumed lease of a ticket. If this is dropped, by an error, a signal or a panic, the lease stays with the ticket.
 pub(crate) struct Resumed(Option<Guard>);
 
 impl Resumed {
@@ -91,19 +89,19 @@ impl Drop for Resumed {
     }
 }
 
-/// Releases the lease of a ticket, for a process that cannot any more. Asks again as long as the storage does not answer.
+/// Releases the lease of a ticket, for a process that has died. Retries while the storage does not answer.
 pub(crate) async fn release_ticket(url: &str, ticket: Ticket) {
     const AGAIN: Duration = Duration::from_millis(200);
     const LONGEST: Duration = Duration::from_secs(60);
     let release = async {
         while let Err(error) = try_release_ticket(url, ticket.clone()).await
-            // What the system has run out of may be there again.
+            // `Internal`: the system may have run out of something that becomes free.
             && [ErrorKind::Unavailable, ErrorKind::Internal].contains(&error.kind())
         {
             tokio::time::sleep(AGAIN).await;
         }
     };
-    // What is not released by then ends with its TTL.
+    // A lease that is not released by then ends with its TTL.
     let _ = tokio::time::timeout(LONGEST, release).await;
 }
 
@@ -139,12 +137,12 @@ pub(crate) fn check_at_least(at_least: Option<Duration>, locks: &Locks) -> Resul
     }
 }
 
-/// The lock that the options describe.
+/// Returns the lock that the options describe.
 pub(crate) fn lock(locks: &Locks, name: &str, options: &LockOptions) -> Lock {
     let lock = locks.lock(name);
     let lock = match options.ttl {
         Some(ttl) => lock.ttl(ttl),
-        // The library's default, or what the storage allows.
+        // Without a TTL, the library takes its default, or the longest that the storage allows.
         None => lock,
     };
     let lock = match &options.label {
@@ -159,8 +157,8 @@ pub(crate) fn lock(locks: &Locks, name: &str, options: &LockOptions) -> Lock {
             let interval = options.interval.unwrap_or(LockOptions::DEFAULT_INTERVAL);
             lock.wait(attempts(n.saturating_add(1), interval))
         }
-        (None, Patience::For(limit)) => lock.wait(limit),
-        (None, Patience::Forever) => lock.wait(Wait::Forever),
+        (None, WaitLimit::For(limit)) => lock.wait(limit),
+        (None, WaitLimit::Forever) => lock.wait(Wait::Forever),
     }
 }
 
@@ -172,7 +170,6 @@ fn attempts(attempts: u32, interval: Duration) -> Wait {
 mod tests {
     use super::*;
 
-    /// As on an error, a signal or a panic between the resumption and its end.
     #[tokio::test(flavor = "current_thread")]
     async fn a_resumed_lease_that_is_dropped_stays_with_its_ticket() {
         let dir = tempfile::tempdir().expect("a directory");

@@ -1,4 +1,4 @@
-//! The signals that this program handles: those that were not ignored when it was launched.
+//! The signals that this program handles: all those that it can, except those that the launcher had ignored.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
@@ -12,8 +12,8 @@ use tokio::signal::unix::{self, SignalKind};
 use crate::exit::{Exit, Failure, Result};
 use crate::launch::is_ignored;
 
-/// Signals that end a program that does not handle them. Not among them: what the processor raises (ILL, BUS, FPE,
-/// SEGV and the like), which cannot be handled by going on; PIPE, which tells of this program's own output; and
+/// Signals that end a program that does not handle them. Three kinds are missing: those that the processor raises (ILL,
+/// BUS, FPE, SEGV and the like), after which a program cannot go on; PIPE, which is about this program's own output; and
 /// the real-time signals, which safe Rust cannot send.
 pub(crate) const ENDING: &[Signal] = &[
     Signal::HUP,
@@ -40,8 +40,8 @@ pub(crate) fn ends(signal: Signal) -> bool {
     ENDING.contains(&signal)
 }
 
-/// Signals that are only passed on. TTIN and TTOU are not: a handler of TTOU would make this program's own write to
-/// a terminal start over and over, and a `run` around this one must see it stopped by TTIN.
+/// Signals that are only passed on. TTIN and TTOU are missing: a handler of TTOU would make this program's own write to
+/// a terminal start over and over, and a `run` around this one must see that TTIN has stopped it.
 const PASSING: &[Signal] = &[Signal::URG, Signal::WINCH, Signal::TSTP, Signal::CONT];
 
 /// Signals that ask a program to end, and that launchers send in more than one way.
@@ -50,10 +50,10 @@ pub(crate) const REQUESTS: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT
 /// Signals that a terminal sends to end a job.
 pub(crate) const FROM_THE_KEYBOARD: [Signal; 2] = [Signal::INT, Signal::QUIT];
 
-/// The signals that the launcher had blocked: a property of the process, as the mask itself is.
+/// The signals that the launcher had blocked. It is static because it is a property of the process.
 static BLOCKED: OnceLock<SigSet> = OnceLock::new();
 
-/// Unblocks every signal for this thread and those it starts. What was blocked stays so for the command of `run`.
+/// Unblocks every signal for this thread and those that it starts. The command of `run` gets the launcher's mask.
 pub(crate) fn unblock_all() {
     if let Ok(blocked) = SigSet::thread_get_mask() {
         BLOCKED.get_or_init(|| blocked);
@@ -61,7 +61,7 @@ pub(crate) fn unblock_all() {
     }
 }
 
-/// Runs `start` with the signals blocked that the launcher had blocked: what it starts inherits that.
+/// Calls `start` with the signals blocked that the launcher had blocked. The process that it starts inherits them.
 pub(crate) fn with_blocked_as_launched<T>(start: impl FnOnce() -> T) -> T {
     let now = SigSet::thread_get_mask();
     if let Some(blocked) = BLOCKED.get() {
@@ -74,8 +74,8 @@ pub(crate) fn with_blocked_as_launched<T>(start: impl FnOnce() -> T) -> T {
     started
 }
 
-/// Subscribes to the ends of children. Ignored by the launcher, SIGCHLD would stay ignored otherwise, and the kernel
-/// would tell nobody how a child ended.
+/// Subscribes to SIGCHLD. If the launcher had it ignored, it would stay ignored otherwise, and the kernel would not tell
+/// how a child ended.
 pub(crate) fn of_children() -> Result<unix::Signal> {
     unix::signal(SignalKind::child()).map_err(broken)
 }
@@ -84,15 +84,15 @@ fn broken(error: std::io::Error) -> Failure {
     Failure::system("cannot handle signals", error)
 }
 
-/// Receives signals, in place of what they do by default.
+/// The signals that this program receives instead of their default actions.
 pub(crate) struct Signals {
     streams: Vec<(Signal, unix::Signal)>,
 }
 
-/// The last ending signal that was taken over, set inside the handler: known also where no runtime is polled.
+/// The last signal of `ENDING` that came. The handler sets it, so it is known even while no runtime is polled.
 static LAST: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
 
-/// Returns how the program ends after the last ending signal that came in place of what it does by default.
+/// Returns how the program ends because of the last signal of `ENDING` that came.
 pub(crate) fn ended_so_far() -> Option<Exit> {
     let last = LAST.load(Ordering::SeqCst);
     let signal = ENDING.iter().find(|signal| usize::from(number(**signal)) == last);
@@ -100,18 +100,18 @@ pub(crate) fn ended_so_far() -> Option<Exit> {
 }
 
 impl Signals {
-    /// Takes over the ending signals, which `interrupt` waits for.
+    /// Takes over the signals of `ENDING`, for `interrupt`.
     pub(crate) fn ending() -> Result<Self> {
         Self::new(ENDING)
     }
 
-    /// Takes over every signal that a command may want to have.
+    /// Takes over every signal that may be meant for a command.
     pub(crate) fn all() -> Result<Self> {
         Self::new(&[ENDING, PASSING].concat())
     }
 
-    /// Takes over SIGCONT even if the launcher had it ignored, which does not keep it from continuing a process.
-    /// Call it when the command has been started, which inherits what is ignored.
+    /// Takes over SIGCONT even if the launcher had it ignored: an ignored SIGCONT continues a process, too. Must be called
+    /// after the command was started, which inherits the ignored signals.
     pub(crate) fn add_cont(&mut self) -> Result<()> {
         if is_ignored(Signal::CONT) {
             let stream = unix::signal(SignalKind::from_raw(Signal::CONT.as_raw())).map_err(broken)?;
@@ -136,7 +136,7 @@ impl Signals {
         Ok(Self { streams })
     }
 
-    /// Waits for the next signal. Loses none if it is dropped; equal ones may come as one.
+    /// Waits for the next signal. Loses none if it is dropped. Equal signals may come as one.
     pub(crate) async fn next(&mut self) -> Signal {
         std::future::poll_fn(|cx| {
             for (signal, stream) in &mut self.streams {
@@ -149,7 +149,7 @@ impl Signals {
         .await
     }
 
-    /// Waits for `work`, or for a signal that ends the program.
+    /// Waits for `work`. Fails if a signal comes that ends the program.
     pub(crate) async fn interrupt<T>(&mut self, work: impl Future<Output = T>) -> Result<T> {
         let signal = async {
             loop {
@@ -167,10 +167,10 @@ impl Signals {
         }
     }
 
-    /// Waits for `work`; once a signal has come that ends the program, for a second only. Then `None`.
+    /// Waits for `work`, the last request to the storage. After a signal that ends the program, waits for at most a
+    /// second, and then returns `None`.
     ///
-    /// That is for the last request to the storage. The same request to end may come twice, as `timeout` sends it, so
-    /// a second signal changes nothing.
+    /// A second signal changes nothing: `timeout` sends the same request to end twice.
     pub(crate) async fn hurry<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = std::pin::pin!(work);
         tokio::select! {
@@ -182,15 +182,15 @@ impl Signals {
     }
 }
 
-/// Returns how the program ends after a signal that was sent to it. A shell stops its script only if a program died
-/// of the Ctrl-C that the shell was sent too; any other launcher gets a plain exit code.
+/// Returns how the program ends after a signal that was sent to it. A shell stops its script only if the program died of
+/// the Ctrl-C that the shell got, too. Any other launcher gets a plain exit code.
 pub(crate) fn ended_by(signal: Signal) -> Exit {
     let n = number(signal);
     if FROM_THE_KEYBOARD.contains(&signal) && has_terminal() { Exit::Interrupted(n) } else { Exit::Signal(n) }
 }
 
-/// Ends this process by a signal, as if it had never been handled, and leaves no core behind. Returns if that is not
-/// possible: the kernel does nothing by default to the first process of a pid namespace.
+/// Ends this process by a signal, as if it had never handled it, and leaves no core dump. Returns if that is impossible:
+/// for the first process of a pid namespace, the kernel ignores signals that are not handled.
 pub(crate) fn die_of(number: u8) {
     if rustix::process::getpid() == Pid::INIT {
         return;

@@ -1,7 +1,7 @@
-//! Writes results to stdout, and notices when they do not get there.
+//! Writes results to stdout, and notices when they cannot be written.
 //!
-//! The standard library cannot tell: when the program starts with stdout closed, its runtime opens the null device
-//! there, and later it takes a descriptor that cannot be written to for one that was written to.
+//! The standard library does not notice it. When the program starts with stdout closed, Rust's runtime opens the null
+//! device in its place, and the library ignores the error of a descriptor that is not open for writing.
 
 use std::io;
 
@@ -9,20 +9,20 @@ use rustix::fs::OFlags;
 use rustix::io::FdFlags;
 
 use crate::launch::was_closed;
-use crate::writing::{Patience, write_all};
+use crate::writing::{ReaderWait, write_all};
 
-/// Lets the programs that this one starts have closed what it was given closed.
+/// Keeps stdin, stdout and stderr closed for the programs that this one starts, if they were closed at launch.
 pub(crate) fn keep_closed() {
     let standard = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
     for (descriptor, fd) in standard.into_iter().enumerate() {
         if was_closed(descriptor) {
-            // Fails only for a descriptor that is not open, which is what is wanted.
+            // It fails only for a descriptor that is not open, which is as good.
             let _ = rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC);
         }
     }
 }
 
-/// Says why nothing can be written to stdout, as far as that is known without writing.
+/// Returns why nothing can be written to stdout, as far as that can be known without writing.
 pub(crate) fn unusable() -> Option<&'static str> {
     if was_closed(1) {
         return Some("stdout is closed");
@@ -37,14 +37,14 @@ pub(crate) fn unusable() -> Option<&'static str> {
     }
 }
 
-/// Writes all of it. Fails with `TimedOut` if a signal came while nothing read it.
+/// Writes all bytes. Fails with `TimedOut` if a signal came while nothing read them.
 pub(crate) fn write(bytes: &[u8]) -> io::Result<()> {
     if let Some(why) = unusable() {
         return Err(io::Error::other(why));
     }
     let stdout = rustix::stdio::stdout();
-    write_all(stdout, bytes, Patience::UntilSignal)?;
-    // Some file systems of other machines say only now that there is no room.
+    write_all(stdout, bytes, ReaderWait::UntilSignal)?;
+    // Some network file systems report a full disk only when the file is closed.
     nix::unistd::close(rustix::io::dup(stdout)?)?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Which storage: where its URL comes from, and how it is passed on.
+//! The storage's URL: where it comes from, and how the command of `run` gets it.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -14,15 +14,15 @@ use crate::exit::{Failure, Result};
 use crate::store_file;
 
 pub(crate) const VARIABLE: &str = "LEASEHOLD_STORE";
-/// What the command of `run --hide-store` finds there: not nothing, for then it would lock in the default file.
+/// The value for the command of `run --hide-store`. Without a value, a `leasehold` in it would lock in the default file.
 pub(crate) const HIDDEN: &str = "hidden:";
 const DEFAULT: &str = "sqlite:";
-/// The options of all storages that name files.
+/// The URL options that name files, of all storages.
 const FILES: [&str; 7] = ["ca", "cert", "key", "passfile", "sslcert", "sslkey", "sslrootcert"];
-/// What is encoded in the path of a file.
+/// The characters that are encoded in the path of a file.
 const SPECIAL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// The URL of a storage. May contain a password, so it is shown nowhere.
+/// The URL of a storage. It may contain a password, so it is shown nowhere.
 #[derive(Clone)]
 pub(crate) struct Store(String);
 
@@ -65,9 +65,9 @@ impl Store {
         &self.0
     }
 
-    /// Returns the URL of the same storage for any working directory and any environment: what the command of `run` gets.
-    /// Fails if there is no such URL, for the command would lock elsewhere.
-    pub(crate) fn anywhere(&self) -> Result<String> {
+    /// Returns a URL that names the same storage in any working directory and any environment, for the command of `run`.
+    /// Fails if there is none: the command would lock elsewhere.
+    pub(crate) fn portable(&self) -> Result<String> {
         if self.scheme() == "sqlite" {
             let file = Config::parse(&self.0)?.path()?;
             let real = resolved(absolute(&file)?);
@@ -86,13 +86,13 @@ impl Store {
         }
     }
 
-    /// Makes the options absolute that name files.
+    /// Returns the URL with absolute paths in the options that name files.
     fn with_absolute_options(&self) -> Result<String> {
         let Some((place, options)) = self.0.split_once('?') else { return Ok(self.0.clone()) };
         let options = options.split('&').map(|option| {
             let (name, file) = option.split_once('=').unwrap_or((option, ""));
             let (name, file) = (percent_decode_str(name).decode_utf8_lossy(), decode(file));
-            // `system` is a word of libpq's, and no file.
+            // For libpq, `system` is no file.
             let is_file = FILES.contains(&&*name) && (&*name, file.as_os_str()) != ("sslrootcert", OsStr::new("system"));
             if !is_file || file.as_os_str().is_empty() || file.is_absolute() {
                 return Ok(option.to_owned());
@@ -108,7 +108,7 @@ impl Store {
         Ok(format!("{place}?{}", options.collect::<Result<Vec<_>>>()?.join("&")))
     }
 
-    /// Returns what of the URL can be shown: the kind of storage, and the path where that is a file.
+    /// Returns the part of the URL that may be shown: the scheme, and the path if the storage is a file.
     pub(crate) fn shown(&self) -> String {
         match Config::parse(&self.0).and_then(|config| config.path()) {
             Ok(file) => format!("sqlite:{}", file.display()),
@@ -116,7 +116,7 @@ impl Store {
         }
     }
 
-    /// The kind of storage, if it is one: the only part of a URL that can hold no secret.
+    /// Returns the scheme, if it is a known one. No other part of a URL is certain to contain no secret.
     pub(crate) fn scheme(&self) -> &'static str {
         let scheme = self.0.split(':').next().unwrap_or_default();
         storage::schemes().find(|known| *known == scheme).unwrap_or("unknown")
@@ -129,7 +129,7 @@ impl fmt::Debug for Store {
     }
 }
 
-/// Makes a path absolute that is relative to the working directory.
+/// Returns a path as an absolute one.
 fn absolute(file: &Path) -> Result<PathBuf> {
     if file.is_absolute() {
         return Ok(file.to_owned());
@@ -142,8 +142,8 @@ fn absolute(file: &Path) -> Result<PathBuf> {
     Ok(cwd.join(file))
 }
 
-/// Resolves the symbolic links on the way to a file, which the command may change: a deployment does. The file itself
-/// and some directories may still have to be made.
+/// Resolves the symbolic links on the way to a file, because the command may change them, as a deployment does. The file
+/// and some of its directories need not exist yet.
 fn resolved(file: PathBuf) -> PathBuf {
     let real = file.ancestors().skip(1).find_map(|directory| {
         let rest = file.strip_prefix(directory).ok()?;
@@ -164,9 +164,9 @@ mod tests {
     fn a_relative_file_is_passed_on_as_an_absolute_one() {
         let cwd = env::current_dir().expect("exists");
         let cwd = cwd.to_str().expect("UTF-8");
-        let anywhere = |url: &str| Store(url.into()).anywhere().expect("there is one");
+        let portable = |url: &str| Store(url.into()).portable().expect("there is one");
         assert_eq!(
-            anywhere("sqlite:a/b%20%3f?synchronous=full"),
+            portable("sqlite:a/b%20%3f?synchronous=full"),
             format!("sqlite:{cwd}/a/b%20%3F?synchronous=full")
         );
         for same in [
@@ -178,24 +178,24 @@ mod tests {
             "postgresql://h/d?sslrootcert=system&sslkey=&schema=key",
             "postgresql://h/d?sslrootcert=%73ystem",
         ] {
-            assert_eq!(anywhere(same), same);
+            assert_eq!(portable(same), same);
         }
         assert_eq!(
-            anywhere("rediss://h/0?prefix=key=&c%61=%63a.pem&cert=/c&key=a/k%26"),
+            portable("rediss://h/0?prefix=key=&c%61=%63a.pem&cert=/c&key=a/k%26"),
             format!("rediss://h/0?prefix=key=&ca={cwd}/ca.pem&cert=/c&key={cwd}/a/k%26")
         );
         assert_eq!(
-            anywhere("postgres://h/d?sslrootcert=ca.pem&sslcert=/c&sslkey=k&passfile=p&host=h"),
+            portable("postgres://h/d?sslrootcert=ca.pem&sslcert=/c&sslkey=k&passfile=p&host=h"),
             format!(
                 "postgres://h/d?sslrootcert={cwd}/ca.pem&sslcert=/c&sslkey={cwd}/k&passfile={cwd}/p&host=h"
             )
         );
-        let default = anywhere("sqlite:?synchronous=full");
+        let default = portable("sqlite:?synchronous=full");
         assert!(
             default.starts_with("sqlite:/") && default.ends_with("/leasehold/locks.db?synchronous=full"),
             "{default}"
         );
-        assert!(Store("sqlite://host/x".into()).anywhere().is_err());
+        assert!(Store("sqlite://host/x".into()).portable().is_err());
     }
 
     #[test]

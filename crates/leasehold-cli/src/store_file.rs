@@ -7,12 +7,12 @@ use std::path::Path;
 
 use crate::exit::{Failure, Result};
 
-/// A URL is shorter. A file without an end, as `/dev/zero` is, does not fill the memory.
+/// The largest file that is read. A URL is shorter, and a file without an end, such as `/dev/zero`, is not read forever.
 const LONGEST: u64 = 64 * 1024;
-/// What others may not do: the group may read, as it may where secrets are mounted into a container.
+/// The forbidden bits of the mode. The group may read the file, because containers mount secrets that way.
 const OTHERS: u32 = 0o037;
 
-/// Reads the URL. Refuses a file that others on this machine can read or change, unless `any_mode` accepts it.
+/// Reads the URL. Refuses a file that other users of this machine can read or change, unless `any_mode` accepts it.
 pub(crate) fn read(path: &Path, any_mode: bool) -> Result<String> {
     let refuse = |text: &str| Failure::usage(format!("{text}{}", shown(path)));
     let unreadable =
@@ -25,7 +25,7 @@ pub(crate) fn read(path: &Path, any_mode: bool) -> Result<String> {
     let mode = metadata.permissions().mode() & 0o777;
     if mode & OTHERS != 0 && has_a_mode(&metadata) && !any_mode {
         return Err(refuse(&format!(
-            "others can read or change this file, which may hold a password; run `chmod g-wx,o-rwx` on it, or accept it with --store-file-any-mode mode=`{mode:03o}`"
+            "other users can read or change this file, which may contain a password; run `chmod g-wx,o-rwx` on it, or accept it with --store-file-any-mode mode=`{mode:03o}`"
         )));
     }
     let mut text = String::new();
@@ -37,13 +37,14 @@ pub(crate) fn read(path: &Path, any_mode: bool) -> Result<String> {
     Ok(url.to_owned())
 }
 
-/// Returns `true` if the mode says who can read the contents. That of a terminal does not, which `/dev/stdin` may be.
+/// Returns `true` if the mode says which users can read the contents. That of a terminal, which `/dev/stdin` may be, does
+/// not.
 fn has_a_mode(file: &Metadata) -> bool {
     let kind = file.file_type();
     kind.is_file() || kind.is_fifo() || kind.is_block_device()
 }
 
-/// Returns the path for a message, unless it looks like a URL that was given in its place.
+/// Returns the path for a message, or nothing if it looks like a URL.
 fn shown(path: &Path) -> String {
     let text = path.to_string_lossy();
     if text.contains([':', '@']) { String::new() } else { format!(" path=`{text}`") }

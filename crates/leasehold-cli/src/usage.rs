@@ -1,4 +1,4 @@
-//! Reads the command line. What is wrong with it fits on one line, and never repeats a URL.
+//! Reads the command line. An error fits on one line, and never repeats a URL.
 
 use std::ffi::{OsStr, OsString};
 
@@ -41,7 +41,7 @@ pub(crate) fn print(text: &str) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// Makes `--wait=-1s` of `--wait -1s`, for the message to be about the value and not about an option `-1`.
+/// Turns `--wait -1s` into `--wait=-1s`, so that the error is about the value and not about an option `-1`.
 fn with_negative_values(args: Vec<OsString>) -> Vec<OsString> {
     let mut joined: Vec<OsString> = Vec::with_capacity(args.len());
     let mut after_dashes = false;
@@ -65,7 +65,7 @@ fn takes_a_value(arg: &OsStr) -> bool {
     arg.starts_with(b"--") && arg.len() > 2 && !arg.contains(&b'=')
 }
 
-/// The error's message; of `run`, with the way to write a lock's name that looks like an option.
+/// Returns the error's message. For `run`, it says how to write a lock's name that looks like an option.
 fn tip_of_run(error: &clap::Error) -> String {
     let message = error.render().to_string();
     match error.get(ContextKind::InvalidArg) {
@@ -77,7 +77,7 @@ fn tip_of_run(error: &clap::Error) -> String {
     }
 }
 
-/// The first paragraphs of clap's message, without the usage that `--help` shows.
+/// Returns the first paragraphs of clap's message, without the usage that `--help` shows.
 fn one_line(message: &str) -> String {
     let message = message.strip_prefix("error: ").unwrap_or(message);
     let told = message.split("\n\nUsage:").next().unwrap_or(message);
@@ -86,8 +86,8 @@ fn one_line(message: &str) -> String {
     format!("{}; see `leasehold --help`", words.join(" "))
 }
 
-/// Takes out of the error what may be a URL or a ticket, or a part of one, before it becomes a message: a message may
-/// have its blanks joined and its escape sequences removed, and would not be recognized.
+/// Removes from the error what may be a URL or a ticket, or a part of one. This happens before the error becomes a
+/// message, because a message has blanks joined and escape sequences removed, so that a secret is not recognized in it.
 fn hide_secrets(error: &mut clap::Error) {
     type Suspicion = fn(&str) -> bool;
     const QUOTED: [(ContextKind, Suspicion); 4] = [
@@ -101,18 +101,18 @@ fn hide_secrets(error: &mut clap::Error) {
             && !can_be_shown(text)
         {
             error.insert(kind, ContextValue::String("…".to_owned()));
-            // Which quotes it once more.
+            // The suggestion quotes it once more.
             error.remove(ContextKind::Suggested);
         }
     }
 }
 
-/// Returns `true` for a few words and numbers, as most wrong values are.
+/// Returns `true` for plain words and numbers. Most wrong values are of these.
 fn is_plain(text: &str) -> bool {
     text.chars().all(|c| c.is_alphanumeric() || " +-._".contains(c)) && is_no_url(text)
 }
 
-/// Returns `true` for what is neither a URL nor a ticket. Names of options, which clap writes as `--store <URL>`, are not.
+/// Returns `true` if the text contains neither a URL nor a ticket. clap writes the name of an option as `--store <URL>`.
 fn is_no_url(text: &str) -> bool {
     !text.contains([':', '@', '%'])
         && !text.contains("//")

@@ -1,4 +1,4 @@
-//! The line that tells who holds the lock, while somebody waits for it.
+//! The line that shows the holder of the lock while this program waits for it.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -10,15 +10,15 @@ use leasehold::{Event, Events, Holder, Locks, Name, Owner};
 use crate::cmd::run::terminal;
 use crate::environment;
 use crate::output::{self, Output, short, warn};
-use crate::writing::{Patience, write_all};
+use crate::writing::{ReaderWait, write_all};
 
-/// After this, somebody may wonder why nothing happens.
+/// After this time, a person may wonder why nothing happens.
 const LONG: Duration = Duration::from_secs(10);
 
 const DEADLOCK: &str = "this command runs under the same lock; it would wait for itself";
 
-/// Shows on a terminal who holds the lock, until it is dropped; then the line is gone. Elsewhere, says it once,
-/// if the wait is long.
+/// Shows the holder of the lock on a terminal, and removes the line when this future is dropped. Without a terminal, prints
+/// the holder once, if the wait is long.
 pub(crate) async fn show(locks: &Locks, mut events: Events, output: Output) -> Infallible {
     if output.quiet {
         return std::future::pending().await;
@@ -30,18 +30,18 @@ pub(crate) async fn show(locks: &Locks, mut events: Events, output: Output) -> I
             None => return std::future::pending().await,
         }
     };
-    let wait = Wait { locks, name, holder, waited: Duration::ZERO, ours: environment::held() };
+    let wait = Wait { locks, name, holder, waited: Duration::ZERO, outer: environment::held() };
     if io::stderr().is_terminal() { wait.draw().await } else { wait.say().await }
 }
 
 struct Wait<'a> {
     locks: &'a Locks,
     name: Name,
-    /// Who was last seen.
+    /// The holder that was seen last.
     holder: Option<Holder>,
     waited: Duration,
-    /// The leases that this command runs under.
-    ours: Vec<Owner>,
+    /// The owners of the leases under which this command runs.
+    outer: Vec<Owner>,
 }
 
 impl Wait<'_> {
@@ -50,8 +50,8 @@ impl Wait<'_> {
         let (mut said, mut warned) = (false, false);
         let mut line = Line { shown: false };
         loop {
-            // The first look may have seen nobody: the lock was between two holders.
-            if !warned && self.is_for_ourselves() {
+            // The first look may have seen no holder: the lock was between two of them.
+            if !warned && self.is_for_itself() {
                 line.clear();
                 warn(&format!("{}: {DEADLOCK}", self.what()));
                 (said, warned) = (true, true);
@@ -67,10 +67,10 @@ impl Wait<'_> {
     }
 
     async fn say(mut self) -> Infallible {
-        if !self.is_for_ourselves() {
+        if !self.is_for_itself() {
             self.sleep(LONG).await;
         }
-        let hint = if self.is_for_ourselves() { format!("; {DEADLOCK}") } else { String::new() };
+        let hint = if self.is_for_itself() { format!("; {DEADLOCK}") } else { String::new() };
         warn(&format!("{self}{hint}"));
         std::future::pending().await
     }
@@ -78,15 +78,15 @@ impl Wait<'_> {
     async fn sleep(&mut self, time: Duration) {
         tokio::time::sleep(time).await;
         self.waited += time;
-        // Only a person looking costs the storage this question.
+        // Only a line that is shown costs the storage this request.
         if let Ok(seen) = self.locks.inspect(self.name.as_str()).await {
             self.holder = seen.into_iter().next();
         }
     }
 
     /// Returns `true` if the lease is one that this very command runs under.
-    fn is_for_ourselves(&self) -> bool {
-        self.holder.as_ref().is_some_and(|holder| self.ours.contains(&holder.owner))
+    fn is_for_itself(&self) -> bool {
+        self.holder.as_ref().is_some_and(|holder| self.outer.contains(&holder.owner))
     }
 
     fn what(&self) -> String {
@@ -110,9 +110,9 @@ struct Line {
     shown: bool,
 }
 
-/// A terminal that is halted (Ctrl-S) must not halt the waiting.
+/// Writes to the terminal, and drops the text if the terminal is halted (Ctrl-S), so that the wait goes on.
 fn write(text: &str) {
-    let _ = write_all(rustix::stdio::stderr(), text.as_bytes(), Patience::None);
+    let _ = write_all(rustix::stdio::stderr(), text.as_bytes(), ReaderWait::None);
 }
 
 impl Line {
@@ -130,17 +130,18 @@ impl Line {
     }
 }
 
-/// A job in the background does not write over what the foreground shows, but for one line after a long wait.
+/// Returns `true` if this job is in the foreground of the terminal. A job in the background prints one line after a long
+/// wait, and does not write over what the foreground shows.
 fn in_foreground() -> bool {
     let foreground = rustix::termios::tcgetpgrp(rustix::stdio::stderr());
     foreground.is_ok_and(|group| Some(group) == terminal::own_group())
 }
 
-/// How much fits on one line, so that the line can be cleared.
+/// Returns how many characters fit on one line, so that the line can be cleared.
 fn width() -> usize {
     match rustix::termios::tcgetwinsize(rustix::stdio::stderr()) {
         Ok(size) if size.ws_col > 1 => usize::from(size.ws_col) - 1,
-        // Not known: what every terminal has.
+        // The width is not known. Each terminal has 80 columns.
         _ => 79,
     }
 }

@@ -1,9 +1,9 @@
-//! Writes to stdout and stderr, whose readers may be slow or may have stopped to read: a pager, a terminal after
-//! Ctrl-S, a full pipe.
+//! Writes to stdout and stderr. Their readers may be slow or may have stopped: a pager, a terminal after Ctrl-S, a full
+//! pipe.
 //!
-//! A write that blocks would stop more than the message. The handlers of signals only take notes, so nothing would end
-//! this program then; and the engine writes the log, and would renew no lease meanwhile. So each write asks first
-//! whether there is room, and writes no more than what a pipe with room takes at once.
+//! A write that blocks would stop more than the message. The handlers of signals only set a flag, so no signal would end
+//! this program. The engine writes the log, so it would renew no lease meanwhile. So each write first waits for room, and
+//! writes no more than a pipe with room takes at once.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -19,23 +19,23 @@ const PIECE: usize = if cfg!(any(target_os = "linux", target_os = "android")) { 
 
 /// How long to wait for a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Patience {
+pub(crate) enum ReaderWait {
     /// Not at all.
     None,
-    /// As long as a busy reader takes.
+    /// For 100 ms, as a busy reader may take.
     Moment,
     /// Until a second after a signal has asked this program to end.
     UntilSignal,
 }
 
-/// Writes all of it. Fails with `TimedOut` if nothing reads it.
-pub(crate) fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8], patience: Patience) -> io::Result<()> {
+/// Writes all bytes. Fails with `TimedOut` if nothing reads them.
+pub(crate) fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8], reader_wait: ReaderWait) -> io::Result<()> {
     while !bytes.is_empty() {
-        wait(to, patience)?;
+        wait(to, reader_wait)?;
         match rustix::io::write(to, &bytes[..std::cmp::min(bytes.len(), PIECE)]) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => bytes = &bytes[written..],
-            // Of a pipe that another process has made non-blocking, and has filled since.
+            // `AGAIN`: another process has made the pipe non-blocking, and has filled it since.
             Err(Errno::INTR | Errno::AGAIN) => {}
             Err(error) => return Err(error.into()),
         }
@@ -43,16 +43,16 @@ pub(crate) fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8], patience: Patience
     Ok(())
 }
 
-/// Waits until there is room, or an error to be told.
-fn wait(to: BorrowedFd<'_>, patience: Patience) -> io::Result<()> {
+/// Waits until there is room, or an error to report.
+fn wait(to: BorrowedFd<'_>, reader_wait: ReaderWait) -> io::Result<()> {
     const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
     const NOT: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
-    let mut looks_left = if patience == Patience::UntilSignal { 10 } else { 1 };
+    let mut looks_left = if reader_wait == ReaderWait::UntilSignal { 10 } else { 1 };
     while looks_left > 0 {
-        let limit = if patience == Patience::None { NOT } else { LOOK };
+        let limit = if reader_wait == ReaderWait::None { NOT } else { LOOK };
         match poll(&mut [PollFd::new(&to, PollFlags::OUT)], Some(&limit)) {
             Ok(0) | Err(Errno::INTR) => {
-                if patience != Patience::UntilSignal || signals::ended_so_far().is_some() {
+                if reader_wait != ReaderWait::UntilSignal || signals::ended_so_far().is_some() {
                     looks_left -= 1;
                 }
             }
@@ -63,7 +63,7 @@ fn wait(to: BorrowedFd<'_>, patience: Patience) -> io::Result<()> {
     Err(io::ErrorKind::TimedOut.into())
 }
 
-/// Writes the log to stderr, and drops the lines for which there is no room.
+/// The writer of the log to stderr. It drops the lines for which there is no room.
 #[derive(Debug)]
 pub(crate) struct Log;
 
@@ -78,12 +78,12 @@ impl io::Write for Log {
                 stderr,
                 format!("leasehold: {n} lines of the log were dropped, because nothing read them\n")
                     .as_bytes(),
-                Patience::None,
+                ReaderWait::None,
             ),
         };
         if told.is_err() {
             DROPPED.fetch_add(dropped + 1, Ordering::Relaxed);
-        } else if write_all(stderr, line, Patience::None).is_err() {
+        } else if write_all(stderr, line, ReaderWait::None).is_err() {
             DROPPED.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())

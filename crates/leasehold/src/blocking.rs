@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Change, Event};
 use crate::lost::Lost;
 use crate::options::{Options, Renewal, Wait};
-use crate::storage::{Guarantees, Holder, Limits, Name, Owner, Storage, Tier, Token};
+use crate::storage::{Finding, Guarantees, Holder, Limits, Name, Owner, Storage, Tier, Token};
 use crate::ticket::Ticket;
 
 /// A client of one storage, which provides locks. See [`leasehold::Locks`](crate::Locks).
@@ -81,7 +81,17 @@ impl Locks {
         block_on(self.0.list(prefix))
     }
 
-    /// Ends the lease of the current holder of a lock; see
+    /// Returns what the storage reports about its servers or files; see
+    /// [`leasehold::Locks::findings`](crate::Locks::findings).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn findings(&self) -> Result<Vec<Finding>> {
+        block_on(self.0.findings())
+    }
+
+    /// Ends the lease of each holder of a lock; see
     /// [`leasehold::Locks::break_lock`](crate::Locks::break_lock).
     ///
     /// # Errors

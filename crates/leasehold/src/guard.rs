@@ -172,6 +172,8 @@ impl Guard {
     /// - [`Lost`](crate::ErrorKind::Lost) if it was lost before: the work may have overlapped with that of another holder.
     /// - [`Unavailable`](crate::ErrorKind::Unavailable) if the storage did not answer within 5 s, or before the lease
     ///   ended. The release is repeated in the background, and the TTL frees the lock at the latest.
+    /// - [`Unsupported`](crate::ErrorKind::Unsupported) or [`Invalid`](crate::ErrorKind::Invalid) if the storage
+    ///   refuses the release, as a server does whose permissions have changed. Then the TTL frees the lock.
     ///
     /// # Cancel safety
     ///

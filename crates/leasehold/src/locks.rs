@@ -7,7 +7,7 @@ use crate::event::{Changes, Events};
 use crate::guard::Guard;
 use crate::lock::Lock;
 use crate::options::{Options, Renewal, Wait};
-use crate::storage::{AnyStorage, Guarantees, Holder, Limits, Name, Storage, Tier, registry};
+use crate::storage::{AnyStorage, Finding, Guarantees, Holder, Limits, Name, Storage, Tier, registry};
 use crate::ticket::Ticket;
 
 /// A client of one storage, which provides locks. Cheap to clone; all clones are the same client.
@@ -175,6 +175,20 @@ impl Locks {
     /// Returns the bounds of what the storage accepts, as probed when it was connected.
     pub fn limits(&self) -> Limits {
         *self.engine.limits()
+    }
+
+    /// Returns what the storage reports about its servers or files, and what to change for it to promise more. There
+    /// is at least one finding. `leasehold doctor` prints them.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](ErrorKind::Unavailable) if the storage did not answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future changes nothing.
+    pub async fn findings(&self) -> Result<Vec<Finding>> {
+        self.engine.findings().await
     }
 
     /// Ends this client and all its clones: waiting acquisitions fail, held locks are lost and released.

@@ -38,10 +38,10 @@ pub(crate) async fn run(args: &Acquire, cx: &Context) -> Result<Exit> {
     Err(Failure { exit, ..give_back(ticket, &why, cx).await })
 }
 
-/// Releases a lease that no process can release any more, because its ticket got lost. No signal keeps it from that:
-/// the one that has brought it about may arrive only now.
+/// Releases a lease whose ticket got lost, because no other process can release it. No signal interrupts this: the signal
+/// that led here may arrive only now.
 async fn give_back(ticket: Ticket, why: &str, cx: &Context) -> Failure {
-    // As long as a storage may take for the two requests.
+    // A storage may take that long for the two requests.
     const LONGEST: Duration = Duration::from_secs(5);
     let name = ticket.name().clone();
     let release = async {
@@ -55,7 +55,7 @@ async fn give_back(ticket: Ticket, why: &str, cx: &Context) -> Failure {
     Failure::new(Exit::Bug, format!("the ticket could not be printed, {then} name=`{name}` error=`{why}`"))
 }
 
-/// Prints a ticket whose lease the storage is known to keep.
+/// Prints a ticket.
 pub(crate) fn print(ticket: &Ticket, cx: &Context) -> Result<Reader> {
     #[derive(Serialize)]
     struct Json<'a> {

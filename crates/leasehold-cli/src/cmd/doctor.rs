@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use leasehold::storage::{AnyStorage, Severity, Storage as _, schema};
+use leasehold::storage::{Severity, schema};
 use leasehold::{ErrorKind, Guarantees, LeaseClock, Locks, Options};
 use serde::Serialize;
 
@@ -15,12 +15,12 @@ pub(crate) async fn run(args: &Doctor, cx: &Context) -> Result<Exit> {
     if args.sql { sql(cx) } else { check(cx).await }
 }
 
-/// Prints the statements that make what the storage needs, for those who keep the schema themselves.
+/// Prints the statements that create what the storage needs, for administrators who manage the schema themselves.
 fn sql(cx: &Context) -> Result<Exit> {
     let Some(sql) = schema(cx.store.url())? else {
         let kind = cx.store.scheme();
         return Err(Failure::usage(format!(
-            "--sql is for storages with tables, and this one has none to make; give a postgres: URL storage=`{kind}`"
+            "--sql is for storages with tables, and this one has none to make storage=`{kind}`"
         )));
     };
     cx.output.result(&Sql { sql: &sql }, || sql.trim_end().to_owned())?;
@@ -33,7 +33,7 @@ async fn check(cx: &Context) -> Result<Exit> {
         .with_locks(async |locks| {
             report.storage = storage(locks);
             report.ok("connect", report.storage.clone());
-            findings(cx.store.url(), &mut report).await;
+            findings(locks, &mut report).await;
             examine(locks, &mut report).await;
             Ok(())
         })
@@ -44,7 +44,7 @@ async fn check(cx: &Context) -> Result<Exit> {
                 let text = format!("{text} storage=`{}`", report.storage);
                 report.fail("connect", text);
             }
-            // What is wrong was said already, and closing only meets it once more.
+            // The report contains the fault already, and closing has only met it once more.
             Some(_) if report.has_failed() => {}
             Some(text) => report.fail("close", text),
             None => return Err(failure),
@@ -72,10 +72,10 @@ fn print(report: &Report, cx: &Context) -> Result<Exit> {
 async fn examine(locks: &Locks, report: &mut Report) {
     promises(locks.guarantees(), report);
     match round_trip(locks).await {
-        // No other client asks for that name: it is the storage that keeps everybody out.
+        // No other client asks for that name, so it is the storage that grants nothing.
         Err(error) if error.kind() == ErrorKind::Contended => report.warn(
             "round trip",
-            "the storage grants nothing now, as a new primary does for its `failover_grace`; ask again"
+            "the storage grants nothing now, as a new primary does for its `failover_grace`; run `doctor` again"
                 .to_owned(),
         ),
         Err(error) => report.fail("round trip", chain(&error)),
@@ -86,10 +86,9 @@ async fn examine(locks: &Locks, report: &mut Report) {
     }
 }
 
-/// Adds what the storage says of its servers or its file.
-async fn findings(url: &str, report: &mut Report) {
-    let found = async { AnyStorage::connect(url).await?.findings().await };
-    match found.await {
+/// Adds what the storage reports about its servers or its file.
+async fn findings(locks: &Locks, report: &mut Report) {
+    match locks.findings().await {
         Err(error) => report.fail("server", chain(&error)),
         Ok(found) => {
             for finding in found {
@@ -108,12 +107,12 @@ fn promises(has: Guarantees, report: &mut Report) {
     report.tier = Some(has.tier.to_string());
     report.ok("tier", format!("{}: which faults the storage survives", has.tier));
     match has.clock {
-        LeaseClock::Boot => report.ok("clock", "the machine's, which nobody can set".to_owned()),
-        LeaseClock::ServerMonotonic => report.ok("clock", "the server's, which nobody can set".to_owned()),
+        LeaseClock::Boot => report.ok("clock", "the machine's, which cannot be set".to_owned()),
+        LeaseClock::ServerMonotonic => report.ok("clock", "the server's, which cannot be set".to_owned()),
         _ => report.warn("clock", "the server's wall clock: setting it ends or stretches leases".to_owned()),
     }
     if has.fencing {
-        report.ok("fencing", "tokens grow for ever".to_owned());
+        report.ok("fencing", "tokens grow forever".to_owned());
     } else {
         report.warn("fencing", "tokens may start again: do not rely on them".to_owned());
     }
@@ -122,7 +121,7 @@ fn promises(has: Guarantees, report: &mut Report) {
     report.ok("waiters", format!("served {order}, {wake}"));
 }
 
-/// What taking and releasing a scratch lock twice has shown.
+/// The result of taking and releasing a scratch lock twice.
 struct RoundTrip {
     tokens: [u64; 2],
     seen: bool,
@@ -130,19 +129,19 @@ struct RoundTrip {
     ttl: Duration,
 }
 
-/// How long a new primary may keep everybody out until that is told and not waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long `doctor` waits for a new primary that grants nothing yet, before it reports that instead.
+const NEW_PRIMARY_LIMIT: Duration = Duration::from_secs(10);
 
 async fn round_trip(locks: &Locks) -> leasehold::Result<RoundTrip> {
     let limits = locks.limits();
     let ttl = Options::default().ttl.clamp(limits.ttl_min, limits.ttl_max);
-    // Nobody else's name: the process id tells the doctors of one machine apart, the time those of several.
+    // No other client uses this name: the process id differs from other runs on this machine, the time from runs elsewhere.
     let nanos = super::run::clock::boot_nanos();
     let name = format!("leasehold.doctor/{}-{nanos}", std::process::id());
-    let lock = locks.lock(&name).ttl(ttl).wait(PATIENCE);
+    let lock = locks.lock(&name).ttl(ttl).wait(NEW_PRIMARY_LIMIT);
     let (mut tokens, mut seen, mut slowest) = ([0; 2], true, Duration::ZERO);
     for token in &mut tokens {
-        // Without the time for which a new primary keeps everybody out.
+        // The time during which a new primary grants nothing does not count.
         let mut start = super::run::clock::boot_nanos();
         let guard = match lock.try_acquire().await? {
             Some(guard) => guard,
@@ -180,10 +179,10 @@ impl RoundTrip {
         if self.seen {
             report.ok("inspect", "shows the holder, and none after the release".to_owned());
         } else {
-            report.fail("inspect", "does not show what was just done".to_owned());
+            report.fail("inspect", "does not show the holder, or shows one after the release".to_owned());
         }
         let latency = format!("{} at most, with the default ttl of {}", short(self.slowest), short(self.ttl));
-        // Renewals come every third of the TTL: an answer that takes a tenth leaves room for two more.
+        // A renewal comes after a third of the TTL. An answer that takes a tenth of the TTL leaves time for two retries.
         if self.slowest * 10 < self.ttl {
             report.ok("latency", latency);
         } else {
@@ -192,7 +191,7 @@ impl RoundTrip {
     }
 }
 
-/// The storage's name without its secrets, as the library shows it.
+/// Returns the storage's name without its secrets, as the library shows it.
 fn storage(locks: &Locks) -> String {
     let shown = format!("{locks:?}");
     let inner = shown.strip_prefix("Locks(").and_then(|s| s.strip_suffix(')'));

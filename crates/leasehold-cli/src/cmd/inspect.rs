@@ -20,7 +20,7 @@ pub(crate) async fn run(args: &OfName, cx: &Context) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// What is known of a lock; `list` prints the same.
+/// What `inspect` and `list` print about a lock.
 #[derive(Serialize)]
 pub(crate) struct Json<'a> {
     name: &'a str,

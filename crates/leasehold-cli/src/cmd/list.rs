@@ -28,7 +28,7 @@ pub(crate) async fn run(args: &List, cx: &Context) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// The holders in columns under a head; nothing if there are none.
+/// Returns the holders in columns below a head, or no line if there are none.
 fn table(holders: &[Holder]) -> Vec<String> {
     if holders.is_empty() {
         return Vec::new();

@@ -22,10 +22,10 @@ pub(crate) async fn run(args: OfTicket, cx: &Context) -> Result<Exit> {
             return Ok(());
         };
         if error.kind() == ErrorKind::Lost && cx.output.json {
-            // That the lease is over is the news, also if this cannot be printed.
+            // The exit code says that the lease is over, even if this cannot be printed.
             let _ = print(false);
         }
-        Err(session::of_ticket(error, &name, locks).await)
+        Err(session::ticket_failure(error, &name, locks).await)
     })
     .await?;
     print(true).map_err(|unprinted| unprinted.after(&format!("{name} is released")))?;

@@ -20,7 +20,7 @@ pub(crate) async fn run(args: Renew, cx: &Context) -> Result<Exit> {
                 Ok::<_, leasehold::Error>(lease.into_ticket())
             };
             match renewed.await {
-                Err(error) => Err(session::of_ticket(error, &name, locks).await),
+                Err(error) => Err(session::ticket_failure(error, &name, locks).await),
                 Ok(ticket) => Ok(ticket),
             }
         })

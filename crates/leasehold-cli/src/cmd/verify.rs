@@ -15,25 +15,25 @@ pub(crate) async fn run(args: &OfTicket, cx: &Context) -> Result<Exit> {
             Ok(locks.inspect(name.as_str()).await?)
         })
         .await?;
-    let ours = holders.iter().find(|holder| holder.owner == owner);
-    if ours.is_some_and(|holder| holder.token != args.ticket.token()) {
-        // As `renew` and `release` say it.
+    let lease = holders.iter().find(|holder| holder.owner == owner);
+    if lease.is_some_and(|holder| holder.token != args.ticket.token()) {
+        // `renew` and `release` have the same text.
         return Err(Failure::usage(format!(
             "the token in this ticket is not the lease's; the ticket was changed name=`{name}`"
         )));
     }
     let json = Json {
         name: name.as_str(),
-        held: ours.is_some(),
+        held: lease.is_some(),
         token: args.ticket.token().to_string(),
-        remaining_ms: ours.and_then(remaining_ms),
+        remaining_ms: lease.and_then(remaining_ms),
     };
-    if let Some(ours) = ours {
-        cx.output.status(&json, || format!("{name} is held, {}", left(ours)))?;
+    if let Some(lease) = lease {
+        cx.output.status(&json, || format!("{name} is held, {}", left(lease)))?;
         return Ok(Exit::Success);
     }
     if cx.output.json {
-        // That the lease is over is the news, also if this cannot be printed.
+        // The exit code says that the lease is over, even if this cannot be printed.
         let _ = cx.output.result(&json, String::new);
     }
     let now = state(&holders);

@@ -1,4 +1,4 @@
-//! The other commands, for people and for programs.
+//! The commands other than `run`, for people and for programs.
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -10,14 +10,14 @@ fn keys(value: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn ticket_goes_round() {
+fn ticket_goes_through_its_whole_life() {
     let world = World::new();
     let acquired = world.output(&["acquire", "lock", "--ttl", "1m", "--label", "me"]);
     assert_eq!((code(&acquired), text(&acquired.stderr)), (0, String::new()));
     let ticket = text(&acquired.stdout);
     assert!(ticket.starts_with("lh1.") && ticket.ends_with(".60000.lock"), "{ticket}");
 
-    // The process that took it has ended, and the lease lives.
+    // The process that took the lock has ended, and the lease lasts.
     assert_eq!(code(&world.output(&["acquire", "lock", "--try"])), 75);
     assert_eq!(code(&world.output(&["verify", &ticket])), 0);
     let renewed = world.json(&["renew", &ticket]);
@@ -60,7 +60,7 @@ fn ticket_goes_round() {
 }
 
 #[test]
-fn verify_does_not_renew_and_tells_the_tickets_apart() {
+fn verify_renews_nothing_and_accepts_the_ticket_of_the_holder_only() {
     let world = World::new();
     let first = text(&world.output(&["acquire", "lock"]).stdout);
     assert_eq!(world.json(&["break", "lock"])["broken"], true);
@@ -73,7 +73,7 @@ fn verify_does_not_renew_and_tells_the_tickets_apart() {
 }
 
 #[test]
-fn shapes_of_json() {
+fn json_has_the_documented_fields() {
     let world = World::new();
     let acquired = world.json(&["acquire", "a/1", "--label", "l\n1"]);
     assert_eq!(keys(&acquired), ["name", "ticket", "token", "ttl_ms"]);
@@ -107,7 +107,7 @@ fn holder_without_a_label_says_so() {
 }
 
 #[test]
-fn text_escapes_what_could_trick_a_terminal() {
+fn text_escapes_what_could_control_a_terminal() {
     let world = World::new();
     let name = "evil\u{1b}[2J\nname";
     world.json(&["acquire", name, "--label", "\u{1b}]0;label\u{7}"]);
@@ -133,7 +133,7 @@ fn list_has_columns() {
 }
 
 #[test]
-fn names_that_begin_with_a_dash_follow_two() {
+fn name_that_begins_with_a_dash_follows_a_double_dash() {
     let world = World::new();
     let name = "--name";
     assert_eq!(world.json(&["acquire", "--", name])["name"], name);
@@ -147,7 +147,7 @@ fn names_that_begin_with_a_dash_follow_two() {
 }
 
 #[test]
-fn watch_tells_every_change() {
+fn watch_prints_every_change() {
     let world = World::new();
     let watch = Running::start(&mut world.leasehold(["watch", "lock", "--json"]));
     assert_eq!(parse(&watch.line()), json!({"event": "unlocked", "name": "lock"}));
@@ -187,7 +187,7 @@ fn doctor_finds_a_good_storage_good_and_a_bad_one_bad() {
 
 #[test]
 fn doctor_finds_a_file_that_cannot_be_written_to() {
-    // Permissions do not bind root.
+    // Root may write to each file.
     if rustix::process::geteuid().is_root() {
         return;
     }

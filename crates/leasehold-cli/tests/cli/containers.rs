@@ -1,11 +1,11 @@
-//! Namespaces: the first process of one, and a `/proc` that shows other processes or none.
+//! Containers: the first process of a pid namespace, and a `/proc` that shows other processes or none.
 
 use std::process::Command;
 
-use crate::harness::{Running, World, code, ms, output, text};
+use crate::harness::{Running, World, code, eventually, ms, output, text};
 use crate::processes::is_allowed;
 
-/// Makes a pid namespace whose processes do not see a `/proc` of their own.
+/// Options of `unshare`: a pid namespace in which processes see no `/proc` of the namespace.
 const UNSHARE: [&str; 5] = ["--user", "--map-root-user", "--pid", "--fork", "--kill-child"];
 
 fn unshare(world: &World, options: &[&str], script: &str) -> Command {
@@ -17,12 +17,12 @@ fn unshare(world: &World, options: &[&str], script: &str) -> Command {
 }
 
 #[test]
-fn loss_ends_grandchildren_without_a_proc_of_our_own() {
+fn loss_ends_grandchildren_without_a_proc_of_the_namespace() {
     if !is_allowed("unshare", &[&UNSHARE[..], &["true"]].concat()) {
         return;
     }
     let world = World::new();
-    // The command ends at once, its child only by SIGKILL. Then nothing writes any more.
+    // The command ends at once, its child only by SIGKILL. After that, the file must not grow.
     std::fs::write(
         world.path("command"),
         "sh -c 'trap \"\" TERM; while :; do echo x >> alive; sleep 0.01; done' & trap 'exit 0' TERM; echo in; wait",
@@ -43,23 +43,21 @@ fn loss_ends_grandchildren_without_a_proc_of_our_own() {
 }
 
 #[test]
-fn children_that_end_in_time_are_not_waited_for_without_a_proc_of_our_own() {
+fn children_that_end_in_time_are_not_waited_for_without_a_proc_of_the_namespace() {
     if !is_allowed("unshare", &[&UNSHARE[..], &["true"]].concat()) {
         return;
     }
     let world = World::new();
     let command = "sleep 1000 & echo in; wait";
-    // Whether somebody reaps them or not: the first process of this namespace does not.
+    // The first process of this namespace reaps no orphans.
     let script = format!("$L run lock --ttl {} --grace 1h -- sh -c '{command}' & exec sleep 1000", ms(3_000));
     let mut command = unshare(&world, &[], &script);
-    let told = world.path("told");
-    command.stderr(std::fs::File::create(&told).expect("made"));
+    let stderr = world.path("stderr");
+    command.stderr(std::fs::File::create(&stderr).expect("made"));
     let run = Running::start_with_stderr(&mut command);
     assert_eq!(run.line(), "in");
     assert_eq!(world.json(&["break", "lock"])["broken"], true);
-    crate::harness::eventually("the end", || {
-        std::fs::read_to_string(&told).expect("there").contains("the lock was lost")
-    });
+    eventually("the end", || std::fs::read_to_string(&stderr).expect("there").contains("the lock was lost"));
 }
 
 #[test]
@@ -73,7 +71,7 @@ fn first_process_reaps_what_it_inherits() {
     let script = format!("exec $L run lock -- sh -c '{command}'");
     let run = output(&mut unshare(&world, &options, &script));
     assert_eq!((code(&run), text(&run.stdout)), (0, "reaped".to_owned()), "{run:?}");
-    // Also what is there only because the launcher left it to us.
+    // `exec` makes a child of the launcher a child of `leasehold`.
     let command = "p=$(cat left); while [ -d /proc/$p ]; do sleep 0.01; done; echo reaped";
     let script = format!("sleep 0.05 & echo $! > left; exec $L run lock -- sh -c '{command}'");
     let run = output(&mut unshare(&world, &options, &script));

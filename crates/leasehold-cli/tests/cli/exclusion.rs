@@ -1,6 +1,9 @@
-//! One at a time, and what the command finds in its environment.
+//! Exclusion: one command at a time, and what the command finds in its environment.
+
+use rustix::process::Signal;
 
 use crate::harness::{Running, World, code, eventually, ms, output, text};
+use crate::processes::{self, lives};
 
 #[test]
 fn second_waits_for_the_first() {
@@ -22,17 +25,17 @@ fn second_waits_for_the_first() {
 }
 
 #[test]
-fn long_wait_is_told_once_without_a_terminal() {
+fn long_wait_is_reported_once_without_a_terminal() {
     let world = World::new();
-    let mut holder = Running::start(&mut world.run(&["--label", "somebody"], "echo in; read _"));
+    let mut holder = Running::start(&mut world.run(&["--label", "build"], "echo in; read _"));
     holder.line();
     let mut waiter = world.run(&[], "echo second");
-    let told = world.path("told");
-    waiter.stderr(std::fs::File::create(&told).expect("made"));
+    let stderr = world.path("stderr");
+    waiter.stderr(std::fs::File::create(&stderr).expect("made"));
     let mut waiter = Running::start_with_stderr(&mut waiter);
-    let read = || std::fs::read_to_string(&told).expect("there");
+    let read = || std::fs::read_to_string(&stderr).expect("there");
     eventually("the line", || !read().is_empty());
-    assert!(read().starts_with("leasehold: waiting 10.0s for lock: held by somebody for "), "{}", read());
+    assert!(read().starts_with("leasehold: waiting 10.0s for lock: held by build for "), "{}", read());
     let quiet = Running::start(&mut world.leasehold(["-q", "run", "lock", "--", "true"]));
     world.waiters(2);
     holder.write("\n");
@@ -43,7 +46,7 @@ fn long_wait_is_told_once_without_a_terminal() {
 }
 
 #[test]
-fn wait_for_ourselves_is_told_at_once() {
+fn command_that_would_wait_for_itself_is_warned_at_once() {
     let world = World::new();
     let bin = env!("CARGO_BIN_EXE_leasehold");
     let script =
@@ -56,11 +59,11 @@ fn wait_for_ourselves_is_told_at_once() {
 }
 
 #[test]
-fn wait_for_an_outer_lock_of_ours_is_told_at_once() {
+fn command_that_would_wait_for_an_outer_lock_of_its_own_is_warned_at_once() {
     let world = World::new();
     let bin = env!("CARGO_BIN_EXE_leasehold");
-    let told = "it would wait for itself";
-    // a in b in a, at any depth, and also where only the owner is handed on.
+    let warning = "it would wait for itself";
+    // A lock within another lock within the first, at any depth, even where only the owners are passed on.
     for around in [
         "run b --",
         "run b -- $L run c --",
@@ -70,32 +73,16 @@ fn wait_for_an_outer_lock_of_ours_is_told_at_once() {
         let script = format!("$L {around} $L run lock --wait 50ms -- true");
         let run = output(world.run(&[], &script).env("L", bin));
         let stderr = text(&run.stderr);
-        assert_eq!((code(&run), stderr.matches(told).count()), (75, 1), "{around}: {stderr}");
+        assert_eq!((code(&run), stderr.matches(warning).count()), (75, 1), "{around}: {stderr}");
     }
-    // Another's lease is none of ours, and a storage that knows another lock of that name holds another lock.
+    // A lock of the same name in another storage is another lock.
     let other = "$L run b --store sqlite:other.db -- $L run lock --wait 50ms -- echo in";
     let run = output(world.run(&[], other).env("L", bin));
     assert_eq!((code(&run), text(&run.stdout), text(&run.stderr)), (0, "in".to_owned(), String::new()));
 }
 
 #[test]
-fn many_never_overlap_and_their_tokens_grow() {
-    const RUNS: usize = 8;
-    let world = World::new();
-    let script = "mkdir inside || exit 9; echo $LEASEHOLD_TOKEN >> tokens; rmdir inside";
-    let runs: Vec<_> = (0..RUNS).map(|_| Running::start(&mut world.run(&[], script))).collect();
-    for run in runs {
-        let run = run.finish();
-        assert_eq!(code(&run), 0, "{run:?}");
-    }
-    let tokens = std::fs::read_to_string(world.path("tokens")).expect("written");
-    let tokens: Vec<u64> = tokens.lines().map(|line| line.parse().expect("a number")).collect();
-    assert_eq!(tokens.len(), RUNS);
-    assert!(tokens.is_sorted_by(|a, b| a < b), "{tokens:?}");
-}
-
-#[test]
-fn nested_runs_see_the_inner_lock_and_ours_wins_over_what_was_inherited() {
+fn nested_run_sets_the_variables_of_the_inner_lock_over_inherited_ones() {
     let world = World::new();
     let show = "echo $LEASEHOLD_NAME $LEASEHOLD_TOKEN $LEASEHOLD_TICKET $LEASEHOLD_STORE";
     let bin = env!("CARGO_BIN_EXE_leasehold");
@@ -113,7 +100,7 @@ fn nested_runs_see_the_inner_lock_and_ours_wins_over_what_was_inherited() {
         assert_eq!(line[0], name);
         assert!(line[1].parse::<u64>().is_ok(), "{line:?}");
         assert!(line[2].starts_with("lh1.") && line[2].ends_with(&format!(".{}.10000.{name}", line[1])));
-        // A relative file is passed on as an absolute one.
+        // The path of a relative file is passed on as an absolute one.
         assert!(line[3].starts_with("sqlite:/") && line[3].ends_with("/locks.db"), "{line:?}");
     }
     assert_ne!(lines[0][2], lines[1][2]);
@@ -135,7 +122,7 @@ fn stdin_and_arguments_pass_through_unchanged() {
 #[test]
 fn command_is_started_as_a_shell_would() {
     let world = World::new();
-    // No signal blocked, SIGPIPE not ignored, at the head of a group of its own.
+    // No signal is blocked, SIGPIPE is not ignored, and the command is at the head of a group of its own.
     let run =
         output(&mut world.run(&[], "grep -E 'SigBlk|SigIgn' /proc/self/status; ps -o pgid= -p $$; echo $$"));
     let stdout = text(&run.stdout);
@@ -143,14 +130,14 @@ fn command_is_started_as_a_shell_would() {
     let mask = |at: usize| u64::from_str_radix(words[at], 16).expect("a mask");
     assert_eq!((mask(1), mask(3) & (1 << 12)), (0, 0), "{stdout}");
     assert_eq!(words[4], words[5], "{stdout}");
-    // Nothing of ours open.
+    // No descriptor of `leasehold` is open.
     let open = output(&mut world.leasehold(["run", "lock", "--", "ls", "/proc/self/fd"]));
     let without_us = output(std::process::Command::new("ls").arg("/proc/self/fd"));
     assert_eq!(text(&open.stdout), text(&without_us.stdout));
 }
 
 #[test]
-fn held_for_at_least_so_long_after_the_command_ended() {
+fn lock_is_held_for_the_minimum_even_if_the_command_has_ended() {
     let world = World::new();
     let run = output(&mut world.run(&["--ttl", &ms(60_000), "--at-least", &ms(2_000)], "exit 4"));
     assert_eq!(code(&run), 4, "{run:?}");
@@ -163,12 +150,11 @@ fn held_for_at_least_so_long_after_the_command_ended() {
 #[test]
 fn processes_left_behind_live_on_and_keep_nothing() {
     let world = World::new();
-    // It keeps no pipe of ours open, so that only its process is left.
+    // The process keeps no pipe of the test open.
     let run = output(&mut world.run(&[], "sleep 1000 >/dev/null 2>&1 & echo $!"));
-    let left = text(&run.stdout);
+    let left = processes::pid(&text(&run.stdout));
     assert_eq!(code(&run), 0);
-    assert!(crate::harness::lives(&left));
+    assert!(lives(left));
     assert_eq!(world.json(&["inspect", "lock"])["held"], false);
-    let pid = left.parse().ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("still there");
+    processes::signal(left, Signal::KILL);
 }

@@ -1,11 +1,11 @@
-//! Every exit code, each with its one line.
+//! Exit codes, each with its one line on stderr.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 
 use crate::harness::{Running, World, code, ms, output, text};
 
-/// The code, and exactly one line on stderr that says `about`.
+/// Checks the exit code, and that stderr is one line that contains `about`.
 fn fails(output: &Output, expected: i32, about: &str) {
     let stderr = text(&output.stderr);
     assert_eq!(code(output), expected, "{stderr}");
@@ -14,7 +14,7 @@ fn fails(output: &Output, expected: i32, about: &str) {
 }
 
 #[test]
-fn the_commands_own() {
+fn run_exits_with_the_code_of_its_command() {
     let world = World::new();
     for (script, expected) in
         [("exit 0", 0), ("exit 3", 3), ("exit 255", 255), ("kill -9 $$", 137), ("kill $$", 143)]
@@ -26,7 +26,7 @@ fn the_commands_own() {
 }
 
 #[test]
-fn a_command_that_cannot_be_started() {
+fn command_that_cannot_be_started_is_126_or_127() {
     let world = World::new();
     let file = world.path("file");
     std::fs::write(&file, "#!/no/such/interpreter\n").expect("written");
@@ -41,7 +41,7 @@ fn a_command_that_cannot_be_started() {
 }
 
 #[test]
-fn cause_why_a_command_cannot_be_executed_is_told() {
+fn error_names_the_cause_why_a_command_cannot_be_executed() {
     let world = World::new();
     let make = |name: &str, contents: &[u8], mode: u32| {
         let file = world.path(name);
@@ -50,7 +50,7 @@ fn cause_why_a_command_cannot_be_executed_is_told() {
         format!("./{name}")
     };
     let mut foreign = std::fs::read("/bin/true").expect("there");
-    // No such machine was ever built.
+    // There is no machine of this number.
     foreign[18..20].copy_from_slice(&[0xee, 0xee]);
     let link = |to: &str, name: &str| {
         std::os::unix::fs::symlink(to, world.path(name)).expect("made");
@@ -81,17 +81,17 @@ fn cause_why_a_command_cannot_be_executed_is_told() {
     fails(&world.output(&["run", "lock", "--", &busy]), 126, "while another process writes to its file");
     drop(writes);
     assert_eq!(code(&world.output(&["run", "lock", "--", &busy])), 0);
-    // It is not opened: nobody writes to it.
+    // `leasehold` must not open it: no process writes to it.
     rustix::fs::mkfifoat(rustix::fs::CWD, world.path("fifo"), rustix::fs::Mode::RWXU).expect("made");
     fails(&world.output(&["run", "lock", "--", "./fifo"]), 126, "it is no regular file");
-    // An empty file is an empty script, as for a shell.
+    // An empty file is an empty script, as it is for a shell.
     let empty = make("empty", b"", 0o755);
     assert_eq!(code(&world.output(&["run", "lock", "--", &empty])), 0);
     assert_eq!(world.json(&["inspect", "lock"])["held"], false);
 }
 
 #[test]
-fn bad_usage() {
+fn bad_usage_is_64() {
     let world = World::new();
     let cases: &[&[&str]] = &[
         &[],
@@ -124,7 +124,7 @@ fn bad_usage() {
 }
 
 #[test]
-fn what_is_wrong_with_an_option_is_told() {
+fn error_says_what_is_wrong_with_an_option() {
     let world = World::new();
     let units = "(ms s m h d)";
     let cases: &[(&[&str], &str)] = &[
@@ -146,7 +146,7 @@ fn what_is_wrong_with_an_option_is_told() {
 }
 
 #[test]
-fn a_storage_that_no_two_commands_share() {
+fn storage_that_no_two_commands_share_is_refused() {
     let world = World::new();
     for args in [
         &["run", "lock", "--", "true"][..],
@@ -163,7 +163,7 @@ fn a_storage_that_no_two_commands_share() {
 }
 
 #[test]
-fn contended_tells_who_holds_it() {
+fn contended_names_the_holder() {
     let world = World::new();
     let mut holder = Running::start(&mut world.run(&["--label", "the\nholder"], "echo in; read _"));
     holder.line();
@@ -181,23 +181,22 @@ fn contended_tells_who_holds_it() {
 }
 
 #[test]
-fn storage_that_cannot_be_reached() {
+fn storage_that_cannot_be_reached_is_69() {
     let world = World::new();
-    // Nothing can be made there.
+    // No file can be created there.
     let store = "sqlite:/proc/locks.db";
     fails(&world.output(&["--store", store, "run", "lock", "--", "true"]), 69, "");
     fails(&world.output(&["--store", store, "inspect", "lock"]), 69, "");
 }
 
 #[test]
-fn lost_while_running() {
+fn loss_while_the_command_runs_is_76_and_names_the_next_holder() {
     let world = World::new();
     let run = Running::start(
         &mut world.run(&["--ttl", &ms(3_000)], "trap 'exit 0' TERM; echo in; sleep 1000 & wait"),
     );
     run.line();
     assert_eq!(world.json(&["break", "lock"])["broken"], true);
-    // Whoever comes next is named.
     let next = world.json(&["acquire", "lock", "--label", "next"]);
     assert_eq!(next["name"], "lock");
     let run = run.finish();
@@ -206,12 +205,12 @@ fn lost_while_running() {
 }
 
 #[test]
-fn cause_is_told_where_mounts_are_not_as_they_should_be() {
-    // A mount namespace of its own, where this machine lets a test make one.
+fn error_names_the_cause_where_a_mount_is_wrong() {
+    // The script runs in a mount namespace of its own, if this machine allows one.
     const ALONE: [&str; 5] = ["--user", "--map-root-user", "--mount", "sh", "-c"];
     let mut probe = std::process::Command::new("unshare");
     if !probe.args(ALONE).arg("mount -t tmpfs none /mnt").output().is_ok_and(|o| o.status.success()) {
-        eprintln!("not run: this machine lets nobody mount in a namespace, as most containers do");
+        eprintln!("not run: this machine does not allow mounts in a namespace, as in most containers");
         return;
     }
     let world = World::new();

@@ -1,15 +1,19 @@
-//! The second process that ends the command when `run` cannot.
+//! The guardian: the second process, which ends the command when `run` cannot.
 
-use rustix::process::Signal;
+use std::fs::File;
+use std::process::Command;
 
-use crate::harness::{Running, World, code, eventually, gone, is_stopped, lives, ms, text};
-use crate::processes::{self, children, guardian};
-use crate::signals::pending;
+use rustix::process::{Pid, Signal};
 
-/// Prints the ids of the command and of a child of its own; both live until they are ended.
+use crate::harness::{Running, World, code, eventually, ms, text};
+use crate::processes::{
+    self, await_continued, await_end, await_handled, await_idle, children, guardian, lives, signal_group,
+};
+
+/// Prints the ids of the command and of a child of it. Both live until they are ended.
 const TREE: &str = "sleep 1000 & echo $$; echo $!; wait";
 
-/// Root without the right to signal whom it wants is as any user that starts `sudo`.
+/// Options of `setpriv`: root without the right to signal other users is as any user that starts `sudo`.
 const WITHOUT_RIGHT: [&str; 2] = ["--bounding-set=-kill", "--inh-caps=-kill"];
 const AS_ANOTHER: [&str; 2] = ["--reuid=65534", "--clear-groups"];
 
@@ -18,7 +22,7 @@ fn killed_guardian_is_replaced() {
     let world = World::new();
     for then in [Signal::KILL, Signal::STOP] {
         let mut run = Running::start(&mut world.run(&["--ttl", &ms(2_000)], TREE));
-        let pids = [run.line(), run.line()];
+        let pids = [run.pid_in_line(), run.pid_in_line()];
         let mut before = None;
         for _ in 0..3 {
             let now = guardian(run.pid(), before);
@@ -26,10 +30,10 @@ fn killed_guardian_is_replaced() {
             before = Some(now);
         }
         // The new one knows what the old ones knew.
-        processes::waits(guardian(run.pid(), before));
-        assert!(pids.iter().all(|pid| lives(pid)));
+        await_idle(guardian(run.pid(), before));
+        assert!(pids.into_iter().all(lives));
         run.signal(then);
-        pids.iter().for_each(|pid| gone(pid));
+        pids.into_iter().for_each(await_end);
         run.signal(Signal::KILL);
         run.wait();
     }
@@ -37,7 +41,7 @@ fn killed_guardian_is_replaced() {
 
 #[test]
 fn next_command_waits_until_the_one_of_a_killed_run_has_ended() {
-    // What the guardian may not signal lives until the test ends it.
+    // A process that the guardian may not signal lives until the test ends it.
     if !processes::is_allowed(
         "setpriv",
         &[&WITHOUT_RIGHT[..], &["setpriv"], &AS_ANOTHER[..], &["true"]].concat(),
@@ -47,14 +51,14 @@ fn next_command_waits_until_the_one_of_a_killed_run_has_ended() {
     let world = World::new();
     for kill_guardian in [false, true] {
         let ttl = if kill_guardian { ms(3_000) } else { "1h".to_owned() };
-        let mut run = std::process::Command::new("setpriv");
+        let mut run = Command::new("setpriv");
         run.args(WITHOUT_RIGHT).arg(env!("CARGO_BIN_EXE_leasehold")).args(["run", "lock", "--ttl", &ttl]);
         run.args(["--", "sh", "-c", &format!("setpriv {} sleep 1000 & echo $!; wait", AS_ANOTHER.join(" "))]);
         let mut run = Running::start(run.env("LEASEHOLD_STORE", world.store()));
-        let child = run.line();
-        eventually("the other user", || processes::user(&child) == Some(65534));
+        let child = run.pid_in_line();
+        eventually("the other user", || processes::user(child) == Some(65534));
         let guardian = guardian(run.pid(), None);
-        processes::waits(guardian);
+        await_idle(guardian);
         run.signal(Signal::KILL);
         run.wait();
         if kill_guardian {
@@ -63,9 +67,9 @@ fn next_command_waits_until_the_one_of_a_killed_run_has_ended() {
 
         let mut next = Running::start(&mut world.run(&[], "echo in; cat"));
         world.waiters(1);
-        assert!(lives(&child), "nothing has ended it yet");
-        processes::signal(processes::pid(&child), Signal::KILL);
-        // The guardian sees that; without it the TTL decides.
+        assert!(lives(child), "nothing has ended it yet");
+        processes::signal(child, Signal::KILL);
+        // The guardian sees the end of the child. Without the guardian, the TTL decides.
         assert_eq!(next.line(), "in");
         next.close_stdin();
         assert_eq!(next.wait().code(), Some(0));
@@ -76,14 +80,14 @@ fn next_command_waits_until_the_one_of_a_killed_run_has_ended() {
 fn lease_of_a_run_that_is_killed_after_its_command_is_released() {
     let world = World::new();
     let mut run = Running::start(&mut world.run(&["--ttl", "1h"], "echo $$; read line"));
-    let command = run.line();
-    processes::waits(guardian(run.pid(), None));
-    // Each transaction waits for this.
-    let file = std::fs::File::open(world.path("locks.db-live")).expect("there");
+    let command = run.pid_in_line();
+    await_idle(guardian(run.pid(), None));
+    // Each transaction waits for this lock.
+    let file = File::open(world.path("locks.db-live")).expect("there");
     rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).expect("locked");
     run.close_stdin();
-    // It is reaped once the guardian was told so, and before the release.
-    eventually("the end of the command", || !std::path::Path::new("/proc").join(&command).exists());
+    // `run` reaps the command after a message to the guardian, and before the release.
+    eventually("the end of the command", || !processes::file_of(command, "").exists());
     run.signal(Signal::KILL);
     run.wait();
     drop(file);
@@ -94,31 +98,30 @@ fn lease_of_a_run_that_is_killed_after_its_command_is_released() {
 fn stopped_guardian_is_continued() {
     let world = World::new();
     let mut run = Running::start(&mut world.run(&["--ttl", "1h"], TREE));
-    let pids = [run.line(), run.line()];
+    let pids = [run.pid_in_line(), run.pid_in_line()];
     let guardian = guardian(run.pid(), None);
+    // `run` may continue it before the test ever sees it stopped.
     processes::signal(guardian, Signal::STOP);
-    let id = guardian.as_raw_nonzero().to_string();
-    // It may be continued before it is ever seen stopped.
-    eventually("the stop", || pending(&id) == 0);
-    eventually("the continuation", || lives(&id) && !is_stopped(&id));
+    await_handled(guardian);
+    await_continued(guardian);
     run.signal(Signal::KILL);
     run.wait();
-    pids.iter().for_each(|pid| gone(pid));
+    pids.into_iter().for_each(await_end);
 }
 
 #[test]
 fn command_without_a_guardian_is_ended_with_a_reason() {
     let world = World::new();
     let run = Running::start(&mut world.run(&["--ttl", "1h"], TREE));
-    let pids = [run.line(), run.line()];
+    let pids = [run.pid_in_line(), run.pid_in_line()];
     let mut killed = 0;
-    // Each new one dies before it can be of use, as one would that the system does not let run.
+    // Each new guardian dies at once, as it would on a system that does not let it run.
     eventually("the end of the command", || {
         let guardians = children(run.pid()).into_iter().filter(|(_, args)| args.contains("__guard"));
         killed += guardians.map(|(pid, _)| processes::signal(pid, Signal::KILL)).count();
-        !lives(&pids[0])
+        !lives(pids[0])
     });
-    pids.iter().for_each(|pid| gone(pid));
+    pids.into_iter().for_each(await_end);
     let run = run.finish();
     assert!(code(&run) == 70 && killed > 1, "{run:?} {killed}");
     let stderr = text(&run.stderr);
@@ -141,7 +144,7 @@ fn loss_while_run_is_stopped_is_one_sigterm() {
 }
 
 #[test]
-fn command_that_runs_as_another_user_is_told_of_at_once() {
+fn command_that_runs_as_another_user_is_reported_at_once() {
     let both = [&WITHOUT_RIGHT[..], &["setpriv"], &AS_ANOTHER[..], &["true"]].concat();
     if !processes::is_allowed("setpriv", &both) {
         return;
@@ -151,30 +154,14 @@ fn command_that_runs_as_another_user_is_told_of_at_once() {
         "exec setpriv --reuid=65534 --clear-groups sleep 1000",
         "setpriv --reuid=65534 --clear-groups sleep 1000",
     ] {
-        let mut command = std::process::Command::new("setpriv");
-        command.args(WITHOUT_RIGHT).arg(env!("CARGO_BIN_EXE_leasehold"));
-        command.args([
-            "run",
-            "lock",
-            "--ttl",
-            "1h",
-            "--grace",
-            "100ms",
-            "--",
-            "sh",
-            "-c",
-            &format!("echo $$; {script}; true"),
-        ]);
-        let told = world.path("told");
-        command.env("LEASEHOLD_STORE", world.store()).stderr(std::fs::File::create(&told).expect("made"));
-        let mut run = Running::start_with_stderr(&mut command);
-        let group = processes::pid(&run.line());
-        let read = || std::fs::read_to_string(&told).expect("there");
+        let stderr = world.path("stderr");
+        let (mut run, group) = start_without_right(&world, script, File::create(&stderr).expect("made"));
+        let read = || std::fs::read_to_string(&stderr).expect("there");
         eventually("the warning", || {
             read().contains("runs as another user; it goes on when the lock is lost")
         });
         assert_eq!(read().lines().count(), 1, "{}", read());
-        // It says so too when it could not end it; as long as the command itself lives, it waits.
+        // There is another warning if `run` could not end it. While the command itself lives, `run` waits.
         assert_eq!(world.json(&["break", "lock"])["broken"], true);
         if script.starts_with("exec") {
             processes::signal(group, Signal::KILL);
@@ -182,6 +169,17 @@ fn command_that_runs_as_another_user_is_told_of_at_once() {
             eventually("the second warning", || read().contains("cannot be ended"));
         }
         assert_eq!(run.wait().code(), Some(76), "{}", read());
-        let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        signal_group(group, Signal::KILL);
     }
+}
+
+/// Starts a `run` that may not signal other users. Returns it with the group of its command.
+fn start_without_right(world: &World, script: &str, stderr: File) -> (Running, Pid) {
+    let mut command = Command::new("setpriv");
+    command.args(WITHOUT_RIGHT).arg(env!("CARGO_BIN_EXE_leasehold"));
+    command.args(["run", "lock", "--ttl", "1h", "--grace", "100ms", "--"]);
+    command.args(["sh", "-c", &format!("echo $$; {script}; true")]);
+    let run = Running::start_with_stderr(command.env("LEASEHOLD_STORE", world.store()).stderr(stderr));
+    let group = run.pid_in_line();
+    (run, group)
 }

@@ -1,8 +1,8 @@
-//! A world of its own for each test: a directory, a storage in it, and the programs started there.
+//! The world of a test: a directory, a storage in it, and the programs that are started there.
 
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -11,25 +11,28 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
-/// How long anything may take before a test gives up on it.
+use crate::processes;
+
+/// Returns how long a test waits for anything before it fails.
 pub(crate) fn limit() -> Duration {
     scaled(Duration::from_secs(20))
 }
 
-/// A duration that decides something, stretched on slow machines by `LEASEHOLD_TEST_TIME`.
+/// Returns a duration that `LEASEHOLD_TEST_TIME` stretches on slow machines.
 pub(crate) fn scaled(duration: Duration) -> Duration {
     let factor = std::env::var("LEASEHOLD_TEST_TIME").ok().and_then(|f| f.parse().ok());
     duration.mul_f64(factor.unwrap_or(1.0))
 }
 
-/// The same, as the command line reads it.
+/// Returns a stretched duration, as the command line reads it.
 pub(crate) fn ms(millis: u64) -> String {
     format!("{}ms", scaled(Duration::from_millis(millis)).as_millis())
 }
 
+/// A directory and a storage.
 pub(crate) struct World {
     dir: tempfile::TempDir,
-    /// Unless it is the file in the directory.
+    /// The storage's URL. `None` is a file in the directory.
     url: Option<String>,
 }
 
@@ -38,7 +41,7 @@ impl World {
         Self { dir: tempfile::tempdir().expect("a directory"), url: None }
     }
 
-    /// One whose storage is elsewhere.
+    /// Makes a world whose storage is elsewhere.
     pub(crate) fn at(url: impl Into<String>) -> Self {
         Self { url: Some(url.into()), ..Self::new() }
     }
@@ -51,9 +54,9 @@ impl World {
         self.url.clone().unwrap_or_else(|| format!("sqlite:{}", self.path("locks.db").display()))
     }
 
-    /// The program, with the world's storage and nothing else of ours in its environment.
+    /// Returns a call of the program with the world's storage, and with no other variable of Leasehold.
     pub(crate) fn leasehold<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        // A test runner in the background is given some signals ignored.
+        // A test runner in the background has some signals ignored.
         let mut command = Command::new("env");
         command.args(["--default-signal", env!("CARGO_BIN_EXE_leasehold")]);
         command.args(args).env("LEASEHOLD_STORE", self.store()).current_dir(self.dir.path());
@@ -63,7 +66,7 @@ impl World {
         command
     }
 
-    /// `leasehold run OPTIONS lock -- sh -c SCRIPT`
+    /// Returns `leasehold run OPTIONS lock -- sh -c SCRIPT`.
     pub(crate) fn run(&self, options: &[&str], script: &str) -> Command {
         let mut args = vec!["run", "lock"];
         args.extend(options);
@@ -75,7 +78,7 @@ impl World {
         output(&mut self.leasehold(args))
     }
 
-    /// The one object that a command prints with `--json`.
+    /// Returns the one object that a command prints with `--json`.
     pub(crate) fn json(&self, args: &[&str]) -> Value {
         let mut all = vec!["--json"];
         all.extend(args);
@@ -84,12 +87,12 @@ impl World {
         parse(&text(&output.stdout))
     }
 
-    /// Waits until that many wait for `lock`.
+    /// Waits until that many claims wait for `lock`.
     pub(crate) fn waiters(&self, count: u64) {
         eventually("the waiters", || self.json(&["inspect", "lock"])["waiters"] == count);
     }
 
-    /// Waits until `lock` is held or free.
+    /// Waits until `lock` is held, or until it is free.
     pub(crate) fn held(&self, held: bool) {
         eventually("the holder", || self.json(&["inspect", "lock"])["held"] == held);
     }
@@ -109,7 +112,7 @@ pub(crate) fn output(command: &mut Command) -> Output {
     running.finish()
 }
 
-/// The exit code as a shell counts it: on a terminal, we die of the signals that the keyboard sends.
+/// Returns the exit code as a shell counts it: on a terminal, the program dies of the keyboard's signals.
 pub(crate) fn code(output: &Output) -> i32 {
     exit_code(output.status)
 }
@@ -118,7 +121,7 @@ pub(crate) fn exit_code(status: ExitStatus) -> i32 {
     status.code().or_else(|| status.signal().map(|n| 128 + n)).expect("ended")
 }
 
-/// A started program, its stdout read line by line.
+/// A started program. Its stdout is read line by line.
 pub(crate) struct Running {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -131,7 +134,7 @@ impl Running {
         Self::start_with_stderr(command.stderr(Stdio::piped()))
     }
 
-    /// The same, with stderr as the command has it.
+    /// Starts a program with the stderr that the command has.
     pub(crate) fn start_with_stderr(command: &mut Command) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("starts");
@@ -146,15 +149,21 @@ impl Running {
         Self { child, stdin, lines: lines(stdout), stderr }
     }
 
-    /// The next line of stdout.
+    /// Returns the next line of stdout.
     pub(crate) fn line(&self) -> String {
         self.lines.recv_timeout(limit()).expect("a line in time")
+    }
+
+    /// Returns the process id in the next line of stdout.
+    pub(crate) fn pid_in_line(&self) -> Pid {
+        processes::pid(&self.line())
     }
 
     pub(crate) fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
 
+    /// Signals the program, which must still run.
     pub(crate) fn signal(&self, signal: Signal) {
         rustix::process::kill_process(self.pid(), signal).expect("still there");
     }
@@ -168,7 +177,7 @@ impl Running {
         self.stdin = None;
     }
 
-    /// Waits for the end of the program, and for everybody who has its stdout or stderr open.
+    /// Waits for the end of the program, and of each process that has its stdout or stderr open.
     pub(crate) fn finish(mut self) -> Output {
         self.close_stdin();
         let status = self.wait();
@@ -187,7 +196,7 @@ impl Running {
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let mut status = None;
         eventually("the end of the program", || {
-            status = self.child.try_wait().expect("our child");
+            status = self.child.try_wait().expect("a child of this test");
             status.is_some()
         });
         status.expect("just seen")
@@ -214,7 +223,7 @@ pub(crate) fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
     rx
 }
 
-/// Looks again and again, for what nobody tells a test.
+/// Waits for a state of which no event tells: looks again and again.
 #[expect(clippy::disallowed_methods, reason = "there is no event for what other processes do")]
 pub(crate) fn eventually(what: &str, mut seen: impl FnMut() -> bool) {
     let start = std::time::Instant::now();
@@ -222,23 +231,4 @@ pub(crate) fn eventually(what: &str, mut seen: impl FnMut() -> bool) {
         assert!(start.elapsed() < limit(), "never seen: {what}");
         thread::sleep(Duration::from_millis(5));
     }
-}
-
-/// Whether a process is there and no zombie.
-pub(crate) fn lives(pid: &str) -> bool {
-    state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
-}
-
-/// Whether a process is stopped, `t` if somebody traces it.
-pub(crate) fn is_stopped(pid: &str) -> bool {
-    matches!(state(pid), Some('T' | 't'))
-}
-
-fn state(pid: &str) -> Option<char> {
-    let stat = std::fs::read_to_string(Path::new("/proc").join(pid.trim()).join("stat")).ok()?;
-    stat.rsplit(") ").next()?.chars().next()
-}
-
-pub(crate) fn gone(pid: &str) {
-    eventually("the end of a process", || !lives(pid));
 }

@@ -1,14 +1,13 @@
-//! What the launcher had blocked or ignored neither disturbs us nor changes for the command.
+//! Signals that the launcher had blocked or ignored: they do not disturb `leasehold`, and stay so for the command.
 
 use std::process::Command;
 
 use rustix::process::Signal;
 
-use crate::harness::{Running, World, code, eventually, is_stopped, lives, output, text};
-use crate::processes;
-use crate::signals::pending;
+use crate::harness::{Running, World, code, eventually, output, text};
+use crate::processes::{self, await_continued, pending};
 
-/// `env OPTIONS leasehold run lock --ttl 1h -- sh -c SCRIPT`
+/// Returns `env OPTIONS leasehold run lock --ttl 1h -- sh -c SCRIPT`.
 fn run(world: &World, options: &[&str], script: &str) -> Command {
     let mut command = Command::new("env");
     command.arg("--default-signal").args(options).arg(env!("CARGO_BIN_EXE_leasehold"));
@@ -17,14 +16,14 @@ fn run(world: &World, options: &[&str], script: &str) -> Command {
     command
 }
 
-/// What a process has blocked and ignored.
+/// Returns the sets of blocked and ignored signals that a command has printed.
 fn masks(output: &std::process::Output) -> Vec<u64> {
     let text = text(&output.stdout);
     let masks = text.lines().map(|line| line.split_whitespace().nth(1).expect("a mask"));
     masks.map(|mask| u64::from_str_radix(mask, 16).expect("a number")).collect()
 }
 
-/// Runs the same by a shell.
+/// Runs a command by a shell.
 fn forked(command: &Command) -> std::process::Output {
     let mut shell = Command::new("bash");
     shell.args(["-c", "\"$@\"; exit", "bash"]).arg(command.get_program()).args(command.get_args());
@@ -49,7 +48,7 @@ fn command_starts_with_the_signals_that_run_was_given() {
         let mut plain = Command::new("env");
         plain.arg("--default-signal").args(options).args(["sh", "-c", show]);
         let mut run = run(&world, options, show);
-        // As this test spawns it, and as a shell does: glibc ignores two signals of its own in what it spawns.
+        // Spawned by this test, and forked by a shell: glibc ignores two signals of its own in what it spawns.
         let (as_spawned, as_forked) =
             ((output(&mut plain), output(&mut run)), (forked(&plain), forked(&run)));
         for (plain, run) in [as_spawned, as_forked] {
@@ -61,7 +60,7 @@ fn command_starts_with_the_signals_that_run_was_given() {
 }
 
 #[test]
-fn its_environment_has_nothing_of_how_it_was_started() {
+fn environment_of_the_command_does_not_show_how_it_was_started() {
     let world = World::new();
     for options in [&[][..], &["--ignore-signal=PIPE"]] {
         let run = output(&mut run(
@@ -76,10 +75,10 @@ fn its_environment_has_nothing_of_how_it_was_started() {
 }
 
 #[test]
-fn its_end_is_seen_whatever_became_of_sigchld() {
+fn end_of_the_command_is_seen_even_if_sigchld_is_blocked_or_ignored() {
     let world = World::new();
     for options in [&["--block-signal=CHLD"][..], &["--ignore-signal=CHLD"], &["--block-signal"]] {
-        // With a TTL of an hour nothing else wakes us for a long time.
+        // With a TTL of an hour, nothing else wakes the program for a long time.
         let run = output(&mut run(&world, options, "sleep 0.1; exit 5"));
         assert_eq!(code(&run), 5, "{options:?} {run:?}");
         world.held(false);
@@ -94,23 +93,22 @@ fn blocked_signal_is_passed_on() {
     let world = World::new();
     // It stays blocked for the command, where it is pending then. A shell would unblock it.
     let run = Running::start(&mut run(&world, &["--block-signal=TERM"], "echo $$; exec sleep 1000"));
-    let command = run.line();
+    let command = run.pid_in_line();
     run.signal(Signal::TERM);
-    eventually("the signal", || pending(&command) == 1 << (Signal::TERM.as_raw() - 1));
-    processes::signal(processes::pid(&command), Signal::KILL);
+    eventually("the signal", || pending(command) == 1 << (Signal::TERM.as_raw() - 1));
+    processes::signal(command, Signal::KILL);
     assert_eq!(code(&run.finish()), 137);
 }
 
 #[test]
-fn ignored_or_blocked_sigcont_continues_the_command_with_us() {
+fn ignored_or_blocked_sigcont_continues_the_command_too() {
     let world = World::new();
     for options in [&["--ignore-signal=CONT"][..], &["--block-signal=CONT"]] {
         let mut run = Running::start(&mut run(&world, options, "echo $$; read _; echo out"));
-        let pid = run.line();
-        processes::signal(processes::pid(&pid), Signal::STOP);
-        eventually("the stop", || is_stopped(&pid));
+        let command = run.pid_in_line();
+        processes::stop(command);
         run.signal(Signal::CONT);
-        eventually("the continuation", || lives(&pid) && !is_stopped(&pid));
+        await_continued(command);
         run.write("\n");
         assert_eq!(run.line(), "out");
         assert_eq!(code(&run.finish()), 0);

@@ -1,19 +1,23 @@
-//! The command does not outlive the lock.
+//! Loss: the command does not outlive the lock.
 
-use rustix::process::Signal;
+use std::time::Duration;
 
-use crate::harness::{Running, World, code, eventually, gone, lives, ms, output, text};
+use rustix::process::{Pid, Signal};
 
-/// Counts the SIGTERMs it gets, until it gets the SIGKILL.
+use crate::harness::{Running, World, code, eventually, ms, output, scaled, text};
+use crate::processes::{await_end, lives, took};
+
+/// Prints a line for each SIGTERM, until it gets SIGKILL.
 const COUNT: &str = "trap 'echo term' TERM; echo in; while :; do sleep 1000 & wait $!; done";
 
-/// Prints the ids of the command and of a child of its own; both live until they are ended.
+/// Prints the ids of the command and of a child of it. Both live until they are ended.
 const TREE: &str = "sleep 1000 & echo $$; echo $!; wait";
 /// The same, and both ignore SIGTERM.
 const STUBBORN: &str = "trap '' TERM; sleep 1000 & echo $$; echo $!; wait";
 
-fn tree(run: &Running) -> [String; 2] {
-    [run.line(), run.line()]
+/// Reads the ids that `TREE` prints.
+fn tree(run: &Running) -> [Pid; 2] {
+    [run.pid_in_line(), run.pid_in_line()]
 }
 
 #[test]
@@ -28,19 +32,19 @@ fn broken_lock_ends_the_whole_group() {
         let pids = tree(&run);
         assert_eq!(world.json(&["break", "lock"])["broken"], true);
         assert_eq!(code(&run.finish()), 76);
-        pids.iter().for_each(|pid| gone(pid));
+        pids.into_iter().for_each(await_end);
     }
 }
 
 #[test]
-fn its_children_have_the_grace_time_too() {
+fn children_of_the_command_have_the_grace_time_too() {
     let world = World::new();
-    // The command ends at once; its child takes until it is told to go on.
+    // The command ends at once. Its child ends when the test writes to the FIFO.
     let script = "mkfifo go; sh -c 'trap \"cat go >/dev/null; echo cleaned up\" TERM; echo in; sleep 1000 & wait' & wait";
     let run = Running::start(&mut world.run(&["--ttl", &ms(3_000), "--grace", "1h"], script));
     assert_eq!(run.line(), "in");
     assert_eq!(world.json(&["break", "lock"])["broken"], true);
-    std::fs::write(world.path("go"), "").expect("somebody reads");
+    std::fs::write(world.path("go"), "").expect("the child reads");
     assert_eq!(run.line(), "cleaned up");
     assert_eq!(code(&run.finish()), 76);
 }
@@ -66,15 +70,15 @@ fn storage_that_stops_answering_ends_the_command_with_the_lease() {
     let run = Running::start(&mut world.run(&["--ttl", &ms(3_000)], TREE));
     let pids = tree(&run);
     let busy = rusqlite::Connection::open(world.path("locks.db")).expect("opens");
-    busy.execute_batch("BEGIN IMMEDIATE").expect("nobody writes for long");
-    // Whose commands end although nobody can be told, and long before anybody gives up asking.
-    pids.iter().for_each(|pid| gone(pid));
-    // Nor does `run` stay for an answer that is of no use.
+    busy.execute_batch("BEGIN IMMEDIATE").expect("each transaction is short");
+    // The command ends although the storage does not answer.
+    pids.into_iter().for_each(await_end);
+    // `run` does not wait for an answer, which would change nothing.
     let mut ended = None;
-    let took = crate::processes::took(|| ended = Some(run.finish()));
-    busy.execute_batch("ROLLBACK").expect("ours");
+    let took = took(|| ended = Some(run.finish()));
+    busy.execute_batch("ROLLBACK").expect("still open");
     let run = ended.expect("just set");
-    assert!(took < crate::harness::scaled(std::time::Duration::from_secs(3)), "{took:?} {run:?}");
+    assert!(took < scaled(Duration::from_secs(3)), "{took:?} {run:?}");
     assert_eq!(code(&run), 76);
     assert!(text(&run.stderr).contains("the lease ended before it could be renewed"), "{run:?}");
 }
@@ -111,7 +115,7 @@ fn killed_run_takes_everything_with_it_and_frees_the_lock() {
         let pids = tree(&run);
         run.signal(Signal::KILL);
         run.wait();
-        pids.iter().for_each(|pid| gone(pid));
+        pids.into_iter().for_each(await_end);
         // Long before the TTL.
         assert_eq!(code(&output(&mut world.run(&[], "true"))), 0);
     }
@@ -129,7 +133,7 @@ fn stopped_run_does_not_let_the_command_outlive_the_lease() {
         let pids = tree(&run);
         run.signal(Signal::STOP);
         // While `run` is still stopped.
-        pids.iter().for_each(|pid| gone(pid));
+        pids.into_iter().for_each(await_end);
         world.held(false);
         run.signal(Signal::CONT);
         assert_eq!(code(&run.finish()), 76);
@@ -151,7 +155,7 @@ fn renewed_lease_leaves_the_command_alone() {
         renewals > 6
     });
     assert_eq!(world.json(&["inspect", "lock"])["owner"], owner);
-    assert!(pids.iter().all(|pid| lives(pid)));
+    assert!(pids.into_iter().all(lives));
     run.signal(Signal::TERM);
     assert_eq!(run.wait().code(), Some(143));
 }

@@ -1,7 +1,8 @@
-//! Drives the real binary over a real SQLite file, a real Redis and a real PostgreSQL.
+//! The program itself, over real storages.
 
 mod commands;
 mod containers;
+mod every_storage;
 mod exclusion;
 mod exit_codes;
 mod guardian;
@@ -13,6 +14,7 @@ mod processes;
 mod redis;
 mod secrets;
 mod servers;
+mod session;
 mod signals;
 mod stdout;
 mod stores;

@@ -2,9 +2,10 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use crate::harness::{Running, World, code, output, text};
+use leasehold::storage::schemes;
 
-const CANARY: &str = "S3CRET-CANARY";
+use crate::harness::{World, code, output, text};
+use crate::servers::CANARY;
 
 #[test]
 fn no_message_repeats_the_url() {
@@ -55,23 +56,8 @@ fn no_message_repeats_the_url() {
     }
 }
 
-/// A login in each place of a URL of each scheme, and typing errors in each.
+/// Returns URLs of every scheme with a login in each place, and with typing errors.
 fn misplaced() -> Vec<String> {
-    let schemes = [
-        "sqlite",
-        "memory",
-        "redis",
-        "rediss",
-        "redis+unix",
-        "redis+sentinel",
-        "rediss+sentinel",
-        "redis+cluster",
-        "rediss+cluster",
-        "redis+quorum",
-        "rediss+quorum",
-        "postgres",
-        "postgresql",
-    ];
     let unknown = ["", "REDIS", "Postgres", "postgers", "mysql", "http", "mongodb", "redis ", CANARY];
     let login = format!("u:{CANARY}@h");
     let encoded = format!("u%3A{CANARY}%40h");
@@ -116,8 +102,8 @@ fn misplaced() -> Vec<String> {
     ]);
     let slash = [format!("/u:{CANARY}@h"), format!("u:{CANARY}@h/0"), format!("//u:{CANARY}@h/0")];
     let mut urls = Vec::new();
-    for scheme in schemes {
-        // These two are paths of files, and hosts and databases that are looked for, as they are meant to be.
+    for scheme in schemes() {
+        // A path of a file may contain anything. `///` is about a host or a database that the URL means to name.
         let is_path =
             |rest: &str| matches!(scheme, "sqlite" | "memory" | "redis+unix") && !rest.starts_with("//");
         let rests = rests.iter().chain(&slash).filter(|rest| !is_path(rest) && !rest.starts_with("///"));
@@ -136,7 +122,7 @@ fn login_in_a_wrong_place_of_a_url_is_shown_nowhere() {
     let world = World::new();
     let urls = misplaced();
     let next = std::sync::atomic::AtomicUsize::new(0);
-    // Most of it is waiting for names that lead nowhere.
+    // Most of the time goes to looking up hosts that do not exist.
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
@@ -161,7 +147,7 @@ fn login_in_a_wrong_place_of_a_url_is_shown_nowhere() {
     });
 }
 
-/// The URL in the place of a file that contains one.
+/// Runs a command with the URL in the place of a file that contains one.
 fn output_of_file(world: &World, url: &str) -> std::process::Output {
     output(&mut world.leasehold(["--store-file", url, "inspect", "lock"]))
 }
@@ -189,7 +175,7 @@ fn store_file_may_be_read_by_its_owner_and_group_only() {
             "{mode:o}"
         );
     }
-    // As secrets are mounted.
+    // Containers mount secrets with these modes.
     for mode in [0o600, 0o400, 0o440, 0o640] {
         permit(&file, mode);
         assert_eq!(code(&world.output(&["--store-file", "store", "list"])), 0, "{mode:o}");
@@ -220,7 +206,7 @@ fn store_file_contains_one_url_whatever_the_kind_of_file() {
         write(good.as_bytes());
         assert_eq!(code(&listed("store")), 0, "{good:?}");
     }
-    // As Kubernetes mounts them.
+    // Kubernetes mounts a secret like this.
     std::fs::create_dir(world.path("..2026")).expect("made");
     std::fs::rename(&file, world.path("..2026/store")).expect("moved");
     std::os::unix::fs::symlink("..2026", world.path("..data")).expect("made");
@@ -253,25 +239,4 @@ fn store_file_contains_one_url_whatever_the_kind_of_file() {
         .current_dir(world.path(""));
     let piped = output(bash.env("LEASEHOLD_STORE", "nonsense:"));
     assert_eq!(text(&piped.stdout), "code:0", "{piped:?}");
-}
-
-#[test]
-fn url_from_a_file_is_on_no_command_line() {
-    let world = World::new();
-    let file = world.path("store");
-    let url = format!("sqlite:{}", world.path(CANARY).display());
-    std::fs::write(&file, &url).expect("written");
-    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).expect("changed");
-    let args = ["--store-file", "store", "run", "lock", "--", "sh", "-c", "echo $LEASEHOLD_STORE; read _"];
-    let mut run = Running::start(&mut world.leasehold(args));
-    assert_eq!(run.line(), url);
-    let mine = format!("/proc/{}/task/{0}/children", run.pid().as_raw_nonzero());
-    let children = std::fs::read_to_string(mine).expect("alive");
-    assert!(children.split_whitespace().count() >= 2, "the command and its guardian: {children}");
-    for pid in children.split_whitespace() {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).expect("alive");
-        assert!(!String::from_utf8_lossy(&line).contains(CANARY));
-    }
-    run.write("\n");
-    assert_eq!(code(&run.finish()), 0);
 }

@@ -1,15 +1,16 @@
-//! Every command with every stdout that cannot be written to.
+//! Stdout that cannot be written to: what each command does.
 
 use std::fs::File;
 use std::io::Read as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal};
 
 use crate::harness::{Running, World, code, eventually, exit_code, ms, output, parse, scaled, text};
+use crate::processes;
 
-/// How a shell opens stdout, and what is said of it. `run`'s stdout is its command's.
+/// How a shell opens stdout, and what the error says. The stdout of `run` is that of its command.
 const UNWRITABLE: [(&str, &str); 6] = [
     (">&-", "stdout is closed"),
     ("<&- >&-", "stdout is closed"),
@@ -19,10 +20,10 @@ const UNWRITABLE: [(&str, &str); 6] = [
     (">/dev/full", "No space left on device"),
 ];
 
-/// Where unwanted results go: a shell's redirection, and how Python, Node and `daemon` open it.
+/// The null device, as a shell, and as Python, Node and `daemon` open it for results that are not wanted.
 const UNWANTED: [&str; 3] = [">/dev/null", "1<>/dev/null", "1<>/dev/null 0<&1"];
 
-/// The program, found in `$L`, in a shell in a world.
+/// Returns a shell in a world. `$L` is the program.
 fn shell(world: &World, script: &str) -> Command {
     let mut shell = Command::new("sh");
     shell
@@ -33,14 +34,14 @@ fn shell(world: &World, script: &str) -> Command {
     shell
 }
 
-/// A pipe without a reader.
+/// Makes a pipe without a reader.
 fn unread() -> Stdio {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
     writer.into()
 }
 
-/// Each command that prints, with its own exit code, and whether it changes something first.
+/// Returns a call of each command that prints, with its exit code.
 fn commands(world: &World) -> Vec<(String, i32)> {
     let ticket = text(&world.output(&["acquire", "held", "--ttl", "1h"]).stdout);
     let over = text(&world.output(&["acquire", "over"]).stdout);
@@ -77,13 +78,13 @@ fn result_that_cannot_be_printed_is_a_failure_of_every_command() {
         for (command, own) in commands(&world) {
             let failed = output(&mut shell(&world, &format!("$L {command} {redirection}")));
             let stderr = text(&failed.stderr);
-            // A failure of its own is the news.
+            // A failure of the command itself takes precedence.
             let expected = if own == 0 { 70 } else { own };
             assert_eq!(code(&failed), expected, "{command} {redirection}: {stderr}");
             assert_eq!(stderr.lines().count(), 1, "{command} {redirection}: {stderr}");
             assert!(own == 76 || stderr.contains(about), "{command} {redirection}: {stderr}");
         }
-        // What was to be done is done all the same.
+        // The command has done its work all the same.
         assert_eq!(world.json(&["inspect", "released"])["held"], false, "{redirection}");
         assert_eq!(world.json(&["inspect", "held"])["held"], true, "{redirection}");
     }
@@ -100,12 +101,12 @@ fn reader_that_has_gone_changes_no_exit_code() {
 }
 
 #[test]
-fn result_that_is_not_wanted_is_none() {
+fn result_that_is_not_wanted_can_go_to_the_null_device() {
     for redirection in UNWANTED {
         let world = World::new();
         for (command, own) in commands(&world) {
             if command.starts_with("watch") {
-                continue; // It would go on.
+                continue; // It would not end.
             }
             let done = output(&mut shell(&world, &format!("$L {command} {redirection}")));
             assert_eq!(code(&done), own, "{command} {redirection}: {done:?}");
@@ -120,7 +121,7 @@ fn result_that_is_not_wanted_is_none() {
 }
 
 #[test]
-fn ticket_that_nobody_gets_leaves_no_lock() {
+fn ticket_that_cannot_be_printed_leaves_no_lock() {
     let world = World::new();
     for (redirection, about) in UNWRITABLE {
         for options in ["", "--json", "-q"] {
@@ -145,7 +146,7 @@ fn ticket_that_nobody_gets_leaves_no_lock() {
 fn long_result_goes_through_a_pipe_that_does_not_block() {
     const ROOM: usize = 4096;
     let world = World::new();
-    // Six bytes each in JSON.
+    // Each character becomes six bytes in JSON.
     world.json(&["acquire", "lock", "--label", &"\u{1}".repeat(4000)]);
     let (mut reader, writer) = std::io::pipe().expect("a pipe");
     assert_eq!(rustix::pipe::fcntl_setpipe_size(&writer, ROOM).expect("small"), ROOM);
@@ -160,7 +161,7 @@ fn long_result_goes_through_a_pipe_that_does_not_block() {
     assert_eq!(parse(&printed)["label"].as_str().map(str::len), Some(4000));
 }
 
-/// A pipe without any room, and the end that nothing reads.
+/// Makes a pipe that is full, and that nothing reads.
 fn full() -> (std::io::PipeReader, std::io::PipeWriter) {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).expect("set");
@@ -175,22 +176,22 @@ fn full() -> (std::io::PipeReader, std::io::PipeWriter) {
 fn signal_ends_a_command_whose_stdout_nothing_reads() {
     let world = World::new();
     let mut commands = commands(&world);
-    // A failure of its own is the news.
+    // A failure of the command itself takes precedence.
     commands.retain(|(_, own)| *own != 76);
     for (command, own) in commands.into_iter().chain([("acquire lock --ttl 1h".to_owned(), 0)]) {
         let (_reader, writer) = full();
         let mut blocked = world.leasehold(command.split(' ')).stdout(writer).spawn().expect("starts");
         let pid = Pid::from_child(&blocked);
-        let place = format!("/proc/{}/wchan", pid.as_raw_nonzero());
+        let place = processes::file_of(pid, "wchan");
         eventually(&format!("{command}: the wait for the reader"), || {
             let place = std::fs::read_to_string(&place).expect("there");
             place.contains("pipe_write")
                 || place.contains("poll") && !place.contains("epoll") && place != "ep_poll"
         });
-        kill_process(pid, Signal::TERM).expect("there");
+        processes::signal(pid, Signal::TERM);
         let mut status = None;
         eventually(&command, || {
-            status = blocked.try_wait().expect("our child");
+            status = blocked.try_wait().expect("a child of this test");
             status.is_some()
         });
         let ended = exit_code(status.expect("just seen"));
@@ -205,7 +206,7 @@ fn signal_ends_a_command_whose_stdout_nothing_reads() {
 fn log_that_nothing_reads_disturbs_no_lease() {
     let world = World::new();
     let (_reader, writer) = full();
-    // Several renewals, each of which is logged.
+    // Each of several renewals is logged.
     let script = format!("echo in; sleep {}; echo out", scaled(Duration::from_secs(1)).as_secs_f64());
     let mut command = world.run(&["-vv", "--ttl", &ms(500)], &script);
     let mut run = Running::start_with_stderr(command.stderr(writer));
@@ -214,7 +215,7 @@ fn log_that_nothing_reads_disturbs_no_lease() {
 }
 
 #[test]
-fn command_of_run_has_closed_what_run_was_given_closed() {
+fn descriptor_that_run_got_closed_is_closed_for_its_command() {
     let world = World::new();
     for fd in 0..3 {
         let script =
@@ -224,7 +225,7 @@ fn command_of_run_has_closed_what_run_was_given_closed() {
         let open = output(&mut shell(&world, &script.replace(&format!("{fd}>&-"), "")));
         assert_eq!(text(&open.stdout), "code:0", "{fd}: {open:?}");
     }
-    // So that a ticket is not lost one level deeper.
+    // So a ticket is not lost in a `leasehold` below another one.
     let inner = output(&mut shell(&world, "$L run lock -- $L acquire inner >&-"));
     assert_eq!(code(&inner), 70, "{inner:?}");
     assert_eq!(world.json(&["inspect", "inner"])["held"], false);

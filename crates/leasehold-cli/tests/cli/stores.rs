@@ -1,4 +1,4 @@
-//! The command of `run` finds the same storage, wherever it goes and whatever it changes.
+//! The command of `run` finds the same storage from any directory, and after any change of its environment.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::harness::{World, code, output, text};
 
-/// Tries, inside of `run outer`, to take `outer` once more: with the same storage, that must fail.
+/// Tries, within `run outer`, to take `outer` once more. In the same storage this must fail.
 const AGAIN: &str = "$L acquire outer --try >/dev/null 2>&1; echo code:$?";
 
 /// Runs `sh -c SCRIPT` under `outer`, in a directory and with a store.
@@ -56,7 +56,7 @@ fn command_locks_in_the_default_file_that_run_found() {
             assert_eq!(text(&again.stdout), "code:75", "{store:?} {change}: {again:?}");
         }
     }
-    // Also one whose name is no text.
+    // The name of this home directory is not UTF-8.
     let odd = world.path("").join(OsStr::from_bytes(b"h\xe9"));
     std::fs::create_dir_all(&odd).expect("made");
     let mut command = world.leasehold(["run", "outer", "--", "sh", "-c", &format!("HOME=/nowhere; {AGAIN}")]);
@@ -90,7 +90,7 @@ fn url_that_cannot_be_passed_on_is_refused_before_the_command_runs() {
     let refused = run(&world, &odd, Some(store), &[], "echo ran");
     assert_eq!((code(&refused), text(&refused.stdout)), (64, String::new()));
     assert!(text(&refused.stderr).contains("absolute path option=`ca`"), "{refused:?}");
-    // The working directory is gone.
+    // The working directory was deleted.
     let script = "mkdir gone && cd gone && rmdir ../gone && exec $L run outer -- echo ran";
     for store in ["sqlite:locks.db", store] {
         let mut shell = std::process::Command::new("sh");
@@ -99,7 +99,7 @@ fn url_that_cannot_be_passed_on_is_refused_before_the_command_runs() {
         assert_eq!((code(&refused), text(&refused.stdout)), (64, String::new()), "{refused:?}");
         assert!(text(&refused.stderr).contains("is not there any more"), "{refused:?}");
     }
-    // Which is of no interest to a storage without files.
+    // An absolute path needs no working directory.
     let mut shell = std::process::Command::new("sh");
     shell
         .args(["-c", script])
@@ -127,8 +127,8 @@ fn hidden_store_is_in_no_variable_and_nothing_is_locked_elsewhere() {
     assert!(!home.join(".local").exists(), "a default file was made");
     let completions = run(&world, &home, Some(&store), &["--hide-store"], "$L completions bash | wc -l");
     assert!(text(&completions.stdout).parse::<u32>().is_ok_and(|lines| lines > 100), "{completions:?}");
-    // One that is told works.
-    let told = format!("$L --store {store} acquire outer --try; echo code:$?");
-    let told = run(&world, &home, Some(&store), &["--hide-store"], &told);
-    assert_eq!(text(&told.stdout), "code:75", "{told:?}");
+    // A `leasehold` that gets the URL in another way works.
+    let inner = format!("$L --store {store} acquire outer --try; echo code:$?");
+    let inner = run(&world, &home, Some(&store), &["--hide-store"], &inner);
+    assert_eq!(text(&inner.stdout), "code:75", "{inner:?}");
 }

@@ -1,145 +1,12 @@
-//! An interactive shell on a real terminal, with us between it and the command.
+//! Job control: an interactive shell on a terminal, with `leasehold` between it and the command.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Write as _};
-use std::process::{Child, Command};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread;
+use crate::harness::{World, code, eventually};
+use crate::processes::is_allowed;
+use crate::session::{INTERACTIVE, Session};
 
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-
-use crate::harness::{World, eventually, exit_code};
-
-/// A shell with job control.
-const INTERACTIVE: [&str; 5] = ["bash", "--norc", "--noprofile", "--noediting", "-i"];
-
-/// Runs a program as the first one of a new pid namespace, which ends with it.
+/// Runs a program as the first process of a new pid namespace.
 const UNSHARE: [&str; 7] =
     ["unshare", "--user", "--map-root-user", "--pid", "--mount-proc", "--fork", "--kill-child"];
-
-/// Such a shell on a terminal of its own.
-struct Session {
-    keyboard: File,
-    screen: Arc<Mutex<String>>,
-    shell: Child,
-    /// What was on the screen before is not looked at again.
-    seen: usize,
-    hung_up: Arc<AtomicBool>,
-}
-
-/// Waits for output; returns `false` if the terminal is to be given up.
-fn waits_for_more(terminal: &File, stop: &AtomicBool) -> bool {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let now_and_then = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
-    while !stop.load(Ordering::SeqCst) {
-        if poll(&mut [PollFd::new(terminal, PollFlags::IN)], Some(&now_and_then)) != Ok(0) {
-            return true;
-        }
-    }
-    false
-}
-
-impl Session {
-    fn start(world: &World) -> Self {
-        Self::start_below(world, &[])
-    }
-
-    /// The same, started by others that are not of the session.
-    fn start_below(world: &World, others: &[&str]) -> Self {
-        let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
-        grantpt(&keyboard).and_then(|()| unlockpt(&keyboard)).expect("usable");
-        // What is started here must not keep it.
-        rustix::io::fcntl_setfd(&keyboard, rustix::io::FdFlags::CLOEXEC).expect("set");
-        let path = ptsname(&keyboard, Vec::new()).expect("named");
-        let path = path.to_str().expect("UTF-8");
-        let tty = OpenOptions::new().read(true).write(true).open(path).expect("opens");
-        let shell = Command::new("env")
-            .args(others)
-            .args(["setsid", "--ctty", "env", "--default-signal"])
-            .args(INTERACTIVE)
-            .env("LEASEHOLD_STORE", world.store())
-            .env("L", env!("CARGO_BIN_EXE_leasehold"))
-            .env("PS1", "ready> ")
-            .env("TERM", "dumb")
-            // What is typed here is not for the history of whoever runs the tests.
-            .env("HISTFILE", "")
-            .current_dir(world.path(""))
-            .stdin(tty.try_clone().expect("cloned"))
-            .stdout(tty.try_clone().expect("cloned"))
-            .stderr(tty)
-            .spawn()
-            .expect("starts");
-        let keyboard = File::from(keyboard);
-        let screen = Arc::new(Mutex::new(String::new()));
-        let (mut from, to) = (keyboard.try_clone().expect("cloned"), screen.clone());
-        let hung_up = Arc::new(AtomicBool::new(false));
-        let stop = hung_up.clone();
-        thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while waits_for_more(&from, &stop)
-                && let Ok(n @ 1..) = from.read(&mut buffer)
-            {
-                to.lock().expect("fine").push_str(&String::from_utf8_lossy(&buffer[..n]));
-            }
-        });
-        let mut session = Self { keyboard, screen, shell, seen: 0, hung_up };
-        session.sees("ready> ");
-        session
-    }
-
-    fn types(&mut self, text: &str) {
-        self.keyboard.write_all(text.as_bytes()).expect("typed");
-    }
-
-    /// Waits until the text is on the screen, and returns what came before it.
-    fn sees(&mut self, text: &str) -> String {
-        let (mut before, mut after) = (String::new(), None);
-        eventually(text, || {
-            let screen = &self.screen.lock().expect("fine")[self.seen..];
-            after = screen.find(text).map(|at| self.seen + at + text.len());
-            before = screen.to_owned();
-            after.is_some()
-        });
-        self.seen = after.expect("just seen");
-        before
-    }
-
-    /// Waits until the shell has its prompt again, and returns what was shown before. The shell saw us die of
-    /// the signal: that is when it forgets the rest of the line.
-    fn ended_by_ctrl_c(&mut self) -> String {
-        let shown = self.sees("ready> ");
-        self.types("echo code:$?\n");
-        shown + &self.sees("code:130")
-    }
-
-    /// Takes the terminal away from everything that has it.
-    fn hang_up(&mut self) {
-        self.keyboard = File::open("/dev/null").expect("there");
-        self.hung_up.store(true, Ordering::SeqCst);
-    }
-
-    /// Waits until the shell has ended, or what it became, and returns the exit code as another shell counts it.
-    fn ended(&mut self) -> i32 {
-        let mut status = None;
-        eventually("the end of the session", || {
-            status = self.shell.try_wait().expect("our child");
-            status.is_some()
-        });
-        exit_code(status.expect("just seen"))
-    }
-}
-
-impl Drop for Session {
-    #[expect(clippy::print_stderr, reason = "a test that fails shows what was on the screen")]
-    fn drop(&mut self) {
-        let _ = self.shell.kill();
-        let _ = self.shell.wait();
-        if let (true, Ok(screen)) = (thread::panicking(), self.screen.lock()) {
-            eprintln!("on the screen:\n{screen}");
-        }
-    }
-}
 
 #[test]
 fn command_reads_the_terminal() {
@@ -172,11 +39,11 @@ fn ctrl_c_reaches_the_command_before_and_after_it_had_the_terminal() {
 }
 
 #[test]
-fn ctrl_c_stops_the_script_around_us() {
+fn ctrl_c_stops_the_script_around_run() {
     let world = World::new();
     let mut session = Session::start(&world);
     let reads = "sh -c 'echo ask''ing; read x; echo got:$x; exec sleep 1000'";
-    // As the shell of a script sees it, whether the command had the terminal when the key was pressed or not.
+    // The shell of a script must see the same, whether the command had the terminal when the key was pressed or not.
     for (command, before) in [("sh -c 'echo sleep''ing; exec sleep 1000'", "sleeping"), (reads, "asking")] {
         let once = format!("$L run lock -- {command}; echo went''-on");
         let again = format!("for i in 1 2 3; do $L run lock -- {command}; echo went''-on; done");
@@ -190,7 +57,7 @@ fn ctrl_c_stops_the_script_around_us() {
             session.types("\x03");
             let shown = session.ended_by_ctrl_c();
             assert!(!shown.contains("went-on"), "{shown}");
-            // The prompt lives, and the terminal is its own.
+            // The interactive shell goes on, and has its terminal.
             session.types("read x; echo again:$x\nyes\n");
             session.sees("again:yes");
             assert_eq!(world.json(&["inspect", "lock"])["held"], false);
@@ -199,7 +66,7 @@ fn ctrl_c_stops_the_script_around_us() {
 }
 
 #[test]
-fn ctrl_c_while_waiting_stops_the_script_around_us() {
+fn ctrl_c_during_a_wait_stops_the_script_around_run() {
     let world = World::new();
     world.json(&["acquire", "lock", "--ttl", "1h"]);
     let mut session = Session::start(&world);
@@ -223,17 +90,17 @@ fn command_that_stops_itself_stops_the_job() {
 }
 
 #[test]
-fn command_that_stops_itself_ends_with_ctrl_c_where_nobody_controls_jobs() {
+fn command_that_stops_itself_ends_with_ctrl_c_without_job_control() {
     let world = World::new();
     let session = Session::start(&world);
-    ends_with_ctrl_c_where_nobody_controls_jobs(&world, session);
+    ends_with_ctrl_c_without_job_control(&world, session);
 }
 
-fn ends_with_ctrl_c_where_nobody_controls_jobs(world: &World, mut session: Session) {
+fn ends_with_ctrl_c_without_job_control(world: &World, mut session: Session) {
     let script = "(until grep -q '^State:.[Tt]' /proc/$$/status; do sleep 0.01; done; echo stopped) &
         kill -STOP $$";
     std::fs::write(world.path("stops"), script).expect("written");
-    // Nobody could continue a job of this session, so it is not stopped; and it is not stuck.
+    // No shell could continue a job of this session. So the job must not stop, and must end with Ctrl-C.
     session.types("exec bash -c '$L run lock -- sh stops'\n");
     session.sees("stopped");
     session.types("\x03");
@@ -244,18 +111,16 @@ fn ends_with_ctrl_c_where_nobody_controls_jobs(world: &World, mut session: Sessi
 #[test]
 fn jobs_are_controlled_where_the_session_is_of_another_pid_namespace() {
     let [unshare, options @ ..] = UNSHARE;
-    let allowed = Command::new(unshare).args(options).arg("true").output().is_ok_and(|o| o.status.success());
-    if !allowed {
-        eprintln!("not run: this machine lets nobody make a pid namespace, as most containers do");
+    if !is_allowed(unshare, &[&options[..], &["true"]].concat()) {
         return;
     }
-    // The session of our ancestor is, ours is not.
+    // The session of the shell is in the new namespace, and that of its ancestor is not.
     let world = World::new();
     let below = [&UNSHARE[..], &["sh", "-c", "\"$@\"; exit", "sh"]].concat();
     let session = Session::start_below(&world, &below);
-    ends_with_ctrl_c_where_nobody_controls_jobs(&world, session);
+    ends_with_ctrl_c_without_job_control(&world, session);
 
-    // Ours is.
+    // The shell is in the new namespace, and its session is not.
     let world = World::new();
     let mut session = Session::start(&world);
     session.types(&format!("{} {}\n", UNSHARE.join(" "), INTERACTIVE.join(" ")));
@@ -276,7 +141,7 @@ fn jobs_are_controlled_where_the_session_is_of_another_pid_namespace() {
 #[test]
 fn ctrl_c_ends_the_first_process_of_a_namespace() {
     let [unshare, options @ ..] = UNSHARE;
-    if !crate::processes::is_allowed(unshare, &[&options[..], &["true"]].concat()) {
+    if !is_allowed(unshare, &[&options[..], &["true"]].concat()) {
         return;
     }
     let world = World::new();
@@ -299,7 +164,7 @@ fn ctrl_c_ends_the_first_process_of_a_namespace() {
 fn terminal_that_is_gone_is_one_sighup() {
     let world = World::new();
     let mut session = Session::start(&world);
-    // The command has the terminal, so the kernel tells it; and the shell tells its job.
+    // The command has the terminal, so it gets SIGHUP from the kernel; the job gets it from the shell.
     let command = "sh -c 'trap \"echo hup >> hups\" HUP; echo ask''ing; read x; echo got:$x; until [ -e go ]; do sleep 0.01; done; echo >> out'";
     session.types(&format!("$L run lock -- {command}\n"));
     session.sees("asking");
@@ -308,7 +173,7 @@ fn terminal_that_is_gone_is_one_sighup() {
     session.hang_up();
     eventually("the signal", || world.path("hups").exists());
     world.json(&["inspect", "lock"]);
-    // The shell has told its jobs before it ended.
+    // The shell sends SIGHUP to its jobs before it ends.
     session.ended();
     std::fs::write(world.path("go"), "").expect("written");
     eventually("the end of the command", || world.path("out").exists());
@@ -333,7 +198,7 @@ fn run_within_run_reads_the_terminal_and_stops_with_ctrl_c() {
 fn ctrl_z_stops_the_job_and_fg_continues_it() {
     let world = World::new();
     let mut session = Session::start(&world);
-    // Without the terminal. `exec`: a shell that is stopped while it starts a command may not stop at all.
+    // The command does not have the terminal. `exec`: a shell that gets the stop while it starts a command may go on.
     session.types("$L run lock -- sh -c 'echo start''ed; exec sleep 1000'\n");
     session.sees("started");
     session.types("\x1a");
@@ -345,7 +210,7 @@ fn ctrl_z_stops_the_job_and_fg_continues_it() {
     session.sees("the lock was lost");
     session.sees("ready> ");
 
-    // With it.
+    // The command has the terminal.
     session.types("$L run lock -- sh -c 'echo ask''ing; read x; echo got:$x; read y; echo got:$y'\n");
     session.sees("asking");
     session.types("one\n");
@@ -364,7 +229,7 @@ fn ctrl_z_stops_the_job_and_fg_continues_it() {
 fn pipelines_keep_the_terminal() {
     let world = World::new();
     let mut session = Session::start(&world);
-    // The reader at the end of the pipe is in our group, and asks the terminal, as a pager does.
+    // The reader at the end of the pipe is in the group of `leasehold`, and reads the terminal, as a pager does.
     session.types("$L run lock -- seq 3 | sh -c 'cat; echo ask''ing; read x < /dev/tty; echo got:$x'\n");
     session.sees("asking");
     session.types("answer\n");
@@ -383,7 +248,7 @@ fn background_job_that_asks_is_stopped_until_it_is_in_the_foreground() {
         session.types("jobs\n");
         session.sees("jobs");
         session.sees("ready> ");
-        stopped = session.screen.lock().expect("fine").contains("Stopped");
+        stopped = session.has_shown("Stopped");
         if stopped {
             break;
         }
@@ -395,7 +260,7 @@ fn background_job_that_asks_is_stopped_until_it_is_in_the_foreground() {
 }
 
 #[test]
-fn waiting_shows_who_holds_the_lock_and_clears_the_line() {
+fn line_of_a_wait_shows_the_holder_and_is_cleared() {
     let world = World::new();
     let ticket = world.json(&["acquire", "lock", "--ttl", "1h", "--label", "some\u{1b}body"]);
     let ticket = ticket["ticket"].as_str().expect("text").to_owned();
@@ -403,7 +268,7 @@ fn waiting_shows_who_holds_the_lock_and_clears_the_line() {
     session.types("$L run lock -- echo granted''-now\n");
     session.sees("waiting ");
     session.sees(r"held by some\u{1b}body");
-    assert_eq!(crate::harness::code(&world.output(&["release", &ticket])), 0);
+    assert_eq!(code(&world.output(&["release", &ticket])), 0);
     session.sees("\r\u{1b}[K");
     session.sees("granted-now");
 }

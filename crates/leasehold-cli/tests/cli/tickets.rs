@@ -1,15 +1,16 @@
-//! What a ticket's bearer may rely on: its lease ends by its own `release` or its TTL, and by nothing that fails.
+//! Tickets: the lease of one ends by its own `release` or by its TTL, and by no command that fails.
 
 use serde_json::Value;
 
 use crate::harness::{World, code, text};
 
-/// Takes `lock`, and returns its ticket and its holder.
+/// Acquires `lock`, and returns its ticket and its holder.
 fn taken(world: &World) -> (String, Value) {
     let ticket = text(&world.output(&["acquire", "lock", "--ttl", "1h"]).stdout);
     (ticket, world.json(&["inspect", "lock"]))
 }
 
+/// Checks that this holder still holds `lock`, and returns what `inspect` prints now.
 fn is_held_by(world: &World, holder: &Value) -> Value {
     let now = world.json(&["inspect", "lock"]);
     assert_eq!((&now["held"], &now["owner"]), (&holder["held"], &holder["owner"]), "{now}");
@@ -18,7 +19,7 @@ fn is_held_by(world: &World, holder: &Value) -> Value {
 }
 
 #[test]
-fn renewal_out_of_bounds_is_refused_before_anything_is_sent() {
+fn renewal_by_a_ttl_out_of_bounds_is_refused_before_anything_is_sent() {
     let world = World::new();
     let (ticket, holder) = taken(&world);
     for ttl in ["1ms", "25h", "0s"] {
@@ -34,7 +35,7 @@ fn renewal_out_of_bounds_is_refused_before_anything_is_sent() {
 fn renewal_that_fails_leaves_the_lease_to_the_ticket() {
     let world = World::new();
     let (ticket, holder) = taken(&world);
-    // The file refuses the second of two writes: the one that makes the lease longer by much.
+    // The trigger refuses the second of two writes, which makes the lease much longer.
     let file = rusqlite::Connection::open(world.path("locks.db")).expect("opens");
     file.execute_batch(
         "CREATE TRIGGER refusal BEFORE UPDATE OF expires_us ON lock
@@ -90,7 +91,7 @@ fn every_field_of_a_ticket_is_looked_at_by_every_command() {
             assert!(text(&refused.stdout).is_empty(), "{refused:?}");
             is_held_by(&world, &holder);
         }
-        // These say how to renew the lease, and not which one it is.
+        // These fields say how to renew the lease, and not which lease it is.
         for same in [
             format!("{version}.{owner}.{token}.7200000.{name}"),
             format!("{version}.{owner}.{token}.{ttl}~.{name}"),

@@ -1,6 +1,6 @@
-//! Kills at random what a `run` is made of, and looks whether two commands ever ran at once.
+//! Kills random processes of several `run`s, and checks that two commands never run at once.
 //!
-//! `LEASEHOLD_TORTURE_KILLS` says how often; `LEASEHOLD_TORTURE_SEED` repeats the choices, though not the timing.
+//! `LEASEHOLD_TORTURE_KILLS` is the number of kills. `LEASEHOLD_TORTURE_SEED` repeats the choices, but not the timing.
 
 use std::collections::HashSet;
 use std::fs;
@@ -13,15 +13,15 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal};
 
 use crate::harness::{Running, World, eventually, ms};
-use crate::processes::{children, signal};
+use crate::processes::{children, file_of, pending, signal, signal_group};
 
 const CONTENDERS: usize = 6;
 
-/// How long a lease lasts that is not renewed, in milliseconds.
+/// The TTL, in milliseconds.
 const TTL: u64 = 2_000;
 
-/// The command has one witness locked, and its children hold another one together with it: each stays locked as long as one
-/// of those lives that have it open. The next command finds both unlocked.
+/// The command locks two files, `head` for itself and `group` together with its children. A file stays locked while a process
+/// lives that has it open. The next command must find both unlocked.
 const COMMAND: &str = "exec 8>>group 9>>head
     # Another code than 1 is that of a `flock` that was killed itself.
     flock -n 9; [ $? != 1 ] || echo $LEASEHOLD_TOKEN >> violations
@@ -29,7 +29,7 @@ const COMMAND: &str = "exec 8>>group 9>>head
     echo $LEASEHOLD_TOKEN $PPID >> grants
     sleep 1000 9>&- & sleep 0.0$((LEASEHOLD_TOKEN % 5)) 9>&-; kill $!; wait";
 
-/// The numbers that choose; a generator is enough that repeats them for a seed.
+/// A generator of the numbers that choose. It repeats them for a seed.
 struct Random(u64);
 
 impl Random {
@@ -43,16 +43,16 @@ fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
 
-/// What is killed.
+/// The process that is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Victim {
     Run,
     Guardian,
     Command,
     Grandchild,
-    /// `run` or its guardian, which is stopped, and continued a moment later.
+    /// `run` or its guardian: it is stopped, and continued a moment later.
     Stopped,
-    /// `run`, by a request to end.
+    /// `run`: it gets a request to end.
     Terminated,
 }
 
@@ -92,7 +92,7 @@ fn random_kills_never_let_two_commands_run_at_once() {
         let before = tokens(&world);
         for _ in 0..10 {
             pause(Duration::from_millis(random.below(25)));
-            // More often than not the one that holds the lock: there is more to break.
+            // Two times of three, the victim is a `run` that holds the lock: there is more to break.
             let holds = |run: &&Mutex<Option<Pid>>| {
                 run.lock().expect("fine").is_some_and(|run| !children(run).is_empty())
             };
@@ -102,7 +102,7 @@ fn random_kills_never_let_two_commands_run_at_once() {
             *counts.entry(victim).or_insert(0_u64) += 1;
             done += 1;
         }
-        // Whatever was killed, the lock is free in time.
+        // Whichever process was killed, the lock becomes free in time.
         eventually("another grant", || tokens(&world).len() > before.len());
         let violations = fs::read_to_string(world.path("violations")).unwrap_or_default();
         assert_eq!(violations, "", "seed {seed}, after {done} kills: {counts:?}");
@@ -111,7 +111,7 @@ fn random_kills_never_let_two_commands_run_at_once() {
     let runs: u64 = contenders.into_iter().map(|contender| contender.join().expect("fine")).sum();
     let violations = fs::read_to_string(world.path("violations")).unwrap_or_default();
     assert_eq!(violations, "", "seed {seed}, after {done} kills: {counts:?}");
-    // Children live on by design where the command has ended before them; not where `run` was killed.
+    // Children live on by design if the command has ended before them, but not if `run` was killed.
     let (grants, killed) = (grants(&world), killed.lock().expect("fine"));
     let overlaps = fs::read_to_string(world.path("overlaps")).unwrap_or_default();
     let overlaps: Vec<u64> = overlaps.lines().map(|token| token.parse().expect("a number")).collect();
@@ -133,7 +133,7 @@ fn tokens(world: &World) -> Vec<u64> {
     grants(world).into_iter().map(|(token, _)| token).collect()
 }
 
-/// Each grant's token, and the process id of its `run`.
+/// Returns each grant's token, and the process id of its `run`.
 fn grants(world: &World) -> Vec<(u64, i32)> {
     let grants = fs::read_to_string(world.path("grants")).unwrap_or_default();
     let grant = |line: &str| {
@@ -143,8 +143,8 @@ fn grants(world: &World) -> Vec<(u64, i32)> {
     grants.lines().map(grant).collect()
 }
 
-/// Kills something of this contender. What is known to be out of reach is left out: `run` is not killed while it has
-/// no guardian that waits for orders.
+/// Kills a process of this contender. `run` is not killed while it has no guardian that waits for messages: that is
+/// documented as out of reach.
 fn strike(random: &mut Random, running: &Mutex<Option<Pid>>) -> Option<Victim> {
     let run = (*running.lock().expect("fine"))?;
     // `run` is still called `env` for a moment.
@@ -164,8 +164,8 @@ fn strike(random: &mut Random, running: &Mutex<Option<Pid>>) -> Option<Victim> {
         Victim::Run if is_guarded => signal(run, Signal::KILL),
         Victim::Run => return None,
         Victim::Guardian => signal(guardian?, Signal::KILL),
-        // With its children, which live on by design if it ends on its own.
-        Victim::Command => _ = rustix::process::kill_process_group(command?, Signal::KILL),
+        // Its children are killed, too: they live on by design if the command ends by itself.
+        Victim::Command => signal_group(command?, Signal::KILL),
         Victim::Grandchild => signal(children(command?).first()?.0, Signal::KILL),
         Victim::Terminated => signal(run, Signal::TERM),
         Victim::Stopped => {
@@ -175,28 +175,21 @@ fn strike(random: &mut Random, running: &Mutex<Option<Pid>>) -> Option<Victim> {
             signal(stopped, Signal::CONT);
         }
     }
-    // Nor is its guardian killed while `run` still dies; and of one that ends by itself it is known that it did.
+    // The guardian is not killed, either, while `run` still dies. A `run` that ends by itself is done with.
     if matches!(victim, Victim::Run | Victim::Command | Victim::Terminated) {
         *running.lock().expect("fine") = None;
     }
     Some(victim)
 }
 
-/// Whether a guardian has done what it was told and waits for more, and was not just killed.
+/// Returns `true` if a guardian has read all messages and waits for the next, and was not just killed.
 fn is_ready(guardian: Pid) -> bool {
-    let of = |file: &str| {
-        let path = format!("/proc/{}/{file}", guardian.as_raw_nonzero());
-        fs::read_to_string(path).unwrap_or_default()
-    };
-    let is_killed = of("status").lines().any(|line| {
-        let mask = line.strip_prefix("ShdPnd:").or(line.strip_prefix("SigPnd:"));
-        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-        mask.is_some_and(|mask| mask & (1 << (Signal::KILL.as_raw() - 1)) != 0)
-    });
-    !is_killed && of("wchan").contains("poll")
+    let place = fs::read_to_string(file_of(guardian, "wchan")).unwrap_or_default();
+    let is_killed = || pending(guardian) & (1 << (Signal::KILL.as_raw() - 1)) != 0;
+    place.contains("poll") && !is_killed()
 }
 
-/// Lets others get on, so that what follows comes at no particular moment.
+/// Lets other processes run, so that what follows comes at a random moment.
 #[expect(clippy::disallowed_methods, reason = "what is random is when something is killed")]
 fn pause(time: Duration) {
     thread::sleep(time);

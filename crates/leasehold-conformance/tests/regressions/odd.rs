@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use futures_util::{StreamExt, stream};
-use leasehold::Result;
 use leasehold::storage::{
     AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, Limits, Memory, Name, ReleaseReply,
     RenewReply, Storage,
 };
+use leasehold::{Error, ErrorKind, Result};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::sleep;
 
@@ -18,6 +18,8 @@ use tokio::time::sleep;
 pub(crate) enum Oddity {
     /// Answers an acquire this long after it was executed.
     AnswersLate(Duration),
+    /// Fails to release, with an error of this kind.
+    FailsToRelease(ErrorKind),
     /// Reports this granted TTL for any claim.
     GrantsFor(Duration),
     /// Lists the first page, whatever the start.
@@ -116,6 +118,9 @@ impl Storage for Odd {
     }
 
     async fn release(&self, claims: &[Claim]) -> Vec<Result<ReleaseReply>> {
+        if let Oddity::FailsToRelease(kind) = self.oddity {
+            return claims.iter().map(|_| Err(Error::new(kind, "the reason"))).collect();
+        }
         self.memory.release(claims).await
     }
 

@@ -1,11 +1,12 @@
 //! Storages with unusual behavior: the engine keeps working, and does not flood them with requests.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use leasehold::storage::{Hint, Memory};
 use leasehold::{Change, ErrorKind, Renewal};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::odd::{Odd, Oddity};
 use crate::{client, in_the_end, ms, s, settle, take};
@@ -44,6 +45,30 @@ async fn a_storage_that_panics_in_hints_does_not_stop_the_engine() {
     theirs.release().await.expect("held");
     waiting.await.expect("no panic").expect("the waiter polls");
     guard.release().await.expect("held");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_that_is_refused_for_good_fails_at_once_with_the_reason() {
+    for kind in [ErrorKind::Invalid, ErrorKind::Unsupported] {
+        let locks = client(Odd::new(&Memory::new(), Oddity::FailsToRelease(kind)));
+        let (guard, start) = (take(&locks, "x", s(10)).await, Instant::now());
+        let error = guard.release().await.expect_err("refused");
+        assert_eq!((error.kind(), error.to_string()), (kind, "the reason".to_owned()));
+        assert!(start.elapsed() < ms(10), "{:?}", start.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_that_fails_until_its_limit_names_the_wait_and_the_last_reason() {
+    for kind in [ErrorKind::Unavailable, ErrorKind::Internal] {
+        let locks = client(Odd::new(&Memory::new(), Oddity::FailsToRelease(kind)));
+        // The lease is shorter than the 5 s that a release takes at most.
+        let guard = take(&locks, "x", s(2)).await;
+        let error = guard.release().await.expect_err("never released");
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.waited().is_some_and(|waited| waited > s(1) && waited < s(2)), "{error:?}");
+        assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("the reason"));
+    }
 }
 
 #[tokio::test(start_paused = true)]

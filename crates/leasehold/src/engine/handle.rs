@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Change, Changes, Event, Events};
 use crate::options::{self, Options};
 use crate::process::Process;
-use crate::storage::{Guarantees, Holder, Limits, Name, Owner};
+use crate::storage::{Finding, Guarantees, Holder, Limits, Name, Owner};
 use crate::ticket::Ticket;
 
 /// How many changes an observer may be behind.
@@ -39,6 +39,9 @@ pub(crate) enum Command {
     },
     Detach {
         key: Key,
+    },
+    Findings {
+        reply: Reply<Vec<Finding>>,
     },
     Inspect {
         name: Name,
@@ -200,6 +203,11 @@ impl Handle {
     /// Lists all holders of names with this prefix.
     pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<Holder>> {
         self.request(|reply| Command::List { prefix: prefix.to_owned(), reply }).await
+    }
+
+    /// Returns what the storage reports about its servers or files.
+    pub(crate) async fn findings(&self) -> Result<Vec<Finding>> {
+        self.request(|reply| Command::Findings { reply }).await
     }
 
     /// Ends the leases that an inspection shows. Returns their holders.

@@ -1,4 +1,4 @@
-//! The clock that leases are kept on: it counts the time the machine sleeps, and is the same in every process.
+//! The clock of the leases. It counts the time that the machine sleeps, and is the same in every process.
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -7,7 +7,7 @@ const CLOCK: ClockId = ClockId::Boottime;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const CLOCK: ClockId = ClockId::Monotonic;
 
-/// Nanoseconds since boot.
+/// Returns the nanoseconds since boot.
 pub(crate) fn boot_nanos() -> u64 {
     let now = clock_gettime(CLOCK);
     let secs = u64::try_from(now.tv_sec).unwrap_or(0);

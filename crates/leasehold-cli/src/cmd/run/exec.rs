@@ -1,11 +1,11 @@
-//! `leasehold __exec PARENT PIPE CMD…`: becomes the command, after it has asked the kernel to end it with its parent.
+//! `leasehold __exec PARENT PIPE CMD…`: the helper that becomes the command.
 //!
-//! 1. It asks the kernel to be killed when its parent dies, and ends if its parent is another by now.
-//! 2. It stops itself. Its parent sees that, tells the guardian which group it heads, takes over the signals that the
-//!    command was to inherit as the launcher had them, and continues it.
+//! 1. It asks the kernel to kill it when its parent dies, and exits if its parent is another process by now.
+//! 2. It stops itself. `run`, its parent, tells the guardian which group it heads, takes over the signals that the
+//!    command had to inherit as the launcher had them, and continues it.
 //! 3. It executes the command, with SIGPIPE ignored or not, as the launcher had it (PIPE).
 //!
-//! Between fork and exec only `unsafe` code could do that; so the program starts itself again to do it.
+//! Between fork and exec, only `unsafe` code could do this. So the program starts itself again.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
@@ -18,33 +18,34 @@ use rustix::process::{self, Signal};
 
 use crate::exit::Exit;
 use crate::launch;
-use crate::output::complain;
+use crate::output::report_failure;
 use crate::refusal::{self, Foreign};
 
 pub(super) const VERB: &str = "__exec";
 
-/// What PIPE is if SIGPIPE is to be ignored.
+/// The value of PIPE that ignores SIGPIPE.
 pub(super) const IGNORED: &str = "ignored";
 
-/// Returns only if the command cannot be executed.
+/// Becomes the command. Returns only if the command cannot be executed.
 pub(super) fn main(args: &[OsString]) -> Exit {
     let [parent, pipe, program, args @ ..] = args else {
         return Exit::Usage;
     };
     #[cfg(any(target_os = "linux", target_os = "android"))]
     if let Err(error) = process::set_parent_process_death_signal(Some(Signal::KILL)) {
-        complain(&format!("cannot tie the command to this process error=`{error}`"));
+        report_failure(&format!("cannot tie the command to this process error=`{error}`"));
         return Exit::Bug;
     }
-    // The parent may have died before the kernel was asked; then the lock is not held any more.
+    // If the parent has died before the request to the kernel, the lock is not held any more.
     if !is_parent(parent) {
         return Exit::Lost;
     }
     if let Err(error) = process::kill_process(process::getpid(), Signal::STOP) {
-        complain(&format!("cannot wait for this process error=`{error}`"));
+        report_failure(&format!("cannot wait for this process error=`{error}`"));
         return Exit::Bug;
     }
-    // Where the kernel cannot be asked, the guardian continues those that nothing else will.
+    // On other systems the kernel takes no such request. There, the guardian continues this process after the parent's
+    // death.
     if !is_parent(parent) {
         return Exit::Lost;
     }
@@ -56,7 +57,7 @@ pub(super) fn main(args: &[OsString]) -> Exit {
         }
         _ => refusal::explain(program, &error),
     };
-    complain(&why);
+    report_failure(&why);
     exit
 }
 

@@ -1,11 +1,11 @@
-//! What `/proc` tells, where it can be believed.
+//! What `/proc` says about processes, where it can be trusted.
 
 use std::fs;
 
 use rustix::process::{self, Pid};
 
-/// Returns `true` if `/proc` is there and counts processes as this process does: a pid namespace may have been made
-/// without one of its own, and the numbers in `/proc` are those of other processes then.
+/// Returns `true` if there is a `/proc`, and it is that of this process's pid namespace. A namespace may have been made
+/// without one of its own; then the numbers in `/proc` are those of other processes.
 pub(super) fn is_own() -> bool {
     let own = process::getpid().as_raw_nonzero().to_string();
     fs::read_link("/proc/self").is_ok_and(|number| number.as_os_str() == own.as_str())
@@ -22,9 +22,9 @@ pub(super) fn parent(pid: Pid) -> Option<Pid> {
     Pid::from_raw(parent.parse().ok()?)
 }
 
-/// Returns `true` if a process of this group runs, `None` if that cannot be known.
+/// Returns whether a process of this group runs, or `None` if that cannot be known.
 pub(super) fn group_runs(group: Pid) -> Option<bool> {
-    // Where the first process is hidden, so may be others.
+    // Where the first process is hidden, others may be hidden, too.
     if !is_own() || fs::read_to_string("/proc/1/stat").is_err() {
         return None;
     }
@@ -41,7 +41,7 @@ pub(super) fn group_runs(group: Pid) -> Option<bool> {
     Some(members.any(|runs| runs))
 }
 
-/// Returns the first process that `wanted` accepts, of this one and its descendants, as far as they can be known.
+/// Returns the first process that `wanted` accepts, among `root` and its descendants, as far as they can be known.
 pub(super) fn find_in_tree(root: Pid, wanted: impl Fn(Pid) -> bool) -> Option<Pid> {
     let (is_own, mut left) = (is_own(), vec![root]);
     while let Some(pid) = left.pop() {

@@ -1,8 +1,9 @@
 //! Reaps the children that this program did not start.
 //!
-//! The first process of a pid namespace, a subreaper, and a process whose launcher became it by `exec` get children
-//! of others; when those end, they stay zombies until their parent asks for them. The guardian and the command are
-//! left to the code that started them: until the command is reaped, the id of its group is not used again.
+//! Three kinds of processes inherit the children of others: the first process of a pid namespace, a subreaper, and a
+//! process into which its launcher turned by `exec`. When such a child ends, it stays a zombie until its new parent reaps it.
+//! The code that started the guardian and the command reaps those two: until the command is reaped, the id of its group
+//! is not reused.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -15,25 +16,25 @@ use crate::exit::Result;
 use crate::{launch, signals};
 
 /// The children that this program started and has not reaped.
-static OURS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+static STARTED_HERE: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
-fn ours() -> std::sync::MutexGuard<'static, Vec<Pid>> {
-    OURS.lock().unwrap_or_else(PoisonError::into_inner)
+fn started_here() -> std::sync::MutexGuard<'static, Vec<Pid>> {
+    STARTED_HERE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Leaves this child to the caller. Call it in the same turn of the event loop that has started the child.
 pub(super) fn keep(child: Pid) {
-    ours().push(child);
+    started_here().push(child);
 }
 
 /// Forgets a child that the caller has reaped.
 pub(super) fn forget(child: Pid) {
-    ours().retain(|kept| *kept != child);
-    // It may have stood before others, of whose end there is no more news.
+    started_here().retain(|kept| *kept != child);
+    // Its zombie may have hidden others, and their SIGCHLD has come already.
     while reap_one() {}
 }
 
-/// Reaps from now on, as long as the runtime lives. The kernel does so itself while SIGCHLD is ignored.
+/// Reaps from now on, as long as the runtime lives. While SIGCHLD is ignored, the kernel reaps.
 pub(crate) fn reap_inherited() -> Result<()> {
     if !launch::is_ignored(Signal::CHILD) {
         start()?;
@@ -43,19 +44,20 @@ pub(crate) fn reap_inherited() -> Result<()> {
 
 /// Reaps from now on.
 pub(super) fn start() -> Result<()> {
-    let news = signals::of_children()?;
-    tokio::spawn(reap(news));
+    let child_signals = signals::of_children()?;
+    tokio::spawn(reap(child_signals));
     Ok(())
 }
 
-async fn reap(mut news: unix::Signal) {
+async fn reap(mut child_signals: unix::Signal) {
     loop {
         while reap_one() {}
-        news.recv().await;
+        child_signals.recv().await;
     }
 }
 
-/// Reaps a child that is not ours; returns `false` if there is none, or if one of ours stands before it.
+/// Reaps a child that this program did not start. Returns `false` if there is none, or if the kernel reports a child
+/// that this program started first.
 fn reap_one() -> bool {
     let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     match wait::waitid(Id::All, look) {
@@ -63,10 +65,10 @@ fn reap_one() -> bool {
             let Some(pid) = status.pid().and_then(|pid| Pid::from_raw(pid.as_raw())) else {
                 return false;
             };
-            !ours().contains(&pid) && rustix::process::waitpid(Some(pid), WaitOptions::NOHANG).is_ok()
+            !started_here().contains(&pid) && rustix::process::waitpid(Some(pid), WaitOptions::NOHANG).is_ok()
         }
-        // A real-time signal ended it; `nix` has no name for that, and so does not say which child it was.
-        Err(Errno::EINVAL) if !ours().iter().any(|pid| has_ended(*pid)) => {
+        // A real-time signal ended it. `nix` has no name for that signal, and so does not say which child it was.
+        Err(Errno::EINVAL) if !started_here().iter().any(|pid| has_ended(*pid)) => {
             rustix::process::wait(WaitOptions::NOHANG).is_ok_and(|reaped| reaped.is_some())
         }
         Err(_) => false,

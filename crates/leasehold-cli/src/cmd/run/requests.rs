@@ -1,14 +1,18 @@
-//! One request to end is one signal for the command, by however many ways it reaches this program.
+//! Requests to end: the command gets one signal for each, in however many ways the request reaches this program.
 //!
 //! A request can come more than once: `timeout` signals its child, and then its child's group; a launcher passes on
-//! the Ctrl-C that the terminal sent to both. And it can reach the command without this program: systemd and batch
-//! systems signal every process of a service or a step. The guardian tells that apart: it is in a group of its own,
+//! the Ctrl-C that the terminal sent to both. A request can also reach the command without this program: systemd and
+//! batch systems signal every process of a service or a step. The guardian shows which it is: it is in a group of its own,
 //! so it gets such a signal only if every process gets it.
 //!
-//! 1. What has come a moment ago is the same request: it is dropped.
-//! 2. A request waits for `HOLD`, so that the sender gets to the guardian. Then the guardian is asked: it answers
-//!    after it has reported what it was sent.
-//! 3. If the guardian was sent it, so was the command, and the request is dropped. If not, it is passed on.
+//! | State | Input | Next state | Action |
+//! |---|---|---|---|
+//! | idle | a signal that came within the last `SAME_REQUEST` already, or that every process got | idle | dropped |
+//! | idle | another request | holding, for `HOLD`: the sender needs time to get to the guardian | |
+//! | holding | another request | holding | held, too |
+//! | holding | `HOLD` is over | asking, for `ANSWER` | the guardian is asked; it answers after its reports |
+//! | asking | the guardian answers, or `ANSWER` is over | idle | what was held is passed on |
+//! | any | the guardian reports a request: every process got it, and so did the command | idle | what was held is dropped |
 
 use std::time::Duration;
 
@@ -16,24 +20,25 @@ use rustix::process::Signal;
 
 use crate::signals;
 
-/// How long the ways of one request may differ.
+/// How long after a request the same signal counts as the same request.
 const SAME_REQUEST: Duration = Duration::from_millis(100);
-/// The same for signals that mean other things to most programs: only what comes in the same breath.
+/// The same for the other signals that end a program: most programs use them for something else.
 const SAME_SIGNAL: Duration = Duration::from_millis(10);
-/// How long a sender that signals one process after the other takes at most.
+/// The longest that a sender takes to signal one process after the other.
 const HOLD: Duration = Duration::from_millis(10);
-/// How long the guardian has for its answer.
+/// How long this program waits for the guardian's answer.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// The requests that came, all times in nanoseconds since boot.
+/// The requests that came. All times are in nanoseconds since boot.
 #[derive(Default)]
 pub(super) struct Requests {
-    /// When a signal last came that was not dropped.
+    /// The signals that were not dropped, each with the time when it last came.
     seen: Vec<(Signal, u64)>,
-    /// What waits for the guardian's answer.
+    /// The signals that are not passed on before the guardian has answered.
     held: Vec<Signal>,
-    /// When something has to be done about it.
+    /// When `act` has something to do.
     due: Option<u64>,
+    /// Whether the guardian was asked and has not answered.
     asked: bool,
     /// When the guardian was last sent a request.
     everyone: Option<u64>,
@@ -47,7 +52,7 @@ pub(super) enum Action {
 }
 
 impl Requests {
-    /// Takes a signal that came. Returns `true` if it is to be passed on at once.
+    /// Notes a signal that came. Returns `true` if the caller has to pass it on at once.
     pub(super) fn came(&mut self, signal: Signal, now: u64) -> bool {
         let is_request = signals::REQUESTS.contains(&signal);
         let window = match signal {
@@ -70,12 +75,12 @@ impl Requests {
         false
     }
 
-    /// When to call `act`, if at all.
+    /// Returns when to call `act`, if at all.
     pub(super) fn due(&self) -> Option<u64> {
         self.due
     }
 
-    /// Says what is to be done now that it is due.
+    /// Returns what to do now that it is due.
     pub(super) fn act(&mut self, now: u64) -> Action {
         if self.asked {
             return Action::PassOn(self.take());
@@ -85,13 +90,13 @@ impl Requests {
         Action::Ask
     }
 
-    /// The guardian has answered, or cannot: returns what to pass on.
+    /// Returns what to pass on when the guardian has answered, or cannot answer.
     pub(super) fn answered(&mut self) -> Vec<Signal> {
         if self.asked { self.take() } else { Vec::new() }
     }
 
-    /// The guardian was sent a request, and so was every process.
-    pub(super) fn sent_to_everyone(&mut self, now: u64) {
+    /// Notes that the guardian got a request, and so every process did.
+    pub(super) fn sent_to_every_process(&mut self, now: u64) {
         self.everyone = Some(now);
         self.take();
     }
@@ -137,7 +142,7 @@ mod tests {
         requests.came(Signal::INT, 0);
         requests.came(Signal::TERM, MS);
         assert_eq!(requests.act(10 * MS), Action::Ask);
-        // A guardian that does not answer does not keep them.
+        // A guardian that does not answer does not hold them back.
         assert_eq!(requests.act(1_010 * MS), Action::PassOn(vec![Signal::INT, Signal::TERM]));
     }
 
@@ -146,11 +151,11 @@ mod tests {
         for guardian_first in [true, false] {
             let mut requests = Requests::default();
             if guardian_first {
-                requests.sent_to_everyone(0);
+                requests.sent_to_every_process(0);
             }
             assert!(!requests.came(Signal::TERM, MS));
             if !guardian_first {
-                requests.sent_to_everyone(2 * MS);
+                requests.sent_to_every_process(2 * MS);
             }
             assert_eq!((requests.due(), requests.answered()), (None, vec![]));
         }

@@ -1,5 +1,5 @@
-//! Job control. The command runs in a background group of our terminal, so that a pipeline around us keeps the
-//! foreground; it gets the foreground when it first asks for it, which stops it with SIGTTIN or SIGTTOU.
+//! Job control. The command runs in a background group of the terminal, so that a pipeline around `leasehold` keeps the
+//! foreground. The command gets the foreground when it first uses the terminal, which stops it with SIGTTIN or SIGTTOU.
 
 use std::cell::Cell;
 use std::fs::{File, OpenOptions};
@@ -13,12 +13,13 @@ use rustix::termios::{tcgetpgrp, tcsetpgrp};
 use super::child::Child;
 use super::procfs;
 
+/// The controlling terminal, and which group has its foreground.
 pub(super) struct Terminal {
     /// The controlling terminal, if there is one.
     tty: Option<File>,
     /// Whether the command had the foreground when it was last stopped.
     had_it: bool,
-    /// The group that was last given the foreground here.
+    /// The group to which this process last gave the foreground.
     given_to: Cell<Option<Pid>>,
 }
 
@@ -28,7 +29,7 @@ impl Terminal {
         Self { tty, had_it: false, given_to: Cell::new(None) }
     }
 
-    /// The command was stopped: gives it the terminal if that is what it needs, or else stops with it.
+    /// Handles a stop of the command: gives it the terminal if it was stopped for want of it, or else stops this process.
     pub(super) fn stopped(&mut self, child: &Child, by: Signal) {
         let Some(foreground) = self.foreground() else {
             return;
@@ -41,7 +42,7 @@ impl Terminal {
             return;
         }
         if is_orphaned() {
-            // Nobody would continue us. The kernel discards such stops, except for SIGSTOP; so do we.
+            // No shell would continue this process. The kernel discards such stops, except for SIGSTOP; so does this.
             if by != Signal::STOP {
                 child.signal(Signal::CONT);
             }
@@ -52,15 +53,16 @@ impl Terminal {
             self.give_back();
         }
         if by == Signal::TSTP && !has_it {
-            // The signal came through us: our group has had it.
+            // The signal came through this process, so its group got it, too.
             let _ = process::kill_process(process::getpid(), Signal::STOP);
         } else {
-            // Whoever waits for us must see why, as another `run` around us does to give us its terminal.
+            // The parent must see the reason: a `run` around this one gives it the terminal for SIGTTIN and SIGTTOU.
             let _ = process::kill_current_process_group(if wants_it { by } else { Signal::STOP });
         }
     }
 
-    /// We were continued: so is the command, with the terminal if it had it and we were given it.
+    /// Continues the command after this process was continued, with the terminal if it had it and a shell has given it
+    /// to this process.
     pub(super) fn continued(&mut self, child: &Child) {
         if self.had_it && self.is_ours() {
             self.give(child.group());
@@ -69,8 +71,8 @@ impl Terminal {
         child.signal(Signal::CONT);
     }
 
-    /// The command ended: what comes after us in the same job finds the terminal as it was. Says whether the
-    /// command had it.
+    /// Takes the terminal back from a command that has ended, for the rest of the same job. Returns `true` if the command
+    /// had it.
     pub(super) fn take_back(&self, child: &Child) -> bool {
         let had_it = self.foreground() == Some(child.group());
         if had_it {
@@ -79,13 +81,14 @@ impl Terminal {
         had_it
     }
 
-    /// Returns `true` if the terminal is gone, and the command had it: the kernel has sent it SIGHUP then.
+    /// Returns `true` if the terminal is gone and the command had it. Then the kernel has sent SIGHUP to the command.
     pub(super) fn hung_up_on(&self, child: &Child) -> bool {
         let is_gone = self.tty.as_ref().is_some_and(|tty| tcgetpgrp(tty) == Err(Errno::IO));
         is_gone && self.given_to.get() == Some(child.group())
     }
 
-    /// None if there is no terminal, or if another pid namespace has its foreground.
+    /// Returns the group in the foreground. Returns `None` if there is no terminal, or if another pid namespace has its
+    /// foreground.
     fn foreground(&self) -> Option<Pid> {
         tcgetpgrp(self.tty.as_ref()?).ok()
     }
@@ -104,7 +107,7 @@ impl Terminal {
         let Some(tty) = &self.tty else {
             return;
         };
-        // Or else the kernel would stop our own group when we take the foreground back.
+        // Unless SIGTTOU is blocked, the kernel stops this process's group when it takes the foreground back.
         let mut background_writes = SigSet::empty();
         background_writes.add(nix::sys::signal::Signal::SIGTTOU);
         let before = background_writes.thread_swap_mask(SigmaskHow::SIG_BLOCK);
@@ -117,24 +120,24 @@ impl Terminal {
     }
 }
 
-/// Stops this process as SIGTSTP does by default, unless nobody would ever continue it.
+/// Stops this process as SIGTSTP does by default, unless no shell would ever continue it.
 pub(crate) fn stop_self() {
     if !is_orphaned() {
         let _ = process::kill_process(process::getpid(), Signal::STOP);
     }
 }
 
-/// Our process group; none if it is of another pid namespace, as that of a container's first process may be. The
-/// kernel says 0 then, which `rustix` takes for impossible in a group's or a session's id.
+/// Returns this process's group. Returns `None` if the group is of another pid namespace, as that of a container's first
+/// process may be: the kernel says 0 then, which `rustix` takes for impossible in a group's or a session's id.
 pub(crate) fn own_group() -> Option<Pid> {
     Pid::from_raw(unistd::getpgrp().as_raw())
 }
 
-/// Returns `true` if no process outside of our group, but inside our session, is the parent of one in our group.
-/// Looks along our own ancestors, where a shell with job control is.
+/// Returns `true` if this process's group is orphaned: no parent of its members is in the same session, but in another
+/// group. Looks at the ancestors of this process only, where a shell with job control is.
 pub(super) fn is_orphaned() -> bool {
-    // Those of another pid namespace are 0 here. Nobody can join them from here, only be born into them: what is 0
-    // for us and for our ancestor is the same one.
+    // Groups and sessions of another pid namespace are 0 here. A process cannot join them from here, only inherit them.
+    // So what is 0 for this process and for its ancestor is the same one.
     let (group, session) = (unistd::getpgrp(), unistd::getsid(None));
     let mut ancestor = process::getppid();
     while let Some(pid) = ancestor {

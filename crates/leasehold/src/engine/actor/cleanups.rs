@@ -9,8 +9,8 @@ use crate::clock::Moment;
 use crate::engine::call::Key;
 use crate::engine::cleanup::{self, Action, ClaimOutcome, Cleanup};
 use crate::engine::handle::Reply;
-use crate::engine::timing::{RELEASE_LIMIT, executable_until};
-use crate::error::{Error, Result};
+use crate::engine::timing::executable_until;
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::lost::Lost;
 use crate::storage::{AcquireReply, Claim, Name, ReleaseReply, Token};
@@ -38,6 +38,10 @@ pub(super) struct PendingRelease {
     pub(super) deadline: Moment,
     /// When the caller gets an answer even if the storage has not replied.
     pub(super) answer_by: Moment,
+    /// When the holder asked for the release.
+    pub(super) asked: Moment,
+    /// Why the last request failed, as far as the storage or the network has said.
+    pub(super) cause: Option<Error>,
     /// Whether an earlier release was not answered. This one may then find that the earlier one has ended the lease.
     pub(super) repeated: bool,
 }
@@ -129,7 +133,8 @@ impl CleanupStage {
         if let Task::Release { pending: Some(pending) } = &mut self.task
             && now >= pending.answer_by
         {
-            pending.answer(Err(Error::unavailable(name, RELEASE_LIMIT, None)));
+            let (waited, cause) = (now.since(pending.asked), pending.cause.take());
+            pending.answer(Err(Error::unavailable(name, waited, cause.as_ref())));
         }
     }
 
@@ -163,8 +168,14 @@ impl PendingRelease {
                 self.answer(Ok(()));
                 Some(Event::Released { name, token, held })
             }
-            Err(_) => {
+            Err(error) => {
                 self.repeated = true;
+                match error.kind() {
+                    // The holder learns at once what a retry does not mend. The cleanup retries all the same, until
+                    // the lease has ended: the permissions may change.
+                    ErrorKind::Invalid | ErrorKind::Unsupported => self.answer(Err(error.clone())),
+                    _ => self.cause = Some(error.clone()),
+                }
                 None
             }
         }

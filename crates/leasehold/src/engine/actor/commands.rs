@@ -28,6 +28,9 @@ impl Actor {
             Command::Cancel { key } => self.queue_step(key, Input::Cancel),
             Command::Close { reply } => self.close(now, reply),
             Command::Detach { key } => self.detach(now, key),
+            Command::Findings { reply } => {
+                self.reply_with(reply, |storage| async move { storage.findings().await });
+            }
             Command::Inspect { name, reply } => {
                 self.reply_with(reply, |storage| async move { storage.inspect(&name).await });
             }
@@ -58,6 +61,7 @@ impl Actor {
         match command {
             Command::Acquire { reply, .. } => closed(reply),
             Command::Break { reply, .. } | Command::Inspect { reply, .. } => closed::<Vec<Holder>>(reply),
+            Command::Findings { reply } => closed(reply),
             Command::List { reply, .. } => closed(reply),
             Command::Resume { reply, .. } => closed(reply),
             Command::Outlive { reply, .. } | Command::Renew { reply, .. } | Command::Verify { reply, .. } => {

@@ -240,6 +240,8 @@ impl Actor {
             held: stage.status.age(),
             deadline,
             answer_by: std::cmp::min(deadline, now.after(RELEASE_LIMIT)),
+            asked: now,
+            cause: None,
             repeated: false,
         };
         let (unknown_until, expires) = (stage.unknown_until, stage.lease.ended_by(now));

@@ -36,6 +36,7 @@
 --   {3}                 executed too late
 --   {4, TYPE}           the key of the lock is of another type
 --   {5, TEXT}           an error of a command
+--   {6, TEXT}           an error of a command, and no lease was written
 -- or instead of all claims
 --   {7, TEXT}           the epoch cannot be written
 --   {8, MS}             other clients of the prefix use this grace
@@ -52,11 +53,11 @@ local function grant(i, flag, row)
   if last and not tonumber(last) then last = nil end
   if last and last >= now then token = string.format('%016.0f', tonumber(last) + 1) end
   local written = pcall('SET', KEYS[2 * i], flag .. token .. ARGV[i + 5] .. tail, 'PX', LIFE)
-  if written.err then return {5, written.err} end
+  if written.err then return {6, written.err} end
   local set = pcall('SET', KEYS[2 * i - 1], ARGV[i + 5], 'NX', 'PX', ttl)
   -- MGET found no string, and yet the key exists.
   if not set then return {4, call('TYPE', KEYS[2 * i - 1]).ok} end
-  if set.err then return {5, set.err} end
+  if set.err then return {6, set.err} end
   return token == now and 1 or token
 end
 

@@ -120,6 +120,7 @@ fn refusal(mut entry: Reply<'_>, claim: &Claim) -> Result<Result<AcquireReply>> 
         3 => Err(too_late(&claim.name)),
         4 => Err(wrong_type(&entry.text()?, &claim.name)),
         5 => Err(explain_script_error(&entry.text()?, entry.place)),
+        6 => Err(explain_script_error(&entry.text()?, entry.place).definite()),
         7 => return Err(explain_script_error(&entry.text()?, entry.place)),
         8 => {
             let others = Duration::from_millis(entry.number()?);

@@ -167,6 +167,12 @@ const FORBIDDEN: &str =
 const NO_PASSWORD: &str = "the server has no password for this user; leave it out of the URL";
 const UNKNOWN: &str = "the server does not know this command, or forbids it; allow the commands that the README of this storage lists";
 
+/// Returns `true` if the user lacks a permission for the command itself, so that the server has executed nothing. An
+/// error that a command of a script has raised names the script.
+pub(super) fn lacks_permission_to_start(error: &RedisError) -> bool {
+    error.code() == Some("NOPERM") && !error.detail().unwrap_or_default().contains("script")
+}
+
 /// Returns the error for the caller. `place` is the server.
 pub(super) fn explain(error: &RedisError, place: &str) -> Error {
     match error.code() {
@@ -283,6 +289,24 @@ mod tests {
 
     fn server(code: &str, detail: &str) -> RedisError {
         make_extension_error(code.to_owned(), Some(detail.to_owned()))
+    }
+
+    #[test]
+    fn an_error_of_a_command_in_a_script_is_no_lack_of_permission_to_start() {
+        for (detail, starts) in [
+            ("this user has no permissions to run the 'evalsha' command", true),
+            ("No permissions to access a key", true),
+            (
+                "No permissions to access a key script: 4ca238f611c9d0ae4e9a75a5dbac22aedc1e44, on @user_script:8.",
+                false,
+            ),
+        ] {
+            assert_eq!(lacks_permission_to_start(&server("NOPERM", detail)), starts, "{detail}");
+        }
+        assert!(!lacks_permission_to_start(&server(
+            "ERR",
+            "The user executing the script can't run this command"
+        )));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use redis::{Cmd, Pipeline, RedisError, Value};
 
-use super::errors::{Remedy, explain, remedy};
+use super::errors::{Remedy, explain, lacks_permission_to_start, remedy};
 use super::link::{Link, Server};
 use super::replies::Reply;
 use super::script::Script;
@@ -64,12 +64,25 @@ impl Request {
 
     /// Calls the script on a server, and again with its text if the server does not know it.
     pub(super) async fn send<'l>(&self, server: &Server, link: &'l Link) -> Result<Reply<'l>> {
-        let sent = server.now();
-        let value = match link.call(&self.command).await {
+        let (sent, value) = (server.now(), self.call(link).await);
+        self.reply(server, link, sent, value.map_err(|e| explain(&e, &link.place))?)
+    }
+
+    /// Does the same on the only server of a storage. The error is definite if the server has executed nothing.
+    pub(super) async fn send_to_only<'l>(&self, server: &Server, link: &'l Link) -> Result<Reply<'l>> {
+        let (sent, value) = (server.now(), self.call(link).await);
+        let value = value.map_err(|error| match explain(&error, &link.place) {
+            explained if lacks_permission_to_start(&error) => explained.definite(),
+            explained => explained,
+        });
+        self.reply(server, link, sent, value?)
+    }
+
+    async fn call(&self, link: &Link) -> redis::RedisResult<Value> {
+        match link.call(&self.command).await {
             Err(error) if remedy(&error) == Remedy::SendScript => link.call(&self.with_text()).await,
             value => value,
-        };
-        self.reply(server, link, sent, value.map_err(|e| explain(&e, &link.place))?)
+        }
     }
 
     /// Checks that a value is the reply to this request, and learns the server's time from it.

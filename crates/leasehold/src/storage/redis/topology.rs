@@ -98,6 +98,6 @@ impl Primary {
         }
         let link = self.server.link().await?;
         let request = operation.request(&link, items);
-        operation.read(request.send(&self.server, &link).await?, items)
+        operation.read(request.send_to_only(&self.server, &link).await?, items)
     }
 }
