@@ -8,13 +8,13 @@ use std::{fs, io};
 
 use leasehold::Locks;
 use leasehold::storage::{Guarantees, Tier};
+use leasehold_defects::Defect;
 
 use crate::checks::ALL;
 use crate::clock::{self, bound, ms, nanos};
 use crate::event::{Ev, Event, Log, NEMESIS};
 use crate::history::History;
 use crate::nemesis::{ScheduledFault, Terms, schedule};
-use crate::planted::Defect;
 use crate::report::Report;
 use crate::resource;
 use crate::target::{Injection, MemoryTarget, Running, ServersTarget, SqliteTarget, Target, Under};

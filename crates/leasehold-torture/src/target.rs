@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use leasehold::Locks;
 use leasehold::storage::Tier;
+use leasehold_defects::Defect;
 
 pub use self::memory::MemoryTarget;
 pub use self::servers::ServersTarget;
 pub use self::sqlite::{SqliteTarget, disturb};
-use crate::planted::Defect;
 use crate::worker::Plan;
 
 /// A storage under torture.

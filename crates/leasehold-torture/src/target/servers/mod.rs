@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use leasehold::Locks;
 use leasehold::storage::Tier;
+use leasehold_defects::Place;
 use leasehold_testbed::{Damage, Faults, Server, Setup, Wanted, registry};
 use tokio::runtime::Runtime;
 
@@ -132,8 +133,8 @@ impl Target for ServersTarget {
         if links::FAULTS.contains(&injection.fault) {
             return self.break_links(injection, &mut random);
         }
-        if let Some(defect) = self.under.defect.filter(|defect| defect.is_of_the_server()) {
-            self.servers().plant(&defect.name()).map_err(io::Error::other)?;
+        if let Some(defect) = self.under.defect.filter(|defect| defect.place() == Place::Server) {
+            self.servers().plant(defect.name()).map_err(io::Error::other)?;
         }
         let servers = self.servers();
         let key = servers.key(self.prefix.as_deref(), injection.lock);

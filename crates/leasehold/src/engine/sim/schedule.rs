@@ -192,38 +192,3 @@ impl Weather {
         self.ttls.iter().map(|ttl| crate::clock::nanos(*ttl)).fold(0, std::cmp::max)
     }
 }
-
-/// A defect that is planted at the border of the engine, to see whether it is noticed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sabotage {
-    /// The engine counts a deadline from the answer.
-    DeadlineFromReply,
-    /// The engine believes that it was granted what it has asked for.
-    DeafToLess,
-    /// The engine only asks again when the storage has restarted.
-    DeafToRestarts,
-    /// The engine undoes nothing for a caller who left.
-    DropWithoutResolver,
-    /// The storage keeps a waiter's place when it leaves.
-    EntryKept,
-    /// The engine believes until the very end of the lease.
-    NoMargin,
-    /// The storage executes claims however late.
-    NoPatience,
-    /// A waiter that rests asks again only when a hint comes.
-    NoRecheckAfterHint,
-    /// The resolver is content with one release, though a claim may still be executed.
-    NoSecondRelease,
-    /// The storage ends a lease whoever asks.
-    ReleaseIgnoresOwner,
-    /// The storage lets any renewal bring the end of a lease forward, however old it is.
-    RenewShortens,
-    /// The storage renews what has ended.
-    RenewUpserts,
-    /// The engine takes a late renewal for a new life.
-    ReviveAfterLoss,
-    /// The storage shortens leases however late, and hints nothing.
-    ShortenWithoutPatience,
-    /// The storage counts tokens from 1 whenever a lock was free.
-    TokenRestarts,
-}

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::Sabotage;
 use super::client::{Client, Farewell, START, Ticks};
 use super::invariants::{Law, Laws, Violation, check_work};
 use super::model::Model;
-use super::schedule::{Dice, MS, SECOND, STEP_WITHIN, Sabotage, Weather};
+use super::schedule::{Dice, MS, SECOND, STEP_WITHIN, Weather};
 use super::wire::{Answer, Ask, Call};
 use crate::clock::nanos;
 use crate::engine::timing::{margin, patience, renew_limit};
@@ -853,7 +854,7 @@ impl World {
                 let all = claims.iter().all(left);
                 all.then(|| Answer::Release(claims.iter().map(|_| Ok(ReleaseReply::NotHeld)).collect()))
             }
-            (Sabotage::NoRecheckAfterHint, Ask::Acquire(claims)) => {
+            (Sabotage::NoRecheck, Ask::Acquire(claims)) => {
                 let rested = |claim: &Claim| claim.wait && !self.hinted.contains(&claim.owner);
                 let asked = |claim: &Claim| self.released.contains(&claim.owner);
                 let all = claims.iter().all(|claim| rested(claim) && asked(claim));
@@ -872,7 +873,7 @@ impl World {
         let holds: Vec<_> = self.clients[client].believers(self.now).map(|held| held.guard.owner()).collect();
         self.clients[client].unverified.extend(holds);
         self.clients[client].restarted = Some(self.now);
-        if self.sabotage == Some(Sabotage::DeafToRestarts) { Hint::Any } else { hint }
+        if self.sabotage == Some(Sabotage::IgnoresRestarts) { Hint::Any } else { hint }
     }
 
     /// What the defective engine makes of an answer.
@@ -898,7 +899,7 @@ impl World {
                 for (place, answer) in answers.iter_mut().enumerate() {
                     let Ok(RenewReply::Renewed { ttl }) = answer else { continue };
                     stretch(ttl);
-                    if self.sabotage == Some(Sabotage::ReviveAfterLoss)
+                    if self.sabotage == Some(Sabotage::LateRenewalRevives)
                         && let Ask::Renew(claims) = &self.calls[&id].ask
                     {
                         self.clients[client].revive(self.now, claims[place].owner, *ttl);
@@ -929,7 +930,7 @@ impl World {
                 let sure = claims.iter().zip(answers).filter(|(_, answer)| answer.is_ok());
                 self.released.extend(sure.map(|(claim, _)| claim.owner));
             }
-            (Ask::Acquire(claims), Answer::Acquire(answers), Some(Sabotage::NoRecheckAfterHint)) => {
+            (Ask::Acquire(claims), Answer::Acquire(answers), Some(Sabotage::NoRecheck)) => {
                 for (claim, answer) in claims.iter().zip(answers) {
                     if claim.wait && answer.is_ok() {
                         self.released.insert(claim.owner);
