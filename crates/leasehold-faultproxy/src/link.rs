@@ -10,7 +10,6 @@ use tokio::time::{self, Instant};
 use crate::direction::{Last, READ};
 use crate::rules::{ConnId, End, PortState, To};
 use crate::state::{Common, State};
-use crate::stats::Event;
 use crate::wire::Wire;
 
 /// How many steps are done before other connections get their turn.
@@ -50,7 +49,7 @@ async fn reach(
             // A half-close needs a connection to the server, so it waits; any other end applies now.
             if let Some(at) = link.ends.iter().position(|end| !matches!(end, End::HalfClose(_))) {
                 let end = link.ends.remove(at)?;
-                note_end(&mut state, id);
+                note_end(&mut state);
                 part(client, To::Client, end);
                 return None;
             }
@@ -65,14 +64,10 @@ async fn reach(
             reached = reached => {
                 let mut state = common.lock();
                 let server = match reached {
-                    Ok(server) => {
-                        state.record.note(Event::Reached(id));
-                        Some(server)
-                    }
+                    Ok(server) => Some(server),
                     Err(_) => {
                         client.will_reset();
                         state.record.stats.unreached += 1;
-                        state.record.note(Event::Unreached(id));
                         None
                     }
                 };
@@ -135,7 +130,7 @@ fn step(state: &mut State, id: ConnId, wires: [&Wire; 2]) -> Next {
     for _ in 0..ROUNDS {
         let Some(link) = state.links.get_mut(&id) else { return Next::Over };
         if let Some(end) = link.ends.pop_front() {
-            note_end(state, id);
+            note_end(state);
             if !end_link(state, id, wires, end) {
                 return Next::Over;
             }
@@ -186,7 +181,6 @@ fn step_direction(
         Some(Last::Orderly) => {
             into.finish();
             link.directions[i].finish();
-            record.note(Event::Finished(id, to));
             return true;
         }
         Some(Last::Reset) => {
@@ -267,9 +261,8 @@ fn part(wire: &Wire, of: To, end: End) {
     }
 }
 
-fn note_end(state: &mut State, id: ConnId) {
+fn note_end(state: &mut State) {
     state.record.stats.ended += 1;
-    state.record.note(Event::Ended(id));
 }
 
 fn is_later(error: &io::Error) -> bool {
