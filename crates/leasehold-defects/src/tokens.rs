@@ -13,7 +13,7 @@ pub(crate) struct Shared {
     pub(crate) queues: HashMap<Name, Vec<Claim>>,
     /// The owners that have released something.
     pub(crate) left: HashSet<Owner>,
-    /// The owners whose lease was shortened. A defective storage sends them no hint.
+    /// The owners of leases that were shortened. A defective storage sends them no hint.
     pub(crate) shortened: HashSet<Owner>,
 }
 

@@ -102,7 +102,7 @@ impl Wanted {
     }
 }
 
-/// A setup whose clients use another URL.
+/// A setup with another URL for its clients.
 pub(crate) struct WithUrl<S> {
     pub(crate) setup: S,
     pub(crate) url: String,

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
 
 type Started = (&'static Entry, Expected, Box<dyn Setup>);
 
-/// Starts in parallel the setups for which the command line asks, and whose storage is compiled.
+/// Starts in parallel the setups that the command line selects, if the storage is compiled.
 fn start() -> Vec<Started> {
     let entries = registry::all().filter_map(|entry| Some((entry, entry.suite?)));
     let entries = entries.filter(|(entry, _)| is_wanted(entry.name) && is_compiled(entry));
