@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_core::Stream;
 use leasehold::storage::{
-    AcquireReply, AnyStorage, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, ReleaseReply,
-    RenewReply, Storage, WAITER_HEARTBEAT,
+    AcquireReply, AnyStorage, Claim, Cursor, Finding, Guarantees, Hint, Holder, Limits, Name, Owner,
+    ReleaseReply, RenewReply, Storage, WAITER_HEARTBEAT,
 };
 
 use crate::clock::{nanos, now_ns};
@@ -126,11 +126,16 @@ impl Storage for Counting {
         self.inner.release(claims).await
     }
 
-    async fn inspect(&self, name: &Name) -> leasehold::Result<Option<Holder>> {
+    async fn inspect(&self, name: &Name) -> leasehold::Result<Vec<Holder>> {
         self.inner.inspect(name).await
     }
 
-    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> leasehold::Result<Vec<Holder>> {
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&Cursor>,
+        limit: usize,
+    ) -> leasehold::Result<Vec<Holder>> {
         self.inner.list(prefix, after, limit).await
     }
 

@@ -93,6 +93,19 @@ impl<'a> From<&'a Holder> for HolderJson<'a> {
     }
 }
 
+/// Returns the holders to report one by one, or one `None` if the lock is free.
+pub(crate) fn one_or_none(holders: &[Holder]) -> Vec<Option<&Holder>> {
+    if holders.is_empty() { vec![None] } else { holders.iter().map(Some).collect() }
+}
+
+/// Says in what state a lock is: its holders, or that it is free.
+pub(crate) fn state(holders: &[Holder]) -> String {
+    if holders.is_empty() {
+        return "free".to_owned();
+    }
+    holders.iter().map(describe).collect::<Vec<_>>().join("; ")
+}
+
 /// A holder on one line: `held by LABEL for 3s, 8s left, 2 waiting, token 17…`.
 pub(crate) fn describe(holder: &Holder) -> String {
     let held_for = holder.held_for.map(|d| format!(" for {}", short(d))).unwrap_or_default();

@@ -7,7 +7,7 @@ use leasehold::{Error, ErrorKind, Guard, Lock, Locks, Name, Ticket, Wait};
 
 use crate::args::{LockOptions, Patience};
 use crate::exit::{Exit, Failure, Result};
-use crate::output::{Output, describe};
+use crate::output::{Output, state};
 use crate::signals::Signals;
 use crate::store::Store;
 
@@ -47,8 +47,7 @@ pub(crate) async fn close(locks: &Locks) {
 pub(crate) async fn now(locks: &Locks, name: &Name) -> String {
     const LONGEST: Duration = Duration::from_secs(1);
     match tokio::time::timeout(LONGEST, locks.inspect(name)).await {
-        Ok(Ok(Some(holder))) => format!(" now=`{}`", describe(&holder)),
-        Ok(Ok(None)) => " now=`free`".to_owned(),
+        Ok(Ok(holders)) => format!(" now=`{}`", state(&holders)),
         _ => String::new(),
     }
 }
@@ -189,10 +188,11 @@ mod tests {
         second.close().await.expect("answered");
 
         let third = connect().await;
-        let holder = third.inspect("lock").await.expect("answered").expect("held");
+        let holders = third.inspect("lock").await.expect("answered");
+        let holder = holders.first().expect("held");
         assert_eq!((holder.owner, holder.token), (ticket.owner(), ticket.token()));
         let resumed = Resumed::resume(&third, ticket).await.expect("still there");
         resumed.release().await.expect("held until now");
-        assert!(third.inspect("lock").await.expect("answered").is_none());
+        assert!(third.inspect("lock").await.expect("answered").is_empty());
     }
 }

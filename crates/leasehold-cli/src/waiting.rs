@@ -80,7 +80,7 @@ impl Wait<'_> {
         self.waited += time;
         // Only a person looking costs the storage this question.
         if let Ok(seen) = self.locks.inspect(self.name.as_str()).await {
-            self.holder = seen;
+            self.holder = seen.into_iter().next();
         }
     }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use futures_core::Stream;
 use futures_util::{StreamExt, stream};
 use leasehold::storage::{
-    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, ReleaseReply, RenewReply, Storage,
+    AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, Limits, Name, ReleaseReply, RenewReply,
+    Storage,
 };
 use leasehold::{Error, ErrorKind, Result};
 use tokio::sync::{broadcast, watch};
@@ -240,7 +241,7 @@ impl<S: Storage> Storage for Chaos<S> {
         self.call(Verb::Release, n, call, || errors(n)).await
     }
 
-    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
+    async fn inspect(&self, name: &Name) -> Result<Vec<Holder>> {
         let name = name.clone();
         let call = move |inner: Arc<S>, _| {
             let name = name.clone();
@@ -249,7 +250,7 @@ impl<S: Storage> Storage for Chaos<S> {
         self.call(Verb::Inspect, 1, call, || Err(error())).await
     }
 
-    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
+    async fn list(&self, prefix: &str, after: Option<&Cursor>, limit: usize) -> Result<Vec<Holder>> {
         let (prefix, after) = (prefix.to_owned(), after.cloned());
         let call = move |inner: Arc<S>, _| {
             let (prefix, after) = (prefix.clone(), after.clone());

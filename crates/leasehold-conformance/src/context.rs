@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures_core::Stream;
 use futures_util::{FutureExt, StreamExt};
 use leasehold::storage::{
-    AcquireReply, AnyStorage, Claim, Hint, Holder, Limits, Name, Owner, ReleaseReply, RenewReply, Storage,
-    Token,
+    AcquireReply, AnyStorage, Claim, Cursor, Hint, Holder, Limits, Name, Owner, ReleaseReply, RenewReply,
+    Storage, Token,
 };
 use leasehold::{ErrorKind, Locks, Result};
 use tokio::sync::mpsc;
@@ -191,12 +191,15 @@ impl Client {
         assert_eq!(answer, ReleaseReply::Released, "{why}");
     }
 
+    /// Returns the holder of a lock that has at most one.
     pub(crate) async fn inspect(&self, name: &Name) -> Option<Holder> {
         let answer = self.0.inspect(name).await;
-        answer.unwrap_or_else(|error| panic!("inspect failed: {error}"))
+        let mut holders = answer.unwrap_or_else(|error| panic!("inspect failed: {error}"));
+        assert!(holders.len() <= 1, "an exclusive lock has one holder: {holders:?}");
+        holders.pop()
     }
 
-    pub(crate) async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Vec<Holder> {
+    pub(crate) async fn list(&self, prefix: &str, after: Option<&Cursor>, limit: usize) -> Vec<Holder> {
         let answer = self.0.list(prefix, after, limit).await;
         answer.unwrap_or_else(|error| panic!("list failed: {error}"))
     }

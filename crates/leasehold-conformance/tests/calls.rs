@@ -36,7 +36,7 @@ async fn acquire_and_release_are_one_call_each() {
     let [(locks, controls), _] = two();
     let guard = locks.lock("x").acquire().await.expect("free");
     assert_eq!(counts(&controls), [1, 0, 0, 0, 0]);
-    guard.release().await.expect("ours");
+    guard.release().await.expect("held");
     settle().await;
     assert_eq!(counts(&controls), [1, 0, 1, 0, 0]);
 }
@@ -61,10 +61,10 @@ async fn run_is_an_acquire_and_a_release() {
 async fn a_contended_try_is_one_call() {
     let [(a, _), (b, controls)] = two();
     let guard = a.lock("x").acquire().await.expect("free");
-    assert!(b.lock("x").try_acquire().await.expect("asked").is_none());
+    assert!(b.lock("x").try_acquire().await.expect("memory answers").is_none());
     settle().await;
     assert_eq!(counts(&controls), [1, 0, 0, 0, 0]);
-    guard.release().await.expect("ours");
+    guard.release().await.expect("held");
 }
 
 #[tokio::test(start_paused = true)]
@@ -79,10 +79,10 @@ async fn extend_and_verify_are_one_call_each() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn looking_is_one_call() {
+async fn inspect_and_list_are_one_call_each() {
     let [(locks, controls), _] = two();
-    locks.inspect("x").await.expect("asked");
-    locks.list("").await.expect("asked");
+    locks.inspect("x").await.expect("memory answers");
+    locks.list("").await.expect("memory answers");
     settle().await;
     assert_eq!(counts(&controls), [0, 0, 0, 1, 1]);
 }
@@ -94,7 +94,7 @@ async fn a_held_lock_is_renewed_three_times_in_a_ttl() {
     sleep(TTL * 10).await;
     let renewals = controls.calls(Verb::Renew);
     assert!((30..=40).contains(&renewals), "{renewals} renewals in 10 TTLs");
-    guard.release().await.expect("ours");
+    guard.release().await.expect("held");
 }
 
 #[tokio::test(start_paused = true)]
@@ -125,7 +125,7 @@ async fn claims_that_come_together_leave_together() {
     assert!(claims == 200 && calls <= 3, "{claims} releases took {calls} calls");
 }
 
-/// Only the head of the local queue asks the storage, regardless of how many wait behind it.
+/// Only the head of the local queue claims at the storage, regardless of how many wait behind it.
 #[tokio::test(start_paused = true)]
 async fn five_hundred_tasks_of_a_process_are_one_waiter() {
     const TASKS: usize = 500;
@@ -133,14 +133,14 @@ async fn five_hundred_tasks_of_a_process_are_one_waiter() {
     let first = a.lock("x").acquire().await.expect("free");
     let tasks: Vec<_> = (0..TASKS).map(|_| tokio::spawn(hold(b.clone()))).collect();
     settle().await;
-    let holder = a.inspect("x").await.expect("asked").expect("held");
+    let holder = a.inspect("x").await.expect("memory answers").pop().expect("held");
     assert_eq!(holder.waiters, Some(1), "waiters that the storage sees");
     let asked = controls.calls(Verb::Acquire);
     assert!(asked <= 2, "{asked} calls to begin waiting");
     controls.forget_counts();
-    first.release().await.expect("ours");
+    first.release().await.expect("held");
     for task in tasks {
-        task.await.expect("no panic").release().await.expect("ours");
+        task.await.expect("no panic").release().await.expect("held");
     }
     settle().await;
     let (acquires, releases) = (controls.calls(Verb::Acquire), controls.calls(Verb::Release));
@@ -149,18 +149,18 @@ async fn five_hundred_tasks_of_a_process_are_one_waiter() {
 }
 
 async fn hold(locks: Locks) -> Guard {
-    locks.lock("x").acquire().await.expect("in its turn")
+    locks.lock("x").acquire().await.expect("granted in its turn")
 }
 
-/// A waiter without hints asks at each heartbeat, not in a loop.
+/// A waiter without hints claims at each heartbeat, not in a loop.
 #[tokio::test(start_paused = true)]
-async fn waiting_costs_a_heartbeat() {
+async fn a_waiter_claims_once_for_each_heartbeat() {
     let [(a, _), (b, controls)] = two();
     let guard = a.lock("x").ttl(TTL * 10).acquire().await.expect("free");
     let waiter = tokio::spawn(hold(b));
     sleep(Duration::from_secs(60)).await;
     let asked = controls.calls(Verb::Acquire);
     assert!((20..=45).contains(&asked), "{asked} calls in a minute of waiting");
-    guard.release().await.expect("ours");
-    waiter.await.expect("no panic").release().await.expect("ours");
+    guard.release().await.expect("held");
+    waiter.await.expect("no panic").release().await.expect("held");
 }

@@ -212,8 +212,8 @@ async fn a_wait_dropped_after_its_ttl_leaves_no_entry() {
     let waited = timeout(Duration::from_millis(1_500), lock.acquire()).await;
     assert!(waited.is_err(), "another holds it all the time");
     sleep(Duration::from_millis(100)).await;
-    let holder = fixture.memory.inspect(&fixture.name).await.expect("memory answers");
-    assert_eq!(holder.and_then(|holder| holder.waiters), Some(0));
+    let holders = fixture.memory.inspect(&fixture.name).await.expect("memory answers");
+    assert_eq!(holders.first().and_then(|holder| holder.waiters), Some(0));
 }
 
 /// Plays a scene with every fault of these verbs, and drops it at every point until it ends by itself.
@@ -283,8 +283,8 @@ impl Fixture {
     async fn no_waiters_left(&self) {
         let start = Instant::now();
         loop {
-            let holder = self.memory.inspect(&self.name).await.expect("memory answers");
-            let waiters = holder.and_then(|holder| holder.waiters);
+            let holders = self.memory.inspect(&self.name).await.expect("memory answers");
+            let waiters = holders.first().and_then(|holder| holder.waiters);
             if waiters == Some(0) {
                 return;
             }
@@ -298,13 +298,13 @@ impl Fixture {
         let start = Instant::now();
         loop {
             sleep(Duration::from_millis(10)).await;
-            let holder = self.memory.inspect(&self.name).await.expect("memory answers");
+            let holders = self.memory.inspect(&self.name).await.expect("memory answers");
             let (held, in_flight) = (self.locks.held(), self.controls.in_flight());
-            if holder.is_none() && held.is_empty() && in_flight == 0 && self.free().await {
+            if holders.is_empty() && held.is_empty() && in_flight == 0 && self.free().await {
                 return None;
             }
             if start.elapsed() > TIDY {
-                return Some(format!("holder {holder:?}, held {held:?}, {in_flight} in flight"));
+                return Some(format!("holder {holders:?}, held {held:?}, {in_flight} in flight"));
             }
         }
     }

@@ -24,7 +24,7 @@ fn claim() -> [Claim; 1] {
 
 async fn is_held(memory: &Memory) -> bool {
     let name = Name::new("x").expect("valid");
-    memory.inspect(&name).await.expect("memory answers").is_some()
+    !memory.inspect(&name).await.expect("memory answers").is_empty()
 }
 
 #[tokio::test(start_paused = true)]

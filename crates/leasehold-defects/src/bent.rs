@@ -11,11 +11,11 @@ impl<S: Storage> Defective<S> {
     pub(crate) async fn acquire_one(&self, claim: &Claim, defect: Defect) -> Result<AcquireReply> {
         let looks_first = matches!(
             defect,
-            Defect::ChecksThenActs | Defect::NoNewTtlWhenAskedAgain | Defect::ShortensWhenAskedAgain
+            Defect::ChecksThenActs | Defect::NoNewTtlWhenRepeated | Defect::ShortensWhenRepeated
         );
-        let seen = if looks_first { self.inner.inspect(&claim.name).await? } else { None };
+        let seen = if looks_first { self.holder(&claim.name).await? } else { None };
         if let Some(holder) = seen.as_ref().filter(|holder| holder.owner == claim.owner)
-            && defect == Defect::NoNewTtlWhenAskedAgain
+            && defect == Defect::NoNewTtlWhenRepeated
         {
             return Ok(AcquireReply::Granted { token: holder.token, ttl: claim.ttl });
         }
@@ -51,7 +51,7 @@ impl<S: Storage> Defective<S> {
         was_held: bool,
         defect: Defect,
     ) -> Result<AcquireReply> {
-        if defect == Defect::ShortensWhenAskedAgain && was_held {
+        if defect == Defect::ShortensWhenRepeated && was_held {
             let shortening = claim.clone().shorten(true).patience(Duration::MAX);
             only(self.inner.renew(&[shortening]).await)?;
         }
@@ -85,7 +85,7 @@ impl<S: Storage> Defective<S> {
 
     pub(crate) async fn renew_one(&self, claim: &Claim, defect: Defect) -> Result<RenewReply> {
         if defect == Defect::RenewsWithoutEffect {
-            let holder = self.inner.inspect(&claim.name).await?;
+            let holder = self.holder(&claim.name).await?;
             return Ok(match holder {
                 Some(holder) if holder.owner == claim.owner => RenewReply::Renewed { ttl: claim.ttl },
                 _ => RenewReply::NotHeld,
@@ -135,7 +135,7 @@ impl<S: Storage> Defective<S> {
 
     pub(crate) async fn release_one(&self, claim: &Claim, defect: Defect) -> Result<ReleaseReply> {
         let looks_first = matches!(defect, Defect::KeepsEntries | Defect::ReleasesForAnyOwner);
-        let holder = if looks_first { self.inner.inspect(&claim.name).await? } else { None };
+        let holder = if looks_first { self.holder(&claim.name).await? } else { None };
         let ours = holder.as_ref().is_some_and(|holder| holder.owner == claim.owner);
         if defect == Defect::KeepsEntries && !ours {
             return Ok(ReleaseReply::NotHeld);
@@ -160,6 +160,10 @@ impl<S: Storage> Defective<S> {
             return Ok(ReleaseReply::Released);
         }
         Ok(answer)
+    }
+
+    async fn holder(&self, name: &Name) -> Result<Option<Holder>> {
+        Ok(self.inner.inspect(name).await?.pop())
     }
 
     /// Acquires with a queue of its own, by removing the other waiters for a moment.

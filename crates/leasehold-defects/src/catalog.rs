@@ -258,8 +258,11 @@ catalog! {
             "exclusion::asking_again_over_another_client_is_granted",
         ]);
     /// Answers a repeated acquire of the holder without a new TTL.
-    NoNewTtlWhenAskedAgain "no-new-ttl-when-asked-again" in Storage:
+    NoNewTtlWhenRepeated "no-new-ttl-when-repeated" in Storage:
         CAUGHT.cases(&["exclusion::asking_again_gives_a_full_ttl"]);
+    /// A page begins behind every holder of the name where the page before ended.
+    PagesBehindNames "pages-behind-names" in Storage:
+        CAUGHT.cases(&["list::a_page_begins_behind_a_name_and_a_token"]);
     /// Splices the prefix into a LIKE.
     PrefixIsAPattern "prefix-is-a-pattern" in Storage:
         CAUGHT.cases(&["list::a_prefix_is_taken_literally"]);
@@ -304,7 +307,7 @@ catalog! {
     ShortensSilently "shortens-silently" in Storage:
         CAUGHT.cases(&["hints::a_renewal_that_shortens_hints_the_owner"]);
     /// Writes the end of the lease whenever its owner asks again.
-    ShortensWhenAskedAgain "shortens-when-asked-again" in Storage:
+    ShortensWhenRepeated "shortens-when-repeated" in Storage:
         CAUGHT.cases(&["exclusion::asking_again_never_shortens"]);
     /// Writes the end of the lease with every renewal.
     ShortensWithEveryRenewal "shortens-with-every-renewal" in Storage:

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_core::Stream;
 use futures_util::StreamExt;
 use leasehold::storage::{
-    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, ReleaseReply, RenewReply, Storage,
+    AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, Limits, Name, ReleaseReply, RenewReply,
+    Storage,
 };
 use leasehold::{Error, ErrorKind, Result};
 
@@ -111,27 +112,31 @@ impl<S: Storage> Storage for Defective<S> {
         self.in_place(answers)
     }
 
-    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
-        let holder = self.inner.inspect(&self.changed_name(name)).await?;
-        Ok(holder.map(|holder| self.shown(holder)))
+    async fn inspect(&self, name: &Name) -> Result<Vec<Holder>> {
+        let holders = self.inner.inspect(&self.changed_name(name)).await?;
+        Ok(holders.into_iter().map(|holder| self.shown(holder)).collect())
     }
 
-    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
-        let mut holders = match self.defect {
-            Some(Defect::PrefixIsAPattern) => {
-                let mut all = self.inner.list("", after, usize::MAX).await?;
-                all.retain(|holder| is_like(holder.name.as_str(), &format!("{prefix}%")));
-                all
-            }
-            Some(Defect::ListsByCollation) => {
-                let mut all = self.inner.list(prefix, after, usize::MAX).await?;
-                all.sort_by_key(|holder| holder.name.as_str().to_lowercase());
-                all
-            }
-            _ => self.inner.list(prefix, after, limit).await?,
-        };
+    async fn list(&self, prefix: &str, after: Option<&Cursor>, limit: usize) -> Result<Vec<Holder>> {
+        let Some(defect) = self.defect else { return self.inner.list(prefix, after, limit).await };
+        let pattern = defect == Defect::PrefixIsAPattern;
+        // Cut into pages below, by what the clients see.
+        let all = self.inner.list(if pattern { "" } else { prefix }, None, usize::MAX).await?;
+        let mut holders: Vec<_> = all.into_iter().map(|holder| self.shown(holder)).collect();
+        if pattern {
+            holders.retain(|holder| is_like(holder.name.as_str(), &format!("{prefix}%")));
+        }
+        if defect == Defect::ListsByCollation {
+            holders.sort_by_key(|holder| holder.name.as_str().to_lowercase());
+        }
+        if let Some(after) = after {
+            holders.retain(|holder| match defect {
+                Defect::PagesBehindNames => holder.name > after.name,
+                _ => holder.cursor() > *after,
+            });
+        }
         holders.truncate(limit);
-        Ok(holders.into_iter().map(|holder| self.shown(holder)).collect())
+        Ok(holders)
     }
 
     async fn findings(&self) -> Result<Vec<Finding>> {

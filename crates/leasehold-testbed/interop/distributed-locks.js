@@ -1,6 +1,6 @@
-// As npm distributed-locks 1.0.5 with distributed-locks-redis does, for which the registry answers 404: the
-// key is a prefix, a colon and the name, the value names the key, the machine and a UUID, the time to live is in
-// seconds; it cannot extend, and does not say whether there was something to release.
+// Sends what npm distributed-locks 1.0.5 sends with distributed-locks-redis, because the registry answers 404 for the
+// package. The key is a prefix, a colon and the name. The value consists of the name, the machine and a UUID. The time to live is
+// in whole seconds. The package cannot extend a lease, and does not report whether a release found something.
 'use strict';
 
 const { randomUUID } = require('crypto');

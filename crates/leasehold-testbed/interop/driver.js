@@ -1,10 +1,10 @@
-// Speaks for a lock client on standard input and output, one line each: `acquire NAME TTL_MS`, `release`, `extend MS`;
-// the answer is `ok`, `no`, or `error TEXT`. The first line out is `ready`.
+// Runs a lock client by commands on standard input, one per line: `acquire NAME TTL_MS`, `release`, `extend MS`. The
+// answer to each is a line on standard output: `ok`, `no`, or `error TEXT`. The first line is `ready`.
 'use strict';
 
 const readline = require('readline');
 
-module.exports = async function serve(connected, verbs) {
+module.exports = async function serve(connected, commands) {
   try {
     await connected;
     console.log('ready');
@@ -13,10 +13,10 @@ module.exports = async function serve(connected, verbs) {
     process.exit(1);
   }
   for await (const request of readline.createInterface({ input: process.stdin })) {
-    const [verb, ...args] = request.split(' ');
+    const [command, ...args] = request.split(' ');
     try {
-      if (!verbs[verb]) throw new Error(`the client has no ${verb}`);
-      console.log((await verbs[verb](...args)) ? 'ok' : 'no');
+      if (!commands[command]) throw new Error(`the client has no ${command}`);
+      console.log((await commands[command](...args)) ? 'ok' : 'no');
     } catch (error) {
       console.log(line(error));
     }

@@ -1,7 +1,7 @@
-"""PyPI redis, its lock: the key is the name, the value a UUID.
+"""The lock of PyPI redis. The key is the name, the value a UUID.
 
-Speaks on standard input and output, one line each: `acquire NAME TTL_MS`, `release`, `extend MS`; the answer is `ok`,
-`no`, or `error TEXT`. The first line out is `ready`.
+Runs by commands on standard input, one per line: `acquire NAME TTL_MS`, `release`, `extend MS`. The answer to each is a
+line on standard output: `ok`, `no`, or `error TEXT`. The first line is `ready`.
 """
 
 import sys
@@ -35,10 +35,10 @@ def unless_refused(ask):
         return False
 
 
-def answer(verb, *args):
+def answer(command, *args):
     try:
-        verbs = {"acquire": acquire, "release": release, "extend": extend}
-        return "ok" if verbs[verb](*args) else "no"
+        commands = {"acquire": acquire, "release": release, "extend": extend}
+        return "ok" if commands[command](*args) else "no"
     except Exception as error:
         return "error " + " ".join(str(error).split())
 

@@ -1,5 +1,5 @@
-// npm redis-semaphore, its mutex: the key is `mutex:` and the name, the value a UUID. It extends only by itself, which
-// is off here, so that a test can see its lease end.
+// The mutex of npm redis-semaphore. The key is `mutex:` and the name, the value a UUID. The package extends leases only by
+// itself, which is switched off, so that a test can see a lease end.
 'use strict';
 
 const Redis = require('ioredis');
@@ -14,6 +14,6 @@ serve(new Promise((resolve, reject) => client.once('ready', resolve).on('error',
     mutex = new Mutex(client, name, { lockTimeout: Number(ttl), refreshInterval: 0 });
     return mutex.tryAcquire();
   },
-  // It does not say whether there was something to release.
+  // The package does not report whether a release found something.
   release: () => mutex.release().then(() => true),
 });

@@ -1,4 +1,4 @@
-// npm redislock: the key is the name, the value a UUID.
+// npm redislock. The key is the name, the value a UUID.
 'use strict';
 
 const redis = require('redis');
@@ -17,7 +17,7 @@ serve(new Promise((resolve, reject) => client.once('ready', resolve).on('error',
   extend: (ttl) => unless(redislock.LockExtendError, /had expired|not been acquired/, lock.extend(Number(ttl))),
 });
 
-// It wraps what Redis says in the same errors.
+// The package wraps errors of Redis in the same classes, so only the text distinguishes a refusal.
 function unless(refusal, text, promise) {
   return promise.then(
     () => true,

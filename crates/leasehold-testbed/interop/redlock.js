@@ -1,4 +1,4 @@
-// npm redlock with ioredis, one server: the key is the name, the value random.
+// npm redlock with ioredis and one server. The key is the name, the value random.
 'use strict';
 
 const Redis = require('ioredis');

@@ -77,14 +77,14 @@ pub const ALL: &[Package] = &[
 pub struct Interop {
     name: String,
     child: Child,
-    line: Mutex<Line>,
+    pipes: Mutex<Pipes>,
     scratch: Scratch,
 }
 
 /// The pipes of the process. One request is answered before the next is sent.
 #[derive(Debug)]
-struct Line {
-    questions: ChildStdin,
+struct Pipes {
+    requests: ChildStdin,
     answers: Receiver<String>,
 }
 
@@ -128,7 +128,7 @@ impl Interop {
     ///
     /// If the client fails for another reason than that the lock is held.
     pub fn acquire(&self, name: &str, ttl: Duration) -> Result<bool> {
-        self.yes(&format!("acquire {name} {}", ttl.as_millis()))
+        self.ask_yes_or_no(&format!("acquire {name} {}", ttl.as_millis()))
     }
 
     /// Releases the lock that it acquired last. Returns `true` if it still held it, as far as the package
@@ -138,7 +138,7 @@ impl Interop {
     ///
     /// If the client fails for another reason.
     pub fn release(&self) -> Result<bool> {
-        self.yes("release")
+        self.ask_yes_or_no("release")
     }
 
     /// Sets the end of the lease that it acquired last to `ttl` from now. Returns `true` if it still held
@@ -148,7 +148,7 @@ impl Interop {
     ///
     /// If the client fails for another reason, or cannot extend.
     pub fn extend(&self, ttl: Duration) -> Result<bool> {
-        self.yes(&format!("extend {}", ttl.as_millis()))
+        self.ask_yes_or_no(&format!("extend {}", ttl.as_millis()))
     }
 
     /// Sends a line to the script and returns its answer.
@@ -157,9 +157,9 @@ impl Interop {
     ///
     /// If the script has ended or does not answer.
     pub fn ask(&self, line: &str) -> Result<String> {
-        let mut talk = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        writeln!(talk.questions, "{line}").map_err(|_| self.silent())?;
-        talk.answers.recv_timeout(scaled(ANSWER)).map_err(|_| self.silent())
+        let mut pipes = self.pipes.lock().unwrap_or_else(PoisonError::into_inner);
+        writeln!(pipes.requests, "{line}").map_err(|_| self.silent())?;
+        pipes.answers.recv_timeout(scaled(ANSWER)).map_err(|_| self.silent())
     }
 
     /// Returns the id of the process, for signals.
@@ -183,16 +183,16 @@ impl Interop {
             .stderr(log)
             .spawn()
             .context(format!("cannot run {script}"))?;
-        let (Some(questions), Some(said)) = (child.stdin.take(), child.stdout.take()) else {
+        let (Some(requests), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(Error::new("the script has no standard input and output"));
         };
         let (sender, answers) = channel();
         std::thread::spawn(move || {
-            let mut lines = BufReader::new(said).lines().map_while(std::result::Result::ok);
+            let mut lines = BufReader::new(output).lines().map_while(std::result::Result::ok);
             lines.all(|line| sender.send(line).is_ok())
         });
-        let line = Mutex::new(Line { questions, answers });
-        let client = Self { name: script.to_owned(), child, line, scratch };
+        let pipes = Mutex::new(Pipes { requests, answers });
+        let client = Self { name: script.to_owned(), child, pipes, scratch };
         match client.first()?.as_str() {
             "ready" => Ok(client),
             other => Err(Error::new(format!("{script}: {other}"))),
@@ -200,11 +200,12 @@ impl Interop {
     }
 
     fn first(&self) -> Result<String> {
-        let talk = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        talk.answers.recv_timeout(scaled(ANSWER)).map_err(|_| self.silent())
+        let pipes = self.pipes.lock().unwrap_or_else(PoisonError::into_inner);
+        pipes.answers.recv_timeout(scaled(ANSWER)).map_err(|_| self.silent())
     }
 
-    fn yes(&self, line: &str) -> Result<bool> {
+    /// Sends a line that is answered by yes or no.
+    fn ask_yes_or_no(&self, line: &str) -> Result<bool> {
         match self.ask(line)?.as_str() {
             "ok" => Ok(true),
             "no" => Ok(false),

@@ -136,7 +136,7 @@ impl PgBouncer {
             .filter(|columns| columns.first() != Some(&"pgbouncer"))
             .map(|columns| {
                 let count = columns.get(2).and_then(|count| count.parse::<u64>().ok());
-                count.ok_or_else(|| Error::new("PgBouncer does not tell how much it did"))
+                count.ok_or_else(|| Error::new("PgBouncer does not report its statements"))
             })
             .sum()
     }

@@ -327,7 +327,7 @@ impl<T: Target> Run<'_, T> {
                 }
             }
             ("break", _) => {
-                if let Ok(Some(holder)) = self.runtime.block_on(self.operator.break_lock(&lock)) {
+                for holder in self.runtime.block_on(self.operator.break_lock(&lock)).into_iter().flatten() {
                     owner = holder.owner.to_string();
                 }
             }
@@ -395,9 +395,9 @@ impl<T: Target> Run<'_, T> {
 
     async fn look(&self, lock: &str) -> String {
         match self.operator.inspect(lock).await {
-            Ok(Some(holder)) => return format!("held by {}", holder.owner),
+            Ok(holders) if !holders.is_empty() => return format!("held by {}", holders[0].owner),
             Err(error) => return error.to_string(),
-            Ok(None) => {}
+            Ok(_) => {}
         }
         match self.operator.lock(lock).ttl(self.options.ttl * 2).try_acquire().await {
             Ok(Some(guard)) => match guard.release().await {

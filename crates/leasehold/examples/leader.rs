@@ -29,7 +29,7 @@ async fn main() -> Result<()> {
     // An operator ends the second term. The leader learns that the lock is lost, and steps down.
     println!("operator: ends the term");
     let deposed = locks.break_lock(LOCK).await?;
-    assert_eq!(deposed.map(|holder| holder.token), second);
+    assert_eq!(deposed.first().map(|holder| holder.token), second);
     let third = elected.recv().await;
 
     // Each term has a larger token, so the orders of an earlier leader can be recognized.

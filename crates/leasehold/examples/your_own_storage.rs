@@ -23,8 +23,8 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use leasehold::storage::{
-    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Owner, ReleaseReply,
-    RenewReply, Storage, Tier, Token,
+    AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Owner,
+    ReleaseReply, RenewReply, Storage, Tier, Token,
 };
 use leasehold::{Error, ErrorKind, Locks, Result};
 use tokio::time::Instant;
@@ -120,17 +120,17 @@ impl Storage for Shelf {
         claims.iter().map(release).collect()
     }
 
-    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
+    async fn inspect(&self, name: &Name) -> Result<Vec<Holder>> {
         let records = self.records();
-        Ok(records.get(name).and_then(|record| record.holder(name, Instant::now())))
+        Ok(records.get(name).and_then(|record| record.holder(name, Instant::now())).into_iter().collect())
     }
 
-    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
+    async fn list(&self, prefix: &str, after: Option<&Cursor>, limit: usize) -> Result<Vec<Holder>> {
         let (records, now) = (self.records(), Instant::now());
-        let wanted =
-            |name: &Name| name.as_str().starts_with(prefix) && after.is_none_or(|after| name > after);
-        let wanted = records.iter().filter(|(name, _)| wanted(name));
-        Ok(wanted.filter_map(|(name, record)| record.holder(name, now)).take(limit).collect())
+        let wanted = records.iter().filter(|(name, _)| name.as_str().starts_with(prefix));
+        let holders = wanted.filter_map(|(name, record)| record.holder(name, now));
+        let next = holders.filter(|holder| after.is_none_or(|after| holder.cursor() > *after));
+        Ok(next.take(limit).collect())
     }
 
     async fn findings(&self) -> Result<Vec<Finding>> {

@@ -68,7 +68,7 @@ impl Locks {
     /// # Errors
     ///
     /// As there.
-    pub fn inspect(&self, name: impl AsRef<str>) -> Result<Option<Holder>> {
+    pub fn inspect(&self, name: impl AsRef<str>) -> Result<Vec<Holder>> {
         block_on(self.0.inspect(name))
     }
 
@@ -87,7 +87,7 @@ impl Locks {
     /// # Errors
     ///
     /// As there.
-    pub fn break_lock(&self, name: impl AsRef<str>) -> Result<Option<Holder>> {
+    pub fn break_lock(&self, name: impl AsRef<str>) -> Result<Vec<Holder>> {
         block_on(self.0.break_lock(name))
     }
 

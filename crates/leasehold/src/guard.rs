@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::{Handle, Hold};
+use crate::engine::{Handle, LeaseStatus};
 use crate::error::{Error, Result};
 use crate::lost::Lost;
 use crate::options;
@@ -21,35 +21,35 @@ use crate::ticket::Ticket;
 /// right after a drop may leave the lease to its TTL; [`Locks::close`](crate::Locks::close) waits.
 #[must_use = "dropping a Guard gives the lock up"]
 pub struct Guard {
-    hold: Arc<Hold>,
+    status: Arc<LeaseStatus>,
     engine: Handle,
     /// Whether `drop` has nothing left to do.
     done: bool,
 }
 
 impl Guard {
-    pub(crate) fn new(hold: Arc<Hold>, engine: Handle) -> Self {
-        Self { hold, engine, done: false }
+    pub(crate) fn new(status: Arc<LeaseStatus>, engine: Handle) -> Self {
+        Self { status, engine, done: false }
     }
 
     #[cfg(test)]
-    pub(crate) fn hold(&self) -> &Hold {
-        &self.hold
+    pub(crate) fn status(&self) -> &LeaseStatus {
+        &self.status
     }
 
     /// Returns the name of the lock.
     pub fn name(&self) -> &Name {
-        &self.hold.name
+        &self.status.name
     }
 
     /// Returns the fencing token: larger than that of every earlier grant of this name.
     pub fn token(&self) -> Token {
-        self.hold.token
+        self.status.token
     }
 
     /// Returns the id of this acquisition.
     pub fn owner(&self) -> Owner {
-        self.hold.owner()
+        self.status.owner()
     }
 
     /// Returns `true` if the lock is held right now. Reads the clock, makes no request, never blocks.
@@ -57,12 +57,12 @@ impl Guard {
     /// Right even if the program was paused until this instant. Once `false`, for ever `false`. Always `false` in a
     /// fork of the process that holds the lock.
     pub fn is_held(&self) -> bool {
-        self.hold.is_held()
+        self.status.is_held()
     }
 
     /// Returns what is left of the lease if it is not renewed again; zero once lost. Asks nobody.
     pub fn remaining(&self) -> Duration {
-        self.hold.remaining()
+        self.status.remaining()
     }
 
     /// Waits until the lock is lost and tells why. Any number of tasks may wait.
@@ -74,12 +74,12 @@ impl Guard {
     ///
     /// Dropping this future changes nothing.
     pub async fn lost(&self) -> Lost {
-        self.hold.lost().await
+        self.status.lost().await
     }
 
     pub(crate) fn why_lost(&self) -> Option<Lost> {
         // Looks at the clock first, so that a deadline which has passed is known to have.
-        if self.is_held() { None } else { self.hold.why_lost() }
+        if self.is_held() { None } else { self.status.why_lost() }
     }
 
     /// Makes sure that at least `least` is left of the lease: renews now if less is left.
@@ -94,7 +94,7 @@ impl Guard {
     ///
     /// Dropping this future may leave a renewal under way, which does no harm.
     pub async fn ensure(&self, least: Duration) -> Result<()> {
-        let most = self.hold.longest();
+        let most = self.status.longest();
         if least > most {
             return Err(Error::invalid(format!(
                 "a renewed lease lasts less than that; take the lock with a longer ttl ensure=`{least:?}` at_most=`{most:?}`"
@@ -103,11 +103,11 @@ impl Guard {
         if self.remaining() >= least {
             return Ok(());
         }
-        self.engine.renew(&self.hold, None).await?;
+        self.engine.renew(&self.status, None).await?;
         if self.remaining() >= least {
             return Ok(());
         }
-        match self.hold.why_lost() {
+        match self.status.why_lost() {
             Some(lost) => Err(Error::lost_for(self.name(), lost)),
             None => Err(Error::unavailable(self.name(), least, None)),
         }
@@ -131,7 +131,7 @@ impl Guard {
     ///
     /// Dropping this future may leave the lease tied until the next renewal.
     pub async fn outlive_process(&self) -> Result<()> {
-        self.engine.outlive(&self.hold).await
+        self.engine.outlive(&self.status).await
     }
 
     /// Asks the storage whether the lock is still held, now.
@@ -145,7 +145,7 @@ impl Guard {
     ///
     /// Dropping this future changes nothing.
     pub async fn verify(&self) -> Result<()> {
-        self.engine.verify(&self.hold).await
+        self.engine.verify(&self.status).await
     }
 
     /// Replaces the TTL: the lease lasts `ttl` from now, and as long after each renewal.
@@ -162,7 +162,7 @@ impl Guard {
     /// Dropping this future may or may not change the TTL.
     pub async fn extend(&self, ttl: Duration) -> Result<()> {
         options::check_ttl(ttl, self.engine.limits())?;
-        self.engine.renew(&self.hold, Some(ttl)).await
+        self.engine.renew(&self.status, Some(ttl)).await
     }
 
     /// Gives the lock up. `Ok` means that it was held, without a break, until now.
@@ -178,7 +178,7 @@ impl Guard {
     /// The release goes on when this future is dropped.
     pub async fn release(mut self) -> Result<()> {
         self.done = true;
-        self.engine.release(&self.hold).await
+        self.engine.release(&self.status).await
     }
 
     /// Writes the lease down to hand it to somebody else. Renewal stops; the lease ends with its TTL unless
@@ -191,27 +191,27 @@ impl Guard {
     pub fn into_ticket(mut self) -> Ticket {
         self.done = true;
         let ticket = self.ticket();
-        self.engine.detach(&self.hold);
+        self.engine.detach(&self.status);
         ticket
     }
 
     /// Returns the ticket of this lease without giving it away: it can be verified elsewhere while this guard
     /// holds, and is renewed and released by this guard.
     pub fn ticket(&self) -> Ticket {
-        self.hold.ticket()
+        self.status.ticket()
     }
 
     /// Stops renewing and lets the lease end with its TTL, even if this process ends before.
     pub fn forget(mut self) {
         self.done = true;
-        self.engine.detach(&self.hold);
+        self.engine.detach(&self.status);
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         if !self.done {
-            self.engine.abandon(&self.hold);
+            self.engine.abandon(&self.status);
         }
     }
 }

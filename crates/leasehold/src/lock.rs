@@ -110,8 +110,8 @@ impl Lock {
     /// # Ok(()) }
     /// ```
     pub async fn acquire(&self) -> Result<Guard> {
-        let hold = self.engine.acquire(self.checked()?, self.options.clone(), false).await?;
-        let guard = hold.map(|hold| Guard::new(hold, self.engine.clone()));
+        let status = self.engine.acquire(self.checked()?, self.options.clone(), false).await?;
+        let guard = status.map(|status| Guard::new(status, self.engine.clone()));
         guard.ok_or_else(|| Error::new(ErrorKind::Internal, "a wait ended without an answer"))
     }
 
@@ -134,8 +134,8 @@ impl Lock {
     /// # Ok(()) }
     /// ```
     pub async fn try_acquire(&self) -> Result<Option<Guard>> {
-        let hold = self.engine.acquire(self.checked()?, self.options.clone(), true).await?;
-        Ok(hold.map(|hold| Guard::new(hold, self.engine.clone())))
+        let status = self.engine.acquire(self.checked()?, self.options.clone(), true).await?;
+        Ok(status.map(|status| Guard::new(status, self.engine.clone())))
     }
 
     /// Acquires the lock, runs `work`, and releases. The work is dropped at the moment the lock is lost.

@@ -93,11 +93,11 @@ impl Locks {
     /// Dropping this future leaves the lease to the ticket: it ends with its TTL unless it is resumed again.
     pub async fn resume(&self, ticket: Ticket) -> Result<Guard> {
         let options = Options { ttl: ticket.ttl, ..self.defaults.clone() };
-        let hold = self.engine.resume(ticket, options).await?;
-        Ok(Guard::new(hold, self.engine.clone()))
+        let status = self.engine.resume(ticket, options).await?;
+        Ok(Guard::new(status, self.engine.clone()))
     }
 
-    /// Looks at who holds a lock, without changing anything.
+    /// Returns every holder of a lock, ordered by token; none if it is free. Changes nothing.
     ///
     /// # Errors
     ///
@@ -107,11 +107,13 @@ impl Locks {
     /// # Cancel safety
     ///
     /// Dropping this future changes nothing.
-    pub async fn inspect(&self, name: impl AsRef<str>) -> Result<Option<Holder>> {
+    pub async fn inspect(&self, name: impl AsRef<str>) -> Result<Vec<Holder>> {
         self.engine.inspect(Name::new(name)?).await
     }
 
-    /// Lists the holders of all locks whose names begin with `prefix`, ordered by name.
+    /// Lists the holders of all locks whose names begin with `prefix`, ordered by name and token.
+    ///
+    /// A lock that changes hands while it lasts may be listed twice, with different tokens.
     ///
     /// # Errors
     ///
@@ -124,10 +126,10 @@ impl Locks {
         self.engine.list(prefix.as_ref()).await
     }
 
-    /// Ends the lease of whoever holds a lock now, and returns who that was; `None` if it was free.
+    /// Ends the lease of each holder of a lock, and returns those holders; none if the lock was free.
     ///
-    /// Ends only the lease that was seen: if the lock changes hands meanwhile, the new holder keeps it and
-    /// `None` is returned. The holder's guard is lost, at once where the storage can tell it and at its next
+    /// Ends only leases that were seen: if the lock changes hands meanwhile, the new holder keeps it and is not
+    /// returned. The guard of an ended lease is lost, at once where the storage can tell it and at its next
     /// renewal otherwise; the next holder's token is larger. Reported as [`Event::Broken`](crate::Event).
     ///
     /// # Errors
@@ -138,7 +140,7 @@ impl Locks {
     /// # Cancel safety
     ///
     /// Dropping this future may or may not break the lock.
-    pub async fn break_lock(&self, name: impl AsRef<str>) -> Result<Option<Holder>> {
+    pub async fn break_lock(&self, name: impl AsRef<str>) -> Result<Vec<Holder>> {
         self.engine.break_lock(Name::new(name)?).await
     }
 

@@ -18,7 +18,7 @@ enum Flaw {
     /// The token is chosen and written in the step that takes the lock.
     OneStep,
     /// A token is written for any owner that has the lock by then.
-    CommitToAnybody,
+    CommitToAnyOwner,
     /// The vote of a server that has forgotten everything counts at once.
     NoRestartGuard,
 }
@@ -288,7 +288,7 @@ impl Model {
                     let mut next = *state;
                     let there = &mut next.servers[server];
                     let fits = match self.flaw {
-                        Flaw::CommitToAnybody => true,
+                        Flaw::CommitToAnyOwner => true,
                         _ => here.owner == me && token > here.last,
                     };
                     there.committed[client] = if fits { Committed::Written } else { Committed::Refused };
@@ -376,8 +376,8 @@ fn a_token_chosen_in_one_step_is_given_twice() {
 }
 
 #[test]
-fn a_token_committed_to_anybody_is_given_twice() {
-    assert!(check::<3>(Flaw::CommitToAnybody, World::BadClocks).is_err());
+fn a_token_committed_to_any_owner_is_given_twice() {
+    assert!(check::<3>(Flaw::CommitToAnyOwner, World::BadClocks).is_err());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::hash::Hash;
 use std::time::Duration;
 
 use leasehold::storage::{
-    self, AcquireReply, AnyStorage, Claim, Hint, Kind, Limits, Memory, ReleaseReply, RenewReply, Storage,
+    self, AcquireReply, AnyStorage, Claim, Hint, Limits, Memory, ReleaseReply, RenewReply, Share, Storage,
 };
 use leasehold::{
     Builder, Change, Changes, Error, ErrorKind, Event, Events, Guarantees, Guard, Holder, LeaseClock, Lock,
@@ -45,7 +45,7 @@ fn everything_crosses_threads_and_has_no_lifetime() {
     crosses_threads::<AnyStorage>();
     crosses_threads::<Memory>();
     crosses_threads::<Claim>();
-    crosses_threads::<Kind>();
+    crosses_threads::<Share>();
     crosses_threads::<Limits>();
     crosses_threads::<AcquireReply>();
     crosses_threads::<RenewReply>();
@@ -74,7 +74,7 @@ fn what_may_be_shared_is_cloned_and_what_is_plain_is_copied() {
     is_plain::<Token>();
     is_plain::<ErrorKind>();
     is_plain::<Lost>();
-    is_plain::<Kind>();
+    is_plain::<Share>();
 }
 
 #[test]

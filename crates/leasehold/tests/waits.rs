@@ -1,12 +1,12 @@
-//! A long wait is logged while it lasts: a program that hangs says why, before anything has come of it.
+//! A long wait is logged while it lasts, so that the log of a program that hangs shows what it waits for.
 
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use leasehold::storage::{
-    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Memory, Name, ReleaseReply,
-    RenewReply, Storage, Tier,
+    AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Memory, Name,
+    ReleaseReply, RenewReply, Storage, Tier,
 };
 use leasehold::{Locks, Result};
 use tracing::field::{Field, Visit};
@@ -35,7 +35,7 @@ async fn a_long_wait_is_logged_once_while_it_lasts() {
     let memory = Memory::new();
     let (holder, waiter) = (client(memory.clone()), client(memory));
     let guard = holder.lock("x").label("the first").acquire().await.expect("free");
-    // One asks the storage, and the other waits for it in the local queue.
+    // One claims at the storage, and the other waits in the local queue.
     let waiting = [0, 1].map(|_| {
         let lock = waiter.lock("x");
         tokio::spawn(async move { lock.acquire().await.map(drop) })
@@ -53,7 +53,7 @@ async fn a_long_wait_is_logged_once_while_it_lasts() {
     }
     tokio::time::sleep(s(60)).await;
     assert_eq!(logs.long_waits().len(), 2, "once for each acquisition");
-    guard.release().await.expect("ours");
+    guard.release().await.expect("held");
     for waiting in waiting {
         waiting.await.expect("no panic").expect("granted");
     }
@@ -65,7 +65,7 @@ async fn a_long_wait_for_a_silent_storage_says_so() {
     let _logging = tracing::subscriber::set_default(logs.clone());
     let lock = client(Silent).lock("x");
     let waiting = tokio::spawn(async move { lock.acquire().await.map(drop) });
-    // The claim in flight at ten seconds is answered within its patience, which is four.
+    // The claim that is in flight after ten seconds ends within its patience, which is four seconds.
     tokio::time::sleep(s(15)).await;
     settle().await;
     let lines = logs.long_waits();
@@ -76,17 +76,17 @@ async fn a_long_wait_for_a_silent_storage_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_granted_soon_is_not_logged() {
+async fn a_lock_that_is_granted_soon_is_not_logged() {
     let logs = Logs::default();
     let _logging = tracing::subscriber::set_default(logs.clone());
     let locks = client(Memory::new());
     let guard = locks.lock("x").acquire().await.expect("free");
     tokio::time::sleep(s(30)).await;
-    guard.release().await.expect("ours");
+    guard.release().await.expect("held");
     assert_eq!(logs.long_waits(), Vec::<String>::new());
 }
 
-/// Never answers.
+/// A storage that never answers.
 #[derive(Debug)]
 struct Silent;
 
@@ -117,11 +117,11 @@ impl Storage for Silent {
         std::future::pending().await
     }
 
-    async fn inspect(&self, _: &Name) -> Result<Option<Holder>> {
+    async fn inspect(&self, _: &Name) -> Result<Vec<Holder>> {
         std::future::pending().await
     }
 
-    async fn list(&self, _: &str, _: Option<&Name>, _: usize) -> Result<Vec<Holder>> {
+    async fn list(&self, _: &str, _: Option<&Cursor>, _: usize) -> Result<Vec<Holder>> {
         std::future::pending().await
     }
 
@@ -136,7 +136,7 @@ impl Storage for Silent {
     }
 }
 
-/// Collects what is logged at the level `info`.
+/// A subscriber that collects what is logged at the level `info`.
 #[derive(Clone, Default)]
 struct Logs(Arc<Mutex<Vec<String>>>);
 

@@ -157,10 +157,10 @@ async fn round_trip(locks: &Locks) -> leasehold::Result<RoundTrip> {
         let start = super::run::clock::boot_nanos();
         guard.extend(ttl).await?;
         slowest = std::cmp::max(slowest, since(start));
-        let holder = locks.inspect(&name).await?;
-        seen &= holder.is_some_and(|holder| holder.owner == guard.owner() && holder.token == guard.token());
+        let holders = locks.inspect(&name).await?;
+        seen &= holders.iter().any(|holder| holder.owner == guard.owner() && holder.token == guard.token());
         guard.release().await?;
-        seen &= locks.inspect(&name).await?.is_none();
+        seen &= locks.inspect(&name).await?.is_empty();
     }
     Ok(RoundTrip { tokens, seen, slowest, ttl })
 }

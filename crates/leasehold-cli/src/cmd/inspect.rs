@@ -5,16 +5,18 @@ use serde::Serialize;
 
 use crate::args::OfName;
 use crate::exit::{Exit, Result};
-use crate::output::{HolderJson, describe};
+use crate::output::{HolderJson, describe, one_or_none};
 use crate::session::Context;
 
 pub(crate) async fn run(args: &OfName, cx: &Context) -> Result<Exit> {
     let name = Name::new(&args.name)?;
-    let holder = cx.with_locks(async |locks| Ok(locks.inspect(&name).await?)).await?;
-    cx.output.result(&Json::new(&name, holder.as_ref()), || match &holder {
-        Some(holder) => format!("{name} is {}", describe(holder)),
-        None => format!("{name} is free"),
-    })?;
+    let holders = cx.with_locks(async |locks| Ok(locks.inspect(&name).await?)).await?;
+    for holder in one_or_none(&holders) {
+        cx.output.result(&Json::new(&name, holder), || match holder {
+            Some(holder) => format!("{name} is {}", describe(holder)),
+            None => format!("{name} is free"),
+        })?;
+    }
     Ok(Exit::Success)
 }
 

@@ -4,18 +4,18 @@ use serde::Serialize;
 
 use crate::args::OfTicket;
 use crate::exit::{Exit, Failure, Result};
-use crate::output::{describe, left, remaining_ms};
+use crate::output::{left, remaining_ms, state};
 use crate::session::{self, Context};
 
 pub(crate) async fn run(args: &OfTicket, cx: &Context) -> Result<Exit> {
     let (name, owner) = (args.ticket.name(), args.ticket.owner());
-    let holder = cx
+    let holders = cx
         .with_locks(async |locks| {
             session::check_ttl("the ttl of a ticket", args.ticket.ttl(), locks)?;
             Ok(locks.inspect(name.as_str()).await?)
         })
         .await?;
-    let ours = holder.as_ref().filter(|holder| holder.owner == owner);
+    let ours = holders.iter().find(|holder| holder.owner == owner);
     if ours.is_some_and(|holder| holder.token != args.ticket.token()) {
         // As `renew` and `release` say it.
         return Err(Failure::usage(format!(
@@ -36,7 +36,7 @@ pub(crate) async fn run(args: &OfTicket, cx: &Context) -> Result<Exit> {
         // That the lease is over is the news, also if this cannot be printed.
         let _ = cx.output.result(&json, String::new);
     }
-    let now = holder.map_or_else(|| "free".to_owned(), |holder| describe(&holder));
+    let now = state(&holders);
     Err(Failure::new(Exit::Lost, format!("the lease of this ticket has ended name=`{name}` now=`{now}`")))
 }
 

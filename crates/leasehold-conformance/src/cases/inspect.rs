@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use leasehold::storage::{AcquireReply, Kind};
+use leasehold::storage::{AcquireReply, Share};
 use tokio::time::{Instant, sleep};
 
 use super::cases;
@@ -37,9 +37,9 @@ async fn a_holder_is_shown_to_everybody(case: Context) {
     for client in [&a, &b] {
         let holder = client.inspect(&claim.name).await.expect("the lock is held but inspect shows no holder");
         assert_eq!(
-            (&holder.name, holder.kind, holder.owner, holder.token),
-            (&claim.name, Kind::Mutex, claim.owner, token),
-            "name, kind, owner, token"
+            (&holder.name, holder.share, holder.owner, holder.token),
+            (&claim.name, Share::EXCLUSIVE, claim.owner, token),
+            "name, share, owner, token"
         );
         assert_eq!(holder.label.as_deref(), Some("invoice run"), "the label");
     }

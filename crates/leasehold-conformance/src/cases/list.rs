@@ -1,6 +1,6 @@
 //! List: shows the holders of names with a prefix, in order, page by page.
 
-use leasehold::storage::Holder;
+use leasehold::storage::{Cursor, Holder, Token};
 use tokio::time::sleep;
 
 use super::cases;
@@ -13,6 +13,7 @@ cases!("list":
         names_are_listed_in_order,
         a_limit_is_kept,
         pages_follow_each_other,
+        a_page_begins_behind_a_name_and_a_token,
         a_prefix_is_taken_literally,
         an_expired_lease_is_not_listed,
         nothing_is_listed_where_nothing_is,
@@ -76,7 +77,7 @@ async fn pages_follow_each_other(case: Context) {
     let client = held(&case, &all).await;
     let mut seen: Vec<Holder> = Vec::new();
     for _ in 0..=all.len() {
-        let last = seen.last().map(|holder| holder.name.clone());
+        let last = seen.last().map(Holder::cursor);
         let page = client.list(case.prefix(), last.as_ref(), 2).await;
         if page.is_empty() {
             break;
@@ -84,9 +85,21 @@ async fn pages_follow_each_other(case: Context) {
         seen.extend(page);
     }
     assert_eq!(names(&case, &seen), all, "all pages together");
-    let absent = case.name("bz");
+    let absent = Cursor::new(case.name("bz"), Token::new(0));
     let after = client.list(case.prefix(), Some(&absent), 10).await;
     assert_eq!(names(&case, &after), ["c", "é"], "after a name that is not held");
+}
+
+async fn a_page_begins_behind_a_name_and_a_token(case: Context) {
+    let client = held(&case, &["a", "b"]).await;
+    let listed = client.list(case.prefix(), None, 10).await;
+    let Cursor { name, token, .. } = listed[0].cursor();
+    let (before, behind) = (Token::new(token.get() - 1), Token::new(token.get() + 1));
+    for (token, wanted) in [(before, &["a", "b"][..]), (token, &["b"]), (behind, &["b"])] {
+        let cursor = Cursor::new(name.clone(), token);
+        let page = client.list(case.prefix(), Some(&cursor), 10).await;
+        assert_eq!(names(&case, &page), wanted, "behind {cursor:?}");
+    }
 }
 
 async fn a_prefix_is_taken_literally(case: Context) {
@@ -119,7 +132,7 @@ async fn nothing_is_listed_where_nothing_is(case: Context) {
     let nothing: [&str; 0] = [];
     let beside = case.name("a/");
     assert_eq!(names(&case, &client.list(beside.as_str(), None, 10).await), nothing);
-    let last = case.name("a");
+    let last = client.inspect(&case.name("a")).await.expect("it is held").cursor();
     assert_eq!(names(&case, &client.list(case.prefix(), Some(&last), 10).await), nothing);
 }
 

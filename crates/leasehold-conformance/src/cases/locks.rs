@@ -99,7 +99,7 @@ async fn a_lock_that_was_broken_is_lost(case: Context) {
     let ttl = case.timing.short(&case.limits) * 4;
     let guard = a.lock(&name).ttl(ttl).acquire().await.expect("the lock is free");
     let broken = b.break_lock(&name).await.expect("the storage answers");
-    let owner = broken.expect("it was held").owner;
+    let owner = broken.first().expect("it was held").owner;
     assert_eq!(owner, guard.owner(), "the owner that was put out");
     let lost = timeout(ttl + case.timing.slack(), guard.lost()).await;
     assert_eq!(lost.expect("told at the next renewal"), Lost::Taken);
@@ -194,8 +194,8 @@ async fn clients_are_served_in_order(case: Context) {
         // The next waiter starts once the storage has counted this one.
         let end = Instant::now() + case.timing.slack();
         loop {
-            let holder = first.inspect(&name).await.expect("the storage answers");
-            match holder.and_then(|holder| holder.waiters) {
+            let holders = first.inspect(&name).await.expect("the storage answers");
+            match holders.first().and_then(|holder| holder.waiters) {
                 Some(n) if n > i => break,
                 Some(_) => sleep(case.timing.pause()).await,
                 None => {

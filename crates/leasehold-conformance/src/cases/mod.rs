@@ -17,6 +17,7 @@ mod queue;
 mod release;
 mod renewal;
 mod secrets;
+mod shares;
 
 use crate::case::Case;
 
@@ -24,6 +25,7 @@ use crate::case::Case;
 pub fn all() -> Vec<Case> {
     [
         exclusion::CASES,
+        shares::CASES,
         expiry::CASES,
         renewal::CASES,
         release::CASES,

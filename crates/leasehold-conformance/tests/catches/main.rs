@@ -14,7 +14,10 @@ fn main() -> ExitCode {
     let caught = CATALOG.iter().filter(|entry| !entry.caught.cases.is_empty());
     let mut trials: Vec<_> = caught.map(|entry| Trial::test(entry.name, || is_caught(entry))).collect();
     trials.push(Trial::test("a_sound_storage_passes", || fails(None, &[])));
-    trials.push(Trial::test("what_is_not_promised_is_ignored_with_a_reason", ignored_with_a_reason));
+    trials.push(Trial::test(
+        "cases_of_promises_that_a_storage_does_not_make_are_ignored_with_a_reason",
+        ignored_with_a_reason,
+    ));
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 

@@ -22,7 +22,7 @@ async fn a_claim_that_is_executed_late_does_not_shorten_an_extended_lease() {
 
 /// Runs within the patience of the claim, and beyond it.
 #[tokio::test(start_paused = true)]
-async fn a_shortening_that_is_executed_late_is_reckoned_with() {
+async fn a_lease_is_renewed_before_a_shortening_that_is_executed_late_can_end_it() {
     for late in [ms(100), ms(300)] {
         let memory = Memory::new();
         let ((locks, controls), other) = (broken(&memory), client(memory));
@@ -38,7 +38,7 @@ async fn a_shortening_that_is_executed_late_is_reckoned_with() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_shortened_twice_in_vain_is_renewed_in_time() {
+async fn a_lease_whose_shortenings_were_not_answered_is_renewed_in_time() {
     let (locks, controls) = broken(&Memory::new());
     let guard = take(&locks, "x", s(60)).await;
     controls.next(Verb::Renew, 2, Fault::Fail);
@@ -51,7 +51,7 @@ async fn a_lease_shortened_twice_in_vain_is_renewed_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_extension_that_is_asked_for_during_a_renewal_counts() {
+async fn an_extension_during_a_renewal_takes_effect() {
     let memory = Memory::new();
     let ((locks, controls), other) = (broken(&memory), client(memory));
     let guard = take(&locks, "x", s(10)).await;
@@ -68,7 +68,7 @@ async fn an_extension_that_is_asked_for_during_a_renewal_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_shortened_in_vain_is_given_back_after_the_outage() {
+async fn a_lease_whose_shortening_was_not_answered_is_released_after_the_outage() {
     let memory = Memory::new();
     let ((locks, controls), other) = (broken(&memory), client(memory));
     let guard = take(&locks, "x", s(3600)).await;
@@ -79,16 +79,20 @@ async fn a_lease_shortened_in_vain_is_given_back_after_the_outage() {
     sleep(s(2)).await;
     controls.heal();
     sleep(s(10)).await;
-    assert_eq!(left(&other, "x").await, ms(0), "as long as the storage may have it, it is released");
+    assert_eq!(
+        left(&other, "x").await,
+        ms(0),
+        "the release is repeated while the storage may have the lease"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_granted_too_late_to_be_used_is_given_back() {
+async fn a_lease_granted_too_late_to_be_used_is_released() {
     let memory = Memory::new();
     let other = client(memory.clone());
     let locks = client(Odd::new(&memory, Oddity::AnswersLate(ms(1))));
     let waiting = tokio::spawn(async move { locks.lock("x").ttl(s(60)).wait(s(5)).acquire().await });
-    asleep_after_its_claim().await;
+    pause_while_a_claim_is_in_flight().await;
     let error = waiting.await.expect("no panic").expect_err("half of the lease was over");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     sleep(s(5)).await;
@@ -96,14 +100,14 @@ async fn a_lease_granted_too_late_to_be_used_is_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_granted_too_late_is_given_back_though_the_caller_has_gone() {
+async fn a_lease_granted_too_late_is_released_even_if_the_caller_has_left() {
     let memory = Memory::new();
     let other = client(memory.clone());
     let locks = client(Odd::new(&memory, Oddity::AnswersLate(ms(1))));
     let kept = locks.clone();
     let waiting =
         tokio::spawn(async move { timeout(s(5), locks.lock("x").ttl(s(60)).acquire()).await.is_ok() });
-    asleep_after_its_claim().await;
+    pause_while_a_claim_is_in_flight().await;
     waiting.await.expect("no panic");
     sleep(s(5)).await;
     assert_eq!(left(&other, "x").await, ms(0));
@@ -111,7 +115,7 @@ async fn a_lease_granted_too_late_is_given_back_though_the_caller_has_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn max_hold_is_the_reason_also_if_the_holder_looks_first() {
+async fn max_hold_is_the_reason_even_if_the_holder_notices_first() {
     let locks = client(Memory::new());
     let guard = locks.lock("x").max_hold(s(1)).acquire().await.expect("free");
     let error = guard.ensure(s(5)).await.expect_err("more than it may be held for");
@@ -124,7 +128,7 @@ async fn max_hold_is_the_reason_also_if_the_holder_looks_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_never_renewed_by_itself_is_not_after_a_failed_ensure_either() {
+async fn a_lease_without_renewal_is_not_renewed_after_a_failed_ensure() {
     let (locks, controls) = broken(&Memory::new());
     let guard = locks.lock("x").ttl(s(10)).renewal(Renewal::Never).acquire().await.expect("free");
     sleep(s(3)).await;
@@ -135,7 +139,7 @@ async fn what_is_never_renewed_by_itself_is_not_after_a_failed_ensure_either() {
 }
 
 /// Pauses the process for half a minute while its claim is in flight.
-async fn asleep_after_its_claim() {
+async fn pause_while_a_claim_is_in_flight() {
     for _ in 0..5 {
         tokio::task::yield_now().await;
     }

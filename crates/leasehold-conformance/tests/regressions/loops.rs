@@ -22,7 +22,7 @@ async fn a_lease_is_renewed_as_often_as_its_interval_says() {
 }
 
 #[test]
-fn renewing_over_a_storage_that_answers_at_once_lets_time_pass() {
+fn renewals_over_a_storage_that_answers_at_once_are_not_a_busy_loop() {
     in_the_end(async {
         let locks = client(Memory::new());
         let lock = locks.lock("x").ttl(s(86_400)).renewal(Renewal::Every(s(10)));
@@ -33,7 +33,7 @@ fn renewing_over_a_storage_that_answers_at_once_lets_time_pass() {
 }
 
 #[test]
-fn renewing_at_an_interval_leaves_an_engine_of_its_own_idle() {
+fn an_engine_on_its_own_thread_is_idle_between_renewals() {
     ends(|| {
         let chaos = Chaos::new(Memory::new());
         let controls = chaos.controls();
@@ -47,7 +47,7 @@ fn renewing_at_an_interval_leaves_an_engine_of_its_own_idle() {
 }
 
 #[test]
-fn an_interval_of_nothing_lets_the_holder_release() {
+fn polling_with_an_interval_of_zero_lets_the_holder_release() {
     in_the_end(async {
         let memory = Memory::new();
         let (locks, other) = (client(memory.clone()), client(memory));
@@ -62,7 +62,7 @@ fn an_interval_of_nothing_lets_the_holder_release() {
 }
 
 #[test]
-fn an_interval_of_nothing_lets_other_locks_of_the_client_through() {
+fn polling_with_an_interval_of_zero_does_not_delay_other_locks_of_the_client() {
     ends(|| {
         let memory = Memory::new();
         let locks = blocking::Locks::new(memory.clone());
@@ -84,7 +84,7 @@ fn an_interval_of_nothing_lets_other_locks_of_the_client_through() {
 }
 
 #[test]
-fn waiting_for_nothing_is_not_asking_without_end() {
+fn polling_with_an_interval_of_zero_is_not_a_busy_loop() {
     in_the_end(async {
         let memory = Memory::new();
         let ((locks, controls), holder) = (broken(&memory), client(memory));
@@ -93,7 +93,7 @@ fn waiting_for_nothing_is_not_asking_without_end() {
         let asking = tokio::spawn(async move { lock.acquire().await.is_ok() });
         sleep(ms(100)).await;
         let asked = controls.calls(Verb::Acquire);
-        assert!((50..=102).contains(&asked), "asked {asked} times in 100 ms");
+        assert!((50..=102).contains(&asked), "{asked} claims in 100 ms");
         guard.release().await.expect("held");
         assert!(asking.await.expect("no panic"));
     });

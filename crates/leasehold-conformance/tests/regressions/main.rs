@@ -1,4 +1,5 @@
-//! Faults that the library once had. Each test name says what holds now. Time is paused wherever possible.
+//! Tests of faults that the library once had. Each test name says what holds now. Time is paused wherever
+//! possible.
 
 mod deadlines;
 mod loops;
@@ -39,8 +40,8 @@ async fn is_held_twice(guard: &Guard, other: &Locks) -> bool {
 
 /// Returns the remaining time of a lease at the storage, or zero if the lock is free.
 async fn left(locks: &Locks, name: &str) -> Duration {
-    let holder = locks.inspect(name).await.expect("asked");
-    holder.map_or(Duration::ZERO, |holder| holder.remaining)
+    let holder = locks.inspect(name).await.expect("memory answers");
+    holder.first().map_or(Duration::ZERO, |holder| holder.remaining)
 }
 
 /// Lets all tasks run until each waits for something, without advancing the time.

@@ -7,8 +7,8 @@ use futures_core::Stream;
 use futures_util::{StreamExt, stream};
 use leasehold::Result;
 use leasehold::storage::{
-    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, Limits, Memory, Name, ReleaseReply, RenewReply,
-    Storage,
+    AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, Limits, Memory, Name, ReleaseReply,
+    RenewReply, Storage,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::sleep;
@@ -23,35 +23,35 @@ pub(crate) enum Oddity {
     /// Lists the first page, whatever the start.
     ListsTheSamePage,
     /// Takes this long to inspect.
-    LooksSlowly(Duration),
-    PanicsWhenItIsToHint,
-    PanicsWhenItIsToWatch,
+    InspectsSlowly(Duration),
+    PanicsInHints,
+    PanicsInWatch,
     /// Shows holders whose lease never ends.
-    RemainsForEver,
+    NeverExpires,
 }
 
 /// A memory storage with one unusual behavior.
 pub(crate) struct Odd {
     memory: Memory,
     oddity: Oddity,
-    looks: Looks,
+    inspections: Inspections,
     hints: Mutex<Option<UnboundedReceiver<Hint>>>,
     hint: UnboundedSender<Hint>,
 }
 
 /// A counter of the inspect calls in flight.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Looks(Arc<(AtomicUsize, AtomicUsize)>);
+pub(crate) struct Inspections(Arc<(AtomicUsize, AtomicUsize)>);
 
 impl Odd {
     pub(crate) fn new(memory: &Memory, oddity: Oddity) -> Self {
         let (hint, hints) = unbounded_channel();
-        let (memory, looks, hints) = (memory.clone(), Looks::default(), Mutex::new(Some(hints)));
-        Self { memory, oddity, looks, hints, hint }
+        let (memory, inspections, hints) = (memory.clone(), Inspections::default(), Mutex::new(Some(hints)));
+        Self { memory, oddity, inspections, hints, hint }
     }
 
-    pub(crate) fn looks(&self) -> Looks {
-        self.looks.clone()
+    pub(crate) fn inspections(&self) -> Inspections {
+        self.inspections.clone()
     }
 
     /// Returns a sender of hints.
@@ -60,7 +60,7 @@ impl Odd {
     }
 }
 
-impl Looks {
+impl Inspections {
     /// Returns the largest number of inspect calls that were in flight together.
     pub(crate) fn most(&self) -> usize {
         self.0.1.load(Ordering::Relaxed)
@@ -119,20 +119,20 @@ impl Storage for Odd {
         self.memory.release(claims).await
     }
 
-    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
-        self.looks.begin();
-        if let Oddity::LooksSlowly(by) = self.oddity {
+    async fn inspect(&self, name: &Name) -> Result<Vec<Holder>> {
+        self.inspections.begin();
+        if let Oddity::InspectsSlowly(by) = self.oddity {
             sleep(by).await;
         }
-        self.looks.end();
-        let mut holder = self.memory.inspect(name).await?;
-        if let Some(holder) = holder.as_mut().filter(|_| self.oddity == Oddity::RemainsForEver) {
+        self.inspections.end();
+        let mut holders = self.memory.inspect(name).await?;
+        for holder in holders.iter_mut().filter(|_| self.oddity == Oddity::NeverExpires) {
             holder.remaining = Duration::MAX;
         }
-        Ok(holder)
+        Ok(holders)
     }
 
-    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
+    async fn list(&self, prefix: &str, after: Option<&Cursor>, limit: usize) -> Result<Vec<Holder>> {
         let after = after.filter(|_| self.oddity != Oddity::ListsTheSamePage);
         self.memory.list(prefix, after, limit).await
     }
@@ -142,12 +142,12 @@ impl Storage for Odd {
     }
 
     fn watch(&self, added: &[Name], removed: &[Name]) {
-        assert_ne!(self.oddity, Oddity::PanicsWhenItIsToWatch, "told to panic");
+        assert_ne!(self.oddity, Oddity::PanicsInWatch, "told to panic");
         self.memory.watch(added, removed);
     }
 
     fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static {
-        assert_ne!(self.oddity, Oddity::PanicsWhenItIsToHint, "told to panic");
+        assert_ne!(self.oddity, Oddity::PanicsInHints, "told to panic");
         let put_in = self.hints.lock().unwrap_or_else(PoisonError::into_inner).take();
         let put_in = stream::unfold(put_in, |put_in| async {
             let mut put_in = put_in?;

@@ -11,8 +11,8 @@ use crate::odd::{Odd, Oddity};
 use crate::{client, in_the_end, ms, s, settle, take};
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_is_shown_without_an_end_ends_nothing_else() {
-    let locks = client(Odd::new(&Memory::new(), Oddity::RemainsForEver));
+async fn a_holder_without_an_end_does_not_stop_the_engine() {
+    let locks = client(Odd::new(&Memory::new(), Oddity::NeverExpires));
     let guard = take(&locks, "x", s(10)).await;
     let mut changes = locks.observe("x").expect("open");
     let change = changes.next().await.expect("the engine runs");
@@ -23,38 +23,38 @@ async fn a_lease_that_is_shown_without_an_end_ends_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_storage_that_panics_when_it_is_to_watch_ends_nothing_else() {
-    let locks = client(Odd::new(&Memory::new(), Oddity::PanicsWhenItIsToWatch));
+async fn a_storage_that_panics_in_watch_does_not_stop_the_engine() {
+    let locks = client(Odd::new(&Memory::new(), Oddity::PanicsInWatch));
     let guard = take(&locks, "x", s(10)).await;
     let mut changes = locks.observe("x").expect("open");
-    let change = changes.next().await.expect("observers look by themselves");
+    let change = changes.next().await.expect("observed names are inspected all the same");
     assert!(matches!(change, Change::Locked { .. }), "{change:?}");
     sleep(s(60)).await;
     guard.release().await.expect("held");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_storage_that_panics_when_it_is_to_hint_ends_nothing_else() {
+async fn a_storage_that_panics_in_hints_does_not_stop_the_engine() {
     let memory = Memory::new();
-    let (locks, other) = (client(Odd::new(&memory, Oddity::PanicsWhenItIsToHint)), client(memory));
+    let (locks, other) = (client(Odd::new(&memory, Oddity::PanicsInHints)), client(memory));
     let (theirs, guard) = (take(&other, "x", s(10)).await, take(&locks, "y", s(10)).await);
     let lock = locks.lock("x").wait(s(10));
     let waiting = tokio::spawn(async move { lock.acquire().await.map(drop) });
     settle().await;
     theirs.release().await.expect("held");
-    waiting.await.expect("no panic").expect("it asks again by itself");
+    waiting.await.expect("no panic").expect("the waiter polls");
     guard.release().await.expect("held");
 }
 
 #[tokio::test(start_paused = true)]
-async fn leases_of_nothing_are_refused_in_the_end() {
+async fn grants_with_a_ttl_of_zero_end_unavailable() {
     let locks = client(Odd::new(&Memory::new(), Oddity::GrantsFor(Duration::ZERO)));
-    let error = locks.lock("x").try_acquire().await.expect_err("over before it began");
+    let error = locks.lock("x").try_acquire().await.expect_err("the lease is over at once");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
 }
 
 #[test]
-fn leases_for_ever_are_taken_for_the_longest_there_are() {
+fn a_grant_without_an_end_counts_as_one_with_the_longest_ttl() {
     in_the_end(async {
         let locks = client(Odd::new(&Memory::new(), Oddity::GrantsFor(Duration::MAX)));
         let lock = locks.lock("x").renewal(Renewal::Every(s(1)));
@@ -81,31 +81,31 @@ fn a_list_that_repeats_its_pages_ends_with_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn however_many_hints_there_are_the_holder_is_looked_at_once_at_a_time() {
-    let odd = Odd::new(&Memory::new(), Oddity::LooksSlowly(ms(100)));
-    let (looks, hint, locks) = (odd.looks(), odd.hint(), client(odd));
+async fn a_flood_of_hints_causes_one_inspection_of_the_holder_at_a_time() {
+    let odd = Odd::new(&Memory::new(), Oddity::InspectsSlowly(ms(100)));
+    let (inspections, hint, locks) = (odd.inspections(), odd.hint(), client(odd));
     let guard = take(&locks, "x", s(10)).await;
     let other = locks.observe("y").expect("open");
     for _ in 0..5_000 {
         hint.send(Hint::Owner(guard.owner())).expect("the engine listens");
     }
     sleep(s(1)).await;
-    let most = looks.most();
+    let most = inspections.most();
     // One inspect call belongs to the observer of the other name, which is the reason that hints are
     // received at all.
-    assert!((1..=2).contains(&most), "{most} looks at a time");
+    assert!((1..=2).contains(&most), "{most} inspections at a time");
     drop(other);
 }
 
 #[tokio::test(start_paused = true)]
-async fn however_many_names_are_observed_a_few_are_looked_at_at_a_time() {
-    let odd = Odd::new(&Memory::new(), Oddity::LooksSlowly(ms(100)));
-    let (looks, hint, locks) = (odd.looks(), odd.hint(), client(odd));
+async fn of_many_observed_names_at_most_sixteen_are_inspected_at_a_time() {
+    let odd = Odd::new(&Memory::new(), Oddity::InspectsSlowly(ms(100)));
+    let (inspections, hint, locks) = (odd.inspections(), odd.hint(), client(odd));
     let observers: Vec<_> = (0..2_000).map(|i| locks.observe(i.to_string()).expect("open")).collect();
     sleep(s(1)).await;
     hint.send(Hint::Any).expect("the engine listens");
     sleep(s(1)).await;
-    let most = looks.most();
-    assert!((1..=16).contains(&most), "{most} looks at a time");
+    let most = inspections.most();
+    assert!((1..=16).contains(&most), "{most} inspections at a time");
     drop(observers);
 }

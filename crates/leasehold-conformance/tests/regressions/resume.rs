@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 use crate::{broken, client, left, ms, real, s, settle, take};
 
 #[tokio::test(start_paused = true)]
-async fn dropping_a_resume_leaves_the_guard_alone() {
+async fn dropping_a_resume_leaves_the_guard_unchanged() {
     let memory = Memory::new();
     let (locks, other) = (client(memory.clone()), client(memory));
     let guard = take(&locks, "x", s(10)).await;
@@ -45,7 +45,7 @@ async fn a_ticket_can_be_resumed_at_once_where_it_was_made() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_detach_does_not_shorten_the_lease_of_whoever_resumed() {
+async fn a_late_detach_does_not_shorten_a_resumed_lease() {
     let memory = Memory::new();
     let ((locks, controls), heir) = (broken(&memory), client(memory.clone()));
     let guard = take(&locks, "x", s(10)).await;
@@ -62,7 +62,7 @@ async fn a_late_detach_does_not_shorten_the_lease_of_whoever_resumed() {
 
 /// Resumes on another client and on the same one, and also after the TTL was extended.
 #[tokio::test(start_paused = true)]
-async fn a_late_shortening_does_not_shorten_the_lease_of_whoever_resumed() {
+async fn a_late_shortening_does_not_shorten_a_resumed_lease() {
     for (same, extended) in [(false, false), (false, true), (true, false), (true, true)] {
         let memory = Memory::new();
         let ((locks, controls), third) = (broken(&memory), client(memory.clone()));
@@ -116,7 +116,7 @@ fn a_resume_that_fails_leaves_the_lease_to_the_ticket() {
         let failing = Locks::new(chaos);
         let error = failing.resume(ticket.clone()).await.expect_err("no answer comes");
         assert_eq!(error.kind(), ErrorKind::Unavailable);
-        failing.close().await.expect("nothing is owed");
+        failing.close().await.expect("no cleanup is left");
         drop(failing);
         // The renewed lease is not tied to this client, so closing it changes nothing.
         let third = connect(&url).await;
@@ -124,13 +124,13 @@ fn a_resume_that_fails_leaves_the_lease_to_the_ticket() {
             assert!(third.lock("x").try_acquire().await.expect("the file answers").is_none());
             sleep(ms(10)).await;
         }
-        third.resume(ticket).await.expect("as good as before").release().await.expect("held");
+        third.resume(ticket).await.expect("the ticket is still valid").release().await.expect("held");
     });
 }
 
 /// Resuming replaces the cleanup that detaches the lease, and must not cancel the detach.
 #[test]
-fn a_ticket_outlives_its_process_also_if_resuming_it_there_was_given_up() {
+fn a_ticket_outlives_its_process_even_if_a_resume_there_was_dropped() {
     real(async {
         let folder = tempfile::tempdir().expect("a folder");
         let url = format!("sqlite:{}", folder.path().join("locks.db").display());
@@ -150,7 +150,7 @@ fn a_ticket_outlives_its_process_also_if_resuming_it_there_was_given_up() {
             assert!(third.lock("x").try_acquire().await.expect("the file answers").is_none());
             sleep(ms(10)).await;
         }
-        third.resume(ticket).await.expect("as good as before").release().await.expect("held");
+        third.resume(ticket).await.expect("the ticket is still valid").release().await.expect("held");
     });
 }
 
@@ -160,7 +160,7 @@ async fn a_ticket_with_another_token_is_not_resumed() {
     let ticket = take(&locks, "x", s(10)).await.into_ticket();
     let (real, text) = (ticket.token(), ticket.to_string());
     let forged = text.replacen(&format!(".{real}."), ".9.", 1);
-    let forged: Ticket = forged.parse().expect("it looks like one");
+    let forged: Ticket = forged.parse().expect("a well-formed ticket");
     let error = locks.resume(forged).await.expect_err("the storage knows the token");
     assert_eq!(error.kind(), ErrorKind::Invalid);
     let guard = locks.resume(ticket).await.expect("nothing was changed");

@@ -1,5 +1,5 @@
-//! A silent storage: waiters behind another waiter get the error as early, and silence is never taken for
-//! contention.
+//! A silent storage: waits in one local queue end as early as the wait at its head, and silence is never
+//! reported as contention.
 
 use leasehold::storage::Memory;
 use leasehold::{ErrorKind, Event};
@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::{broken, ms, s, settle, take};
 
 #[tokio::test(start_paused = true)]
-async fn those_who_wait_behind_one_another_learn_together_that_the_storage_is_silent() {
+async fn waits_in_one_local_queue_end_together_when_the_storage_is_silent() {
     let (locks, controls) = broken(&Memory::new());
     controls.always(Verb::Acquire, Fault::Fail);
     let start = Instant::now();
@@ -23,11 +23,11 @@ async fn those_who_wait_behind_one_another_learn_together_that_the_storage_is_si
         let error = waiting.await.expect("no panic").expect_err("no answer comes");
         assert_eq!(error.kind(), ErrorKind::Unavailable);
     }
-    assert!(start.elapsed() < s(45), "one after the other, for {:?}", start.elapsed());
+    assert!(start.elapsed() < s(45), "they ended one after the other, in {:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_without_a_limit_ends_with_the_silence_also_behind_waits_with_one() {
+async fn a_wait_without_a_limit_ends_in_time_even_behind_waits_with_a_limit() {
     let (locks, controls) = broken(&Memory::new());
     controls.always(Verb::Acquire, Fault::Fail);
     let start = Instant::now();
@@ -39,12 +39,13 @@ async fn a_wait_without_a_limit_ends_with_the_silence_also_behind_waits_with_one
     }
     let error = locks.lock("x").acquire().await.expect_err("no answer comes");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert!(start.elapsed() < s(45), "behind the others, after {:?}", start.elapsed());
+    assert!(start.elapsed() < s(45), "it ended after the others, after {:?}", start.elapsed());
     ahead.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
-/// Many waits of one lock whose limits end at about the same time, over several TTLs. Returns the kinds of their errors.
-async fn limits_that_end_together(locks: &leasehold::Locks) -> Vec<ErrorKind> {
+/// Starts many waits for one lock, whose limits end at about the same time and whose TTLs differ. Returns the
+/// kinds of their errors.
+async fn end_many_waits_together(locks: &leasehold::Locks) -> Vec<ErrorKind> {
     let mut waiting = Vec::new();
     for i in 0..400_u64 {
         let lock = locks
@@ -63,21 +64,21 @@ async fn limits_that_end_together(locks: &leasehold::Locks) -> Vec<ErrorKind> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn limits_that_end_together_say_alike_whether_the_storage_answers() {
+async fn waits_that_end_together_agree_whether_the_storage_answers() {
     let (locks, controls) = broken(&Memory::new());
     let guard = take(&locks, "x", s(60)).await;
-    let kinds = limits_that_end_together(&locks).await;
+    let kinds = end_many_waits_together(&locks).await;
     assert!(kinds.iter().all(|kind| *kind == ErrorKind::Contended), "{kinds:?}");
     for fault in [Fault::Fail, Fault::Hang] {
         controls.always(Verb::Acquire, fault);
-        let kinds = limits_that_end_together(&locks).await;
+        let kinds = end_many_waits_together(&locks).await;
         assert!(kinds.iter().all(|kind| *kind == ErrorKind::Unavailable), "{fault:?}: {kinds:?}");
     }
     drop(guard);
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiting_behind_one_who_gets_no_answer_ends_unavailable() {
+async fn a_wait_behind_another_one_without_an_answer_ends_unavailable() {
     let (locks, controls) = broken(&Memory::new());
     controls.always(Verb::Acquire, Fault::Fail);
     let (longer, shorter) = (locks.lock("x").wait(s(5)), locks.lock("x").wait(s(4)));
@@ -87,7 +88,7 @@ async fn waiting_behind_one_who_gets_no_answer_ends_unavailable() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_claim_that_never_left_ends_unavailable() {
+async fn a_claim_that_cannot_leave_its_lane_ends_unavailable() {
     let (locks, controls) = broken(&Memory::new());
     controls.always(Verb::Acquire, Fault::Hang);
     let other = locks.lock("x");
@@ -110,7 +111,7 @@ async fn an_outage_is_not_announced_as_waiting() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_is_news_once_for_each_lock() {
+async fn an_outage_causes_one_event_for_each_lock() {
     let (locks, controls) = broken(&Memory::new());
     let mut guards = Vec::new();
     for i in 0..100 {
@@ -131,14 +132,14 @@ async fn an_outage_is_news_once_for_each_lock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_closes_cannot_be_observed_any_more() {
+async fn a_client_that_is_being_closed_accepts_no_observer() {
     let (locks, controls) = broken(&Memory::new());
     let guard = take(&locks, "x", s(10)).await;
     controls.always(Verb::Release, Fault::Hang);
     let closing = locks.clone();
     let closing = tokio::spawn(async move { closing.close().await });
     settle().await;
-    assert_eq!(locks.observe("x").expect_err("it closes").kind(), ErrorKind::Closed);
+    assert_eq!(locks.observe("x").expect_err("the client is being closed").kind(), ErrorKind::Closed);
     assert!(!closing.is_finished(), "the release hangs");
     controls.heal();
     closing.await.expect("no panic").expect("every release was confirmed");

@@ -8,18 +8,18 @@ use tokio::time::{sleep, timeout};
 use crate::{broken, ms, s, take};
 
 #[tokio::test(start_paused = true)]
-async fn a_hung_renewal_of_a_long_lease_costs_no_short_one() {
+async fn a_hung_renewal_of_a_long_lease_does_not_cost_a_short_one() {
     let (locks, controls) = broken(&Memory::new());
     let (long, short) = (take(&locks, "long", s(3600)).await, take(&locks, "short", s(2)).await);
     controls.next(Verb::Renew, 1, Fault::Hang);
     let (extended, ()) = tokio::join!(long.extend(s(3600)), sleep(s(6)));
-    assert_eq!(extended.expect_err("it hangs").kind(), ErrorKind::Unavailable);
+    assert_eq!(extended.expect_err("the renewal hangs").kind(), ErrorKind::Unavailable);
     assert!(long.is_held());
-    assert!(short.is_held(), "its renewals stood behind the one that hangs");
+    assert!(short.is_held(), "its renewals waited for the one that hangs");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_claim_for_a_short_ttl_does_not_cut_short_the_answer_to_one_for_a_long() {
+async fn a_claim_for_a_short_ttl_does_not_limit_the_answer_to_one_for_a_long_ttl() {
     let (locks, controls) = broken(&Memory::new());
     controls.always(Verb::Acquire, Fault::Delay(ms(60)));
     let (long, short) = (locks.lock("long").ttl(s(10)), locks.lock("short").ttl(ms(100)));

@@ -1,4 +1,4 @@
-//! How to reach a PostgreSQL, for a client and for the test bed's own questions.
+//! The address of a PostgreSQL server, for clients and for the testbed itself.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -9,7 +9,7 @@ use crate::ports::Port;
 use crate::tls::Tls;
 use crate::{Result, install};
 
-/// How to reach one.
+/// The address of a server, and a login.
 #[derive(Clone, Debug)]
 pub(crate) struct Address {
     pub(crate) port: Arc<Port>,
@@ -18,7 +18,7 @@ pub(crate) struct Address {
     pub(crate) user: String,
     pub(crate) password: Option<String>,
     pub(crate) tls: Option<Tls>,
-    /// The client's key, as `psql` and a standby insist on it: nobody else may read it.
+    /// The client's key. `psql` and a standby refuse one that others can read.
     pub(crate) keys: Option<Keys>,
 }
 
@@ -76,12 +76,12 @@ impl Address {
         Ok(command)
     }
 
-    /// What a standby connects with.
+    /// Returns the connection string of a standby.
     pub(crate) fn replication(&self) -> String {
         self.conninfo("postgres", self.keys.as_ref().map(|keys| &keys.server))
     }
 
-    /// Not on a command line, which everybody can read.
+    /// Passes the password to a program, and not on its command line, which every user can read.
     pub(crate) fn authenticate(&self, command: &mut Command) {
         command.env("PGPASSFILE", "/dev/null");
         if let Some(password) = &self.password {

@@ -1,4 +1,4 @@
-//! A backup that takes its time, and what keeps the log.
+//! A slow backup, and an archive of the log.
 
 use std::process::{Child, Stdio};
 
@@ -8,7 +8,7 @@ use crate::install::{self, User};
 use crate::wait::until;
 use crate::{Error, Result};
 
-/// A running `pg_basebackup`, which reads as slowly as it can, or a `pg_receivewal`. Dropping it ends it.
+/// A running `pg_basebackup`, which reads as slowly as it can, or a `pg_receivewal`. Dropping this ends it.
 #[derive(Debug)]
 pub struct Backup(Child);
 
@@ -45,7 +45,7 @@ impl Postgres {
         Ok(backup)
     }
 
-    /// Has a `pg_receivewal` of that name keep the server's log, which confirms all that it has written.
+    /// Starts a `pg_receivewal` of that name, which keeps the server's log and confirms everything that it has written.
     ///
     /// # Errors
     ///
@@ -76,7 +76,7 @@ impl Postgres {
 
 impl Drop for Backup {
     fn drop(&mut self) {
-        // Its server notices.
+        // The server notices it.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

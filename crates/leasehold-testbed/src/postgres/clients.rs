@@ -1,4 +1,4 @@
-//! Who may use a PostgreSQL, and ending those who do.
+//! The users of a PostgreSQL server, and the ends of their connections.
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -7,17 +7,17 @@ use crate::wait::until;
 use crate::{Error, Result};
 
 impl Postgres {
-    /// Makes a user who may connect and nothing more, and returns the URL for it.
+    /// Makes a user that may only connect, and returns the URL for it.
     ///
     /// # Errors
     ///
-    /// If it is refused.
+    /// If the server refuses it.
     pub fn user(&self, name: &str, password: &str) -> Result<String> {
         self.sql(&format!("create role \"{name}\" login password '{password}'"))?;
         Ok(self.url_as(name, password))
     }
 
-    /// Changes the password of a user. Who is connected stays.
+    /// Changes the password of a user. Its connections stay open.
     ///
     /// # Errors
     ///
@@ -26,7 +26,7 @@ impl Postgres {
         self.sql(&format!("alter role \"{name}\" password '{password}'")).map(drop)
     }
 
-    /// Gives a user a setting of its own, such as `statement_timeout`; for connections from now on.
+    /// Gives a user a setting of its own, such as `statement_timeout`, for its connections from now on.
     ///
     /// # Errors
     ///
@@ -36,7 +36,7 @@ impl Postgres {
         self.sql(&format!("alter role \"{name}\" set {setting} = '{value}'")).map(drop)
     }
 
-    /// Allows a user only so many connections. Superusers, as `leasehold` is one, are not bound by it.
+    /// Limits the connections of a user. The limit does not apply to superusers such as `leasehold`.
     ///
     /// # Errors
     ///
@@ -45,8 +45,8 @@ impl Postgres {
         self.sql(&format!("alter role \"{name}\" connection limit {connections}")).map(drop)
     }
 
-    /// Returns the process ids of those who serve clients that call themselves `application`, or of all if it is
-    /// empty; without the one that asks.
+    /// Returns the process ids that serve the clients with this `application_name`, or all clients if it is empty, except
+    /// the one of this statement.
     ///
     /// # Errors
     ///
@@ -56,8 +56,8 @@ impl Postgres {
         Ok(found.lines().filter_map(|pid| pid.parse().ok()).collect())
     }
 
-    /// Ends the connections of clients that call themselves `application`, or all if it is empty, as an operator does
-    /// with `pg_terminate_backend`; returns how many there were.
+    /// Ends the connections of clients with this `application_name`, or of all if it is empty, by `pg_terminate_backend`.
+    /// Returns how many there were.
     ///
     /// # Errors
     ///
@@ -66,12 +66,12 @@ impl Postgres {
         self.number(&format!("select count(pg_terminate_backend(pid)) {}", clients(application)))
     }
 
-    /// Kills one who serves a client, as `kill -9` does: the server ends all connections and recovers as after a
+    /// Kills a process that serves a client, as `kill -9` does. The server ends all connections and recovers as after a
     /// crash. When this returns, it answers again.
     ///
     /// # Errors
     ///
-    /// If it does not come back.
+    /// If the server does not answer again.
     pub fn kill9_backend(&self, pid: i32) -> Result<()> {
         let main = self.server.pid();
         let before: Vec<_> =
@@ -79,7 +79,7 @@ impl Postgres {
         let Some(pid) = Pid::from_raw(pid).filter(|pid| before.contains(pid)) else {
             return Err(Error::new(format!("it has no such process pid=`{pid}`")));
         };
-        // One that has ended meanwhile is not there to crash.
+        // It may have ended meanwhile.
         let _ = kill_process(pid, Signal::KILL);
         until("the server to end all its processes", || {
             match self.server.processes().iter().filter(|pid| before.contains(pid)).count() {

@@ -1,43 +1,43 @@
-//! What a PostgreSQL itself counts.
+//! The counters of a PostgreSQL server.
 
 use super::Postgres;
 use crate::{Error, Result};
 
-/// Is what statements have done, counted when each of them ends (`pg_stat_statements`).
+/// The effects of statements, counted when each of them ends (`pg_stat_statements`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Statements {
-    /// How many there were.
+    /// The number of statements.
     pub calls: u64,
-    /// How many rows they returned or touched.
+    /// The number of rows that they returned or touched.
     pub rows: u64,
-    /// How many records they wrote to the log.
+    /// The number of records that they wrote to the log.
     pub wal_records: u64,
-    /// How many images of whole pages are among them: of each page once, after a checkpoint.
+    /// The number of images of whole pages among them: one of each page after a checkpoint.
     pub wal_images: u64,
-    /// How many bytes all these are.
+    /// The size of these records, in bytes.
     pub wal_bytes: u64,
 }
 
-/// Is what was done to the rows of a table (`pg_stat_user_tables`). A connection reports it within ten seconds, and
-/// when it ends.
+/// The changes of the rows of a table (`pg_stat_user_tables`). A connection reports them within ten seconds, and when it
+/// ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Rows {
-    /// How many were inserted.
+    /// The number of rows that were inserted.
     pub inserted: u64,
-    /// How many were updated.
+    /// The number of rows that were updated.
     pub updated: u64,
-    /// How many of these touched no index.
+    /// The number of updates that touched no index.
     pub hot: u64,
-    /// How many were deleted.
+    /// The number of rows that were deleted.
     pub deleted: u64,
-    /// How many are there still that nobody sees.
+    /// The number of dead versions of rows that still take up space.
     pub dead: u64,
 }
 
 impl Postgres {
-    /// Counts the connections of clients, other than the one that asks.
+    /// Counts the connections of clients, except the one of this statement.
     ///
     /// # Errors
     ///
@@ -48,7 +48,7 @@ impl Postgres {
         )
     }
 
-    /// Counts the statements since it started, without those that ask for it; it remembers 5000 texts of them.
+    /// Counts the statements since the server started, except those that read the counters. It remembers 5000 texts.
     ///
     /// # Errors
     ///
@@ -57,7 +57,7 @@ impl Postgres {
         Ok(self.statements("")?.calls)
     }
 
-    /// Counts the statements whose text contains `part`, in any case of letters, and what they did.
+    /// Counts the statements whose text contains `part`, ignoring case, and their effects.
     ///
     /// # Errors
     ///
@@ -73,7 +73,7 @@ impl Postgres {
         Ok(Statements { calls, rows, wal_records, wal_images, wal_bytes })
     }
 
-    /// Counts what was done to the rows of a table, in the database `leasehold`.
+    /// Counts the changes of the rows of a table, in the database `leasehold`.
     ///
     /// # Errors
     ///
@@ -90,12 +90,12 @@ impl Postgres {
     ///
     /// # Errors
     ///
-    /// If there is none of that name.
+    /// If there is no relation of that name.
     pub fn size_of(&self, relation: &str) -> Result<u64> {
         self.number(&format!("select pg_total_relation_size('{relation}'::regclass)"))
     }
 
-    /// Returns where its log has arrived, in bytes: what is in between was written in between, by whomever.
+    /// Returns the end of the log, in bytes. The difference of two values is what all clients have written between them.
     ///
     /// # Errors
     ///
@@ -104,7 +104,7 @@ impl Postgres {
         self.number("select (pg_current_wal_insert_lsn() - '0/0')::bigint")
     }
 
-    /// Counts the transactions in all databases since it was made, those that ask too.
+    /// Counts the transactions in all databases since the server was made, including those of this function.
     ///
     /// # Errors
     ///

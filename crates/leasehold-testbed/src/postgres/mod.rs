@@ -30,8 +30,8 @@ use crate::tls::Tls;
 use crate::wait::until;
 use crate::{Error, Result};
 
-/// Is one PostgreSQL, with the user and the database `leasehold`. What [`Server`] can do, it can; what is done to
-/// it is done to all its processes.
+/// A PostgreSQL server, with the user and the database `leasehold`. Dereferences to its [`Server`]; those methods act on all
+/// processes of the server.
 #[derive(Debug)]
 pub struct Postgres {
     server: Server,
@@ -44,23 +44,22 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Starts one with the default options.
+    /// Starts a server with the default options.
     ///
     /// # Errors
     ///
-    /// If it is not installed, or does not start.
+    /// If PostgreSQL is not installed, or does not start.
     pub fn start() -> Result<Self> {
         Self::options().start()
     }
 
-    /// Begins with the defaults.
+    /// Returns the default options.
     #[must_use]
     pub fn options() -> PostgresOptions {
         PostgresOptions::default()
     }
 
-    /// Returns its URL: `postgres://`. With TLS it says `sslmode=verify-full`, and the client has to trust
-    /// [`Tls::ca`].
+    /// Returns its URL: `postgres://`. With TLS it contains `sslmode=verify-full`, and the client has to trust [`Tls::ca`].
     #[must_use]
     pub fn url(&self) -> String {
         self.url_of("leasehold")
@@ -72,7 +71,7 @@ impl Postgres {
         self.address.url(database)
     }
 
-    /// Returns its URL for another user, such as one of [`Postgres::user`]. Without a password option it believes any.
+    /// Returns its URL for another user, such as one of [`Postgres::user`]. Without [`PostgresOptions::password`] any password is accepted.
     #[must_use]
     pub fn url_as(&self, user: &str, password: &str) -> String {
         self.address.clone().with_user(user, password).url("leasehold")
@@ -84,11 +83,11 @@ impl Postgres {
         self.address.socket_url("leasehold")
     }
 
-    /// Makes an empty database for a test of its own, and returns its URL.
+    /// Makes an empty database, for one test, and returns its URL.
     ///
     /// # Errors
     ///
-    /// If it is refused.
+    /// If the server refuses it.
     pub fn database(&self, name: &str) -> Result<String> {
         self.sql(&format!("create database \"{name}\""))?;
         Ok(self.url_of(name))
@@ -122,7 +121,7 @@ impl Postgres {
     ///
     /// # Errors
     ///
-    /// If one fails, or nobody answers for ten seconds.
+    /// If a statement fails, or the server does not answer for ten seconds.
     pub fn sql(&self, sql: &str) -> Result<String> {
         self.address.sql(sql)
     }
@@ -145,24 +144,23 @@ impl Postgres {
         self.address.sql_in(database, sql)
     }
 
-    /// Sets what `postgresql.conf` sets, while it runs and for good; what was given as
-    /// [`PostgresOptions::setting`] wins.
+    /// Sets a setting of `postgresql.conf`, now and after restarts. One of [`PostgresOptions::setting`] has precedence.
     ///
     /// # Errors
     ///
     /// As [`Postgres::sql`].
     pub fn set(&self, name: &str, value: &str) -> Result<()> {
         let value = value.replace('\'', "''");
-        // By itself: it may not be in a transaction, which several statements are.
+        // It must not be in a transaction, and several statements together are one.
         self.sql(&format!("alter system set {name} = '{value}'"))?;
         self.sql("select pg_reload_conf()").map(drop)
     }
 
-    /// Makes a standby of it, which streams from it.
+    /// Makes a standby that follows this server.
     ///
     /// # Errors
     ///
-    /// If it cannot be copied, or does not start.
+    /// If the server cannot be copied, or the standby does not start.
     pub fn start_standby(&self) -> Result<Self> {
         let directory = self.scratch.directory("standby", &User::not_root()?)?;
         let disk = self.options.disk_in(&self.scratch, &directory)?;
@@ -173,7 +171,7 @@ impl Postgres {
         })
     }
 
-    /// Makes this one a standby of `primary`, anew from a copy of it: what only this one had is gone.
+    /// Makes this server a standby of `primary`, from a new copy of it. What only this server had is lost.
     ///
     /// # Errors
     ///
@@ -192,11 +190,11 @@ impl Postgres {
         self.restart()
     }
 
-    /// Makes a standby a primary. Nobody tells the others.
+    /// Makes a standby a primary. The other servers are not changed.
     ///
     /// # Errors
     ///
-    /// If it is none, or does not become one.
+    /// If it is no standby, or does not become a primary.
     pub fn promote(&self) -> Result<()> {
         self.sql("select pg_promote(wait => false)")?;
         until("the standby to be a primary", || match self.is_primary()? {
@@ -205,7 +203,7 @@ impl Postgres {
         })
     }
 
-    /// Whether it is a primary.
+    /// Returns `true` if it is a primary.
     ///
     /// # Errors
     ///

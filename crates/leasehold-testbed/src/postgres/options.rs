@@ -1,4 +1,4 @@
-//! How a PostgreSQL is to be started.
+//! The options of a PostgreSQL server.
 
 use std::path::Path;
 
@@ -17,8 +17,8 @@ use crate::process::{Program, Server};
 use crate::scratch::Scratch;
 use crate::tls::Tls;
 
-/// Configures a [`Postgres`]. By default it trusts everybody on the loopback interface, and writes to disk before
-/// it answers.
+/// The options of a [`Postgres`]. By default it accepts every client on the loopback interface, and writes to disk before it
+/// answers.
 #[derive(Clone, Debug, Default)]
 pub struct PostgresOptions {
     password: Option<String>,
@@ -31,21 +31,21 @@ pub struct PostgresOptions {
 }
 
 impl PostgresOptions {
-    /// Asks for a password (SCRAM), of the user `leasehold`.
+    /// Sets the password of the user `leasehold`, which is then required (SCRAM).
     #[must_use]
     pub fn password(mut self, password: &str) -> Self {
         self.password = Some(password.to_owned());
         self
     }
 
-    /// Speaks TLS only.
+    /// Accepts only connections with TLS.
     #[must_use]
     pub fn tls(mut self) -> Self {
         self.tls = true;
         self
     }
 
-    /// Speaks TLS only, and only with a client that has a certificate for its user: [`Tls::client_cert`],
+    /// Accepts only connections with TLS and a certificate of the client for its user: [`Tls::client_cert`],
     /// [`Tls::client_key`].
     #[must_use]
     pub fn client_certificates(mut self) -> Self {
@@ -60,33 +60,33 @@ impl PostgresOptions {
         self
     }
 
-    /// Has a wall clock of its own, which can be set while it runs: [`Postgres::clock`]. Needs a C compiler.
+    /// Gives the server a wall clock of its own, which can be set while it runs: [`Postgres::clock`]. Needs a C compiler.
     #[must_use]
     pub fn own_clock(mut self) -> Self {
         self.own_clock = true;
         self
     }
 
-    /// Has a disk of its own of so many megabytes, which can be filled: [`Postgres::disk`]. Needs root; it is empty
-    /// of anything else, and 100 are enough to start.
+    /// Gives the server a disk of its own of so many megabytes, which can be filled: [`Postgres::disk`]. Needs root. Nothing
+    /// else is on it, and 100 MB are enough to start.
     #[must_use]
     pub fn small_disk(mut self, megabytes: u32) -> Self {
         self.disk = Some(megabytes);
         self
     }
 
-    /// Sets what `postgresql.conf` sets, which wins over those before it.
+    /// Sets a setting of `postgresql.conf`. A later one of the same name has precedence.
     #[must_use]
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Starts it.
+    /// Starts the server.
     ///
     /// # Errors
     ///
-    /// If it is not installed, or does not start.
+    /// If PostgreSQL is not installed, or does not start.
     pub fn start(self) -> Result<Postgres> {
         install::program("psql")?;
         let (scratch, user) = (Scratch::new()?, User::not_root()?);
@@ -143,7 +143,7 @@ impl PostgresOptions {
         Ok(())
     }
 
-    /// Those for connections through the network.
+    /// Returns the rules of `pg_hba.conf` for connections over the network.
     fn rules(&self, text: &str) -> String {
         let lines = text.lines().map(|line| match line.strip_prefix("host ") {
             Some(rest) if self.client_certificates => format!("hostssl {rest} clientcert=verify-full\n"),
@@ -168,10 +168,10 @@ impl PostgresOptions {
             name: "postgres",
             args: self.args(scratch, &address, &user)?.into_iter().map(Into::into).collect(),
             env: clock.as_ref().map(Clock::env).unwrap_or_default(),
-            // The ids of processes in them may be those of another server by then, and it would not start.
+            // Their process ids may belong to another server by then, and this one would not start.
             stale: vec![directory.join("data/postmaster.pid"), directory.join(socket)],
             user,
-            // With SIGTERM it would wait for its clients.
+            // After SIGTERM it would wait for its clients.
             terminate: Signal::INT,
             directory: directory.to_owned(),
         };
@@ -197,7 +197,7 @@ impl PostgresOptions {
             ("autovacuum_naptime", "10s".to_owned()),
         ];
         if let Some(tls) = &address.tls {
-            // It insists that nobody else reads the key.
+            // The server refuses a key that others can read.
             let key = std::fs::read_to_string(tls.server_key()).context("cannot read a key")?;
             let key = scratch.file(&format!("key-{}", address.port.number()), &key, user)?;
             settings.extend([

@@ -1,16 +1,16 @@
-//! A primary and a standby that take turns.
+//! A primary and a standby that can change roles.
 
 use super::{Postgres, PostgresOptions};
 use crate::wait::until;
 use crate::{Error, Result};
 
-/// Is a primary and the standby that follows it.
+/// A primary and the standby that follows it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct PostgresPair {
-    /// The one that is written to, until another is promoted.
+    /// The first primary, until the other server is promoted.
     pub primary: Postgres,
-    /// The one that follows, until then.
+    /// The first standby, until it is promoted.
     pub standby: Postgres,
     synchronous: bool,
 }
@@ -20,7 +20,7 @@ impl PostgresPair {
     ///
     /// # Errors
     ///
-    /// If one does not start.
+    /// If a server does not start.
     pub fn start() -> Result<Self> {
         Self::start_with(Postgres::options())
     }
@@ -29,16 +29,16 @@ impl PostgresPair {
     ///
     /// # Errors
     ///
-    /// If one does not start.
+    /// If a server does not start.
     pub fn start_with(options: PostgresOptions) -> Result<Self> {
         Self::pair(options, false)
     }
 
-    /// Starts a primary and a standby without which the primary confirms nothing: `synchronous_standby_names`.
+    /// Starts a primary and a standby for which every commit waits: `synchronous_standby_names`.
     ///
     /// # Errors
     ///
-    /// If one does not start.
+    /// If a server does not start.
     pub fn start_synchronous(options: PostgresOptions) -> Result<Self> {
         Self::pair(options, true)
     }
@@ -47,11 +47,11 @@ impl PostgresPair {
         let primary = options.start()?;
         let standby = primary.start_standby()?;
         let pair = Self { primary, standby, synchronous };
-        pair.joined(&pair.primary)?;
+        pair.await_joined(&pair.primary)?;
         Ok(pair)
     }
 
-    /// Returns the URL that names both, and wants the one that can be written to.
+    /// Returns the URL of both, for the one that can be written to.
     #[must_use]
     pub fn url(&self) -> String {
         let primary = self.primary.address();
@@ -64,11 +64,11 @@ impl PostgresPair {
         )
     }
 
-    /// Returns the one that is written to now.
+    /// Returns the current primary.
     ///
     /// # Errors
     ///
-    /// If none is.
+    /// If there is none.
     pub fn current(&self) -> Result<&Postgres> {
         let both = [&self.primary, &self.standby].into_iter();
         let mut up = both.filter(|server| server.is_running());
@@ -76,13 +76,13 @@ impl PostgresPair {
             .ok_or_else(|| Error::new("there is no primary"))
     }
 
-    /// Returns the other one.
+    /// Returns the other server.
     #[must_use]
     pub fn other_than(&self, one: &Postgres) -> &Postgres {
         if one.port() == self.primary.port() { &self.standby } else { &self.primary }
     }
 
-    /// Waits until the standby has all that the primary has written until now.
+    /// Waits until the standby has everything that the primary has written until now.
     ///
     /// # Errors
     ///
@@ -99,8 +99,8 @@ impl PostgresPair {
         })
     }
 
-    /// Keeps the standby from following; [`PostgresPair::follow_again`] ends that. A synchronous primary confirms
-    /// nothing meanwhile, and an asynchronous one what a promoted standby will not know.
+    /// Keeps the standby from following, until [`PostgresPair::follow_again`]. Meanwhile a synchronous primary confirms
+    /// nothing, and an asynchronous one confirms what a promoted standby will lack.
     ///
     /// # Errors
     ///
@@ -114,11 +114,11 @@ impl PostgresPair {
         })
     }
 
-    /// Lets the standby follow again, and waits until it does.
+    /// Has the standby follow again, and waits until it does.
     ///
     /// # Errors
     ///
-    /// If there is no standby, or it does not.
+    /// If there is no standby, or it does not follow.
     pub fn follow_again(&self) -> Result<()> {
         let primary = self.current()?;
         let standby = self.other_than(primary);
@@ -129,11 +129,11 @@ impl PostgresPair {
         standby.set("primary_conninfo", &conninfo)?;
         until("the standby to follow", || match standby.sql(FOLLOWS)?.as_str() {
             "1" => Ok(()),
-            _ => Err(Error::new("it does not")),
+            _ => Err(Error::new("it does not follow")),
         })
     }
 
-    /// Kills the primary, whatever the standby has not got, and promotes the standby. The old one stays down until
+    /// Kills the primary, even if the standby lacks something, and promotes the standby. The old primary stays down until
     /// [`PostgresPair::rebuild`].
     ///
     /// # Errors
@@ -147,7 +147,7 @@ impl PostgresPair {
         Ok(new)
     }
 
-    /// Makes the standby the primary in order, and the old primary its standby.
+    /// Makes the standby the primary once it lacks nothing, and the old primary its standby.
     ///
     /// # Errors
     ///
@@ -159,7 +159,7 @@ impl PostgresPair {
         Ok(new)
     }
 
-    /// Makes who is not the primary a standby of it, anew from a copy.
+    /// Makes the other server a standby of the primary, from a new copy.
     ///
     /// # Errors
     ///
@@ -167,11 +167,11 @@ impl PostgresPair {
     pub fn rebuild(&self) -> Result<()> {
         let primary = self.current()?;
         self.other_than(primary).follow(primary)?;
-        self.joined(primary)
+        self.await_joined(primary)
     }
 
-    /// Only now: before, nobody could confirm anything.
-    fn joined(&self, primary: &Postgres) -> Result<()> {
+    /// Waits until the standby follows. Only then commits begin to wait for it: before, none could be confirmed.
+    fn await_joined(&self, primary: &Postgres) -> Result<()> {
         self.await_caught_up()?;
         if self.synchronous {
             primary.set("synchronous_standby_names", "*")?;

@@ -1,4 +1,4 @@
-//! A Cluster of three primaries, with as many replicas each as wanted.
+//! A Cluster of three primaries with any number of replicas.
 
 use super::slots::id_of;
 use super::{MISSED_MS, Redis, RedisOptions};
@@ -10,16 +10,16 @@ use crate::{Error, Result};
 const SLOTS: usize = 16_384;
 const PRIMARIES: usize = 3;
 
-/// Is a Cluster of three primaries. A node that is missed for two seconds counts as failed.
+/// A Cluster of three primaries. A node that is missed for two seconds counts as failed.
 #[derive(Debug)]
 pub struct RedisCluster {
-    /// At the start, the first three are the primaries.
+    /// The nodes. At the start, the first three are the primaries.
     nodes: Vec<Redis>,
-    /// Where they talk to each other.
+    /// The ports on which they talk to each other.
     buses: Vec<Port>,
 }
 
-/// Configures a [`RedisCluster`].
+/// The configuration of a [`RedisCluster`].
 #[derive(Clone, Debug, Default)]
 pub struct RedisClusterOptions {
     replicas: usize,
@@ -27,7 +27,7 @@ pub struct RedisClusterOptions {
 }
 
 impl RedisCluster {
-    /// Starts three nodes and joins them; there are no replicas.
+    /// Starts three nodes without replicas, and joins them.
     ///
     /// # Errors
     ///
@@ -51,7 +51,7 @@ impl RedisCluster {
         RedisClusterOptions::default()
     }
 
-    /// Returns the URL: `redis+cluster://`, every node.
+    /// Returns the URL: `redis+cluster://` and every node.
     #[must_use]
     pub fn url(&self) -> String {
         let hosts: Vec<_> = self.nodes.iter().map(|node| node.address.host()).collect();
@@ -65,8 +65,8 @@ impl RedisCluster {
         &self.nodes
     }
 
-    /// Asks a replica of the primary that serves `key` to take over, in order: nothing is lost. Returns the new
-    /// primary.
+    /// Lets a replica of the primary that serves `key` take over in a planned failover, which loses nothing. Returns the
+    /// new primary.
     ///
     /// # Errors
     ///
@@ -75,7 +75,7 @@ impl RedisCluster {
         let slot = self.slot_of(key)?;
         let old = self.primary_of(slot)?;
         let replica = self.replica_of(old)?;
-        // It gives up when it was asked before it has followed long enough.
+        // A replica that has not followed for long enough gives up.
         until("the replica to take over", || {
             if !replica.is_primary()? {
                 replica.command(&["cluster", "failover"])?;
@@ -86,7 +86,7 @@ impl RedisCluster {
         self.await_primary_other_than(slot, old)
     }
 
-    /// Kills the primary that serves `key`, and waits until a replica has taken over: the last writes may be lost.
+    /// Kills the primary that serves `key`, and waits until a replica has taken over. The last writes may be lost.
     /// Returns the new primary.
     ///
     /// # Errors
@@ -100,8 +100,8 @@ impl RedisCluster {
         self.await_primary_other_than(slot, old)
     }
 
-    /// Waits until every node that runs sees every slot served and talks with all others, and every primary's replicas
-    /// follow.
+    /// Waits until every running node sees every slot served and is connected to all others, and every replica follows its
+    /// primary.
     ///
     /// # Errors
     ///
@@ -125,8 +125,8 @@ impl RedisCluster {
         Ok(())
     }
 
-    /// A message that is published reaches those to whom there is a connection, which is made some time after one has
-    /// heard of the other.
+    /// Checks that a node is connected to all others. A published message reaches only those to which there is a connection,
+    /// which is made some time after a node has heard of the other.
     fn talks_with_all(&self, node: &Redis) -> Result<()> {
         let known = node.command(&["cluster", "nodes"])?;
         let others = self.nodes.iter().filter(|other| other.is_running() && other.port() != node.port());
@@ -163,7 +163,7 @@ impl RedisCluster {
         }
         for (i, replica) in replicas.iter().enumerate() {
             let primary = id_of(&primaries[i % PRIMARIES])?;
-            // It must have heard of the primary first.
+            // The replica must have heard of the primary first.
             until("the replica to know its primary", || {
                 replica.command(&["cluster", "replicate", &primary])
             })?;
@@ -173,14 +173,14 @@ impl RedisCluster {
 }
 
 impl RedisClusterOptions {
-    /// Gives each primary so many replicas, so that it can fail over.
+    /// Sets the number of replicas of each primary, with which it can fail over.
     #[must_use]
     pub fn replicas(mut self, replicas: usize) -> Self {
         self.replicas = replicas;
         self
     }
 
-    /// Starts all nodes with these options.
+    /// Sets the options of all nodes.
     #[must_use]
     pub fn servers(mut self, servers: RedisOptions) -> Self {
         self.servers = servers;
@@ -203,7 +203,7 @@ impl RedisClusterOptions {
                 .setting("cluster-enabled", "yes")
                 .setting("cluster-port", &bus.number().to_string())
                 .setting("cluster-node-timeout", MISSED_MS)
-                // A replica that was behind for a while may still be elected: the test asked for a failover.
+                // A replica that was behind for a while may still be elected, because the test requested a failover.
                 .setting("cluster-replica-validity-factor", "0")
                 .setting("cluster-allow-replica-migration", "no")
                 .setting("cluster-config-file", "nodes.conf");

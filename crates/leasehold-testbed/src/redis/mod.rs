@@ -1,4 +1,4 @@
-//! Redis: one server, several that know nothing of each other, a primary with a replica and Sentinels, a Cluster.
+//! Redis: one server, several independent ones, a primary with a replica and Sentinels, or a Cluster.
 
 mod cluster;
 mod options;
@@ -28,7 +28,7 @@ use crate::tls::Tls;
 use crate::wait::until;
 use crate::{Error, Result, install};
 
-/// Is one `redis-server`. What [`Server`] can do, it can.
+/// One `redis-server`. It has all methods of [`Server`].
 #[derive(Debug)]
 pub struct Redis {
     server: Server,
@@ -36,7 +36,7 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts one with the default options.
+    /// Starts a server with the default options.
     ///
     /// # Errors
     ///
@@ -45,7 +45,7 @@ impl Redis {
         Self::options().start()
     }
 
-    /// Starts three that know nothing of each other.
+    /// Starts three independent servers.
     ///
     /// # Errors
     ///
@@ -54,7 +54,7 @@ impl Redis {
         (0..3).map(|_| Self::start()).collect()
     }
 
-    /// Begins with the defaults.
+    /// Returns the default options.
     #[must_use]
     pub fn options() -> RedisOptions {
         RedisOptions::default()
@@ -66,7 +66,7 @@ impl Redis {
         self.address.url()
     }
 
-    /// Returns its URL for another user than its own, such as one of [`RedisOptions::acl`].
+    /// Returns its URL for another user, such as one of [`RedisOptions::acl`].
     #[must_use]
     pub fn url_as(&self, user: &str, password: &str) -> String {
         self.address.clone().with_user(user, password).url()
@@ -91,16 +91,16 @@ impl Redis {
         self.address.tls.as_ref()
     }
 
-    /// Sends one command through `redis-cli`.
+    /// Sends a command through `redis-cli`.
     ///
     /// # Errors
     ///
-    /// If it is refused, or nobody answers for ten seconds.
+    /// If it is refused, or not answered for ten seconds.
     pub fn command(&self, args: &[&str]) -> Result<String> {
         self.address.command(args)
     }
 
-    /// Sends one command as another user.
+    /// Sends a command as another user.
     ///
     /// # Errors
     ///
@@ -109,21 +109,21 @@ impl Redis {
         self.address.clone().with_user(user, password).command(args)
     }
 
-    /// Sends one command, and returns the answer as `redis-cli` shows it to a person: numbered, a string in quotes
-    /// with `\x00` for what cannot be printed. An argument in such quotes is sent as what they stand for, so keys with
-    /// any bytes can be listed, and named again.
+    /// Sends a command, and returns the answer in the form for people: numbered lines, and strings in quotes with `\x00`
+    /// for bytes that cannot be printed. An argument in quotes is unquoted first. So keys with any bytes can be listed, and
+    /// named again.
     ///
     /// # Errors
     ///
     /// As [`Redis::command`].
     pub fn quoted(&self, args: &[&str]) -> Result<String> {
-        // It takes none without quotes that is empty, or has a space.
+        // An argument that is empty or contains a space needs quotes.
         let args: Vec<_> = args.iter().map(|arg| quote(arg)).collect();
         let args: Vec<_> = args.iter().map(|arg| &**arg).collect();
         self.address.ask(&["--no-raw", "--quoted-input"], &args)
     }
 
-    /// Counts the connections of clients, other than the one that asks.
+    /// Counts the connections of clients, without the one that asks.
     ///
     /// # Errors
     ///
@@ -132,7 +132,7 @@ impl Redis {
         Ok(number(&self.info("clients")?, "connected_clients")?.saturating_sub(1))
     }
 
-    /// Counts the commands since it started, without those that ask for it.
+    /// Counts the commands since the start, without those that count.
     ///
     /// # Errors
     ///
@@ -141,7 +141,7 @@ impl Redis {
         Ok(self.command_counts()?.values().sum())
     }
 
-    /// Counts the commands since it started by name, those inside of scripts too, without those that ask for it.
+    /// Counts the commands since the start by name, including those of scripts, without those that count.
     ///
     /// # Errors
     ///
@@ -170,7 +170,7 @@ impl Redis {
         self.command(&["info", section])
     }
 
-    /// Makes a replica a primary. Nobody tells the others.
+    /// Makes a replica a primary. Other servers are not informed.
     ///
     /// # Errors
     ///
@@ -183,7 +183,7 @@ impl Redis {
         })
     }
 
-    /// Whether it is a primary, in its own view.
+    /// Returns `true` if it is a primary, in its own view.
     ///
     /// # Errors
     ///
@@ -192,7 +192,7 @@ impl Redis {
         Ok(value(&self.info("replication")?, "role") == Some("master"))
     }
 
-    /// Waits until as many replicas as `n` follow it.
+    /// Waits until at least `n` replicas follow it.
     ///
     /// # Errors
     ///
@@ -216,11 +216,11 @@ impl Deref for Redis {
     }
 }
 
-/// After so many milliseconds the others count one as failed. A Sentinel asks a primary that it has just got to know
-/// for the first time after a second: with no more than that, it would sometimes depose one that is well.
+/// The time in ms after which a server counts as failed. A Sentinel first checks a primary one second after it has learned
+/// of it, so a shorter time would sometimes depose a healthy primary.
 const MISSED_MS: &str = "2000";
 
-/// How to reach one.
+/// The address of a server, and the access to it.
 #[derive(Clone, Debug)]
 struct Address {
     port: Arc<Port>,
@@ -268,7 +268,7 @@ impl Address {
         }
         if let Some(tls) = &self.tls {
             command.arg("--tls").arg("--cacert").arg(tls.ca());
-            // Where none is asked for, it does no harm.
+            // A certificate that is not required does no harm.
             command.arg("--cert").arg(tls.client_cert()).arg("--key").arg(tls.client_key());
         }
         ask(command.args(args))
@@ -282,7 +282,7 @@ fn quote(arg: &str) -> Cow<'_, str> {
     Cow::Owned(format!("\"{}\"", arg.replace('\\', "\\\\").replace('"', "\\\"")))
 }
 
-/// Reads `name:value` out of `INFO`.
+/// Reads `name:value` in a reply to `INFO`.
 fn value<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
 }

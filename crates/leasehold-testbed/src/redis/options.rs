@@ -1,4 +1,4 @@
-//! How a Redis is to be started, and its configuration file.
+//! The options of a Redis, and its configuration file.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::process::{Program, Server};
 use crate::scratch::Scratch;
 use crate::tls::Tls;
 
-/// Configures a [`Redis`], alone or in a set-up of several. By default it keeps every write through a `kill -9`,
+/// The options of a [`Redis`], alone or in a set-up of several. By default it keeps every write through a `kill -9`,
 /// evicts nothing, asks for no password, and allows `DEBUG`.
 #[derive(Clone, Debug, Default)]
 pub struct RedisOptions {
@@ -28,7 +28,7 @@ pub struct RedisOptions {
     settings: Vec<(String, String)>,
 }
 
-/// What a Sentinel asks for.
+/// The user and password that a Sentinel requires.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Credentials {
     pub(super) user: Option<String>,
@@ -36,64 +36,64 @@ pub(super) struct Credentials {
 }
 
 impl RedisOptions {
-    /// Starts Valkey, which went its own way after Redis 7.2; Sentinels too.
+    /// Starts Valkey instead, a fork of Redis 7.2, also for the Sentinels.
     #[must_use]
     pub fn valkey(mut self) -> Self {
         self.valkey = true;
         self
     }
 
-    /// Keeps nothing on disk: a killed server forgets all.
+    /// Keeps nothing on disk: a killed server forgets everything.
     #[must_use]
     pub fn volatile(mut self) -> Self {
         self.volatile = true;
         self
     }
 
-    /// Asks for a password.
+    /// Requires a password.
     #[must_use]
     pub fn password(mut self, password: &str) -> Self {
         self.password = Some(password.to_owned());
         self
     }
 
-    /// Knows only this user (ACL), who may do everything, with this password; and those of [`RedisOptions::acl`].
+    /// Replaces the default user by this one (ACL), which may do everything. Those of [`RedisOptions::acl`] are added.
     #[must_use]
     pub fn user(mut self, user: &str, password: &str) -> Self {
         self.user = Some(user.to_owned());
         self.password(password)
     }
 
-    /// Knows this user too, with this password and these rules, such as `~leasehold:* &* +@all -eval`. The servers are
-    /// still asked as the user that they have without it. Its URL is [`Redis::url_as`].
+    /// Adds a user with this password and these rules, such as `~leasehold:* &* +@all -eval`. The testbed does not use it.
+    /// Its URL is [`Redis::url_as`].
     #[must_use]
     pub fn acl(mut self, user: &str, password: &str, rules: &str) -> Self {
         self.acl.push(format!("user {user} on >{password} {rules}"));
         self
     }
 
-    /// Asks for a password at the Sentinels, another one than at the servers.
+    /// Requires a password at the Sentinels, another one than at the servers.
     #[must_use]
     pub fn sentinel_password(mut self, password: &str) -> Self {
         self.sentinel.password = Some(password.to_owned());
         self
     }
 
-    /// Knows only this user (ACL) at the Sentinels, with this password.
+    /// Replaces the default user at the Sentinels by this one (ACL).
     #[must_use]
     pub fn sentinel_user(mut self, user: &str, password: &str) -> Self {
         self.sentinel.user = Some(user.to_owned());
         self.sentinel_password(password)
     }
 
-    /// Speaks TLS only.
+    /// Accepts only TLS.
     #[must_use]
     pub fn tls(mut self) -> Self {
         self.tls = true;
         self
     }
 
-    /// Speaks TLS only, and only with a client that has a certificate: [`Tls::client_cert`], [`Tls::client_key`].
+    /// Accepts only TLS with a client certificate: [`Tls::client_cert`], [`Tls::client_key`].
     #[must_use]
     pub fn client_certificates(mut self) -> Self {
         self.client_certificates = true;
@@ -107,20 +107,20 @@ impl RedisOptions {
         self
     }
 
-    /// Forgets keys when its memory is full, as a cache does: what a storage has to notice.
+    /// Evicts keys when its memory is full, as a cache does.
     #[must_use]
     pub fn evicting(self, bytes: u64, policy: &str) -> Self {
         self.setting("maxmemory", &bytes.to_string()).setting("maxmemory-policy", policy)
     }
 
-    /// Adds a line to its configuration, which wins over those before it.
+    /// Adds a line to its configuration, which overrides those before it.
     #[must_use]
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Starts it.
+    /// Starts the server.
     ///
     /// # Errors
     ///
@@ -129,7 +129,7 @@ impl RedisOptions {
         self.start_in(&Scratch::new()?, "redis")
     }
 
-    /// Starts it in a directory `name` of its own.
+    /// Starts the server in the directory `name` of `scratch`.
     pub(super) fn start_in(self, scratch: &Scratch, name: &str) -> Result<Redis> {
         install::program("redis-cli")?;
         let directory = scratch.directory(name, &User::Own)?;
@@ -153,18 +153,18 @@ impl RedisOptions {
                 directory: directory.clone(),
             };
             let asked = address.clone();
-            // While it loads its data, it answers with an error.
+            // A server that loads its data answers with an error.
             let server = Server::start(scratch, program, move || asked.command(&["ping"]).map(drop))?;
             Ok(Redis { server, address })
         })
     }
 
-    /// What to run; for a Sentinel too.
+    /// Returns the program, also for a Sentinel.
     pub(super) fn program(&self) -> &'static str {
         if self.valkey { "valkey-server" } else { "redis-server" }
     }
 
-    /// A file and not arguments: a server that was promoted writes it down there.
+    /// Returns the configuration file. A server that is promoted writes to it, so arguments are not enough.
     fn config(&self, directory: &Path, address: &Address) -> String {
         let mut lines = vec![
             format!("dir {}", directory.display()),
@@ -195,7 +195,7 @@ impl RedisOptions {
         lines.join("\n") + "\n"
     }
 
-    /// The lines that say where to listen, and how; a Sentinel's too.
+    /// Returns the lines about addresses and TLS, also for a Sentinel.
     pub(super) fn listen(&self, address: &Address) -> Vec<String> {
         let port = address.port.number();
         let mut lines = vec!["bind 127.0.0.1".to_owned()];

@@ -1,4 +1,4 @@
-//! A primary, replicas, and three Sentinels that promote one when two of them miss the primary.
+//! A primary, a replica, and three Sentinels that promote the replica when two of them miss the primary.
 
 use std::ops::Deref;
 
@@ -12,17 +12,17 @@ use crate::scratch::Scratch;
 use crate::wait::until;
 use crate::{Error, Result};
 
-/// What the Sentinels call the primary.
+/// The name of the primary at the Sentinels.
 const NAME: &str = "leasehold";
 
-/// Is a primary with one replica, and three Sentinels with a quorum of two that miss a primary after two seconds.
+/// A primary with one replica, and three Sentinels with a quorum of two that miss a primary after two seconds.
 #[derive(Debug)]
 pub struct RedisSentinels {
     sentinels: Vec<Sentinel>,
     servers: Vec<Redis>,
 }
 
-/// Is one of the Sentinels. What [`Server`] can do, it can.
+/// One Sentinel. It has all methods of [`Server`].
 #[derive(Debug)]
 pub struct Sentinel {
     server: Server,
@@ -30,7 +30,7 @@ pub struct Sentinel {
 }
 
 impl RedisSentinels {
-    /// Starts all five, and waits until they know each other.
+    /// Starts all five servers, and waits until they know each other.
     ///
     /// # Errors
     ///
@@ -39,8 +39,8 @@ impl RedisSentinels {
         Self::start_with(Redis::options())
     }
 
-    /// Starts all five with these options of the servers; the Sentinels have the same kind of TLS, and a password of
-    /// their own.
+    /// Starts all five with these options for the servers. The Sentinels have the same kind of TLS, and credentials of their
+    /// own.
     ///
     /// # Errors
     ///
@@ -59,8 +59,8 @@ impl RedisSentinels {
         Ok(all)
     }
 
-    /// Returns the URL: `redis+sentinel://`, every Sentinel, the primary's name, the database; and as options the
-    /// Sentinels' user and password, if they ask for them.
+    /// Returns the URL: `redis+sentinel://`, every Sentinel, the primary's name and the database, and as options the user
+    /// and password of the Sentinels, if they require them.
     #[must_use]
     pub fn url(&self) -> String {
         let hosts: Vec<_> = self.sentinels.iter().map(|sentinel| sentinel.address.host()).collect();
@@ -74,7 +74,7 @@ impl RedisSentinels {
         format!("redis{tls}+sentinel://{credentials}{}/{NAME}/0{options}", hosts.join(","))
     }
 
-    /// Returns the servers: at the start the first is the primary.
+    /// Returns the servers. At the start the first one is the primary.
     #[must_use]
     pub fn servers(&self) -> &[Redis] {
         &self.servers
@@ -86,7 +86,7 @@ impl RedisSentinels {
         &self.sentinels
     }
 
-    /// Returns the primary, as most of the Sentinels see it.
+    /// Returns the primary that a majority of the Sentinels reports.
     ///
     /// # Errors
     ///
@@ -100,19 +100,19 @@ impl RedisSentinels {
         primary.ok_or_else(|| Error::new("the Sentinels do not agree on a primary"))
     }
 
-    /// Asks the Sentinels for a failover, and waits until another one is the primary.
+    /// Requests a failover from a Sentinel, and waits until another server is the primary.
     ///
     /// # Errors
     ///
     /// If it does not happen.
     pub fn failover(&self) -> Result<&Redis> {
         let old = self.primary()?.port();
-        // One that still takes the replica for a primary that has come back would make it a replica again.
+        // A Sentinel that still takes the replica for a primary would make it a replica again.
         until("the Sentinels to see that the replica is one", || {
             self.sentinels.iter().try_for_each(Sentinel::sees_replicas)
         })?;
         let leader = &self.sentinels[0];
-        // It gives up one that it began too early, when it has not yet seen that the replica is well.
+        // A Sentinel gives up a failover that began before it had seen that the replica is healthy.
         until("the Sentinels to fail over", || {
             if leader.primary_port()? == old {
                 leader.address.command(&["sentinel", "failover", NAME])?;
@@ -123,7 +123,7 @@ impl RedisSentinels {
         self.await_primary_other_than(old)
     }
 
-    /// Waits until the Sentinels have made another one the primary, for example after it was killed.
+    /// Waits until another server is the primary, for example after the old one was killed.
     ///
     /// # Errors
     ///
@@ -138,7 +138,7 @@ impl RedisSentinels {
         })
     }
 
-    /// Each knows the others and the replica, so that a failover can begin.
+    /// Waits until each Sentinel knows the others and the replica, so that a failover can begin.
     fn await_ready(&self) -> Result<()> {
         until("the Sentinels to know each other", || {
             for sentinel in &self.sentinels {
@@ -195,7 +195,7 @@ impl Sentinel {
         self.address.port.number()
     }
 
-    /// Returns the port of the primary, as it sees it.
+    /// Returns the port of the primary, according to this Sentinel.
     ///
     /// # Errors
     ///
@@ -206,7 +206,7 @@ impl Sentinel {
         port.ok_or_else(|| Error::new("the Sentinel knows no primary"))
     }
 
-    /// Each is up, and says so of itself. A Sentinel that does not answer has no say.
+    /// Checks that the Sentinel sees each replica up and as a replica. One that does not answer is ignored.
     fn sees_replicas(&self) -> Result<()> {
         let Ok(answer) = self.address.command(&["sentinel", "replicas", NAME]) else { return Ok(()) };
         let lines: Vec<_> = answer.lines().collect();
@@ -239,7 +239,7 @@ fn config(directory: &str, address: &Address, primary: &Redis, options: &RedisOp
     let Address { user, password, .. } = &primary.address;
     lines.extend(user.iter().map(|user| format!("sentinel auth-user {NAME} {user}")));
     lines.extend(password.iter().map(|password| format!("sentinel auth-pass {NAME} {password}")));
-    // Its own, for clients; and for itself, since it asks the other Sentinels.
+    // The credentials for clients, and those with which it connects to the other Sentinels.
     match (&address.user, &address.password) {
         (Some(user), Some(password)) => lines.extend([
             "user default off".to_owned(),

@@ -1,12 +1,12 @@
-//! Who serves which slot of a Cluster, and moving one from a node to another.
+//! The slots of a Cluster, and moving one between nodes.
 
 use super::{Redis, RedisCluster};
 use crate::wait::until;
 use crate::{Error, Result};
 
-/// Is a slot on its way from one primary to another: MIGRATING there, IMPORTING here. The one asks a client for keys
-/// that it has no longer with ASK; with TRYAGAIN one of both refuses a command on several keys of which it has some.
-/// It stays so until [`Migration::finish`] or [`Migration::abort`].
+/// A slot that is being moved between two primaries: MIGRATING at the old one, IMPORTING at the new one. The old one
+/// replies ASK for keys that have moved. A command on several keys of which a node has only some gets TRYAGAIN. The slot
+/// stays in that state until [`Migration::finish`] or [`Migration::abort`].
 #[derive(Debug)]
 #[must_use = "the slot stays between the nodes until `finish` or `abort`"]
 pub struct Migration<'a> {
@@ -21,7 +21,7 @@ impl RedisCluster {
     ///
     /// # Errors
     ///
-    /// If nobody answers.
+    /// If no node answers.
     pub fn slot_of(&self, key: &str) -> Result<u16> {
         let answer = self.any()?.command(&["cluster", "keyslot", key])?;
         answer.trim().parse().map_err(|_| Error::new(format!("not a slot text=`{answer}`")))
@@ -36,8 +36,7 @@ impl RedisCluster {
         self.primary_of(self.slot_of(key)?)
     }
 
-    /// Returns the primary that serves a slot: of the running nodes that say so of themselves, the last to have
-    /// become it.
+    /// Returns the primary that serves a slot: of the running nodes that claim it, the one with the highest epoch.
     ///
     /// # Errors
     ///
@@ -45,15 +44,15 @@ impl RedisCluster {
     pub fn primary_of(&self, slot: u16) -> Result<&Redis> {
         let mut found: Option<(u64, &Redis)> = None;
         for node in self.running() {
-            // One that was just killed, or is stopped, serves nobody.
-            let Ok(Own { primary: true, epoch, slots, .. }) = own(node) else { continue };
+            // A node that was just killed, or is stopped, does not count.
+            let Ok(OwnReport { primary: true, epoch, slots, .. }) = own(node) else { continue };
             let serves = slots.iter().any(|(first, last)| (*first..=*last).contains(&slot));
             if serves && found.is_none_or(|(newest, _)| newest < epoch) {
                 found = Some((epoch, node));
             }
         }
         let found = found.map(|(_, node)| node);
-        found.ok_or_else(|| Error::new(format!("nobody serves the slot slot=`{slot}`")))
+        found.ok_or_else(|| Error::new(format!("no node serves the slot slot=`{slot}`")))
     }
 
     /// Returns a running replica of a primary.
@@ -80,7 +79,7 @@ impl RedisCluster {
         migration.finish()
     }
 
-    /// Begins to move a slot to another primary: from now on it is between the two, and no key has moved yet.
+    /// Begins to move a slot to another primary. No key has moved yet.
     ///
     /// # Errors
     ///
@@ -93,7 +92,7 @@ impl RedisCluster {
             return Err(Error::new(format!("the node serves the slot already slot=`{slot}`")));
         }
         let text = slot.to_string();
-        // In this order: else the one would send clients to one that refuses them.
+        // In the other order clients would be sent to a node that refuses them.
         to.command(&["cluster", "setslot", &text, "importing", &own(from)?.id])?;
         from.command(&["cluster", "setslot", &text, "migrating", &own(to)?.id])?;
         Ok(Migration { cluster: self, slot, from, to })
@@ -109,19 +108,19 @@ impl RedisCluster {
 }
 
 impl Migration<'_> {
-    /// Returns who has the slot, until the end of this.
+    /// Returns the node that serves the slot until the end of the migration.
     #[must_use]
     pub fn from(&self) -> &Redis {
         self.from
     }
 
-    /// Returns who gets it.
+    /// Returns the node that serves the slot afterward.
     #[must_use]
     pub fn to(&self) -> &Redis {
         self.to
     }
 
-    /// Lists the keys that have not moved, in quotes, as [`Redis::quoted`] takes them.
+    /// Lists the keys that have not moved, in quotes, as [`Redis::quoted`] expects them.
     ///
     /// # Errors
     ///
@@ -133,7 +132,7 @@ impl Migration<'_> {
         Ok(keys.map(|(_, key)| key.to_owned()).collect())
     }
 
-    /// Moves one key, as it is or in quotes. One that is not there is no error.
+    /// Moves one key, plain or in quotes. A missing key is no error.
     ///
     /// # Errors
     ///
@@ -142,7 +141,7 @@ impl Migration<'_> {
         self.move_keys(&[key])
     }
 
-    /// Moves all the keys that have not moved.
+    /// Moves all keys that have not moved.
     ///
     /// # Errors
     ///
@@ -153,7 +152,7 @@ impl Migration<'_> {
             if keys.is_empty() {
                 return Ok(());
             }
-            // No more than fit in one command line.
+            // A command line has a limited length.
             for keys in keys.chunks(500) {
                 self.move_keys(&keys.iter().map(String::as_str).collect::<Vec<_>>())?;
             }
@@ -161,15 +160,15 @@ impl Migration<'_> {
         })
     }
 
-    /// Gives the slot to the new node, and tells all. The keys have moved: those left behind are lost.
+    /// Gives the slot to the new node, and informs all nodes. Keys that have not moved are lost.
     ///
     /// # Errors
     ///
-    /// If a node refuses, or they do not come to agree.
+    /// If a node refuses, or the nodes do not agree.
     pub fn finish(self) -> Result<()> {
         let (slot, id) = (self.slot.to_string(), own(self.to)?.id);
         let set = |node: &Redis| node.command(&["cluster", "setslot", &slot, "node", &id]).map(drop);
-        // The new one first: with the other order nobody would have it if this ended in between.
+        // The new node first: otherwise no node would have the slot if this fails in between.
         set(self.to)?;
         set(self.from)?;
         for node in self.cluster.running() {
@@ -178,15 +177,13 @@ impl Migration<'_> {
                 set(node)?;
             }
         }
-        until("the Cluster to know who serves the slot", || {
-            match self.cluster.primary_of(self.slot)?.port() {
-                port if port == self.to.port() => Ok(()),
-                port => Err(Error::new(format!("it is at port=`{port}`"))),
-            }
+        until("the Cluster to agree on the slot", || match self.cluster.primary_of(self.slot)?.port() {
+            port if port == self.to.port() => Ok(()),
+            port => Err(Error::new(format!("it is at port=`{port}`"))),
         })
     }
 
-    /// Leaves the slot where it was. Keys that have moved are lost to it.
+    /// Leaves the slot at the old node. Keys that have moved are lost.
     ///
     /// # Errors
     ///
@@ -212,24 +209,24 @@ impl Migration<'_> {
     }
 }
 
-/// What a node says of itself.
-struct Own {
+/// What a node reports about itself.
+struct OwnReport {
     id: String,
     primary: bool,
     replica_of: Option<String>,
-    /// Grows with each node that takes over slots.
+    /// The epoch of its configuration, which grows with each node that takes over slots.
     epoch: u64,
     slots: Vec<(u16, u16)>,
 }
 
-fn own(node: &Redis) -> Result<Own> {
+fn own(node: &Redis) -> Result<OwnReport> {
     let nodes = node.command(&["cluster", "nodes"])?;
     let own = nodes.lines().find(|line| line.contains("myself")).and_then(parse);
     own.ok_or_else(|| Error::new(format!("the node does not know itself text=`{nodes}`")))
 }
 
-/// Id, address, flags, primary, ping, pong, epoch, link, slots; those in brackets are on their way.
-fn parse(line: &str) -> Option<Own> {
+/// Reads id, address, flags, primary, ping, pong, epoch, link and slots. Slots in brackets are being moved.
+fn parse(line: &str) -> Option<OwnReport> {
     let mut words = line.split(' ');
     let id = words.next()?.to_owned();
     let flags = words.nth(1)?;
@@ -239,10 +236,10 @@ fn parse(line: &str) -> Option<Own> {
         let (first, last) = word.split_once('-').unwrap_or((word, word));
         Some((first.parse().ok()?, last.parse().ok()?))
     });
-    Some(Own { id, primary: flags.contains("master"), replica_of, epoch, slots: slots.collect() })
+    Some(OwnReport { id, primary: flags.contains("master"), replica_of, epoch, slots: slots.collect() })
 }
 
-/// Returns a node's id.
+/// Returns the id of a node.
 pub(super) fn id_of(node: &Redis) -> Result<String> {
     Ok(own(node)?.id)
 }
@@ -252,14 +249,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_says_what_it_serves() {
+    fn the_report_of_a_node_is_read() {
         let line =
             "07c3 127.0.0.1:30004@31004,host myself,master - 0 1426238317239 4 connected 0-1 5 [7->-f00]";
-        let own = parse(line).expect("it is whole");
+        let own = parse(line).expect("complete");
         assert!(own.primary && own.id == "07c3" && own.epoch == 4 && own.replica_of.is_none());
         assert_eq!(own.slots, [(0, 1), (5, 5)]);
         let line = "07c4 127.0.0.1:30005@31005 myself,slave 07c3 0 1426238316232 4 connected";
-        let own = parse(line).expect("it is whole");
+        let own = parse(line).expect("complete");
         assert!(!own.primary && own.slots.is_empty());
         assert_eq!(own.replica_of.as_deref(), Some("07c3"));
     }

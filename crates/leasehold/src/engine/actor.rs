@@ -1,4 +1,8 @@
-//! The one task that owns every acquisition: feeds the pure machines and does what they say.
+//! The one task that owns every acquisition. It passes commands, replies, hints and timers to the state machines, and
+//! executes their actions.
+//!
+//! The task runs in turns. A turn receives everything that has come in, wakes up every acquisition that is due, and
+//! sends the claims that the lanes allow. Then the task waits for whatever comes next.
 
 mod acquisition;
 mod attempts;
@@ -25,18 +29,18 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{broadcast, mpsc};
 
 use self::acquisition::{Acquisition, Verb};
-use self::calls::{Batch, Done};
+use self::calls::{Batch, Completed};
 use self::effects::{Effect, Input};
 use self::sweep::Sweep;
 use super::Home;
 use super::alarm::Alarm;
+use super::busy_poll::BusyPoll;
 use super::handle::{Command, Commands, Reply, Shared};
-use super::keeper::Keeper;
 use super::lane::Lanes;
-use super::linger::Linger;
 use super::observers::Observers;
-use super::owners::Owners;
+use super::owner_map::OwnerMap;
 use super::queue::Queues;
+use super::timers::Timers;
 use super::work;
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, ErrorKind, Result};
@@ -52,48 +56,49 @@ pub(crate) struct Actor {
     home: Home,
     shared: Arc<Shared>,
     inbox: mpsc::UnboundedReceiver<Command>,
-    /// Guards talk back through this; weak, so that the engine does not keep itself alive.
+    /// The sender that guards get. It is weak, so that the engine does not keep itself alive.
     sender: mpsc::WeakUnboundedSender<Command>,
     events: broadcast::Sender<Event>,
-    acquisitions: Owners<Acquisition>,
+    acquisitions: OwnerMap<Acquisition>,
     queues: Queues,
-    keeper: Keeper,
+    timers: Timers,
     observers: Observers,
     acquires: Lanes,
     renews: Lanes,
     releases: Lanes,
-    /// What follows from what has happened, and is not done yet.
+    /// What follows from the inputs so far, and is not executed yet.
     effects: VecDeque<Effect>,
-    calls: FuturesUnordered<Pin<Box<dyn Future<Output = Done> + Send>>>,
-    /// The number of the last call.
+    calls: FuturesUnordered<Pin<Box<dyn Future<Output = Completed> + Send>>>,
+    /// The number of the last claim or inspection.
     last_call: u64,
     hints: Option<Pin<Box<dyn Stream<Item = Hint> + Send>>>,
-    /// When to subscribe to hints if something is still held by then.
+    /// When to subscribe to hints, if any lease is held by then.
     subscribe_at: Moment,
-    /// Which holds are still to be verified after the storage may have forgotten some.
+    /// The leases that are still to be verified after the storage may have forgotten some.
     sweep: Sweep,
-    /// How many looks at holds are in flight that no caller asked for.
-    looking: usize,
+    /// How many inspections of leases are in flight that no caller has asked for.
+    inspections: usize,
     closing: Option<Closing>,
 }
 
-/// How the engine's work ends.
+/// Why the engine ends.
 enum End {
     Finished,
-    /// This is a fork of the process that it works for.
+    /// This process is a fork of the one that the engine belongs to.
     Forked,
 }
 
+/// A client that is being closed.
 struct Closing {
     until: Moment,
     replies: Vec<Reply<()>>,
 }
 
-/// A wait longer than this is worth a line in the log: one while it lasts, and one when it ends with the lock.
+/// How long a wait lasts before it is logged: once while it lasts, and once when the lock is granted.
 const SLOW: Duration = Duration::from_secs(10);
-/// How much of each kind is taken in before the lanes are looked at.
+/// How many inputs of each kind a turn receives before claims are sent.
 const BURST: usize = 1024;
-/// How many turns the engine takes before it lets others run.
+/// How many turns the engine takes before it yields to other tasks.
 const YIELD_EVERY: u32 = 64;
 
 impl Actor {
@@ -120,40 +125,40 @@ impl Actor {
             inbox,
             sender,
             events,
-            acquisitions: Owners::default(),
+            acquisitions: OwnerMap::default(),
             queues: Queues::default(),
-            keeper: Keeper::default(),
+            timers: Timers::default(),
             effects: VecDeque::new(),
             calls: FuturesUnordered::new(),
             last_call: 0,
             hints: None,
             subscribe_at: Moment::FAR,
             sweep: Sweep::default(),
-            looking: 0,
+            inspections: 0,
             closing: None,
         }
     }
 
-    /// Works until the last handle is dropped, or the client is closed, and nothing is owed any more. If it panics,
-    /// calls are told how.
-    pub(super) async fn run(mut self, mut alarm: Alarm, mut linger: Linger) {
-        match AssertUnwindSafe(self.work(&mut alarm, &mut linger)).catch_unwind().await {
+    /// Runs until the last handle is dropped, or the client is closed, and no cleanup is left. If it panics, callers get
+    /// the reason.
+    pub(super) async fn run(mut self, mut alarm: Alarm, mut busy_poll: BusyPoll) {
+        match AssertUnwindSafe(self.take_turns(&mut alarm, &mut busy_poll)).catch_unwind().await {
             Ok(End::Finished) => self.finish(),
-            // What is dropped here may say goodbye to servers, over connections that the parent goes on using.
+            // To drop the storage here might log out at servers, over connections that the parent still uses.
             Ok(End::Forked) => std::mem::forget(self),
             Err(panic) => {
                 let text = "the engine of this client has panicked; report it, and make a new client";
                 let error = super::panicked(text, &*panic);
                 tracing::error!(target: "leasehold", %error, "no engine");
-                // Before the replies are dropped, so that no call is told less.
+                // Before the replies are dropped, so that every caller gets this error.
                 let _ = self.shared.failure.set(error);
             }
         }
     }
 
-    async fn work(&mut self, alarm: &mut Alarm, linger: &mut Linger) -> End {
+    async fn take_turns(&mut self, alarm: &mut Alarm, busy_poll: &mut BusyPoll) -> End {
         let (mut open, mut turns, mut busy) = (true, 0_u32, false);
-        // A thread stays behind when a process is forked. A task of another runtime may find itself in the fork.
+        // A thread does not exist in a fork of its process. A task of another runtime may go on running in the fork.
         let (may_fork, process) = (matches!(self.home, Home::CurrentRuntime), self.process);
         loop {
             if may_fork && !process.is_current() {
@@ -161,14 +166,14 @@ impl Actor {
             }
             turns = turns.wrapping_add(1);
             if turns.is_multiple_of(YIELD_EVERY) {
-                // A storage that answers at once would keep timers and other tasks waiting for ever.
+                // A storage that answers at once would otherwise keep timers and other tasks from running.
                 tokio::task::yield_now().await;
             }
             busy |= self.turn(&mut open);
             if self.finished(open) {
                 return End::Finished;
             }
-            if linger.stays(self.clock.now(), std::mem::take(&mut busy), !self.calls.is_empty()) {
+            if busy_poll.continues(self.clock.now(), std::mem::take(&mut busy), !self.calls.is_empty()) {
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -177,7 +182,7 @@ impl Actor {
             tokio::select! {
                 biased;
                 () = forked(process), if may_fork => return End::Forked,
-                Some(done) = self.calls.next() => self.done(done),
+                Some(completed) = self.calls.next() => self.completed(completed),
                 command = self.inbox.recv(), if open => match command {
                     Some(command) => self.command(command),
                     None => open = false,
@@ -188,25 +193,25 @@ impl Actor {
         }
     }
 
-    /// Does all that can be done now, without waiting for anything; whether anything had come in.
+    /// Does everything that can be done now, without waiting. Returns `true` if anything had come in.
     pub(super) fn turn(&mut self, open: &mut bool) -> bool {
-        let came = self.take_what_is_ready(open);
-        self.wake_what_is_due();
+        let came = self.receive(open);
+        self.wake_due();
         self.sweep();
         if let Some((added, removed)) = self.observers.take_changes() {
             self.watch(&added, &removed);
         }
-        self.depart();
+        self.send_batches();
         came
     }
 
-    /// Takes all that has come in, so that claims which come together leave together.
-    fn take_what_is_ready(&mut self, open: &mut bool) -> bool {
+    /// Receives everything that has come in, so that claims that come together leave together.
+    fn receive(&mut self, open: &mut bool) -> bool {
         let mut came = false;
         for _ in 0..BURST {
-            let Some(Some(done)) = self.calls.next().now_or_never() else { break };
+            let Some(Some(completed)) = self.calls.next().now_or_never() else { break };
             came = true;
-            self.done(done);
+            self.completed(completed);
         }
         for _ in 0..BURST {
             let Some(hint) = next_hint(&mut self.hints).now_or_never() else { break };
@@ -229,6 +234,7 @@ impl Actor {
         came
     }
 
+    /// Returns `true` if the engine has nothing left to do.
     pub(super) fn finished(&self, open: bool) -> bool {
         match &self.closing {
             Some(closing) => self.acquisitions.is_empty() || self.clock.now() >= closing.until,
@@ -236,36 +242,37 @@ impl Actor {
         }
     }
 
-    /// Lets go of the storage, and only then answers those who closed the client.
+    /// Drops the storage, and only then answers the callers of `close`.
     pub(super) fn finish(mut self) {
         let (closing, left) = (self.closing.take(), self.acquisitions.len());
         drop(self);
         for reply in closing.into_iter().flat_map(|closing| closing.replies) {
             let text = "the storage did not confirm every release; the TTL frees the rest";
             let late = || Error::new(ErrorKind::Unavailable, format!("{text} left=`{left}`"));
-            // A caller that does not wait for it needs no answer; so wherever a reply is sent.
+            // A caller that has left needs no reply, here and wherever else a reply is sent.
             let _ = reply.send(if left == 0 { Ok(()) } else { Err(late()) });
         }
     }
 
+    /// Returns when the engine has to do something even if nothing comes in.
     pub(super) fn next_wake(&self) -> Moment {
         let closing = self.closing.as_ref().map_or(Moment::FAR, |closing| closing.until);
-        let wakes = [self.keeper.next(), self.observers.wake(), self.subscribe_at, closing];
+        let wakes = [self.timers.next(), self.observers.wake(), self.subscribe_at, closing];
         wakes.into_iter().fold(Moment::FAR, std::cmp::min)
     }
 
-    fn wake_what_is_due(&mut self) {
+    fn wake_due(&mut self) {
         let now = self.clock.now();
-        while let Some(key) = self.keeper.due(now) {
+        while let Some(key) = self.timers.due(now) {
             work::changed(1);
-            self.tell(key, Input::Wake);
-            self.settle(now);
-            // What it is due for cannot still be ahead of it, or it would be woken for ever.
-            debug_assert!(self.get(key).is_none_or(|acquisition| acquisition.wake > now), "woken in vain");
+            self.queue_step(key, Input::Wake);
+            self.run_effects(now);
+            // If the acquisition were still due, this loop would not end.
+            debug_assert!(self.get(key).is_none_or(|acquisition| acquisition.wake > now), "it is still due");
         }
         self.subscribe_if_held(now);
         for name in self.observers.due(now) {
-            self.look(name);
+            self.inspect_observed(name);
         }
     }
 
@@ -277,61 +284,62 @@ impl Actor {
         }
     }
 
-    /// What a lock on its way to its caller talks back through; `None` if no client is left.
+    /// Returns a sender of commands for a lease on its way to its caller, or `None` if no handle is left.
     fn commands(&self) -> Option<Commands> {
         self.sender.upgrade().map(|sender| Commands::new(sender, self.process))
     }
 
-    // ── what comes in ──────────────────────────────────────────────────────────────────────────────────
-
-    fn done(&mut self, done: Done) {
+    /// Processes a call to the storage that has ended.
+    fn completed(&mut self, completed: Completed) {
         let now = self.clock.now();
-        match done {
-            Done::Acquired(batch, answers) => self.acquired(&batch, answers),
-            Done::Renewed(batch, answers) => {
+        match completed {
+            Completed::Acquired(batch, answers) => self.acquired(&batch, answers),
+            Completed::Renewed(batch, answers) => {
                 work::changed(batch.claims.len());
-                self.renews.landed(batch.flight, batch.claims.iter().map(|claim| &claim.name));
+                self.renews.answered(batch.info, batch.claims.iter().map(|claim| &claim.name));
                 for (key, call, answer) in batch.answers(answers) {
-                    self.tell(key, Input::Renewed { call, answer });
+                    self.queue_step(key, Input::Renewed { call, answer });
                 }
             }
-            Done::Released(batch, answers) => {
+            Completed::Released(batch, answers) => {
                 work::changed(batch.claims.len());
-                self.releases.landed(batch.flight, batch.claims.iter().map(|claim| &claim.name));
+                self.releases.answered(batch.info, batch.claims.iter().map(|claim| &claim.name));
                 for (key, call, answer) in batch.answers(answers) {
-                    self.tell(key, Input::Released { call, answer });
+                    self.queue_step(key, Input::Released { call, answer });
                 }
             }
-            Done::Broken { holder } => self.broken(&holder),
-            Done::Seen { key, look, seen, reply, unasked } => {
+            Completed::Broken { holders } => holders.iter().for_each(|holder| self.broken(holder)),
+            Completed::LeaseInspected { key, call, found, reply, unasked } => {
                 work::changed(1);
-                self.looking -= usize::from(unasked);
-                let answer = calls::verified(key, &seen);
-                self.tell(key, Input::Seen { look, seen });
-                self.settle(now);
+                self.inspections -= usize::from(unasked);
+                let answer = calls::verified(key, &found);
+                self.queue_step(key, Input::Inspected { call, found });
+                self.run_effects(now);
+                // Without an answer the lease is lost, and its guard knows why.
                 if let (Some(reply), Some(answer)) = (reply, answer) {
                     let _ = reply.send(answer);
-                } // otherwise the guard knows why
+                }
                 if unasked {
-                    self.looked(key);
+                    self.lease_inspected(key);
                 }
             }
-            Done::Looked { name, seen } => self.observers.seen(&name, seen.ok(), now),
-            Done::Replied => {}
+            Completed::NameInspected { name, found } => self.observers.inspected(&name, found.ok(), now),
+            Completed::Replied => {}
         }
-        self.settle(now);
+        self.run_effects(now);
     }
 
-    /// Claims were answered, and with each those that are alike and were made before it left.
+    /// Processes the replies to a batch of claims. Each reply also answers the shareable claims of its name that were
+    /// made before the batch left.
     fn acquired(&mut self, batch: &Batch, answers: Vec<Result<AcquireReply>>) {
         work::changed(batch.claims.len());
-        self.acquires.landed(batch.flight, batch.claims.iter().map(|claim| &claim.name));
+        self.acquires.answered(batch.info, batch.claims.iter().map(|claim| &claim.name));
         for (claim, (key, call, answer)) in batch.claims.iter().zip(batch.answers(answers)) {
             let held = Self::held_by(claim, &answer);
-            self.tell(key, Input::Acquired { call, answer });
+            self.queue_step(key, Input::Acquired { call, answer });
             let Some(holder) = held else { continue };
-            for alike in self.acquires.take_alike(batch.flight, &claim.name) {
-                self.answer_alike(alike, holder.clone());
+            for shareable in self.acquires.take_shareable(batch.info, &claim.name) {
+                self.answer_shareable(shareable, holder.clone());
             }
         }
     }
@@ -340,23 +348,24 @@ impl Actor {
         let (name, owner, token) = (holder.name.clone(), holder.owner, holder.token);
         self.emit(Event::Broken { name: name.clone(), owner, token });
         if let Some(key) = self.key_of(owner) {
-            self.tell(key, Input::Hint);
+            self.queue_step(key, Input::Hint);
         }
-        self.follow(Effect::HintFirst(name));
+        self.queue_effect(Effect::HintHead(name));
     }
 
+    /// Processes a hint of the storage.
     fn hint(&mut self, hint: Hint) {
         let now = self.clock.now();
         work::changed(1);
         match hint {
             Hint::Owner(owner) => {
                 if let Some(key) = self.key_of(owner) {
-                    self.tell(key, Input::Hint);
+                    self.queue_step(key, Input::Hint);
                 }
             }
             Hint::Name(name) => {
                 self.observers.hint(&name, now);
-                self.follow(Effect::HintFirst(name));
+                self.queue_effect(Effect::HintHead(name));
             }
             Hint::Any => self.hint_all(now),
             Hint::Restarted => {
@@ -364,18 +373,19 @@ impl Actor {
                 self.hint_all(now);
             }
         }
-        self.settle(now);
+        self.run_effects(now);
     }
 
     fn hint_all(&mut self, now: Moment) {
         self.observers.hint_all(now);
-        let firsts = self.queues.firsts();
-        work::changed(firsts.len());
-        for first in firsts {
-            self.tell(first, Input::Hint);
+        let heads = self.queues.heads();
+        work::changed(heads.len());
+        for head in heads {
+            self.queue_step(head, Input::Hint);
         }
     }
 
+    /// Logs an event, and sends it to the readers of events.
     fn emit(&self, event: Event) {
         match &event {
             Event::Lost { name, token, lost } => {
@@ -390,23 +400,23 @@ impl Actor {
             }
             other => tracing::debug!(target: "leasehold", event = ?other),
         }
-        // Without a reader there is none to tell.
+        // It fails if there is no reader.
         let _ = self.events.send(event);
     }
 }
 
-/// Tells the guards whose engine goes away.
+/// Marks every lease as lost, because no engine renews it any more.
 impl Drop for Actor {
     fn drop(&mut self) {
-        // Taken out first: what is woken may look at what is held.
-        let holds = std::mem::take(&mut *self.shared.holds());
-        for hold in holds.into_values() {
-            hold.lose(Lost::Closed);
+        // Emptied first: a task that wakes up may read the list.
+        let held = std::mem::take(&mut *self.shared.held());
+        for status in held.into_values() {
+            status.lose(Lost::Closed);
         }
     }
 }
 
-/// Is ready in a fork of that process, and pending otherwise; looked at whenever the task is.
+/// Returns in a fork of that process, and never in the process itself. The check is made whenever the task is polled.
 async fn forked(process: Process) {
     std::future::poll_fn(|_| if process.is_current() { Poll::Pending } else { Poll::Ready(()) }).await;
 }
@@ -415,7 +425,7 @@ async fn next_hint(hints: &mut Option<Pin<Box<dyn Stream<Item = Hint> + Send>>>)
     match hints {
         Some(stream) => match AssertUnwindSafe(stream.next()).catch_unwind().await {
             Ok(Some(hint)) => hint,
-            // The storage has nothing more to say, or panicked; waiters fall back on asking again.
+            // The stream has ended or panicked. Waiters poll from now on.
             Ok(None) | Err(_) => {
                 *hints = Some(Box::pin(futures_util::stream::pending()));
                 std::future::pending().await

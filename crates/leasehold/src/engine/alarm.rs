@@ -1,5 +1,5 @@
-//! Sleeps until a moment on the lease clock. On Linux also through a suspend: tokio's timers stop while the
-//! machine sleeps, and a lease does not.
+//! Sleeps until a moment on the lease clock. On Linux a suspend does not delay the end of the sleep: tokio's
+//! timers stop while the machine sleeps, and a lease does not.
 
 use std::time::Duration;
 
@@ -11,11 +11,12 @@ pub(crate) struct Alarm {
     timer: Option<Timer>,
 }
 
-/// The longest sleep where the timer does not count suspend: bounds how late a loss is told after one.
+/// The longest sleep of a timer that does not count suspend. It limits how late after a suspend the engine
+/// notices a loss.
 const SLICE: Duration = Duration::from_secs(1);
 
 impl Alarm {
-    /// One that follows tokio's time, which tests can pause.
+    /// Makes an alarm on tokio's time, which tests can pause.
     pub(crate) fn tokio(clock: Clock) -> Self {
         Self {
             clock,
@@ -24,14 +25,14 @@ impl Alarm {
         }
     }
 
-    /// One that also rings in time after a suspend, where the system has such a timer.
+    /// Makes an alarm that ends in time after a suspend, if the system has such a timer.
     pub(crate) fn boot(clock: Clock) -> Self {
         Self {
             clock,
             #[cfg(target_os = "linux")]
             timer: Timer::new()
                 .inspect_err(|error| {
-                    tracing::warn!(target: "leasehold", %error, "no timer that counts suspend: a loss during one is told a second later");
+                    tracing::warn!(target: "leasehold", %error, "no timer that counts suspend: a loss during one is noticed a second later");
                 })
                 .ok(),
         }
@@ -70,7 +71,7 @@ impl Timer {
     }
 
     async fn sleep_until(&mut self, at: Moment) -> std::io::Result<()> {
-        // An alarm that rings too early costs less than setting it anew for each lock that is released.
+        // To wake up too early costs less than to set the timer anew for each lock that is released.
         if at < self.armed {
             self.arm(at)?;
         }
@@ -78,7 +79,7 @@ impl Timer {
         ready.clear_ready();
         drop(ready);
         let mut expirations = [0; 8];
-        // Nothing to read: it was set anew meanwhile.
+        // There is nothing to read if the timer was set anew meanwhile.
         let _ = rustix::io::read(&self.fd, &mut expirations);
         self.armed = Moment::FAR;
         Ok(())

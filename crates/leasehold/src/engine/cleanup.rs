@@ -1,19 +1,21 @@
-//! The cleanup: pays what is owed to the storage after the caller is gone. It repeats its task until the storage
-//! answers, or until the lease has ended by itself. Pure: it is told the time and says what to do.
+//! The cleanup: releases or detaches at the storage what an acquisition has left, after it is over for its caller. It
+//! repeats that task until the storage answers, or until the lease has ended by itself.
 //!
-//! A release can overtake the delayed claim that it undoes, and would then undo nothing. So where a claim's outcome
-//! was unknown, the release is sent at once and once more when the claim is past executing: from then on no grant for
-//! that owner is possible.
+//! A release can overtake the delayed claim that it has to undo, and then it undoes nothing. So if the
+//! outcome of a claim is unknown, the release is sent twice: at once, and when that claim cannot be executed
+//! any more. From then on no grant for that owner is possible.
+//!
+//! The machine is pure: its caller passes the time and the input, and executes the returned action.
 //!
 //! | State | Input | Next state | Action |
 //! |---|---|---|---|
-//! | `Awaiting`: the claim is in flight | it has left nothing, and nothing else is unknown | | done |
-//! | | it has left something, or that is unknown, or the answer is overdue | `Queued` | send |
-//! | `Queued`: the task waits in its lane | it leaves ([`Cleanup::sent`]) | `Sent` | |
-//! | `Sent`: the task is in flight | a definite answer, and no claim could be executed when it was sent | | done |
-//! | | a definite answer | `Resting` until none can be | |
-//! | | an unknown answer, or none in time | `Resting`, longer each time | |
-//! | `Resting` | the pause is over | `Queued` | send |
+//! | `AwaitingClaim`: the claim is in flight | it has left nothing, and no other claim is unknown | | done |
+//! | | it has left something, or that is unknown, or the reply is overdue | `InLane` | send |
+//! | `InLane`: the task waits in its lane | it leaves ([`Cleanup::sent`]) | `InFlight` | |
+//! | `InFlight`: the task was sent | a definite reply, and no claim could be executed when it was sent | | done |
+//! | | a definite reply | `Paused` until no claim can be executed | |
+//! | | an unknown reply, or none in time | `Paused`, longer each time | |
+//! | `Paused` | the pause is over | `InLane` | send |
 //! | any | the lease has ended by itself | | done |
 
 use std::cmp::{max, min};
@@ -24,10 +26,23 @@ use super::timing::{CALL_LIMIT, jitter};
 use crate::clock::Moment;
 use crate::storage::Owner;
 
+/// What an acquisition may have left at the storage when it is over for its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Leftovers {
+    /// Its claim that is in flight.
+    pub(crate) claim: Option<Call>,
+    /// The moment until which a claim whose answer was lost may still be executed.
+    pub(crate) unknown_until: Moment,
+    /// The moment by which everything has ended by itself.
+    pub(crate) expires: Moment,
+}
+
 #[derive(Debug)]
 pub(crate) struct Cleanup {
     owner: Owner,
+    /// The moment until which a claim whose answer was lost may still be executed.
     unknown_until: Moment,
+    /// The moment by which everything has ended by itself.
     expires: Moment,
     state: State,
     failures: u32,
@@ -35,91 +50,83 @@ pub(crate) struct Cleanup {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// The claim is in flight; its answer will tell what there is to undo.
-    Awaiting(Call),
-    Queued,
-    Sent {
+    /// The claim is in flight. Its reply tells what there is to undo.
+    AwaitingClaim(Call),
+    InLane,
+    InFlight {
         call: Call,
         until: Moment,
     },
-    Resting(Moment),
+    Paused(Moment),
 }
 
-/// What happens.
+/// What happens to a cleanup.
 #[derive(Debug)]
 pub(crate) enum Input {
-    /// A claim was answered, and has left something, or not.
-    Claim {
-        call: Call,
-        left: Left,
-    },
-    /// The task was answered: definitely, or not.
-    Answer {
-        call: Call,
-        definite: bool,
-    },
+    /// The claim that was in flight has left something at the storage, or not.
+    Claim { call: Call, outcome: ClaimOutcome },
+    /// The reply to the task. It is not definite if the storage may or may not have executed the task.
+    Answer { call: Call, definite: bool },
+    /// The moment that [`Cleanup::wake`] asked for has come.
     Wake,
 }
 
-/// What a claim that was given up has left behind.
+/// What a claim has left at the storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Left {
-    Nothing,
-    Something,
-    /// That is unknown, and it may still be executed until then.
+pub(crate) enum ClaimOutcome {
+    NothingLeft,
+    SomethingLeft,
+    /// That is unknown, and the claim may still be executed until then.
     Unknown(Moment),
 }
 
-/// What to do about it.
+/// What the caller of [`Cleanup::step`] does next.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    Rest,
+    None,
     /// Send the task, and call [`Cleanup::sent`] when it leaves.
     Send,
-    /// Nothing is owed any more.
+    /// Nothing is left at the storage. No action follows.
     Done,
 }
 
 impl Cleanup {
-    /// Starts with the task itself, or by waiting for the answer to a claim that is in flight; not if that answer is
-    /// overdue, as it may be after a pause of this process.
-    pub(crate) fn new(
-        owner: Owner,
-        now: Moment,
-        awaiting: Option<Call>,
-        unknown_until: Moment,
-        expires: Moment,
-    ) -> Self {
-        let awaiting = awaiting.filter(|call| call.sent.after(CALL_LIMIT) > now);
-        let state = awaiting.map_or(State::Queued, State::Awaiting);
+    /// Makes a cleanup that begins with its task, or by waiting for the reply to the claim in flight. It does not wait
+    /// for a reply that is overdue, as it may be after a pause of this process.
+    pub(crate) fn new(owner: Owner, now: Moment, leftovers: Leftovers) -> Self {
+        let Leftovers { claim, unknown_until, expires } = leftovers;
+        let claim = claim.filter(|call| call.sent.after(CALL_LIMIT) > now);
+        let state = claim.map_or(State::InLane, State::AwaitingClaim);
         Self { owner, unknown_until, expires, state, failures: 0 }
     }
 
-    /// Returns what to do first.
+    /// Returns the first action.
     pub(crate) fn begin(&self) -> Action {
-        if self.state == State::Queued { Action::Send } else { Action::Rest }
+        if self.state == State::InLane { Action::Send } else { Action::None }
     }
 
+    /// Returns when it next needs [`Input::Wake`].
     pub(crate) fn wake(&self) -> Moment {
         let next = match self.state {
-            State::Queued => Moment::FAR,
-            State::Awaiting(call) => call.sent.after(CALL_LIMIT),
-            State::Sent { until, .. } | State::Resting(until) => until,
+            State::InLane => Moment::FAR,
+            State::AwaitingClaim(call) => call.sent.after(CALL_LIMIT),
+            State::InFlight { until, .. } | State::Paused(until) => until,
         };
         min(next, self.expires)
     }
 
-    /// The task leaves now, and is waited for until `until`.
+    /// Notes that the task leaves now. The cleanup waits for its reply until `until`.
     pub(crate) fn sent(&mut self, call: Call, until: Moment) {
-        self.state = State::Sent { call, until };
+        self.state = State::InFlight { call, until };
     }
 
+    /// Processes an input. Returns what to do next.
     pub(crate) fn step(&mut self, now: Moment, input: Input) -> Action {
         match input {
-            Input::Claim { call, left } if self.state == State::Awaiting(call) => match left {
-                Left::Nothing if self.unknown_until <= call.sent => Action::Done,
-                Left::Nothing | Left::Something => self.send(),
-                Left::Unknown(until) => {
+            Input::Claim { call, outcome } if self.state == State::AwaitingClaim(call) => match outcome {
+                ClaimOutcome::NothingLeft if self.unknown_until <= call.sent => Action::Done,
+                ClaimOutcome::NothingLeft | ClaimOutcome::SomethingLeft => self.send(),
+                ClaimOutcome::Unknown(until) => {
                     self.unknown_until = max(self.unknown_until, until);
                     self.send()
                 }
@@ -128,41 +135,41 @@ impl Cleanup {
                 if call.sent >= self.unknown_until {
                     return Action::Done;
                 }
-                self.state = State::Resting(self.unknown_until);
-                Action::Rest
+                self.state = State::Paused(self.unknown_until);
+                Action::None
             }
             Input::Wake | Input::Answer { .. } if now >= self.expires => Action::Done,
             Input::Answer { call, .. } if self.is_for(call) => self.failed(now),
-            // An answer to a call that was given up: a newer one knows better.
-            Input::Claim { .. } | Input::Answer { .. } => Action::Rest,
+            // The reply to a call that was given up: the reply to a later one supersedes it.
+            Input::Claim { .. } | Input::Answer { .. } => Action::None,
             Input::Wake => match self.state {
-                State::Resting(until) if now >= until => self.send(),
-                State::Awaiting(call) if now >= call.sent.after(CALL_LIMIT) => self.send(),
-                State::Sent { until, .. } if now >= until => self.failed(now),
-                _ => Action::Rest,
+                State::Paused(until) if now >= until => self.send(),
+                State::AwaitingClaim(call) if now >= call.sent.after(CALL_LIMIT) => self.send(),
+                State::InFlight { until, .. } if now >= until => self.failed(now),
+                _ => Action::None,
             },
         }
     }
 
     fn is_for(&self, call: Call) -> bool {
-        matches!(self.state, State::Sent { call: sent, .. } if sent == call)
+        matches!(self.state, State::InFlight { call: sent, .. } if sent == call)
     }
 
     fn send(&mut self) -> Action {
-        self.state = State::Queued;
+        self.state = State::InLane;
         Action::Send
     }
 
     fn failed(&mut self, now: Moment) -> Action {
         self.failures = self.failures.saturating_add(1);
-        let doubled = min(SHORTEST.saturating_mul(1 << min(self.failures, 10)), LONGEST);
-        self.state = State::Resting(now.after(jitter(self.owner, self.failures, doubled)));
-        Action::Rest
+        let doubled = min(PAUSE_SHORTEST.saturating_mul(1 << min(self.failures, 10)), PAUSE_LONGEST);
+        self.state = State::Paused(now.after(jitter(self.owner, self.failures, doubled)));
+        Action::None
     }
 }
 
-const SHORTEST: Duration = Duration::from_millis(10);
-const LONGEST: Duration = Duration::from_secs(1);
+const PAUSE_SHORTEST: Duration = Duration::from_millis(10);
+const PAUSE_LONGEST: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -174,8 +181,8 @@ mod tests {
         T0.after(Duration::from_millis(millis))
     }
 
-    fn cleanup(awaiting: Option<Call>, unknown_until: Moment) -> Cleanup {
-        Cleanup::new(Owner::random(), T0, awaiting, unknown_until, at(10_000))
+    fn cleanup(claim: Option<Call>, unknown_until: Moment) -> Cleanup {
+        Cleanup::new(Owner::random(), T0, Leftovers { claim, unknown_until, expires: at(10_000) })
     }
 
     #[test]
@@ -190,12 +197,12 @@ mod tests {
     }
 
     #[test]
-    fn releases_again_when_the_late_claim_is_past_executing() {
+    fn releases_again_when_the_late_claim_cannot_be_executed_any_more() {
         let mut cleanup = cleanup(None, at(200));
         cleanup.sent(Call::at(at(0)), at(500));
         assert_eq!(
             cleanup.step(at(1), Input::Answer { call: Call::at(at(0)), definite: true }),
-            Action::Rest
+            Action::None
         );
         assert_eq!(cleanup.wake(), at(200));
         assert_eq!(cleanup.step(at(200), Input::Wake), Action::Send);
@@ -207,30 +214,34 @@ mod tests {
     }
 
     #[test]
-    fn waits_for_the_claim_under_way_before_it_undoes_it() {
+    fn waits_for_the_claim_in_flight_before_it_undoes_it() {
         let mut cleanup = cleanup(Some(Call::at(at(0))), Moment::ZERO);
-        assert_eq!(cleanup.begin(), Action::Rest);
+        assert_eq!(cleanup.begin(), Action::None);
         assert_eq!(
-            cleanup.step(at(5), Input::Claim { call: Call::at(at(0)), left: Left::Something }),
+            cleanup.step(at(5), Input::Claim { call: Call::at(at(0)), outcome: ClaimOutcome::SomethingLeft }),
             Action::Send
         );
         let mut cleanup = self::cleanup(Some(Call::at(at(0))), Moment::ZERO);
         assert_eq!(
-            cleanup.step(at(5), Input::Claim { call: Call::at(at(0)), left: Left::Nothing }),
+            cleanup.step(at(5), Input::Claim { call: Call::at(at(0)), outcome: ClaimOutcome::NothingLeft }),
             Action::Done
         );
     }
 
     #[test]
-    fn an_answer_that_is_overdue_is_not_waited_for() {
-        let (now, awaiting) = (at(6_000), Some(Call::at(at(0))));
-        let cleanup = Cleanup::new(Owner::random(), now, awaiting, Moment::ZERO, at(10_000));
+    fn does_not_wait_for_a_reply_that_is_overdue() {
+        let (now, claim) = (at(6_000), Some(Call::at(at(0))));
+        let cleanup = Cleanup::new(
+            Owner::random(),
+            now,
+            Leftovers { claim, unknown_until: Moment::ZERO, expires: at(10_000) },
+        );
         assert_eq!(cleanup.begin(), Action::Send);
-        assert!(cleanup.wake() > now, "nothing is woken for what is over");
+        assert!(cleanup.wake() > now, "it is not woken up for what is over");
     }
 
     #[test]
-    fn a_task_without_answer_is_repeated_until_the_lease_has_ended() {
+    fn a_task_without_a_reply_is_repeated_until_the_lease_has_ended() {
         let mut cleanup = cleanup(None, Moment::ZERO);
         let (mut now, mut sends) = (at(0), 0);
         cleanup.sent(Call::at(now), now.after(Duration::from_millis(100)));
@@ -242,7 +253,7 @@ mod tests {
                     cleanup.sent(Call::at(now), now.after(Duration::from_millis(100)));
                 }
                 Action::Done => break,
-                Action::Rest => {}
+                Action::None => {}
             }
         }
         assert_eq!(now, at(10_000));

@@ -1,4 +1,4 @@
-//! The client's side of an engine: what is asked of it, and how the answers come back.
+//! The client's side of an engine: the commands that it sends, and how the replies come back.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::call::Key;
-use super::hold::Hold;
-use super::owners::Owners;
+use super::lease_status::LeaseStatus;
+use super::owner_map::OwnerMap;
 use super::planted::{self, Bug};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Change, Changes, Event, Events};
@@ -21,7 +21,7 @@ use crate::ticket::Ticket;
 /// How many changes an observer may be behind.
 const CHANGES: usize = 64;
 
-/// What a command asks of the engine.
+/// A command to the engine.
 pub(crate) enum Command {
     Acquire {
         key: Key,
@@ -32,7 +32,7 @@ pub(crate) enum Command {
     },
     Break {
         name: Name,
-        reply: Reply<Option<Holder>>,
+        reply: Reply<Vec<Holder>>,
     },
     Close {
         reply: Reply<()>,
@@ -42,9 +42,9 @@ pub(crate) enum Command {
     },
     Inspect {
         name: Name,
-        reply: Reply<Option<Holder>>,
+        reply: Reply<Vec<Holder>>,
     },
-    Leave {
+    Cancel {
         key: Key,
     },
     List {
@@ -86,38 +86,40 @@ pub(crate) enum Command {
     },
 }
 
-/// Where an answer goes.
+/// The channel for the reply to a command.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
 
-/// What the engine and its clients share.
+/// What the engine and its handles share.
 pub(crate) struct Shared {
     pub(super) limits: Limits,
     pub(super) guarantees: Guarantees,
     pub(super) storage: String,
     pub(super) events: broadcast::WeakSender<Event>,
-    pub(super) holds: Mutex<Owners<Arc<Hold>>>,
+    /// The leases that `held` lists.
+    pub(super) held: Mutex<OwnerMap<Arc<LeaseStatus>>>,
     pub(super) closed: AtomicBool,
-    /// Why the engine has stopped, or never ran, if that was not asked for.
+    /// Why the engine has stopped or never ran, unless the client was closed.
     pub(super) failure: OnceLock<Error>,
-    /// Numbers acquisitions and observers.
+    /// The next number of an acquisition or observer.
     pub(super) numbers: AtomicU64,
 }
 
 impl Shared {
-    pub(super) fn holds(&self) -> MutexGuard<'_, Owners<Arc<Hold>>> {
-        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Locks the list of the leases that are held.
+    pub(super) fn held(&self) -> MutexGuard<'_, OwnerMap<Arc<LeaseStatus>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a hold off the list of what is held. A later one of the same owner stays.
+    /// Removes a lease from the list of what is held. A later one of the same owner stays.
     pub(super) fn unlist(&self, key: Key) {
-        let mut holds = self.holds();
-        if holds.get(&key.owner).is_some_and(|hold| hold.key == key) {
-            holds.remove(&key.owner);
+        let mut held = self.held();
+        if held.get(&key.owner).is_some_and(|status| status.key == key) {
+            held.remove(&key.owner);
         }
     }
 }
 
-/// Sends commands, in the process that the engine runs in.
+/// A sender of commands, which works only in the process that the engine runs in.
 #[derive(Clone)]
 pub(crate) struct Commands {
     sender: Option<mpsc::UnboundedSender<Command>>,
@@ -135,7 +137,8 @@ impl Commands {
     }
 }
 
-/// The last sender wakes the engine. In a fork there is none to wake, and what it is woken through may be locked.
+/// Drops the sender, which wakes up the engine if it is the last one. In a fork there is no engine to wake
+/// up, and a mutex on the way to it may be locked.
 impl Drop for Commands {
     fn drop(&mut self) {
         if self.sender.as_ref().is_some_and(|sender| sender.strong_count() == 1) && !self.process.is_current()
@@ -145,7 +148,7 @@ impl Drop for Commands {
     }
 }
 
-/// Talks to an engine. The engine ends when the last one is dropped and nothing is owed any more.
+/// A handle of an engine. The engine ends when the last handle is dropped and no cleanup is left.
 #[derive(Clone)]
 pub(crate) struct Handle {
     commands: Commands,
@@ -157,12 +160,13 @@ impl Handle {
         Self { commands, shared }
     }
 
+    /// Acquires a lock. Returns `None` if `once` and the lock is held.
     pub(crate) async fn acquire(
         &self,
         name: Name,
         options: Options,
         once: bool,
-    ) -> Result<Option<Arc<Hold>>> {
+    ) -> Result<Option<Arc<LeaseStatus>>> {
         let owner = if planted::is(Bug::OwnerPerClient) {
             let client: u64 = std::ptr::from_ref(&*self.shared).addr().try_into().unwrap_or(0);
             Owner::from_bytes(u128::from(client).to_be_bytes())
@@ -170,90 +174,99 @@ impl Handle {
             Owner::random()
         };
         let key = self.key(owner);
-        // Dropped with this future: then the engine undoes what it had begun. What was on its way here is dropped
-        // with the channel, which releases it.
-        let leaving = Leaving { engine: self, command: Some(Command::Leave { key }) };
-        let answer = self.ask(|reply| Command::Acquire { key, name, options, once, reply }).await;
-        leaving.not_needed();
+        // Dropped with this future: then the engine undoes what it has begun. A delivery on its way here is
+        // dropped with the channel, which releases the lease.
+        let cancel = CancelOnDrop { engine: self, command: Some(Command::Cancel { key }) };
+        let answer = self.request(|reply| Command::Acquire { key, name, options, once, reply }).await;
+        cancel.disarm();
         answer.map(|delivery| delivery.map(Delivery::take))
     }
 
-    pub(crate) async fn resume(&self, ticket: Ticket, options: Options) -> Result<Arc<Hold>> {
+    /// Resumes the lease of a ticket.
+    pub(crate) async fn resume(&self, ticket: Ticket, options: Options) -> Result<Arc<LeaseStatus>> {
         options::check_ttl(ticket.ttl, self.limits())?;
         let key = self.key(ticket.owner);
-        let leaving = Leaving { engine: self, command: Some(Command::Leave { key }) };
-        let answer = self.ask(|reply| Command::Resume { key, ticket, options, reply }).await;
-        leaving.not_needed();
+        let cancel = CancelOnDrop { engine: self, command: Some(Command::Cancel { key }) };
+        let answer = self.request(|reply| Command::Resume { key, ticket, options, reply }).await;
+        cancel.disarm();
         answer.map(Delivery::take)
     }
 
-    pub(crate) async fn inspect(&self, name: Name) -> Result<Option<Holder>> {
-        self.ask(|reply| Command::Inspect { name, reply }).await
+    /// Returns every holder of a lock.
+    pub(crate) async fn inspect(&self, name: Name) -> Result<Vec<Holder>> {
+        self.request(|reply| Command::Inspect { name, reply }).await
     }
 
+    /// Lists all holders of names with this prefix.
     pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<Holder>> {
-        self.ask(|reply| Command::List { prefix: prefix.to_owned(), reply }).await
+        self.request(|reply| Command::List { prefix: prefix.to_owned(), reply }).await
     }
 
-    pub(crate) async fn break_lock(&self, name: Name) -> Result<Option<Holder>> {
-        self.ask(|reply| Command::Break { name, reply }).await
+    /// Ends the leases that an inspection shows. Returns their holders.
+    pub(crate) async fn break_lock(&self, name: Name) -> Result<Vec<Holder>> {
+        self.request(|reply| Command::Break { name, reply }).await
     }
 
+    /// Closes the client. The error of a client that is closed already is not passed on.
     pub(crate) async fn close(&self) -> Result<()> {
         if self.commands.process.is_current() {
             self.shared.closed.store(true, Ordering::Release);
         }
-        match self.ask(|reply| Command::Close { reply }).await {
+        match self.request(|reply| Command::Close { reply }).await {
             Err(error) if error.kind() == ErrorKind::Closed => Ok(()),
             other => other,
         }
     }
 
-    pub(crate) async fn renew(&self, hold: &Hold, ttl: Option<Duration>) -> Result<()> {
-        // Before the storage is asked, so that a ticket written meanwhile promises no more.
-        ttl.into_iter().for_each(|ttl| hold.shorten(ttl));
-        lost_first(hold, self.ask(|reply| Command::Renew { key: hold.key, ttl, reply }).await)
+    /// Renews a lease now, possibly for another TTL.
+    pub(crate) async fn renew(&self, status: &LeaseStatus, ttl: Option<Duration>) -> Result<()> {
+        // Before the command is sent, so that a ticket made meanwhile promises no more.
+        ttl.into_iter().for_each(|ttl| status.shorten(ttl));
+        prefer_lost(status, self.request(|reply| Command::Renew { key: status.key, ttl, reply }).await)
     }
 
-    /// Has the storage keep the lease even if this process dies.
-    pub(crate) async fn outlive(&self, hold: &Hold) -> Result<()> {
-        lost_first(hold, self.ask(|reply| Command::Outlive { key: hold.key, reply }).await)
+    /// Makes the lease independent of this process, so that the storage keeps it if the process dies.
+    pub(crate) async fn outlive(&self, status: &LeaseStatus) -> Result<()> {
+        prefer_lost(status, self.request(|reply| Command::Outlive { key: status.key, reply }).await)
     }
 
-    pub(crate) async fn verify(&self, hold: &Hold) -> Result<()> {
-        lost_first(hold, self.ask(|reply| Command::Verify { key: hold.key, reply }).await)
+    /// Verifies with the storage that the lease is held.
+    pub(crate) async fn verify(&self, status: &LeaseStatus) -> Result<()> {
+        prefer_lost(status, self.request(|reply| Command::Verify { key: status.key, reply }).await)
     }
 
-    pub(crate) async fn release(&self, hold: &Hold) -> Result<()> {
-        self.unlist(hold);
-        let asked = self.ask(|reply| Command::Release { key: hold.key, reply: Some(reply) }).await;
-        // `Ok` stays: it was ours until then, whatever the clock says by now.
-        if asked.is_ok() { asked } else { lost_first(hold, asked) }
+    /// Releases a lease.
+    pub(crate) async fn release(&self, status: &LeaseStatus) -> Result<()> {
+        self.unlist(status);
+        let answer = self.request(|reply| Command::Release { key: status.key, reply: Some(reply) }).await;
+        // `Ok` stays: the lease was held until then, whatever the clock says by now.
+        if answer.is_ok() { answer } else { prefer_lost(status, answer) }
     }
 
-    /// Releases in the background.
-    pub(crate) fn abandon(&self, hold: &Hold) {
-        self.unlist(hold);
+    /// Releases a lease in the background.
+    pub(crate) fn abandon(&self, status: &LeaseStatus) {
+        self.unlist(status);
         if planted::is(Bug::DropWithoutRelease) {
             return;
         }
-        self.tell(Command::Release { key: hold.key, reply: None });
+        self.send(Command::Release { key: status.key, reply: None });
     }
 
-    /// Lets the lease end with its TTL.
-    pub(crate) fn detach(&self, hold: &Hold) {
-        self.unlist(hold);
-        self.tell(Command::Detach { key: hold.key });
+    /// Lets a lease end with its TTL.
+    pub(crate) fn detach(&self, status: &LeaseStatus) {
+        self.unlist(status);
+        self.send(Command::Detach { key: status.key });
     }
 
+    /// Observes a name.
     pub(crate) fn observe(&self, name: Name) -> Result<Changes> {
         if self.shared.closed.load(Ordering::Acquire) {
             return Err(Error::closed());
         }
         let (changes, seen) = mpsc::channel(CHANGES);
-        let id = self.number();
+        let id = self.next_number();
         if !self.commands.send(Command::Observe { name: name.clone(), id, changes }) {
-            return Err(self.gone());
+            return Err(self.stopped());
         }
         // Weak, so that an observer does not keep the engine alive.
         let commands = self.commands.sender.as_ref().map(mpsc::UnboundedSender::downgrade);
@@ -262,12 +275,13 @@ impl Handle {
             if process.is_current()
                 && let Some(commands) = commands.as_ref().and_then(mpsc::WeakUnboundedSender::upgrade)
             {
-                // An engine that has ended observes nothing.
+                // An engine that has ended has no observers.
                 let _ = commands.send(Command::Unobserve { name: name.clone(), id });
             }
         }))
     }
 
+    /// Subscribes to events.
     pub(crate) fn events(&self) -> Events {
         let events = if self.commands.process.is_current() { self.shared.events.upgrade() } else { None };
         Events::new(match events {
@@ -277,55 +291,61 @@ impl Handle {
         })
     }
 
+    /// Lists the leases that this client holds.
     pub(crate) fn held(&self) -> Vec<Holder> {
         if !self.commands.process.is_current() {
             return Vec::new();
         }
-        let holds: Vec<_> = self.shared.holds().values().cloned().collect();
-        let shown = |hold: &&Arc<Hold>| hold.is_held() || planted::is(Bug::ExpiredStillListed);
-        let mut held: Vec<_> = holds.iter().filter(shown).map(|hold| hold.holder()).collect();
+        let listed: Vec<_> = self.shared.held().values().cloned().collect();
+        let shown = |status: &&Arc<LeaseStatus>| status.is_held() || planted::is(Bug::ExpiredStillListed);
+        let mut held: Vec<_> = listed.iter().filter(shown).map(|status| status.holder()).collect();
         held.sort_by(|a, b| (&a.name, a.token).cmp(&(&b.name, b.token)));
         held
     }
 
+    /// Returns what the storage promises.
     pub(crate) fn guarantees(&self) -> Guarantees {
         self.shared.guarantees
     }
 
+    /// Returns what the storage accepts.
     pub(crate) fn limits(&self) -> &Limits {
         &self.shared.limits
     }
 
-    fn number(&self) -> u64 {
+    fn next_number(&self) -> u64 {
         self.shared.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// A new acquisition of that owner.
+    /// Returns the key of a new acquisition of that owner.
     pub(super) fn key(&self, owner: Owner) -> Key {
-        Key { owner, generation: self.number() }
+        Key { owner, generation: self.next_number() }
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
+    /// Sends a command, and waits for the reply.
+    async fn request<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         if !self.commands.send(command(reply)) {
-            return Err(self.gone());
+            return Err(self.stopped());
         }
-        self.commands.process.limits(answer).await.and_then(Result::ok).unwrap_or_else(|| Err(self.gone()))
+        self.commands.process.limits(answer).await.and_then(Result::ok).unwrap_or_else(|| Err(self.stopped()))
     }
 
-    /// Its guard is gone: `held` does not show it any more.
-    fn unlist(&self, hold: &Hold) {
+    /// Removes a lease from the list of what is held, as its guard is dropped.
+    fn unlist(&self, status: &LeaseStatus) {
         if self.commands.process.is_current() {
-            self.shared.unlist(hold.key);
+            self.shared.unlist(status.key);
         }
     }
 
-    pub(super) fn tell(&self, command: Command) {
-        // An engine that has ended has released everything, or left it to the TTL.
+    /// Sends a command that has no reply.
+    pub(super) fn send(&self, command: Command) {
+        // An engine that has ended has released everything, or has left it to the TTL.
         let _ = self.commands.send(command);
     }
 
-    fn gone(&self) -> Error {
+    /// Returns why no reply comes.
+    fn stopped(&self) -> Error {
         if !self.commands.process.is_current() {
             return Error::invalid(
                 "this client was made before this process was forked; make a new one with `Locks::connect`",
@@ -344,7 +364,7 @@ impl Handle {
     }
 }
 
-/// Shows the storage without its secrets.
+/// The storage, without its secrets.
 impl fmt::Display for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.shared.storage)
@@ -357,46 +377,46 @@ impl fmt::Debug for Handle {
     }
 }
 
-/// If the lock is lost, that is the news, whatever else was answered.
-fn lost_first(hold: &Hold, answer: Result<()>) -> Result<()> {
-    match hold.why_lost() {
+/// Returns the loss of the lease instead of any other reply, if it is lost.
+fn prefer_lost(status: &LeaseStatus, answer: Result<()>) -> Result<()> {
+    match status.why_lost() {
         Some(lost) if !matches!(&answer, Err(error) if error.kind() == ErrorKind::Lost) => {
-            Err(Error::lost_for(&hold.name, lost))
+            Err(Error::lost_for(&status.name, lost))
         }
         _ => answer,
     }
 }
 
-/// A lock on its way to the caller. If it does not arrive, that is undone.
+/// A lease on its way to the caller. If it does not arrive, it is undone.
 pub(crate) struct Delivery {
-    hold: Option<Arc<Hold>>,
+    status: Option<Arc<LeaseStatus>>,
     commands: Commands,
     undo: Undo,
 }
 
-/// How a lock that does not reach its caller is undone.
+/// How to undo a lease that does not reach its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Undo {
     Release,
-    /// It goes back to its ticket.
+    /// Detach it, so that it can be resumed from its ticket again.
     Detach,
 }
 
 impl Delivery {
-    pub(super) fn new(hold: Arc<Hold>, commands: Commands, undo: Undo) -> Self {
-        Self { hold: Some(hold), commands, undo }
+    pub(super) fn new(status: Arc<LeaseStatus>, commands: Commands, undo: Undo) -> Self {
+        Self { status: Some(status), commands, undo }
     }
 
-    /// Takes the lock: it has arrived.
-    pub(super) fn take(mut self) -> Arc<Hold> {
-        self.hold.take().expect("BUG: taken once, by value")
+    /// Takes the lease, which has arrived.
+    pub(super) fn take(mut self) -> Arc<LeaseStatus> {
+        self.status.take().expect("BUG: taken once, by value")
     }
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        if let Some(hold) = self.hold.take() {
-            let key = hold.key;
+        if let Some(status) = self.status.take() {
+            let key = status.key;
             self.commands.send(match self.undo {
                 Undo::Release => Command::Release { key, reply: None },
                 Undo::Detach => Command::Detach { key },
@@ -405,23 +425,23 @@ impl Drop for Delivery {
     }
 }
 
-/// Sends a command when a caller's future is dropped before it is done.
-struct Leaving<'a> {
+/// Sends a command when the future of a caller is dropped before it is done.
+struct CancelOnDrop<'a> {
     engine: &'a Handle,
     command: Option<Command>,
 }
 
-impl Leaving<'_> {
-    /// The engine has answered, so that nothing is left to undo: that wakes it for nothing.
-    fn not_needed(mut self) {
+impl CancelOnDrop<'_> {
+    /// Sends nothing any more, as the engine has answered: a command would wake it up for nothing.
+    fn disarm(mut self) {
         self.command = None;
     }
 }
 
-impl Drop for Leaving<'_> {
+impl Drop for CancelOnDrop<'_> {
     fn drop(&mut self) {
         if let Some(command) = self.command.take() {
-            self.engine.tell(command);
+            self.engine.send(command);
         }
     }
 }

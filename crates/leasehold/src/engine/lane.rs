@@ -1,8 +1,9 @@
-//! Group commit: what arrives while a batch is in flight leaves together as the next one.
+//! Group commit: claims that arrive while a batch is in flight leave together as the next batch.
 //!
-//! A batch has one claim of each name at most. Claims that are *alike* share an answer: tries of one name that were
-//! made before a claim of that name left are refused along with it, or by its grant, so that ten thousand tries of
-//! one name take one claim and not ten thousand. They wait in the lane until that claim is answered.
+//! A batch has at most one claim of each name. Some claims are *shareable*: the reply to another claim of the
+//! same name answers them, too. These are tries without a queue. They wait in the lane until a claim of their
+//! name is answered. That answer refuses all of them that were made before the claim left, even if it is a
+//! grant. So ten thousand tries of one name take one claim and not ten thousand.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -12,8 +13,8 @@ use super::work;
 use crate::clock;
 use crate::storage::{Limits, Name};
 
-/// The lanes of one verb, one for each class of TTLs: how long an answer is waited for depends on the TTL, and
-/// a claim with hours to lose must neither hold up nor cut short one with milliseconds.
+/// The lanes of one verb, one lane for each class of TTLs. The engine waits for a reply for a part of the TTL. A claim
+/// for hours must therefore neither delay one for milliseconds nor be cut short by it.
 #[derive(Debug)]
 pub(crate) struct Lanes {
     limits: Limits,
@@ -25,28 +26,29 @@ pub(crate) struct Lanes {
 pub(crate) struct Class(u32);
 
 impl Class {
+    /// Returns the class of a TTL.
     pub(crate) fn of(ttl: Duration) -> Self {
         Self(clock::millis(ttl).checked_ilog2().unwrap_or(0) / 2)
     }
 }
 
-/// A claim that waits to be sent.
+/// A claim in a lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Waiting {
+pub(crate) struct LaneClaim {
     pub(crate) id: CallId,
     pub(crate) key: Key,
     pub(crate) name: Name,
-    /// Whether the answer to another claim of the same name answers this one, too.
-    pub(crate) alike: bool,
+    /// Whether the reply to another claim of the same name answers this one, too.
+    pub(crate) shareable: bool,
 }
 
-/// A batch that is in flight.
+/// What the lanes need to know of a batch when it is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Flight {
+pub(crate) struct BatchInfo {
     class: Class,
-    /// Claims that wait with smaller numbers were made before it left.
-    before: CallId,
-    /// Whether the lane knows the names in it.
+    /// The number of the first claim that was made after the batch left.
+    next: CallId,
+    /// Whether the lane counts the names in the batch as in flight.
     counted: bool,
 }
 
@@ -55,58 +57,60 @@ impl Lanes {
         Self { limits: *limits, classes: BTreeMap::new() }
     }
 
-    pub(crate) fn push(&mut self, class: Class, claim: Waiting) {
+    /// Adds a claim.
+    pub(crate) fn push(&mut self, class: Class, claim: LaneClaim) {
         self.classes.entry(class).or_insert_with(|| Lane::new(&self.limits)).push(claim);
     }
 
-    /// Takes back a claim that has not left.
+    /// Removes a claim that has not left.
     pub(crate) fn withdraw(&mut self, class: Class, name: &Name, id: CallId) {
         if let Some(lane) = self.classes.get_mut(&class) {
             lane.withdraw(name, id);
         }
     }
 
-    /// Returns `true` if less is waiting than may be in flight.
+    /// Returns `true` if fewer claims wait in the lane than may be in flight.
     pub(crate) fn has_room(&self, class: Class) -> bool {
         self.classes
             .get(&class)
             .is_none_or(|lane| lane.waiting < lane.batch_max.saturating_mul(lane.batches_max))
     }
 
-    /// Returns the next batch that may leave now. [`Lanes::landed`] must follow each.
-    pub(crate) fn depart(&mut self) -> Option<(Flight, Vec<Waiting>)> {
+    /// Returns the next batch that may leave now. [`Lanes::answered`] must follow for each.
+    pub(crate) fn next_batch(&mut self) -> Option<(BatchInfo, Vec<LaneClaim>)> {
         self.classes.iter_mut().find_map(|(class, lane)| {
-            let (batch, before, counted) = lane.depart()?;
-            Some((Flight { class: *class, before, counted }, batch))
+            let (claims, next, counted) = lane.next_batch()?;
+            Some((BatchInfo { class: *class, next, counted }, claims))
         })
     }
 
     /// Notes that a batch was answered, or given up.
-    pub(crate) fn landed<'a>(&mut self, flight: Flight, names: impl Iterator<Item = &'a Name>) {
-        if let Some(lane) = self.classes.get_mut(&flight.class) {
+    pub(crate) fn answered<'a>(&mut self, batch: BatchInfo, names: impl Iterator<Item = &'a Name>) {
+        if let Some(lane) = self.classes.get_mut(&batch.class) {
             lane.in_flight -= 1;
-            if flight.counted {
-                names.for_each(|name| lane.landed(name));
+            if batch.counted {
+                names.for_each(|name| lane.answered(name));
             }
         }
     }
 
-    /// Takes out the claims that the answer to a claim of this name answers, too.
-    pub(crate) fn take_alike(&mut self, flight: Flight, name: &Name) -> Vec<Key> {
-        let lane = self.classes.get_mut(&flight.class);
-        lane.map(|lane| lane.take_alike(name, flight.before)).unwrap_or_default()
+    /// Removes and returns the claims that the reply to a claim of this name answers, too.
+    pub(crate) fn take_shareable(&mut self, batch: BatchInfo, name: &Name) -> Vec<Key> {
+        let lane = self.classes.get_mut(&batch.class);
+        lane.map(|lane| lane.take_shareable(name, batch.next)).unwrap_or_default()
     }
 }
 
-/// The claims of one verb that wait to be sent. Each operation costs O(log n) for each claim that it moves.
+/// The claims of one verb and class that wait to be sent. Each operation costs O(log n) for each claim that it moves.
 #[derive(Debug)]
 struct Lane {
-    /// The only claim that waits, if there is one: most leave as soon as they have come.
-    only: Option<Waiting>,
-    /// The names of which a claim may leave, by that claim's number.
+    /// The claim, if only one waits: most claims leave as soon as they have come.
+    only: Option<LaneClaim>,
+    /// For each name of which a claim may leave: the number of that claim.
     ready: BTreeMap<CallId, Name>,
     names: HashMap<Name, Claims>,
     waiting: usize,
+    /// How many batches are in flight.
     in_flight: usize,
     batch_max: usize,
     batches_max: usize,
@@ -118,22 +122,23 @@ struct Lane {
 #[derive(Debug, Default)]
 struct Claims {
     own: BTreeMap<CallId, Key>,
-    alike: BTreeMap<CallId, Key>,
+    shareable: BTreeMap<CallId, Key>,
+    /// How many claims of this name are in flight.
     in_flight: usize,
-    /// The one in `ready`.
+    /// The claim that is in [`Lane::ready`].
     ready: Option<CallId>,
 }
 
 impl Claims {
-    /// The claim that leaves next. Those that are alike wait for the answer to the one in flight.
+    /// Returns the claim that leaves next. Shareable claims wait for the reply to the claim in flight.
     fn candidate(&self) -> Option<CallId> {
-        let alike = self.alike.keys().next().filter(|_| self.in_flight == 0);
-        self.own.keys().next().into_iter().chain(alike).min().copied()
+        let shareable = self.shareable.keys().next().filter(|_| self.in_flight == 0);
+        self.own.keys().next().into_iter().chain(shareable).min().copied()
     }
 
     fn remove(&mut self, id: CallId) -> Option<(Key, bool)> {
         let own = self.own.remove(&id).map(|key| (key, false));
-        own.or_else(|| self.alike.remove(&id).map(|key| (key, true)))
+        own.or_else(|| self.shareable.remove(&id).map(|key| (key, true)))
     }
 }
 
@@ -151,7 +156,7 @@ impl Lane {
         }
     }
 
-    fn push(&mut self, claim: Waiting) {
+    fn push(&mut self, claim: LaneClaim) {
         work::did(1);
         self.next = CallId(claim.id.0 + 1);
         self.waiting += 1;
@@ -165,28 +170,28 @@ impl Lane {
         self.add(claim);
     }
 
-    fn add(&mut self, claim: Waiting) {
+    fn add(&mut self, claim: LaneClaim) {
         let claims = self.names.entry(claim.name.clone()).or_default();
-        let among = if claim.alike { &mut claims.alike } else { &mut claims.own };
+        let among = if claim.shareable { &mut claims.shareable } else { &mut claims.own };
         among.insert(claim.id, claim.key);
         self.refresh(&claim.name);
     }
 
-    /// Brings `ready` up to date with the claims of a name.
+    /// Updates the entry of a name in `ready` after its claims have changed.
     fn refresh(&mut self, name: &Name) {
         work::did(1);
         let Some(claims) = self.names.get_mut(name) else { return };
         let candidate = claims.candidate();
         if claims.ready != candidate {
-            if let Some(before) = claims.ready {
-                self.ready.remove(&before);
+            if let Some(former) = claims.ready {
+                self.ready.remove(&former);
             }
             if let Some(candidate) = candidate {
                 self.ready.insert(candidate, name.clone());
             }
             claims.ready = candidate;
         }
-        if claims.own.is_empty() && claims.alike.is_empty() && claims.in_flight == 0 {
+        if claims.own.is_empty() && claims.shareable.is_empty() && claims.in_flight == 0 {
             self.names.remove(name);
         }
     }
@@ -201,7 +206,7 @@ impl Lane {
         }
     }
 
-    fn depart(&mut self) -> Option<(Vec<Waiting>, CallId, bool)> {
+    fn next_batch(&mut self) -> Option<(Vec<LaneClaim>, CallId, bool)> {
         #[cfg(test)]
         if work::is(work::Defect::LanesWalked) {
             work::did(self.waiting);
@@ -220,9 +225,9 @@ impl Lane {
         {
             let Some(claims) = self.names.get_mut(&name) else { continue };
             claims.ready = None;
-            if let Some((key, alike)) = claims.remove(id) {
+            if let Some((key, shareable)) = claims.remove(id) {
                 claims.in_flight += 1;
-                batch.push(Waiting { id, key, name, alike });
+                batch.push(LaneClaim { id, key, name, shareable });
             }
         }
         if batch.is_empty() {
@@ -232,26 +237,27 @@ impl Lane {
         self.waiting -= batch.len();
         self.in_flight += 1;
         for claim in &batch {
-            self.refresh(&claim.name); // only now, so that no name is in the batch twice
+            // Only now that the batch is complete, so that no name is in it twice.
+            self.refresh(&claim.name);
         }
         Some((batch, self.next, true))
     }
 
-    fn landed(&mut self, name: &Name) {
+    fn answered(&mut self, name: &Name) {
         if let Some(claims) = self.names.get_mut(name) {
             claims.in_flight = claims.in_flight.saturating_sub(1);
             self.refresh(name);
         }
     }
 
-    fn take_alike(&mut self, name: &Name, before: CallId) -> Vec<Key> {
-        if let Some(only) = self.only.take_if(|only| only.alike && only.name == *name && only.id < before) {
+    fn take_shareable(&mut self, name: &Name, next: CallId) -> Vec<Key> {
+        if let Some(only) = self.only.take_if(|only| only.shareable && only.name == *name && only.id < next) {
             self.waiting -= 1;
             return vec![only.key];
         }
         let Some(claims) = self.names.get_mut(name) else { return Vec::new() };
-        let later = claims.alike.split_off(&before);
-        let taken = std::mem::replace(&mut claims.alike, later);
+        let later = claims.shareable.split_off(&next);
+        let taken = std::mem::replace(&mut claims.shareable, later);
         if taken.is_empty() {
             return Vec::new();
         }
@@ -282,9 +288,9 @@ mod tests {
         Name::new(name).expect("valid")
     }
 
-    fn claim(id: u64, name: &str, alike: bool) -> Waiting {
+    fn claim(id: u64, name: &str, shareable: bool) -> LaneClaim {
         let key = Key { owner: Owner::random(), generation: id };
-        Waiting { id: CallId(id), key, name: named(name), alike }
+        LaneClaim { id: CallId(id), key, name: named(name), shareable }
     }
 
     impl Numbered {
@@ -292,34 +298,34 @@ mod tests {
             self.push_each(names, false)
         }
 
-        fn push_each<const N: usize>(&mut self, names: [&str; N], alike: bool) -> [u64; N] {
+        fn push_each<const N: usize>(&mut self, names: [&str; N], shareable: bool) -> [u64; N] {
             names.map(|name| {
                 self.next += 1;
-                self.lane.push(claim(self.next, name, alike));
+                self.lane.push(claim(self.next, name, shareable));
                 self.next
             })
         }
 
-        fn depart(&mut self) -> Option<Vec<u64>> {
-            self.lane.depart().map(|(batch, ..)| batch.iter().map(|claim| claim.id.0).collect())
+        fn next_batch(&mut self) -> Option<Vec<u64>> {
+            self.lane.next_batch().map(|(batch, ..)| batch.iter().map(|claim| claim.id.0).collect())
         }
 
-        fn landed(&mut self, names: &[&str]) {
+        fn answered(&mut self, names: &[&str]) {
             self.lane.in_flight -= 1;
-            names.iter().for_each(|name| self.lane.landed(&named(name)));
+            names.iter().for_each(|name| self.lane.answered(&named(name)));
         }
     }
 
     #[test]
-    fn what_arrives_meanwhile_leaves_together() {
+    fn claims_that_arrive_while_a_batch_is_in_flight_leave_together() {
         let mut lane = lane(10, 1);
         let [a] = lane.push(["a"]);
-        assert_eq!(lane.depart(), Some(vec![a]));
+        assert_eq!(lane.next_batch(), Some(vec![a]));
         let [b, c] = lane.push(["b", "c"]);
-        assert_eq!(lane.depart(), None, "one batch at a time");
-        lane.landed(&[]);
-        assert_eq!(lane.depart(), Some(vec![b, c]));
-        lane.landed(&["b", "c"]);
+        assert_eq!(lane.next_batch(), None, "one batch at a time");
+        lane.answered(&[]);
+        assert_eq!(lane.next_batch(), Some(vec![b, c]));
+        lane.answered(&["b", "c"]);
         assert!(lane.lane.names.is_empty() && lane.lane.waiting == 0, "nothing is left");
     }
 
@@ -327,63 +333,63 @@ mod tests {
     fn names_in_a_batch_are_distinct_and_keep_their_order() {
         let mut lane = lane(10, 9);
         let [a1, b1, a2, b2, a3] = lane.push(["a", "b", "a", "b", "a"]);
-        assert_eq!(lane.depart(), Some(vec![a1, b1]));
-        assert_eq!(lane.depart(), Some(vec![a2, b2]));
-        assert_eq!(lane.depart(), Some(vec![a3]));
-        assert_eq!(lane.depart(), None);
+        assert_eq!(lane.next_batch(), Some(vec![a1, b1]));
+        assert_eq!(lane.next_batch(), Some(vec![a2, b2]));
+        assert_eq!(lane.next_batch(), Some(vec![a3]));
+        assert_eq!(lane.next_batch(), None);
     }
 
     #[test]
-    fn batches_have_a_largest_size() {
+    fn a_batch_has_at_most_the_largest_size() {
         let mut lane = lane(2, 9);
         let [a, b, c, d, e] = lane.push(["a", "b", "c", "d", "e"]);
-        assert_eq!(lane.depart(), Some(vec![a, b]));
-        assert_eq!(lane.depart(), Some(vec![c, d]));
-        assert_eq!(lane.depart(), Some(vec![e]));
+        assert_eq!(lane.next_batch(), Some(vec![a, b]));
+        assert_eq!(lane.next_batch(), Some(vec![c, d]));
+        assert_eq!(lane.next_batch(), Some(vec![e]));
     }
 
     #[test]
-    fn claims_that_are_alike_wait_for_the_answer_to_one() {
+    fn shareable_claims_wait_for_the_answer_to_one() {
         let mut lane = lane(10, 9);
         let [a, ..] = lane.push_each(["a", "a", "a"], true);
-        assert_eq!(lane.depart(), Some(vec![a]));
-        assert_eq!(lane.depart(), None, "the others wait");
-        let before = lane.lane.next;
+        assert_eq!(lane.next_batch(), Some(vec![a]));
+        assert_eq!(lane.next_batch(), None, "the others wait");
+        let next = lane.lane.next;
         let [own] = lane.push(["a"]);
         let [late] = lane.push_each(["a"], true);
-        assert_eq!(lane.depart(), Some(vec![own]), "this one is not alike");
-        assert_eq!(lane.lane.take_alike(&named("a"), before).len(), 2, "one was made after it left");
-        lane.landed(&["a"]);
-        assert_eq!(lane.depart(), None);
-        lane.landed(&["a"]);
-        assert_eq!(lane.depart(), Some(vec![late]));
-        lane.landed(&["a"]);
+        assert_eq!(lane.next_batch(), Some(vec![own]), "this one is not shareable");
+        assert_eq!(lane.lane.take_shareable(&named("a"), next).len(), 2, "one was made after it left");
+        lane.answered(&["a"]);
+        assert_eq!(lane.next_batch(), None);
+        lane.answered(&["a"]);
+        assert_eq!(lane.next_batch(), Some(vec![late]));
+        lane.answered(&["a"]);
         assert!(lane.lane.names.is_empty() && lane.lane.waiting == 0, "nothing is left");
     }
 
     #[test]
-    fn a_long_ttl_does_not_hold_up_a_short_one() {
+    fn a_long_ttl_does_not_delay_a_short_one() {
         let mut lanes = Lanes::new(&Limits { batches_in_flight: 1, ..Limits::default() });
         let [hours, second] = [3600, 1].map(|secs| Class::of(Duration::from_secs(secs)));
-        let departs = |lanes: &mut Lanes| lanes.depart().map(|(flight, batch)| (flight, batch[0].id.0));
+        let next_batch = |lanes: &mut Lanes| lanes.next_batch().map(|(info, batch)| (info, batch[0].id.0));
         lanes.push(hours, claim(1, "a", false));
-        assert_eq!(departs(&mut lanes).map(|(_, id)| id), Some(1));
+        assert_eq!(next_batch(&mut lanes).map(|(_, id)| id), Some(1));
         lanes.push(second, claim(2, "b", false));
         lanes.push(hours, claim(3, "c", false));
-        let (flight, id) = departs(&mut lanes).expect("another class");
+        let (info, id) = next_batch(&mut lanes).expect("another class");
         assert_eq!(id, 2);
-        assert_eq!(lanes.depart(), None, "one batch of a class at a time");
-        lanes.landed(flight, [named("b")].iter());
-        assert_eq!(lanes.depart(), None, "that was the other class");
+        assert_eq!(lanes.next_batch(), None, "one batch of a class at a time");
+        lanes.answered(info, [named("b")].iter());
+        assert_eq!(lanes.next_batch(), None, "that was the other class");
     }
 
     #[test]
-    fn what_is_withdrawn_is_not_sent() {
+    fn a_claim_that_is_withdrawn_is_not_sent() {
         let mut lane = lane(10, 1);
         let [a, b] = lane.push(["a", "b"]);
         lane.lane.withdraw(&named("a"), CallId(a));
         lane.lane.withdraw(&named("a"), CallId(a));
         assert_eq!(lane.lane.waiting, 1);
-        assert_eq!(lane.depart(), Some(vec![b]));
+        assert_eq!(lane.next_batch(), Some(vec![b]));
     }
 }

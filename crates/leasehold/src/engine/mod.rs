@@ -1,33 +1,34 @@
-//! The machine behind a client: one task that owns every acquisition from its first claim to its end, so
-//! that a caller may be dropped, blocked or gone without anything staying held, queued or running.
+//! The engine of a client: one task that owns every acquisition from its first claim to its end. If a caller is
+//! dropped or blocked, nothing of it stays held, queued or running.
 //!
-//! `attempt`, `resume`, `lease` and `cleanup` are the stages of an acquisition, pure; `actor` feeds them with
-//! commands, answers, hints and time, and does what they say. It knows no storage by name.
+//! The stages of an acquisition are `attempt`, `resume`, `lease` and `cleanup`. Each is a pure state machine: it gets
+//! the time and an input, and returns the next action. `actor` passes commands, replies, hints and timers to them, and
+//! executes their actions. It knows no storage by name.
 //!
 //! ```text
 //!  acquire ──▶ attempt ── granted ──▶ lease ── released, lost, detached ──▶ cleanup ──▶ gone
-//!                 └─────── given up, and something may be at the storage ──────▲
+//!                 └── ended, and something may be left at the storage ─────────▲
 //!  resume ───▶ resume ─── renewed ──▶ lease
 //! ```
 
 mod actor;
 mod alarm;
 mod attempt;
+mod busy_poll;
 mod call;
 mod cleanup;
 mod handle;
-mod hold;
-mod keeper;
 mod lane;
 mod lease;
-mod linger;
+mod lease_status;
 mod observers;
-mod owners;
+mod owner_map;
 pub(crate) mod planted;
 mod queue;
 mod resume;
 #[cfg(test)]
 mod sim;
+mod timers;
 mod timing;
 mod work;
 
@@ -41,10 +42,10 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use self::actor::Actor;
 use self::alarm::Alarm;
+use self::busy_poll::BusyPoll;
 pub(crate) use self::handle::Handle;
 use self::handle::{Commands, Shared};
-pub(crate) use self::hold::Hold;
-use self::linger::Linger;
+pub(crate) use self::lease_status::LeaseStatus;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::Process;
@@ -59,9 +60,9 @@ pub(crate) enum Home {
 
 /// How long connecting may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// How long `close` waits for the storage.
+/// How long `close` waits for the cleanups.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
-/// How many events a slow reader may be behind.
+/// How many unread events are kept for a slow reader.
 const EVENTS: usize = 1024;
 
 /// Connects to a storage and starts an engine over it.
@@ -73,13 +74,14 @@ pub(crate) async fn connect(target: registry::Target, home: Home) -> Result<Hand
             on_thread(async move {
                 let storage = tokio::select! {
                     storage = within_limit(target) => storage,
-                    () = ready.closed() => return, // the caller is gone
+                    // The caller has left.
+                    () = ready.closed() => return,
                 };
                 let clock = Clock::boot();
                 match storage.and_then(|storage| prepare(storage, clock.clone(), home)) {
                     Ok((handle, actor)) => {
                         if ready.send(Ok(handle)).is_ok() {
-                            actor.run(Alarm::boot(clock), Linger::new()).await;
+                            actor.run(Alarm::boot(clock), BusyPoll::new()).await;
                         }
                     }
                     Err(error) => drop(ready.send(Err(error))),
@@ -98,13 +100,13 @@ pub(crate) fn start(storage: AnyStorage, home: Home) -> Result<Handle> {
         Home::CurrentRuntime => {
             let clock = Clock::tokio();
             let (handle, actor) = prepare(storage, clock.clone(), home)?;
-            tokio::spawn(async move { actor.run(Alarm::tokio(clock), Linger::never()).await });
+            tokio::spawn(async move { actor.run(Alarm::tokio(clock), BusyPoll::disabled()).await });
             Ok(handle)
         }
         Home::Thread => {
             let clock = Clock::boot();
             let (handle, actor) = prepare(storage, clock.clone(), home)?;
-            on_thread(async move { actor.run(Alarm::boot(clock), Linger::new()).await })?;
+            on_thread(async move { actor.run(Alarm::boot(clock), BusyPoll::new()).await })?;
             Ok(handle)
         }
     }
@@ -113,12 +115,12 @@ pub(crate) fn start(storage: AnyStorage, home: Home) -> Result<Handle> {
 /// Makes a handle without an engine: each call fails with the cause.
 pub(crate) fn failed(error: Error) -> Handle {
     let (commands, _) = mpsc::unbounded_channel();
-    let facts = Facts {
+    let properties = Properties {
         limits: Limits::default(),
         guarantees: Guarantees::new(Tier::Advisory, LeaseClock::Boot),
         storage: "no storage".to_owned(),
     };
-    let shared = shared(facts, broadcast::channel(1).0.downgrade());
+    let shared = shared(properties, broadcast::channel(1).0.downgrade());
     let _ = shared.failure.set(error);
     Handle::new(Commands::new(commands, Process::current()), shared)
 }
@@ -133,68 +135,68 @@ async fn within_limit(target: registry::Target) -> Result<AnyStorage> {
     })
 }
 
-/// What a storage says of itself.
-struct Facts {
+/// The properties of a storage, read once.
+struct Properties {
     limits: Limits,
     guarantees: Guarantees,
     storage: String,
 }
 
 fn prepare(storage: AnyStorage, clock: Clock, home: Home) -> Result<(Handle, Actor)> {
-    let asked = AssertUnwindSafe(|| Facts {
+    let read = AssertUnwindSafe(|| Properties {
         limits: storage.limits(),
         guarantees: storage.guarantees(),
         storage: storage.to_string(),
     });
-    let facts = catch_unwind(asked).map_err(|panic| panicked("the storage panicked", &*panic))?;
+    let properties = catch_unwind(read).map_err(|panic| panicked("the storage panicked", &*panic))?;
     let (commands, inbox) = mpsc::unbounded_channel();
     let (events, _) = broadcast::channel(EVENTS);
-    let shared = shared(facts, events.downgrade());
+    let shared = shared(properties, events.downgrade());
     let process = Process::current();
     let weak = commands.downgrade();
     let actor = Actor::new(storage, clock, home, Arc::clone(&shared), inbox, weak, events);
     Ok((Handle::new(Commands::new(commands, process), shared), actor))
 }
 
-fn shared(facts: Facts, events: broadcast::WeakSender<crate::event::Event>) -> Arc<Shared> {
+fn shared(properties: Properties, events: broadcast::WeakSender<crate::event::Event>) -> Arc<Shared> {
     Arc::new(Shared {
-        limits: facts.limits,
-        guarantees: facts.guarantees,
-        storage: facts.storage,
+        limits: properties.limits,
+        guarantees: properties.guarantees,
+        storage: properties.storage,
         events,
-        holds: Mutex::default(),
+        held: Mutex::default(),
         closed: AtomicBool::new(false),
         failure: OnceLock::new(),
         numbers: AtomicU64::new(0),
     })
 }
 
-/// Makes an error of a panic.
+/// Returns an error that contains the message of a panic.
 fn panicked(what: &str, panic: &(dyn std::any::Any + Send)) -> Error {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
     Error::new(ErrorKind::Internal, format!("{what} panic=`{}`", text.escape_debug()))
 }
 
-/// Runs `work` on a thread of its own.
+/// Runs a future on a thread of its own.
 fn on_thread(work: impl Future<Output = ()> + Send + 'static) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|source| {
         let text = "cannot make the engine's event loop; raise the limit of open files (`ulimit -n`)";
         Error::new(ErrorKind::Internal, text).with_source(source)
     })?;
-    // In a place of its own, not in the closure: a runtime that is dropped along with it on a thread of another
-    // runtime panics.
-    let place = Arc::new(Mutex::new(Some((runtime, work))));
-    let theirs = Arc::clone(&place);
+    // In a slot outside of the closure. If the thread cannot start, the closure is dropped here, and a runtime in it
+    // would panic if this is a thread of another runtime.
+    let slot = Arc::new(Mutex::new(Some((runtime, work))));
+    let for_thread = Arc::clone(&slot);
     let thread = std::thread::Builder::new().name("leasehold".to_owned());
     let started = thread.spawn(move || {
-        if let Some((runtime, work)) = take(&theirs) {
-            // As a task: what wakes it from within the runtime then needs no system call.
+        if let Some((runtime, work)) = take(&for_thread) {
+            // As a task: to wake up a task from within the runtime needs no system call.
             let _ = runtime.block_on(async { runtime.spawn(work).await });
         }
     });
     started.map(drop).map_err(|source| {
-        if let Some((runtime, work)) = take(&place) {
+        if let Some((runtime, work)) = take(&slot) {
             drop(work);
             runtime.shutdown_background();
         }
@@ -204,6 +206,6 @@ fn on_thread(work: impl Future<Output = ()> + Send + 'static) -> Result<()> {
     })
 }
 
-fn take<T>(place: &Mutex<Option<(Runtime, T)>>) -> Option<(Runtime, T)> {
-    place.lock().unwrap_or_else(PoisonError::into_inner).take()
+fn take<T>(slot: &Mutex<Option<(Runtime, T)>>) -> Option<(Runtime, T)> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
 }

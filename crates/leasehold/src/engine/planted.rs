@@ -1,13 +1,14 @@
-//! Classic defects, for the tests of the tests: whoever checks locks must be seen to catch them.
+//! Planted defects, well-known from other lock libraries. A check of locks is run against each of them, and
+//! must notice it.
 //!
-//! Compiled in only with `RUSTFLAGS="--cfg leasehold_planted"`, which no feature can switch on, and asleep until
-//! [`wake`] is called. Without it, [`is`] is a constant and costs nothing.
+//! Compiled in only with `RUSTFLAGS="--cfg leasehold_planted"`, which no feature can switch on, and inactive
+//! until [`wake`] is called. Without it, [`is`] is a constant and costs nothing.
 
-/// A defect, where the engine asks whether it has it.
+/// A defect. The engine has it wherever it calls [`is`] with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Bug {
-    CancelledWaiterStays = 1,
+    CanceledWaiterStays = 1,
     DeadlineFromReply,
     DropWithoutRelease,
     DropWithoutResolver,
@@ -19,6 +20,7 @@ pub(crate) enum Bug {
     OwnerPerClient,
 }
 
+/// Returns `true` if the engine has that defect.
 #[cfg(not(leasehold_planted))]
 pub(crate) const fn is(_: Bug) -> bool {
     false
@@ -37,14 +39,16 @@ mod awake {
 
     static AWAKE: AtomicU8 = AtomicU8::new(0);
 
+    /// Returns `true` if the engine has that defect.
     pub(crate) fn is(bug: Bug) -> bool {
         AWAKE.load(Ordering::Relaxed) == bug as u8
     }
 
-    /// Gives every client of this process the defect of that name, and no other; whether there is one.
+    /// Gives every client of this process the defect of that name, and no other. Returns `false` if there is
+    /// no such defect.
     pub fn wake(name: &str) -> bool {
         let bug = match name {
-            "canceled-waiter-stays" => Bug::CancelledWaiterStays,
+            "canceled-waiter-stays" => Bug::CanceledWaiterStays,
             "deadline-from-reply" => Bug::DeadlineFromReply,
             "drop-without-release" => Bug::DropWithoutRelease,
             "drop-without-resolver" => Bug::DropWithoutResolver,

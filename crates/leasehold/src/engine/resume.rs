@@ -1,17 +1,19 @@
-//! The resume: a ticket that is taken up. The lease is looked at first, to compare the token, and then renewed. Pure:
-//! it is told the time and says what to do.
+//! The resume: an acquisition that begins with a ticket. It inspects the lock first, to compare the token, and then
+//! renews the lease.
+//!
+//! The machine is pure: its caller passes the time and the input, and executes the returned action.
 //!
 //! | State | Input | Next state | Action |
 //! |---|---|---|---|
-//! | `Resting`: nothing is in flight | the pause is over | `Looking`, or `Queued` once the lease was seen | look, or renew |
-//! | `Looking`: a look is in flight | it shows this lease | `Queued` | renew |
+//! | `Paused`: nothing is in flight | the pause is over | `Inspecting`; once the lease was found: `InLane` | inspect; renew |
+//! | `Inspecting`: an inspection is in flight | it shows this lease | `InLane` | renew |
 //! | | it shows another holder, none, or another token | `Over` | end |
-//! | | unknown | `Resting` | |
-//! | `Queued`: the renewal waits in its lane | it leaves ([`Resume::sent`]) | `Renewing` | |
-//! | `Renewing`: the renewal is in flight | renewed | `Over` | granted |
+//! | | unavailable | `Paused` | |
+//! | `InLane`: the renewal waits in its lane | it leaves ([`Resume::sent`]) | `InFlight` | |
+//! | `InFlight`: the renewal was sent | renewed | `Over` | granted |
 //! | | not held | `Over` | end |
-//! | | unknown | `Resting` | |
-//! | any but `Over` | the limit passes, or an error for good | `Over` | end |
+//! | | unavailable | `Paused` | |
+//! | any but `Over` | the limit passes, or another error | `Over` | end |
 
 use std::time::Duration;
 
@@ -30,87 +32,88 @@ pub(crate) struct Resume {
     owner: Owner,
     name: Name,
     token: Token,
+    /// When it gives up.
     until: Moment,
-    /// Whether the storage has shown this lease.
-    seen: bool,
+    /// Whether an inspection has shown this lease.
+    found: bool,
     state: State,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Resting(Moment),
-    Looking(CallId),
-    Queued,
-    Renewing(Call),
+    Paused(Moment),
+    Inspecting(CallId),
+    InLane,
+    InFlight(Call),
     Over,
 }
 
-/// What happens.
+/// What happens to a resume.
 #[derive(Debug)]
 pub(crate) enum Input {
+    /// The moment that [`Resume::wake`] asked for has come.
     Wake,
-    /// A look was answered.
-    Seen {
-        look: CallId,
-        seen: Result<Option<Holder>>,
-    },
-    /// A renewal was answered.
-    Answer {
-        call: Call,
-        answer: Result<RenewReply>,
-    },
+    /// The reply to an inspection.
+    Inspected { id: CallId, found: Result<Option<Holder>> },
+    /// The reply to a renewal.
+    Answer { call: Call, answer: Result<RenewReply> },
 }
 
-/// What to do about it.
+/// What the caller of [`Resume::step`] does next.
 #[derive(Debug)]
 pub(crate) enum Action {
-    Rest,
-    /// Look at the lease, and call [`Resume::looks`].
-    Look,
+    None,
+    /// Inspect the lock, and call [`Resume::inspects`].
+    Inspect,
     /// Send a renewal, and call [`Resume::sent`] when it leaves.
     Renew,
-    /// The lease is the caller's, for `ttl` from `sent`.
+    /// The caller holds the lease, for `ttl` from `sent`.
     Granted {
         sent: Moment,
         ttl: Duration,
     },
-    /// It is over. Nothing follows.
+    /// The resume has failed. No action follows.
     End(Error),
 }
 
 impl Resume {
     pub(crate) fn new(owner: Owner, name: Name, token: Token, now: Moment) -> Self {
         let until = now.after(RESUME_LIMIT);
-        Self { owner, name, token, until, seen: false, state: State::Resting(now) }
+        Self { owner, name, token, until, found: false, state: State::Paused(now) }
     }
 
+    /// Returns the token of the ticket.
     pub(crate) fn token(&self) -> Token {
         self.token
     }
 
+    /// Returns when it next needs [`Input::Wake`].
     pub(crate) fn wake(&self) -> Moment {
         match self.state {
-            State::Resting(until) => std::cmp::min(until, self.until),
+            State::Paused(until) => std::cmp::min(until, self.until),
             State::Over => Moment::FAR,
-            State::Looking(_) | State::Queued | State::Renewing(_) => self.until,
+            State::Inspecting(_) | State::InLane | State::InFlight(_) => self.until,
         }
     }
 
-    /// A look leaves now.
-    pub(crate) fn looks(&mut self, look: CallId) {
-        self.state = State::Looking(look);
+    /// Notes that an inspection leaves now.
+    pub(crate) fn inspects(&mut self, id: CallId) {
+        self.state = State::Inspecting(id);
     }
 
-    /// The renewal leaves now.
+    /// Notes that the renewal leaves now.
     pub(crate) fn sent(&mut self, call: Call) {
-        self.state = State::Renewing(call);
+        self.state = State::InFlight(call);
     }
 
+    /// Processes an input. Returns what to do next.
     pub(crate) fn step(&mut self, now: Moment, input: Input) -> Action {
         match (input, self.state) {
-            (_, State::Over) => Action::Rest,
-            (Input::Seen { look, seen }, State::Looking(asked)) if look == asked => self.found(now, seen),
-            (Input::Answer { call, answer }, State::Renewing(asked)) if call == asked => match answer {
+            (_, State::Over) => Action::None,
+            (Input::Inspected { id, found }, State::Inspecting(sent)) if id == sent => {
+                self.inspected(now, found)
+            }
+            (Input::Answer { call, answer }, State::InFlight(sent)) if call == sent => match answer {
                 Ok(RenewReply::Renewed { ttl }) => {
                     self.state = State::Over;
                     Action::Granted { sent: call.sent, ttl }
@@ -121,22 +124,22 @@ impl Resume {
             (Input::Wake, _) if now >= self.until => {
                 self.end(Error::unavailable(&self.name, RESUME_LIMIT, None))
             }
-            (Input::Wake, State::Resting(until)) if now >= until => {
-                if self.seen {
+            (Input::Wake, State::Paused(until)) if now >= until => {
+                if self.found {
                     self.renew()
                 } else {
-                    Action::Look
+                    Action::Inspect
                 }
             }
-            // The answer to a call that was given up.
-            (Input::Wake | Input::Seen { .. } | Input::Answer { .. }, _) => Action::Rest,
+            // The reply to a call that was given up.
+            (Input::Wake | Input::Inspected { .. } | Input::Answer { .. }, _) => Action::None,
         }
     }
 
-    fn found(&mut self, now: Moment, seen: Result<Option<Holder>>) -> Action {
-        match seen {
+    fn inspected(&mut self, now: Moment, found: Result<Option<Holder>>) -> Action {
+        match found {
             Ok(Some(holder)) if holder.owner == self.owner && holder.token == self.token => {
-                self.seen = true;
+                self.found = true;
                 self.renew()
             }
             Ok(Some(holder)) if holder.owner == self.owner => self.end(Error::new(
@@ -152,7 +155,7 @@ impl Resume {
     }
 
     fn renew(&mut self) -> Action {
-        self.state = State::Queued;
+        self.state = State::InLane;
         Action::Renew
     }
 
@@ -160,8 +163,8 @@ impl Resume {
         if now >= self.until || error.kind() != ErrorKind::Unavailable {
             return self.end(error);
         }
-        self.state = State::Resting(now.after(RESUME_PAUSE));
-        Action::Rest
+        self.state = State::Paused(now.after(RESUME_PAUSE));
+        Action::None
     }
 
     fn end(&mut self, error: Error) -> Action {
@@ -183,12 +186,12 @@ mod tests {
     }
 
     #[test]
-    fn looks_and_then_renews() {
+    fn inspects_and_then_renews() {
         let (mut resume, holder) = resume();
-        assert!(matches!(resume.step(T0, Input::Wake), Action::Look));
-        resume.looks(CallId(1));
-        let seen = Input::Seen { look: CallId(1), seen: Ok(Some(holder)) };
-        assert!(matches!(resume.step(T0, seen), Action::Renew));
+        assert!(matches!(resume.step(T0, Input::Wake), Action::Inspect));
+        resume.inspects(CallId(1));
+        let inspected = Input::Inspected { id: CallId(1), found: Ok(Some(holder)) };
+        assert!(matches!(resume.step(T0, inspected), Action::Renew));
         resume.sent(Call::at(T0));
         let answer = Ok(RenewReply::Renewed { ttl: Duration::from_secs(10) });
         assert!(matches!(
@@ -198,32 +201,34 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_to_another_look_is_dropped() {
+    fn the_reply_to_another_inspection_is_dropped() {
         let (mut resume, holder) = resume();
-        assert!(matches!(resume.step(T0, Input::Wake), Action::Look));
-        resume.looks(CallId(2));
-        for seen in [Ok(None), Ok(Some(holder)), Err(Error::new(ErrorKind::Internal, "no"))] {
-            assert!(matches!(resume.step(T0, Input::Seen { look: CallId(1), seen }), Action::Rest));
+        assert!(matches!(resume.step(T0, Input::Wake), Action::Inspect));
+        resume.inspects(CallId(2));
+        for found in [Ok(None), Ok(Some(holder)), Err(Error::new(ErrorKind::Internal, "no"))] {
+            assert!(matches!(resume.step(T0, Input::Inspected { id: CallId(1), found }), Action::None));
         }
     }
 
     #[test]
-    fn a_look_that_comes_back_while_it_renews_is_dropped() {
+    fn the_reply_to_an_inspection_is_dropped_while_it_renews() {
         let (mut resume, holder) = resume();
         resume.step(T0, Input::Wake);
-        resume.looks(CallId(1));
-        resume.step(T0, Input::Seen { look: CallId(1), seen: Ok(Some(holder)) });
-        assert!(matches!(resume.step(T0, Input::Seen { look: CallId(1), seen: Ok(None) }), Action::Rest));
+        resume.inspects(CallId(1));
+        resume.step(T0, Input::Inspected { id: CallId(1), found: Ok(Some(holder)) });
+        assert!(matches!(resume.step(T0, Input::Inspected { id: CallId(1), found: Ok(None) }), Action::None));
     }
 
     #[test]
     fn a_ticket_that_was_changed_is_refused() {
         let (mut resume, mut holder) = resume();
         resume.step(T0, Input::Wake);
-        resume.looks(CallId(1));
+        resume.inspects(CallId(1));
         holder.token = Token::new(8);
-        let seen = Input::Seen { look: CallId(1), seen: Ok(Some(holder)) };
-        assert!(matches!(resume.step(T0, seen), Action::End(error) if error.kind() == ErrorKind::Invalid));
+        let inspected = Input::Inspected { id: CallId(1), found: Ok(Some(holder)) };
+        assert!(
+            matches!(resume.step(T0, inspected), Action::End(error) if error.kind() == ErrorKind::Invalid)
+        );
     }
 
     #[test]
@@ -232,13 +237,13 @@ mod tests {
         let mut now = T0;
         loop {
             match resume.step(now, Input::Wake) {
-                Action::Look => resume.looks(CallId(now.as_nanos())),
+                Action::Inspect => resume.inspects(CallId(now.as_nanos())),
                 Action::End(error) => break assert_eq!(error.kind(), ErrorKind::Unavailable),
                 _ => {}
             }
-            let look = CallId(now.as_nanos());
-            let seen = Err(Error::new(ErrorKind::Unavailable, "silence"));
-            resume.step(now, Input::Seen { look, seen });
+            let id = CallId(now.as_nanos());
+            let found = Err(Error::new(ErrorKind::Unavailable, "silence"));
+            resume.step(now, Input::Inspected { id, found });
             now = resume.wake();
         }
         assert_eq!(now, T0.after(RESUME_LIMIT));

@@ -99,7 +99,7 @@ fn crowds_keep_every_rule_and_cost_what_has_changed() {
 #[test]
 fn work_that_grows_with_what_is_there_is_caught() {
     let _time = standing_time();
-    for defect in [Defect::LineSearch, Defect::ObserverScan, Defect::LanesWalked] {
+    for defect in [Defect::QueueSearch, Defect::ObserverScan, Defect::LanesWalked] {
         let violation = crowd::run(1, Some(defect)).expect_err("it is noticed");
         println!("{defect:?}: {violation}");
         assert_eq!(violation.law, Law::Proportion, "{defect:?} is noticed for another reason: {violation}");

@@ -1,15 +1,17 @@
-//! Counts what the engine does, for the simulator: how much has changed, and how much work that was.
+//! Counters for the simulator: how much has changed, and how many steps of work that took. The work has to
+//! follow the changes, not the number of entries.
 //!
-//! Without tests, nothing is counted and nothing is left of it.
+//! Outside of tests nothing is counted, and no code of it is left.
 
-/// Counts steps of work: entries of a container that are touched, machines that are stepped, claims that move.
+/// Counts steps of work: entries of a container that are visited, machines that are stepped, claims that are
+/// moved.
 #[inline]
 pub(crate) fn did(_steps: usize) {
     #[cfg(test)]
     counted::WORK.with(|work| work.set(work.get() + _steps));
 }
 
-/// Counts what has changed and justifies work: commands, answers, hints, timers, and claims that leave.
+/// Counts changes, which justify work: commands, replies, hints, timers, and claims that leave.
 #[inline]
 pub(crate) fn changed(_changes: usize) {
     #[cfg(test)]
@@ -29,26 +31,28 @@ mod counted {
         static PLANTED: Cell<Option<Defect>> = const { Cell::new(None) };
     }
 
-    /// Work that grows with what is merely there, planted to see whether it is noticed.
+    /// A planted defect: work that grows with the number of entries. The simulator must notice it.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) enum Defect {
-        /// An acquisition that leaves its local queue is searched for.
-        LineSearch,
-        /// All observed names are looked through for one that is due.
+        /// To leave the local queue, an acquisition is searched for.
+        QueueSearch,
+        /// To find one that is due, all observed names are visited.
         ObserverScan,
-        /// A lane is looked through for the names of a batch.
+        /// To make a batch, all claims of a lane are visited.
         LanesWalked,
     }
 
-    /// Takes the counts: changes, and work.
+    /// Takes the counts since the last call: changes, and steps of work.
     pub(crate) fn take() -> (usize, usize) {
         (CHANGES.with(Cell::take), WORK.with(Cell::take))
     }
 
+    /// Plants a defect in this thread, or removes it.
     pub(crate) fn plant(defect: Option<Defect>) {
         PLANTED.with(|planted| planted.set(defect));
     }
 
+    /// Returns `true` if this thread has that defect.
     pub(crate) fn is(defect: Defect) -> bool {
         PLANTED.with(Cell::get) == Some(defect)
     }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use futures_core::Stream;
 
 use super::{
-    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, ReleaseReply, RenewReply, Storage,
-    registry,
+    AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, Limits, Name, ReleaseReply, RenewReply,
+    Share, Storage, registry,
 };
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 /// A storage of any type. It is a storage itself, so it can be wrapped. Cheap to clone.
 #[derive(Clone)]
@@ -38,6 +38,31 @@ impl AnyStorage {
     }
 }
 
+impl AnyStorage {
+    /// Calls the storage for the claims whose share it can grant, and answers the others with an error. Returns the
+    /// answers in the order of the claims.
+    async fn within_limits<T>(
+        &self,
+        claims: &[Claim],
+        call: impl AsyncFnOnce(&[Claim]) -> Vec<Result<T>>,
+    ) -> Vec<Result<T>> {
+        if claims.iter().all(|claim| claim.share == Share::EXCLUSIVE) {
+            return call(claims).await;
+        }
+        let limit_max = self.0.limits().share_max;
+        let checked: Vec<_> = claims.iter().map(|claim| claim.share.check(limit_max)).collect();
+        let granted = claims.iter().zip(&checked).filter(|(_, checked)| checked.is_ok());
+        let granted: Vec<_> = granted.map(|(claim, _)| claim.clone()).collect();
+        let mut answers = if granted.is_empty() { Vec::new() } else { call(&granted).await }.into_iter();
+        let missing = || Error::new(ErrorKind::Internal, "the storage did not answer the claim");
+        let answer = |checked: Result<()>| match checked {
+            Ok(()) => answers.next().unwrap_or_else(|| Err(missing())),
+            Err(error) => Err(error.definite()),
+        };
+        checked.into_iter().map(answer).collect()
+    }
+}
+
 impl fmt::Debug for AnyStorage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.0, f)
@@ -60,22 +85,22 @@ impl Storage for AnyStorage {
     }
 
     async fn acquire(&self, claims: &[Claim]) -> Vec<Result<AcquireReply>> {
-        self.0.acquire(claims).await
+        self.within_limits(claims, async |claims| self.0.acquire(claims).await).await
     }
 
     async fn renew(&self, claims: &[Claim]) -> Vec<Result<RenewReply>> {
-        self.0.renew(claims).await
+        self.within_limits(claims, async |claims| self.0.renew(claims).await).await
     }
 
     async fn release(&self, claims: &[Claim]) -> Vec<Result<ReleaseReply>> {
-        self.0.release(claims).await
+        self.within_limits(claims, async |claims| self.0.release(claims).await).await
     }
 
-    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
+    async fn inspect(&self, name: &Name) -> Result<Vec<Holder>> {
         self.0.inspect(name).await
     }
 
-    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
+    async fn list(&self, prefix: &str, after: Option<&Cursor>, limit: usize) -> Result<Vec<Holder>> {
         self.0.list(prefix, after, limit).await
     }
 
@@ -101,11 +126,11 @@ trait Erased: fmt::Debug + fmt::Display + Send + Sync {
     fn acquire<'a>(&'a self, claims: &'a [Claim]) -> Boxed<'a, Vec<Result<AcquireReply>>>;
     fn renew<'a>(&'a self, claims: &'a [Claim]) -> Boxed<'a, Vec<Result<RenewReply>>>;
     fn release<'a>(&'a self, claims: &'a [Claim]) -> Boxed<'a, Vec<Result<ReleaseReply>>>;
-    fn inspect<'a>(&'a self, name: &'a Name) -> Boxed<'a, Result<Option<Holder>>>;
+    fn inspect<'a>(&'a self, name: &'a Name) -> Boxed<'a, Result<Vec<Holder>>>;
     fn list<'a>(
         &'a self,
         prefix: &'a str,
-        after: Option<&'a Name>,
+        after: Option<&'a Cursor>,
         limit: usize,
     ) -> Boxed<'a, Result<Vec<Holder>>>;
     fn findings<'a>(&'a self) -> Boxed<'a, Result<Vec<Finding>>>;
@@ -134,14 +159,14 @@ impl<S: Storage> Erased for S {
         Box::pin(Storage::release(self, claims))
     }
 
-    fn inspect<'a>(&'a self, name: &'a Name) -> Boxed<'a, Result<Option<Holder>>> {
+    fn inspect<'a>(&'a self, name: &'a Name) -> Boxed<'a, Result<Vec<Holder>>> {
         Box::pin(Storage::inspect(self, name))
     }
 
     fn list<'a>(
         &'a self,
         prefix: &'a str,
-        after: Option<&'a Name>,
+        after: Option<&'a Cursor>,
         limit: usize,
     ) -> Boxed<'a, Result<Vec<Holder>>> {
         Box::pin(Storage::list(self, prefix, after, limit))

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use super::registry::Target;
 use super::url::Url;
 use super::{
-    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, Kind, LeaseClock, Limits, Name, Owner,
-    ReleaseReply, RenewReply, Storage, Tier, Token, WAITER_TTL,
+    AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Owner,
+    ReleaseReply, RenewReply, Share, Storage, Tier, Token, WAITER_TTL,
 };
 use crate::clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -142,24 +142,26 @@ impl Storage for Memory {
         claims.iter().map(|claim| Ok(state.release(claim, now))).collect()
     }
 
-    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
+    async fn inspect(&self, name: &Name) -> Result<Vec<Holder>> {
         let (state, now) = (self.space.state(), Instant::now());
-        Ok(state.records.get(name).and_then(|record| record.holder(name, now)))
+        Ok(state.records.get(name).and_then(|record| record.holder(name, now)).into_iter().collect())
     }
 
-    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
+    async fn list(&self, prefix: &str, after: Option<&Cursor>, limit: usize) -> Result<Vec<Holder>> {
         let (state, now) = (self.space.state(), Instant::now());
         // A prefix that is no name, such as none at all, is looked for from the first one on.
         let from = match (after, Name::new(prefix)) {
-            (Some(after), Ok(prefix)) if *after < prefix => Bound::Included(prefix),
-            (Some(after), _) => Bound::Excluded(after.clone()),
+            (Some(after), Ok(prefix)) if after.name < prefix => Bound::Included(prefix),
+            (Some(after), _) => Bound::Included(after.name.clone()),
             (None, Ok(prefix)) => Bound::Included(prefix),
             (None, Err(_)) => Bound::Unbounded,
         };
         let from = state.records.range((from, Bound::Unbounded));
         let within = from.take_while(|(name, _)| name.as_str() < prefix || name.as_str().starts_with(prefix));
         let wanted = within.filter(|(name, _)| name.as_str().starts_with(prefix));
-        Ok(wanted.filter_map(|(name, record)| record.holder(name, now)).take(limit).collect())
+        let holders = wanted.filter_map(|(name, record)| record.holder(name, now));
+        let next = holders.filter(|holder| after.is_none_or(|after| holder.cursor() > *after));
+        Ok(next.take(limit).collect())
     }
 
     async fn findings(&self) -> Result<Vec<Finding>> {
@@ -221,7 +223,7 @@ struct Record {
 
 struct Lease {
     owner: Owner,
-    kind: Kind,
+    share: Share,
     label: Option<Arc<str>>,
     since: Instant,
     until: Instant,
@@ -249,7 +251,7 @@ impl State {
             record.queue.retain(|waiter| waiter.owner != claim.owner);
             record.last = std::cmp::max(std::cmp::max(record.last, floor) + 1, clock::wall_us());
             let (until, label) = (now + claim.ttl, claim.label.clone());
-            record.lease = Some(Lease { owner: claim.owner, kind: claim.kind, label, since: now, until });
+            record.lease = Some(Lease { owner: claim.owner, share: claim.share, label, since: now, until });
             let token = Token::new(record.last);
             self.tell_observers(&claim.name);
             return Ok(AcquireReply::Granted { token, ttl: claim.ttl });
@@ -367,7 +369,7 @@ impl Record {
         let lease = self.lease.as_ref().filter(|lease| lease.until > now)?;
         let alive = self.queue.iter().filter(|waiter| waiter.until > now).count();
         Some(Holder {
-            kind: lease.kind,
+            share: lease.share,
             label: lease.label.clone(),
             held_for: Some(since(now, lease.since)),
             waiters: u64::try_from(alive).ok(),

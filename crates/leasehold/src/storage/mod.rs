@@ -5,6 +5,7 @@
 //! promised. The trait may still change before 1.0.
 
 mod any;
+mod cursor;
 mod finding;
 mod memory;
 mod name;
@@ -17,6 +18,7 @@ pub(crate) mod progress;
 #[cfg(feature = "redis")]
 pub mod redis;
 pub(crate) mod registry;
+mod share;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 mod token;
@@ -30,11 +32,13 @@ use std::time::Duration;
 use futures_core::Stream;
 
 pub use self::any::AnyStorage;
+pub use self::cursor::Cursor;
 pub use self::finding::{Finding, Severity};
 pub use self::memory::Memory;
 pub use self::name::Name;
 pub use self::owner::Owner;
 pub use self::registry::{schema, schemes};
+pub use self::share::Share;
 pub use self::token::Token;
 use crate::error::Result;
 
@@ -59,6 +63,9 @@ use crate::error::Result;
 /// late and twice. Only a renew with [`Claim::shorten`] may bring it forward, and only within its patience.
 /// One that does hints the owner where the storage promises push: another process may hold a guard of that
 /// lease, and has to learn of its new end at once.
+///
+/// *Shares.* A storage is asked only for shares that [`Limits::share_max`] allows: [`AnyStorage`] refuses others before
+/// it calls one.
 ///
 /// *Patience.* A claim that the storage executes later than [`Claim::patience`] after it was sent grants
 /// nothing and leaves nothing.
@@ -105,14 +112,15 @@ pub trait Storage: Debug + Display + Send + Sync + 'static {
     /// Ends each claim's lease and waiter's entry.
     fn release(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<ReleaseReply>>> + Send;
 
-    /// Looks at who holds a lock, without changing anything.
-    fn inspect(&self, name: &Name) -> impl Future<Output = Result<Option<Holder>>> + Send;
+    /// Returns every holder of a lock, ordered by token; none if it is free. Changes nothing.
+    fn inspect(&self, name: &Name) -> impl Future<Output = Result<Vec<Holder>>> + Send;
 
-    /// Lists at most `limit` holders whose names begin with `prefix`, ordered by name, after `after`.
+    /// Lists at most `limit` holders whose names begin with `prefix`, ordered by name and token, that come after
+    /// `after`. A page with fewer holders is the last one.
     fn list(
         &self,
         prefix: &str,
-        after: Option<&Name>,
+        after: Option<&Cursor>,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<Holder>>> + Send;
 
@@ -142,8 +150,8 @@ pub const WAITER_HEARTBEAT: Duration = Duration::from_secs(2);
 pub struct Claim {
     /// The lock.
     pub name: Name,
-    /// What kind of lock it is.
-    pub kind: Kind,
+    /// How much of the lock it takes.
+    pub share: Share,
     /// The acquisition that asks.
     pub owner: Owner,
     /// How long the lease lasts from the moment it is granted or renewed.
@@ -164,8 +172,8 @@ pub struct Claim {
 impl Claim {
     /// Makes a claim with a patience of half the TTL, that does not wait and has no label.
     pub fn new(name: Name, owner: Owner, ttl: Duration) -> Self {
-        let (kind, patience) = (Kind::Mutex, ttl / 2);
-        Self { name, kind, owner, ttl, patience, wait: false, detached: false, shorten: false, label: None }
+        let (share, patience) = (Share::EXCLUSIVE, ttl / 2);
+        Self { name, share, owner, ttl, patience, wait: false, detached: false, shorten: false, label: None }
     }
 
     /// Sets [`Claim::wait`].
@@ -196,24 +204,6 @@ impl Claim {
     #[must_use]
     pub fn detached(self, detached: bool) -> Self {
         Self { detached, ..self }
-    }
-}
-
-/// What a lock is. Kept in every record, so that a name is never two kinds at once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Kind {
-    /// At most one holder.
-    #[default]
-    Mutex,
-}
-
-impl Kind {
-    /// Returns the word kept in records.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Mutex => "mutex",
-        }
     }
 }
 
@@ -282,8 +272,8 @@ pub enum Hint {
 pub struct Holder {
     /// The lock.
     pub name: Name,
-    /// What kind of lock it is.
-    pub kind: Kind,
+    /// How much of the lock it has taken.
+    pub share: Share,
     /// The acquisition that holds.
     pub owner: Owner,
     /// Its fencing token.
@@ -301,7 +291,13 @@ pub struct Holder {
 impl Holder {
     /// Makes a holder without a label, a start or a queue; set those fields if they are known.
     pub fn new(name: Name, owner: Owner, token: Token, remaining: Duration) -> Self {
-        Self { name, kind: Kind::Mutex, owner, token, label: None, remaining, held_for: None, waiters: None }
+        let share = Share::EXCLUSIVE;
+        Self { name, share, owner, token, label: None, remaining, held_for: None, waiters: None }
+    }
+
+    /// Returns where this holder stands in a list.
+    pub fn cursor(&self) -> Cursor {
+        Cursor::new(self.name.clone(), self.token)
     }
 }
 
@@ -379,16 +375,19 @@ pub struct Limits {
     pub batch_max: usize,
     /// The most calls of one verb at a time, among leases of similar TTLs; at least 1.
     pub batches_in_flight: usize,
+    /// The largest [`Share::limit`] that is granted; at least 1. With 1, every lock has at most one holder.
+    pub share_max: u32,
 }
 
 impl Default for Limits {
-    /// 100 ms to 24 h, 256 claims in a call, one call of a verb at a time.
+    /// 100 ms to 24 h, 256 claims in a call, one call of a verb at a time, one holder of a lock.
     fn default() -> Self {
         Self {
             ttl_min: Duration::from_millis(100),
             ttl_max: Duration::from_secs(24 * 60 * 60),
             batch_max: 256,
             batches_in_flight: 1,
+            share_max: 1,
         }
     }
 }

@@ -15,7 +15,7 @@ fn a_client_says_which_machine_it_is() {
     let (url, _) = place();
     let named = Locks::builder().label("machine-7").connect(&url).expect("connected");
     let guard = take(&named, "job");
-    let seen = client(&url).inspect("job").expect("answered").expect("held");
+    let seen = client(&url).inspect("job").expect("answered").pop().expect("held");
     assert_eq!(seen.label.as_deref(), Some("machine-7"));
     guard.release().expect("released");
 }
@@ -87,14 +87,14 @@ fn there_is_renewing_trying_waiting_leaving_events_tokens_and_looking() {
         let waiter = scope.spawn(|| other.lock("job").ttl(LONG).acquire().expect("free"));
         crate::until(
             "the waiter",
-            || matches!(locks.inspect("job"), Ok(Some(seen)) if seen.waiters == Some(1)),
+            || matches!(locks.inspect("job"), Ok(seen) if seen.first().is_some_and(|seen| seen.waiters == Some(1))),
         );
         guard.release().expect("released");
         let next = waiter.join().expect("no panic");
         assert!(next.token() > token);
         next.release().expect("released");
     });
-    assert_eq!(other.inspect("job").expect("answered"), None);
+    assert_eq!(other.inspect("job").expect("answered"), []);
 }
 
 /// Error: `FailedToObtainKey`.

@@ -16,10 +16,10 @@ fn a_client_says_which_machine_it_is() {
     let named = Locks::builder().label("machine-7").connect(&url).expect("connected");
     let guard = take(&named, "named");
     let unnamed = client(&url);
-    let seen = unnamed.inspect("named").expect("answered").expect("held");
+    let seen = unnamed.inspect("named").expect("answered").pop().expect("held");
     assert_eq!(seen.label.as_deref(), Some("machine-7"));
     let other = take(&unnamed, "unnamed");
-    let seen = named.inspect("unnamed").expect("answered").expect("held");
+    let seen = named.inspect("unnamed").expect("answered").pop().expect("held");
     let label = seen.label.expect("a default");
     assert!(label.contains('@') && label.ends_with(&format!(":{}", std::process::id())), "{label}");
     drop((guard, other));
@@ -90,7 +90,7 @@ fn there_is_renewing_trying_waiting_leaving_events_tokens_and_looking() {
         waiter.close().await.expect("closed");
     });
     guard.release().expect("released");
-    assert_eq!(other.inspect("job").expect("answered"), None);
+    assert_eq!(other.inspect("job").expect("answered"), []);
 }
 
 /// Error: `FailedToObtainKey`.

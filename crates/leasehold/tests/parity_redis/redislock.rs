@@ -33,7 +33,10 @@ fn waiting_without_end_is_the_default() {
     let (holder, other) = (client(&url), client(&url));
     let guard = take(&holder, "job");
     let waiting = thread::spawn(move || other.lock("job").acquire());
-    until("the waiter", || matches!(holder.inspect("job"), Ok(Some(seen)) if seen.waiters == Some(1)));
+    until(
+        "the waiter",
+        || matches!(holder.inspect("job"), Ok(seen) if seen.first().is_some_and(|seen| seen.waiters == Some(1))),
+    );
     guard.release().expect("released");
     waiting.join().expect("no panic").expect("granted").release().expect("released");
 }

@@ -1,4 +1,4 @@
-//! A server whose clock jumps, rows that somebody locks for longer than a lease, rows that vanish.
+//! A server with a clock that jumps, rows that another transaction locks for longer than a lease, rows that vanish.
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::net::clocks as scenario;
 use crate::tools::*;
 
-/// A server whose wall clock can be set, by one test after the other.
+/// Returns a server with a wall clock that can be set, to one test after the other.
 fn clocked() -> MutexGuard<'static, Postgres> {
     static SERVER: OnceLock<Mutex<Postgres>> = OnceLock::new();
     let server =
@@ -21,7 +21,7 @@ fn clocked() -> MutexGuard<'static, Postgres> {
     server
 }
 
-/// Sets a server's clock this far from ours, and waits until it shows that.
+/// Sets a server's clock this far from the client's, and waits until the server shows that.
 fn set(postgres: &Postgres, seconds: i64) {
     postgres.clock().expect("as asked").set(seconds).expect("set");
     until("its clock to be set", || {
@@ -34,21 +34,18 @@ fn set(postgres: &Postgres, seconds: i64) {
     });
 }
 
-// 63
 #[test]
 fn a_server_clock_that_jumps_ahead_ends_leases_and_no_token_goes_back() {
     let postgres = clocked();
     run(scenario::jump_ahead(&own(&postgres.url()), |seconds| set(&postgres, seconds)));
 }
 
-// 64
 #[test]
 fn a_server_clock_that_jumps_back_keeps_no_dead_holder_and_no_dead_waiter_alive() {
     let postgres = clocked();
     run(scenario::jump_back(&own(&postgres.url()), |seconds| set(&postgres, seconds)));
 }
 
-// 64
 #[test]
 fn a_lease_that_lasts_longer_than_its_ttl_is_cut_back_by_whoever_asks() {
     run(async {
@@ -74,7 +71,6 @@ fn a_lease_that_lasts_longer_than_its_ttl_is_cut_back_by_whoever_asks() {
     });
 }
 
-// 67
 #[test]
 fn a_new_primary_with_another_clock_gives_larger_tokens_and_keeps_no_lease_for_long() {
     let pair = PostgresPair::start_with(Postgres::options().own_clock()).expect("two servers");
@@ -94,7 +90,7 @@ fn a_new_primary_with_another_clock_gives_larger_tokens_and_keeps_no_lease_for_l
     });
 }
 
-// 68
+// In a statement that has waited for a row, `now()` is the time before the wait.
 #[test]
 fn a_contender_that_was_kept_waiting_knows_what_time_it_is() {
     run(async {
@@ -106,11 +102,11 @@ fn a_contender_that_was_kept_waiting_knows_what_time_it_is() {
         theirs.ttl = time(5_000);
         let token = take(&storage, &mine).await;
         is_held(&other, &theirs).await;
-        // Nobody gets at the table, and meanwhile the lease ends.
+        // The table is locked for all clients, and meanwhile the lease ends.
         let lock =
             common().transaction(&format!("lock table {table} in access exclusive mode")).expect("locked");
         let contending = tokio::spawn(async move {
-            // After a second it is told that somebody locks the table, and asks again.
+            // After a second it learns that the table is locked, and asks again.
             let answer = loop {
                 match acquire(&other, &theirs).await {
                     Ok(answer) => break answer,
@@ -119,7 +115,7 @@ fn a_contender_that_was_kept_waiting_knows_what_time_it_is() {
             };
             (other, theirs, answer)
         });
-        // Its time is what goes by.
+        // The lease ends by itself.
         tokio::time::sleep(mine.ttl + time(300)).await;
         lock.commit().expect("unlocked");
         let (other, theirs, answer) = within(soon(), contending).await.expect("no panic");
@@ -127,15 +123,14 @@ fn a_contender_that_was_kept_waiting_knows_what_time_it_is() {
             AcquireReply::Granted { token: new, .. } => assert!(new > token),
             held => panic!("{held:?}"),
         }
-        // Its lease began when it was granted, not when it was asked for.
-        let holder = other.inspect(&theirs.name).await.expect("answered").expect("held");
+        // The lease counts from its grant, not from when the claim was sent.
+        let holder = other.inspect(&theirs.name).await.expect("answered").pop().expect("held");
         assert!(holder.remaining > theirs.ttl - time(700), "{holder:?}");
     });
 }
 
-// 68
 #[test]
-fn a_row_that_somebody_locks_holds_up_nobody_else() {
+fn a_row_that_a_transaction_locks_delays_no_other_lock() {
     run(async {
         let url = own(&common().url());
         let table = table_of(&url);
@@ -158,7 +153,7 @@ fn a_row_that_somebody_locks_holds_up_nobody_else() {
         assert!(matches!(answers[2], Ok(AcquireReply::Granted { .. })), "{answers:?}");
         lock.commit().expect("unlocked");
         take(&storage, &blocked).await;
-        // A holder whose row is locked is told that, and not that it has lost it.
+        // A holder of a locked row gets that error, and not `NotHeld`.
         let lock = common().transaction(&format!("select 1 from {table} where name = 'held' for update"));
         let answers = within(soon(), storage.renew(&[held.clone(), free.clone()])).await;
         assert!(
@@ -166,7 +161,7 @@ fn a_row_that_somebody_locks_holds_up_nobody_else() {
             "{answers:?}"
         );
         assert!(matches!(answers[1], Ok(RenewReply::Renewed { .. })), "{answers:?}");
-        // The same to whoever releases it, and the others are released.
+        // So does a release, and the other lock of the batch is released.
         let answers = within(soon(), storage.release(&[held.clone(), free.clone()])).await;
         assert!(
             answers[0].as_ref().is_err_and(|e| e.kind() == leasehold::ErrorKind::Unavailable),
@@ -179,7 +174,6 @@ fn a_row_that_somebody_locks_holds_up_nobody_else() {
     });
 }
 
-// 68
 #[test]
 fn a_waiter_gets_a_lock_whose_row_was_locked_as_soon_as_it_is_not() {
     run(async {
@@ -196,7 +190,6 @@ fn a_waiter_gets_a_lock_whose_row_was_locked_as_soon_as_it_is_not() {
     });
 }
 
-// 79
 #[test]
 fn tokens_grow_when_the_row_is_deleted() {
     let url = own(&common().url());
@@ -204,7 +197,6 @@ fn tokens_grow_when_the_row_is_deleted() {
     run(scenario::deleted_record(&url, || drop(sql(common(), &delete))));
 }
 
-// 79
 #[test]
 fn a_holder_whose_row_is_deleted_finds_out_at_its_next_renewal() {
     run(async {

@@ -20,7 +20,7 @@ fn a_cycle_is_one_statement_to_acquire_one_to_renew_and_two_to_release() {
                 ),
             )
         };
-        // Of a lock that was never held before the row is made, which takes a statement more.
+        // A lock that was never held before has no row yet: inserting it takes one more statement.
         let claims: Vec<_> = (0..50).map(|i| claim(&format!("job{i}"))).collect();
         take(&storage, &claim("job")).await;
         storage.acquire(&claims).await;
@@ -37,7 +37,7 @@ fn a_cycle_is_one_statement_to_acquire_one_to_renew_and_two_to_release() {
         assert_eq!(calls, [10, 10, 10, 10]);
         assert_eq!(all().parse::<u64>().expect("a number") - before, 40);
 
-        // As many for a batch as for one.
+        // A batch takes as many as one claim.
         let claims: Vec<_> = (0..50).map(|i| claim(&format!("job{i}"))).collect();
         for answer in storage.acquire(&claims).await {
             assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{answer:?}");
@@ -49,11 +49,11 @@ fn a_cycle_is_one_statement_to_acquire_one_to_renew_and_two_to_release() {
             assert!(matches!(answer, Ok(ReleaseReply::Released)), "{answer:?}");
         }
         assert_eq!(all().parse::<u64>().expect("a number") - before, 44);
-        assert_eq!(done(common(), table, LOOK)[0], 0, "nobody waited");
+        assert_eq!(done(common(), table, LOOK)[0], 0, "no client waited");
     });
 }
 
-// 44
+// `ON CONFLICT DO UPDATE … WHERE` would lock the row even where the condition is false.
 #[test]
 fn refused_tries_write_nothing() {
     run(async {
@@ -68,11 +68,11 @@ fn refused_tries_write_nothing() {
             is_held(&other, &claim("job")).await;
         }
         assert_eq!(row(), before, "not even a lock of the row");
-        // The small statement, and the one that knows more.
+        // The small statement, and the larger one.
         let [_, rows, _] = done(common(), table, ACQUIRE);
         assert_eq!(done(common(), table, ACQUIRE), [calls + 200, rows, wal]);
 
-        // A place in the queue is written, to a table without a log; asking again moves nothing but its end.
+        // An entry in the queue is written to a table without a log. Asking again only moves its end.
         let waiting = claim("job").wait(true);
         for _ in 0..50 {
             is_held(&other, &waiting).await;
@@ -118,7 +118,7 @@ fn a_cycle_updates_the_row_where_it_is() {
     });
 }
 
-// A plan is made once, perhaps when the table is empty, and whatever is known of it then.
+/// A plan is made once, perhaps while the table is empty, and with whatever statistics it has then.
 #[test]
 fn a_batch_reads_its_own_rows_however_many_there_are() {
     run(async {
@@ -156,7 +156,7 @@ fn a_batch_reads_its_own_rows_however_many_there_are() {
                 "select (select seq_tup_read from pg_stat_user_tables {of}) \
                  + (select idx_tup_read from pg_stat_user_indexes {of})"
             );
-            // Each cycle but the first, which made the rows, has updated them twice.
+            // Each cycle has updated the rows twice, except the first, which inserted them.
             until_sql(common(), &updates, "250");
             let read: u64 = sql(common(), &reads).parse().expect("a number");
             assert!(read < 2_000, "{read} of {rows} rows, statistics {known}");
@@ -165,7 +165,7 @@ fn a_batch_reads_its_own_rows_however_many_there_are() {
 }
 
 #[test]
-fn two_who_take_the_same_in_opposite_orders_never_wait_for_each_other() {
+fn two_clients_that_take_locks_in_opposite_orders_never_deadlock() {
     run(async {
         let url = own(&common().url());
         let deadlocks = || sql(common(), "select sum(deadlocks) from pg_stat_database");
@@ -189,7 +189,7 @@ fn two_who_take_the_same_in_opposite_orders_never_wait_for_each_other() {
                         })
                         .collect();
                     for (claim, answer) in won.iter().zip(within(soon(), storage.release(&won)).await) {
-                        // A row that the other has locked at this moment, because it saw it when it was free.
+                        // The other client has locked the row at this moment: both saw it free.
                         if answer.is_err() {
                             while release(&storage, claim).await.is_err() {}
                         }
@@ -204,7 +204,7 @@ fn two_who_take_the_same_in_opposite_orders_never_wait_for_each_other() {
     });
 }
 
-// 52, 53
+// With default settings, about 12,800 advisory locks exhaust the shared memory of the whole server.
 #[test]
 fn ten_thousand_holds_take_no_lock_of_the_server() {
     run(async {
@@ -230,7 +230,6 @@ fn ten_thousand_holds_take_no_lock_of_the_server() {
     });
 }
 
-// 41
 #[test]
 fn batches_with_the_same_names_in_other_orders_never_deadlock() {
     run(async {
@@ -254,7 +253,7 @@ fn batches_with_the_same_names_in_other_orders_never_deadlock() {
                     }
                     claims.reverse();
                     for answer in storage.renew(&claims).await {
-                        // A row that another batch has locked at this moment is asked for again.
+                        // Another batch has locked the row at this moment: the claim is repeated.
                         drop(answer);
                     }
                     for claim in &claims {

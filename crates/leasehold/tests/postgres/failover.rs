@@ -1,4 +1,4 @@
-//! What a server promises, and what is left when it is killed and when another takes its place.
+//! What a server promises, and what is left when it is killed, and when another one takes its place.
 
 use futures_util::StreamExt;
 use leasehold::storage::{AcquireReply, Hint, ReleaseReply, Storage};
@@ -13,13 +13,12 @@ async fn tier(url: &str) -> Tier {
     bare(url).await.guarantees().tier
 }
 
-// 74
 #[test]
 fn a_lease_that_was_granted_survives_kill_9_whatever_synchronous_commit_says() {
     let postgres = victim();
     let url = own(&postgres.url());
     postgres.user("hasty", "pw").expect("made");
-    // Nothing but a commit that asks for it reaches the disk soon.
+    // Only a commit that waits for the disk reaches it soon.
     postgres.set("wal_writer_delay", "10s").expect("set");
     postgres.set("synchronous_commit", "off").expect("set");
     sql(&postgres, "alter database leasehold set synchronous_commit = off");
@@ -35,11 +34,11 @@ fn a_lease_that_was_granted_survives_kill_9_whatever_synchronous_commit_says() {
             let token = take(&storage, &mine).await;
             postgres.kill9();
             postgres.restart().expect("started");
-            // What was answered is there: the grant, and the release.
+            // The grant and the release that were answered have survived.
             assert!(take_in_the_end(&storage, &mine).await == token, "round {round}");
             take(&storage, &before).await;
             is_held(&storage, &claim(&lock)).await;
-            // So is a handover: the release, and the grant, of which the waiter is told only then.
+            // So has a handover: the release, and the grant, which is notified only once it is on the disk.
             let (waiter, mut hints) = listening(&url).await;
             let theirs = claim(&lock).wait(true);
             is_held(&waiter, &theirs).await;
@@ -58,7 +57,6 @@ fn a_lease_that_was_granted_survives_kill_9_whatever_synchronous_commit_says() {
     sql(&postgres, "select pg_reload_conf()");
 }
 
-// 74
 #[test]
 fn what_is_promised_follows_from_what_the_server_keeps() {
     let postgres = victim();
@@ -85,7 +83,6 @@ fn what_is_promised_follows_from_what_the_server_keeps() {
     sql(&postgres, "select pg_reload_conf()");
 }
 
-// 71
 #[test]
 fn a_server_that_starts_again_ends_no_hold_and_loses_no_waiter() {
     let postgres = victim();
@@ -95,7 +92,7 @@ fn a_server_that_starts_again_ends_no_hold_and_loses_no_waiter() {
         let guard = hold(&locks, "job", LONG).await;
         let waiting = waiting(other.lock("job"));
         waiters(&locks, "job", 1).await;
-        // Once a child of it is killed and it recovers, which empties the queue; once all of it.
+        // First one process of it is killed, so that it recovers, which empties the queue. Then the whole server.
         let child = postgres.backends("leasehold").expect("answered")[0];
         postgres.kill9_backend(child).expect("it recovers");
         let verified = async { while guard.verify().await.is_err() {} };
@@ -114,7 +111,6 @@ fn a_server_that_starts_again_ends_no_hold_and_loses_no_waiter() {
     });
 }
 
-// 75
 #[test]
 fn an_asynchronous_standby_that_is_promoted_gives_larger_tokens_and_ends_what_it_does_not_know() {
     let pair = PostgresPair::start().expect("two servers");
@@ -128,7 +124,7 @@ fn an_asynchronous_standby_that_is_promoted_gives_larger_tokens_and_ends_what_it
         pair.stop_following().expect("stopped");
         let guard = hold(&locks, "job", LONG).await;
         pair.failover_by_kill().expect("promoted");
-        // Its renewal would be in twenty seconds.
+        // Its next renewal is due in twenty seconds.
         assert_eq!(within(time(12_000), guard.lost()).await, Lost::Taken);
         let theirs = within(time(12_000), other.lock("job").acquire()).await.expect("granted");
         assert!(theirs.token() > guard.token());
@@ -138,7 +134,6 @@ fn an_asynchronous_standby_that_is_promoted_gives_larger_tokens_and_ends_what_it
     });
 }
 
-// 75
 #[test]
 fn a_synchronous_standby_that_is_promoted_knows_every_grant() {
     let pair = PostgresPair::start_synchronous(Postgres::options()).expect("two servers");
@@ -159,7 +154,6 @@ fn a_synchronous_standby_that_is_promoted_knows_every_grant() {
     });
 }
 
-// 75
 #[test]
 fn a_standby_alone_is_no_place_to_lock() {
     let primary = Postgres::start().expect("a server");
@@ -168,13 +162,13 @@ fn a_standby_alone_is_no_place_to_lock() {
         let error = refusal(&standby.url()).await;
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert!(error.to_string().contains("standby"), "{error}");
-        // As soon as it is promoted, it is one.
+        // Once it is promoted, it is used.
         standby.promote().expect("promoted");
         take(&bare(&standby.url()).await, &claim("job")).await;
     });
 }
 
-// 76: nothing is bound to a connection.
+// Nothing is bound to a connection.
 #[test]
 fn connections_that_are_terminated_end_no_hold() {
     run(async {
@@ -185,7 +179,7 @@ fn connections_that_are_terminated_end_no_hold() {
         let mut events = locks.events();
         for _ in 0..10 {
             until("it to connect", || match common().terminate_backends(&application)? {
-                0 => Err(leasehold_testbed::Error::new("nobody")),
+                0 => Err(leasehold_testbed::Error::new("no connection")),
                 _ => Ok(()),
             });
         }
@@ -199,7 +193,6 @@ fn connections_that_are_terminated_end_no_hold() {
     });
 }
 
-// 77
 #[test]
 fn a_holder_behind_a_dead_link_ends_at_its_deadline_and_not_later() {
     run(async {
@@ -217,4 +210,69 @@ fn a_holder_behind_a_dead_link_ends_at_its_deadline_and_not_later() {
         assert!(since.elapsed() >= lost, "before the holder knew");
         next.release().await.expect("released");
     });
+}
+
+#[test]
+fn the_tier_depends_on_what_each_standby_has_and_a_backup_is_none() {
+    let postgres = victim();
+    run(async {
+        let url = own(&postgres.url());
+        let tier = async || bare(&url).await.guarantees().tier;
+        assert_eq!(tier().await, Tier::RestartSafe);
+        let backup = postgres.slow_backup().expect("begun");
+        assert_eq!(tier().await, Tier::RestartSafe, "while a backup is made");
+        // A role that may not see the states of other sessions.
+        let role = table();
+        let theirs = postgres.user(&role, "pw").expect("made");
+        sql(&postgres, &format!("create schema {role} authorization {role}"));
+        let seen = bare(&with(&theirs, &format!("schema={role}"))).await.guarantees().tier;
+        assert_eq!(seen, Tier::RestartSafe, "for a role that sees less");
+        drop(backup);
+        // The process that fetches the log outlives the backup, and `*` admits it.
+        sql(&postgres, "select count(pg_terminate_backend(pid)) from pg_stat_replication");
+        until_sql(&postgres, "select count(*) from pg_stat_replication", "0");
+        for (names, promised) in [
+            ("a", Tier::FailoverSafe),
+            ("FIRST 1 (a, b)", Tier::RestartSafe),
+            ("ANY 1 (a, b)", Tier::RestartSafe),
+            ("ANY 2 (a, b)", Tier::FailoverSafe),
+            ("FIRST 2 (a, \"b c\")", Tier::FailoverSafe),
+            ("*", Tier::FailoverSafe),
+        ] {
+            postgres.set("synchronous_standby_names", names).expect("set");
+            let found = async {
+                // The server reads the setting a moment later.
+                while tier().await != promised {}
+            };
+            within(soon(), found).await;
+            let found = bare(&url).await.findings().await.expect("answered");
+            let failover = found.iter().find(|finding| finding.about == "failover").expect("a finding");
+            assert_eq!(failover.is_good(), promised == Tier::FailoverSafe, "{names}: {failover:?}");
+        }
+        // An archive of the log is no standby either, and may confirm a commit before any standby has it.
+        let keeper = postgres.receive_log("keeper").expect("begun");
+        for (names, promised) in [
+            ("*", Tier::RestartSafe),
+            ("a", Tier::FailoverSafe),
+            ("ANY 1 (a, keeper)", Tier::RestartSafe),
+            ("ANY 2 (a, keeper)", Tier::FailoverSafe),
+            ("keeper", Tier::RestartSafe),
+            ("a", Tier::FailoverSafe),
+        ] {
+            postgres.set("synchronous_standby_names", names).expect("set");
+            within(soon(), async { while tier().await != promised {} }).await;
+        }
+        drop(keeper);
+        // A standby that no commit waits for.
+        postgres.set("synchronous_standby_names", "").expect("set");
+        let standby = postgres.start_standby().expect("another");
+        within(soon(), async { while tier().await != Tier::CrashSafe {} }).await;
+        postgres.set("synchronous_standby_names", "ANY 1 (walreceiver, b)").expect("set");
+        within(soon(), async { while tier().await != Tier::RestartSafe {} }).await;
+        postgres.set("synchronous_standby_names", "ANY 1 (walreceiver)").expect("set");
+        within(soon(), async { while tier().await != Tier::FailoverSafe {} }).await;
+        drop(standby);
+    });
+    sql(&postgres, "alter system reset all");
+    sql(&postgres, "select pg_reload_conf()");
 }

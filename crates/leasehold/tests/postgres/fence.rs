@@ -6,7 +6,7 @@ use leasehold::storage::{AcquireReply, Owner, ReleaseReply, RenewReply, Storage}
 
 use crate::tools::*;
 
-/// The statement as `psql` wants it, which knows no parameters here.
+/// Returns the statement for `psql`, with the parameters in it.
 fn check(url: &str, lock: &str, token: Token) -> String {
     let fence = Fence::new(&Config::new(url).expect("valid"));
     let token = format!("{}", token.get());
@@ -18,7 +18,7 @@ fn check(url: &str, lock: &str, token: Token) -> String {
 }
 
 #[test]
-fn a_pinned_lock_is_renewed_and_granted_to_nobody_else() {
+fn a_pinned_lock_is_renewed_and_granted_to_no_other_owner() {
     run(async {
         let url = own(&with(&common().url(), "prefix=shop:"));
         let (storage, other) = (bare(&url).await, bare(&url).await);
@@ -38,24 +38,24 @@ fn a_pinned_lock_is_renewed_and_granted_to_nobody_else() {
             let answer = within(soon(), acquire(&other, &theirs)).await;
             assert!(!matches!(answer, Ok(AcquireReply::Granted { .. })), "granted beside the transaction");
         }
-        assert!(storage.inspect(&mine.name).await.expect("answered").is_none(), "its lease is over");
-        open.commit().expect("nobody came between");
+        assert!(storage.inspect(&mine.name).await.expect("answered").is_empty(), "its lease is over");
+        open.commit().expect("no other owner came between");
         let next = take_in_the_end(&other, &theirs).await;
         assert!(next > token);
-        // Whoever checks now is told.
+        // A check fails from now on.
         assert_eq!(sql(common(), &check), "");
     });
 }
 
 #[test]
-fn whoever_still_sees_the_lease_that_was_before_cannot_pin_it() {
+fn a_transaction_that_still_sees_the_earlier_lease_cannot_pin_it() {
     run(async {
         let url = own(&common().url());
         let (storage, other) = (bare(&url).await, bare(&url).await);
         let mine = claim("job");
         let token = take(&storage, &mine).await;
         let check = check(&url, "job", token);
-        // A transaction that has its snapshot, and goes on when it is let.
+        // A transaction that has taken its snapshot, and goes on when the gate opens.
         let number = Owner::random().to_bytes()[..8].try_into().map(i64::from_be_bytes).expect("eight bytes");
         let gate = common().transaction(&format!("select pg_advisory_xact_lock({number})")).expect("closed");
         let late = std::thread::spawn(move || {
@@ -92,7 +92,7 @@ fn a_pin_outlasts_the_release() {
         for _ in 0..10 {
             is_held(&other, &theirs).await;
         }
-        open.commit().expect("nobody came between");
+        open.commit().expect("no other owner came between");
         assert!(take(&other, &theirs).await > token);
     });
 }
@@ -108,11 +108,11 @@ fn a_stale_token_an_ended_lease_and_another_prefix_give_no_row() {
         release(&storage, &first).await.expect("answered");
         assert_eq!(sql(common(), &check(&url, "job", old)), "", "released");
         let new = take(&storage, &second).await;
-        assert_eq!(sql(common(), &check(&url, "job", old)), "", "somebody else's");
+        assert_eq!(sql(common(), &check(&url, "job", old)), "", "of another owner");
         assert_eq!(sql(common(), &check(&url, "job", new)), "1");
         assert_eq!(sql(common(), &check(&url.replace("shop:", "shop"), "job", new)), "");
         assert_eq!(sql(common(), &check(&url, "jo", new)), "");
-        // What the README calls a missing holder: by time.
+        // The lease has ended.
         sql(common(), &format!("update {} set expires_at = clock_timestamp()", table_of(&url)));
         assert_eq!(sql(common(), &check(&url, "job", new)), "", "its lease is over");
     });
@@ -128,7 +128,7 @@ fn money_that_is_written_behind_the_fence_is_written_once() {
         let mut mine = claim("account");
         mine.ttl = time(200);
         let token = take(&paused, &mine).await;
-        // It sleeps through its lease; somebody else pays.
+        // The holder sleeps through its lease, and another one pays.
         let theirs = claim("account");
         take_over(&other, &theirs).await;
         let new = take(&other, &theirs).await;

@@ -1,4 +1,4 @@
-//! Locks that are handed over to whoever waits: a grant that nobody has asked for at that moment.
+//! Locks that a release hands over to the first waiter: a grant without a claim at that moment.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use crate::tools::*;
 
-/// A lock that one storage holds and another waits for, which listens.
-struct Line {
+/// A lock that one storage holds, and another one, which listens, waits for.
+struct Waited {
     table: String,
     holder: Bare,
     held: Claim,
@@ -22,38 +22,38 @@ struct Line {
     mine: Claim,
 }
 
-async fn line(ttl: Duration) -> Line {
+async fn waited(ttl: Duration) -> Waited {
     let url = own(&common().url());
     let (holder, (waiter, hints)) = (bare(&url).await, listening(&url).await);
     let (held, mut mine) = (claim("job"), claim("job").wait(true));
     mine.ttl = ttl;
     take(&holder, &held).await;
     is_held(&waiter, &mine).await;
-    // So that it knows of waiters.
+    // Now the holder's client knows of waiters.
     is_held(&holder, &claim("job")).await;
-    Line { table: table_of(&url).to_owned(), holder, held, waiter, hints, mine }
+    Waited { table: table_of(&url).to_owned(), holder, held, waiter, hints, mine }
 }
 
-/// Waits for the lock of a table in which there is no other, in a task of its own; by now it can be told.
-fn waiting_in_line(table: &str, lock: Lock) -> JoinHandle<Result<Guard>> {
+/// Waits for the only lock of a table, in a task of its own. Returns once the waiter can be notified.
+fn waiting_and_listening(table: &str, lock: Lock) -> JoinHandle<Result<Guard>> {
     let waiting = waiting(lock);
     until_sql(common(), &format!("select count(client) from {table}_waiters"), "1");
     waiting
 }
 
-impl Line {
+impl Waited {
     async fn release(&mut self) {
         let released = release(&self.holder, &self.held).await.expect("answered");
         assert_eq!(released, ReleaseReply::Released);
         assert_eq!(within(LONG, self.hints.next()).await, Some(Hint::Owner(self.mine.owner)));
     }
 
-    /// What a release does, before it is committed.
+    /// Does what a release does, in a transaction that is not committed yet.
     fn handover(&self) -> Transaction {
         let (table, owner) = (&self.table, self.mine.owner);
         let handover = format!(
-            "with heir as (delete from {table}_waiters where owner = '{owner}' returning client, until) \
-             update {table} set owner = '{owner}', client = heir.client, expires_at = until, token = token + 1 from heir"
+            "with successor as (delete from {table}_waiters where owner = '{owner}' returning client, until) \
+             update {table} set owner = '{owner}', client = successor.client, expires_at = until, token = token + 1 from successor"
         );
         common().transaction(&handover).expect("begun")
     }
@@ -64,35 +64,41 @@ impl Line {
 }
 
 #[test]
-fn a_release_grants_the_lock_to_who_is_first_in_line() {
+fn a_release_grants_the_lock_to_the_first_waiter() {
     run(async {
-        let mut line = line(LONG).await;
-        let before = sql(common(), &format!("select token from {}", line.table)).parse().expect("a token");
-        line.release().await;
-        let holder = line.holder.inspect(&line.mine.name).await.expect("answered").expect("held");
-        assert_eq!(holder.owner, line.mine.owner);
+        let mut waited = waited(LONG).await;
+        let before = sql(common(), &format!("select token from {}", waited.table)).parse().expect("a token");
+        waited.release().await;
+        let holder = waited.holder.inspect(&waited.mine.name).await.expect("answered").pop().expect("held");
+        assert_eq!(holder.owner, waited.mine.owner);
         assert!(holder.token.get() > before && holder.waiters == Some(0), "{holder:?}");
         assert!(holder.remaining <= WAITER_TTL, "{holder:?}");
-        is_held(&line.holder, &claim("job")).await;
-        let asked = line.asked();
-        match acquire(&line.waiter, &line.mine).await.expect("answered") {
+        is_held(&waited.holder, &claim("job")).await;
+        let asked = waited.asked();
+        match acquire(&waited.waiter, &waited.mine).await.expect("answered") {
             AcquireReply::Granted { token, ttl } => {
                 assert_eq!(token, holder.token);
-                // Never longer than the server keeps it.
-                let left =
-                    line.holder.inspect(&line.mine.name).await.expect("answered").expect("held").remaining;
+                // Never longer than the lease at the server.
+                let left = waited
+                    .holder
+                    .inspect(&waited.mine.name)
+                    .await
+                    .expect("answered")
+                    .pop()
+                    .expect("held")
+                    .remaining;
                 assert!(ttl <= WAITER_TTL && ttl > WAITER_TTL / 4 && left < holder.remaining, "{ttl:?}");
             }
             held => panic!("{held:?}"),
         }
-        assert_eq!(line.asked(), asked, "it knows already");
-        // Asked again, it is a claim like any other.
-        match acquire(&line.waiter, &line.mine).await.expect("answered") {
-            AcquireReply::Granted { token, ttl } => assert_eq!((token, ttl), (holder.token, line.mine.ttl)),
+        assert_eq!(waited.asked(), asked, "it knows of the handover already");
+        // A second claim is sent to the server.
+        match acquire(&waited.waiter, &waited.mine).await.expect("answered") {
+            AcquireReply::Granted { token, ttl } => assert_eq!((token, ttl), (holder.token, waited.mine.ttl)),
             held => panic!("{held:?}"),
         }
-        assert!(line.asked() > asked);
-        assert_eq!(release(&line.waiter, &line.mine).await.expect("answered"), ReleaseReply::Released);
+        assert!(waited.asked() > asked);
+        assert_eq!(release(&waited.waiter, &waited.mine).await.expect("answered"), ReleaseReply::Released);
     });
 }
 
@@ -104,7 +110,7 @@ fn a_lease_that_was_handed_over_is_soon_as_long_as_it_was_asked_for() {
         let (a, b) = (client(&url).await, client(&url).await);
         for renewal in [Renewal::Automatic, Renewal::Never] {
             let guard = hold(&a, "job", LONG).await;
-            let waiting = waiting_in_line(table, b.lock("job").ttl(LONG).renewal(renewal));
+            let waiting = waiting_and_listening(table, b.lock("job").ttl(LONG).renewal(renewal));
             let asked = done(common(), table, ACQUIRE);
             guard.release().await.expect("released");
             let guard = within(LONG, waiting).await.expect("no panic").expect("granted");
@@ -112,7 +118,7 @@ fn a_lease_that_was_handed_over_is_soon_as_long_as_it_was_asked_for() {
             let token = guard.token();
             let longer = async {
                 loop {
-                    let holder = a.inspect("job").await.expect("answered").expect("held");
+                    let holder = a.inspect("job").await.expect("answered").pop().expect("held");
                     assert_eq!(holder.token, token);
                     if holder.remaining > WAITER_TTL && guard.remaining() > WAITER_TTL {
                         break;
@@ -131,66 +137,65 @@ fn a_lease_that_was_handed_over_outlives_its_process_by_all_that_was_asked_for()
         let url = own(&common().url());
         let (a, b) = (client(&url).await, client(&url).await);
         let guard = hold(&a, "job", LONG).await;
-        let waiting = waiting_in_line(table_of(&url), b.lock("job").ttl(LONG));
+        let waiting = waiting_and_listening(table_of(&url), b.lock("job").ttl(LONG));
         guard.release().await.expect("released");
         within(LONG, waiting).await.expect("no panic").expect("granted").forget();
         b.close().await.expect("closed");
-        let holder = a.inspect("job").await.expect("answered").expect("held");
+        let holder = a.inspect("job").await.expect("answered").pop().expect("held");
         assert!(holder.remaining > WAITER_TTL, "{holder:?}");
     });
 }
 
-// 33
 #[test]
-fn who_died_while_it_waited_keeps_the_lock_no_longer_than_its_place() {
+fn a_waiter_that_died_keeps_the_lock_no_longer_than_its_place() {
     run(async {
         let since = Instant::now();
-        let mut line = line(LONG).await;
-        line.release().await;
-        drop((line.waiter, line.hints));
+        let mut waited = waited(LONG).await;
+        waited.release().await;
+        drop((waited.waiter, waited.hints));
         let next = claim("job").wait(true);
-        take_over(&line.holder, &next).await;
+        take_over(&waited.holder, &next).await;
         let took = since.elapsed();
         assert!(took < WAITER_TTL + time(1_500), "{took:?}");
     });
 }
 
 #[test]
-fn who_leaves_while_the_lock_is_handed_over_to_it_gives_it_back() {
+fn a_waiter_that_leaves_during_a_handover_gives_the_lock_back() {
     run(async {
-        let line = line(LONG).await;
-        let handover = line.handover();
-        let answer = within(soon(), release(&line.waiter, &line.mine)).await;
+        let waited = waited(LONG).await;
+        let handover = waited.handover();
+        let answer = within(soon(), release(&waited.waiter, &waited.mine)).await;
         assert!(answer.as_ref().is_err_and(|e| e.kind() == leasehold::ErrorKind::Unavailable), "{answer:?}");
         handover.commit().expect("handed over");
-        assert_eq!(release(&line.waiter, &line.mine).await.expect("answered"), ReleaseReply::Released);
-        take(&line.holder, &claim("job")).await;
+        assert_eq!(release(&waited.waiter, &waited.mine).await.expect("answered"), ReleaseReply::Released);
+        take(&waited.holder, &claim("job")).await;
     });
 }
 
 #[test]
-fn who_asks_while_the_lock_is_handed_over_to_it_waits_for_nobody_and_finds_out() {
+fn a_waiter_that_asks_during_a_handover_does_not_wait_and_gets_the_lock() {
     run(async {
-        let line = line(LONG).await;
-        let handover = line.handover();
-        let answer = within(time(1_000), acquire(&line.waiter, &line.mine)).await.expect("answered");
+        let waited = waited(LONG).await;
+        let handover = waited.handover();
+        let answer = within(time(1_000), acquire(&waited.waiter, &waited.mine)).await.expect("answered");
         assert!(
             matches!(answer, AcquireReply::Held { retry_after: Some(after), .. } if after < time(500)),
             "{answer:?}"
         );
         handover.commit().expect("handed over");
-        take(&line.waiter, &line.mine).await;
-        // It does not stand in line behind itself.
-        assert_eq!(sql(common(), &format!("select count(*) from {}_waiters", line.table)), "0");
+        take(&waited.waiter, &waited.mine).await;
+        // Its entry is not left behind its own lease.
+        assert_eq!(sql(common(), &format!("select count(*) from {}_waiters", waited.table)), "0");
     });
 }
 
 #[test]
-fn a_release_that_cannot_take_all_away_is_a_release() {
+fn a_release_whose_entry_is_locked_is_a_release() {
     run(async {
-        let line = line(LONG).await;
-        let (table, owner) = (&line.table, line.held.owner);
-        // As a claim leaves it that was executed late.
+        let waited = waited(LONG).await;
+        let (table, owner) = (&waited.table, waited.held.owner);
+        // As a claim that was executed late leaves it.
         sql(
             common(),
             &format!(
@@ -201,15 +206,14 @@ fn a_release_that_cannot_take_all_away_is_a_release() {
         let lock = common()
             .transaction(&format!("select 1 from {table}_waiters where owner = '{owner}' for update"))
             .expect("locked");
-        assert_eq!(release(&line.holder, &line.held).await.expect("answered"), ReleaseReply::Released);
+        assert_eq!(release(&waited.holder, &waited.held).await.expect("answered"), ReleaseReply::Released);
         lock.commit().expect("unlocked");
-        take(&line.waiter, &line.mine).await;
+        take(&waited.waiter, &waited.mine).await;
     });
 }
 
-// 74
 #[test]
-fn a_handover_that_no_standby_has_is_not_believed() {
+fn a_handover_that_no_standby_has_is_not_granted() {
     let pair = PostgresPair::start_synchronous(Postgres::options()).expect("two servers");
     run(async {
         let url = own(&pair.primary.url());
@@ -228,7 +232,7 @@ fn a_handover_that_no_standby_has_is_not_believed() {
         until_sql(&pair.primary, cancel, "1");
         let (holder, held, answer) = within(LONG, releasing).await.expect("no panic");
         assert!(answer.is_err(), "{answer:?}");
-        // The server has it all the same, and whoever comes by passes the turn on.
+        // The server has committed it all the same, and the next release notifies the waiter.
         let owner = format!("select owner = '{}' from {}", mine.owner, table_of(&url));
         assert_eq!(sql(&pair.primary, &owner), "t");
         assert_eq!(release(&holder, &held).await.expect("answered"), ReleaseReply::NotHeld);
@@ -250,7 +254,7 @@ fn a_lease_that_was_handed_over_outlives_a_renewal_that_is_not_answered() {
         let (a, b) = (client(&direct).await, client(&through).await);
         let first = within(LONG, connecting.passed()).await.expect("connected");
         let guard = hold(&a, "job", LONG).await;
-        let waiting = waiting_in_line(table_of(&direct), b.lock("job").ttl(LONG));
+        let waiting = waiting_and_listening(table_of(&direct), b.lock("job").ttl(LONG));
         proxy.faults().flow_both(Which::One(first), Flow::BlackHole);
         guard.release().await.expect("released");
         let guard = within(LONG, waiting).await.expect("no panic").expect("granted");
@@ -261,72 +265,71 @@ fn a_lease_that_was_handed_over_outlives_a_renewal_that_is_not_answered() {
             }
         };
         within(LONG, whole).await;
-        // There was time for another try.
+        // There was time for another attempt.
         let took = since.elapsed();
         assert!(guard.is_held() && took < WAITER_TTL / 2 + time(500), "{took:?}");
     });
 }
 
 #[test]
-fn a_waiter_whose_entry_is_locked_is_told_to_ask() {
+fn a_waiter_whose_entry_is_locked_is_notified_to_ask() {
     run(async {
-        let mut line = line(LONG).await;
-        let (table, owner) = (&line.table, line.mine.owner);
+        let mut waited = waited(LONG).await;
+        let (table, owner) = (&waited.table, waited.mine.owner);
         let lock = common()
             .transaction(&format!("select 1 from {table}_waiters where owner = '{owner}' for update"))
             .expect("locked");
-        // Its entry cannot be had, so it is told to ask.
-        line.release().await;
-        assert_eq!(sql(common(), &format!("select count(owner) from {}", line.table)), "0");
-        is_held(&line.holder, &claim("job")).await;
-        // Nobody waits for whoever has locked it.
-        let asked = line.asked();
-        is_held(&line.waiter, &line.mine).await;
-        assert!(line.asked() > asked);
+        // Its entry is locked, so the lock is only released, and the waiter is notified.
+        waited.release().await;
+        assert_eq!(sql(common(), &format!("select count(owner) from {}", waited.table)), "0");
+        is_held(&waited.holder, &claim("job")).await;
+        // Its next claim does not wait for that transaction.
+        let asked = waited.asked();
+        is_held(&waited.waiter, &waited.mine).await;
+        assert!(waited.asked() > asked);
         lock.commit().expect("unlocked");
-        take(&line.waiter, &line.mine).await;
+        take(&waited.waiter, &waited.mine).await;
     });
 }
 
 #[test]
-fn who_would_be_left_with_little_is_told_to_ask() {
+fn a_waiter_with_little_time_left_is_notified_to_ask() {
     run(async {
-        // Its last asking is long ago, or its lease is short.
+        // Its last claim is long ago, or its TTL is short.
         for (ttl, ago) in [(LONG, 4_000), (Duration::from_millis(1_900), 0)] {
-            let mut line = line(ttl).await;
-            let earlier = format!("update {}_waiters set until = until - interval '{ago} ms'", line.table);
+            let mut waited = waited(ttl).await;
+            let earlier = format!("update {}_waiters set until = until - interval '{ago} ms'", waited.table);
             sql(common(), &earlier);
-            line.release().await;
-            assert_eq!(sql(common(), &format!("select count(owner) from {}", line.table)), "0");
-            match acquire(&line.waiter, &line.mine).await.expect("answered") {
-                AcquireReply::Granted { ttl, .. } => assert_eq!(ttl, line.mine.ttl),
+            waited.release().await;
+            assert_eq!(sql(common(), &format!("select count(owner) from {}", waited.table)), "0");
+            match acquire(&waited.waiter, &waited.mine).await.expect("answered") {
+                AcquireReply::Granted { ttl, .. } => assert_eq!(ttl, waited.mine.ttl),
                 held => panic!("{held:?}"),
             }
         }
     });
 }
 
-// 68
 #[test]
-fn a_lock_that_a_transaction_pins_is_released_and_handed_to_nobody() {
+fn a_lock_that_a_transaction_pins_is_released_and_not_handed_over() {
     run(async {
-        let mut line = line(LONG).await;
-        let pin = format!("select 1 from {} where name = 'job' for key share", line.table);
+        let mut waited = waited(LONG).await;
+        let pin = format!("select 1 from {} where name = 'job' for key share", waited.table);
         let pin = common().transaction(&pin).expect("pinned");
-        line.release().await;
-        assert_eq!(sql(common(), &format!("select count(owner) from {}", line.table)), "0");
-        is_held(&line.waiter, &line.mine).await;
+        waited.release().await;
+        assert_eq!(sql(common(), &format!("select count(owner) from {}", waited.table)), "0");
+        is_held(&waited.waiter, &waited.mine).await;
         pin.commit().expect("ended");
         let granted = async {
-            while !matches!(acquire(&line.waiter, &line.mine).await, Ok(AcquireReply::Granted { .. })) {}
+            while !matches!(acquire(&waited.waiter, &waited.mine).await, Ok(AcquireReply::Granted { .. })) {}
         };
         within(soon(), granted).await;
-        assert!(matches!(renew(&line.waiter, &line.mine).await, Ok(RenewReply::Renewed { .. })));
+        assert!(matches!(renew(&waited.waiter, &waited.mine).await, Ok(RenewReply::Renewed { .. })));
     });
 }
 
 #[test]
-fn a_waiter_beside_the_holder_in_one_client_needs_no_word_of_the_server() {
+fn a_waiter_in_the_client_of_the_holder_needs_no_notification() {
     run(async {
         let url = own(&common().url());
         let locks = client(&url).await;
@@ -339,7 +342,7 @@ fn a_waiter_beside_the_holder_in_one_client_needs_no_word_of_the_server() {
             holding = within(LONG, waiting).await.expect("no panic").expect("granted");
         }
         holding.release().await.expect("released");
-        let [_, told, _] = done(common(), table_of(&url), PASS);
-        assert!(told <= 1, "{told} were told");
+        let [_, notified, _] = done(common(), table_of(&url), PASS);
+        assert!(notified <= 1, "{notified} notifications");
     });
 }

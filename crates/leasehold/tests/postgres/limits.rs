@@ -1,5 +1,5 @@
-//! What runs out: connections, disk, the processor, the patience of those who read logs. There is no pool that could
-//! be empty or poisoned (49, 51): one connection for all statements, of which none opens a transaction.
+//! Limited resources: connections, disk, the processor, the log. There is no pool that could be empty or poisoned: all
+//! statements share one connection, and none of them leaves a transaction open.
 
 use std::time::Duration;
 
@@ -12,7 +12,6 @@ use crate::net::limits as scenario;
 use crate::net::logs::Logs;
 use crate::tools::*;
 
-// 48, 49
 #[test]
 fn a_client_has_two_connections_however_many_wait() {
     run(async {
@@ -32,7 +31,7 @@ fn a_client_has_two_connections_however_many_wait() {
                 tokio::spawn(async move { lock.acquire().await.expect("granted").release().await })
             })
             .collect();
-        // Only the first of a client stands in line at the server.
+        // Only the first waiter of each client is in the queue at the server.
         let queue = format!("select count(*) from {}_waiters", table_of(&url));
         until_sql(common(), &queue, &names.to_string());
         for application in &applications {
@@ -71,14 +70,12 @@ fn a_client_that_is_dropped_closes_its_connections() {
     });
 }
 
-// 50
 #[test]
 fn a_flood_of_claims_loses_no_hold() {
     let calm = |event: &Event| !matches!(event, Event::Lost { .. });
     run(scenario::flood(time(3_000), 300, 10, calm));
 }
 
-// 54
 #[test]
 fn a_server_that_takes_no_more_clients_keeps_those_it_has() {
     run(async {
@@ -96,7 +93,7 @@ fn a_server_that_takes_no_more_clients_keeps_those_it_has() {
         guard.ensure(time(1_400)).await.expect("renewed");
         hold(&locks, "other", LONG).await.release().await.expect("released");
         guard.release().await.expect("released");
-        // One that is lost comes back as soon as there is room, and its holds with it.
+        // A client that has lost its connections connects again as soon as there is room, and keeps its leases.
         let guard = hold(&locks, "job", LONG).await;
         common().limit_connections_of(&role, 0).expect("limited");
         common().terminate_backends(&role).expect("ended");
@@ -115,7 +112,6 @@ fn a_server_that_takes_no_more_clients_keeps_those_it_has() {
     });
 }
 
-// 55
 #[test]
 fn waiting_costs_no_processor_whether_the_server_is_there_or_not() {
     let postgres = victim();
@@ -123,17 +119,16 @@ fn waiting_costs_no_processor_whether_the_server_is_there_or_not() {
     postgres.restart().expect("started");
 }
 
-/// For the test before: it starts this one in a process of its own.
+/// The process of the test above.
 #[test]
 fn a_process_that_waits() {
     scenario::a_waiter();
 }
 
-// 55, 62
 #[test]
 fn a_server_that_is_down_is_asked_a_few_times_a_second_and_fills_no_log() {
     let logs = Logs::of_all();
-    // Each time twice: `sslmode=prefer` asks once more without TLS.
+    // Each attempt is two connections: `sslmode=prefer` tries once more without TLS.
     run(scenario::tries_to_connect("quiet"));
     let ours =
         |line: &String| line.contains("quiet") && (line.starts_with("WARN") || line.starts_with("ERROR"));
@@ -148,15 +143,14 @@ fn an_idle_client_only_shows_that_it_lives() {
         let (_storage, _hints) = listening(&url).await;
         let table = table_of(&url);
         let before = done(common(), table, "");
-        // Calls in a time are what is counted.
+        // The statements within this time are counted.
         tokio::time::sleep(Duration::from_secs(3)).await;
-        // It asks whether it still listens, and once a minute forgets entries of the dead.
+        // It checks that it still listens, and once a minute deletes expired entries.
         let [calls, ..] = done(common(), table, "");
         assert!(calls - before[0] <= 1, "{calls} - {}", before[0]);
     });
 }
 
-// 57
 #[test]
 fn a_name_whose_row_was_removed_meanwhile_gets_a_larger_token() {
     run(async {
@@ -177,11 +171,10 @@ fn a_name_whose_row_was_removed_meanwhile_gets_a_larger_token() {
             assert!(token > last);
             last = token;
         }
-        assert!(storage.inspect(&held.name).await.expect("answered").is_some());
+        assert!(!storage.inspect(&held.name).await.expect("answered").is_empty());
     });
 }
 
-// 59
 #[test]
 fn a_full_disk_is_said_and_over_when_there_is_room() {
     let postgres = Postgres::options().small_disk(160).start().expect("a server and a disk");
@@ -207,7 +200,7 @@ fn a_full_disk_is_said_and_over_when_there_is_room() {
         .await;
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert!(error.to_string().contains("disk is full"), "{error}");
-        // A renewal finds room where the row is, or says why not; it takes nothing away.
+        // A renewal finds room beside the row, or fails with that error; the lease stays.
         if let Err(error) = renew(&storage, &mine).await {
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
         }

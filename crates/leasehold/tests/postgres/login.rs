@@ -1,4 +1,4 @@
-//! How to reach a server, and how to come in.
+//! How a client reaches a server and logs in.
 
 use leasehold::storage::Storage as _;
 use leasehold::{ErrorKind, Locks};
@@ -7,22 +7,22 @@ use leasehold_testbed::{PgBouncer, Postgres};
 
 use crate::tools::*;
 
-/// The URL with other hosts.
+/// Returns the URL with other hosts.
 fn hosts(url: &str, hosts: &str) -> String {
     let (before, rest) = url.split_once("127.0.0.1:").expect("a place");
     let after = rest.trim_start_matches(|c: char| c.is_ascii_digit());
     format!("{before}{hosts}{after}")
 }
 
-/// A port on which nobody answers, because nobody accepts.
-fn dead() -> u16 {
-    // It is free again at once, and nobody else gets it soon.
+/// Returns a port on which no server listens.
+fn unused_port() -> u16 {
+    // It is free again at once, and the system does not give it out again soon.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("an address").port()
 }
 
 #[test]
-fn a_unix_socket_leads_there_by_every_way_to_write_it() {
+fn a_unix_socket_can_be_written_in_every_way() {
     run(async {
         let postgres = Postgres::options().unix_socket().password("s3cret").start().expect("a server");
         let by_testbed = postgres.socket_url().expect("a socket");
@@ -33,9 +33,9 @@ fn a_unix_socket_leads_there_by_every_way_to_write_it() {
             format!("postgres://leasehold:s3cret@{encoded}:{port}/leasehold"),
             format!("postgres://leasehold:s3cret@/leasehold?host={directory}&port={port}"),
             format!("postgresql:///leasehold?host={encoded}&port={port}&user=leasehold&password=s3cret"),
-            // TLS is nothing to a socket, whatever is asked for.
+            // A socket uses no TLS, whatever the mode.
             format!("postgres://leasehold:s3cret@{encoded}:{port}/leasehold?sslmode=verify-full"),
-            // A socket, and a server.
+            // A socket that does not exist, and a server.
             format!("postgres://leasehold:s3cret@%2Fnowhere,127.0.0.1:{port}/leasehold?port={port}")
                 .replace(&format!(":{port}/"), "/"),
         ] {
@@ -51,45 +51,45 @@ fn a_unix_socket_leads_there_by_every_way_to_write_it() {
 }
 
 #[test]
-fn without_a_host_it_is_the_socket_of_this_machine() {
+fn without_a_host_the_default_socket_is_used() {
     run(async {
         let postgres =
             Postgres::options().setting("unix_socket_directories", "/tmp").start().expect("a server");
         let port = postgres.port();
         bare(&format!("postgres:///leasehold?user=leasehold&port={port}")).await;
-        let url = format!("postgres:///?port={}&user=leasehold", dead());
+        let url = format!("postgres:///?port={}&user=leasehold", unused_port());
         assert_eq!(refusal(&url).await.kind(), ErrorKind::Unavailable);
     });
 }
 
 #[test]
-fn the_first_host_that_answers_is_taken_and_the_others_cost_little() {
+fn the_first_host_that_answers_is_used_and_the_others_cost_little() {
     run(async {
         let postgres = Postgres::start().expect("a server");
         let stopped = Postgres::start().expect("a server");
         stopped.stop();
         let hole = Proxy::start(format!("127.0.0.1:{}", postgres.port())).await.expect("a proxy");
         hole.faults().flow_both(Which::All, Flow::BlackHole);
-        let (port, dead) = (postgres.port(), dead());
+        let (port, unused) = (postgres.port(), unused_port());
         let firsts = [
-            format!("127.0.0.1:{dead}"),
+            format!("127.0.0.1:{unused}"),
             format!("127.0.0.1:{}", stopped.port()),
             hole.addr().to_string(),
             "nowhere.invalid".to_owned(),
-            // A network that is for documentation, where nobody answers or no way leads to.
+            // A network that is for documentation: no host answers there.
             "198.51.100.1:5432".to_owned(),
         ];
         for first in &firsts {
             let url = hosts(&postgres.url(), &format!("{first},127.0.0.1:{port}"));
             bare(&with(&url, "connect_timeout=6")).await;
         }
-        // Several of them, and none at all.
+        // All of them before the server, and all of them alone.
         let all = firsts.join(",");
         bare(&with(&hosts(&postgres.url(), &format!("{all},127.0.0.1:{port}")), "connect_timeout=12")).await;
-        let nobody = with(&hosts(&postgres.url(), &all), "connect_timeout=2");
-        let error = within(time(4_000), refusal(&nobody)).await;
+        let none = with(&hosts(&postgres.url(), &all), "connect_timeout=2");
+        let error = within(time(4_000), refusal(&none)).await;
         assert_eq!(error.kind(), ErrorKind::Unavailable);
-        // A name that leads to two addresses, of which one answers; an address instead of a name.
+        // A name with two addresses, of which one answers; and an address instead of resolving the name.
         bare(&hosts(&postgres.url(), &format!("localhost:{port}"))).await;
         let url = hosts(&postgres.url(), &format!("nowhere.invalid:{port}"));
         bare(&with(&url, "hostaddr=127.0.0.1")).await;
@@ -116,7 +116,7 @@ fn hosts_in_any_order_are_all_used() {
 }
 
 #[test]
-fn who_may_not_come_in_is_told_why() {
+fn a_login_that_is_refused_says_why() {
     run(async {
         let postgres = Postgres::options().password("s3cret").start().expect("a server");
         let place = format!("127.0.0.1:{}", postgres.port());
@@ -125,7 +125,7 @@ fn who_may_not_come_in_is_told_why() {
         postgres.sql("revoke connect on database closed from public").expect("revoked");
         for (url, said) in [
             (format!("postgres://leasehold:wrong@{place}/leasehold"), "refuses the user or the password"),
-            (format!("postgres://nobody:s3cret@{place}/leasehold"), "refuses the user or the password"),
+            (format!("postgres://stranger:s3cret@{place}/leasehold"), "refuses the user or the password"),
             (
                 format!("postgres://leasehold@{place}/leasehold?passfile=/dev/null"),
                 "password file is no file",
@@ -143,8 +143,8 @@ fn who_may_not_come_in_is_told_why() {
             assert!(error.to_string().contains(said), "{error}");
             assert!(!format!("{error} {error:?}").contains("s3cret"), "{error}");
         }
-        // Among several hosts, what is wrong is said, but somebody who does not answer may yet let us in.
-        let url = format!("postgres://leasehold:wrong@127.0.0.1:{},{place}/leasehold", dead());
+        // With several hosts the error says what is wrong, but a host that does not answer now may accept the login later.
+        let url = format!("postgres://leasehold:wrong@127.0.0.1:{},{place}/leasehold", unused_port());
         let error = refusal(&url).await;
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
         assert!(error.to_string().contains("refuses the user or the password"), "{error}");
@@ -161,7 +161,7 @@ fn who_may_not_come_in_is_told_why() {
 }
 
 #[test]
-fn every_kind_of_password_is_spoken() {
+fn every_kind_of_password_is_supported() {
     run(async {
         let postgres = Postgres::options().tls().password("s3cret").start().expect("a server");
         let ca = format!("sslrootcert={}", postgres.tls().expect("it has certificates").ca().display());
@@ -176,7 +176,7 @@ fn every_kind_of_password_is_spoken() {
             bare(&url).await;
             let error = refusal(&url.replace("s3cret", "wrong")).await;
             assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
-            // Who asks for the password like that has not shown that it knows it.
+            // Such a login does not prove that the server knows the password.
             let error = refusal(&with(&url, "channel_binding=require")).await;
             assert!(error.to_string().contains("channel_binding=require"), "{error}");
         }
@@ -188,16 +188,17 @@ fn the_password_file_is_read_as_libpq_reads_it() {
     run(async {
         let postgres = Postgres::options().password("s3:cr\\et").start().expect("a server");
         let (directory, port) = (tempfile::tempdir().expect("a directory"), postgres.port());
-        let text =
-            format!("# nobody\n*:1:*:*:no\n127.0.0.1:{port}:leasehold:leasehold:s3\\:cr\\\\et\n*:*:*:*:no\n");
+        let text = format!(
+            "# comment\n*:1:*:*:no\n127.0.0.1:{port}:leasehold:leasehold:s3\\:cr\\\\et\n*:*:*:*:no\n"
+        );
         let file = private(&directory, "pass file", text);
         let shown = file.display().to_string().replace(' ', "%20");
         let url = format!("postgres://leasehold@127.0.0.1:{port}/leasehold?passfile={shown}");
         bare(&url).await;
-        // What the URL says is said.
+        // The password of the URL comes first.
         let error = refusal(&url.replace("leasehold@", "leasehold:wrong@")).await;
         assert!(error.to_string().contains("refuses the user or the password"), "{error}");
-        // A new password is found without another start.
+        // The file is read again for each connection.
         std::fs::write(&file, "*:*:*:leasehold:old").expect("written");
         assert_eq!(refusal(&url).await.kind(), ErrorKind::Invalid);
         std::fs::write(&file, "nothing").expect("written");
@@ -213,7 +214,7 @@ fn the_password_file_is_read_as_libpq_reads_it() {
 }
 
 #[test]
-fn the_server_sees_who_asks_and_with_what_settings() {
+fn the_server_sees_the_application_name() {
     run(async {
         let postgres = Postgres::start().expect("a server");
         let asked = |column: &str| {
@@ -235,11 +236,11 @@ fn the_server_sees_who_asks_and_with_what_settings() {
 }
 
 #[test]
-fn a_pooler_lets_in_or_says_why_not() {
+fn a_login_through_a_pooler_succeeds_or_says_why_not() {
     run(async {
         let postgres = Postgres::start().expect("a server");
         let pooler = PgBouncer::start(&postgres).expect("a pooler");
-        // Behind it nobody can listen, which is found out by who hands out the key to cancel with.
+        // A pooler is recognized by the process id that it gives for canceling; then there are no notifications.
         assert!(!bare(&pooler.url()).await.guarantees().push);
         assert!(bare(&postgres.url()).await.guarantees().push);
         let error = refusal(&pooler.url_of("nowhere")).await;
@@ -250,7 +251,6 @@ fn a_pooler_lets_in_or_says_why_not() {
     });
 }
 
-// 102
 #[test]
 fn no_password_is_shown_anywhere() {
     const CANARY: &str = "S3CRETCANARY";
@@ -266,17 +266,17 @@ fn no_password_is_shown_anywhere() {
         let guard = locks.lock("job").acquire().await.expect("granted");
         shown.push(format!("{locks:?} {guard:?} {:?} {:?}", locks.inspect("job").await, guard.ticket()));
         guard.release().await.expect("released");
-        // A server that repeats what it was told, before and after it is told the password.
+        // A server that repeats the password in its errors.
         let repeats = format!("password authentication failed for {CANARY} with '{CANARY}'\nand `{CANARY}`");
         for code in ["28P01", "28000", "3D000", "08P01", "XX000", CANARY] {
-            let port = liar(code, repeats.clone()).await;
+            let port = fake_server(code, repeats.clone()).await;
             let error = refusal(&format!("postgres://u:{CANARY}@127.0.0.1:{port}/db")).await;
             shown.push(format!("{error} {error:?}"));
         }
-        // Wrong in every way.
+        // URLs that are wrong, and logins that fail.
         for url in [
             format!("postgres://leasehold:{CANARY}x@{place}/leasehold"),
-            format!("postgres://nobody:{CANARY}@{place}/leasehold"),
+            format!("postgres://stranger:{CANARY}@{place}/leasehold"),
             format!("postgres://u:{CANARY}@127.0.0.1:1/db"),
             format!("postgres://u:{CANARY}@nowhere.invalid/db"),
             format!("postgres://leasehold:{CANARY}@{place}/nowhere"),
@@ -301,7 +301,7 @@ fn no_password_is_shown_anywhere() {
 }
 
 #[test]
-fn what_is_no_postgresql_is_told_from_one_at_its_first_letters() {
+fn a_server_that_is_no_postgresql_is_recognized_by_its_first_bytes() {
     run(async {
         let greetings = [
             "SSH-2.0-OpenSSH_9.2\r\n",
@@ -316,7 +316,7 @@ fn what_is_no_postgresql_is_told_from_one_at_its_first_letters() {
             let port = listener.local_addr().expect("an address").port();
             tokio::spawn(async move {
                 while let Ok((mut client, _)) = listener.accept().await {
-                    // In pieces, and then nothing more.
+                    // Byte by byte, and then nothing more.
                     for byte in greeting.as_bytes() {
                         let _gone = tokio::io::AsyncWriteExt::write_all(&mut client, &[*byte]).await;
                         tokio::task::yield_now().await;
@@ -328,15 +328,15 @@ fn what_is_no_postgresql_is_told_from_one_at_its_first_letters() {
                 let url = format!("postgres://u:p@127.0.0.1:{port}/db?sslmode={mode}");
                 let error = refusal(&url).await;
                 assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-                let told = !greeting.is_empty() && mode == "disable";
-                assert!(!told || error.to_string().contains("no PostgreSQL"), "{greeting}: {error}");
+                let is_recognized = !greeting.is_empty() && mode == "disable";
+                assert!(!is_recognized || error.to_string().contains("no PostgreSQL"), "{greeting}: {error}");
             }
         }
     });
 }
 
-/// A server that has no TLS, asks for the password in plain, and then ends with an error.
-async fn liar(code: &str, message: String) -> u16 {
+/// Starts a server that has no TLS, asks for the password in plain, and then ends with an error.
+async fn fake_server(code: &str, message: String) -> u16 {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();
@@ -354,7 +354,7 @@ async fn liar(code: &str, message: String) -> u16 {
                 client.write_i32(i32::try_from(fields.len() + 4).expect("small")).await?;
                 client.write_all(fields.as_bytes()).await
             };
-            // Whoever asked has gone.
+            // The client has closed the connection.
             let _gone: std::io::Result<()> = talk.await;
         }
     });

@@ -1,5 +1,4 @@
-//! The PostgreSQL storage against real servers, one test per promise. The number in a comment is that of a way in which
-//! locks fail.
+//! The PostgreSQL storage against real servers, one test per promise.
 #![cfg(all(unix, feature = "postgres"))]
 
 mod clocks;
@@ -8,13 +7,16 @@ mod failover;
 mod fence;
 mod handover;
 mod limits;
+mod locked_rows;
 mod login;
+mod many_clients;
 #[path = "../common/net/mod.rs"]
 mod net;
-mod others;
 mod page;
 mod pooler;
+mod refusals;
 mod schema;
+mod settings;
 mod shadows;
 mod states;
 mod tls;

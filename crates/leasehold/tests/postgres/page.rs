@@ -1,4 +1,4 @@
-//! What the storage's page says to write by hand.
+//! The SQL that the storage's page shows.
 
 use leasehold::storage::postgres::{Config, Fence};
 use leasehold::storage::{Storage as _, schema};
@@ -7,7 +7,7 @@ use crate::tools::*;
 
 const PAGE: &str = include_str!("../../src/storage/postgres/README.md");
 
-/// The block of SQL of the page that contains this.
+/// Returns the block of SQL on the page that contains this.
 fn block(part: &str) -> &'static str {
     let blocks = PAGE.split("```sql\n").skip(1).map(|rest| rest.split("```").next().expect("its end"));
     blocks.into_iter().find(|block| block.contains(part)).unwrap_or_else(|| panic!("no SQL with {part}"))
@@ -18,7 +18,7 @@ fn words(text: &str) -> String {
 }
 
 #[test]
-fn the_fence_and_the_rights_of_the_page_are_those_that_are_given() {
+fn the_page_shows_the_statement_of_the_fence_and_the_rights_of_the_schema() {
     let config = Config::new("postgres://locks_role@h/d").expect("valid");
     assert!(words(block("for key share")).contains(&words(Fence::new(&config).sql())));
     let printed = schema("postgres://locks_role@h/d").expect("a valid URL").expect("it has tables");
@@ -28,7 +28,7 @@ fn the_fence_and_the_rights_of_the_page_are_those_that_are_given() {
 }
 
 #[test]
-fn locks_that_nobody_has_held_for_a_day_can_be_deleted() {
+fn locks_that_were_not_held_for_a_day_can_be_deleted() {
     run(async {
         let postgres = common();
         let url = own(&postgres.url());
@@ -42,7 +42,7 @@ fn locks_that_nobody_has_held_for_a_day_can_be_deleted() {
         for claim in [&old, &fresh] {
             release(&storage, claim).await.expect("held");
         }
-        // Two days later, for two of them. One was never released.
+        // Two of them are two days older. One of these was never released.
         let aged = "expires_at = expires_at - interval '2 days'";
         sql(postgres, &format!("update {table} set {aged} where name in ('old', 'forgotten')"));
         let delete = block("delete from").replace("leasehold", table);
@@ -51,7 +51,7 @@ fn locks_that_nobody_has_held_for_a_day_can_be_deleted() {
         assert_eq!(left, "fresh held");
         is_held(&storage, &claim("held")).await;
         assert!(take(&storage, &claim("old")).await > token);
-        assert_eq!(storage.inspect(&name("forgotten")).await.expect("answered"), None);
+        assert_eq!(storage.inspect(&name("forgotten")).await.expect("answered"), []);
     });
 }
 

@@ -15,7 +15,7 @@ fn bouncer(settings: &[(&str, &str)]) -> PgBouncer {
 }
 
 #[test]
-fn behind_a_pooler_nothing_is_prepared_nobody_listens_and_nothing_is_set() {
+fn behind_a_pooler_there_are_no_prepared_statements_no_notifications_and_no_settings() {
     run(async {
         let pooler = bouncer(&[("default_pool_size", "1")]);
         let url = own(&pooler.url());
@@ -30,7 +30,7 @@ fn behind_a_pooler_nothing_is_prepared_nobody_listens_and_nothing_is_set() {
             assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::Released);
             sql(common(), &format!("truncate {}_waiters", table_of(&url)));
         }
-        // Whoever comes next on the only connection there is finds it as it was.
+        // The next client of the only server connection finds its settings unchanged.
         let seen = pooler.sql(
             "select (select count(*) from pg_prepared_statements), (select count(*) from pg_listening_channels()), \
              (select count(*) from pg_settings where source = 'session' and name in \
@@ -43,7 +43,7 @@ fn behind_a_pooler_nothing_is_prepared_nobody_listens_and_nothing_is_set() {
     });
 }
 
-// 49
+// The holder needs a connection to release, and waiters could occupy the whole pool.
 #[test]
 fn waiters_behind_a_pool_of_one_are_served_in_time() {
     run(async {
@@ -63,10 +63,10 @@ fn waiters_behind_a_pool_of_one_are_served_in_time() {
             longest = std::cmp::max(longest, since.elapsed());
         }
         holding.release().await.expect("released");
-        // The first of the queue asks again after a quarter of a second at most.
+        // The first waiter asks again after a quarter of a second at most.
         assert!(longest < Duration::from_millis(250) + time(500), "{longest:?}");
 
-        // And many at once.
+        // The same with many at once.
         let turns = |locks: &Locks, worker: usize| {
             let lock = locks.lock(format!("many{}", worker % 5));
             async move { lock.acquire().await.expect("granted").release().await.expect("released") }
@@ -121,7 +121,8 @@ fn a_role_that_is_serializable_behind_a_pooler_is_served() {
         sql(common(), &format!("create schema {role} authorization {role}"));
         common().set_for(&role, "default_transaction_isolation", "serializable").expect("set");
         let url = with(&pooler.user(&role, "pw").expect("let in"), &format!("schema={role}"));
-        // Nothing can be set for a session that is somebody else's next; what is rolled back is run again.
+        // The session belongs to another client next, so its isolation is not set. Statements that are rolled back are sent
+        // again.
         let workers = (0..3).map(|_| {
             let url = url.clone();
             tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! The tables: who makes them, what they are called, whose they are, and what is written into them.
+//! The tables: how they are made and named, tables of others, and hostile names in them.
 
 use futures_util::future::join_all;
 use leasehold::storage::postgres::Config;
@@ -11,7 +11,7 @@ use crate::tools::*;
 fn twenty_clients_at_once_make_the_tables_once() {
     run(async {
         let schema = table();
-        // Neither the schema nor a table is there.
+        // Neither the schema nor a table exists.
         let url = with(&common().url(), &format!("schema={schema}"));
         let connecting = (0..20).map(|_| {
             let url = url.clone();
@@ -30,7 +30,7 @@ fn twenty_clients_at_once_make_the_tables_once() {
 }
 
 #[test]
-fn a_user_who_may_not_make_the_tables_is_told_how_to_get_them() {
+fn a_user_that_may_not_make_the_tables_learns_how_to_get_them() {
     run(async {
         let role = table();
         let url = own(&common().user(&role, "pw").expect("made"));
@@ -43,7 +43,6 @@ fn a_user_who_may_not_make_the_tables_is_told_how_to_get_them() {
     });
 }
 
-// 106
 #[test]
 fn tables_that_an_administrator_made_serve_a_role_that_may_only_write_rows() {
     run(async {
@@ -52,7 +51,7 @@ fn tables_that_an_administrator_made_serve_a_role_that_may_only_write_rows() {
         let ddl = leasehold::storage::schema(&url).expect("a valid URL").expect("it has tables");
         let (rights, tables): (Vec<_>, Vec<_>) = ddl.lines().partition(|line| line.starts_with("grant "));
         sql(common(), &tables.join("\n"));
-        // Twice does no harm.
+        // Running it twice does no harm.
         sql(common(), &tables.join("\n"));
         let error = acquire(&bare_or(&url).await, &claim("job")).await;
         assert_eq!(error.expect_err("no right yet").kind(), ErrorKind::Unsupported);
@@ -69,12 +68,12 @@ fn tables_that_an_administrator_made_serve_a_role_that_may_only_write_rows() {
         assert_eq!(locks.list("").await.expect("answered").len(), 1);
         guard.release().await.expect("released");
         let guard = within(soon(), waiting).await.expect("no panic").expect("granted");
-        assert!(locks.break_lock("job").await.expect("answered").is_some());
+        assert!(!locks.break_lock("job").await.expect("answered").is_empty());
         assert_eq!(within(soon(), guard.lost()).await, Lost::Taken);
     });
 }
 
-/// Whether a role without rights is let in is not what matters.
+/// Connects, also as a role that may not make the tables.
 async fn bare_or(url: &str) -> Bare {
     match try_bare(url).await {
         Ok(storage) => storage,
@@ -88,7 +87,7 @@ async fn bare_or(url: &str) -> Bare {
 }
 
 #[test]
-fn a_table_of_somebody_else_is_refused_and_left_alone() {
+fn a_table_of_another_program_is_refused_and_left_alone() {
     run(async {
         let url = own(&common().url());
         let table = table_of(&url);
@@ -103,13 +102,13 @@ fn a_table_of_somebody_else_is_refused_and_left_alone() {
         assert_eq!(sql(common(), &format!("select ctid, xmin, * from {table}")), before);
         assert_eq!(sql(common(), &format!("select obj_description('{table}'::regclass) is null")), "t");
 
-        // Both are there, and not one is ours.
+        // Both tables exist, and neither is one of Leasehold.
         sql(common(), &format!("create table if not exists {table}_waiters (x int)"));
         let error = refusal(&url).await;
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
         assert_eq!(sql(common(), &format!("select ctid, xmin, * from {table}")), before);
 
-        // One of a later version of ours.
+        // A table of a later version of Leasehold.
         let url = own(&common().url());
         bare(&url).await;
         sql(common(), &format!("comment on table {} is 'leasehold schema 7'", table_of(&url)));
@@ -119,7 +118,6 @@ fn a_table_of_somebody_else_is_refused_and_left_alone() {
     });
 }
 
-// 104
 #[test]
 fn hostile_names_of_schemas_and_tables_are_refused_before_anything_is_sent() {
     let long = "x".repeat(64);
@@ -139,13 +137,13 @@ fn hostile_names_of_schemas_and_tables_are_refused_before_anything_is_sent() {
     ] {
         let encoded: String = name.bytes().map(|byte| format!("%{byte:02x}")).collect();
         for option in ["schema", "table"] {
-            // Nobody listens there.
+            // No server listens there.
             let error = Config::new(&format!("postgres://127.0.0.1:1/d?{option}={encoded}"));
             assert_eq!(error.expect_err(name).kind(), ErrorKind::Invalid, "{option} {name}");
         }
     }
     run(async {
-        // The longest there are, with capitals and a dollar; the names that belong to it are not cut.
+        // The longest names, with capitals and a dollar. The names that are derived from them are not cut.
         let (schema, table) = (format!("S${}", "x".repeat(61)), format!("T${}", "x".repeat(43)));
         let url = with(&common().url(), &format!("schema={schema}&table={table}"));
         let storage = bare(&url).await;
@@ -162,7 +160,6 @@ fn hostile_names_of_schemas_and_tables_are_refused_before_anything_is_sent() {
     });
 }
 
-// 103
 #[test]
 fn hostile_names_and_labels_are_only_text() {
     run(async {
@@ -204,9 +201,9 @@ fn hostile_names_and_labels_are_only_text() {
         for (i, name) in names.iter().enumerate() {
             let label = names[names.len() - 1 - i];
             let guard = within(LONG, locks.lock(name).label(label).acquire()).await.expect("granted");
-            let holder = locks.inspect(name).await.expect("answered").expect("held");
+            let holder = locks.inspect(name).await.expect("answered").pop().expect("held");
             assert_eq!((holder.name.as_str(), holder.label.as_deref()), (*name, Some(label)));
-            // Also as a waiter, whose notification goes through.
+            // The same for a waiter, which is notified.
             is_held(&other, &claim(name).wait(true)).await;
             guards.push(guard);
         }
@@ -227,14 +224,13 @@ fn hostile_names_and_labels_are_only_text() {
     });
 }
 
-// 105, 106
 #[test]
 fn prefix_and_name_are_not_confused() {
     run(async {
         let url = own(&common().url());
         let [a, ab, none] = ["a:", "a:b:", ""].map(|prefix| with(&url, &format!("prefix={prefix}")));
         let (outer, inner, none) = (bare(&a).await, bare(&ab).await, bare(&none).await);
-        // Three locks: what belongs to whom is a column of its own.
+        // Three different locks: the prefix has a column of its own.
         let claims = [claim("b:c"), claim("c"), claim("a:b:c")];
         take(&outer, &claims[0]).await;
         take(&inner, &claims[1]).await;

@@ -1,4 +1,4 @@
-//! A `search_path` on which others come first: with functions, operators and types of the names that the statements use.
+//! A `search_path` that begins with functions, operators and types of the names that the statements use.
 
 use futures_util::StreamExt as _;
 use leasehold::storage::postgres::{Config, Fence};
@@ -61,7 +61,7 @@ create domain evil.regclass as pg_catalog.regclass check (false);
 "#;
 
 #[test]
-fn whatever_comes_before_the_system_in_the_search_path_is_not_called() {
+fn functions_before_pg_catalog_in_the_search_path_are_not_called() {
     run(async {
         let database = table();
         common().database(&database).expect("made");
@@ -77,7 +77,7 @@ fn whatever_comes_before_the_system_in_the_search_path_is_not_called() {
         pooler.user(&role, "pw").expect("let in");
         let of = |url: String| url.replace("/leasehold", &format!("/{database}"));
         let urls = [common().url_as(&role, "pw"), pooler.user(&role, "pw").expect("let in")].map(of);
-        // They are found where nothing is done about it.
+        // An unqualified statement finds them.
         let plain =
             common().sql_in(&database, "set search_path = evil, pg_catalog; select clock_timestamp()");
         let plain = plain.expect_err("a shadow").to_string();
@@ -85,7 +85,7 @@ fn whatever_comes_before_the_system_in_the_search_path_is_not_called() {
         for url in urls {
             let url = with(&with(&url, &format!("schema={role}")), &format!("table={}", table()));
             let (storage, other) = (bare(&url).await, bare(&url).await);
-            // What a role that is asked for is to be called.
+            // A role of that name is needed by the statements below.
             let mut hints: Hints = Box::pin(storage.hints());
             let mut theirs: Hints = Box::pin(other.hints());
             if storage.guarantees().push {
@@ -107,11 +107,11 @@ fn whatever_comes_before_the_system_in_the_search_path_is_not_called() {
                 };
                 assert!(matches!(renew(&other, &short).await, Ok(RenewReply::Renewed { .. })));
                 assert_eq!(
-                    storage.inspect(&mine.name).await.expect("answered").expect("held").owner,
+                    storage.inspect(&mine.name).await.expect("answered").pop().expect("held").owner,
                     mine.owner
                 );
                 assert_eq!(storage.list("jo", None, 10).await.expect("answered").len(), 1);
-                // As if the clock had been set back.
+                // As after the clock was set back.
                 let ahead = format!(
                     "update {role}.{} set expires_at = expires_at + interval '1 day'",
                     table_of(&url)

@@ -1,4 +1,4 @@
-//! A server, a role or a table that is not as it was: settings, locks, passwords, tables that are gone.
+//! A server, a role or a table that changes: settings, locks, passwords, dropped tables.
 
 use std::time::Duration;
 
@@ -11,12 +11,11 @@ use tokio::time::Instant;
 
 use crate::tools::*;
 
-/// A role that may make its tables, in a schema of its own, and the URL for it.
-fn role() -> (String, String) {
-    let role = table();
-    let url = common().user(&role, "pw").expect("made");
-    sql(common(), &format!("create schema {role} authorization {role}"));
-    let url = with(&url, &format!("schema={role}&application_name={role}"));
+/// Returns a role that may make its tables in a schema of its own, and the URL for it. The role is its
+/// `application_name`, too.
+fn named_role() -> (String, String) {
+    let (role, url) = role(common(), &[]);
+    let url = with(&url, &format!("application_name={role}"));
     (role, url)
 }
 
@@ -51,9 +50,9 @@ fn settings_of_a_role_do_no_harm() {
             ("jit_above_cost", "0"),
         ] {
             let what = format!("{setting}={value}");
-            let (role, url) = role();
+            let (role, url) = named_role();
             if common().set_for(&role, setting, value).is_err() {
-                // Some are for administrators only.
+                // Some settings are for administrators only.
                 continue;
             }
             let (locks, other) = (client(&url).await, client(&url).await);
@@ -75,19 +74,19 @@ fn settings_of_a_role_do_no_harm() {
 #[test]
 fn an_idle_session_timeout_ends_no_subscription() {
     run(async {
-        let (role, url) = role();
+        let (role, url) = named_role();
         common().set_for(&role, "idle_session_timeout", "100ms").expect("set");
         let (_storage, mut hints) = listening(&url).await;
-        // Ten times as long as it may be idle. That nothing happens is no event.
-        let told = tokio::time::timeout(Duration::from_secs(1), hints.next()).await;
-        assert!(told.is_err(), "{told:?}");
+        // Ten times as long as a session may be idle.
+        let hint = tokio::time::timeout(Duration::from_secs(1), hints.next()).await;
+        assert!(hint.is_err(), "{hint:?}");
     });
 }
 
 #[test]
-fn a_role_that_may_not_write_is_told_so() {
+fn a_role_that_may_not_write_gets_that_error() {
     run(async {
-        let (role, url) = role();
+        let (role, url) = named_role();
         common().set_for(&role, "default_transaction_read_only", "on").expect("set");
         let error = refusal(&url).await;
         assert_eq!(error.kind(), ErrorKind::Unavailable);
@@ -95,7 +94,6 @@ fn a_role_that_may_not_write_is_told_so() {
     });
 }
 
-// 84
 #[test]
 fn a_table_that_is_dropped_ends_holds_at_the_next_renewal_and_is_made_again_once() {
     run(async {
@@ -112,7 +110,7 @@ fn a_table_that_is_dropped_ends_holds_at_the_next_renewal_and_is_made_again_once
             let other = other.clone();
             async move {
                 while other.lock(format!("job{i}")).try_acquire().await.is_err() {
-                    // A try asks once, and nothing tells when the table is there again.
+                    // An attempt asks once, and no event tells that the table exists again.
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
             }
@@ -128,11 +126,10 @@ fn a_table_that_is_dropped_ends_holds_at_the_next_renewal_and_is_made_again_once
     });
 }
 
-// 84
 #[test]
-fn a_schema_that_is_dropped_is_said_to_those_who_may_not_make_it_again() {
+fn a_dropped_schema_is_reported_to_a_role_that_may_not_make_it() {
     run(async {
-        let (role, url) = role();
+        let (role, url) = named_role();
         let locks = client(&url).await;
         let ttl = time(2_000);
         let guard = hold(&locks, "job", ttl).await;
@@ -157,7 +154,7 @@ fn a_schema_that_is_dropped_is_said_to_those_who_may_not_make_it_again() {
         assert!(error.to_string().contains("doctor --sql"), "{error}");
         assert_eq!(within(LONG, guard.lost()).await, Lost::Expired);
         assert!(created() - before <= 20, "{} tries", created() - before);
-        // Somebody makes it again: the locks are there, and nobody holds them.
+        // An administrator makes the schema again: then the locks work, and are free.
         sql(common(), &format!("create schema {role} authorization {role}"));
         let next = async {
             loop {
@@ -182,7 +179,7 @@ fn a_table_that_is_locked_for_a_while_ends_no_hold() {
         let lock =
             common().transaction(&format!("lock table {table} in access exclusive mode")).expect("locked");
         let asking = waiting(other.lock("other"));
-        // A renewal comes due meanwhile, and gets nowhere.
+        // A renewal is due meanwhile, and waits for the table.
         tokio::time::sleep(ttl / 2).await;
         assert!(guard.is_held());
         lock.commit().expect("unlocked");
@@ -215,7 +212,6 @@ fn a_holder_that_a_locked_table_keeps_from_renewing_ends_at_its_deadline() {
     });
 }
 
-// 119
 #[test]
 fn a_password_that_is_changed_puts_holds_at_risk_and_then_ends_them() {
     let postgres = Postgres::options().password("s3cret").start().expect("a server");
@@ -244,7 +240,7 @@ fn a_password_that_is_changed_puts_holds_at_risk_and_then_ends_them() {
         postgres.set_password("app", "new").expect("changed");
         postgres.terminate_backends("app").expect("ended");
         is_at_risk(&mut events).await;
-        // It was right again before the lease was over.
+        // The old password is valid again before the lease ends.
         postgres.set_password("app", "old").expect("changed");
         let renewed = async { while guard.ensure(time(3_000)).await.is_err() {} };
         within(soon(), renewed).await;
@@ -252,7 +248,6 @@ fn a_password_that_is_changed_puts_holds_at_risk_and_then_ends_them() {
     });
 }
 
-// 119
 #[test]
 fn a_password_file_is_read_again_for_every_connection() {
     let postgres = Postgres::options().password("s3cret").start().expect("a server");
@@ -275,13 +270,13 @@ fn a_password_file_is_read_again_for_every_connection() {
     });
 }
 
-/// A transaction that was rolled back by the server is run again, and nobody learns of it.
+/// A transaction that the server rolls back is sent again, and the caller does not see it.
 #[test]
-fn serialization_failures_are_run_again() {
+fn statements_that_fail_to_serialize_are_sent_again() {
     run(async {
-        let (role, url) = role();
+        let (role, url) = named_role();
         common().set_for(&role, "default_transaction_isolation", "serializable").expect("set");
-        // Ours is read committed whatever the role says; so with every statement of two clients on one row.
+        // Sessions of Leasehold are READ COMMITTED whatever the role has set. All clients use the same row.
         let workers = (0..4).map(async |_| {
             let storage = bare(&url).await;
             for _ in 0..25 {
@@ -290,7 +285,7 @@ fn serialization_failures_are_run_again() {
                     acquire(&storage, &mine).await.expect("answered"),
                     AcquireReply::Granted { .. }
                 ) {}
-                // Somebody who came too late may have the row locked for a moment.
+                // A claim that came too late may have locked the row for a moment.
                 let renewed = answered(async || renew(&storage, &mine).await).await;
                 assert!(matches!(renewed, RenewReply::Renewed { .. }), "{renewed:?}");
                 let released = answered(async || release(&storage, &mine).await).await;

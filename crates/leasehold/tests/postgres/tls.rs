@@ -1,4 +1,4 @@
-//! Who listens, and who answers: `sslmode` and its kin.
+//! Encryption and certificates: `sslmode` and the other options of TLS.
 
 use leasehold::ErrorKind;
 use leasehold_testbed::{Postgres, Result, Tls};
@@ -9,7 +9,7 @@ use crate::tools::*;
 
 const MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
 
-/// The URL without its options.
+/// Returns the URL without its options.
 fn blank(postgres: &Postgres) -> String {
     postgres.url().split('?').next().expect("a place").to_owned()
 }
@@ -18,7 +18,7 @@ fn ca(postgres: &Postgres) -> String {
     format!("sslrootcert={}", postgres.tls().expect("it has certificates").ca().display())
 }
 
-/// The version of TLS that the connection of that name has, or nothing.
+/// Returns the version of TLS that the connection of that name uses, or an empty text.
 fn version(postgres: &Postgres, application: &str) -> String {
     let sql = "select coalesce(s.version, '') from pg_stat_ssl s join pg_stat_activity a using (pid)";
     postgres.sql(&format!("{sql} where a.application_name = '{application}' limit 1")).expect("answered")
@@ -27,7 +27,7 @@ fn version(postgres: &Postgres, application: &str) -> String {
 #[test]
 fn every_mode_means_what_libpq_means_by_it() {
     run(async {
-        // A server that speaks TLS only, and one that cannot.
+        // A server that requires TLS, and one without it.
         let postgres = Postgres::options().tls().start().expect("a server");
         let trusted = ca(&postgres);
         for mode in MODES {
@@ -62,7 +62,7 @@ fn every_mode_means_what_libpq_means_by_it() {
 }
 
 #[test]
-fn a_server_that_wants_no_tls_gets_none_unless_it_has_to_be() {
+fn a_server_that_refuses_tls_is_used_without_it_unless_it_is_required() {
     run(async {
         let postgres = Postgres::options().tls().start().expect("a server");
         let trusted = ca(&postgres);
@@ -79,16 +79,15 @@ fn a_server_that_wants_no_tls_gets_none_unless_it_has_to_be() {
     });
 }
 
-// 100
 #[test]
-fn nobody_is_believed_who_should_not_be() {
+fn untrusted_certificates_are_refused() {
     run(async {
         let postgres = Postgres::options().tls().start().expect("a server");
         let tls = postgres.tls().expect("it has certificates");
         let own = format!("sslrootcert={}", tls.server_cert().display());
         let other = format!("sslrootcert={}", tls.other_ca().display());
         type Change = fn(&Tls) -> Result<()>;
-        // With which authority, in which mode, and what is said of the certificate.
+        // The change of the certificates, the authority, the mode, and the complaint.
         let cases: [(Change, String, &str, Option<&str>); 17] = [
             (Tls::use_expired, ca(&postgres), "verify-full", Some("Expired")),
             (Tls::use_expired, ca(&postgres), "verify-ca", Some("Expired")),
@@ -100,7 +99,7 @@ fn nobody_is_believed_who_should_not_be() {
             (Tls::use_self_signed, ca(&postgres), "verify-ca", Some("invalid peer certificate")),
             (Tls::use_self_signed, "sslsni=1".into(), "verify-full", Some("invalid peer certificate")),
             (Tls::use_self_signed, "sslsni=1".into(), "require", None),
-            // As PostgreSQL's own page makes it: the client has a copy.
+            // A self-signed certificate, as in PostgreSQL's documentation: the client has a copy.
             (Tls::use_self_signed, own, "verify-full", None),
             (Tls::use_unknown_authority, ca(&postgres), "verify-full", Some("UnknownIssuer")),
             (Tls::use_unknown_authority, ca(&postgres), "verify-ca", Some("UnknownIssuer")),
@@ -116,7 +115,7 @@ fn nobody_is_believed_who_should_not_be() {
             let outcome = within(LONG, async {
                 loop {
                     match try_bare(&url).await {
-                        // It is not there yet.
+                        // The server has not started yet.
                         Err(error) if error.to_string().contains("refused") => tokio::task::yield_now().await,
                         Err(error) if error.to_string().contains("57P03") => tokio::task::yield_now().await,
                         outcome => return outcome.map(drop),
@@ -136,13 +135,12 @@ fn nobody_is_believed_who_should_not_be() {
     });
 }
 
-// 100
 #[test]
-fn a_server_with_an_old_tls_is_not_spoken_to_not_even_in_plain() {
+fn a_server_with_an_old_tls_is_not_used_even_without_tls() {
     run(async {
         let postgres = Postgres::options().tls().start().expect("a server");
         let trusted = ca(&postgres);
-        // Who comes in without TLS would be let in.
+        // A login without TLS would be accepted.
         allow(&postgres, &["host all all all trust"]);
         postgres.set("ssl_min_protocol_version", "TLSv1").expect("set");
         postgres.set("ssl_max_protocol_version", "TLSv1").expect("set");
@@ -151,7 +149,7 @@ fn a_server_with_an_old_tls_is_not_spoken_to_not_even_in_plain() {
             let error = within(LONG, async {
                 loop {
                     match try_bare(&url).await {
-                        // It has not read its settings yet.
+                        // The server has not read its settings yet.
                         Ok(_) => tokio::task::yield_now().await,
                         Err(error) => return error,
                     }
@@ -164,7 +162,6 @@ fn a_server_with_an_old_tls_is_not_spoken_to_not_even_in_plain() {
     });
 }
 
-// 100
 #[test]
 fn a_server_that_asks_for_a_certificate_gets_it() {
     run(async {
@@ -187,7 +184,7 @@ fn a_server_that_asks_for_a_certificate_gets_it() {
                 let error = refusal(&url).await;
                 assert!(error.to_string().contains(complaint), "{error}");
             }
-            // What is wrong here is said without asking anybody.
+            // An error of the URL is found without a connection.
             let half = with(&url, &format!("sslcert={}", tls.client_cert().display()));
             let other = with(&half, &format!("sslkey={}", tls.server_cert().display()));
             for url in [half, other, cert("/nowhere".into())] {
@@ -203,12 +200,11 @@ fn a_server_that_asks_for_a_certificate_gets_it() {
     });
 }
 
-// 100
 #[test]
-fn what_goes_to_another_machine_in_plain_is_told_in_the_log() {
+fn a_plain_connection_to_another_machine_is_logged_once() {
     let logs = crate::net::logs::Logs::of_all();
     run(async {
-        // Nothing is sent: this asks by which of its addresses the machine would go out.
+        // Nothing is sent: this finds the address by which the machine would reach the network.
         let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("a socket");
         let out = socket.connect("198.51.100.1:9").and_then(|()| socket.local_addr());
         let Ok(own) = out.map(|address| address.ip()).map(|ip| (!ip.is_loopback()).then_some(ip)) else {
@@ -218,19 +214,19 @@ fn what_goes_to_another_machine_in_plain_is_told_in_the_log() {
         let postgres = Postgres::options().setting("listen_addresses", "*").start().expect("a server");
         allow(&postgres, &["host all all all trust"]);
         let url = postgres.url().replace("127.0.0.1", &own.to_string());
-        let told = |text: &str| logs.lines().iter().filter(|line| line.contains(text)).count();
+        let count = |text: &str| logs.lines().iter().filter(|line| line.contains(text)).count();
         let line = format!("{own}:{}", postgres.port());
         bare(&with(&url, "sslmode=disable")).await;
         bare(&postgres.url()).await;
-        assert_eq!(told(&line), 0);
+        assert_eq!(count(&line), 0);
         bare(&url).await;
-        assert_eq!(told(&line), 1);
-        assert_eq!(told("not encrypted"), 1);
+        assert_eq!(count(&line), 1);
+        assert_eq!(count("not encrypted"), 1);
     });
 }
 
-/// Answers the wish for TLS with `answer`, and then passes everything on to the server.
-async fn stripper(answer: &'static [u8], port: u16) -> u16 {
+/// Starts a proxy that answers the request for TLS with `answer`, and passes everything else on to the server.
+async fn tls_stripping_proxy(answer: &'static [u8], port: u16) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let own = listener.local_addr().expect("an address").port();
     tokio::spawn(async move {
@@ -251,16 +247,15 @@ async fn stripper(answer: &'static [u8], port: u16) -> u16 {
     own
 }
 
-// 101
 #[test]
-fn who_says_that_there_is_no_tls_does_not_get_the_login_in_plain() {
+fn a_server_that_denies_tls_does_not_get_the_login_in_plain() {
     run(async {
         let postgres = Postgres::options().tls().password("s3cret").start().expect("a server");
         allow(&postgres, &["host all all all scram-sha-256"]);
         let trusted = ca(&postgres);
-        let said = b"E\0\0\0\x20SFATAL\0C28000\0MS3CRETLIE\0\0";
-        for answer in [&b"N"[..], b"S", b"Sgarbage that is no TLS", said, b"X"] {
-            let port = stripper(answer, postgres.port()).await;
+        let error = b"E\0\0\0\x20SFATAL\0C28000\0MS3CRETLIE\0\0";
+        for answer in [&b"N"[..], b"S", b"Sgarbage that is no TLS", error, b"X"] {
+            let port = tls_stripping_proxy(answer, postgres.port()).await;
             let url = blank(&postgres).replace(&format!(":{}", postgres.port()), &format!(":{port}"));
             for mode in ["require", "verify-ca", "verify-full"] {
                 let url = with(&url, &format!("sslmode={mode}&{trusted}"));
@@ -269,16 +264,16 @@ fn who_says_that_there_is_no_tls_does_not_get_the_login_in_plain() {
                 assert!(!error.to_string().contains("S3CRETLIE"), "{error}");
             }
             let prefer = within(LONG, try_bare(&with(&url, "sslmode=prefer"))).await;
-            // As libpq: who has no TLS is spoken to in plain. Who has, and cannot do it, is not.
+            // As in libpq: a server without TLS is used without it. A server with TLS that fails is not used.
             assert_eq!(prefer.is_ok(), answer == b"N", "{prefer:?}");
         }
     });
 }
 
 #[test]
-fn tls_at_once_is_not_begun_with_who_does_not_know_it() {
+fn direct_tls_needs_a_server_that_confirms_the_protocol() {
     run(async {
-        // Servers before 17 take it for nonsense; those since then say in the handshake that they are one.
+        // Servers before 17 reject it. Since then they confirm the protocol in the handshake.
         let postgres = Postgres::options().tls().start().expect("a server");
         let url = with(&postgres.url(), &format!("{}&sslnegotiation=direct", ca(&postgres)));
         let knows = postgres.sql("show server_version_num").expect("answered").as_str() >= "170000";

@@ -12,7 +12,6 @@ use tokio::time::Instant;
 use crate::net::waking as scenario;
 use crate::tools::*;
 
-// 27
 #[test]
 fn a_release_that_races_an_entry_into_the_queue_is_not_missed() {
     run(async {
@@ -27,7 +26,7 @@ fn a_release_that_races_an_entry_into_the_queue_is_not_missed() {
                 let mut random = Random(pair + 1_u64);
                 for round in 0..250 {
                     let mine = claim(&lock).wait(true);
-                    // Which comes first is what differs.
+                    // The order of the release and the claim differs from round to round.
                     let pause = Duration::from_micros(random.below(2_500));
                     let releasing = async {
                         tokio::time::sleep(pause).await;
@@ -36,11 +35,11 @@ fn a_release_that_races_an_entry_into_the_queue_is_not_missed() {
                     let (answer, ()) = join(acquire(&b.0, &mine), releasing).await;
                     let answer = answer.expect("answered");
                     if let AcquireReply::Held { .. } = answer {
-                        // Without an engine that asks again by itself: either it is told, or this never ends. A hint may be
-                        // for the try before, which was granted meanwhile.
-                        let told = async { while b.1.next().await != Some(Hint::Owner(mine.owner)) {} };
-                        if tokio::time::timeout(soon(), told).await.is_err() {
-                            panic!("nobody is told in round {round}: {answer:?}");
+                        // No engine asks again here: either the waiter is notified, or this never ends. A hint may belong to
+                        // the claim before, which was granted meanwhile.
+                        let hinted = async { while b.1.next().await != Some(Hint::Owner(mine.owner)) {} };
+                        if tokio::time::timeout(soon(), hinted).await.is_err() {
+                            panic!("no waiter is notified in round {round}: {answer:?}");
                         }
                         take(&b.0, &mine).await;
                     }
@@ -53,7 +52,6 @@ fn a_release_that_races_an_entry_into_the_queue_is_not_missed() {
     });
 }
 
-// 27
 #[test]
 fn a_handover_never_waits_for_a_heartbeat() {
     run(async {
@@ -65,7 +63,7 @@ fn a_handover_never_waits_for_a_heartbeat() {
             let locks = if round % 2 == 0 { &b } else { &a };
             let lock = locks.lock("job");
             let waiting = tokio::spawn(async move { lock.acquire().await.expect("granted") });
-            // Whether it stands in line by then is what differs.
+            // The waiter may be in the queue by then, or not yet.
             tokio::time::sleep(Duration::from_micros((round * 7_919) % 4_000)).await;
             holding.release().await.expect("released");
             let since = Instant::now();
@@ -73,32 +71,28 @@ fn a_handover_never_waits_for_a_heartbeat() {
             times.push(since.elapsed());
         }
         times.sort_unstable();
-        // One missed is one that takes two seconds; the machine may be slow for a moment.
+        // A missed one takes two seconds; the machine may be slow for a moment.
         let longest = times[times.len() - 1];
         assert!(longest < WAITER_HEARTBEAT / 4 + time(400), "{longest:?}");
         holding.release().await.expect("released");
     });
 }
 
-// 27
 #[test]
 fn a_release_before_the_subscription_stands_is_not_missed() {
     run(scenario::release_before_the_subscription());
 }
 
-// 28
 #[test]
 fn a_notification_connection_that_falls_silent_is_replaced() {
     run(scenario::silent_notifications());
 }
 
-// 28
 #[test]
 fn waiters_ask_by_themselves_while_the_notification_connection_is_silent() {
     run(scenario::waiter_behind_silent_notifications(WAITER_HEARTBEAT + time(1_500)));
 }
 
-// 28, 29
 #[test]
 fn terminated_listeners_miss_nothing() {
     run(async {
@@ -117,19 +111,18 @@ fn terminated_listeners_miss_nothing() {
                 while !*end.borrow() {
                     let killed = sql(common(), &kill).parse::<u32>().expect("a number");
                     hit.fetch_add(killed, Ordering::Relaxed);
-                    // The pace of what goes wrong.
+                    // The pause between two faults.
                     sql(common(), "select pg_sleep(0.1)");
                 }
             }
         });
         let is_enough = |turns| turns >= 30 && hit.load(Ordering::Relaxed) >= 3 * clients;
         scenario::disturbed_handovers(&url, clients, is_enough).await;
-        ended.send(true).expect("somebody listens");
+        ended.send(true).expect("it is received");
         killer.join().expect("no panic");
     });
 }
 
-// 31
 #[test]
 fn a_handover_wakes_one_of_many() {
     run(async {
@@ -138,26 +131,25 @@ fn a_handover_wakes_one_of_many() {
         let guard = hold(&holder, "job", LONG).await;
         let mut crowd = scenario::crowd(&url, 24).await;
         let count = |part| done(common(), table_of(&url), part);
-        let (asked, [behind, told, _]) = (count(ACQUIRE)[0], count(PASS));
+        let (asked, [behind, notified, _]) = (count(ACQUIRE)[0], count(PASS));
         guard.release().await.expect("released");
         scenario::have_their_turns(&mut crowd[..12]).await;
-        // Who releases first does not know of waiters, and finds out. Each release hands over to one, who is told behind it.
+        // The first release does not know of waiters, and finds out. Each release hands over to one waiter, and notifies it.
         until("the statements behind", || match count(PASS)[0] - behind {
             14 => Ok(()),
             asked => Err(leasehold_testbed::Error::new(format!("{asked} so far"))),
         });
-        assert_eq!([count(HANDOVER)[0], count(PASS)[1] - told], [13, 13]);
-        assert_eq!(count(ACQUIRE)[0], asked, "nobody has to ask");
+        assert_eq!([count(HANDOVER)[0], count(PASS)[1] - notified], [13, 13]);
+        assert_eq!(count(ACQUIRE)[0], asked, "no waiter has to ask");
         scenario::were_not_woken(&mut crowd[13..]).await;
     });
 }
 
-// 31
 #[test]
 fn waiters_with_engines_ask_twice_per_handover_at_most() {
     let url = own(&common().url());
     let asked = || done(common(), table_of(&url), ACQUIRE)[0];
-    // Once more when its listener begins to listen.
+    // Each asks once more when its listener begins to listen.
     run(scenario::engines_in_a_crowd(&url, 20, 2, asked));
 }
 
@@ -177,7 +169,7 @@ fn a_handover_is_one_claim_to_wait_and_none_to_hold() {
             holding.release().await.expect("released");
             holding = within(LONG, waiting).await.expect("no panic").expect("granted");
         }
-        // Until a client listens it looks again, and heartbeats are claims too.
+        // A client asks again until it listens, and heartbeats are claims, too.
         let beats = 20 + since.elapsed().as_secs() / WAITER_HEARTBEAT.as_secs();
         let [asked, handed, behind] = [ACQUIRE, HANDOVER, PASS].map(|part| done(common(), table, part)[0]);
         assert!(asked <= handovers + beats, "{asked} claims");
@@ -186,9 +178,8 @@ fn a_handover_is_one_claim_to_wait_and_none_to_hold() {
     });
 }
 
-// 33
 #[test]
-fn a_dead_waiter_does_not_stop_those_who_are_told() {
+fn a_dead_waiter_does_not_stop_the_waiters_behind_it() {
     run(async {
         let url = own(&common().url());
         let table = table_of(&url);
@@ -196,7 +187,7 @@ fn a_dead_waiter_does_not_stop_those_who_are_told() {
         let (held, mine) = (claim("job"), claim("job").wait(true));
         take(&holder, &held).await;
         is_held(&waiter, &mine).await;
-        // So that it knows of waiters.
+        // Now its client knows of waiters.
         is_held(&holder, &claim("job").wait(true)).await;
         sql(
             common(),
@@ -209,13 +200,13 @@ fn a_dead_waiter_does_not_stop_those_who_are_told() {
         assert_eq!(release(&holder, &held).await.expect("answered"), ReleaseReply::Released);
         assert_eq!(within(LONG, hints.next()).await, Some(Hint::Owner(mine.owner)));
         take(&waiter, &mine).await;
-        // Whoever is granted a lock buries those before it, here too.
+        // A grant deletes the expired entries before its own, here, too.
         assert_eq!(sql(common(), &format!("select count(*) from {table}_waiters")), "0");
     });
 }
 
 #[test]
-fn who_is_told_overtakes_nobody_who_lives() {
+fn a_notified_waiter_overtakes_no_live_waiter() {
     run(async {
         let url = own(&common().url());
         let table = table_of(&url);
@@ -243,7 +234,7 @@ fn who_is_told_overtakes_nobody_who_lives() {
 }
 
 #[test]
-fn who_observes_sees_a_handover() {
+fn an_observer_sees_a_handover() {
     run(async {
         let url = own(&common().url());
         let (holder, (waiter, mut hints), (observer, mut seen)) =
@@ -256,13 +247,16 @@ fn who_observes_sees_a_handover() {
         assert_eq!(release(&holder, &held).await.expect("answered"), ReleaseReply::Released);
         assert_eq!(within(LONG, hints.next()).await, Some(Hint::Owner(mine.owner)));
         assert_eq!(within(LONG, seen.next()).await, changed, "it is held by another");
-        assert_eq!(observer.inspect(&name("job")).await.expect("answered").expect("held").owner, mine.owner);
+        assert_eq!(
+            observer.inspect(&name("job")).await.expect("answered").pop().expect("held").owner,
+            mine.owner
+        );
         take(&waiter, &mine).await;
     });
 }
 
 #[test]
-fn nobody_is_notified_while_nobody_waits() {
+fn no_notification_is_sent_while_no_client_waits() {
     run(async {
         let url = own(&common().url());
         let (a, b) = (client(&url).await, client(&url).await);
@@ -280,12 +274,11 @@ fn nobody_is_notified_while_nobody_waits() {
         guard.release().await.expect("released");
         assert_eq!(within(LONG, hints.next()).await, Some(Hint::Owner(mine.owner)));
         assert_eq!(done(common(), table_of(&url), PASS)[1], 1);
-        // The queue of all databases, which nobody fills.
+        // The queue of notifications of all databases does not fill up.
         assert!(sql(common(), "select pg_notification_queue_usage() < 0.01") == "t");
     });
 }
 
-// 33, 42
 #[test]
 fn a_dead_holder_and_dead_waiters_end_with_their_ttls() {
     run(async {
@@ -306,26 +299,23 @@ fn a_dead_holder_and_dead_waiters_end_with_their_ttls() {
         let took = since.elapsed();
         assert!(took >= ttl && took < ttl + WAITER_TTL + WAITER_HEARTBEAT + time(1_000), "{took:?}");
         guard.release().await.expect("released");
-        // Whoever is granted a lock buries those before it.
+        // A grant deletes the expired entries before its own.
         assert_eq!(sql(common(), &format!("select count(*) from {}_waiters", table_of(&url))), "0");
     });
 }
 
-// 42
 #[test]
 fn a_dead_holder_is_replaced_when_its_ttl_is_over() {
     run(scenario::dead_holder(time(700)));
 }
 
-// 34
 #[test]
-fn waiters_that_leave_at_random_stall_nobody_and_leave_nothing() {
+fn waiters_that_leave_at_random_stall_no_waiter_and_leave_nothing() {
     let url = own(&common().url());
     run(scenario::leaving_waiters(&url, 6, 20, 12_000));
     one_row_is_left(&url);
 }
 
-// 35, 36
 #[test]
 fn hundreds_of_handovers_leave_one_row() {
     let url = own(&common().url());

@@ -1,4 +1,4 @@
-//! How to reach a server, and what it must be.
+//! How a server is reached, and which servers are refused.
 
 use leasehold::storage::{AcquireReply, ReleaseReply, Storage};
 use leasehold::{ErrorKind, Locks, Tier};
@@ -7,13 +7,15 @@ use leasehold_testbed::{Redis, RedisProxy};
 
 use crate::tools::*;
 
-/// What a user needs by the README of the storage, for the prefix `shop:`; and what it can do without, at a price.
+/// Returns the rights that a user needs according to the README of the storage, for the prefix `shop:`, and those
+/// without which less is promised.
 fn rights() -> (String, String) {
     let page = include_str!("../../src/storage/redis/README.md");
     let rule = page.split_once("ACL SETUSER locks on >password ").expect("a rule").1;
     let rule = rule.split_once("```").expect("its end").0;
-    let dear = ["+info", "+config|get", "+client|tracking"];
-    let (more, needed): (Vec<_>, Vec<_>) = rule.split_whitespace().partition(|right| dear.contains(right));
+    let optional = ["+info", "+config|get", "+client|tracking"];
+    let (more, needed): (Vec<_>, Vec<_>) =
+        rule.split_whitespace().partition(|right| optional.contains(right));
     (needed.join(" "), more.join(" "))
 }
 
@@ -33,7 +35,7 @@ fn a_unix_socket_and_a_number_of_a_database_lead_there() {
         let mine = claim("job");
         take(&over_socket, &mine).await;
         is_held(&over_tcp, &claim("job")).await;
-        // Another database is another place.
+        // Another database is a separate namespace.
         let third = redis.url().replace("/0", "/3");
         let in_third = [bare(&with(&socket, "db=3")).await, bare(&third).await];
         let theirs = claim("job");
@@ -58,12 +60,11 @@ fn another_prefix_is_another_place() {
     });
 }
 
-// 106
 #[test]
 fn prefix_and_name_are_not_confused() {
     run(async {
         let redis = Redis::start().expect("a server");
-        // One key, and so one lock: whoever uses both shares them on purpose.
+        // Both lead to the same key, and so to the same lock.
         let [a, ab] = ["a:", "a:b:"].map(|prefix| with(&redis.url(), &format!("prefix={prefix}")));
         let (outer, inner) = (bare(&a).await, bare(&ab).await);
         take(&outer, &claim("b:c")).await;
@@ -74,7 +75,7 @@ fn prefix_and_name_are_not_confused() {
 }
 
 #[test]
-fn a_user_and_a_password_let_in_and_wrong_ones_do_not() {
+fn a_wrong_user_or_password_is_refused() {
     run(async {
         let redis = Redis::options().acl("app", "p%40ss:w/rd", "~* &* +@all").password("s3cret").start();
         let redis = redis.expect("a server");
@@ -92,7 +93,6 @@ fn a_user_and_a_password_let_in_and_wrong_ones_do_not() {
     });
 }
 
-// 102
 #[test]
 fn no_password_is_shown_anywhere() {
     const CANARY: &str = "S3CRETCANARY";
@@ -129,7 +129,7 @@ fn no_password_is_shown_anywhere() {
                 armed.end();
             }
         }
-        // Wrong in every way.
+        // Every kind of wrong URL.
         for url in [
             format!("redis://:{CANARY}x@{host}"),
             format!("redis://nobody:{CANARY}@{host}"),
@@ -185,7 +185,7 @@ fn a_replica_a_cluster_node_and_a_sentinel_are_refused_with_what_to_write() {
 }
 
 #[test]
-fn a_server_too_old_for_the_protocol_is_refused_with_what_it_must_be() {
+fn a_server_too_old_for_the_protocol_is_refused() {
     run(async {
         let proxy = RedisProxy::before(common()).expect("a proxy");
         let old = "ERR unknown command `HELLO`, with args beginning with: `3`, ";
@@ -208,7 +208,7 @@ fn what_is_promised_follows_from_what_the_server_keeps() {
         assert_eq!(tier(&always).await, Tier::CrashSafe);
         let nothing = Redis::options().volatile().start().expect("a server");
         assert_eq!(tier(&nothing).await, Tier::CrashSafe);
-        // What it promises is lost with a failover that nobody here would notice.
+        // With a replica, a failover may lose what the server has on its disk.
         tell(&always, &["config", "set", "appendfsync", "always"]);
         let follow = format!("127.0.0.1 {}", always.port());
         let _replica = Redis::options().setting("replicaof", &follow).start().expect("a server");
@@ -223,7 +223,6 @@ fn what_is_promised_follows_from_what_the_server_keeps() {
     });
 }
 
-// 61
 #[test]
 fn a_server_that_evicts_is_refused_unless_that_is_accepted() {
     run(async {
@@ -247,7 +246,7 @@ fn a_server_that_evicts_is_refused_unless_that_is_accepted() {
             let accepted = bare(&with(&redis.url(), "allow_eviction=true")).await;
             assert_eq!(accepted.guarantees().tier, Tier::Advisory);
         }
-        // Also for one that was connected before: the next connection finds out.
+        // A storage that was connected before finds out with its next connection.
         tell(&redis, &["config", "set", "maxmemory-policy", "noeviction"]);
         let storage = bare(&redis.url()).await;
         tell(&redis, &["config", "set", "maxmemory-policy", "allkeys-lru"]);
@@ -264,7 +263,6 @@ fn a_server_that_evicts_is_refused_unless_that_is_accepted() {
     });
 }
 
-// 106
 #[test]
 fn a_user_with_the_rights_of_the_readme_can_do_everything() {
     run(async {
@@ -292,17 +290,16 @@ async fn everything_works(redis: &Redis) {
         assert_eq!(locks.list("").await.expect("answered").len(), 1);
         guard.release().await.expect("released");
         let guard = within(soon(), waiting).await.expect("no panic").expect("granted");
-        assert!(locks.break_lock(lock).await.expect("answered").is_some());
+        assert!(!locks.break_lock(lock).await.expect("answered").is_empty());
         assert_eq!(within(soon(), guard.lost()).await, leasehold::Lost::Taken);
     }
     let denied = tell(redis, &["acl", "log"]);
-    // What the driver says of itself is no right that is missed.
+    // The driver's `CLIENT SETINFO` is not needed.
     assert!(!denied.contains("evalsha") && !denied.contains("subscribe"), "{denied}");
 }
 
-// 106
 #[test]
-fn a_user_that_may_not_ask_what_the_server_is_gets_the_least_promise() {
+fn a_user_without_info_gets_the_advisory_tier() {
     run(async {
         let redis = Redis::options().acl("shop", "pw", &rights().0).start().expect("a server");
         let url = with(&redis.url_as("shop", "pw"), "prefix=shop:");
@@ -311,16 +308,15 @@ fn a_user_that_may_not_ask_what_the_server_is_gets_the_least_promise() {
         let mine = claim("job");
         take(&storage, &mine).await;
         assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::Released);
-        // Another prefix is not its own.
+        // The user has no rights for another prefix.
         let error = acquire(&bare(&redis.url_as("shop", "pw")).await, &mine).await.expect_err("forbidden");
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("may not"), "{error}");
     });
 }
 
-// 106
 #[test]
-fn no_right_of_the_readme_is_one_too_many() {
+fn every_right_of_the_readme_is_needed() {
     let scripts = [
         include_str!("../../src/storage/redis/common.lua"),
         include_str!("../../src/storage/redis/acquire.lua"),
@@ -338,7 +334,6 @@ fn no_right_of_the_readme_is_one_too_many() {
     }
 }
 
-// 103
 #[test]
 fn hostile_names_and_labels_make_no_keys_but_their_own() {
     run(async {
@@ -376,7 +371,7 @@ fn hostile_names_and_labels_make_no_keys_but_their_own() {
         for (i, name) in names.iter().enumerate() {
             let label = names[names.len() - 1 - i];
             let guard = within(LONG, locks.lock(name).label(label).acquire()).await.expect("granted");
-            let holder = locks.inspect(name).await.expect("answered").expect("held");
+            let holder = locks.inspect(name).await.expect("answered").pop().expect("held");
             assert_eq!((holder.name.as_str(), holder.label.as_deref()), (*name, Some(label)));
             guards.push(guard);
         }
@@ -391,7 +386,6 @@ fn hostile_names_and_labels_make_no_keys_but_their_own() {
     });
 }
 
-// 86
 #[test]
 fn a_key_of_another_type_is_named() {
     run(async {
@@ -417,24 +411,24 @@ fn a_key_of_another_type_is_named() {
 }
 
 #[test]
-fn a_lock_of_somebody_else_is_respected_whatever_its_value_is() {
+fn a_lock_of_another_library_is_respected_whatever_its_value_is() {
     run(async {
         let redis = Redis::start().expect("a server");
         let storage = bare(&with(&redis.url(), "prefix=shop:")).await;
         for value in ["", "0", "7", "a b", "00000000000000000000000000000000"] {
             tell(&redis, &["set", "shop:job", value, "px", "60000"]);
             let mine = claim("job").wait(true);
-            // With a waiter's entry and without.
+            // First without an entry of this waiter, then with one.
             for _ in 0..2 {
                 is_held(&storage, &mine).await;
-                let holder = storage.inspect(&mine.name).await.expect("answered").expect("held");
+                let holder = storage.inspect(&mine.name).await.expect("answered").pop().expect("held");
                 assert_eq!(holder.token, leasehold::Token::new(0), "{value}");
                 assert_eq!(
                     renew(&storage, &mine).await.expect("answered"),
                     leasehold::storage::RenewReply::NotHeld
                 );
             }
-            let theirs = storage.inspect(&mine.name).await.expect("answered").expect("held");
+            let theirs = storage.inspect(&mine.name).await.expect("answered").pop().expect("held");
             let breaking = leasehold::storage::Claim::new(name("job"), theirs.owner, LONG);
             assert_eq!(release(&storage, &breaking).await.expect("answered"), ReleaseReply::Released);
             take(&storage, &mine).await;
@@ -443,9 +437,8 @@ fn a_lock_of_somebody_else_is_respected_whatever_its_value_is() {
     });
 }
 
-// 100
 #[test]
-fn only_the_server_that_is_meant_is_talked_to_over_tls() {
+fn over_tls_only_a_server_with_a_valid_certificate_is_trusted() {
     run(async {
         let redis = Redis::options().tls().start().expect("a server");
         let tls = redis.tls().expect("certificates").clone();
@@ -465,7 +458,7 @@ fn only_the_server_that_is_meant_is_talked_to_over_tls() {
         let other = format!("ca={}", stranger.tls().expect("certificates").ca().display());
         refuses(with(&redis.url(), &other), "certificate").await;
         works(&with(&redis.url(), "insecure=true")).await;
-        // Plain to TLS, and TLS to plain.
+        // Plain text to a TLS port, and TLS to a plain port.
         refuses(redis.url().replace("rediss", "redis"), "").await;
         refuses(with(&common().url().replace("redis:", "rediss:"), &ca), "").await;
         refuses(with(&redis.url(), "ca=/nowhere.pem"), "ca").await;
@@ -473,7 +466,7 @@ fn only_the_server_that_is_meant_is_talked_to_over_tls() {
             let path = tls.server_cert().with_file_name(format!("{file}.crt"));
             tell(&redis, &["config", "set", "tls-cert-file", &path.display().to_string()]);
             refuses(trusting.clone(), what).await;
-            // Nobody can be asked to put it back but by one who trusts everybody.
+            // The certificate must be reset by a client that trusts every server.
             let reset = tls.server_cert().display().to_string();
             let port = redis.port().to_string();
             let back = ["-p", &port, "--tls", "--insecure", "config", "set", "tls-cert-file", &reset];
@@ -484,9 +477,8 @@ fn only_the_server_that_is_meant_is_talked_to_over_tls() {
     });
 }
 
-// 100
 #[test]
-fn a_server_that_wants_a_certificate_gets_one_or_nothing() {
+fn a_server_that_requires_a_client_certificate_gets_one() {
     run(async {
         let redis = Redis::options().client_certificates().start().expect("a server");
         let tls = redis.tls().expect("certificates");
@@ -500,7 +492,7 @@ fn a_server_that_wants_a_certificate_gets_one_or_nothing() {
     });
 }
 
-/// A server that says nothing after the handshake of TCP.
+/// The server accepts the TCP connection and sends nothing.
 #[test]
 fn a_server_that_never_answers_is_given_up() {
     run(async {
@@ -516,9 +508,9 @@ fn a_server_that_never_answers_is_given_up() {
     });
 }
 
-/// What asking again does not mend is said to be that at once, in the server's words.
+/// The error has the server's text.
 #[test]
-fn what_asking_again_does_not_mend_is_said_at_once() {
+fn an_error_that_a_retry_does_not_mend_is_returned_at_once() {
     let says = async |url: String, kind: ErrorKind, text: &str| {
         let error = refusal(&url).await;
         assert_eq!(error.kind(), kind, "{url}: {error}");
@@ -528,7 +520,7 @@ fn what_asking_again_does_not_mend_is_said_at_once() {
         let host = |redis: &Redis| format!("127.0.0.1:{}", redis.port());
         let plain = host(common());
         says(format!("redis://{plain}/99"), ErrorKind::Invalid, "said=`DB index is out of range`").await;
-        // It waits for the end of a line.
+        // A plain server waits for the end of a line.
         says(format!("rediss://{plain}/0"), ErrorKind::Unavailable, "speaks TLS").await;
 
         let node = Redis::options().setting("cluster-enabled", "yes").start().expect("a server");
@@ -558,7 +550,7 @@ fn what_asking_again_does_not_mend_is_said_at_once() {
         });
         says(format!("redis://127.0.0.1:{port}"), ErrorKind::Invalid, "no Redis").await;
 
-        // Whether it wants TLS, or is down in the middle of it, nobody can tell.
+        // The server closes the connection, so the error can only suggest TLS.
         let tls = Redis::options().tls().start().expect("a server");
         let error = refusal(&format!("redis://{}", host(&tls))).await;
         assert!(error.to_string().contains("TLS"), "{error}");
@@ -566,7 +558,7 @@ fn what_asking_again_does_not_mend_is_said_at_once() {
 }
 
 #[test]
-fn a_command_that_is_forbidden_within_a_script_is_no_reason_to_ask_again() {
+fn a_command_that_is_forbidden_within_a_script_is_no_reason_to_retry() {
     run(async {
         let redis = Redis::options().volatile().start().expect("a server");
         for command in ["mget", "set", "del", "pexpire", "pttl"] {
@@ -589,7 +581,7 @@ fn a_command_that_is_forbidden_within_a_script_is_no_reason_to_ask_again() {
 }
 
 #[test]
-fn keys_of_another_type_beside_a_lock_cost_its_neighbors_nothing() {
+fn keys_of_another_type_beside_a_lock_do_not_fail_other_claims() {
     run(async {
         let redis = Redis::options().volatile().start().expect("a server");
         let storage = bare(&redis.url()).await;
@@ -598,7 +590,7 @@ fn keys_of_another_type_beside_a_lock_cost_its_neighbors_nothing() {
             tell(&redis, &["eval", &set, "0"]);
         };
         let both = |wait| [claim("bad").wait(wait), claim("good").wait(wait)];
-        // A queue and waiters that are strings, of a lock for which others seem to wait.
+        // The queue and the waiters are strings, and the record says that there may be waiters.
         let held = both(false);
         for answer in storage.acquire(&held).await {
             assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{answer:?}");
@@ -615,7 +607,7 @@ fn keys_of_another_type_beside_a_lock_cost_its_neighbors_nothing() {
         for answer in storage.release(&held).await {
             assert_eq!(answer.expect("released"), ReleaseReply::Released);
         }
-        // A record that is none.
+        // The record is not one of ours.
         keep("t", "foreign");
         for answer in storage.acquire(&[claim("bad"), claim("other")]).await {
             assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{answer:?}");

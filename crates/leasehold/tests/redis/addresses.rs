@@ -1,4 +1,4 @@
-//! A host with two addresses, the first of which accepts connections and never answers.
+//! A host with two addresses. The first one accepts connections and never answers.
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -8,7 +8,7 @@ use leasehold_testbed::{Redis, RedisCluster, RedisSentinels};
 
 use crate::tools::*;
 
-/// Set where the host has its two addresses: the ports at which connections are to be cut, and the URL.
+/// The variables that are set where the host has two addresses: the ports whose connections are cut, and the URL.
 const PORTS: &str = "LEASEHOLD_TEST_PORTS";
 const URL: &str = "LEASEHOLD_TEST_URL";
 const HOST: &str = "two.test";
@@ -62,7 +62,7 @@ fn tempfile() -> std::path::PathBuf {
     std::env::temp_dir().join(format!("leasehold-hosts-{}", std::process::id()))
 }
 
-/// Holds a lock, has its connections cut, and holds it for longer than the TTL from then.
+/// Holds a lock, cuts its connections, and checks that it is held for longer than the TTL afterward.
 fn holds_on(ports: &str, url: &str) {
     let first = std::net::ToSocketAddrs::to_socket_addrs(&(HOST, 1)).expect("known").next();
     assert!(first.is_some_and(|first| first.is_ipv6()), "the silent address does not come first: {first:?}");

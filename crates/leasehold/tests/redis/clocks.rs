@@ -1,4 +1,4 @@
-//! A server whose clock jumps, TTLs at their bounds, data that vanishes, a server that starts again.
+//! Clocks that jump, TTLs at their bounds, lost data, and restarts.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::net::clocks as scenario;
 use crate::tools::*;
 
-/// A server whose wall clock is in a file.
+/// A server that reads its wall clock from a file.
 #[cfg(target_os = "linux")]
 struct Watch {
     child: Child,
@@ -45,7 +45,7 @@ impl Watch {
         format!("redis://127.0.0.1:{}", self.port.number())
     }
 
-    /// Sets its clock this far from ours, and waits until it shows that.
+    /// Sets its clock to so many seconds from ours, and waits until the server reports that.
     fn set(&self, seconds: i64) {
         self.clock.set(seconds).expect("set");
         until("its clock to be set", || {
@@ -73,7 +73,6 @@ impl Drop for Watch {
     }
 }
 
-// 63
 #[cfg(target_os = "linux")]
 #[test]
 fn a_server_clock_that_jumps_ahead_ends_leases_and_no_token_goes_back() {
@@ -81,7 +80,6 @@ fn a_server_clock_that_jumps_ahead_ends_leases_and_no_token_goes_back() {
     run(scenario::jump_ahead(&watch.url(), |seconds| watch.set(seconds)));
 }
 
-// 64
 #[cfg(target_os = "linux")]
 #[test]
 fn a_server_clock_that_jumps_back_keeps_no_dead_holder_and_no_dead_waiter_alive() {
@@ -89,9 +87,8 @@ fn a_server_clock_that_jumps_back_keeps_no_dead_holder_and_no_dead_waiter_alive(
     run(scenario::jump_back(&watch.url(), |seconds| watch.set(seconds)));
 }
 
-// 64
 #[test]
-fn a_lease_that_lasts_longer_than_its_ttl_is_cut_back_by_whoever_asks() {
+fn a_lease_that_lasts_longer_than_its_ttl_is_cut_back_by_a_claim() {
     run(async {
         let url = own(&common().url());
         let (storage, other) = (bare(&url).await, bare(&url).await);
@@ -112,7 +109,6 @@ fn a_lease_that_lasts_longer_than_its_ttl_is_cut_back_by_whoever_asks() {
     });
 }
 
-// 70
 #[test]
 fn every_ttl_within_the_bounds_is_given_to_the_millisecond() {
     let (storage, prefix) = run(async {
@@ -127,7 +123,7 @@ fn every_ttl_within_the_bounds_is_given_to_the_millisecond() {
         (ttls.clone(), ttls, any::<bool>()).prop_map(|(first, second, short)| (first, second, short));
     let mut runner = TestRunner::new(ProptestConfig { cases: 40, ..ProptestConfig::default() });
     let outcome = runner.run(&strategy, |(first, second, shorten)| {
-        // Each case with a runtime of its own: the storage connects anew.
+        // Each case has a runtime of its own, so the storage connects again.
         run(async {
             let storage = bare(&with(&common().url(), &format!("prefix={prefix}"))).await;
             let mine =
@@ -144,7 +140,7 @@ fn every_ttl_within_the_bounds_is_given_to_the_millisecond() {
                     assert_eq!(ttl, again.ttl);
                     left(&prefix, if shorten { second } else { std::cmp::max(first, second) });
                 }
-                // The shortest are over by then on a slow machine.
+                // On a slow machine the shortest leases have expired by then.
                 leasehold::storage::RenewReply::NotHeld => assert!(first < 1_000, "{first}"),
                 other => panic!("{other:?}"),
             }
@@ -162,7 +158,6 @@ fn left(prefix: &str, ttl: u64) {
     assert!(left <= ttl && (left > ttl - 5_000 || left == -2), "{left} of {ttl}");
 }
 
-// 70
 #[test]
 fn ttls_out_of_bounds_are_refused_before_anything_is_sent() {
     run(async {
@@ -171,24 +166,23 @@ fn ttls_out_of_bounds_are_refused_before_anything_is_sent() {
             let error = locks.lock("job").ttl(ttl).try_acquire().await.expect_err("out of bounds");
             assert_eq!(error.kind(), ErrorKind::Invalid, "{ttl:?}");
         }
-        assert!(locks.inspect("job").await.expect("answered").is_none());
+        assert!(locks.inspect("job").await.expect("answered").is_empty());
     });
 }
 
-// 71
 #[test]
 fn a_server_that_starts_again_and_has_forgotten_all_ends_holds_at_once() {
     run(async {
         let redis = Redis::options().volatile().start().expect("a server");
         let (locks, other) = (client(&redis.url()).await, client(&redis.url()).await);
-        // Who waits, listens; who listens, notices. The last one never hears of the others.
+        // `locks` listens because it waits, and so notices the restart. `other` does not listen.
         let first = hold(&other, "first", LONG).await;
         let waiting = waiting(locks.lock("first"));
         waiters(&other, "first", 1).await;
         let guard = hold(&locks, "job", LONG).await;
         redis.kill9();
         redis.restart().expect("started");
-        // Its renewal would be in twenty seconds.
+        // The next renewal would be in twenty seconds.
         assert_eq!(within(soon(), guard.lost()).await, Lost::Taken);
         let next = within(soon(), other.lock("job").acquire()).await.expect("granted");
         assert!(next.token() > guard.token());
@@ -197,7 +191,6 @@ fn a_server_that_starts_again_and_has_forgotten_all_ends_holds_at_once() {
     });
 }
 
-// 71
 #[test]
 fn a_server_that_starts_again_and_remembers_ends_no_hold() {
     run(async {
@@ -223,7 +216,6 @@ fn a_server_that_starts_again_and_remembers_ends_no_hold() {
     });
 }
 
-// 79
 #[test]
 fn tokens_grow_when_the_record_is_deleted() {
     let url = own(&common().url());
@@ -232,9 +224,8 @@ fn tokens_grow_when_the_record_is_deleted() {
     run(scenario::deleted_record(&url, || assert_eq!(tell(common(), &["eval", &delete, "0"]), "1")));
 }
 
-// 84
 #[test]
-fn a_flush_ends_holds_at_once_for_those_who_listen() {
+fn a_flush_ends_holds_at_once_for_a_client_that_listens() {
     run(async {
         let redis = Redis::start().expect("a server");
         let (locks, other) = (client(&redis.url()).await, client(&redis.url()).await);
@@ -253,9 +244,8 @@ fn a_flush_ends_holds_at_once_for_those_who_listen() {
     });
 }
 
-// 84
 #[test]
-fn a_flush_ends_holds_at_the_next_renewal_for_those_who_do_not_listen() {
+fn a_flush_ends_holds_at_the_next_renewal_for_a_client_that_does_not_listen() {
     run(async {
         let redis = Redis::start().expect("a server");
         let locks = client(&redis.url()).await;
@@ -271,9 +261,8 @@ fn a_flush_ends_holds_at_the_next_renewal_for_those_who_do_not_listen() {
     });
 }
 
-// 85
 #[test]
-fn a_server_that_forgets_its_scripts_all_the_time_is_no_trouble() {
+fn a_server_may_forget_its_scripts_at_any_time() {
     run(async {
         let redis = Redis::start().expect("a server");
         let (locks, storage) = (client(&redis.url()).await, bare(&redis.url()).await);
@@ -294,11 +283,11 @@ fn a_server_that_forgets_its_scripts_all_the_time_is_no_trouble() {
             let mine = claim(&format!("bare{}", turn % 7));
             take(&storage, &mine).await;
             renew(&storage, &mine).await.expect("answered");
-            storage.inspect(&mine.name).await.expect("answered").expect("held");
+            storage.inspect(&mine.name).await.expect("answered").pop().expect("held");
             assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::Released);
             hold(&locks, "job", LONG).await.release().await.expect("released");
         }
-        ended.send(()).expect("somebody listens");
+        ended.send(()).expect("the task listens");
         assert!(flusher.await.expect("no panic") > 5);
         assert!(redis.command_counts().expect("answered").get("eval").copied().unwrap_or(0) > 5);
     });

@@ -1,5 +1,4 @@
-//! The Redis storage against real servers, one test per promise. The number in a comment is that of a way in which
-//! locks fail.
+//! The Redis storage against real servers, one test per promise.
 #![cfg(all(unix, feature = "redis"))]
 
 mod access;

@@ -1,4 +1,4 @@
-//! Sentinel: the primary is found, also after it has changed, and whoever holds learns what became of the lease.
+//! Sentinel: the primary is found after each change, and the holders learn what became of their leases.
 
 use std::time::Duration;
 
@@ -11,30 +11,30 @@ use tokio::time::Instant;
 
 use crate::tools::*;
 
-/// Cuts the replica off: from here on nothing reaches it, whatever the primary grants.
+/// Cuts the replica off from the primary. From now on it receives nothing that the primary grants.
 fn cut_off(primary: &Redis, replica: &Redis) {
     replica.stop();
     primary.command(&["client", "kill", "type", "replica"]).expect("cut off");
 }
 
-/// Options of servers that refuse writes when they miss their replica.
+/// Returns the options of servers that refuse writes when they miss their replica.
 fn stopping() -> RedisOptions {
     Redis::options().setting("min-replicas-to-write", "1").setting("min-replicas-max-lag", "1")
 }
 
-/// Sentinels and servers, of which the primary can be cut off from the others while its clients stay: those others
-/// come in as a user of their own.
+/// Starts Sentinels and servers whose primary can be cut off from the others, but not from its clients: the others
+/// connect as a user of their own.
 fn partitionable(options: RedisOptions) -> RedisSentinels {
     let options = options.user("net", "netpw").acl("app", "apppw", "~* &* +@all");
     RedisSentinels::start_with(options).expect("servers")
 }
 
-/// The URL of a client that stays with a primary that is cut off.
+/// Returns the URL of a client that stays connected to a primary that is cut off.
 fn url_of_app(servers: &RedisSentinels) -> String {
     servers.url().replace("net:netpw@", "app:apppw@")
 }
 
-/// Cuts the primary off from its replica and the Sentinels, and waits until another one is the primary.
+/// Cuts the primary off from its replica and the Sentinels, and waits until the replica is promoted.
 fn partition(servers: &RedisSentinels) -> &Redis {
     let old = servers.primary().expect("a primary");
     old.command_as("app", "apppw", &["acl", "setuser", "net", "off"]).expect("cut off");
@@ -50,14 +50,13 @@ fn partition(servers: &RedisSentinels) -> &Redis {
     old
 }
 
-/// Kills the primary; another one takes over. When this returns, it has.
+/// Kills the primary, and waits until the replica is promoted.
 fn fail_over(servers: &RedisSentinels) -> &Redis {
     let primary = servers.primary().expect("a primary");
     primary.kill9();
     servers.await_primary_other_than(primary.port()).expect("another primary")
 }
 
-// 71
 #[test]
 fn a_failover_that_forgets_a_lease_is_noticed_at_once_and_tokens_grow() {
     let servers = RedisSentinels::start().expect("servers");
@@ -72,7 +71,7 @@ fn a_failover_that_forgets_a_lease_is_noticed_at_once_and_tokens_grow() {
         replica.cont();
         let new = servers.await_primary_other_than(primary.port()).expect("another primary");
         assert_eq!(new.command(&["exists", "leasehold:job"]).expect("an answer"), "0");
-        // It connects again within a second, and asks once.
+        // The client reconnects within a second, and then verifies the lease.
         assert_eq!(within(soon(), guard.lost()).await, Lost::Taken);
         let next = within(soon(), rival.lock("job").acquire()).await.expect("granted");
         assert!(next.token() > token);
@@ -80,7 +79,6 @@ fn a_failover_that_forgets_a_lease_is_noticed_at_once_and_tokens_grow() {
     });
 }
 
-// 71
 #[test]
 fn a_lease_that_the_new_primary_has_goes_on() {
     let servers = RedisSentinels::start().expect("servers");
@@ -99,7 +97,6 @@ fn a_lease_that_the_new_primary_has_goes_on() {
     });
 }
 
-// 71
 #[test]
 fn a_waiter_is_served_by_the_new_primary() {
     let servers = RedisSentinels::start().expect("servers");
@@ -115,7 +112,6 @@ fn a_waiter_is_served_by_the_new_primary() {
     });
 }
 
-// 71, 86
 #[test]
 fn a_demoted_primary_is_left_for_the_new_one() {
     let servers = RedisSentinels::start().expect("servers");
@@ -133,7 +129,6 @@ fn a_demoted_primary_is_left_for_the_new_one() {
     });
 }
 
-// 86
 #[test]
 fn a_server_that_became_a_replica_grants_nothing() {
     let (primary, other) = (Redis::start().expect("a server"), Redis::start().expect("a server"));
@@ -143,7 +138,7 @@ fn a_server_that_became_a_replica_grants_nothing() {
         take(&storage, &mine).await;
         primary.command(&["replicaof", "127.0.0.1", &other.port().to_string()]).expect("demoted");
         for _ in 0..3 {
-            // READONLY by the old connection, and then the new one is refused.
+            // The old connection replies READONLY, and the next one is refused.
             let error = acquire(&storage, &claim("other")).await.expect_err("it does not write");
             assert_eq!(error.kind(), ErrorKind::Unavailable);
             assert!(error.to_string().contains("replica"), "{error}");
@@ -164,7 +159,7 @@ fn a_sentinel_that_is_dead_or_silent_changes_nothing() {
         servers.sentinels()[0].kill9();
         let after = bare(&servers.url()).await;
         is_held(&after, &claim("job")).await;
-        // Two of three are enough, also to fail over.
+        // Two of three Sentinels are enough to report the primary, and to fail over.
         fail_over(&servers);
         within(LONG, async { while hints.next().await != Some(Hint::Restarted) {} }).await;
         answered(async || acquire(&storage, &claim("next")).await).await;
@@ -175,9 +170,9 @@ fn a_sentinel_that_is_dead_or_silent_changes_nothing() {
 fn a_primary_that_no_sentinel_knows_is_a_wrong_url() {
     let servers = RedisSentinels::start().expect("servers");
     run(async {
-        let error = refusal(&servers.url().replace("/leasehold/", "/nobody/")).await;
+        let error = refusal(&servers.url().replace("/leasehold/", "/unknown/")).await;
         assert_eq!(error.kind(), ErrorKind::Invalid);
-        assert!(error.to_string().contains("primary=`nobody`"), "{error}");
+        assert!(error.to_string().contains("primary=`unknown`"), "{error}");
         let error = refusal("redis+sentinel://127.0.0.1:1,127.0.0.1:2/leasehold").await;
         assert_eq!(error.kind(), ErrorKind::Unavailable);
     });
@@ -200,7 +195,7 @@ fn sentinels_have_a_password_of_their_own() {
 }
 
 #[test]
-fn a_grant_that_too_few_replicas_have_is_none() {
+fn a_grant_that_too_few_replicas_confirm_does_not_count() {
     let servers = RedisSentinels::start().expect("servers");
     let [_, replica] = servers.servers() else { panic!("two servers") };
     run(async {
@@ -208,22 +203,22 @@ fn a_grant_that_too_few_replicas_have_is_none() {
         let (storage, locks) = (bare(&url).await, client(&url).await);
         replica.stop();
         let mine = claim("job").patience(time(1_000));
-        let error = acquire(&storage, &mine).await.expect_err("nobody has it");
+        let error = acquire(&storage, &mine).await.expect_err("no replica confirms");
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert!(error.to_string().contains("wait_replicas=`1` answered=`0`"), "{error}");
-        // It stands at the primary, so what others are told is true; a renewal waits for nobody.
+        // The lease exists at the primary, so another claim is refused. Renewals do not wait for replicas.
         is_held(&storage, &claim("job")).await;
         assert!(matches!(renew(&storage, &mine).await, Ok(RenewReply::Renewed { .. })));
         assert_eq!(release(&storage, &mine).await.expect("an answer"), ReleaseReply::Released);
 
-        // An attempt in vain leaves nothing.
+        // A failed attempt leaves nothing.
         let error =
             locks.lock("vain").ttl(time(2_000)).wait(time(1_500)).acquire().await.expect_err("in vain");
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-        within(LONG, async { while locks.inspect("vain").await.expect("an answer").is_some() {} }).await;
+        within(LONG, async { while !locks.inspect("vain").await.expect("an answer").is_empty() {} }).await;
 
         let asking = waiting(locks.lock("job").ttl(LONG));
-        within(LONG, async { while locks.inspect("job").await.expect("an answer").is_none() {} }).await;
+        within(LONG, async { while locks.inspect("job").await.expect("an answer").is_empty() {} }).await;
         assert!(!asking.is_finished());
         replica.cont();
         let guard = within(LONG, asking).await.expect("no panic").expect("granted");
@@ -231,7 +226,6 @@ fn a_grant_that_too_few_replicas_have_is_none() {
     });
 }
 
-// 72
 #[test]
 fn replicas_that_have_a_grant_are_no_promise_when_another_one_is_promoted() {
     let primary = Redis::start().expect("a server");
@@ -243,20 +237,20 @@ fn replicas_that_have_a_grant_are_no_promise_when_another_one_is_promoted() {
     primary.await_replicas(2).expect("they follow");
     run(async {
         let storage = bare(&with(&primary.url(), "wait_replicas=1")).await;
-        // The one has it, the other not.
+        // The first replica has the lease, and the second one does not.
         lacks.stop();
         let mine = claim("job");
         let token = take(&storage, &mine).await;
         assert!(has.command(&["get", "leasehold:job"]).expect("an answer").contains(&mine.owner.to_string()));
         primary.command(&["client", "kill", "type", "replica"]).expect("cut off");
         primary.kill9();
-        // What the kernel has kept for it was sent before it was cut off, and must not reach it.
+        // The kernel may have buffered the grant for the replica before it was cut off. It must not arrive.
         lacks.kill9();
         lacks.restart().expect("it starts");
         lacks.promote().expect("promoted");
         let elsewhere = bare(&lacks.url()).await;
         let again = take(&elsewhere, &claim("job")).await;
-        // Two hold it; whoever checks tokens is safe.
+        // Two clients hold the lock, but a resource that checks tokens is safe.
         assert!(again > token);
     });
 }
@@ -268,11 +262,11 @@ fn failover_grace_keeps_others_out_until_every_forgotten_lease_is_over() {
         let grace = time(3_000);
         let url = with(&servers.url(), &format!("failover_grace={}ms", grace.as_millis()));
         let begun = Instant::now();
-        // No lease may be longer.
+        // No TTL may be longer than the grace.
         let client = async || Locks::builder().ttl(grace).connect(&url).await.expect("connected");
         let (locks, rival) = (client().await, client().await);
         assert_eq!(locks.guarantees().tier, Tier::FailoverSafe);
-        // A primary that nobody knows is a new one.
+        // A primary that no client has seen is a new one.
         let guard = hold(&locks, "job", grace).await;
         assert!(begun.elapsed() >= grace);
         let token = guard.token();
@@ -282,12 +276,12 @@ fn failover_grace_keeps_others_out_until_every_forgotten_lease_is_over() {
         waiters(&locks, "job", 1).await;
         let killed = Instant::now();
         fail_over(&servers);
-        // Without a replica the new primary refuses writes.
+        // The new primary refuses writes until it has a replica.
         primary.restart().expect("it starts");
         within(LONG, guard.lost()).await;
         let lost = Instant::now();
         let next = within(LONG, waiting).await.expect("no panic").expect("granted");
-        // The new primary has forgotten the lease, and yet it was over before somebody else got it.
+        // The new primary has forgotten the lease, which had expired before the next grant.
         assert!(lost < Instant::now() && killed.elapsed() >= grace, "{:?}", killed.elapsed());
         assert!(next.token() > token);
         next.release().await.expect("held until now");
@@ -309,7 +303,7 @@ fn failover_grace_delays_no_renewal() {
         fail_over(&servers);
         let renewed = answered(async || renew(&storage, &mine).await).await;
         assert!(matches!(renewed, RenewReply::Renewed { .. }), "{renewed:?}");
-        // Others must wait for what is free, too, and are told for how long.
+        // A free lock is not granted during the grace, and the reply says for how long.
         let free = claim("free").patience(grace);
         match answered(async || acquire(&storage, &free).await).await {
             AcquireReply::Held { holder: None, retry_after: Some(after) } => {
@@ -333,7 +327,7 @@ fn clients_with_another_failover_grace_are_refused() {
         let error = acquire(&other, &claim("next")).await.expect_err("it has another grace");
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("theirs=`200ms`"), "{error}");
-        // Longer leases than the grace cannot be had; the usual TTL is as long as may be.
+        // No TTL may be longer than the grace, neither the default nor that of one lock.
         let error = Locks::builder().ttl(Duration::from_millis(201)).connect(&url("200ms")).await;
         assert_eq!(error.expect_err("too long").kind(), ErrorKind::Invalid);
         let locks = Locks::connect(&url("200ms")).await.expect("connected");
@@ -342,9 +336,13 @@ fn clients_with_another_failover_grace_are_refused() {
     });
 }
 
-/// The tier that is promised with these settings of the servers, and whether a holder at a primary that is cut off goes
-/// on for longer than its lease.
-fn holder_at_a_primary_that_is_cut_off(options: RedisOptions, tier: Tier, meanwhile: &[&str]) -> bool {
+/// Checks the tier that these settings of the servers promise. Returns `true` if a holder at a primary that is cut off
+/// loses its lease.
+fn loses_its_lease_at_a_primary_that_is_cut_off(
+    options: RedisOptions,
+    tier: Tier,
+    meanwhile: &[&str],
+) -> bool {
     let servers = partitionable(options);
     run(async {
         let grace = time(4_000);
@@ -362,7 +360,7 @@ fn holder_at_a_primary_that_is_cut_off(options: RedisOptions, tier: Tier, meanwh
         let lost = tokio::time::timeout(grace * 2, guard.lost()).await.is_ok();
         if lost {
             assert!(since.elapsed() <= grace, "it was cut off before: {:?}", since.elapsed());
-            // Healed, it is a replica, and the lock is to be had at the new primary.
+            // When the partition has healed, the old primary is a replica, and the new one grants the lock.
             old.command_as("app", "apppw", &["acl", "setuser", "net", "on"]).expect("healed");
             if !meanwhile.is_empty() {
                 servers
@@ -381,20 +379,20 @@ fn holder_at_a_primary_that_is_cut_off(options: RedisOptions, tier: Tier, meanwh
 
 #[test]
 fn a_holder_at_a_primary_that_is_cut_off_loses_what_another_may_be_granted() {
-    assert!(holder_at_a_primary_that_is_cut_off(stopping(), Tier::FailoverSafe, &[]));
+    assert!(loses_its_lease_at_a_primary_that_is_cut_off(stopping(), Tier::FailoverSafe, &[]));
 }
 
-/// What was found when it was connected to may be changed a moment later.
+/// A setting may change after the connection was opened.
 #[test]
 fn nobody_can_make_a_primary_that_is_cut_off_go_on_by_its_settings() {
     let meanwhile = ["config", "set", "min-replicas-to-write", "0"];
-    assert!(holder_at_a_primary_that_is_cut_off(stopping(), Tier::FailoverSafe, &meanwhile));
+    assert!(loses_its_lease_at_a_primary_that_is_cut_off(stopping(), Tier::FailoverSafe, &meanwhile));
 }
 
-/// Why it takes more than the grace: without what stops the old primary, two hold.
+/// This is why a grace alone is not enough: an old primary that does not stop makes a second holder.
 #[test]
-fn a_primary_that_goes_on_alone_promises_to_survive_no_failover() {
-    assert!(!holder_at_a_primary_that_is_cut_off(Redis::options(), Tier::CrashSafe, &[]));
+fn a_primary_that_is_cut_off_and_goes_on_makes_a_second_holder() {
+    assert!(!loses_its_lease_at_a_primary_that_is_cut_off(Redis::options(), Tier::CrashSafe, &[]));
 }
 
 #[test]

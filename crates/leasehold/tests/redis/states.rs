@@ -1,4 +1,4 @@
-//! A server that answers with errors, or with what no server says.
+//! Servers that reply with errors, or with what no server replies.
 
 use std::time::Duration;
 
@@ -9,12 +9,11 @@ use leasehold_testbed::{Redis, RedisProxy};
 
 use crate::tools::*;
 
-/// What a client asks while it connects, in this order.
+/// The commands that a client sends while it connects, in order.
 const GREETING: [&str; 4] = ["hello", "info", "time", "config get"];
 
-// 86
 #[test]
-fn every_error_during_a_call_is_said_and_the_next_call_works() {
+fn every_error_of_a_call_is_returned_and_the_next_call_works() {
     run(async {
         let proxy = RedisProxy::before(common()).expect("a proxy");
         let storage = bare(&own(&proxy.url())).await;
@@ -45,7 +44,7 @@ fn every_error_during_a_call_is_said_and_the_next_call_works() {
             let armed = proxy.add(rule().error(state));
             unknown(storage.inspect(&mine.name).await.expect_err(code));
             armed.end();
-            let holder = storage.inspect(&mine.name).await.expect("answered").expect("held");
+            let holder = storage.inspect(&mine.name).await.expect("answered").pop().expect("held");
             assert_eq!(holder.token, token, "{code}");
 
             let armed = proxy.add(Rule::on("scan").error(state));
@@ -61,9 +60,8 @@ fn every_error_during_a_call_is_said_and_the_next_call_works() {
     });
 }
 
-// 86
 #[test]
-fn what_says_that_the_server_is_not_the_one_makes_the_next_call_connect_again() {
+fn an_error_of_a_wrong_server_makes_the_next_call_reconnect() {
     run(async {
         let proxy = RedisProxy::before(common()).expect("a proxy");
         let storage = bare(&own(&proxy.url())).await;
@@ -89,9 +87,8 @@ fn what_says_that_the_server_is_not_the_one_makes_the_next_call_connect_again() 
     });
 }
 
-// 86
 #[test]
-fn every_error_while_connecting_is_said_and_connects_to_nothing_unknown() {
+fn every_error_while_connecting_is_returned() {
     run(async {
         let proxy = RedisProxy::before(common()).expect("a proxy");
         let url = own(&proxy.url());
@@ -101,7 +98,7 @@ fn every_error_while_connecting_is_said_and_connects_to_nothing_unknown() {
                 let armed = proxy.add(Rule::on(step).error(state));
                 let connected = within(LONG, try_bare(&url)).await;
                 armed.end();
-                // Nobody need be allowed to ask what a server is; then nothing is promised of it.
+                // An ACL may forbid the queries for the facts. Then less is promised.
                 let forbidden = ["INFO", "CONFIG GET"].contains(&step.to_uppercase().as_str())
                     && ["NOPERM", "ERR"].contains(&code);
                 match connected {
@@ -123,9 +120,8 @@ fn every_error_while_connecting_is_said_and_connects_to_nothing_unknown() {
     });
 }
 
-// 86
 #[test]
-fn errors_of_the_notification_connection_stop_nobody_from_waiting() {
+fn errors_of_the_subscription_stop_no_waiter() {
     run(async {
         let proxy = RedisProxy::before(common()).expect("a proxy");
         for state in states::ALL {
@@ -139,20 +135,19 @@ fn errors_of_the_notification_connection_stop_nobody_from_waiting() {
             take(&storage, &mine).await;
             is_held(&storage, &yours).await;
             release(&storage, &mine).await.expect("answered");
-            let told = async {
+            let hinted = async {
                 while futures_util::StreamExt::next(&mut hints).await
                     != Some(leasehold::storage::Hint::Owner(yours.owner))
                 {}
             };
-            within(soon(), told).await;
+            within(soon(), hinted).await;
             release(&storage, &yours).await.expect("answered");
         }
     });
 }
 
-// 86
 #[test]
-fn a_server_that_runs_a_script_for_too_long_is_waited_for() {
+fn a_server_that_is_busy_with_a_script_is_retried() {
     run(async {
         let redis = Redis::options().setting("busy-reply-threshold", "50").start().expect("a server");
         let locks = client(&redis.url()).await;
@@ -169,7 +164,7 @@ fn a_server_that_runs_a_script_for_too_long_is_waited_for() {
             Err(error) if error.to_string().contains("BUSY") => Ok(()),
             other => Err(leasehold_testbed::Error::new(format!("{other:?}"))),
         });
-        // A client that comes now is told why it cannot, and thinks nothing of the server that is not so.
+        // A client that connects now gets the reason, and does not misjudge the server.
         let error = refusal(&redis.url()).await;
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
         tell(&redis, &["script", "kill"]);
@@ -180,7 +175,6 @@ fn a_server_that_runs_a_script_for_too_long_is_waited_for() {
     });
 }
 
-// 110
 #[test]
 fn hostile_answers_are_errors_and_cost_no_memory() {
     run(async {
@@ -204,7 +198,7 @@ fn hostile_answers_are_errors_and_cost_no_memory() {
                         _ => storage.list("", None, 10).await.map(drop),
                     }
                 };
-                // An answer that does not end is dropped, as the engine does.
+                // A reply that does not end is dropped, as the engine does.
                 match tokio::time::timeout(Duration::from_millis(50), calling).await {
                     Ok(Ok(())) => panic!("{what}: believed at {step}"),
                     Ok(Err(error)) => assert_ne!(error.kind(), ErrorKind::Internal, "{what}: {error}"),
@@ -212,7 +206,7 @@ fn hostile_answers_are_errors_and_cost_no_memory() {
                 }
                 armed.end();
             }
-            // What follows a wrong answer may be as wrong, and ends the connection once more.
+            // The bytes after a malformed reply may be malformed, too, and end another connection.
             let granted = async { while acquire(&storage, &mine).await.is_err() {} };
             within(soon(), granted).await;
             release(&storage, &mine).await.expect("answered");
@@ -222,7 +216,6 @@ fn hostile_answers_are_errors_and_cost_no_memory() {
     });
 }
 
-// 110
 #[test]
 fn hostile_answers_while_connecting_are_errors() {
     run(async {
@@ -231,7 +224,7 @@ fn hostile_answers_while_connecting_are_errors() {
         for (what, bytes) in hostile::all() {
             for step in GREETING {
                 let armed = proxy.add(Rule::on(step).always().bytes(bytes.clone()));
-                // What does not end is given up, and what was given up a step before may still ask.
+                // A connection that does not end is dropped. The one of the step before may still send its commands.
                 let connected = tokio::time::timeout(Duration::from_millis(150), try_bare(&url)).await;
                 armed.end();
                 match connected {
@@ -249,14 +242,13 @@ fn hostile_answers_while_connecting_are_errors() {
     });
 }
 
-/// What the process has of the machine's memory, in bytes.
+/// Returns the peak memory of this process, in bytes.
 fn memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0 kB");
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) * 1024
 }
 
-// 119
 #[test]
 fn a_password_that_is_changed_puts_holds_at_risk_and_then_ends_them() {
     run(async {
@@ -276,7 +268,7 @@ fn a_password_that_is_changed_puts_holds_at_risk_and_then_ends_them() {
         tell(&redis, &["acl", "setuser", "app", "<old"]);
         tell(&redis, &["client", "kill", "user", "app"]);
         is_at_risk(&mut events).await;
-        // It was right again before the lease was over.
+        // The password is restored before the lease expires.
         tell(&redis, &["acl", "setuser", "app", ">old"]);
         let renewed = async { while guard.ensure(time(2_000)).await.is_err() {} };
         within(soon(), renewed).await;

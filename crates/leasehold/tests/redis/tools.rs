@@ -1,4 +1,4 @@
-//! What the tests of this storage have in common beyond those of the others: servers, keys, counts.
+//! Helpers of the tests of this storage: servers, keys, and counts.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,16 +9,16 @@ use leasehold_testbed::{Redis, shared};
 
 pub(crate) use crate::net::tools::*;
 
-/// The storage, without an engine.
+/// The storage without an engine.
 pub(crate) type Bare = leasehold::storage::redis::Redis;
 pub(crate) type Server = Redis;
 
-/// A server that tests share which do not break it.
+/// Returns a server that is shared by the tests that do not break it.
 pub(crate) fn common() -> &'static Redis {
     shared::redis().expect("a server")
 }
 
-/// The URL with a prefix that nobody else has.
+/// Returns the URL with a unique prefix.
 pub(crate) fn own(url: &str) -> String {
     with(url, &format!("prefix={}", prefix()))
 }
@@ -28,27 +28,27 @@ pub(crate) fn prefix() -> String {
     format!("p{}:", LAST.fetch_add(1, Ordering::Relaxed))
 }
 
-/// What only a request to be told contains.
+/// The command that only a subscription contains.
 pub(crate) const SUBSCRIBE: &str = "SUBSCRIBE";
 
-/// What of an owner goes by on the wire.
+/// Returns the form of an owner in requests.
 pub(crate) fn marker(owner: Owner) -> String {
     owner.to_string()
 }
 
-/// Sends one command through `redis-cli`.
+/// Sends a command through `redis-cli`.
 pub(crate) fn tell(redis: &Redis, command: &[&str]) -> String {
     redis.command(command).expect("answered")
 }
 
-/// Every key, as `redis-cli` writes it.
+/// Returns all keys, as `redis-cli` prints them.
 pub(crate) fn keys(redis: &Redis) -> Vec<String> {
     let mut keys: Vec<_> = tell(redis, &["keys", "*"]).lines().map(str::to_owned).collect();
     keys.sort_unstable();
     keys
 }
 
-/// How often each command was called since `before`.
+/// Returns how often each command was called since `before`.
 pub(crate) fn since(redis: &Redis, before: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
     let now = redis.command_counts().expect("answered");
     let more = now.into_iter().map(|(name, count)| {
@@ -58,13 +58,13 @@ pub(crate) fn since(redis: &Redis, before: &BTreeMap<String, u64>) -> BTreeMap<S
     more.filter(|(_, count)| *count > 0).collect()
 }
 
-/// The clients that the server counts: ours and no `redis-cli`.
+/// Returns the number of connections, without those of `redis-cli`.
 pub(crate) fn connections(redis: &Redis) -> usize {
     let list = tell(redis, &["client", "list"]);
     list.lines().filter(|line| !line.contains("cmd=client|list")).count()
 }
 
-/// Waits until there are so many.
+/// Waits until there are so many connections.
 pub(crate) fn until_connections(redis: &Redis, wanted: usize) {
     until("its connections", || match connections(redis) {
         found if found == wanted => Ok(()),

@@ -1,4 +1,4 @@
-//! Answers that do not come, come late, or belong to somebody else; callers that go away meanwhile.
+//! Replies that are lost, late, or belong to another request, and callers that stop waiting.
 
 use leasehold::ErrorKind;
 use leasehold::storage::{Claim, ReleaseReply};
@@ -9,7 +9,6 @@ use leasehold_testbed::{Redis, RedisProxy};
 use crate::net::unknown as scenario;
 use crate::tools::*;
 
-// 15
 #[test]
 fn a_claim_that_a_stopped_server_executes_late_takes_nothing_from_anybody() {
     run(async {
@@ -19,20 +18,17 @@ fn a_claim_that_a_stopped_server_executes_late_takes_nothing_from_anybody() {
     });
 }
 
-// 15
 #[test]
 fn a_claim_and_its_clean_up_leave_nothing_in_whatever_order_they_arrive() {
     run(scenario::clean_up_before_and_after());
 }
 
-// 15, 40
 #[test]
 fn an_acquire_that_fails_on_a_stopped_server_leaves_no_ghost() {
     let redis = Redis::start().expect("a server");
     run(scenario::acquires_from_a_stopped_server(&redis, &redis.url()));
 }
 
-// 16
 #[test]
 fn an_acquire_that_is_dropped_at_any_point_leaves_nothing() {
     run(async {
@@ -46,59 +42,52 @@ fn an_acquire_that_is_dropped_at_any_point_leaves_nothing() {
     });
 }
 
-// 16, 26
 #[test]
 fn a_storage_whose_calls_are_dropped_at_any_point_answers_the_next() {
     let answer = async |storage: &Bare, claim: &Claim| release(storage, claim).await.expect("answered");
     run(scenario::dropped_calls(300, answer));
 }
 
-// 26
 #[test]
-fn an_answer_to_another_question_is_not_believed() {
+fn an_answer_to_another_request_is_not_believed() {
     run(async {
         let proxy = RedisProxy::before(common()).expect("a proxy");
         let storage = bare(&own(&proxy.url())).await;
         let mine = claim("job");
         assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::NotHeld);
-        // What a server says that grants: to a request that was never sent.
+        // A well-formed grant for a request that was never sent.
         let granted =
             b"*4\r\n$9\r\n123456789\r\n$16\r\n1790000000000000\r\n:1\r\n$16\r\n1790000000000000\r\n";
         proxy.add(Rule::on("evalsha").bytes(*granted));
         let error = acquire(&storage, &mine).await.expect_err("another nonce");
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         let opened = proxy.count("time");
-        // Nothing on that connection is believed any more.
+        // The connection is not used any more.
         take(&storage, &mine).await;
         assert_eq!(proxy.count("time"), opened + 1);
     });
 }
 
-// 17
 #[test]
 fn a_guard_that_is_dropped_by_a_panic_is_released_at_once() {
     run(scenario::guard_in_a_panic());
 }
 
-// 18
 #[test]
 fn a_guard_may_be_dropped_where_no_runtime_is() {
     scenario::guard_without_a_runtime();
 }
 
-// 19
 #[test]
 fn a_release_whose_caller_goes_away_is_carried_out() {
     run(scenario::release_without_its_caller());
 }
 
-// 20
 #[test]
-fn a_release_whose_answer_is_lost_harms_nobody() {
+fn a_release_whose_answer_is_lost_harms_no_other_owner() {
     run(scenario::release_without_its_answer());
 }
 
-// 21
 #[test]
 fn a_claim_whose_answer_is_lost_five_times_is_granted_once() {
     run(async {
@@ -114,7 +103,6 @@ fn a_claim_whose_answer_is_lost_five_times_is_granted_once() {
     });
 }
 
-// 21
 #[test]
 fn an_acquire_survives_connections_that_break_after_every_request() {
     run(async {
@@ -128,31 +116,26 @@ fn an_acquire_survives_connections_that_break_after_every_request() {
     });
 }
 
-// 11
 #[test]
 fn a_holder_that_is_broken_by_an_operator_is_told_at_once() {
     run(scenario::broken_lock());
 }
 
-// 2, 3, 4
 #[test]
 fn a_holder_that_was_paused_gets_nothing_back() {
     run(scenario::paused_holder());
 }
 
-// 5
 #[test]
 fn a_renewal_that_is_answered_after_the_deadline_revives_nothing() {
     run(scenario::late_renewal());
 }
 
-// 6
 #[test]
 fn a_grant_that_is_answered_when_it_is_nearly_over_is_not_handed_out() {
     run(scenario::late_grant(Trap::on_request("EVALSHA").hold_reply()));
 }
 
-// 8
 #[test]
 fn releases_that_meet_renewals_leave_nothing() {
     let redis = Redis::start().expect("a server");

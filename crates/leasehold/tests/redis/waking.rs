@@ -1,4 +1,4 @@
-//! Waiters are woken, in order, whatever happens to the connection that wakes them.
+//! Waiters are woken up in order, whatever happens to their connections.
 
 use std::time::Duration;
 
@@ -11,13 +11,11 @@ use tokio::time::Instant;
 use crate::net::waking as scenario;
 use crate::tools::*;
 
-// 27
 #[test]
 fn a_release_before_the_subscription_stands_is_not_missed() {
     run(scenario::release_before_the_subscription());
 }
 
-// 27
 #[test]
 fn a_subscription_that_is_never_confirmed_is_tried_again() {
     run(async {
@@ -30,19 +28,16 @@ fn a_subscription_that_is_never_confirmed_is_tried_again() {
     });
 }
 
-// 28
 #[test]
 fn a_notification_connection_that_falls_silent_is_replaced() {
     run(scenario::silent_notifications());
 }
 
-// 28
 #[test]
 fn waiters_ask_by_themselves_while_the_notification_connection_is_silent() {
     run(scenario::waiter_behind_silent_notifications(2 * WAITER_HEARTBEAT + time(1_000)));
 }
 
-// 29
 #[test]
 fn killed_subscribers_miss_nothing() {
     run(async {
@@ -50,7 +45,7 @@ fn killed_subscribers_miss_nothing() {
         let killer = {
             let port = redis.port().to_string();
             tokio::spawn(async move {
-                // The pace of what goes wrong.
+                // The pace of the disturbances.
                 let mut beat = tokio::time::interval(Duration::from_millis(100));
                 loop {
                     beat.tick().await;
@@ -64,7 +59,6 @@ fn killed_subscribers_miss_nothing() {
     });
 }
 
-// 31
 #[test]
 fn a_handover_wakes_one_of_hundreds() {
     run(async {
@@ -72,31 +66,29 @@ fn a_handover_wakes_one_of_hundreds() {
         let holder = client(&redis.url()).await;
         let guard = hold(&holder, "job", LONG).await;
         let mut crowd = scenario::crowd(&redis.url(), 500).await;
-        let told = || redis.command_counts().expect("answered").get("publish").copied().unwrap_or(0);
-        let before = told();
+        let published = || redis.command_counts().expect("answered").get("publish").copied().unwrap_or(0);
+        let before = published();
         guard.release().await.expect("released");
         scenario::have_their_turns(&mut crowd[..100]).await;
-        assert_eq!(told() - before, 101);
+        assert_eq!(published() - before, 101);
         scenario::were_not_woken(&mut crowd[101..]).await;
     });
 }
 
-// 31
 #[test]
 fn waiters_with_engines_ask_twice_per_handover_at_most() {
     let redis = Redis::start().expect("a server");
     run(scenario::engines_in_a_crowd(&redis.url(), 100, 1, || acquires(&redis)));
 }
 
-/// How many claims the server has seen: each asks for the time once, as releases do.
+/// Returns how many acquires the server has executed. For each there is one release.
 fn acquires(redis: &Redis) -> u64 {
     let counts = redis.command_counts().expect("answered");
     counts.get("evalsha").copied().unwrap_or(0) / 2
 }
 
-// 33
 #[test]
-fn dead_waiters_at_the_head_hold_up_nobody() {
+fn dead_waiters_at_the_queue_head_delay_no_other_waiter() {
     run(async {
         let url = own(&common().url());
         let holder = bare(&url).await;
@@ -111,7 +103,7 @@ fn dead_waiters_at_the_head_hold_up_nobody() {
         let (live, mut hints) = listening(&url).await;
         let mine = claim("job").wait(true);
         is_held(&live, &mine).await;
-        // As a kill does: the kernel closes their connections, and nobody takes their entries back.
+        // As after a kill, the kernel closes the connections, and the entries remain.
         drop(dead);
         until("the server to notice", || {
             let channels = common().command(&["pubsub", "channels", "*"])?;
@@ -122,13 +114,12 @@ fn dead_waiters_at_the_head_hold_up_nobody() {
             }
         });
         release(&holder, &held).await.expect("released");
-        // The release passes over whoever has no connection; without it, their entries would end by themselves.
+        // The release skips waiters without a connection. Otherwise their entries would have to expire first.
         assert_eq!(within(soon(), hints.next()).await, Some(Hint::Owner(mine.owner)));
         take(&live, &mine).await;
     });
 }
 
-// 33, 42
 #[test]
 fn a_dead_holder_and_dead_waiters_end_with_their_ttls() {
     run(async {
@@ -151,22 +142,19 @@ fn a_dead_holder_and_dead_waiters_end_with_their_ttls() {
     });
 }
 
-// 42
 #[test]
 fn a_dead_holder_is_replaced_when_its_ttl_is_over() {
     run(scenario::dead_holder(time(500)));
 }
 
-// 34
 #[test]
-fn waiters_that_leave_at_random_stall_nobody_and_leave_nothing() {
+fn waiters_that_leave_at_random_stall_no_other_waiter_and_leave_nothing() {
     let redis = Redis::start().expect("a server");
     run(scenario::leaving_waiters(&redis.url(), 8, 25, 6_000));
     let left = keys(&redis);
     assert!(left.len() == 1 && left[0].contains("leasehold:job}"), "{left:?}");
 }
 
-// 35, 36, 57
 #[test]
 fn a_thousand_handovers_leave_one_key_that_expires_and_block_no_connection() {
     let redis = Redis::start().expect("a server");

@@ -76,17 +76,17 @@ fn its_lock_refuses_ours(package: &'static str) {
     // One more try, without a place in the queue.
     let once = Wait::Attempts { attempts: 1, interval: Duration::ZERO };
     let error = ours.lock(&name).wait(once).acquire().expect_err("it is held");
-    let seen = ours.inspect(&name).expect("answered").expect("it is held");
+    let seen = ours.inspect(&name).expect("answered").pop().expect("it is held");
     is_foreign(&seen);
     assert_eq!(error.holder().map(|holder| holder.owner), Some(seen.owner));
 
     if let Some(extended) = theirs.extend(2 * LONG) {
         assert!(extended);
-        let seen = ours.inspect(&name).expect("answered").expect("it is held");
+        let seen = ours.inspect(&name).expect("answered").pop().expect("it is held");
         assert!(seen.remaining > LONG, "{seen:?}");
     }
     assert_ne!(theirs.release(), Some(false));
-    assert_eq!(ours.inspect(&name).expect("answered"), None);
+    assert_eq!(ours.inspect(&name).expect("answered"), []);
     let guard = ours.lock(&name).try_acquire().expect("answered").expect("it is free");
     guard.release().expect("released");
 }
@@ -129,7 +129,7 @@ fn ours_is_granted_after_its_expiry_and_a_late_release_of_its_does_nothing(packa
     guard.verify().expect("held");
     assert_ne!(theirs.extend(LONG), Some(true));
     guard.verify().expect("held");
-    let seen = ours.inspect(&name).expect("answered").expect("held");
+    let seen = ours.inspect(&name).expect("answered").pop().expect("held");
     assert_eq!((seen.owner, seen.token), (guard.owner(), guard.token()));
     guard.release().expect("released");
 }
@@ -161,7 +161,7 @@ fn our_late_renewal_and_release_leave_its_lock_alone(package: &'static str) {
         assert_eq!(released.expect("answered"), ReleaseReply::NotHeld);
     });
 
-    let seen = ours.inspect(&name).expect("answered").expect("it holds");
+    let seen = ours.inspect(&name).expect("answered").pop().expect("it holds");
     is_foreign(&seen);
     let after = redis().quoted(&["get", &format!("{}{name}", maker.prefix)]).expect("answered");
     assert_eq!(before, after);
@@ -173,13 +173,13 @@ fn its_lock_can_be_broken(package: &'static str) {
     let (theirs, ours) = (maker.client(), ours(maker.prefix));
     assert!(theirs.acquire(&name, LONG));
     let waiting = waiter(&ours, &name);
-    let broken = ours.break_lock(&name).expect("answered").expect("it held");
+    let broken = ours.break_lock(&name).expect("answered").pop().expect("it held");
     is_foreign(&broken);
     let guard = waiting.join().expect("no panic");
     assert_ne!(theirs.release(), Some(true));
     guard.verify().expect("held");
     guard.release().expect("released");
-    assert_eq!(ours.break_lock(&name).expect("answered"), None);
+    assert_eq!(ours.break_lock(&name).expect("answered"), []);
 }
 
 /// Waits for a lock on a thread. Returns once the server knows the waiter.
@@ -187,7 +187,7 @@ fn waiter(locks: &Locks, name: &str) -> thread::JoinHandle<leasehold::blocking::
     let lock = locks.lock(name);
     let waiting = thread::spawn(move || lock.acquire().expect("granted"));
     leasehold_testbed::until("the waiter", || match locks.inspect(name) {
-        Ok(Some(holder)) if holder.waiters == Some(1) => Ok(()),
+        Ok(holders) if holders.first().is_some_and(|holder| holder.waiters == Some(1)) => Ok(()),
         other => Err(leasehold_testbed::Error::new(format!("{other:?}"))),
     })
     .expect("it waits");

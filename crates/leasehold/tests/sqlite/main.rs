@@ -145,7 +145,7 @@ fn a_detached_lease_outlives_its_process() {
     holder.kill();
     run(async {
         let storage = open(&dir.file()).await;
-        let seen = storage.inspect(&name("job")).await.expect("looked").expect("held");
+        let seen = storage.inspect(&name("job")).await.expect("looked").pop().expect("held");
         assert_eq!((seen.owner, seen.token), (granted.owner, granted.token));
         assert!(matches!(acquire(&storage, &claim("job")).await, AcquireReply::Held { .. }));
         let mine = Claim::new(name("job"), granted.owner, LONG).detached(true);
@@ -425,7 +425,7 @@ fn a_holder_is_told_at_once_when_a_part_is_taken_away() {
             let told = async { while hints.next().await != Some(Hint::Owner(mine.owner)) {} };
             tokio::time::timeout(time(5_000), told).await.expect("told");
             // Also while another process has not let go, and nothing can be opened.
-            assert_eq!(storage.inspect(&mine.name).await.expect("known"), None);
+            assert_eq!(storage.inspect(&mine.name).await.expect("known"), []);
             assert_eq!(renew(&storage, &mine).await, RenewReply::NotHeld);
             assert_eq!(release(&storage, &mine).await, ReleaseReply::NotHeld);
         });
@@ -597,7 +597,7 @@ fn a_lease_of_another_boot_is_over() {
         assert!(matches!(acquire(&storage, &claim("job").wait(true)).await, AcquireReply::Held { .. }));
         execute(&dir.file(), "UPDATE lock SET boot = 'another'; UPDATE waiter SET boot = 'another'");
         assert_eq!(renew(&storage, &mine).await, RenewReply::NotHeld);
-        assert_eq!(storage.inspect(&name("job")).await.expect("looked"), None);
+        assert_eq!(storage.inspect(&name("job")).await.expect("looked"), []);
         match acquire(&storage, &claim("job")).await {
             AcquireReply::Granted { token: next, .. } => assert!(next > token),
             held => panic!("{held:?}"),
@@ -752,7 +752,7 @@ fn names_and_labels_are_data() {
             assert!(matches!(answer.expect("answered"), AcquireReply::Granted { .. }));
         }
         for text in corpus {
-            let seen = storage.inspect(&name(text)).await.expect("looked").expect("held");
+            let seen = storage.inspect(&name(text)).await.expect("looked").pop().expect("held");
             assert_eq!((seen.name.as_str(), seen.label.as_deref()), (text, Some(text)));
             let mut expected: Vec<_> =
                 corpus.iter().filter(|other| other.starts_with(text)).copied().collect();
@@ -827,9 +827,12 @@ fn verbs_follow_the_contract() {
         assert!(
             matches!(acquire(&storage, &b).await, AcquireReply::Granted { token: next, .. } if next > token)
         );
-        assert_eq!(storage.inspect(&name("job")).await.expect("looked").expect("held").waiters, Some(0));
+        assert_eq!(
+            storage.inspect(&name("job")).await.expect("looked").pop().expect("held").waiters,
+            Some(0)
+        );
         assert_eq!(release(&storage, &b).await, ReleaseReply::Released);
-        assert_eq!(storage.inspect(&name("job")).await.expect("looked"), None);
+        assert_eq!(storage.inspect(&name("job")).await.expect("looked"), []);
     });
 }
 
@@ -1158,7 +1161,7 @@ async fn list(storage: &Sqlite, prefix: &str) -> Vec<String> {
     loop {
         let page = storage.list(prefix, after.as_ref(), 3).await.expect("listed");
         let Some(last) = page.last() else { return names };
-        after = Some(last.name.clone());
+        after = Some(last.cursor());
         names.extend(page.iter().map(|holder| holder.name.as_str().to_owned()));
     }
 }

@@ -1,6 +1,6 @@
-//! What no Redis says: replies to break a client with.
+//! Replies that no Redis sends, to break a client with.
 
-/// Returns each with its name.
+/// Returns each reply with its name.
 #[must_use]
 pub fn all() -> Vec<(&'static str, Vec<u8>)> {
     vec![

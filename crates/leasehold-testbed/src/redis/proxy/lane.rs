@@ -1,5 +1,5 @@
-//! One client's connection, and its own to the server. A thread each for the requests, for what the server replies,
-//! and for what the client gets, which is the only one that waits where a rule says so.
+//! One client's connection, and its own connection to the server. There is a thread for the requests, one for the
+//! server's replies, and one for what the client receives. Only the last one waits where a rule requires it.
 
 use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
@@ -21,27 +21,27 @@ pub(super) struct Lane {
 
 #[derive(Default)]
 struct State {
-    /// What the client waits for, in the order of its requests.
-    owed: VecDeque<Owed>,
-    /// What the server has said.
-    said: VecDeque<Vec<u8>>,
+    /// What the client expects, in the order of its requests.
+    expected: VecDeque<Expected>,
+    /// The replies of the server.
+    replies: VecDeque<Vec<u8>>,
     ended: bool,
 }
 
-enum Owed {
-    /// What the server says; so many replies, since a subscription to several channels has one for each.
-    Servers { replies: usize, subscription: bool, meddler: Option<Armed> },
-    /// What a rule says, and the server does not.
+enum Expected {
+    /// Replies of the server: one for each channel of a subscription, else one.
+    Servers { replies: usize, subscription: bool, rule: Option<Armed> },
+    /// A reply of a rule, without the server.
     Own(Armed),
 }
 
-/// What the client gets next.
+/// What the client receives next.
 struct Next {
-    said: Option<Vec<u8>>,
-    meddler: Option<Armed>,
+    reply: Option<Vec<u8>>,
+    rule: Option<Armed>,
 }
 
-/// Connects to the server, and begins to pass on.
+/// Connects to the server, and begins to forward.
 pub(super) fn start(client: TcpStream, port: u16, shared: &Arc<Shared>) -> Result<Arc<Lane>> {
     let server = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).context("the server does not listen")?;
     for stream in [&client, &server] {
@@ -53,13 +53,13 @@ pub(super) fn start(client: TcpStream, port: u16, shared: &Arc<Shared>) -> Resul
         if requests.requests(&shared).is_err() {
             requests.end();
         }
-        // Not the other direction: the server may have something to do for a client that has gone.
+        // Only this direction: the server may still have to execute requests of a client that is gone.
         let _ = requests.server.shutdown(Shutdown::Write);
     });
     let replies = Arc::clone(&lane);
     std::thread::spawn(move || {
         let _ = replies.replies();
-        // What it has said before goes to the client first.
+        // The earlier replies are forwarded first.
         replies.change(|state| state.ended = true);
     });
     let deliveries = Arc::clone(&lane);
@@ -79,7 +79,7 @@ impl Lane {
         self.change(|state| state.ended = true);
     }
 
-    /// Ends in order when the client has said its last.
+    /// Forwards requests, until the client closes its side.
     fn requests(&self, shared: &Shared) -> Result<()> {
         let mut read = Vec::new();
         while fill(&self.client, &mut read)? {
@@ -95,10 +95,10 @@ impl Lane {
         Ok(())
     }
 
-    fn request(&self, words: &[Vec<u8>], request: &[u8], meddler: Option<Armed>) -> Result<()> {
-        if let Some(rule) = &meddler {
+    fn request(&self, words: &[Vec<u8>], request: &[u8], rule: Option<Armed>) -> Result<()> {
+        if let Some(rule) = &rule {
             if !rule.rule().forward {
-                self.change(|state| state.owed.push_back(Owed::Own(rule.clone())));
+                self.change(|state| state.expected.push_back(Expected::Own(rule.clone())));
                 return Ok(());
             }
             if matches!(rule.rule().act, Act::HoldRequest) {
@@ -108,7 +108,7 @@ impl Lane {
         }
         let subscription = words[0].to_ascii_lowercase().ends_with(b"subscribe");
         let replies = if subscription { std::cmp::max(words.len() - 1, 1) } else { 1 };
-        self.change(|state| state.owed.push_back(Owed::Servers { replies, subscription, meddler }));
+        self.change(|state| state.expected.push_back(Expected::Servers { replies, subscription, rule }));
         (&self.server).write_all(request).context("the server has gone")
     }
 
@@ -119,7 +119,7 @@ impl Lane {
                 resp::reply(&read).map_err(|_| Error::new("the server does not speak RESP"))?
             {
                 let reply = read.drain(..length).collect();
-                self.change(|state| state.said.push_back(reply));
+                self.change(|state| state.replies.push_back(reply));
             }
         }
         Ok(())
@@ -127,27 +127,27 @@ impl Lane {
 
     fn deliver(&self) -> Result<()> {
         while let Some(next) = self.next() {
-            match (&next.meddler, &next.said) {
-                (Some(rule), said) => self.meddle(rule, said.as_deref())?,
-                (None, Some(said)) => self.send(said)?,
+            match (&next.rule, &next.reply) {
+                (Some(rule), reply) => self.apply(rule, reply.as_deref())?,
+                (None, Some(reply)) => self.send(reply)?,
                 (None, None) => {}
             }
         }
         Ok(())
     }
 
-    /// Waits for what the client gets next; none if that was all.
+    /// Waits for what the client receives next. Returns `None` at the end.
     fn next(&self) -> Option<Next> {
         let mut state = self.state();
         loop {
-            if let Some(Owed::Own(rule)) = state.owed.front() {
-                let meddler = Some(rule.clone());
-                state.owed.pop_front();
-                return Some(Next { said: None, meddler });
+            if let Some(Expected::Own(rule)) = state.expected.front() {
+                let rule = Some(rule.clone());
+                state.expected.pop_front();
+                return Some(Next { reply: None, rule });
             }
-            if let Some(said) = state.said.pop_front() {
-                let meddler = state.pay(&said);
-                return Some(Next { said: Some(said), meddler });
+            if let Some(reply) = state.replies.pop_front() {
+                let rule = state.assign(&reply);
+                return Some(Next { reply: Some(reply), rule });
             }
             if state.ended {
                 return None;
@@ -156,9 +156,9 @@ impl Lane {
         }
     }
 
-    fn meddle(&self, rule: &Armed, said: Option<&[u8]>) -> Result<()> {
+    fn apply(&self, rule: &Armed, reply: Option<&[u8]>) -> Result<()> {
         match &rule.rule().act {
-            // It was held back on its way there.
+            // The request was held, and not the reply.
             Act::HoldRequest => {}
             Act::HoldReply => {
                 rule.hit();
@@ -170,15 +170,15 @@ impl Lane {
             }
             Act::Cut => {
                 rule.hit();
-                return Err(Error::new("the rule says so"));
+                return Err(Error::new("the rule cuts the connection"));
             }
             Act::Silence => {
                 rule.hit();
                 rule.hold();
-                return Err(Error::new("who was not answered cannot tell what the next answer is for"));
+                return Err(Error::new("the rule was silent, so a later reply would not be recognized"));
             }
         }
-        said.map_or(Ok(()), |said| self.send(said))
+        reply.map_or(Ok(()), |reply| self.send(reply))
     }
 
     fn send(&self, bytes: &[u8]) -> Result<()> {
@@ -196,29 +196,29 @@ impl Lane {
 }
 
 impl State {
-    /// Takes what the server has said off what is owed, unless nobody asked for it; finds who meddles with it.
-    fn pay(&mut self, said: &[u8]) -> Option<Armed> {
-        let Some(Owed::Servers { replies, subscription, meddler }) = self.owed.front_mut() else {
+    /// Assigns a reply of the server to what is expected, unless it was pushed. Returns the rule that changes it.
+    fn assign(&mut self, reply: &[u8]) -> Option<Armed> {
+        let Some(Expected::Servers { replies, subscription, rule }) = self.expected.front_mut() else {
             return None;
         };
-        let kind = resp::kind(said);
+        let kind = resp::kind(reply);
         let confirms = kind.is_some_and(|kind| kind.ends_with(b"subscribe"));
-        let refuses = said.starts_with(b"-");
-        let hint = said.starts_with(b">") || kind.is_some_and(|kind| kind.ends_with(b"message"));
+        let refuses = reply.starts_with(b"-");
+        let hint = reply.starts_with(b">") || kind.is_some_and(|kind| kind.ends_with(b"message"));
         if (*subscription && !confirms && !refuses) || (!*subscription && hint) {
             return None;
         }
-        // One refusal is for all its channels.
+        // A refused subscription has one reply for all its channels.
         *replies = if refuses { 0 } else { replies.saturating_sub(1) };
-        let (last, meddler) = (*replies == 0, meddler.take());
+        let (last, rule) = (*replies == 0, rule.take());
         if last {
-            self.owed.pop_front();
+            self.expected.pop_front();
         }
-        meddler
+        rule
     }
 }
 
-/// Reads what there is; false at the end.
+/// Reads what has arrived. Returns `false` at the end.
 fn fill(mut stream: &TcpStream, read: &mut Vec<u8>) -> Result<bool> {
     let mut buffer = [0; 16 * 1024];
     let n = stream.read(&mut buffer).context("the connection has ended")?;

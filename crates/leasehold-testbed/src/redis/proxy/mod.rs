@@ -1,4 +1,4 @@
-//! A proxy before a real Redis, which answers otherwise when it is told to.
+//! A proxy in front of a real Redis. It changes replies according to rules.
 
 pub mod hostile;
 mod lane;
@@ -19,17 +19,17 @@ use crate::ports::Port;
 use crate::wait::until;
 use crate::{Error, Result};
 
-/// Is a proxy before a [`Redis`] that understands what it passes on: it counts requests by their command, and meddles
-/// with those that a [`Rule`] is for. Without rules, a client cannot tell it from the server. Not for TLS, and not
-/// for what names its servers itself: Sentinels, a Cluster.
+/// A proxy in front of a [`Redis`] that understands the protocol. It counts requests by command, and changes those that
+/// match a [`Rule`]. Without rules a client cannot distinguish it from the server. It supports neither TLS nor set-ups
+/// that report their own addresses: Sentinels, a Cluster.
 pub struct RedisProxy {
-    /// As of the server, with another port.
+    /// The address of the server, with another port.
     address: Address,
     shared: Arc<Shared>,
     listener: Option<JoinHandle<()>>,
 }
 
-/// What all its connections know.
+/// What all connections share.
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
@@ -44,11 +44,11 @@ struct State {
 }
 
 impl RedisProxy {
-    /// Starts one before a server.
+    /// Starts a proxy in front of a server.
     ///
     /// # Errors
     ///
-    /// If the server speaks TLS, or there is no port.
+    /// If the server uses TLS, or there is no free port.
     pub fn before(redis: &Redis) -> Result<Self> {
         if redis.tls().is_some() {
             return Err(Error::new("the proxy does not speak TLS; start the Redis without"));
@@ -62,7 +62,7 @@ impl RedisProxy {
                 if clients.state().ended {
                     return;
                 }
-                // A server that is down refuses; a proxy can only hang up.
+                // A server that is down refuses connections. A proxy can only close them.
                 let Ok(lane) = lane::start(client, server, &clients) else { continue };
                 let mut state = clients.state();
                 state.lanes.retain(|lane| lane.strong_count() > 0);
@@ -73,7 +73,7 @@ impl RedisProxy {
         Ok(Self { address, shared, listener: Some(listener) })
     }
 
-    /// Returns the URL, as the server's is.
+    /// Returns the URL of the server, with the port of the proxy.
     #[must_use]
     pub fn url(&self) -> String {
         self.address.url()
@@ -85,35 +85,35 @@ impl RedisProxy {
         self.address.port.number()
     }
 
-    /// Sends one command through `redis-cli`, and through the proxy.
+    /// Sends a command through `redis-cli` and the proxy.
     ///
     /// # Errors
     ///
-    /// If it is refused, or nobody answers for ten seconds.
+    /// If it is refused, or not answered for ten seconds.
     pub fn command(&self, args: &[&str]) -> Result<String> {
         self.address.command(args)
     }
 
-    /// Follows a rule from now on. Of several that a request is for, the first one counts.
+    /// Adds a rule. If several match a request, the first one applies.
     pub fn add(&self, rule: Rule) -> Armed {
         let armed = Armed::new(rule);
         self.shared.state().rules.push(armed.clone());
         armed
     }
 
-    /// Ends all rules, and lets go what they hold back.
+    /// Ends all rules, and forwards what they hold.
     pub fn clear(&self) {
         let rules = std::mem::take(&mut self.shared.state().rules);
         rules.iter().for_each(Armed::end);
     }
 
-    /// Counts the requests by their command, in lower case, since it started.
+    /// Returns the number of requests since the start, by command in lower case.
     #[must_use]
     pub fn counts(&self) -> BTreeMap<String, u64> {
         self.shared.state().counts.clone()
     }
 
-    /// Counts the requests of one command since it started.
+    /// Returns the number of requests of one command since the start.
     #[must_use]
     pub fn count(&self, command: &str) -> u64 {
         self.shared.state().counts.get(command).copied().unwrap_or(0)
@@ -131,7 +131,7 @@ impl RedisProxy {
         })
     }
 
-    /// Ends all connections. Who connects again is served.
+    /// Ends all connections. New ones are accepted.
     pub fn cut_all(&self) {
         let lanes = std::mem::take(&mut self.shared.state().lanes);
         lanes.iter().filter_map(Weak::upgrade).for_each(|lane| lane.end());
@@ -147,7 +147,7 @@ impl fmt::Debug for RedisProxy {
 impl Drop for RedisProxy {
     fn drop(&mut self) {
         self.shared.state().ended = true;
-        // It notices with the next one who connects.
+        // The listener ends with the next connection.
         let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port()));
         if let Some(listener) = self.listener.take() {
             let _ = listener.join();
@@ -158,7 +158,7 @@ impl Drop for RedisProxy {
 }
 
 impl Shared {
-    /// Counts a request, and finds the rule that it is for.
+    /// Counts a request, and returns the rule that applies to it.
     fn take(&self, words: &[Vec<u8>]) -> Option<Armed> {
         let mut state = self.state();
         let name = words.first().map(|word| String::from_utf8_lossy(word).to_lowercase());

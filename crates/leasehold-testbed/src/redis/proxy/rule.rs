@@ -1,14 +1,12 @@
-//! Which requests a proxy meddles with, and how.
+//! The rules of a proxy: which requests they apply to, and what they change.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::wait::until;
 use crate::{Error, Result};
 
-/// Says what a [`RedisProxy`](super::RedisProxy) does with the next request of a command. Without more it answers
-/// nothing instead of the server; the setters choose.
-///
-/// By default, for one request, and the server does not get it.
+/// What a [`RedisProxy`](super::RedisProxy) does with a request. By default, it gives no answer to the next request of
+/// the command, and does not forward it to the server. The setters choose something else.
 #[derive(Clone, Debug)]
 pub struct Rule {
     command: String,
@@ -29,7 +27,7 @@ pub(super) enum Act {
     Cut,
 }
 
-/// Is a rule that a proxy follows: tells what it has done, and lets go what it holds back.
+/// A rule that is in effect. It reports what it has done, and releases what it holds.
 #[derive(Clone, Debug)]
 pub struct Armed(Arc<Inner>);
 
@@ -48,7 +46,7 @@ struct State {
 }
 
 impl Rule {
-    /// Begins with a command, such as `evalsha`, or `client tracking`; `*` is any.
+    /// Begins a rule for a command, such as `evalsha` or `client tracking`, or for any, `*`.
     #[must_use]
     pub fn on(command: &str) -> Self {
         Self {
@@ -61,35 +59,35 @@ impl Rule {
         }
     }
 
-    /// Only those in which one argument contains these bytes, such as a lock's name.
+    /// Applies only to requests with an argument that contains these bytes, such as the name of a lock.
     #[must_use]
     pub fn containing(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.containing = Some(bytes.into());
         self
     }
 
-    /// Lets the first `skip` pass.
+    /// Lets the first `skip` requests pass.
     #[must_use]
     pub fn after(mut self, skip: u64) -> Self {
         self.skip = skip;
         self
     }
 
-    /// Does it `times` times.
+    /// Applies to `times` requests.
     #[must_use]
     pub fn times(mut self, times: u64) -> Self {
         self.times = times;
         self
     }
 
-    /// Does it until [`Armed::end`].
+    /// Applies until [`Armed::end`].
     #[must_use]
     pub fn always(self) -> Self {
         self.times(u64::MAX)
     }
 
-    /// Lets the server have the request, and meddles only with its reply: what was asked for is done, and the client
-    /// does not learn it.
+    /// Forwards the request, and changes only the reply: the server executes the command, and the client does not learn
+    /// that.
     #[must_use]
     pub fn after_effect(mut self) -> Self {
         self.forward = true;
@@ -109,7 +107,7 @@ impl Rule {
         self
     }
 
-    /// Answers nothing, nor what comes later on this connection, until [`Armed::end`] ends it.
+    /// Gives no answer, nor any other on this connection, until [`Armed::end`] ends the connection.
     #[must_use]
     pub fn silence(mut self) -> Self {
         self.act = Act::Silence;
@@ -123,16 +121,15 @@ impl Rule {
         self
     }
 
-    /// Lets the server have the request, and holds its reply back until [`Armed::release`], with all that comes later
-    /// on this connection.
+    /// Forwards the request, and holds its reply and all later ones on this connection until [`Armed::release`].
     #[must_use]
     pub fn hold_reply(mut self) -> Self {
         self.act = Act::HoldReply;
         self.after_effect()
     }
 
-    /// Holds the request back until [`Armed::release`], with all that comes later on this connection. The server gets
-    /// it then, even if the client has gone.
+    /// Holds the request and all later ones on this connection until [`Armed::release`]. They are forwarded then, even if
+    /// the client is gone.
     #[must_use]
     pub fn hold_request(mut self) -> Self {
         self.act = Act::HoldRequest;
@@ -161,7 +158,7 @@ impl Armed {
         &self.0.rule
     }
 
-    /// Whether this request is for it. One that is, counts as seen.
+    /// Returns `true` if the rule applies to this request. A request that matches is counted.
     pub(super) fn takes(&self, words: &[Vec<u8>]) -> bool {
         let mut state = self.state();
         if state.ended || !self.0.rule.matches(words) {
@@ -172,43 +169,43 @@ impl Armed {
         state.seen > skip && state.seen - skip <= times
     }
 
-    /// It has done what it says; or is about to, and holds something back.
+    /// Counts that the rule has been applied, or is about to hold something.
     pub(super) fn hit(&self) {
         self.state().hits += 1;
         self.0.changed.notify_all();
     }
 
-    /// Waits until it is released.
+    /// Waits until the rule is released.
     pub(super) fn hold(&self) {
         let state = self.state();
         drop(self.0.changed.wait_while(state, |state| !state.ended).unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Counts how often it was done. A reply counts once it could have been sent: the server has done its part.
+    /// Returns how often the rule was applied. A reply counts once the server has sent it.
     #[must_use]
     pub fn hits(&self) -> u64 {
         self.state().hits
     }
 
-    /// Waits until it was done `n` times.
+    /// Waits until the rule was applied `n` times.
     ///
     /// # Errors
     ///
     /// If it was not.
     pub fn await_hits(&self, n: u64) -> Result<()> {
-        until("the proxy to meddle", || match self.hits() {
+        until("the rule to be applied", || match self.hits() {
             hits if hits >= n => Ok(()),
-            hits => Err(Error::new(format!("it did hits=`{hits}`"))),
+            hits => Err(Error::new(format!("hits=`{hits}`"))),
         })
     }
 
-    /// Lets go what it holds back, and is over.
+    /// Ends the rule, and forwards what it holds.
     pub fn release(&self) {
         self.state().ended = true;
         self.0.changed.notify_all();
     }
 
-    /// Is over: the server answers again.
+    /// Ends the rule. The server answers again.
     pub fn end(&self) {
         self.release();
     }

@@ -1,16 +1,16 @@
-//! Attempts: what callers who ask for a lock are told, and what is owed when they get none.
+//! Attempts: starts them, executes their actions, and answers their callers.
 
 use std::time::Duration;
 
 use super::acquisition::{Stage, Verb};
-use super::cleanups::{CleaningUp, Task};
+use super::cleanups::{CleanupStage, Task};
 use super::effects::{Effect, Input};
-use super::leases::Terms;
+use super::leases::LeaseOptions;
 use super::{Actor, SLOW};
 use crate::clock::Moment;
-use crate::engine::attempt::{self, Action, Attempt, Debt, Refusal};
+use crate::engine::attempt::{self, Action, Attempt, Refusal};
 use crate::engine::call::Key;
-use crate::engine::cleanup::Cleanup;
+use crate::engine::cleanup::{Cleanup, Leftovers};
 use crate::engine::handle::{Delivery, Reply, Undo};
 use crate::engine::planted::{self, Bug};
 use crate::engine::timing::patience;
@@ -19,27 +19,28 @@ use crate::event::Event;
 use crate::options::{Options, shared_label};
 use crate::storage::{AcquireReply, Claim, Holder, Name, Token};
 
-/// A caller who waits for a lock.
-pub(super) struct Attempting {
+/// An attempt, and the caller that waits for it.
+pub(super) struct AttemptStage {
     pub(super) attempt: Attempt,
-    terms: Terms,
+    options: LeaseOptions,
     reply: Reply<Option<Delivery>>,
-    /// Whether an event has said that it waits.
+    /// Whether an event was sent that it waits.
     announced: bool,
-    /// When the log is to say that it still waits.
+    /// When to log that it still waits.
     log_at: Moment,
 }
 
-impl Attempting {
-    /// When it wants to be woken. While a claim is in flight, only for its limit: the answer comes first, and most
-    /// acquisitions end with it, without a timer.
+impl AttemptStage {
+    /// Returns when it next needs [`Input::Wake`]. While a claim is in flight, that is its limit only. The reply mostly
+    /// comes earlier and ends the acquisition, so that most acquisitions need no timer.
     pub(super) fn wake(&self) -> Moment {
         let wake = self.attempt.wake();
-        if self.attempt.is_asking() { wake } else { std::cmp::min(wake, self.log_at) }
+        if self.attempt.is_in_flight() { wake } else { std::cmp::min(wake, self.log_at) }
     }
 }
 
 impl Actor {
+    /// Starts an attempt.
     pub(super) fn acquire(
         &mut self,
         now: Moment,
@@ -54,56 +55,56 @@ impl Actor {
         if planted::is(Bug::GhostAcquire) {
             claim.patience = Duration::MAX;
         }
-        let terms = Terms::new(options);
         let attempt = Attempt::new(key.owner, options.ttl, options.wait, once, now);
-        let lines_up = attempt.lines_up();
-        let attempting = Attempting { attempt, terms, reply, announced: false, log_at: now.after(SLOW) };
-        self.insert(key, claim, Stage::Attempt(Box::new(attempting)));
-        if !lines_up {
-            return self.tell(key, Input::Turn(None));
+        let joins_queue = attempt.joins_queue();
+        let options = LeaseOptions::new(options);
+        let stage = AttemptStage { attempt, options, reply, announced: false, log_at: now.after(SLOW) };
+        self.insert(key, claim, Stage::Attempt(Box::new(stage)));
+        if !joins_queue {
+            return self.queue_step(key, Input::Turn(None));
         }
-        let (place, first) = self.queues.join(&name, key);
+        let (place, is_head) = self.queues.join(&name, key);
         if let Some(acquisition) = self.get_mut(key) {
             acquisition.place = Some(place);
         }
-        if first {
-            self.tell(key, Input::Turn(None));
+        if is_head {
+            self.queue_step(key, Input::Turn(None));
         } else {
-            let holder = self.holder_here(&name);
+            let holder = self.holder_known_to_head(&name);
             self.announce(key, holder);
         }
     }
 
+    /// Passes an input to an attempt, and executes its action.
     pub(super) fn step_attempt(&mut self, key: Key, now: Moment, input: Input) {
         let subscribed = self.hints.is_some();
-        let Some(attempting) = self.attempting(key) else { return };
-        let action = attempting.attempt.step(
-            now,
-            match input {
-                Input::Turn(known) => attempt::Input::Turn { subscribed, known: known.map(|known| *known) },
-                Input::Wake => attempt::Input::Wake,
-                Input::Hint => attempt::Input::Hint,
-                Input::Leave | Input::Close => attempt::Input::Leave,
-                Input::Silence(cause) => attempt::Input::Silence(cause),
-                Input::Held(holder) => attempt::Input::Held(holder),
-                Input::Acquired { call, answer } => attempt::Input::Answer { call, answer },
-                Input::RenewNow
-                | Input::Verify
-                | Input::Extend(_)
-                | Input::Seen { .. }
-                | Input::Renewed { .. }
-                | Input::Released { .. } => return,
-            },
-        );
-        match action {
-            Action::Rest => {
-                self.announce_seen(key);
+        let Some(stage) = self.attempt_stage(key) else { return };
+        let input = match input {
+            Input::Turn(inherited) => {
+                attempt::Input::Turn { subscribed, inherited: inherited.map(|inherited| *inherited) }
+            }
+            Input::Wake => attempt::Input::Wake,
+            Input::Hint => attempt::Input::Hint,
+            Input::Cancel | Input::Close => attempt::Input::Cancel,
+            Input::Silence(cause) => attempt::Input::Silence(cause),
+            Input::SharedAnswer(holder) => attempt::Input::SharedAnswer(holder),
+            Input::Acquired { call, answer } => attempt::Input::Answer { call, answer },
+            Input::RenewNow
+            | Input::Verify
+            | Input::Extend(_)
+            | Input::Inspected { .. }
+            | Input::Renewed { .. }
+            | Input::Released { .. } => return,
+        };
+        match stage.attempt.step(now, input) {
+            Action::None => {
+                self.announce_refusal(key);
                 self.log_long_wait(key, now);
             }
-            Action::Ask { wait } => {
+            Action::SendClaim { wait } => {
                 if wait {
                     self.subscribe();
-                    self.announce_seen(key);
+                    self.announce_refusal(key);
                 }
                 if let Some(acquisition) = self.get_mut(key) {
                     acquisition.claim.wait = wait;
@@ -114,7 +115,7 @@ impl Actor {
             Action::Granted { sent, token, ttl, unknown_until } => {
                 self.granted(key, now, sent, token, ttl, unknown_until);
             }
-            Action::End { refusal, debt } => self.refused(key, now, refusal, &debt),
+            Action::End { refusal, leftovers } => self.refused(key, now, refusal, leftovers),
         }
     }
 
@@ -127,140 +128,153 @@ impl Actor {
         ttl: Duration,
         unknown_until: Moment,
     ) {
-        let Some((claim, attempting)) = self.remove_attempt(key) else { return };
-        let waited = attempting.attempt.waited(now);
+        let Some((claim, stage)) = self.remove_attempt(key) else { return };
+        let waited = stage.attempt.waited(now);
         let sent = if planted::is(Bug::DeadlineFromReply) { now } else { sent };
         let name = claim.name.clone();
-        let hold = self.hold(key, claim, attempting.terms, sent, token, ttl, unknown_until);
+        let status = self.begin_lease(key, claim, stage.options, sent, token, ttl, unknown_until);
         self.emit(Event::Acquired { name, token, waited });
         match self.commands() {
-            // A caller who left drops it along with the channel, which releases it.
+            // If the caller has left, the delivery is dropped along with the channel, which releases the lease.
             Some(commands) => {
-                drop(attempting.reply.send(Ok(Some(Delivery::new(hold, commands, Undo::Release)))));
+                drop(stage.reply.send(Ok(Some(Delivery::new(status, commands, Undo::Release)))));
             }
             None => self.release(now, key, None),
         }
     }
 
-    fn refused(&mut self, key: Key, now: Moment, refusal: Refusal, debt: &Debt) {
-        let Some((claim, attempting)) = self.remove_attempt(key) else { return };
-        let Attempting { attempt, reply, .. } = *attempting;
-        let (name, waited) = (claim.name.clone(), attempt.waited(now));
+    fn refused(&mut self, key: Key, now: Moment, refusal: Refusal, leftovers: Option<Leftovers>) {
+        let Some((claim, stage)) = self.remove_attempt(key) else { return };
+        let AttemptStage { attempt, reply, .. } = *stage;
+        drop(reply.send(self.answer_refused(&claim.name, now, &attempt, refusal)));
+        if let Some(leftovers) = leftovers
+            && leftovers.expires > now
+            && !planted::is(Bug::DropWithoutResolver)
+        {
+            let cleanup = Cleanup::new(key.owner, now, leftovers);
+            self.clean_up(key, claim, CleanupStage::new(cleanup, Task::Release { pending: None }));
+        }
+    }
+
+    /// Returns the answer for the caller of an attempt that ended without the lock.
+    fn answer_refused(
+        &mut self,
+        name: &Name,
+        now: Moment,
+        attempt: &Attempt,
+        refusal: Refusal,
+    ) -> Result<Option<Delivery>> {
+        let waited = attempt.waited(now);
         let refusal = match refusal {
-            Refusal::Behind => self.refusal_behind(&name, now),
+            Refusal::BehindOthers => self.refusal_known_to_head(name, now),
             refusal => refusal,
         };
-        let answer: Result<Option<Delivery>> = match refusal {
+        match refusal {
             Refusal::Contended(_) if attempt.is_once() => Ok(None),
-            Refusal::Contended(seen) => {
-                let seen = seen.or_else(|| self.holder_here(&name));
-                Err(Error::contended(&name, seen, waited))
+            Refusal::Contended(holder) => {
+                let holder = holder.or_else(|| self.holder_known_to_head(name));
+                Err(Error::contended(name, holder, waited))
             }
-            Refusal::Behind => Err(Error::contended(&name, None, waited)), // resolved above
-            Refusal::Left => Err(Error::closed()),
-            Refusal::Refused(error) => Err(error),
-            Refusal::Silence(cause) => Err(Error::unavailable(&name, waited, cause.as_ref())),
+            // Replaced above.
+            Refusal::BehindOthers => Err(Error::contended(name, None, waited)),
+            Refusal::Canceled => Err(Error::closed()),
+            Refusal::Rejected(error) => Err(error),
+            Refusal::Silence(cause) => Err(Error::unavailable(name, waited, cause.as_ref())),
             Refusal::Unavailable(cause) => {
-                let error = Error::unavailable(&name, waited, cause.as_ref());
-                // One with a limit, too, may be the first to find that out.
-                if attempt.is_endless() || attempt.is_silent(now) {
-                    self.follow(Effect::EndLine(name, cause));
+                let error = Error::unavailable(name, waited, cause.as_ref());
+                // An attempt with a limit, too, may be the first to find that the storage is silent.
+                if attempt.waits_forever() || attempt.is_silent(now) {
+                    self.queue_effect(Effect::EndQueue(name.clone(), cause));
                 }
                 Err(error)
             }
-        };
-        drop(reply.send(answer));
-        if let Debt::Owed { awaiting, unknown_until, expires } = *debt
-            && expires > now
-            && !planted::is(Bug::DropWithoutResolver)
-        {
-            let cleanup = Cleanup::new(key.owner, now, awaiting, unknown_until, expires);
-            self.clean_up(key, claim, CleaningUp::new(cleanup, Task::Release { releasing: None }));
         }
     }
 
-    fn attempting(&mut self, key: Key) -> Option<&mut Attempting> {
+    fn attempt_stage(&mut self, key: Key) -> Option<&mut AttemptStage> {
         match &mut self.get_mut(key)?.stage {
-            Stage::Attempt(attempting) => Some(attempting),
+            Stage::Attempt(stage) => Some(stage),
             _ => None,
         }
     }
 
-    fn remove_attempt(&mut self, key: Key) -> Option<(Claim, Box<Attempting>)> {
-        self.attempting(key)?;
+    fn remove_attempt(&mut self, key: Key) -> Option<(Claim, Box<AttemptStage>)> {
+        self.attempt_stage(key)?;
         let acquisition = self.remove(key)?;
         match acquisition.stage {
-            Stage::Attempt(attempting) => Some((acquisition.claim, attempting)),
+            Stage::Attempt(stage) => Some((acquisition.claim, stage)),
             _ => None,
         }
     }
 
-    /// Why a wait has ended that others were ahead of to the end, as the first of them knows.
-    fn refusal_behind(&self, name: &Name, now: Moment) -> Refusal {
-        match self.first_here(name) {
-            Some(first) if first.error().is_some() => Refusal::Unavailable(first.error().cloned()),
-            Some(first) if first.is_unanswered(now) => Refusal::Unavailable(None),
-            first => Refusal::Contended(first.and_then(|first| first.seen().cloned())),
+    /// Returns why an attempt has ended that never became the head of its local queue.
+    fn refusal_known_to_head(&self, name: &Name, now: Moment) -> Refusal {
+        match self.head_of(name) {
+            Some(head) if head.error().is_some() => Refusal::Unavailable(head.error().cloned()),
+            Some(head) if head.is_unanswered(now) => Refusal::Unavailable(None),
+            head => Refusal::Contended(head.and_then(|head| head.holder().cloned())),
         }
     }
 
-    /// Why the storage does not answer, as the first in the local queue has found.
-    fn error_here(&self, name: &Name) -> Option<Error> {
-        self.first_here(name)?.error().cloned()
+    /// Returns why the storage does not answer the head of the local queue.
+    fn error_known_to_head(&self, name: &Name) -> Option<Error> {
+        self.head_of(name)?.error().cloned()
     }
 
-    /// The holder of a lock, as the first in the local queue has seen.
-    fn holder_here(&self, name: &Name) -> Option<Holder> {
-        self.first_here(name)?.seen().cloned()
+    /// Returns the holder that the storage named to the head of the local queue.
+    fn holder_known_to_head(&self, name: &Name) -> Option<Holder> {
+        self.head_of(name)?.holder().cloned()
     }
 
-    fn first_here(&self, name: &Name) -> Option<&Attempt> {
-        match &self.get(self.queues.first(name)?)?.stage {
-            Stage::Attempt(attempting) => Some(&attempting.attempt),
+    fn head_of(&self, name: &Name) -> Option<&Attempt> {
+        match &self.get(self.queues.head(name)?)?.stage {
+            Stage::Attempt(stage) => Some(&stage.attempt),
             _ => None,
         }
     }
 
-    fn announce_seen(&mut self, key: Key) {
-        if let Some(attempting) = self.attempting(key)
-            && !attempting.announced
-            && attempting.attempt.was_refused()
+    /// Emits, once, the event that an attempt waits, if the storage has refused it.
+    fn announce_refusal(&mut self, key: Key) {
+        if let Some(stage) = self.attempt_stage(key)
+            && !stage.announced
+            && stage.attempt.was_refused()
         {
-            let holder = attempting.attempt.seen().cloned();
+            let holder = stage.attempt.holder().cloned();
             self.announce(key, holder);
         }
     }
 
-    /// Logs once that a caller has waited for long, while it still waits.
+    /// Logs, once, that an attempt has waited for long, while it still waits.
     fn log_long_wait(&mut self, key: Key, now: Moment) {
         let Some(acquisition) = self.get_mut(key) else { return };
-        let Stage::Attempt(attempting) = &mut acquisition.stage else { return };
-        if now < attempting.log_at {
+        let Stage::Attempt(stage) = &mut acquisition.stage else { return };
+        if now < stage.log_at {
             return;
         }
-        attempting.log_at = Moment::FAR;
-        let (name, waited) = (acquisition.claim.name.clone(), attempting.attempt.waited(now));
-        let (seen, error) = (attempting.attempt.seen().cloned(), attempting.attempt.error().cloned());
-        if let Some(error) = error.or_else(|| self.error_here(&name)) {
+        stage.log_at = Moment::FAR;
+        let (name, waited) = (acquisition.claim.name.clone(), stage.attempt.waited(now));
+        let (holder, error) = (stage.attempt.holder().cloned(), stage.attempt.error().cloned());
+        if let Some(error) = error.or_else(|| self.error_known_to_head(&name)) {
             tracing::info!(target: "leasehold", %name, ?waited, %error, "still waiting, and the storage does not answer");
             return;
         }
-        let holder = seen.or_else(|| self.holder_here(&name));
+        let holder = holder.or_else(|| self.holder_known_to_head(&name));
         let token = holder.as_ref().map(|holder| holder.token.get());
         let holder = holder.as_ref().and_then(|holder| holder.label.as_deref());
         tracing::info!(target: "leasehold", %name, ?waited, holder, token, "still waiting for the lock");
     }
 
-    /// Says once that a caller waits.
+    /// Emits the event that an attempt waits.
     fn announce(&mut self, key: Key, holder: Option<Holder>) {
         let Some(acquisition) = self.get_mut(key) else { return };
-        let Stage::Attempt(attempting) = &mut acquisition.stage else { return };
-        attempting.announced = true;
+        let Stage::Attempt(stage) = &mut acquisition.stage else { return };
+        stage.announced = true;
         let name = acquisition.claim.name.clone();
         self.emit(Event::Waiting { name, holder });
     }
 
-    /// What a follower of this claim is told, if its answer is the follower's, too.
+    /// Returns the holder that answers the shareable claims of the same name, or `None` if this reply does not answer
+    /// them.
     pub(super) fn held_by(claim: &Claim, answer: &Result<AcquireReply>) -> Option<Option<Holder>> {
         match answer {
             Ok(AcquireReply::Granted { token, ttl }) => {

@@ -1,4 +1,4 @@
-//! What goes out to the storage, and how its answers come back.
+//! The calls to the storage: batches of claims, inspections and lists.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -11,51 +11,54 @@ use super::acquisition::Stage;
 use crate::clock::Moment;
 use crate::engine::call::{Call, CallId, Key};
 use crate::engine::handle::Reply;
-use crate::engine::lane::{Flight, Waiting};
+use crate::engine::lane::{BatchInfo, LaneClaim};
 use crate::engine::timing::{CALL_LIMIT, patience, renew_limit};
 use crate::engine::work;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::progress::Progress;
-use crate::storage::{AcquireReply, AnyStorage, Claim, Holder, Name, ReleaseReply, RenewReply, Storage};
+use crate::storage::{
+    AcquireReply, AnyStorage, Claim, Holder, Name, Owner, ReleaseReply, RenewReply, Storage,
+};
 
 /// A call to the storage that has ended.
-pub(super) enum Done {
+pub(super) enum Completed {
     Acquired(Batch, Vec<Result<AcquireReply>>),
     Renewed(Batch, Vec<Result<RenewReply>>),
     Released(Batch, Vec<Result<ReleaseReply>>),
     Broken {
-        holder: Holder,
+        holders: Vec<Holder>,
     },
-    /// A look at the lease of an acquisition.
-    Seen {
+    /// An inspection of the lease of an acquisition. It is `unasked` if no caller has asked for it.
+    LeaseInspected {
         key: Key,
-        look: Call,
-        seen: Result<Option<Holder>>,
+        call: Call,
+        found: Result<Option<Holder>>,
         reply: Option<Reply<()>>,
         unasked: bool,
     },
-    /// A look for those who observe a name.
-    Looked {
+    /// An inspection of an observed name.
+    NameInspected {
         name: Name,
-        seen: Result<Option<Holder>>,
+        found: Result<Option<Holder>>,
     },
+    /// A call whose result was sent to its caller already.
     Replied,
 }
 
 /// Claims that were sent together.
 pub(super) struct Batch {
-    pub(super) flight: Flight,
+    pub(super) info: BatchInfo,
     pub(super) sent: Moment,
-    /// The acquisition of each claim, and its number.
-    pub(super) asked: Vec<(Key, CallId)>,
+    /// For each claim, its acquisition and its number.
+    pub(super) ids: Vec<(Key, CallId)>,
     pub(super) claims: Vec<Claim>,
 }
 
 impl Batch {
-    /// The acquisition of each claim, the call that it was, and its answer.
+    /// Returns for each claim its acquisition, its call, and its answer.
     pub(super) fn answers<T>(&self, answers: Vec<T>) -> impl Iterator<Item = (Key, Call, T)> {
-        let asked = self.asked.iter().zip(answers);
-        asked.map(|((key, id), answer)| (*key, Call { id: *id, sent: self.sent }, answer))
+        let ids = self.ids.iter().zip(answers);
+        ids.map(|((key, id), answer)| (*key, Call { id: *id, sent: self.sent }, answer))
     }
 }
 
@@ -63,91 +66,93 @@ impl Batch {
 const PAGE: usize = 1000;
 
 impl Actor {
-    /// Sends what the lanes hold. Renewals and releases go before claims.
-    pub(super) fn depart(&mut self) {
-        while let Some((flight, waiting)) = self.renews.depart() {
-            let (batch, limit) = self.board(flight, waiting, renew_limit);
+    /// Sends every batch that the lanes allow: renewals and releases first, and then acquires.
+    pub(super) fn send_batches(&mut self) {
+        while let Some((info, claims)) = self.renews.next_batch() {
+            let (batch, limit) = self.make_batch(info, claims, renew_limit);
             let storage = self.storage.clone();
             self.calls.push(Box::pin(async move {
                 let answers = call(limit, batch.claims.len(), storage.renew(&batch.claims)).await;
-                Done::Renewed(batch, answers)
+                Completed::Renewed(batch, answers)
             }));
         }
-        while let Some((flight, waiting)) = self.releases.depart() {
-            let (batch, limit) = self.board(flight, waiting, patience);
+        while let Some((info, claims)) = self.releases.next_batch() {
+            let (batch, limit) = self.make_batch(info, claims, patience);
             let storage = self.storage.clone();
             self.calls.push(Box::pin(async move {
                 let answers = call(limit, batch.claims.len(), storage.release(&batch.claims)).await;
-                Done::Released(batch, answers)
+                Completed::Released(batch, answers)
             }));
         }
-        while let Some((flight, waiting)) = self.acquires.depart() {
-            let (batch, limit) = self.board(flight, waiting, patience);
+        while let Some((info, claims)) = self.acquires.next_batch() {
+            let (batch, limit) = self.make_batch(info, claims, patience);
             let storage = self.storage.clone();
             self.calls.push(Box::pin(async move {
                 let answers = call(limit, batch.claims.len(), storage.acquire(&batch.claims)).await;
-                Done::Acquired(batch, answers)
+                Completed::Acquired(batch, answers)
             }));
         }
     }
 
-    /// Notes for each that its claim leaves now. Returns the batch, and how long its answers are waited for. `limit`
-    /// makes that of how long a lease lasts.
-    fn board(
+    /// Makes a batch of claims, and notes for each that it leaves now. Returns the batch, and how long to wait for its
+    /// answers: the shortest of the limits that `limit_for` returns for how long each lease lasts.
+    fn make_batch(
         &mut self,
-        flight: Flight,
-        waiting: Vec<Waiting>,
-        limit: fn(Duration) -> Duration,
+        info: BatchInfo,
+        claims: Vec<LaneClaim>,
+        limit_for: fn(Duration) -> Duration,
     ) -> (Batch, Duration) {
         let (now, mut shortest) = (self.clock.now(), CALL_LIMIT);
         let mut batch = Batch {
-            flight,
+            info,
             sent: now,
-            asked: Vec::with_capacity(waiting.len()),
-            claims: Vec::with_capacity(waiting.len()),
+            ids: Vec::with_capacity(claims.len()),
+            claims: Vec::with_capacity(claims.len()),
         };
-        work::changed(waiting.len());
-        for Waiting { id, key, .. } in waiting {
-            // What was withdrawn does not wait any more; this is for the day on which that is forgotten somewhere.
+        work::changed(claims.len());
+        for LaneClaim { id, key, .. } in claims {
+            // A claim that was withdrawn is not in a lane any more. These checks catch a withdrawal that was forgotten.
             let Some(acquisition) = self.get_mut(key) else { continue };
-            if acquisition.queued.take_if(|queued| queued.id == id).is_none() {
+            if acquisition.in_lane.take_if(|in_lane| in_lane.id == id).is_none() {
                 continue;
             }
-            let limit = limit(acquisition.lasts());
+            let limit = limit_for(acquisition.lasts());
             let (call, claim) = (Call { id, sent: now }, &mut acquisition.claim);
             match &mut acquisition.stage {
-                Stage::Attempt(attempting) => attempting.attempt.sent(call),
-                Stage::Resume(resuming) => resuming.resume.sent(call),
-                Stage::Lease(holding) => {
-                    let lease = &mut holding.lease;
+                Stage::Attempt(stage) => stage.attempt.sent(call),
+                Stage::Resume(stage) => stage.resume.sent(call),
+                Stage::Lease(stage) => {
+                    let lease = &mut stage.lease;
                     (claim.ttl, claim.shorten) = (lease.ttl(), lease.shortens());
                     claim.patience = patience(lease.ttl());
                     lease.sent(call);
-                    holding.hold.publish(now, lease, holding.extends);
+                    stage.status.publish(now, lease, stage.extends);
                 }
-                Stage::Cleanup(cleaning) => cleaning.cleanup.sent(call, now.after(limit)),
+                Stage::Cleanup(stage) => stage.cleanup.sent(call, now.after(limit)),
             }
             shortest = std::cmp::min(shortest, limit);
-            batch.asked.push((key, id));
+            batch.ids.push((key, id));
             batch.claims.push(claim.clone());
             self.rearm(key);
         }
         (batch, shortest)
     }
 
-    pub(super) fn reply_with<T: Send + 'static, F>(&self, reply: Reply<T>, ask: impl FnOnce(AnyStorage) -> F)
+    /// Makes a call to the storage, and sends its result to a caller.
+    pub(super) fn reply_with<T: Send + 'static, F>(&self, reply: Reply<T>, make: impl FnOnce(AnyStorage) -> F)
     where
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let asked = ask(self.storage.clone());
+        let future = make(self.storage.clone());
         self.calls.push(Box::pin(async move {
-            let _ = reply.send(call_one(asked).await);
-            Done::Replied
+            let _ = reply.send(call_one(future).await);
+            Completed::Replied
         }));
     }
 
-    /// Lists the holders, and sends them as the reply. Each step of a page has the time of a call: a list may have any
-    /// number of pages, and a storage any number of keys to go through. Ends when the caller leaves.
+    /// Lists all holders, and sends them to a caller. Each step of a page has the time of one call: a list
+    /// may have any number of pages, and a page any number of keys to visit. The list ends early if the
+    /// caller leaves.
     pub(super) fn reply_with_list(&self, mut reply: Reply<Vec<Holder>>, prefix: String) {
         let storage = self.storage.clone();
         self.calls.push(Box::pin(async move {
@@ -158,78 +163,77 @@ impl Actor {
                     let _ = reply.send(listed);
                 }
             }
-            Done::Replied
+            Completed::Replied
         }));
     }
 
-    /// Looks at a name for those who observe it.
-    pub(super) fn look(&mut self, name: Name) {
+    /// Inspects an observed name.
+    pub(super) fn inspect_observed(&mut self, name: Name) {
         let storage = self.storage.clone();
         self.calls.push(Box::pin(async move {
-            let seen = call_one(storage.inspect(&name)).await;
-            Done::Looked { name, seen }
+            let found = call_one(storage.inspect(&name)).await;
+            Completed::NameInspected { name, found: found.map(|holders| holders.into_iter().next()) }
         }));
     }
 
-    /// Asks for a caller whether a lease is still there.
+    /// Verifies a lease for a caller, by an inspection.
     pub(super) fn verify(&mut self, key: Key, reply: Reply<()>) {
-        // Lost meanwhile: the guard knows why.
-        if self.holding(key).is_some() {
+        // If it was lost meanwhile, the guard knows why.
+        if self.lease_stage(key).is_some() {
             let id = self.next_call();
-            self.look_at_lease(key, id, Some(reply));
+            self.inspect_lease(key, id, Some(reply));
         }
     }
 
-    /// Looks whether a lease is still there, because of a hint or a sweep. However many there are, one look is in
-    /// flight, and one follows.
-    pub(super) fn look_unasked(&mut self, key: Key) {
-        let Some(holding) = self.holding(key) else { return };
-        holding.looks = std::cmp::min(holding.looks + 1, 2);
-        if holding.looks == 2 {
+    /// Inspects a lease because of a hint or a sweep. However many there are, one inspection is in flight, and one
+    /// follows.
+    pub(super) fn inspect_unasked(&mut self, key: Key) {
+        let Some(stage) = self.lease_stage(key) else { return };
+        stage.inspections = std::cmp::min(stage.inspections + 1, 2);
+        if stage.inspections == 2 {
             return;
         }
-        self.looking += 1;
+        self.inspections += 1;
         let id = self.next_call();
-        self.look_at(key, id, None, true);
+        self.start_inspection(key, id, None, true);
     }
 
-    /// A look that a hint has caused is over; what was hinted meanwhile causes one more.
-    pub(super) fn looked(&mut self, key: Key) {
-        let Some(holding) = self.holding(key) else { return };
-        if std::mem::take(&mut holding.looks) == 2 {
-            self.look_unasked(key);
+    /// Notes that an inspection because of a hint or a sweep is over. If another one was due meanwhile, it follows.
+    pub(super) fn lease_inspected(&mut self, key: Key) {
+        let Some(stage) = self.lease_stage(key) else { return };
+        if std::mem::take(&mut stage.inspections) == 2 {
+            self.inspect_unasked(key);
         }
     }
 
-    /// Looks at the lease of an acquisition.
-    pub(super) fn look_at_lease(&mut self, key: Key, id: CallId, reply: Option<Reply<()>>) {
-        self.look_at(key, id, reply, false);
+    /// Inspects the lease of an acquisition.
+    pub(super) fn inspect_lease(&mut self, key: Key, id: CallId, reply: Option<Reply<()>>) {
+        self.start_inspection(key, id, reply, false);
     }
 
-    fn look_at(&mut self, key: Key, id: CallId, reply: Option<Reply<()>>, unasked: bool) {
+    fn start_inspection(&mut self, key: Key, id: CallId, reply: Option<Reply<()>>, unasked: bool) {
         let Some(acquisition) = self.get(key) else { return };
         let (storage, name) = (self.storage.clone(), acquisition.claim.name.clone());
-        let look = Call { id, sent: self.clock.now() };
+        let owner = acquisition.claim.owner;
+        let call = Call { id, sent: self.clock.now() };
         self.calls.push(Box::pin(async move {
-            let seen = call_one(storage.inspect(&name)).await;
-            Done::Seen { key, look, seen, reply, unasked }
+            let found = call_one(storage.inspect(&name)).await.map(|holders| holder_of(holders, owner));
+            Completed::LeaseInspected { key, call, found, reply, unasked }
         }));
     }
 
-    pub(super) fn break_lock(&mut self, name: Name, reply: Reply<Option<Holder>>) {
+    /// Ends the leases that an inspection shows.
+    pub(super) fn break_lock(&mut self, name: Name, reply: Reply<Vec<Holder>>) {
         let storage = self.storage.clone();
         self.calls.push(Box::pin(async move {
-            let broken = call_one(break_seen(&storage, &name)).await;
-            let done = match &broken {
-                Ok(Some(holder)) => Done::Broken { holder: holder.clone() },
-                _ => Done::Replied,
-            };
-            let _ = reply.send(broken);
-            done
+            let mut broken = Vec::new();
+            let ended = call_one(break_seen(&storage, &name, &mut broken)).await;
+            let _ = reply.send(ended.map(|()| broken.clone()));
+            Completed::Broken { holders: broken }
         }));
     }
 
-    /// Subscribes to hints, once.
+    /// Subscribes to hints, unless that is done.
     pub(super) fn subscribe(&mut self) {
         if self.hints.is_none() {
             let hints = catch_unwind(AssertUnwindSafe(|| self.storage.hints().boxed()));
@@ -237,31 +241,31 @@ impl Actor {
         }
     }
 
-    /// Tells the storage which names are observed from now on, and which are not any more.
+    /// Reports to the storage which names are observed from now on, and which no longer are.
     pub(super) fn watch(&self, added: &[Name], removed: &[Name]) {
-        // One that panics tells nothing; then the observers look by themselves.
+        // A storage that panics here sends no hints. The names are inspected periodically all the same.
         let _ = catch_unwind(AssertUnwindSafe(|| self.storage.watch(added, removed)));
     }
 }
 
-/// What a caller is told who asked whether a lease is still there; `None` if it is not, and the guard says why.
-pub(super) fn verified(key: Key, seen: &Result<Option<Holder>>) -> Option<Result<()>> {
-    match seen {
+/// Returns the answer for a caller of `verify`, or `None` if the lease is gone. Then the guard knows why.
+pub(super) fn verified(key: Key, found: &Result<Option<Holder>>) -> Option<Result<()>> {
+    match found {
         Ok(Some(holder)) if holder.owner == key.owner => Some(Ok(())),
         Ok(_) => None,
         Err(error) => Some(Err(error.clone())),
     }
 }
 
-/// Calls a storage with a batch: limited in time, and with as many answers as there were claims, even if it
-/// panics.
+/// Calls a storage with a batch. The call is limited in time, and there is one answer for each claim, even if the
+/// storage panics.
 pub(super) async fn call<T>(
     limit: Duration,
     claims: usize,
-    asked: impl Future<Output = Vec<Result<T>>>,
+    future: impl Future<Output = Vec<Result<T>>>,
 ) -> Vec<Result<T>> {
     let failed = |error: Error| (0..claims).map(|_| Err(error.clone())).collect();
-    match tokio::time::timeout(limit, AssertUnwindSafe(asked).catch_unwind()).await {
+    match tokio::time::timeout(limit, AssertUnwindSafe(future).catch_unwind()).await {
         Ok(Ok(answers)) if answers.len() == claims => answers,
         Ok(Ok(answers)) => failed(Error::new(
             ErrorKind::Internal,
@@ -276,20 +280,20 @@ pub(super) async fn call<T>(
 }
 
 /// Calls a storage for one thing.
-pub(super) async fn call_one<T>(asked: impl Future<Output = Result<T>>) -> Result<T> {
-    match tokio::time::timeout(CALL_LIMIT, AssertUnwindSafe(asked).catch_unwind()).await {
+pub(super) async fn call_one<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    match tokio::time::timeout(CALL_LIMIT, AssertUnwindSafe(future).catch_unwind()).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(_)) => Err(panicked()),
         Err(_) => Err(silent(CALL_LIMIT)),
     }
 }
 
-/// Calls a storage for one thing that may take long; gives up when no step was made for the time of a call.
-async fn call_by_steps<T>(progress: &Progress, asked: impl Future<Output = Result<T>>) -> Result<T> {
-    let mut asked = pin!(AssertUnwindSafe(progress.of(asked)).catch_unwind());
+/// Calls a storage for one thing that may take long. The call fails if it makes no progress for the time of one call.
+async fn call_by_steps<T>(progress: &Progress, future: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut future = pin!(AssertUnwindSafe(progress.of(future)).catch_unwind());
     let mut made = progress.made();
     loop {
-        match tokio::time::timeout(CALL_LIMIT, &mut asked).await {
+        match tokio::time::timeout(CALL_LIMIT, &mut future).await {
             Ok(Ok(answer)) => return answer,
             Ok(Err(_)) => return Err(panicked()),
             Err(_) if progress.made() > made => made = progress.made(),
@@ -298,10 +302,12 @@ async fn call_by_steps<T>(progress: &Progress, asked: impl Future<Output = Resul
     }
 }
 
+/// Returns the error of a storage that has panicked.
 pub(super) fn panicked() -> Error {
     Error::new(ErrorKind::Internal, "the storage panicked")
 }
 
+/// Returns the error of a storage that does not answer in time.
 pub(super) fn silent(limit: Duration) -> Error {
     Error::new(ErrorKind::Unavailable, format!("the storage did not answer limit=`{limit:?}`"))
 }
@@ -309,10 +315,10 @@ pub(super) fn silent(limit: Duration) -> Error {
 async fn list_all(storage: &AnyStorage, prefix: &str) -> Result<Vec<Holder>> {
     let (progress, mut holders) = (Progress::begin(), Vec::<Holder>::new());
     loop {
-        let after = holders.last().map(|holder| holder.name.clone());
+        let after = holders.last().map(Holder::cursor);
         let page = call_by_steps(&progress, storage.list(prefix, after.as_ref(), PAGE)).await?;
         if let (Some(after), Some(first)) = (&after, page.first())
-            && first.name <= *after
+            && first.cursor() <= *after
         {
             return Err(Error::new(
                 ErrorKind::Internal,
@@ -324,23 +330,29 @@ async fn list_all(storage: &AnyStorage, prefix: &str) -> Result<Vec<Holder>> {
         if !more {
             return Ok(holders);
         }
-        // A storage that answers at once would keep the engine from its renewals until the last page.
+        // A storage that answers at once would otherwise keep the engine from renewing until the last page.
         tokio::task::yield_now().await;
     }
 }
 
-/// Ends the lease that is seen, and no other.
-pub(super) async fn break_seen(storage: &AnyStorage, name: &Name) -> Result<Option<Holder>> {
-    let Some(holder) = storage.inspect(name).await? else {
-        return Ok(None);
-    };
-    let claim = Claim::new(name.clone(), holder.owner, CALL_LIMIT);
-    match storage.release(&[claim]).await.pop() {
-        Some(Ok(ReleaseReply::Released)) => Ok(Some(holder)),
-        Some(Ok(ReleaseReply::NotHeld)) => Ok(None),
-        Some(Err(error)) => Err(error),
-        None => Err(Error::new(ErrorKind::Internal, "the storage did not answer the claim")),
+/// Returns the holder with this owner, or the first if that one does not hold.
+fn holder_of(mut holders: Vec<Holder>, owner: Owner) -> Option<Holder> {
+    let own = holders.iter().position(|holder| holder.owner == owner).unwrap_or(0);
+    (own < holders.len()).then(|| holders.swap_remove(own))
+}
+
+/// Ends the leases that an inspection shows, and no others. Adds each holder to `broken` as its lease ends.
+pub(super) async fn break_seen(storage: &AnyStorage, name: &Name, broken: &mut Vec<Holder>) -> Result<()> {
+    for holder in storage.inspect(name).await? {
+        let claim = Claim { share: holder.share, ..Claim::new(name.clone(), holder.owner, CALL_LIMIT) };
+        match storage.release(&[claim]).await.pop() {
+            Some(Ok(ReleaseReply::Released)) => broken.push(holder),
+            Some(Ok(ReleaseReply::NotHeld)) => {}
+            Some(Err(error)) => return Err(error),
+            None => return Err(Error::new(ErrorKind::Internal, "the storage did not answer the claim")),
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -348,18 +360,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_call_that_gets_on_is_waited_for_and_one_that_does_not_is_given_up() {
+    fn a_call_that_makes_progress_is_waited_for_and_one_that_does_not_is_given_up() {
         let paused = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         paused.expect("a runtime").block_on(async {
             let (progress, begun) = (Progress::begin(), tokio::time::Instant::now());
-            let getting_on = async {
+            let progressing = async {
                 for _ in 0..10 {
                     tokio::time::sleep(CALL_LIMIT * 4 / 5).await;
                     progress.step();
                 }
                 Ok(())
             };
-            call_by_steps(&progress, getting_on).await.expect("waited for");
+            call_by_steps(&progress, progressing).await.expect("waited for");
             assert!(begun.elapsed() >= CALL_LIMIT * 8);
 
             let begun = tokio::time::Instant::now();

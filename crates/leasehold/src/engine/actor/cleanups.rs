@@ -7,7 +7,7 @@ use super::acquisition::{Stage, Verb};
 use super::effects::{Effect, Input};
 use crate::clock::Moment;
 use crate::engine::call::Key;
-use crate::engine::cleanup::{self, Action, Cleanup, Left};
+use crate::engine::cleanup::{self, Action, ClaimOutcome, Cleanup};
 use crate::engine::handle::Reply;
 use crate::engine::timing::{RELEASE_LIMIT, executable_until};
 use crate::error::{Error, Result};
@@ -15,40 +15,42 @@ use crate::event::Event;
 use crate::lost::Lost;
 use crate::storage::{AcquireReply, Claim, Name, ReleaseReply, Token};
 
-/// An acquisition that is over for its caller.
-pub(super) struct CleaningUp {
+/// A cleanup, and what it does.
+pub(super) struct CleanupStage {
     pub(super) cleanup: Cleanup,
     pub(super) task: Task,
 }
 
-/// What is still to be done at the storage.
+/// What is left to do at the storage.
 pub(super) enum Task {
-    /// End the lease and the waiter's entry.
-    Release { releasing: Option<Releasing> },
-    /// Let the lease outlive this process. `lasts` is how long it lasts until that is done.
+    /// End the lease, and remove the waiter's entry.
+    Release { pending: Option<PendingRelease> },
+    /// Make the lease independent of this process. `lasts` is how long it lasts until that is done.
     Detach { lasts: Duration },
 }
 
-/// A guard's release, as its holder is told about it.
-pub(super) struct Releasing {
+/// A release whose result is reported: to a caller, and as an event.
+pub(super) struct PendingRelease {
     pub(super) reply: Option<Reply<()>>,
     pub(super) token: Token,
     pub(super) held: Duration,
-    /// Until then the lease was ours as far as we knew.
+    /// When the client would have considered the lease expired.
     pub(super) deadline: Moment,
+    /// When the caller gets an answer even if the storage has not replied.
     pub(super) answer_by: Moment,
-    /// An earlier release was not answered, so that this one may find its own work done.
+    /// Whether an earlier release was not answered. This one may then find that the earlier one has ended the lease.
     pub(super) repeated: bool,
 }
 
-impl CleaningUp {
+impl CleanupStage {
     pub(super) fn new(cleanup: Cleanup, task: Task) -> Self {
         Self { cleanup, task }
     }
 
+    /// Returns when it next needs [`Input::Wake`].
     pub(super) fn wake(&self) -> Moment {
         match &self.task {
-            Task::Release { releasing: Some(Releasing { reply: Some(_), answer_by, .. }) } => {
+            Task::Release { pending: Some(PendingRelease { reply: Some(_), answer_by, .. }) } => {
                 std::cmp::min(self.cleanup.wake(), *answer_by)
             }
             Task::Release { .. } | Task::Detach { .. } => self.cleanup.wake(),
@@ -64,53 +66,54 @@ impl CleaningUp {
 }
 
 impl Actor {
-    /// Takes up a cleanup.
-    pub(super) fn clean_up(&mut self, key: Key, claim: Claim, cleaning: CleaningUp) {
-        let (begin, verb) = (cleaning.cleanup.begin(), cleaning.verb());
-        self.insert(key, claim, Stage::Cleanup(Box::new(cleaning)));
+    /// Starts a cleanup.
+    pub(super) fn clean_up(&mut self, key: Key, claim: Claim, stage: CleanupStage) {
+        let (begin, verb) = (stage.cleanup.begin(), stage.verb());
+        self.insert(key, claim, Stage::Cleanup(Box::new(stage)));
         if begin == Action::Send {
             self.send(key, verb);
         }
     }
 
+    /// Passes an input to a cleanup, and executes its action.
     pub(super) fn step_cleanup(&mut self, key: Key, now: Moment, input: Input) {
         let Some(acquisition) = self.get_mut(key) else { return };
-        let Stage::Cleanup(cleaning) = &mut acquisition.stage else { return };
-        let (name, verb) = (&acquisition.claim.name, cleaning.verb());
+        let Stage::Cleanup(stage) = &mut acquisition.stage else { return };
+        let (name, verb) = (&acquisition.claim.name, stage.verb());
         let (mut event, mut freed) = (None, false);
         let input = match input {
             Input::Wake => {
-                cleaning.answer_if_late(name, now);
+                stage.answer_if_late(name, now);
                 cleanup::Input::Wake
             }
             Input::Acquired { call, answer } => {
-                let left = match answer {
-                    Ok(AcquireReply::Held { .. }) if !acquisition.claim.wait => Left::Nothing,
-                    Ok(_) => Left::Something,
-                    Err(error) if error.is_definite() && !acquisition.claim.wait => Left::Nothing,
-                    Err(error) if error.is_definite() => Left::Something,
-                    Err(_) => Left::Unknown(executable_until(call.sent, acquisition.claim.ttl)),
+                let outcome = match answer {
+                    Ok(AcquireReply::Held { .. }) if !acquisition.claim.wait => ClaimOutcome::NothingLeft,
+                    Ok(_) => ClaimOutcome::SomethingLeft,
+                    Err(error) if error.is_definite() && !acquisition.claim.wait => ClaimOutcome::NothingLeft,
+                    Err(error) if error.is_definite() => ClaimOutcome::SomethingLeft,
+                    Err(_) => ClaimOutcome::Unknown(executable_until(call.sent, acquisition.claim.ttl)),
                 };
-                cleanup::Input::Claim { call, left }
+                cleanup::Input::Claim { call, outcome }
             }
             Input::Renewed { call, answer } if verb == Verb::Renew => {
                 cleanup::Input::Answer { call, definite: answer.is_ok() }
             }
             Input::Released { call, answer } if verb == Verb::Release => {
-                event = cleaning.released(name, now, &answer);
+                event = stage.released(name, now, &answer);
                 freed = matches!(answer, Ok(ReleaseReply::Released));
                 cleanup::Input::Answer { call, definite: answer.is_ok() }
             }
             _ => return,
         };
-        let action = cleaning.cleanup.step(now, input);
+        let action = stage.cleanup.step(now, input);
         if freed {
-            // Those who wait here need not wait for the storage's hint.
+            // Attempts in the local queue need not wait for the storage's hint.
             let name = name.clone();
-            self.follow(Effect::HintFirst(name));
+            self.queue_effect(Effect::HintHead(name));
         }
         match action {
-            Action::Rest => {}
+            Action::None => {}
             Action::Send => self.send(key, verb),
             Action::Done => drop(self.remove(key)),
         }
@@ -120,28 +123,28 @@ impl Actor {
     }
 }
 
-impl CleaningUp {
-    /// Answers a release that was not answered in time.
+impl CleanupStage {
+    /// Answers the caller of a release that the storage has not answered in time.
     fn answer_if_late(&mut self, name: &Name, now: Moment) {
-        if let Task::Release { releasing: Some(releasing) } = &mut self.task
-            && now >= releasing.answer_by
+        if let Task::Release { pending: Some(pending) } = &mut self.task
+            && now >= pending.answer_by
         {
-            releasing.answer(Err(Error::unavailable(name, RELEASE_LIMIT, None)));
+            pending.answer(Err(Error::unavailable(name, RELEASE_LIMIT, None)));
         }
     }
 
-    /// The storage has answered a release. Returns what there is to report.
+    /// Processes the reply to a release. Returns the event to emit.
     fn released(&mut self, name: &Name, now: Moment, answer: &Result<ReleaseReply>) -> Option<Event> {
-        let Task::Release { releasing } = &mut self.task else { return None };
-        let event = releasing.as_mut()?.answered(name, now, answer);
+        let Task::Release { pending } = &mut self.task else { return None };
+        let event = pending.as_mut()?.answered(name, now, answer);
         if answer.is_ok() {
-            *releasing = None;
+            *pending = None;
         }
         event
     }
 }
 
-impl Releasing {
+impl PendingRelease {
     fn answer(&mut self, answer: Result<()>) {
         if let Some(reply) = self.reply.take() {
             let _ = reply.send(answer);
@@ -155,7 +158,7 @@ impl Releasing {
                 self.answer(Err(Error::lost_for(&name, Lost::Taken)));
                 Some(Event::Lost { name, token, lost: Lost::Taken })
             }
-            // An earlier release was not answered and the lease had not ended: it was that one.
+            // If an earlier release was not answered and the lease cannot have expired, that release has ended it.
             Ok(ReleaseReply::NotHeld | ReleaseReply::Released) => {
                 self.answer(Ok(()));
                 Some(Event::Released { name, token, held })

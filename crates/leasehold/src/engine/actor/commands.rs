@@ -1,10 +1,11 @@
-//! What callers ask for.
+//! The commands of callers.
 
 use super::acquisition::Stage;
 use super::effects::Input;
 use super::{Actor, Closing};
 use crate::clock::Moment;
 use crate::engine::CLOSE_LIMIT;
+use crate::engine::call::Key;
 use crate::engine::handle::{Command, Reply};
 use crate::engine::observers::Observers;
 use crate::engine::work;
@@ -12,6 +13,7 @@ use crate::error::Error;
 use crate::storage::{Holder, Storage};
 
 impl Actor {
+    /// Executes a command.
     pub(super) fn command(&mut self, command: Command) {
         let now = self.clock.now();
         work::changed(1);
@@ -23,12 +25,12 @@ impl Actor {
                 self.acquire(now, key, name, &options, once, reply);
             }
             Command::Break { name, reply } => self.break_lock(name, reply),
+            Command::Cancel { key } => self.queue_step(key, Input::Cancel),
             Command::Close { reply } => self.close(now, reply),
             Command::Detach { key } => self.detach(now, key),
             Command::Inspect { name, reply } => {
                 self.reply_with(reply, |storage| async move { storage.inspect(&name).await });
             }
-            Command::Leave { key } => self.tell(key, Input::Leave),
             Command::List { prefix, reply } => {
                 self.reply_with_list(reply, prefix);
             }
@@ -45,17 +47,17 @@ impl Actor {
             Command::Unobserve { name, id } => self.observers.remove(&name, id),
             Command::Verify { key, reply } => self.verify(key, reply),
         }
-        self.settle(now);
+        self.run_effects(now);
     }
 
-    /// Answers what comes after `close`.
+    /// Answers a command that comes after `close`.
     fn refuse(&mut self, command: Command) {
         fn closed<T>(reply: Reply<T>) {
             let _ = reply.send(Err(Error::closed()));
         }
         match command {
             Command::Acquire { reply, .. } => closed(reply),
-            Command::Break { reply, .. } | Command::Inspect { reply, .. } => closed::<Option<Holder>>(reply),
+            Command::Break { reply, .. } | Command::Inspect { reply, .. } => closed::<Vec<Holder>>(reply),
             Command::List { reply, .. } => closed(reply),
             Command::Resume { reply, .. } => closed(reply),
             Command::Outlive { reply, .. } | Command::Renew { reply, .. } | Command::Verify { reply, .. } => {
@@ -66,10 +68,10 @@ impl Actor {
                     closing.replies.push(reply);
                 }
             }
-            // Everything held is being released already; the guard knows that it is lost.
+            // Every lease is being released already, and its guard knows that it is lost.
             Command::Release { .. }
             | Command::Detach { .. }
-            | Command::Leave { .. }
+            | Command::Cancel { .. }
             | Command::Observe { .. }
             | Command::Unobserve { .. } => {}
         }
@@ -78,21 +80,22 @@ impl Actor {
     fn close(&mut self, now: Moment, reply: Reply<()>) {
         self.closing = Some(Closing { until: now.after(CLOSE_LIMIT), replies: vec![reply] });
         let mut keys: Vec<_> = self.acquisitions.values().map(|acquisition| acquisition.key).collect();
-        keys.sort_unstable(); // one order, so that a run can be repeated
+        // Sorted, so that a run can be repeated.
+        keys.sort_unstable();
         work::changed(keys.len());
         for key in keys {
-            self.tell(key, Input::Close);
+            self.queue_step(key, Input::Close);
         }
         self.observers = Observers::new(false);
     }
 
-    /// Answers an attempt whose claim waits in its lane by the answer to another one.
-    pub(super) fn answer_alike(&mut self, key: crate::engine::call::Key, holder: Option<Holder>) {
+    /// Answers an attempt, whose claim waits in its lane, by the reply to another claim of the same name.
+    pub(super) fn answer_shareable(&mut self, key: Key, holder: Option<Holder>) {
         if let Some(acquisition) = self.get_mut(key)
             && matches!(acquisition.stage, Stage::Attempt(_))
         {
-            acquisition.queued = None;
-            self.tell(key, Input::Held(holder));
+            acquisition.in_lane = None;
+            self.queue_step(key, Input::SharedAnswer(holder));
         }
     }
 }

@@ -1,13 +1,13 @@
-//! The one queue of what follows from a step, and the one loop that drains it.
+//! The queue of effects, and the one loop that executes them.
 //!
-//! A step tells the machine of one acquisition what has happened, and does what it says. It never steps another one:
-//! what it causes elsewhere is an [`Effect`] in the queue. So however many acquisitions one event concerns, the stack
-//! does not grow, and no step sees an acquisition that another step has half changed.
+//! A step passes an input to the state machine of one acquisition, and executes its action. It never steps another
+//! acquisition: what it causes there is an [`Effect`] in the queue. So the stack does not grow with the number of
+//! acquisitions that an event concerns. And no step sees an acquisition that another step has half changed.
 
 use super::Actor;
 use super::acquisition::Stage;
 use crate::clock::Moment;
-use crate::engine::attempt::Known;
+use crate::engine::attempt::Knowledge;
 use crate::engine::call::{Call, Key};
 use crate::engine::work;
 use crate::error::{Error, Result};
@@ -15,35 +15,36 @@ use crate::storage::{AcquireReply, Holder, Name, ReleaseReply, RenewReply};
 
 /// What follows from a step, or from what came in.
 pub(super) enum Effect {
-    /// Something has happened to an acquisition.
+    /// An acquisition has an input.
     Step(Key, Input),
-    /// The first in the local queue of a name may ask again.
-    HintFirst(Name),
-    /// The first in the local queue of a name has found that the storage does not answer. So have all who wait there
-    /// without a limit: they need not find that out one by one.
-    EndLine(Name, Option<Error>),
+    /// The head of the local queue of a name may claim again.
+    HintHead(Name),
+    /// The head of the local queue of a name has found that the storage does not answer. All attempts in that queue
+    /// that wait without a limit end now, instead of finding that out one by one.
+    EndQueue(Name, Option<Error>),
 }
 
 /// What happens to an acquisition, whatever its stage.
 pub(super) enum Input {
-    /// It is its turn in the local queue; what the one ahead of it knew.
-    Turn(Option<Box<Known>>),
+    /// It is the head of its local queue now. What the previous head knew.
+    Turn(Option<Box<Knowledge>>),
     Wake,
     Hint,
-    Leave,
-    /// The storage was silent for too long; the cause.
+    /// Its caller has left.
+    Cancel,
+    /// The storage was silent for too long. The cause.
     Silence(Option<Error>),
-    /// The answer to another claim of the same name.
-    Held(Option<Holder>),
+    /// The reply to another claim of the same name.
+    SharedAnswer(Option<Holder>),
     Close,
     RenewNow,
-    /// The storage may have forgotten it.
+    /// The storage may have forgotten the lease.
     Verify,
     Extend(std::time::Duration),
-    /// A look was answered.
-    Seen {
-        look: Call,
-        seen: Result<Option<Holder>>,
+    /// The reply to an inspection.
+    Inspected {
+        call: Call,
+        found: Result<Option<Holder>>,
     },
     Acquired {
         call: Call,
@@ -60,32 +61,32 @@ pub(super) enum Input {
 }
 
 impl Actor {
-    /// Queues what follows.
-    pub(super) fn follow(&mut self, effect: Effect) {
+    /// Queues an effect.
+    pub(super) fn queue_effect(&mut self, effect: Effect) {
         self.effects.push_back(effect);
     }
 
     /// Queues a step of an acquisition.
-    pub(super) fn tell(&mut self, key: Key, input: Input) {
-        self.follow(Effect::Step(key, input));
+    pub(super) fn queue_step(&mut self, key: Key, input: Input) {
+        self.queue_effect(Effect::Step(key, input));
     }
 
-    /// Does all that follows.
-    pub(super) fn settle(&mut self, now: Moment) {
+    /// Executes effects until none is left.
+    pub(super) fn run_effects(&mut self, now: Moment) {
         while let Some(effect) = self.effects.pop_front() {
             work::did(1);
             match effect {
                 Effect::Step(key, input) => self.step(key, now, input),
-                Effect::HintFirst(name) => {
-                    if let Some(first) = self.queues.first(&name) {
-                        self.tell(first, Input::Hint);
+                Effect::HintHead(name) => {
+                    if let Some(head) = self.queues.head(&name) {
+                        self.queue_step(head, Input::Hint);
                     }
                 }
-                Effect::EndLine(name, cause) => {
-                    let line = self.queues.all(&name);
-                    work::changed(line.len());
-                    for key in line {
-                        self.tell(key, Input::Silence(cause.clone()));
+                Effect::EndQueue(name, cause) => {
+                    let queue = self.queues.all(&name);
+                    work::changed(queue.len());
+                    for key in queue {
+                        self.queue_step(key, Input::Silence(cause.clone()));
                     }
                 }
             }
@@ -93,9 +94,8 @@ impl Actor {
     }
 
     fn step(&mut self, key: Key, now: Moment, input: Input) {
-        let Some(acquisition) = self.get_mut(key) else {
-            return; // it is over, and so is what this was about
-        };
+        // An acquisition that is over needs no input.
+        let Some(acquisition) = self.get_mut(key) else { return };
         match &acquisition.stage {
             Stage::Attempt(_) => self.step_attempt(key, now, input),
             Stage::Resume(_) => self.step_resume(key, now, input),
@@ -105,17 +105,17 @@ impl Actor {
         self.rearm(key);
     }
 
-    /// Leaves the local queue of a name: the next one asks.
-    pub(super) fn leave_line(&mut self, key: Key) {
+    /// Removes an acquisition from its local queue. If it was the head, the next head has its turn.
+    pub(super) fn leave_queue(&mut self, key: Key) {
         let Some(acquisition) = self.get_mut(key) else { return };
         let Some(place) = acquisition.place.take() else { return };
-        let known = match &acquisition.stage {
-            Stage::Attempt(attempting) => Some(Box::new(attempting.attempt.known())),
+        let knowledge = match &acquisition.stage {
+            Stage::Attempt(stage) => Some(Box::new(stage.attempt.knowledge())),
             _ => None,
         };
         let name = acquisition.claim.name.clone();
         if let Some(next) = self.queues.leave(&name, place) {
-            self.tell(next, Input::Turn(known));
+            self.queue_step(next, Input::Turn(knowledge));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the simulator sees of an engine from outside.
+//! What the simulator can read of an engine.
 
 use std::collections::BTreeMap;
 
@@ -7,17 +7,17 @@ use super::acquisition::Stage;
 use crate::storage::{Name, Owner};
 
 impl Actor {
-    /// Returns `true` if it still owns an acquisition of that owner.
+    /// Returns `true` if it has an acquisition of that owner.
     pub(in crate::engine) fn knows(&self, owner: Owner) -> bool {
         self.acquisitions.contains_key(&owner)
     }
 
-    /// Returns `true` if an acquisition here waits in line for that lock.
+    /// Returns `true` if the local queue of that name is not empty.
     pub(in crate::engine) fn waits_for(&self, name: &Name) -> bool {
-        self.queues.first(name).is_some()
+        self.queues.head(name).is_some()
     }
 
-    /// Returns `true` if nothing is left of any acquisition: no place in line, no timer.
+    /// Returns `true` if nothing is left of any acquisition: no place in a queue, and no timer.
     pub(in crate::engine) fn is_clean(&self) -> bool {
         self.acquisitions.is_empty()
             && self.queues.is_empty()
@@ -25,12 +25,12 @@ impl Actor {
             && self.next_wake() == crate::clock::Moment::FAR
     }
 
-    /// How each acquisition stands, in one order.
+    /// Returns the name of the stage of each acquisition, sorted.
     pub(in crate::engine) fn stages(&self) -> BTreeMap<Owner, &'static str> {
         self.acquisitions.iter().map(|(owner, acquisition)| (*owner, acquisition.stage.word())).collect()
     }
 
-    /// Every acquisition with the state of its machine.
+    /// Returns the state machine of each acquisition as text, sorted.
     pub(in crate::engine) fn machines(&self) -> Vec<String> {
         let mut machines: Vec<_> = self.acquisitions.values().map(|a| a.stage.machine()).collect();
         machines.sort_unstable();
@@ -50,10 +50,10 @@ impl Stage {
 
     fn machine(&self) -> String {
         match self {
-            Self::Attempt(attempting) => format!("{:?}", attempting.attempt),
-            Self::Resume(resuming) => format!("{:?}", resuming.resume),
-            Self::Lease(holding) => format!("{:?}", holding.lease),
-            Self::Cleanup(cleaning) => format!("{:?}", cleaning.cleanup),
+            Self::Attempt(stage) => format!("{:?}", stage.attempt),
+            Self::Resume(stage) => format!("{:?}", stage.resume),
+            Self::Lease(stage) => format!("{:?}", stage.lease),
+            Self::Cleanup(stage) => format!("{:?}", stage.cleanup),
         }
     }
 }

@@ -1,15 +1,15 @@
-//! Resumes: tickets that are taken up.
+//! Resumes: starts them, executes their actions, and answers their callers.
 
 use std::time::Duration;
 
 use super::Actor;
 use super::acquisition::{Stage, Verb};
-use super::cleanups::{CleaningUp, Task};
+use super::cleanups::{CleanupStage, Task};
 use super::effects::Input;
-use super::leases::Terms;
+use super::leases::LeaseOptions;
 use crate::clock::Moment;
 use crate::engine::call::Key;
-use crate::engine::cleanup::Cleanup;
+use crate::engine::cleanup::{Cleanup, Leftovers};
 use crate::engine::handle::{Delivery, Reply, Undo};
 use crate::engine::resume::{self, Action, Resume};
 use crate::engine::timing::any_executable_until;
@@ -19,16 +19,18 @@ use crate::options::{Options, shared_label};
 use crate::storage::Claim;
 use crate::ticket::Ticket;
 
-/// A caller who takes a ticket up.
-pub(super) struct Resuming {
+/// A resume, and the caller that waits for it.
+pub(super) struct ResumeStage {
     pub(super) resume: Resume,
-    terms: Terms,
+    options: LeaseOptions,
     reply: Reply<Delivery>,
-    /// What was to be detached here and how long it lasts until then, if that is not known to have been done.
+    /// The claim by which this client was detaching the lease, unless the storage has confirmed that. And how long the
+    /// lease lasts until then.
     pub(super) detaching: Option<(Claim, Duration)>,
 }
 
 impl Actor {
+    /// Starts to resume a ticket.
     pub(super) fn resume(
         &mut self,
         now: Moment,
@@ -38,26 +40,27 @@ impl Actor {
         reply: Reply<Delivery>,
     ) {
         let name = ticket.name.clone();
-        let detaching = match self.take_back(key) {
+        let detaching = match self.take_detaching(key) {
             Ok(detaching) => detaching,
             Err(error) => return drop(reply.send(Err(error))),
         };
-        // Detached for ever: requests of the holder before may still arrive, and must not tie it to a process.
+        // Detached from now on: requests of the previous holder may still arrive, and must not tie the lease to a
+        // process.
         let mut claim = Claim::new(name.clone(), key.owner, ticket.ttl).detached(true);
         claim.label = shared_label(&options.label);
-        let terms = Terms { settled: ticket.settled, ..Terms::new(options) };
+        let options = LeaseOptions { settled: ticket.settled, ..LeaseOptions::new(options) };
         let resume = Resume::new(key.owner, name, ticket.token, now);
-        self.insert(key, claim, Stage::Resume(Box::new(Resuming { resume, terms, reply, detaching })));
-        self.tell(key, Input::Wake);
+        self.insert(key, claim, Stage::Resume(Box::new(ResumeStage { resume, options, reply, detaching })));
+        self.queue_step(key, Input::Wake);
     }
 
-    /// Makes room for the resume of a lease that this client has given away just now. The storage is told so by the
-    /// resume, or afterwards.
-    fn take_back(&mut self, key: Key) -> Result<Option<(Claim, Duration)>> {
+    /// Ends the cleanup by which this client detaches the lease, so that the resume takes its place. The resume detaches
+    /// the lease itself, or starts that cleanup again if it fails.
+    fn take_detaching(&mut self, key: Key) -> Result<Option<(Claim, Duration)>> {
         let Some(acquisition) = self.acquisitions.get(&key.owner) else { return Ok(None) };
         let (present, name) = (acquisition.key, &acquisition.claim.name);
         match &acquisition.stage {
-            Stage::Cleanup(cleaning) if matches!(cleaning.task, Task::Detach { .. }) => {
+            Stage::Cleanup(stage) if matches!(stage.task, Task::Detach { .. }) => {
                 Ok(self.remove(present).map(|acquisition| {
                     let lasts = acquisition.lasts();
                     (acquisition.claim, lasts)
@@ -71,26 +74,25 @@ impl Actor {
         }
     }
 
+    /// Passes an input to a resume, and executes its action.
     pub(super) fn step_resume(&mut self, key: Key, now: Moment, input: Input) {
-        let Some(resuming) = self.resuming(key) else { return };
+        let Some(stage) = self.resume_stage(key) else { return };
         let action = match input {
-            Input::Wake => resuming.resume.step(now, resume::Input::Wake),
-            Input::Seen { look, seen } => {
-                resuming.resume.step(now, resume::Input::Seen { look: look.id, seen })
+            Input::Wake => stage.resume.step(now, resume::Input::Wake),
+            Input::Inspected { call, found } => {
+                stage.resume.step(now, resume::Input::Inspected { id: call.id, found })
             }
-            Input::Renewed { call, answer } => {
-                resuming.resume.step(now, resume::Input::Answer { call, answer })
-            }
-            Input::Leave | Input::Close => Action::End(Error::closed()),
+            Input::Renewed { call, answer } => stage.resume.step(now, resume::Input::Answer { call, answer }),
+            Input::Cancel | Input::Close => Action::End(Error::closed()),
             _ => return,
         };
         match action {
-            Action::Rest => {}
-            Action::Look => {
+            Action::None => {}
+            Action::Inspect => {
                 let id = self.next_call();
-                if let Some(resuming) = self.resuming(key) {
-                    resuming.resume.looks(id);
-                    self.look_at_lease(key, id, None);
+                if let Some(stage) = self.resume_stage(key) {
+                    stage.resume.inspects(id);
+                    self.inspect_lease(key, id, None);
                 }
             }
             Action::Renew => self.send(key, Verb::Renew),
@@ -100,15 +102,15 @@ impl Actor {
     }
 
     fn resumed(&mut self, key: Key, now: Moment, sent: Moment, ttl: Duration) {
-        let Some((claim, resuming)) = self.remove_resume(key) else { return };
-        let Resuming { resume, terms, reply, .. } = *resuming;
-        // A ticket that is not settled says that some request of the holder before may still be executed.
-        let unknown_until = if terms.settled { Moment::ZERO } else { any_executable_until(now) };
-        let hold = self.hold(key, claim, terms, sent, resume.token(), ttl, unknown_until);
+        let Some((claim, stage)) = self.remove_resume(key) else { return };
+        let ResumeStage { resume, options, reply, .. } = *stage;
+        // If a ticket is not settled, a request of the previous holder may still be executed.
+        let unknown_until = if options.settled { Moment::ZERO } else { any_executable_until(now) };
+        let status = self.begin_lease(key, claim, options, sent, resume.token(), ttl, unknown_until);
         let is_delivered = self.commands().is_some_and(|commands| {
-            match reply.send(Ok(Delivery::new(hold, commands, Undo::Detach))) {
-                // The caller has left. The lease goes back to the ticket here and now: a command to do so would come
-                // after a close that the caller has sent meanwhile, which releases what is held.
+            match reply.send(Ok(Delivery::new(status, commands, Undo::Detach))) {
+                // The caller has left. The lease is detached here and now: a command to do so would come after a close
+                // that the caller has sent meanwhile, and the close would release the lease.
                 Err(Ok(delivery)) => {
                     drop(delivery.take());
                     false
@@ -121,32 +123,33 @@ impl Actor {
         }
     }
 
-    /// The lease stays with the ticket, unless it is lost.
+    /// Answers the caller of a resume that has failed. The ticket stays valid, unless the lease is lost.
     fn not_resumed(&mut self, key: Key, now: Moment, error: Error) {
-        let Some((_, resuming)) = self.remove_resume(key) else { return };
-        let Resuming { reply, detaching, .. } = *resuming;
+        let Some((_, stage)) = self.remove_resume(key) else { return };
+        let ResumeStage { reply, detaching, .. } = *stage;
         if let Some((claim, lasts)) = detaching
             && error.kind() != ErrorKind::Lost
         {
             let expires = now.after(claim.ttl * 2);
-            let cleanup = Cleanup::new(key.owner, now, None, Moment::ZERO, expires);
-            self.clean_up(key, claim, CleaningUp::new(cleanup, Task::Detach { lasts }));
+            let leftovers = Leftovers { claim: None, unknown_until: Moment::ZERO, expires };
+            let cleanup = Cleanup::new(key.owner, now, leftovers);
+            self.clean_up(key, claim, CleanupStage::new(cleanup, Task::Detach { lasts }));
         }
         drop(reply.send(Err(error)));
     }
 
-    fn resuming(&mut self, key: Key) -> Option<&mut Resuming> {
+    fn resume_stage(&mut self, key: Key) -> Option<&mut ResumeStage> {
         match &mut self.get_mut(key)?.stage {
-            Stage::Resume(resuming) => Some(resuming),
+            Stage::Resume(stage) => Some(stage),
             _ => None,
         }
     }
 
-    fn remove_resume(&mut self, key: Key) -> Option<(Claim, Box<Resuming>)> {
-        self.resuming(key)?;
+    fn remove_resume(&mut self, key: Key) -> Option<(Claim, Box<ResumeStage>)> {
+        self.resume_stage(key)?;
         let acquisition = self.remove(key)?;
         match acquisition.stage {
-            Stage::Resume(resuming) => Some((acquisition.claim, resuming)),
+            Stage::Resume(stage) => Some((acquisition.claim, stage)),
             _ => None,
         }
     }

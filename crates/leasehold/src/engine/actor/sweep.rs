@@ -1,5 +1,7 @@
-//! Verifies every hold after the storage may have forgotten some: a renewal sent early tells. The lanes are fed
-//! batch by batch, so that renewals that fall due meanwhile do not stand behind a hundred thousand others.
+//! The sweep: verifies every lease after the storage may have forgotten some.
+//!
+//! A renewal that is sent early tells whether a lease is still held; one without renewal is inspected. The lanes get the
+//! renewals batch by batch, so that renewals that fall due meanwhile do not wait behind a hundred thousand others.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,33 +13,34 @@ use crate::engine::call::Key;
 use crate::engine::lane::Class;
 use crate::engine::work;
 
-/// The holds that are still to be verified.
+/// The leases that are still to be verified.
 #[derive(Debug, Default)]
 pub(super) struct Sweep {
-    /// By the lane they use.
+    /// The leases to renew, by the lane that they use.
     renew: BTreeMap<Class, VecDeque<Key>>,
-    /// Those that want no renewals.
-    look: VecDeque<Key>,
-    /// The storage has said it again: all of them once more.
+    /// The leases to inspect.
+    inspect: VecDeque<Key>,
+    /// Whether another sweep follows, because the storage has said again that it may have forgotten leases.
     again: bool,
-    /// When it said so last. What was sent before may be forgotten though it was granted.
-    heard: Option<Moment>,
+    /// When it last said so. A lease that was claimed before then may be forgotten though it is granted later.
+    restarted: Option<Moment>,
 }
 
-/// How many looks that were not asked for there may be at a time.
-const LOOKS_MAX: usize = 16;
+/// How many inspections that no caller has asked for there may be at a time.
+const INSPECTIONS_MAX: usize = 16;
 
 impl Actor {
-    /// The storage may have forgotten leases. However often it says so, one sweep is under way, and one follows.
+    /// Starts a sweep, as the storage may have forgotten leases. If one is under way, another one follows, however often
+    /// the storage says so.
     pub(super) fn restarted(&mut self, now: Moment) {
-        self.sweep.heard = Some(now);
+        self.sweep.restarted = Some(now);
         self.sweep.again = true;
     }
 
-    /// Verifies a hold if it was asked for before the storage restarted and granted after.
+    /// Verifies a lease if its claim was sent before the storage restarted, and it was granted after.
     pub(super) fn verify_if_older(&mut self, key: Key, sent: Moment) {
-        if self.sweep.heard.is_some_and(|heard| sent <= heard) {
-            self.sweep_later(key);
+        if self.sweep.restarted.is_some_and(|restarted| sent <= restarted) {
+            self.add_to_sweep(key);
         }
     }
 
@@ -56,50 +59,51 @@ impl Actor {
             while self.renews.has_room(class)
                 && let Some(key) = self.sweep.next_of(class)
             {
-                self.tell(key, Input::Verify);
-                self.settle(now);
+                self.queue_step(key, Input::Verify);
+                self.run_effects(now);
             }
         }
-        while self.looking < LOOKS_MAX
-            && let Some(key) = self.sweep.look.pop_front()
+        while self.inspections < INSPECTIONS_MAX
+            && let Some(key) = self.sweep.inspect.pop_front()
         {
-            self.look_unasked(key);
+            self.inspect_unasked(key);
         }
     }
 
     fn begin_sweep(&mut self) {
         let held = self.acquisitions.values().filter_map(|acquisition| match &acquisition.stage {
-            Stage::Lease(holding) => Some((holding.lease.deadline(), acquisition.key)),
+            Stage::Lease(stage) => Some((stage.lease.deadline(), acquisition.key)),
             _ => None,
         });
         let mut held: Vec<_> = held.collect();
-        held.sort_unstable(); // those with the least left go first
+        // The leases with the least remaining time go first.
+        held.sort_unstable();
         work::changed(self.acquisitions.len());
         tracing::info!(target: "leasehold", holds = held.len(), "the storage may have restarted");
         for (_, key) in held {
-            self.sweep_later(key);
+            self.add_to_sweep(key);
         }
     }
 
-    fn sweep_later(&mut self, key: Key) {
-        let Some(holding) = self.holding(key) else { return };
-        let class = holding.lease.is_renewed().then(|| Class::of(holding.lease.lasts()));
+    fn add_to_sweep(&mut self, key: Key) {
+        let Some(stage) = self.lease_stage(key) else { return };
+        let class = stage.lease.is_renewed().then(|| Class::of(stage.lease.lasts()));
         match class {
             Some(class) => self.sweep.renew.entry(class).or_default().push_back(key),
-            None => self.sweep.look.push_back(key),
+            None => self.sweep.inspect.push_back(key),
         }
     }
 }
 
 impl Sweep {
     fn is_drained(&self) -> bool {
-        self.renew.is_empty() && self.look.is_empty()
+        self.renew.is_empty() && self.inspect.is_empty()
     }
 
     fn next_of(&mut self, class: Class) -> Option<Key> {
-        let line = self.renew.get_mut(&class)?;
-        let next = line.pop_front();
-        if line.is_empty() {
+        let keys = self.renew.get_mut(&class)?;
+        let next = keys.pop_front();
+        if keys.is_empty() {
             self.renew.remove(&class);
         }
         next

@@ -270,7 +270,7 @@ impl Client {
     pub(super) fn leave(&mut self, place: usize) -> Owner {
         let Seeker { owner, key, reply } = self.seekers.remove(place);
         drop(reply);
-        self.tell(Command::Leave { key });
+        self.tell(Command::Cancel { key });
         owner
     }
 
@@ -308,21 +308,21 @@ impl Client {
     pub(super) fn leave_resume(&mut self) -> Option<Owner> {
         let Resumer { key, reply } = self.resumes.pop()?;
         drop(reply);
-        self.tell(Command::Leave { key });
+        self.tell(Command::Cancel { key });
         Some(key.owner)
     }
 
     pub(super) fn renew(&mut self, place: usize, ttl: Option<Duration>) {
-        let hold = self.guards[place].guard.hold();
+        let status = self.guards[place].guard.status();
         // As `Handle::renew` does before it asks.
-        ttl.into_iter().for_each(|ttl| hold.shorten(ttl));
-        let key = hold.key;
+        ttl.into_iter().for_each(|ttl| status.shorten(ttl));
+        let key = status.key;
         let (reply, _) = oneshot::channel();
         self.tell(Command::Renew { key, ttl, reply });
     }
 
     pub(super) fn verify(&mut self, place: usize) {
-        let key = self.guards[place].guard.hold().key;
+        let key = self.guards[place].guard.status().key;
         let (reply, _) = oneshot::channel();
         self.tell(Command::Verify { key, reply });
     }
@@ -345,7 +345,7 @@ impl Client {
     fn tell(&mut self, command: Command) {
         self.dirty = true;
         if let Some(handle) = &self.handle {
-            handle.tell(command);
+            handle.send(command);
         }
     }
 
@@ -372,8 +372,8 @@ impl Client {
     pub(super) fn revive(&mut self, at: u64, owner: Owner, ttl: Duration) {
         let now = Moment::from_nanos(self.ticks.read(at));
         for held in self.guards.iter().filter(|held| held.guard.owner() == owner) {
-            if held.guard.hold().believed() <= now {
-                held.guard.hold().revive(now.after(ttl));
+            if held.guard.status().deadline() <= now {
+                held.guard.status().revive(now.after(ttl));
             }
         }
     }
@@ -395,7 +395,7 @@ impl Client {
     /// The guards whose holder believes, by its own clock, to hold at that time.
     pub(super) fn believers(&self, at: u64) -> impl Iterator<Item = &Held> {
         let now = Moment::from_nanos(self.ticks.read(at));
-        self.guards.iter().filter(move |held| now < held.guard.hold().believed())
+        self.guards.iter().filter(move |held| now < held.guard.status().deadline())
     }
 
     pub(super) fn is_idle(&self) -> bool {

@@ -162,12 +162,12 @@ impl World {
             let prompt = self.weather.lag == 0 || self.healed.is_some();
             let awake = prompt && client.is_awake(self.now) && client.wake > self.now;
             for held in &mut client.guards {
-                let holds = now < held.guard.hold().believed().as_nanos();
+                let holds = now < held.guard.status().deadline().as_nanos();
                 if holds && held.over {
                     let text = format!("{}: a lost guard holds again", held.guard.owner());
                     return Err(Violation::new(Law::Final, text));
                 }
-                if !holds && awake && held.guard.hold().why_lost().is_none() {
+                if !holds && awake && held.guard.status().why_lost().is_none() {
                     let text = format!("{}: lost, and nobody says so", held.guard.owner());
                     return Err(Violation::new(Law::Honest, text));
                 }

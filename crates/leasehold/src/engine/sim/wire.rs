@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::error::Result;
 use crate::storage::{
-    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, ReleaseReply,
+    AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, ReleaseReply,
     RenewReply, Storage, Tier,
 };
 
@@ -130,14 +130,14 @@ impl Storage for Wire {
         }
     }
 
-    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
+    async fn inspect(&self, name: &Name) -> Result<Vec<Holder>> {
         match self.ask(Ask::Inspect(name.clone())).await {
-            Answer::Inspect(answer) => answer,
+            Answer::Inspect(answer) => answer.map(|holder| holder.into_iter().collect()),
             other => unreachable!("{other:?}"),
         }
     }
 
-    async fn list(&self, _prefix: &str, _after: Option<&Name>, _limit: usize) -> Result<Vec<Holder>> {
+    async fn list(&self, _prefix: &str, _after: Option<&Cursor>, _limit: usize) -> Result<Vec<Holder>> {
         Ok(Vec::new())
     }
 

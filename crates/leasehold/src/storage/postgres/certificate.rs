@@ -1,4 +1,4 @@
-//! Certificates: whether to believe one, and the hash to which a login is bound.
+//! Certificates: their verification, and the hash to which a login is bound.
 
 use std::sync::Arc;
 
@@ -12,28 +12,28 @@ use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureSc
 
 use crate::storage::net::tls;
 
-/// Believes those that an authority vouches for, and those that are themselves in the list: PostgreSQL's
-/// documentation makes such, which sign themselves.
+/// Accepts certificates that an authority has signed, and those that are in the list themselves: PostgreSQL's
+/// documentation shows how to make such a self-signed one.
 #[derive(Debug)]
-pub(super) struct Vouched {
+pub(super) struct CertificateVerifier {
     roots: RootCertStore,
     pinned: Vec<CertificateDer<'static>>,
-    /// Whether the name has to be the one that was connected to.
-    named: bool,
+    /// Whether the certificate must be for the name that was connected to.
+    checks_name: bool,
     provider: Arc<CryptoProvider>,
 }
 
-impl Vouched {
-    pub(super) fn new(roots: RootCertStore, pinned: Vec<CertificateDer<'static>>, named: bool) -> Self {
-        Self { roots, pinned, named, provider: tls::provider() }
+impl CertificateVerifier {
+    pub(super) fn new(roots: RootCertStore, pinned: Vec<CertificateDer<'static>>, checks_name: bool) -> Self {
+        Self { roots, pinned, checks_name, provider: tls::provider() }
     }
 }
 
-impl ServerCertVerifier for Vouched {
+impl ServerCertVerifier for CertificateVerifier {
     fn verify_server_cert(
         &self,
         cert: &CertificateDer<'_>,
-        between: &[CertificateDer<'_>],
+        intermediates: &[CertificateDer<'_>],
         name: &ServerName<'_>,
         _: &[u8],
         now: UnixTime,
@@ -49,9 +49,9 @@ impl ServerCertVerifier for Vouched {
             }
         } else {
             let algorithms = self.provider.signature_verification_algorithms.all;
-            verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, between, now, algorithms)?;
+            verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
         }
-        if self.named {
+        if self.checks_name {
             verify_server_name(&parsed, name)?;
         }
         Ok(ServerCertVerified::assertion())
@@ -80,8 +80,8 @@ impl ServerCertVerifier for Vouched {
     }
 }
 
-/// What `tls-server-end-point` of RFC 5929 is for this certificate, if it is anything: its hash, by the function
-/// with which it is signed, or SHA-256 where that one is broken.
+/// Returns `tls-server-end-point` of RFC 5929 for this certificate, if it is defined: its hash, by the function with which
+/// it is signed, or SHA-256 where that one is broken.
 pub(super) fn end_point(cert: &[u8]) -> Option<Vec<u8>> {
     const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01];
     const ECDSA: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04];
@@ -102,7 +102,7 @@ const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 const VERSION: u8 = 0xa0;
 
-/// From when until when it is valid, in seconds since 1970.
+/// Returns the beginning and the end of its validity, in seconds since 1970.
 fn validity(cert: &[u8]) -> Option<(u64, u64)> {
     let (mut rest, _) = parts(cert)?;
     if let (VERSION, _, after) = element(rest)? {
@@ -118,7 +118,7 @@ fn validity(cert: &[u8]) -> Option<(u64, u64)> {
     Some((seconds(tag, from)?, seconds(until_tag, until)?))
 }
 
-/// What is signed, and by which algorithm.
+/// Returns the part that is signed, and the algorithm.
 fn parts(cert: &[u8]) -> Option<(&[u8], &[u8])> {
     let (SEQUENCE, cert, _) = element(cert)? else { return None };
     let (SEQUENCE, signed, rest) = element(cert)? else { return None };
@@ -126,7 +126,7 @@ fn parts(cert: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((signed, algorithm))
 }
 
-/// Reads one element of DER: its tag, its content, what follows it.
+/// Reads one element of DER. Returns its tag, its content, and what follows it.
 fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let [tag, first, rest @ ..] = der else { return None };
     let (length, rest) = match usize::from(*first) {
@@ -135,14 +135,14 @@ fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
             let (digits, rest) = rest.split_at_checked(long - 0x80)?;
             (digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit)), rest)
         }
-        // 0x80 is a length that is not known yet, which certificates do not have.
+        // 0x80 is an indefinite length, which DER does not allow.
         _ => return None,
     };
     let (content, rest) = rest.split_at_checked(length)?;
     Some((*tag, content, rest))
 }
 
-/// `YYMMDDhhmmssZ`, from 1950 on, or `YYYYMMDDhhmmssZ`.
+/// Reads `YYMMDDhhmmssZ`, from 1950 on, or `YYYYMMDDhhmmssZ`.
 fn seconds(tag: u8, text: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(text).ok()?.strip_suffix('Z')?;
     let (century, text) = match tag {
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_certificate_is_none() {
+    fn malformed_certificates_give_none() {
         for der in
             [&[][..], &[0x30], &[0x30, 0x80], &[0x30, 0x84, 0xff, 0xff, 0xff, 0xff], &[0x30, 2, 0x30, 9]]
         {

@@ -1,3 +1,5 @@
+//! The configuration of this storage, and its URL.
+
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,24 +8,24 @@ use tokio_postgres::config::ChannelBinding;
 
 use super::hosts::{self, Host};
 use super::login::Login;
-use super::refused;
 use super::ssl::{Mode, Ssl, Version};
+use super::unsupported;
 use crate::error::{Error, Result};
 use crate::storage::url::{RawAuthority, Url, bad_value, is_word};
 
-/// Says which PostgreSQL to lock in, and how.
+/// The configuration of the storage: where PostgreSQL is, how to log in, and where the locks are kept.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
-    /// What the names are prefixed with, kept in a column of its own.
+    /// The option `prefix`, kept in a column of its own.
     pub(super) space: String,
     pub(super) schema: String,
     pub(super) table: String,
     pub(super) notify: Choice,
     pub(super) prepared: Choice,
-    /// At least one.
+    /// At least one host.
     pub(super) hosts: Vec<Host>,
-    /// Whether to try them in another order each time.
+    /// Whether the hosts are tried in a random order.
     pub(super) shuffle: bool,
     pub(super) login: Login,
     pub(super) ssl: Ssl,
@@ -32,7 +34,7 @@ pub struct Config {
     pub(super) limit: Duration,
 }
 
-/// What to do, or to find out what is right.
+/// A choice that may be left to what is found out when the storage connects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Choice {
     #[default]
@@ -41,7 +43,7 @@ pub(super) enum Choice {
     Off,
 }
 
-/// What the kernel does to notice that a server is gone.
+/// How the kernel notices that a server is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sockets {
     pub(super) keepalives: bool,
@@ -51,10 +53,10 @@ pub(super) struct Sockets {
     pub(super) user_timeout: Option<Duration>,
 }
 
-/// How long opening a connection may take, with all that belongs to it, unless `connect_timeout` says.
+/// The default of `connect_timeout`.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// Ours first, then those of libpq, as its documentation orders them.
+/// The options of Leasehold, then those of libpq in the order of its documentation.
 const OPTIONS: [&str; 37] = [
     "prefix",
     "schema",
@@ -104,12 +106,12 @@ struct Lists {
 }
 
 impl Config {
-    /// Reads a URL: `postgres:` or `postgresql:`. No I/O.
+    /// Reads a URL, which begins with `postgres:` or `postgresql:`, without I/O.
     ///
     /// # Errors
     ///
-    /// `Invalid` if it is wrong, `Unsupported` if it asks for what only libpq can do; the text says what is
-    /// known, and repeats no secret.
+    /// `Invalid` if it is wrong, `Unsupported` if it uses an option that only libpq supports. The text lists the valid
+    /// values, and shows no secret.
     pub fn new(url: &str) -> Result<Self> {
         let (scheme, rest) = url.split_once(':').unwrap_or_default();
         if !matches!(scheme, "postgres" | "postgresql") {
@@ -123,15 +125,15 @@ impl Config {
     pub(crate) fn from_url(mut url: Url) -> Result<Self> {
         let mut config = Self::blank();
         let mut lists = Lists::default();
-        config.place(&url, &mut lists)?;
-        refused::take(&mut url)?;
+        config.set_authority(&url, &mut lists)?;
+        unsupported::take(&mut url)?;
         url.options(&OPTIONS, |option, value| config.set(&mut lists, option, value))?;
         config.hosts = hosts::read(lists.hosts, lists.addresses, lists.ports)?;
         config.ssl.check()?;
         Ok(config)
     }
 
-    /// What a URL without options says, but for the place.
+    /// Returns the configuration of a URL without hosts and options.
     fn blank() -> Self {
         Self {
             space: String::new(),
@@ -148,12 +150,12 @@ impl Config {
         }
     }
 
-    /// Reads what stands before the options.
-    fn place(&mut self, url: &Url, lists: &mut Lists) -> Result<()> {
+    /// Reads the part before the options.
+    fn set_authority(&mut self, url: &Url, lists: &mut Lists) -> Result<()> {
         let RawAuthority { user, password, hosts, path } = url.raw_authority()?;
         if [user.as_deref(), password.as_deref(), Some(&path)].into_iter().flatten().any(|t| t.contains('\0'))
         {
-            return Err(Error::invalid("the URL has a NUL in it, which PostgreSQL understands nowhere"));
+            return Err(Error::invalid("the URL contains a NUL, which PostgreSQL does not allow"));
         }
         self.login.user = user;
         self.login.password = password.filter(|password| !password.is_empty());
@@ -166,22 +168,40 @@ impl Config {
     }
 
     fn set(&mut self, lists: &mut Lists, option: &str, value: &str) -> Result<()> {
-        let bad = |valid: &str| Err(bad_value(option, valid));
-        let given = || Some(value.to_owned()).filter(|value| !value.is_empty());
-        let secs = |limit| number(option, value, limit, "seconds").map(|n| Duration::from_secs(n.into()));
         if value.contains('\0') {
-            return Err(Error::invalid(format!("a NUL is no part of any value option=`{option}`")));
+            return Err(Error::invalid(format!("a value cannot contain a NUL option=`{option}`")));
         }
+        let is_known = self.set_tables(option, value)?
+            || self.set_login(lists, option, value)?
+            || self.set_socket(option, value)?
+            || self.set_tls(option, value)?
+            || self.set_server(option, value)?;
+        if is_known {
+            Ok(())
+        } else {
+            Err(bad_value(option, "nothing; the option is not one of this scheme"))
+        }
+    }
+
+    /// Sets an option of Leasehold. Returns `false` if this is none. The others below do so for options of libpq.
+    fn set_tables(&mut self, option: &str, value: &str) -> Result<bool> {
         match (option, value) {
             ("prefix", _) if value.len() <= 256 => self.space = value.to_owned(),
-            ("prefix", _) => return bad("at most 256 bytes without NUL"),
+            ("prefix", _) => return Err(bad_value(option, "at most 256 bytes without NUL")),
             ("schema", _) => self.schema = identifier(option, value, 63)?,
-            // What else is made for the table has names that begin with its own.
-            // The longest of our names is an index's, `…_waiters_observers`.
+            // The longest name that is derived from it is that of an index, `…_waiters_observers`.
             ("table", _) => self.table = identifier(option, value, 45)?,
             ("notify", _) => self.notify = choice(option, value)?,
             ("prepared", _) => self.prepared = choice(option, value)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
 
+    fn set_login(&mut self, lists: &mut Lists, option: &str, value: &str) -> Result<bool> {
+        let bad = |valid: &str| Err(bad_value(option, valid));
+        let given = || Some(value.to_owned()).filter(|value| !value.is_empty());
+        match (option, value) {
             ("host", _) => lists.hosts = given(),
             ("hostaddr", _) => lists.addresses = given(),
             ("port", _) => lists.ports = given(),
@@ -190,17 +210,10 @@ impl Config {
             ("user", _) => self.login.user = given(),
             ("password", _) => self.login.password = given(),
             ("passfile", _) => self.login.passfile = given().map(PathBuf::from),
-            ("channel_binding", _) => {
-                self.login.channel_binding = match value {
-                    "disable" => ChannelBinding::Disable,
-                    "prefer" => ChannelBinding::Prefer,
-                    "require" => ChannelBinding::Require,
-                    _ => return bad("disable, prefer, require"),
-                };
-            }
-            ("connect_timeout", _) => {
-                self.limit = Some(secs(3600)?).filter(|limit| !limit.is_zero()).unwrap_or(LIMIT);
-            }
+            ("channel_binding", "disable") => self.login.channel_binding = ChannelBinding::Disable,
+            ("channel_binding", "prefer") => self.login.channel_binding = ChannelBinding::Prefer,
+            ("channel_binding", "require") => self.login.channel_binding = ChannelBinding::Require,
+            ("channel_binding", _) => return bad("disable, prefer, require"),
             ("client_encoding", _) => {
                 if !["utf8", "utf-8", "unicode"].contains(&value.to_lowercase().as_str()) {
                     return bad("UTF8");
@@ -209,7 +222,17 @@ impl Config {
             ("options", _) => self.login.options = given(),
             ("application_name", _) => self.login.application = given(),
             ("fallback_application_name", _) => self.login.fallback_application = given(),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
 
+    fn set_socket(&mut self, option: &str, value: &str) -> Result<bool> {
+        let secs = |limit| number(option, value, limit, "seconds").map(|n| Duration::from_secs(n.into()));
+        match (option, value) {
+            ("connect_timeout", _) => {
+                self.limit = Some(secs(3600)?).filter(|limit| !limit.is_zero()).unwrap_or(LIMIT);
+            }
             ("keepalives", _) => self.sockets.keepalives = number(option, value, 1, "")? == 1,
             ("keepalives_idle", _) => set(&mut self.sockets.idle, secs(32_767)?),
             ("keepalives_interval", _) => set(&mut self.sockets.interval, secs(32_767)?),
@@ -218,7 +241,15 @@ impl Config {
                 let ms = number(option, value, 3_600_000, "milliseconds")?;
                 self.sockets.user_timeout = (ms > 0).then(|| Duration::from_millis(ms.into()));
             }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
 
+    fn set_tls(&mut self, option: &str, value: &str) -> Result<bool> {
+        let bad = |valid: &str| Err(bad_value(option, valid));
+        let file = || Some(PathBuf::from(value)).filter(|_| !value.is_empty());
+        match (option, value) {
             ("sslmode", _) => {
                 let mode = Mode::read(value);
                 let valid = "disable, allow, prefer, require, verify-ca, verify-full";
@@ -226,39 +257,46 @@ impl Config {
             }
             ("sslnegotiation", "postgres" | "direct") => self.ssl.direct = value == "direct",
             ("sslnegotiation", _) => return bad("postgres, direct"),
-            ("sslcert", _) => self.ssl.cert = given().map(PathBuf::from),
-            ("sslkey", _) => self.ssl.key = given().map(PathBuf::from),
+            ("sslcert", _) => self.ssl.cert = file(),
+            ("sslkey", _) => self.ssl.key = file(),
             ("sslcertmode", "disable" | "allow") => self.ssl.identify = value == "allow",
             ("sslcertmode", _) => return bad("disable, allow"),
-            ("sslrootcert", _) => self.ssl.root = given().map(PathBuf::from),
+            ("sslrootcert", _) => self.ssl.root = file(),
             ("sslsni", "0" | "1") => self.ssl.sni = value == "1",
             ("sslsni", _) => return bad("0, 1"),
             ("ssl_min_protocol_version", _) => self.ssl.min = version(option, value)?,
             ("ssl_max_protocol_version", _) => self.ssl.max = version(option, value)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
 
+    /// Sets the choice of a server. Some options have only one value that makes sense here.
+    fn set_server(&mut self, option: &str, value: &str) -> Result<bool> {
+        let bad = |valid: &str| Err(bad_value(option, valid));
+        match (option, value) {
             ("target_session_attrs", "any" | "read-write" | "primary") => {}
             ("target_session_attrs", "read-only" | "standby" | "prefer-standby") => {
-                let valid = "read-write, primary, any; locks are written, which only a primary lets do";
-                return bad(valid);
+                return bad("read-write, primary, any; locks are written, and only a primary allows that");
             }
             ("target_session_attrs", _) => return bad("read-write, primary, any"),
             ("load_balance_hosts", "disable" | "random") => self.shuffle = value == "random",
             ("load_balance_hosts", _) => return bad("disable, random"),
             ("min_protocol_version", "3.0") => {}
-            ("min_protocol_version", _) => return bad("3.0, the version that is spoken here"),
+            ("min_protocol_version", _) => return bad("3.0, the supported version"),
             ("max_protocol_version", "3.0" | "3.2" | "latest") => {}
             ("max_protocol_version", _) => return bad("3.0, 3.2, latest"),
             ("replication", "false" | "off" | "no" | "0") => {}
             ("replication", _) => return bad("false; a connection for replication holds no locks"),
-            _ => return bad("nothing; the option is not one of this scheme"),
+            _ => return Ok(false),
         }
-        Ok(())
+        Ok(true)
     }
 }
 
 impl Default for Sockets {
-    /// Notices within half a minute that a server is gone which is listened to and has nothing to say. The
-    /// kernel's own two hours are longer than any lease.
+    /// Returns settings by which the kernel notices within half a minute that a server is gone, even on a connection on which
+    /// nothing is sent. The kernel's default of two hours is longer than any lease.
     fn default() -> Self {
         let secs = Duration::from_secs;
         Self { keepalives: true, idle: secs(15), interval: secs(5), count: 3, user_timeout: None }
@@ -309,21 +347,21 @@ fn version(option: &str, value: &str) -> Result<Option<Version>> {
     }
 }
 
-/// Shows where, as a URL without user, password and options.
+/// Shows the hosts and the database, as a URL without user, password and options.
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hosts: Vec<_> = self.hosts.iter().map(Host::to_string).collect();
         write!(f, "postgres://{}", hosts.join(","))?;
         match &self.login.database {
             Some(database) if is_word(database) => write!(f, "/{database}"),
-            // It may be what a typing error has made of a login.
+            // After a typing error it may be a part of a password.
             Some(_) => f.write_str("/…"),
             None => Ok(()),
         }
     }
 }
 
-/// Shows nothing of who comes in, and with what.
+/// Shows no user and no password.
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")

@@ -1,141 +1,122 @@
-//! Opens connections: to the first host that answers, lets us in, and fits.
+//! Opens connections: to the first host that answers, accepts the login, and passes a check.
 
-use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio_postgres::config::{SslMode, SslNegotiation};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{AsyncMessage, Client, Connection, Notification};
 use tokio_rustls::TlsConnector;
 
-use super::answers::is_unreplicated;
 use super::config::{Config, Sockets};
-use super::explain;
+use super::connection_limit::ConnectionLimit;
+use super::errors;
 use super::hosts::{DIRECTORIES, Host, Place};
-use super::line::Line;
 use super::passfile::{self, Wanted};
+use super::session::Session;
 use super::ssl::Mode;
-use super::wire::{Done, Wire};
+use super::transport::{TlsDone, Transport};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::Owner;
 use crate::storage::net::dial;
 
-/// How to reach the servers, again and again.
+/// The hosts of a URL, and everything that is needed to log in there.
 #[derive(Clone)]
 pub(super) struct Connector {
     config: Arc<Config>,
-    /// Unless it is never used.
+    /// `None` if no connection can use TLS.
     tls: Option<TlsConnector>,
     user: String,
-    line: Arc<Line>,
+    connection_limit: Arc<ConnectionLimit>,
     clock: Clock,
-    /// Whether the log has been told that a connection is not encrypted.
-    told: Arc<AtomicBool>,
+    /// Whether the log has a warning that a connection is not encrypted.
+    has_warned: Arc<AtomicBool>,
 }
 
-/// Says whether a server is the one that is looked for.
-pub(super) trait Fit: Sync {
-    /// What was learnt of it.
+/// Checks whether a server can be used.
+pub(super) trait SessionCheck: Sync {
+    /// What the check finds out.
     type Found: Send;
 
     fn check(&self, session: &Session) -> impl Future<Output = Result<Self::Found>> + Send;
 }
 
-/// A connection that is logged in.
-pub(super) struct Session {
-    pub(super) client: Client,
-    /// What was notified on it, in order. Ends with the connection.
-    pub(super) notices: Option<mpsc::UnboundedReceiver<Notification>>,
-    /// Which server it is, for errors.
-    pub(super) place: String,
-    /// The process id that was handed out at login. If it is not that of the process that answers, there is a pooler
-    /// between us and the server.
-    pub(super) backend: i32,
-    pub(super) encrypted: bool,
-    /// How often the server has warned that a commit did not wait for its standby.
-    warnings: Arc<Warnings>,
-    driver: Driver,
-}
-
-/// Counts what a server warns of.
-#[derive(Default)]
-struct Warnings {
-    unreplicated: AtomicU64,
-    /// Those of which is not known who says it.
-    nameless: AtomicU64,
-}
-
-/// Moves a connection's bytes until it is dropped.
-struct Driver(JoinHandle<()>);
-
-/// Why an attempt failed, and whether the same with TLS, or without it, may do better.
-struct Failure {
+/// Why a login failed, and whether it may succeed with TLS, or without it.
+struct LoginError {
     error: Error,
-    /// The server says so, and lets nobody in.
-    said: bool,
-    /// It lets nobody in like that: by its rules, and not for what it was told.
-    refused: bool,
+    /// Whether the server has refused the login.
+    is_refusal: bool,
+    /// Whether its rules (`pg_hba.conf`) refuse it, and not the user or the password.
+    is_rule: bool,
 }
 
-/// Where one attempt goes.
+/// One address of a host.
 enum Target<'a> {
     Tcp { name: &'a str, address: SocketAddr },
     Unix(&'a Path, u16),
 }
 
 impl Connector {
-    /// Reads the certificates.
+    /// Reads the certificates of the URL.
     pub(super) fn new(config: Arc<Config>) -> Result<Self> {
         let tcp = config.hosts.iter().any(|host| matches!(host.place, Place::Tcp { .. }));
         let tls = (tcp && config.ssl.mode() > Mode::Disable).then(|| config.ssl.connector()).transpose()?;
         let user = match &config.login.user {
             Some(user) => user.clone(),
             None => whoami::username().map_err(|_| {
-                Error::invalid("the system does not say who runs this; name a user in the URL")
+                Error::invalid(
+                    "the system does not give the name of the current user; name a user in the URL",
+                )
             })?,
         };
-        let line = Line::of(&name(&config));
-        Ok(Self { config, tls, user, line, clock: Clock::boot(), told: Arc::default() })
+        let connection_limit = ConnectionLimit::of(&name(&config));
+        let (clock, has_warned) = (Clock::boot(), Arc::default());
+        Ok(Self { config, tls, user, connection_limit, clock, has_warned })
     }
 
-    /// What errors call it.
+    /// Returns the hosts, as errors name them.
     pub(super) fn name(&self) -> String {
         name(&self.config)
     }
 
-    /// Opens a connection to the first host that `fit` accepts, in their order or, if so configured, in any. None of
-    /// them can use up the time of those that follow.
+    /// Opens a connection to the first host that passes the check, in their order or, if so configured, in any. No host
+    /// uses up the time of those after it.
     ///
     /// # Errors
     ///
-    /// The most telling of all hosts, `Invalid` only if each says so: of another one, that may pass.
-    pub(super) async fn open<F: Fit>(&self, fit: &F, limit: Duration) -> Result<(Session, F::Found)> {
-        let _turn = self.line.turn(self.config.limit).await;
+    /// The most telling error of all hosts. `Invalid` only if each host says so; otherwise a retry may reach another one.
+    pub(super) async fn open<C: SessionCheck>(
+        &self,
+        check: &C,
+        limit: Duration,
+    ) -> Result<(Session, C::Found)> {
+        let _permit = self.connection_limit.permit(self.config.limit).await;
         let deadline = self.clock.now().after(limit);
         let mut hosts: Vec<_> = self.config.hosts.iter().collect();
         if self.config.shuffle {
             shuffle(&mut hosts);
         }
         let left = || deadline.since(self.clock.now());
-        let opened = dial::first_of(hosts, async |host| self.open_host(host, left(), fit).await).await?;
-        self.line.opened();
+        let opened = dial::first_of(hosts, async |host| self.open_host(host, left(), check).await).await?;
+        self.connection_limit.opened();
         Ok(opened)
     }
 
     /// Tries each address of a host.
-    async fn open_host<F: Fit>(&self, host: &Host, limit: Duration, fit: &F) -> Result<(Session, F::Found)> {
+    async fn open_host<C: SessionCheck>(
+        &self,
+        host: &Host,
+        limit: Duration,
+        check: &C,
+    ) -> Result<(Session, C::Found)> {
         let targets = match &host.place {
             Place::Tcp { name, address } => {
                 let addresses = match address {
@@ -143,7 +124,7 @@ impl Connector {
                     None => tokio::time::timeout(limit, resolve(name, host.port)).await,
                 };
                 let addresses = addresses.map_err(|_| silent(host))?;
-                let addresses = addresses.map_err(|e| explain::unreachable(&e, &host.to_string()))?;
+                let addresses = addresses.map_err(|e| errors::connection(&e, &host.to_string()))?;
                 let target = |ip| Target::Tcp { name, address: SocketAddr::new(ip, host.port) };
                 addresses.into_iter().map(target).collect()
             }
@@ -156,74 +137,73 @@ impl Connector {
         };
         let opening = dial::first_of(&targets, async |target| {
             let session = self.log_in(host, target).await?;
-            let found = fit.check(&session).await?;
+            let found = check.check(&session).await?;
             Ok((session, found))
         });
         tokio::time::timeout(limit, opening).await.unwrap_or_else(|_| Err(silent(host)))
     }
 
-    /// As much TLS as `sslmode` wants. Plain only where libpq, too, would make do with it, and never because TLS was
-    /// begun and went wrong.
+    /// Logs in, with as much TLS as `sslmode` asks for. Without TLS only where libpq would accept that, and never because
+    /// a TLS handshake failed.
     async fn log_in(&self, host: &Host, target: &Target<'_>) -> Result<Session> {
-        let place = host.to_string();
-        let login = async |wire: Wire| self.authenticate(wire, host, &place).await;
+        let server = host.to_string();
+        let login = async |transport: Transport| self.authenticate(transport, host, &server).await;
         let mode = match (target, &self.tls) {
             (Target::Tcp { .. }, Some(tls)) => Some((self.config.ssl.mode(), tls)),
             _ => None,
         };
         let session = match mode {
-            None | Some((Mode::Disable, _)) => login(self.dial(target, &place).await?).await,
-            // More TLS is never wrong.
-            Some((Mode::Allow, tls)) => match login(self.dial(target, &place).await?).await {
-                Err(failure) if failure.said => match self.encrypt(tls, target, &place).await {
-                    Ok(Some(wire)) => login(wire).await,
+            None | Some((Mode::Disable, _)) => login(self.dial(target, &server).await?).await,
+            Some((Mode::Allow, tls)) => match login(self.dial(target, &server).await?).await {
+                Err(failure) if failure.is_refusal => match self.encrypt(tls, target, &server).await {
+                    Ok(Some(transport)) => login(transport).await,
                     _ => Err(failure),
                 },
                 other => other,
             },
-            Some((Mode::Prefer, tls)) => match self.encrypt(tls, target, &place).await? {
-                Some(wire) => match login(wire).await {
-                    Err(failure) if failure.refused => {
-                        login(self.dial(target, &place).await?).await.map_err(|_| failure)
+            Some((Mode::Prefer, tls)) => match self.encrypt(tls, target, &server).await? {
+                Some(transport) => match login(transport).await {
+                    Err(failure) if failure.is_rule => {
+                        login(self.dial(target, &server).await?).await.map_err(|_| failure)
                     }
                     other => other,
                 },
-                None => login(self.dial(target, &place).await?).await,
+                None => login(self.dial(target, &server).await?).await,
             },
             Some((Mode::Require | Mode::VerifyCa | Mode::VerifyFull, tls)) => {
-                match self.encrypt(tls, target, &place).await? {
-                    Some(wire) => login(wire).await,
+                match self.encrypt(tls, target, &server).await? {
+                    Some(transport) => login(transport).await,
                     None => {
                         let text =
-                            "the server has no TLS, which the URL's `sslmode` asks for; switch it on there";
-                        return Err(Error::new(ErrorKind::Unavailable, format!("{text} server=`{place}`")));
+                            "the server has no TLS, which the URL's `sslmode` asks for; turn it on there";
+                        return Err(Error::new(ErrorKind::Unavailable, format!("{text} server=`{server}`")));
                     }
                 }
             }
         };
         let session = session.map_err(|failure| failure.error)?;
-        self.tell(&session, target);
+        self.warn_if_plain(&session, target);
         Ok(session)
     }
 
-    /// Says once in the log that others can listen.
-    fn tell(&self, session: &Session, target: &Target<'_>) {
+    /// Warns in the log, once, that a connection over the network is not encrypted.
+    fn warn_if_plain(&self, session: &Session, target: &Target<'_>) {
         let remote = matches!(target, Target::Tcp { address, .. } if !address.ip().is_loopback());
         let accepted = self.config.ssl.mode() == Mode::Disable;
-        if remote && !accepted && !session.encrypted && !self.told.swap(true, Ordering::Relaxed) {
-            let server = &session.place;
+        if remote && !accepted && !session.encrypted && !self.has_warned.swap(true, Ordering::Relaxed) {
+            let server = &session.server;
             tracing::warn!(target: "leasehold", %server, "not encrypted; set `sslmode` to verify-full, or to disable");
         }
     }
 
     /// Opens a connection without TLS.
-    async fn dial(&self, target: &Target<'_>, place: &str) -> Result<Wire> {
+    async fn dial(&self, target: &Target<'_>, server: &str) -> Result<Transport> {
         match target {
-            Target::Tcp { address, .. } => Ok(Wire::plain(self.tcp(*address, place).await?)),
+            Target::Tcp { address, .. } => Ok(Transport::plain(self.tcp(*address, server).await?)),
             #[cfg(unix)]
             Target::Unix(directory, port) => {
                 let stream = tokio::net::UnixStream::connect(socket(directory, *port)).await;
-                Ok(Wire::plain(stream.map_err(|e| explain::unreachable(&e, place))?))
+                Ok(Transport::plain(stream.map_err(|e| errors::connection(&e, server))?))
             }
             #[cfg(not(unix))]
             Target::Unix(..) => Err(Error::new(ErrorKind::Unsupported, "this platform has no Unix sockets")),
@@ -231,48 +211,58 @@ impl Connector {
     }
 
     /// Opens a connection with TLS, or none if the server says that it has none.
-    async fn encrypt(&self, tls: &TlsConnector, target: &Target<'_>, place: &str) -> Result<Option<Wire>> {
+    async fn encrypt(
+        &self,
+        tls: &TlsConnector,
+        target: &Target<'_>,
+        server: &str,
+    ) -> Result<Option<Transport>> {
         let Target::Tcp { name, address } = target else { return Ok(None) };
         let named = ServerName::try_from((*name).to_owned())
-            .map_err(|_| Error::invalid(format!("not the name of a host for TLS server=`{place}`")))?;
-        let mut stream = self.tcp(*address, place).await?;
+            .map_err(|_| Error::invalid(format!("not the name of a host for TLS server=`{server}`")))?;
+        let mut stream = self.tcp(*address, server).await?;
         let direct = self.config.ssl.direct;
-        if !direct && !asks_for_tls(&mut stream, place).await? {
+        if !direct && !asks_for_tls(&mut stream, server).await? {
             return Ok(None);
         }
-        let stream = tls.connect(named, stream).await.map_err(|e| explain::untrusted(&e, place))?;
-        // Who does not know that it is asked as a PostgreSQL may be something else, led to by somebody else.
+        let stream = tls.connect(named, stream).await.map_err(|e| errors::tls(&e, server))?;
+        // A server that does not confirm the protocol may be another service, to which an attacker redirects the client.
         if direct && stream.get_ref().1.alpn_protocol() != Some(b"postgresql") {
             let e = io::Error::other(
-                "the server does not say that it is a PostgreSQL; leave `sslnegotiation` away",
+                "the server does not confirm that it is a PostgreSQL; remove the option `sslnegotiation`",
             );
-            return Err(explain::untrusted(&e, place));
+            return Err(errors::tls(&e, server));
         }
-        Ok(Some(Wire::encrypted(stream)))
+        Ok(Some(Transport::encrypted(stream)))
     }
 
-    async fn tcp(&self, address: SocketAddr, place: &str) -> Result<TcpStream> {
+    async fn tcp(&self, address: SocketAddr, server: &str) -> Result<TcpStream> {
         let connecting = async {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
             self.config.sockets.apply(&stream)?;
             Ok::<_, io::Error>(stream)
         };
-        connecting.await.map_err(|e| explain::unreachable(&e, place))
+        connecting.await.map_err(|e| errors::connection(&e, server))
     }
 
-    async fn authenticate(&self, wire: Wire, host: &Host, place: &str) -> Result<Session, Failure> {
+    async fn authenticate(
+        &self,
+        transport: Transport,
+        host: &Host,
+        server: &str,
+    ) -> Result<Session, LoginError> {
         let login = &self.config.login;
         let database = login.database.as_ref().unwrap_or(&self.user);
         let password = match &login.password {
             Some(password) => Some(password.clone()),
             None => {
                 let wanted = Wanted { host, database, user: &self.user };
-                passfile::find(login.passfile.as_deref(), &wanted).map_err(Failure::from)?
+                passfile::find(login.passfile.as_deref(), &wanted).map_err(LoginError::from)?
             }
         };
         let mut config = tokio_postgres::Config::new();
-        // TLS is done, or not to be had; see `Wire`.
+        // TLS is established already, or not used; see `Transport`.
         config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
         config.channel_binding(login.channel_binding).user(&self.user).dbname(database);
         let application = login.application.as_deref().or(login.fallback_application.as_deref());
@@ -283,39 +273,14 @@ impl Connector {
         if let Some(password) = &password {
             config.password(password);
         }
-        let encrypted = wire.encrypted;
-        let (client, connection) = config.connect_raw(wire, Done).await.map_err(|e| Failure {
-            said: e.code().is_some(),
-            refused: e.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION),
-            error: explain::login(&e, place, &[password.as_deref().unwrap_or_default()]),
+        let encrypted = transport.encrypted;
+        let (client, connection) = config.connect_raw(transport, TlsDone).await.map_err(|e| LoginError {
+            is_refusal: e.code().is_some(),
+            is_rule: e.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION),
+            error: errors::login(&e, server, &[password.as_deref().unwrap_or_default()]),
         })?;
-        let backend = backend(&client).await.map_err(|e| explain::unreachable(&e, place))?;
-        let (notify, notices) = mpsc::unbounded_channel();
-        let warnings = Arc::<Warnings>::default();
-        let driver = Driver(tokio::spawn(drive(connection, notify, Arc::clone(&warnings))));
-        Ok(Session {
-            client,
-            notices: Some(notices),
-            place: place.to_owned(),
-            backend,
-            encrypted,
-            warnings,
-            driver,
-        })
-    }
-}
-
-impl Session {
-    /// Returns how often the server has warned until now that a commit did not wait for its standby, which comes before the
-    /// end of what it belongs to. `synchronous` if there is a standby to wait for.
-    pub(super) fn unreplicated(&self, synchronous: bool) -> u64 {
-        let Warnings { unreplicated, nameless } = &*self.warnings;
-        unreplicated.load(Ordering::Relaxed) + if synchronous { nameless.load(Ordering::Relaxed) } else { 0 }
-    }
-
-    /// Closes it. Whatever is under way fails.
-    pub(super) fn close(&self) {
-        self.driver.0.abort();
+        let session = Session::start(client, connection, server, encrypted).await;
+        session.map_err(|e| LoginError::from(errors::connection(&e, server)))
     }
 }
 
@@ -336,45 +301,14 @@ impl Sockets {
     }
 }
 
-impl From<Error> for Failure {
+impl From<Error> for LoginError {
     fn from(error: Error) -> Self {
-        Self { error, said: false, refused: false }
+        Self { error, is_refusal: false, is_rule: false }
     }
 }
 
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Passes on what is notified, until the connection ends. Whoever waits for an answer is told by the driver.
-async fn drive(
-    mut connection: Connection<Wire, Wire>,
-    notify: mpsc::UnboundedSender<Notification>,
-    warnings: Arc<Warnings>,
-) {
-    while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
-        match message {
-            AsyncMessage::Notification(notification) => {
-                // Not every connection is listened to.
-                let _unheard = notify.send(notification);
-            }
-            AsyncMessage::Notice(notice) => {
-                let count = match is_unreplicated(&notice) {
-                    Some(true) => &warnings.unreplicated,
-                    None => &warnings.nameless,
-                    Some(false) => continue,
-                };
-                count.fetch_add(1, Ordering::Relaxed);
-            }
-            _ => {}
-        }
-    }
-}
-
-/// Asks whether TLS may begin. Reads one byte and no more: what follows has to come under TLS.
-async fn asks_for_tls(stream: &mut TcpStream, place: &str) -> Result<bool> {
+/// Asks the server whether TLS may begin. Reads one byte and no more: what follows has to be encrypted.
+async fn asks_for_tls(stream: &mut TcpStream, server: &str) -> Result<bool> {
     const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
     let asking = async {
         stream.write_all(&SSL_REQUEST).await?;
@@ -383,22 +317,13 @@ async fn asks_for_tls(stream: &mut TcpStream, place: &str) -> Result<bool> {
     match asking.await {
         Ok(b'S') => Ok(true),
         Ok(b'N') => Ok(false),
-        // An error in plain text, which anybody can write: not shown.
+        // An error in plain text may come from anywhere on the network: not shown.
         Ok(_) => {
-            let e = io::Error::other("the server answers the wish for TLS with something else");
-            Err(explain::unreachable(&e, place))
+            let e = io::Error::other("the server does not answer the request for TLS as PostgreSQL does");
+            Err(errors::connection(&e, server))
         }
-        Err(e) => Err(explain::unreachable(&e, place)),
+        Err(e) => Err(errors::connection(&e, server)),
     }
-}
-
-/// The process id that the server handed out for cancelling. The driver keeps it to itself, but writes it into the
-/// request to cancel, which goes nowhere here.
-async fn backend(client: &Client) -> io::Result<i32> {
-    let (theirs, mut ours) = tokio::io::duplex(64);
-    client.cancel_token().cancel_query_raw(Wire::plain(theirs), Done).await.map_err(io::Error::other)?;
-    let (_length, _code) = (ours.read_i32().await?, ours.read_i32().await?);
-    ours.read_i32().await
 }
 
 fn name(config: &Config) -> String {
@@ -418,7 +343,7 @@ fn silent(host: &Host) -> Error {
     Error::new(ErrorKind::Unavailable, format!("{text} server=`{host}`"))
 }
 
-/// Puts them into any order.
+/// Puts the items into a random order.
 fn shuffle<T>(items: &mut [T]) {
     let random = Owner::random();
     for i in (1..items.len()).rev() {

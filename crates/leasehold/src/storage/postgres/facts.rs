@@ -1,22 +1,22 @@
-//! What a server tells of itself, and what can be promised of it.
+//! The facts of a server, and what the storage can promise with it.
 
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
-use super::answers::explain;
 use super::config::Choice;
+use super::errors::{self, shown, unexpected_reply};
 use super::qualify::qualify;
 use super::standbys::Synchronous;
 use super::statements::{Statements, VERSION};
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{Guarantees, LeaseClock, Tier};
 
-/// What a server told when it was connected to.
+/// The facts of a server, as found when it was connected to.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
     /// Changes when the server is restarted, or another one answers in its place.
     pub(super) identity: Identity,
-    /// The process that serves us; with a pooler it is not always the same.
+    /// The process that answered; with a pooler it is not always the same.
     pub(super) backend: i32,
     /// Its clock, in microseconds.
     pub(super) now_us: u64,
@@ -28,24 +28,24 @@ pub(super) struct Facts {
     pub(super) full_page_writes: Option<bool>,
     /// The setting `synchronous_standby_names`, if it is known.
     synchronous: Option<String>,
-    /// What the standbys that are connected call themselves, if it is known.
+    /// The names of the standbys that are connected, if they are known.
     pub(super) standbys: Option<Vec<String>>,
-    /// What else receives the log calls itself.
+    /// The names of other receivers of the log.
     receivers: Vec<String>,
     pub(super) isolation: String,
     /// Whether the database keeps text in UTF8, whose order is that of the characters.
     pub(super) utf8: bool,
-    /// What the server does not tell, and in which words it says so.
-    pub(super) unknown: Vec<(&'static Detail, String)>,
-    /// Whether there is a table with the name of that of the locks.
+    /// The optional facts that the server refuses, and its message.
+    pub(super) unknown: Vec<(&'static OptionalFact, String)>,
+    /// Whether there is a table with the name of the locks' table.
     pub(super) there: bool,
-    /// Whether both tables are there.
+    /// Whether both tables exist.
     pub(super) made: bool,
     pub(super) logged: bool,
     comment: Option<String>,
 }
 
-/// Which server, and which life of it.
+/// The identity of a server: it changes when the server is restarted, or another one takes its place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Identity {
     system: Option<i64>,
@@ -54,48 +54,48 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// Whether a restart changes it.
+    /// Returns `true` if a restart changes it.
     pub(super) fn is_known(&self) -> bool {
         self.started_us.is_some()
     }
 }
 
-/// Something that informs, and without which locks can be had all the same.
+/// A fact that a role may not be allowed to read. Locks work without it.
 #[derive(Debug)]
-pub(super) struct Detail {
-    /// What it is called in the statement.
+pub(super) struct OptionalFact {
+    /// The column of the statement.
     column: &'static str,
-    /// What is asked, of which the answer is a list.
+    /// The expression, whose value is a list of texts.
     sql: &'static str,
-    /// What a role is allowed that may ask for it.
+    /// The right that a role needs to read it.
     pub(super) right: &'static str,
-    /// What does not hold or is not noticed without it.
+    /// The consequence of not knowing it.
     pub(super) without: &'static str,
 }
 
-const DETAILS: [Detail; 7] = [
-    Detail {
+const OPTIONAL_FACTS: [OptionalFact; 7] = [
+    OptionalFact {
         column: "fsync",
         sql: "array[current_setting('fsync')]",
         right: "to read the setting `fsync`",
         without: "restart-safe cannot be promised",
     },
-    Detail {
+    OptionalFact {
         column: "full_page_writes",
         sql: "array[current_setting('full_page_writes')]",
         right: "to read the setting `full_page_writes`",
         without: "restart-safe cannot be promised",
     },
-    Detail {
+    OptionalFact {
         column: "synchronous",
         sql: "array[current_setting('synchronous_standby_names')]",
         right: "to read the setting `synchronous_standby_names`",
         without: "failover-safe cannot be promised",
     },
-    // `+` before the name of a standby. `-` before that of what only copies or keeps the log, or decodes it: a backup, an
-    // archive, a subscriber. Such a receiver cannot be promoted, but a commit may wait for it instead of a standby. What a
-    // role may not see is null.
-    Detail {
+    // `+` before the name of a standby. `-` before that of a receiver that only copies, keeps or decodes the log: a backup,
+    // an archive, a subscriber. Such a receiver cannot be promoted, but a commit may wait for it instead of a standby.
+    // Columns that a role may not see are null.
+    OptionalFact {
         column: "standbys",
         sql: "array(
             select case when
@@ -112,21 +112,21 @@ const DETAILS: [Detail; 7] = [
             where not coalesce(r.state = 'backup', false)
         )",
         right: "to read `pg_stat_replication` and `pg_replication_slots`",
-        without: "no standby is known of, so neither restart-safe nor failover-safe can be promised",
+        without: "standbys are not known, so neither restart-safe nor failover-safe can be promised",
     },
-    Detail {
+    OptionalFact {
         column: "started",
         sql: "array[((date_part('epoch', pg_postmaster_start_time()) * 1e6)::bigint)::text]",
         right: "to execute `pg_postmaster_start_time()`",
         without: "a restart is noticed by the next renewals only",
     },
-    Detail {
+    OptionalFact {
         column: "system",
         sql: "array(select c.system_identifier::text from pg_control_system() c)",
         right: "to execute `pg_control_system()`",
         without: "a failover is noticed by when the new server was started",
     },
-    Detail {
+    OptionalFact {
         column: "timeline",
         sql: "array(select c.timeline_id::text from pg_control_checkpoint() c)",
         right: "to execute `pg_control_checkpoint()`",
@@ -141,62 +141,64 @@ impl Identity {
     }
 }
 
-/// The first version that knows all that the statements use.
+/// The oldest version that supports everything that the statements use.
 const OLDEST: i32 = 120_000;
 
 impl Facts {
-    /// Asks the server: for everything at once; if it refuses that, for what is needed, and for each detail apart.
+    /// Asks the server for everything at once. If it refuses that, asks for what is needed, and for each optional fact by
+    /// itself.
     pub(super) async fn ask(
         client: &Client,
         statements: &Statements,
         space: &str,
-        place: &str,
+        server: &str,
     ) -> Result<Self> {
         let Statements { locks, waiters, .. } = statements;
         let ask = async |more: &str| {
-            let text = qualify(&include_str!("facts.sql").replace("{more}", more));
+            let text = qualify(&include_str!("statements/facts.sql").replace("{more}", more));
             let params: [(&(dyn ToSql + Sync), Type); 3] =
                 [(locks, Type::TEXT), (waiters, Type::TEXT), (&space, Type::TEXT)];
             client.query_typed(&text, &params).await
         };
-        let details: String =
-            DETAILS.iter().map(|Detail { column, sql, .. }| format!(",\n    {sql} as {column}")).collect();
-        let (rows, refused) = match ask(&details).await {
+        let more =
+            OPTIONAL_FACTS.iter().map(|OptionalFact { column, sql, .. }| format!(", {sql} as {column}"));
+        let more: String = more.collect();
+        let (rows, refused) = match ask(&more).await {
             Err(error) if error.code().is_some() => (ask("").await, true),
-            answer => (answer, false),
+            reply => (reply, false),
         };
-        let rows = rows.map_err(|e| explain(&e, place))?;
-        let row = rows.first().ok_or_else(|| senseless(place))?;
-        let mut facts = Self::read(row).map_err(|_| senseless(place))?;
-        for detail in &DETAILS {
-            let told = if refused {
-                match client.query_typed(&qualify(&format!("select {}", detail.sql)), &[]).await {
-                    Ok(rows) => rows.first().ok_or_else(|| senseless(place))?.try_get(0),
+        let rows = rows.map_err(|e| errors::statement(&e, server))?;
+        let row = rows.first().ok_or_else(|| unexpected_reply(server))?;
+        let mut facts = Self::read(row).map_err(|_| unexpected_reply(server))?;
+        for fact in &OPTIONAL_FACTS {
+            let value = if refused {
+                match client.query_typed(&qualify(&format!("select {}", fact.sql)), &[]).await {
+                    Ok(rows) => rows.first().ok_or_else(|| unexpected_reply(server))?.try_get(0),
                     Err(error) if error.code().is_some() => {
-                        let said = error.as_db_error().map(|error| error.message()).unwrap_or_default();
-                        facts.unknown.push((detail, said.escape_debug().to_string()));
+                        let message = error.as_db_error().map(|error| error.message()).unwrap_or_default();
+                        facts.unknown.push((fact, shown(message, &[])));
                         continue;
                     }
-                    Err(error) => return Err(explain(&error, place)),
+                    Err(error) => return Err(errors::statement(&error, server)),
                 }
             } else {
-                row.try_get(detail.column)
+                row.try_get(fact.column)
             };
-            facts.take(detail, told.map_err(|_| senseless(place))?);
+            facts.set(fact, value.map_err(|_| unexpected_reply(server))?);
         }
         Ok(facts)
     }
 
-    /// Takes in what was told of a detail.
-    fn take(&mut self, detail: &Detail, told: Vec<Option<String>>) {
-        let first = || told.first().cloned().flatten();
+    /// Sets an optional fact to its value, which is a list.
+    fn set(&mut self, fact: &OptionalFact, value: Vec<Option<String>>) {
+        let first = || value.first().cloned().flatten();
         let is_on = || first().map(|value| value == "on");
-        match detail.column {
+        match fact.column {
             "fsync" => self.fsync = is_on(),
             "full_page_writes" => self.full_page_writes = is_on(),
             "synchronous" => self.synchronous = first(),
             "standbys" => {
-                let all = || told.iter().flatten();
+                let all = || value.iter().flatten();
                 let with = |sign| all().filter_map(move |name| name.strip_prefix(sign)).map(str::to_owned);
                 (self.standbys, self.receivers) = (Some(with('+').collect()), with('-').collect());
             }
@@ -217,7 +219,7 @@ impl Facts {
             version_number: row.try_get("version_number")?,
             isolation: row.try_get("isolation")?,
             utf8: row.try_get::<_, &str>("encoding")? == "UTF8",
-            // The first half sees the newest tables, the others those of a moment before.
+            // `to_regclass` sees the newest tables, the subqueries those of a moment before.
             there: persistence.is_some(),
             made: row.try_get("made")? && persistence.is_some(),
             logged: persistence.as_deref() == Some("p"),
@@ -227,13 +229,13 @@ impl Facts {
     }
 
     /// Refuses a server that cannot be written to, or is too old.
-    pub(super) fn check(&self, place: &str) -> Result<()> {
+    pub(super) fn check(&self, server: &str) -> Result<()> {
         let version = &self.version;
         if self.version_number < OLDEST {
             let text = "the server is too old; use PostgreSQL 12 or later";
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                format!("{text} server=`{place}` version=`{version}`"),
+                format!("{text} server=`{server}` version=`{version}`"),
             ));
         }
         let text = if self.standby {
@@ -243,10 +245,10 @@ impl Facts {
         } else {
             return Ok(());
         };
-        Err(Error::new(ErrorKind::Unavailable, format!("{text} server=`{place}`")))
+        Err(Error::new(ErrorKind::Unavailable, format!("{text} server=`{server}`")))
     }
 
-    /// Refuses tables that are not ours, or of a version that we do not know.
+    /// Refuses tables of others, and of an unknown version of Leasehold.
     pub(super) fn check_tables(&self, statements: &Statements) -> Result<()> {
         if self.comment.as_deref() == Some(VERSION) {
             return Ok(());
@@ -259,31 +261,32 @@ impl Facts {
                 comment.escape_debug()
             ),
             _ => format!(
-                "the table is not marked as ours; name another by the URL option `table`, or mark it: \
+                "the table is not marked as one of Leasehold; name another by the URL option `table`, or mark it: \
                  comment on table {locks} is '{VERSION}' table=`{locks}`"
             ),
         };
         Err(Error::new(ErrorKind::Unsupported, text))
     }
 
-    /// Whether the server's answers come from whoever holds the connection at that moment.
-    pub(super) fn is_pooled(&self, greeted_by: i32) -> bool {
-        self.backend != greeted_by
+    /// Returns `true` if a pooler is between: another process has answered than the one of the login.
+    pub(super) fn is_pooled(&self, backend_at_login: i32) -> bool {
+        self.backend != backend_at_login
     }
 
+    /// Returns the tier that the storage promises with this server.
     pub(super) fn tier(&self) -> Tier {
         match self.synchronous() {
             _ if !self.survives_restart() => Tier::CrashSafe,
             Some(_) if self.reaches_every_standby() => Tier::FailoverSafe,
-            // Each grant is on two servers, of which the second may not be the one that is promoted.
+            // Each grant is on two servers, but a third one may be promoted.
             Some(_) => Tier::RestartSafe,
             None if self.standbys.as_ref().is_some_and(Vec::is_empty) => Tier::RestartSafe,
-            // One of them may take its place, without the last grants.
+            // A standby may be promoted without the last grants.
             None => Tier::CrashSafe,
         }
     }
 
-    /// What a commit waits for, if it waits for a standby.
+    /// Returns the standbys that a commit waits for, if it waits for any.
     pub(super) fn synchronous(&self) -> Option<Synchronous> {
         self.synchronous.as_deref().and_then(Synchronous::read)
     }
@@ -296,12 +299,12 @@ impl Facts {
         self.synchronous().is_some_and(covers)
     }
 
-    /// Whether a commit waits for a standby, or may.
+    /// Returns `true` if a commit waits for a standby, or may do so.
     pub(super) fn is_synchronous(&self) -> bool {
         self.synchronous.as_deref() != Some("")
     }
 
-    /// Whether a restart makes it forget nothing that it has answered.
+    /// Returns `true` if no grant is lost by a crash and a restart.
     pub(super) fn survives_restart(&self) -> bool {
         self.logged && self.fsync == Some(true) && self.full_page_writes == Some(true)
     }
@@ -312,33 +315,28 @@ impl Facts {
 }
 
 impl Choice {
-    /// What is right, if it is to be found out: `natural`.
-    pub(super) fn or(self, natural: bool) -> bool {
+    /// Returns the choice; for [`Choice::Auto`] the one that was found out.
+    pub(super) fn or(self, automatic: bool) -> bool {
         match self {
-            Self::Auto => natural,
+            Self::Auto => automatic,
             Self::On => true,
             Self::Off => false,
         }
     }
 }
 
-/// Somebody else answers than a PostgreSQL.
-pub(super) fn senseless(place: &str) -> Error {
-    let text = "the server's answer makes no sense; check that the URL names a PostgreSQL";
-    Error::new(ErrorKind::Unavailable, format!("{text} server=`{place}`"))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::qualify::doubts;
+    use super::super::qualify::ambiguities;
     use super::*;
 
     #[test]
-    fn what_is_asked_at_first_means_the_same_whatever_the_search_path() {
-        let questions = [include_str!("facts.sql"), include_str!("settings.sql")].into_iter();
-        for sql in questions.chain(DETAILS.iter().map(|detail| detail.sql)) {
+    fn the_first_statements_do_not_depend_on_the_search_path() {
+        let statements =
+            [include_str!("statements/facts.sql"), include_str!("statements/settings.sql")].into_iter();
+        for sql in statements.chain(OPTIONAL_FACTS.iter().map(|fact| fact.sql)) {
             let sql = sql.replace("{more}", "").replace("{backend}", "1").replace("{lock_timeout}", "1s");
-            assert_eq!(doubts(&sql), Vec::<String>::new(), "{sql}");
+            assert_eq!(ambiguities(&sql), Vec::<String>::new(), "{sql}");
         }
     }
 }

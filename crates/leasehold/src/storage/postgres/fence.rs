@@ -7,14 +7,15 @@ use crate::storage::{Name, Token};
 
 /// Checks a guard's token inside your own transaction, by any driver: a statement, and its three parameters.
 ///
-/// The statement returns one row if the token is the lock's last and its lease has not ended, and none otherwise. It also
-/// pins the lock's row (`FOR KEY SHARE`) until the transaction ends: nobody else is granted the lock meanwhile, however
-/// long that takes, while the holder's renewals and its release go on. So what the transaction writes is written by the
-/// only holder, whatever pauses it. Roll back if no row comes.
+/// The statement returns one row if the token is the lock's last and its lease has not ended, and none otherwise. Roll
+/// back if there is no row.
 ///
-/// It must run in the database in which the locks are kept, on its primary, in a transaction, by a role that may select
-/// from the locks' table and update it (`FOR KEY SHARE` asks for that right). A transaction that stays open keeps the
-/// lock from everybody else.
+/// It also pins the lock's row (`FOR KEY SHARE`) until the transaction ends: no other owner is granted the lock meanwhile,
+/// even after the lease has ended. The holder's renewals and its release go on. So only one holder writes, even if it is
+/// paused in the transaction. A transaction that stays open keeps the lock from every other owner.
+///
+/// Run it in the database in which the locks are kept, on the primary, inside a transaction. The role needs the rights to
+/// select from the locks' table and to update it, which `FOR KEY SHARE` requires.
 ///
 /// ```
 /// use leasehold::storage::postgres::{Config, Fence};
@@ -34,7 +35,7 @@ pub struct Fence {
 }
 
 impl Fence {
-    /// Makes the statement for the locks of that URL. No I/O.
+    /// Makes the statement for the locks of that URL, without I/O.
     pub fn new(config: &Config) -> Self {
         let [locks, _] = statements::tables(config);
         let sql = qualify(&format!(
@@ -44,7 +45,7 @@ impl Fence {
         Self { sql, space: config.space.clone() }
     }
 
-    /// Returns the statement. It selects one integer, and nothing else of the lock.
+    /// Returns the statement. It selects one integer.
     pub fn sql(&self) -> &str {
         &self.sql
     }
@@ -56,7 +57,7 @@ impl Fence {
 
     /// Returns all three: `$1`, the URL's option `prefix` (text); `$2`, the lock's name (text); and `$3`, the token (bigint).
     pub fn params<'a>(&'a self, name: &'a Name, token: Token) -> (&'a str, &'a str, i64) {
-        // Ours are all smaller; what is larger is nobody's.
+        // A larger token is none of Leasehold's, and matches no row.
         let token = i64::try_from(token.get()).unwrap_or(i64::MAX);
         (&self.space, name.as_str(), token)
     }
@@ -67,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_names_the_table_and_binds_the_rest() {
+    fn the_statement_names_the_table_and_binds_the_rest() {
         let config = Config::new("postgres://h/d?schema=s&table=t&prefix=jobs':").expect("valid");
         let fence = Fence::new(&config);
         let name = Name::new("it's").expect("valid");

@@ -1,21 +1,22 @@
-//! What a person wants to know of a server: what it is, and what to change for it to promise more.
+//! The findings of `leasehold doctor`: what the server is, and what to change for it to promise more.
 
 use super::config::Config;
-use super::facts::Detail;
+use super::facts::OptionalFact;
 use super::link::Link;
 use crate::storage::Finding;
 
 impl Link {
     pub(super) fn findings(&self, config: &Config) -> Vec<Finding> {
-        let mut all = vec![self.server(), self.table(), self.disk(), self.failover(), self.way(config)];
+        let mut all =
+            vec![self.primary(), self.table(), self.disk(), self.failover(), self.connection(config)];
         all.extend(self.isolation());
         all.extend(self.unknown());
         all
     }
 
-    fn server(&self) -> Finding {
-        let (place, version) = (self.place(), &self.facts.version);
-        Finding::good("server", format!("a primary server=`{place}` version=`{version}`"))
+    fn primary(&self) -> Finding {
+        let (server, version) = (self.server(), &self.facts.version);
+        Finding::good("server", format!("a primary server=`{server}` version=`{version}`"))
     }
 
     fn table(&self) -> Finding {
@@ -32,9 +33,9 @@ impl Link {
         let switch = |on: Option<bool>| on.map_or("unknown", |on| if on { "on" } else { "off" });
         let good = facts.fsync == Some(true) && facts.full_page_writes == Some(true);
         let text = if good {
-            "a grant is there before it is answered, whatever `synchronous_commit` says"
+            "a grant is on the disk before it is answered, whatever `synchronous_commit` says"
         } else {
-            "a crash of the machine may lose or damage what is kept; for restart-safe set `fsync` and `full_page_writes` on"
+            "a crash of the machine may lose or damage the tables; for restart-safe set `fsync` and `full_page_writes` on"
         };
         let settings =
             format!("fsync=`{}` full_page_writes=`{}`", switch(facts.fsync), switch(facts.full_page_writes));
@@ -53,33 +54,33 @@ impl Link {
                 false,
                 "a grant waits for some standbys, and one that lacks it may be promoted; for failover-safe let \
                  `synchronous_standby_names` wait for all: `ANY n`, or `FIRST n`, of n standbys, by their names, \
-                 since a backup, an archive or a subscriber counts for `*`",
+                 since `*` also admits a backup, an archive or a subscriber",
             ),
-            (None, Some([])) => (true, "there is none, and no lock while this server is away"),
+            (None, Some([])) => (true, "there is no standby, and no lock while this server is away"),
             (None, _) => (
                 false,
-                "a standby that takes over may lack the last grants; for failover-safe set `synchronous_standby_names`",
+                "a standby that is promoted may lack the last grants; for failover-safe set `synchronous_standby_names`",
             ),
         };
         let waits = synchronous.map(|synchronous| format!(" waits_for=`{}`", synchronous.count));
         Finding::new("failover", format!("{text} standbys=`{count}`{}", waits.unwrap_or_default()), good)
     }
 
-    /// What the server keeps to itself.
+    /// Returns a warning for each optional fact that the server refuses.
     fn unknown(&self) -> Vec<Finding> {
-        let finding = |(detail, said): &(&'static Detail, String)| {
-            let Detail { right, without, .. } = detail;
-            Finding::warning("unknown", format!("{without}; allow the user {right} said=`{said}`"))
+        let finding = |(fact, message): &(&'static OptionalFact, String)| {
+            let OptionalFact { right, without, .. } = fact;
+            Finding::warning("unknown", format!("{without}; allow the user {right} error=`{message}`"))
         };
         self.facts.unknown.iter().map(finding).collect()
     }
 
-    fn way(&self, config: &Config) -> Finding {
+    fn connection(&self, config: &Config) -> Finding {
         let notified = config.notify.or(!self.pooled);
         let text = match (self.pooled, notified) {
             (false, true) => "direct, so statements are prepared and waiters are notified",
             (false, false) => {
-                "direct, and by the URL waiters are not notified: they ask again, the first at most 0.25 s apart, the others at most 2 s"
+                "direct, but the URL turns notifications off: waiters ask again, the first at most 0.25 s apart, the others at most 2 s"
             }
             (true, false) => {
                 "a pooler answers, so waiters are not notified: they ask again, the first at most 0.25 s apart, the others at most 2 s; for push connect directly"
@@ -91,7 +92,7 @@ impl Link {
         Finding::new("connection", text, notified && !self.pooled)
     }
 
-    /// Only a pooler's sessions are not set as we need them.
+    /// Returns a warning if statements do not run in READ COMMITTED. Only a pooler's sessions may not be set so.
     fn isolation(&self) -> Option<Finding> {
         let isolation = &self.facts.isolation;
         let text = "statements that are rolled back are run again; set the role's `default_transaction_isolation` to \

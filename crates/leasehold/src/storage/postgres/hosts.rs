@@ -1,4 +1,4 @@
-//! Where the servers are: libpq's three lists `host`, `hostaddr` and `port`.
+//! The hosts of a URL: libpq's three lists `host`, `hostaddr` and `port`.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use crate::error::{Error, Result};
 use crate::storage::url::{bad_value, decode, is_host, wrong_authority};
 
-/// One server, or a name that leads to several.
+/// One server, or a name that resolves to several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Host {
     pub(super) place: Place,
@@ -18,22 +18,22 @@ pub(super) struct Host {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// A name, and the address to use instead of asking for it.
+    /// A name, and the address to use instead of resolving it.
     Tcp { name: String, address: Option<IpAddr> },
     /// The directory of a socket.
     Unix(PathBuf),
-    /// None was given: the directory where PostgreSQL has its socket on this machine.
+    /// No host: the directory where PostgreSQL has its socket on this machine.
     Default,
 }
 
 const PORT: u16 = 5432;
-/// Where its packages put the socket, and where it does by itself.
+/// Where the packages of distributions put the socket, and where PostgreSQL does by default.
 pub(super) const DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
-/// What would be read as something else in a URL.
+/// Characters that have another meaning in a URL.
 const SPECIAL: &AsciiSet =
     &CONTROLS.add(b' ').add(b'/').add(b'?').add(b'#').add(b'@').add(b'%').add(b',').add(b':').add(b'`');
 
-/// Splits `host[:port][,…]`, which is decoded, into a list of hosts and one of ports.
+/// Splits `host[:port][,…]` into a list of hosts, decoded, and one of ports.
 pub(super) fn split(authority: &str) -> Result<(String, String)> {
     let wrong = || wrong_authority("a host or its port");
     let (mut hosts, mut ports) = (Vec::new(), Vec::new());
@@ -59,7 +59,7 @@ pub(super) fn split(authority: &str) -> Result<(String, String)> {
     Ok((hosts.join(","), ports.join(",")))
 }
 
-/// Puts the three lists together.
+/// Combines the three lists.
 pub(super) fn read(
     hosts: Option<String>,
     addresses: Option<String>,
@@ -118,7 +118,7 @@ fn place(name: &str, address: &str) -> Result<Place> {
     }
 }
 
-/// Refuses what cannot be a host, for it would be shown as one.
+/// Refuses text that cannot be a host, since errors show hosts: it may be a part of a password.
 fn host(name: &str) -> Result<String> {
     if is_host(name) {
         return Ok(name.to_owned());
@@ -130,7 +130,7 @@ pub(super) fn encode(text: &str) -> impl fmt::Display {
     utf8_percent_encode(text, SPECIAL)
 }
 
-/// Shows it as the URL names it.
+/// Shows the host as the URL names it.
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {

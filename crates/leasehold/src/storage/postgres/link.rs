@@ -1,4 +1,4 @@
-//! A connection to the server, and what is asked on it.
+//! A connection to the server, and the statements that are sent over it.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,167 +7,50 @@ use std::time::Duration;
 
 use futures_util::future::poll_immediate;
 use tokio::sync::{Mutex, OnceCell, mpsc};
-use tokio_postgres::error::{Error as PgError, SqlState};
+use tokio_postgres::error::Error as PgError;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Notification, Row, Statement};
+use tokio_postgres::{Notification, Row};
 
-use super::answers::{Failure, Remedy, explain, remedy};
-use super::config::Config;
-use super::connect::{Connector, Fit, Session};
-use super::facts::{Facts, Identity, senseless};
-use super::qualify::qualify;
-use super::schema;
-use super::statements::{Statements, TABLE_TIMEOUT, Verb};
-use crate::clock::{Clock, Moment};
+use super::errors::{self, Remedy, remedy};
+use super::facts::{Facts, Identity};
+use super::failure::Failure;
+use super::link_connector::LinkConnector;
+use super::session::Session;
+use super::statements::{Statement, Statements};
+use crate::clock::Moment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::net;
-use crate::storage::net::clock::ServerClock;
 use crate::storage::net::pulse::Pulse;
-use crate::storage::net::server::Connect;
 
-/// One server: whichever of the URL's is the primary.
-pub(super) type Server = net::server::Server<Door>;
-
-/// Knows where the primary may be, and what it must be like.
-#[derive(Clone)]
-pub(super) struct Door {
-    connector: Connector,
-    config: Arc<Config>,
-    statements: Arc<Statements>,
-    clock: Clock,
-    /// Whether anybody waited or observed when that was last asked, on whichever connection.
-    crowded: Arc<AtomicBool>,
-    /// How long it may take until a connection stands.
-    limit: Duration,
-}
+/// The primary, and the connection to it.
+pub(super) type Server = net::server::Server<LinkConnector>;
 
 /// A connection to a server.
 pub(super) struct Link {
     session: Session,
-    /// What is notified on it, until somebody listens.
-    notices: sync::Mutex<Option<mpsc::UnboundedReceiver<Notification>>>,
+    /// The notifications that arrive on it, until they are taken.
+    notifications: sync::Mutex<Option<mpsc::UnboundedReceiver<Notification>>>,
     statements: Arc<Statements>,
-    prepared: [OnceCell<Statement>; Verb::ALL.len()],
-    /// Whether statements are prepared: not where a pooler gives each to another process of the server.
+    prepared: [OnceCell<tokio_postgres::Statement>; Statement::ALL.len()],
+    /// Whether statements are prepared. Not where a pooler gives each to another process of the server.
     prepares: AtomicBool,
     pub(super) facts: Facts,
-    /// Whether a pooler stands between us and the server.
+    /// Whether a pooler is between.
     pub(super) pooled: bool,
-    /// With a pooler, whoever may ask: PgBouncer gives the server's connection away after the first answer, with others
-    /// still on their way.
-    turn: Mutex<()>,
-    crowded: Arc<AtomicBool>,
+    /// Held while a statement is in flight through a pooler: PgBouncer gives the server's connection away after the first
+    /// reply, even if more statements are in flight.
+    in_flight: Mutex<()>,
+    has_waiters: Arc<AtomicBool>,
     pulse: Pulse,
 }
 
-/// What is given to a statement.
+/// The parameters of a statement.
 pub(super) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
-/// How often a statement that was rolled back is sent at most.
-const TRIES: u32 = 4;
-/// How much longer a connection may take that nobody waits for.
-const PATIENT: u32 = 5;
-/// Far more than a statement takes, or a few of them.
-const LONG: Duration = Duration::from_millis(50);
-
-impl Door {
-    pub(super) fn new(config: &Arc<Config>) -> Result<Self> {
-        Ok(Self {
-            connector: Connector::new(Arc::clone(config))?,
-            config: Arc::clone(config),
-            statements: Arc::new(Statements::new(config)),
-            clock: Clock::boot(),
-            crowded: Arc::default(),
-            limit: config.limit,
-        })
-    }
-
-    /// The same for a connection that nobody waits for. To give it up while the server is busy with many others would
-    /// only make the server do the same again.
-    pub(super) fn patient(self) -> Self {
-        Self { limit: self.limit.saturating_mul(PATIENT), ..self }
-    }
-
-    async fn facts(&self, client: &Client, place: &str) -> Result<Facts> {
-        Facts::ask(client, &self.statements, &self.config.space, place).await
-    }
-
-    /// Sees to the tables.
-    async fn set_up(&self, session: &Session, facts: &mut Facts) -> Result<()> {
-        let Session { client, place, .. } = session;
-        if !facts.made {
-            // Perhaps they were being made while it answered, and one half of the answer knows of them.
-            *facts = self.facts(client, place).await?;
-        }
-        if !facts.made {
-            // Nothing is added to what is not ours.
-            if facts.there {
-                facts.check_tables(&self.statements)?;
-            }
-            let made = schema::make(client, &self.config, place).await;
-            *facts = self.facts(client, place).await?;
-            // Whoever came first made them, and only it may have been allowed to.
-            if !facts.made {
-                made?;
-            }
-        }
-        facts.check_tables(&self.statements)
-    }
-}
-
-impl Fit for Door {
-    type Found = (Facts, Moment, Moment);
-
-    async fn check(&self, session: &Session) -> Result<Self::Found> {
-        let place = &session.place;
-        let settings = include_str!("settings.sql").replace("{backend}", &session.backend.to_string());
-        let settings = qualify(&settings.replace("{lock_timeout}", TABLE_TIMEOUT));
-        // Until they hold, a role's `statement_timeout` does.
-        let mut tries = 1;
-        while let Err(error) = session.client.batch_execute(&settings).await {
-            if tries == TRIES || error.code() != Some(&SqlState::QUERY_CANCELED) {
-                return Err(explain(&error, place));
-            }
-            tries += 1;
-        }
-        let asked = self.clock.now();
-        let facts = self.facts(&session.client, place).await?;
-        let answered = self.clock.now();
-        facts.check(place)?;
-        Ok((facts, asked, answered))
-    }
-}
-
-impl Connect for Door {
-    type Link = Link;
-
-    async fn open(&self, time: &ServerClock) -> Result<Link> {
-        let (mut session, (mut facts, asked, answered)) = self.connector.open(self, self.limit).await?;
-        time.learn(asked, answered, facts.now_us);
-        let pooled = facts.is_pooled(session.backend);
-        let preparing = self.set_up(&session, &mut facts);
-        tokio::time::timeout(self.limit, preparing).await.unwrap_or_else(|_| {
-            let text = "the server did not answer in time while its session was set up; retry";
-            Err(Error::new(ErrorKind::Unavailable, format!("{text} server=`{}`", session.place)))
-        })?;
-        Ok(Link {
-            notices: sync::Mutex::new(session.notices.take()),
-            session,
-            statements: Arc::clone(&self.statements),
-            prepared: Default::default(),
-            prepares: AtomicBool::new(self.config.prepared.or(!pooled)),
-            facts,
-            pooled,
-            turn: Mutex::new(()),
-            crowded: Arc::clone(&self.crowded),
-            pulse: Pulse::new(&self.clock, answered, pooled),
-        })
-    }
-
-    fn name(&self) -> String {
-        self.connector.name()
-    }
-}
+/// How often a statement is sent at most that the server rolls back.
+pub(super) const TRIES: u32 = 4;
+/// After how long without a reply the connection counts as stuck. Far more than a statement takes, or a few of them.
+const STUCK_AFTER: Duration = Duration::from_millis(50);
 
 impl net::server::Link for Link {
     type Identity = Identity;
@@ -182,34 +65,56 @@ impl net::server::Link for Link {
 }
 
 impl Link {
-    /// What errors call the server.
-    pub(super) fn place(&self) -> &str {
-        &self.session.place
+    /// Makes a link of a session, whose last reply was received at that moment.
+    pub(super) fn new(
+        connector: &LinkConnector,
+        mut session: Session,
+        facts: Facts,
+        pooled: bool,
+        received: Moment,
+    ) -> Self {
+        Self {
+            notifications: sync::Mutex::new(session.notifications.take()),
+            session,
+            statements: Arc::clone(&connector.statements),
+            prepared: Default::default(),
+            prepares: AtomicBool::new(connector.config.prepared.or(!pooled)),
+            facts,
+            pooled,
+            in_flight: Mutex::new(()),
+            has_waiters: Arc::clone(&connector.has_waiters),
+            pulse: Pulse::new(&connector.clock, received, pooled),
+        }
     }
 
-    /// Whether anybody waited or observed when that was last asked.
-    pub(super) fn is_crowded(&self) -> bool {
-        self.crowded.load(Ordering::Relaxed)
+    /// Returns the server, as errors name it.
+    pub(super) fn server(&self) -> &str {
+        &self.session.server
     }
 
-    pub(super) fn set_crowded(&self, crowded: bool) {
-        self.crowded.store(crowded, Ordering::Relaxed);
+    /// Returns `true` if any client waited or observed when a statement of this client last looked, on either connection.
+    pub(super) fn has_waiters(&self) -> bool {
+        self.has_waiters.load(Ordering::Relaxed)
     }
 
-    /// Whether nothing may be sent behind what is not answered. PgBouncer gives the server's connection away after an
-    /// answer; and what a synchronous standby lacks is only known from the answer.
-    pub(super) fn waits_for_answers(&self) -> bool {
+    pub(super) fn set_has_waiters(&self, has_waiters: bool) {
+        self.has_waiters.store(has_waiters, Ordering::Relaxed);
+    }
+
+    /// Returns `true` if a statement may only be sent once those before it are answered. PgBouncer gives the server's
+    /// connection away after a reply; and only the reply tells what a synchronous standby lacks.
+    pub(super) fn waits_for_replies(&self) -> bool {
         self.pooled || self.facts.is_synchronous()
     }
 
-    /// Whether what is asked now would wait behind something that takes long.
+    /// Returns `true` if a statement that is sent now would wait behind one that takes long.
     pub(super) fn is_stuck(&self) -> bool {
-        self.pulse.is_silent_for(LONG)
+        self.pulse.is_silent_for(STUCK_AFTER)
     }
 
-    /// What is notified on this connection; once.
-    pub(super) fn notices(&self) -> Option<mpsc::UnboundedReceiver<Notification>> {
-        self.notices.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// Returns the notifications that arrive on this connection; once.
+    pub(super) fn notifications(&self) -> Option<mpsc::UnboundedReceiver<Notification>> {
+        self.notifications.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Takes the connection out of use, and closes it.
@@ -223,36 +128,40 @@ impl Link {
         self.pulse.given_up().await;
     }
 
-    /// Has the server notify this connection of what is sent to a channel.
+    /// Subscribes this connection to a channel.
     pub(super) async fn listen(&self, channel: &str) -> Result<()> {
-        let listen = format!("listen {channel}");
-        self.session.client.batch_execute(&listen).await.map_err(|error| explain(&error, self.place()))
+        let listening = self.session.client.batch_execute(&format!("listen {channel}")).await;
+        listening.map_err(|error| errors::statement(&error, self.server()))
     }
 
-    /// Whether the server still notifies this connection: a pooler may have given us another one.
+    /// Returns `true` if the server still has this connection subscribed: a pooler may have changed the connection.
     pub(super) async fn listens(&self, channel: &str) -> bool {
         let text = "select 1 from pg_catalog.pg_listening_channels() as c where c operator(pg_catalog.=) $1";
         let params: [(&(dyn ToSql + Sync), Type); 1] = [(&channel, Type::TEXT)];
         self.session.client.query_typed(text, &params).await.is_ok_and(|rows| !rows.is_empty())
     }
 
-    /// Runs a statement; again if the server says that nothing has happened.
-    pub(super) async fn ask(&self, verb: Verb, params: Params<'_>) -> Result<Vec<Row>, Failure> {
-        self.ask_and_count(verb, params).await.map(|(rows, _)| rows)
+    /// Executes a statement. Sends it again if the server says that it has done nothing.
+    pub(super) async fn execute(
+        &self,
+        statement: Statement,
+        params: Params<'_>,
+    ) -> Result<Vec<Row>, Failure> {
+        self.execute_and_count(statement, params).await.map(|(rows, _)| rows)
     }
 
-    /// The same, and tells how often it was sent.
-    pub(super) async fn ask_and_count(
+    /// Executes a statement, and counts how often it was sent.
+    pub(super) async fn execute_and_count(
         &self,
-        verb: Verb,
+        statement: Statement,
         params: Params<'_>,
     ) -> Result<(Vec<Row>, u32), Failure> {
-        let _turn = match self.pooled {
-            true => Some(self.turn.lock().await),
+        let _in_flight = match self.pooled {
+            true => Some(self.in_flight.lock().await),
             false => None,
         };
         if !self.pulse.is_fit() {
-            return Err(self.retired().into());
+            return Err(self.unavailable("the connection was given up; retry").into());
         }
         let mut tries = 0;
         loop {
@@ -260,82 +169,86 @@ impl Link {
             let unreplicated = self.session.unreplicated(self.facts.is_synchronous());
             let asking = self.pulse.ask();
             let prepares = self.prepares.load(Ordering::Relaxed);
-            let rows = self.send(verb, params, prepares).await;
+            let rows = self.send(statement, params, prepares).await;
             asking.answered();
             let error = match rows {
+                // The server has warned: the statement is committed, and no standby may have it.
                 Ok(_) if self.session.unreplicated(self.facts.is_synchronous()) != unreplicated => {
-                    return Err(self.unreplicated().into());
+                    return Err(self.unavailable("the server did not wait for its standby; retry").into());
                 }
                 Ok(rows) => return Ok((rows, tries)),
                 Err(error) => error,
             };
             match remedy(&error) {
-                Remedy::Again if tries < TRIES => {}
-                // Each statement that was sent so, also if another one has found out first.
-                Remedy::Unprepared if prepares => self.prepares.store(false, Ordering::Relaxed),
+                Remedy::Resend if tries < TRIES => {}
+                // Each statement that was sent prepared, even if another one has turned preparing off meanwhile.
+                Remedy::ResendUnprepared if prepares => self.prepares.store(false, Ordering::Relaxed),
                 Remedy::Reconnect => {
                     self.pulse.give_up();
-                    return Err(Failure::new(&error, self.place()));
+                    return Err(Failure::new(&error, self.server()));
                 }
-                _ => return Err(Failure::new(&error, self.place())),
+                _ => return Err(Failure::new(&error, self.server())),
             }
         }
     }
 
-    /// Runs a statement whose outcome is of no interest. Where it can be, it is only sent: it is behind all that was asked
-    /// before, and its answer is not waited for.
-    pub(super) async fn send_off(&self, verb: Verb, params: Params<'_>) {
-        if self.pooled || self.prepare(verb).await.is_err() {
-            let _ = self.ask(verb, params).await;
+    /// Executes a statement whose reply is of no interest. Where possible it only sends the statement, behind everything that
+    /// was sent before, and does not wait for the reply.
+    pub(super) async fn send_unanswered(&self, statement: Statement, params: Params<'_>) {
+        if self.pooled || self.prepare(statement).await.is_err() {
+            let _ = self.execute(statement, params).await;
         } else {
             let prepares = self.prepares.load(Ordering::Relaxed);
-            let _ = poll_immediate(pin!(self.send(verb, params, prepares))).await;
+            let _ = poll_immediate(pin!(self.send(statement, params, prepares))).await;
         }
     }
 
-    /// Has a statement prepared, so that the next [`Link::ask`] sends it at once.
-    pub(super) async fn prepare(&self, verb: Verb) -> Result<(), Failure> {
-        match self.statement(verb, self.prepares.load(Ordering::Relaxed)).await {
+    /// Prepares a statement, so that the next [`Link::execute`] sends it at once.
+    pub(super) async fn prepare(&self, statement: Statement) -> Result<(), Failure> {
+        match self.prepared(statement, self.prepares.load(Ordering::Relaxed)).await {
             Ok(_) => Ok(()),
-            Err(error) if remedy(&error) == Remedy::Unprepared => {
+            Err(error) if remedy(&error) == Remedy::ResendUnprepared => {
                 self.prepares.store(false, Ordering::Relaxed);
                 Ok(())
             }
-            Err(error) => Err(Failure::new(&error, self.place())),
+            Err(error) => Err(Failure::new(&error, self.server())),
         }
     }
 
-    async fn send(&self, verb: Verb, params: Params<'_>, prepares: bool) -> Result<Vec<Row>, PgError> {
-        match self.statement(verb, prepares).await? {
-            Some(statement) => self.session.client.query(statement, params).await,
+    async fn send(
+        &self,
+        statement: Statement,
+        params: Params<'_>,
+        prepares: bool,
+    ) -> Result<Vec<Row>, PgError> {
+        match self.prepared(statement, prepares).await? {
+            Some(prepared) => self.session.client.query(prepared, params).await,
             None => {
                 let params: Vec<_> =
-                    params.iter().zip(verb.types()).map(|(param, of)| (*param, of.clone())).collect();
-                self.session.client.query_typed(self.statements.text(verb), &params).await
+                    params.iter().zip(statement.types()).map(|(param, of)| (*param, of.clone())).collect();
+                self.session.client.query_typed(self.statements.text(statement), &params).await
             }
         }
     }
 
-    async fn statement(&self, verb: Verb, prepares: bool) -> Result<Option<&Statement>, PgError> {
+    async fn prepared(
+        &self,
+        statement: Statement,
+        prepares: bool,
+    ) -> Result<Option<&tokio_postgres::Statement>, PgError> {
         if !prepares {
             return Ok(None);
         }
-        let preparing = || self.session.client.prepare_typed(self.statements.text(verb), verb.types());
-        self.prepared[verb.number()].get_or_try_init(preparing).await.map(Some)
+        let text = self.statements.text(statement);
+        let preparing = || self.session.client.prepare_typed(text, statement.types());
+        self.prepared[statement.number()].get_or_try_init(preparing).await.map(Some)
     }
 
-    /// The server warned: the statement is committed, and no standby may have it.
-    fn unreplicated(&self) -> Error {
-        let text = "the server did not wait for its standby; retry";
-        Error::new(ErrorKind::Unavailable, format!("{text} server=`{}`", self.place()))
+    fn unavailable(&self, text: &str) -> Error {
+        Error::new(ErrorKind::Unavailable, format!("{text} server=`{}`", self.server()))
     }
 
-    fn retired(&self) -> Error {
-        let text = "the connection was given up; retry";
-        Error::new(ErrorKind::Unavailable, format!("{text} server=`{}`", self.place()))
-    }
-
-    pub(super) fn senseless(&self) -> Error {
-        senseless(self.place())
+    pub(super) fn unexpected_reply(&self) -> Error {
+        errors::unexpected_reply(self.server())
     }
 }

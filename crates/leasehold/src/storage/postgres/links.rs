@@ -1,44 +1,46 @@
-//! The two connections of a client: one for all that is asked, one to be notified and to step in.
+//! The two connections of a client.
 
 use std::sync::Arc;
 
-use super::link::{Door, Link, Server};
+use super::link::{Link, Server};
+use super::link_connector::LinkConnector;
 use crate::error::Result;
 use crate::storage::net::server::Link as _;
 
 /// A client's connections.
 #[derive(Clone)]
 pub(super) struct Links {
-    /// Over which everything is asked, as long as it is answered.
-    pub(super) first: Arc<Server>,
-    /// Over which the server notifies. Opened when somebody first waits, or when the first is stuck.
-    pub(super) second: Arc<Server>,
+    /// The connection over which every statement is sent, as long as the server answers.
+    pub(super) main: Arc<Server>,
+    /// The connection on which the server notifies. It is opened when the client first waits or observes, or when the main
+    /// one is stuck.
+    pub(super) side: Arc<Server>,
 }
 
 impl Links {
-    pub(super) fn new(door: Door, changed: impl Fn() + Clone + Send + Sync + 'static) -> Self {
-        let second = Server::new(door.clone().patient(), changed.clone());
-        Self { first: Server::new(door, changed), second }
+    pub(super) fn new(connector: LinkConnector, changed: impl Fn() + Clone + Send + Sync + 'static) -> Self {
+        let side = Server::new(connector.clone().in_background(), changed.clone());
+        Self { main: Server::new(connector, changed), side }
     }
 
     /// Returns the connection over which locks are acquired.
-    pub(super) async fn acquiring(&self) -> Result<(&Server, Arc<Link>)> {
-        Ok((&*self.first, self.first.link().await?))
+    pub(super) async fn for_acquire(&self) -> Result<(&Server, Arc<Link>)> {
+        Ok((&*self.main, self.main.link().await?))
     }
 
-    /// Returns the connection over which leases are renewed and released: the first, or the second while nothing is
-    /// answered over the first, so that what is held does not wait behind what is wanted (rule R5).
-    pub(super) async fn keeping(&self) -> Result<(&Server, Arc<Link>)> {
-        if let Some(first) = self.first.open_link().filter(|link| link.is_stuck() && !link.pooled)
-            && let Ok(second) = self.second.link_now().await
+    /// Returns the connection over which leases are renewed and released: the main one, or the side one while the main one
+    /// is stuck. So releases and renewals never wait behind acquires (invariant 8 of docs/architecture.md).
+    pub(super) async fn for_lease(&self) -> Result<(&Server, Arc<Link>)> {
+        if let Some(main) = self.main.open_link().filter(|link| link.is_stuck() && !link.pooled)
+            && let Ok(side) = self.side.link_now().await
         {
-            if first.identity() == second.identity() {
-                return Ok((&*self.second, second));
+            if main.identity() == side.identity() {
+                return Ok((&*self.side, side));
             }
-            // One of the servers has taken the other's place: whoever is asked now knows which.
-            first.give_up();
-            second.give_up();
+            // One of the servers has taken the other's place. New connections lead to the one that is the primary now.
+            main.give_up();
+            side.give_up();
         }
-        self.acquiring().await
+        self.for_acquire().await
     }
 }

@@ -1,10 +1,10 @@
-//! Who comes in, and with what.
+//! What the client sends at login.
 
 use std::path::PathBuf;
 
 use tokio_postgres::config::ChannelBinding;
 
-/// What is sent at login. Has no `Debug`, because most of it is nobody's business.
+/// What the client sends at login. It has no `Debug`, because most of it is not to be shown.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Login {
     pub(super) user: Option<String>,

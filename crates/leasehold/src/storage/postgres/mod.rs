@@ -1,30 +1,40 @@
 #![doc = include_str!("README.md")]
 
-mod answers;
-mod apart;
+mod acquire;
+mod call;
 mod certificate;
-mod claims;
 mod config;
 mod connect;
-mod explain;
+mod connection_limit;
+mod errors;
 mod facts;
+mod failure;
 mod fence;
 mod findings;
+mod halving;
 mod hints;
 mod hosts;
-mod line;
+mod inspect;
 mod link;
+mod link_connector;
 mod links;
 mod login;
+mod observer;
+mod passes;
 mod passfile;
 mod qualify;
-mod refused;
+mod release;
+mod renew;
+mod replies;
 mod schema;
+mod session;
 mod ssl;
 mod standbys;
 mod statements;
-mod waiting;
-mod wire;
+mod transport;
+mod uncommitted;
+mod unsupported;
+mod waiters;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,20 +44,21 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::sync::mpsc;
 
-use self::apart::Blocked;
-use self::claims::Around;
+use self::call::Call;
 pub use self::config::Config;
 pub use self::fence::Fence;
 use self::hints::Listener;
-use self::link::{Door, Link, Server};
+use self::link::{Link, Server};
+use self::link_connector::LinkConnector;
 use self::links::Links;
-use self::waiting::Waiting;
+use self::uncommitted::UncommittedRows;
+use self::waiters::LocalWaiters;
 use super::net::hints::Hinter;
 use super::registry::Target;
 use super::url::Url;
 use super::{
-    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, ReleaseReply, RenewReply,
-    Storage,
+    AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, ReleaseReply,
+    RenewReply, Storage,
 };
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, Result};
@@ -58,13 +69,14 @@ pub struct Postgres {
     guarantees: Guarantees,
     clock: Clock,
     links: Links,
-    /// What this client's channel is called; random.
+    /// The id of this client, random: the end of its channel's name.
     client: String,
-    /// The same as a number.
-    key: i64,
+    /// The same as a number: the key of its advisory lock.
+    client_key: i64,
     hinter: Arc<Hinter>,
-    waiting: Arc<Waiting>,
-    blocked: Blocked,
+    waiters: Arc<LocalWaiters>,
+    uncommitted: UncommittedRows,
+    /// The hints, until they are subscribed to.
     received: Mutex<Option<mpsc::UnboundedReceiver<Hint>>>,
 }
 
@@ -76,97 +88,96 @@ pub(super) fn target(_: &str, url: Url) -> Result<Target> {
 }
 
 impl Postgres {
-    /// Connects, asks the server what can be promised, and makes the tables if there are none.
+    /// Connects, finds out what the server can promise, and makes the tables if they are missing.
     ///
     /// # Errors
     ///
     /// `Invalid` if a file of the URL cannot be used or the server refuses the password. `Unavailable` if no primary
-    /// answers. `Unsupported` if the tables are missing and the user may not make them, or are not ours.
+    /// answers. `Unsupported` if the tables are missing and the user may not make them, or if they are not Leasehold's.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the connection again. The tables may have been made.
+    /// Dropping the future closes the connection. The tables may have been made.
     pub async fn connect(config: Config) -> Result<Self> {
         let config = Arc::new(config);
         let (hinter, received) = Hinter::new();
-        let door = Door::new(&config)?;
         let changed = Arc::clone(&hinter);
-        let links = Links::new(door, move || changed.send(Hint::Restarted));
-        let link = links.first.link().await?;
-        let key = Owner::random().to_bytes()[..8].try_into().map(i64::from_be_bytes);
-        let key = key.expect("BUG: eight bytes");
+        let links = Links::new(LinkConnector::new(&config)?, move || changed.send(Hint::Restarted));
+        let link = links.main.link().await?;
+        let client_key = Owner::random().to_bytes()[..8].try_into().map(i64::from_be_bytes);
+        let client_key = client_key.expect("BUG: eight bytes");
         Ok(Self {
             guarantees: link.facts.guarantees(config.notify.or(!link.pooled)),
             clock: Clock::boot(),
             links,
-            client: format!("{key:016x}"),
-            key,
+            client: format!("{client_key:016x}"),
+            client_key,
             hinter,
-            waiting: Arc::default(),
-            blocked: Blocked::default(),
+            waiters: Arc::default(),
+            uncommitted: UncommittedRows::default(),
             received: Mutex::new(Some(received)),
             config,
         })
     }
 
-    fn around<'a>(&'a self, server: &'a Server, link: &'a Link, sent: Moment) -> Around<'a> {
-        Around {
+    fn call<'a>(&'a self, server: &'a Server, link: &'a Link, sent: Moment) -> Call<'a> {
+        Call {
             server,
             link,
             sent,
             space: &self.config.space,
             client: &self.client,
-            key: Some(self.key),
+            client_key: Some(self.client_key),
             hinter: &self.hinter,
-            waiting: &self.waiting,
-            blocked: &self.blocked,
+            waiters: &self.waiters,
+            uncommitted: &self.uncommitted,
         }
     }
 
-    async fn ask(&self, claims: &[Claim], sent: Moment) -> Vec<Result<AcquireReply>> {
-        let asking = async {
+    async fn send_acquire(&self, claims: &[Claim], sent: Moment) -> Vec<Result<AcquireReply>> {
+        let acquiring = async {
             // Without a connection nothing is sent.
-            let (server, link) = self.links.acquiring().await.map_err(Error::definite)?;
-            claims::acquire(self.around(server, &link, sent), claims).await
+            let (server, link) = self.links.for_acquire().await.map_err(Error::definite)?;
+            acquire::acquire(self.call(server, &link, sent), claims).await
         };
-        each(claims, asking.await)
+        for_each_claim(claims, acquiring.await)
     }
 
-    /// Asks for the claims that are not answered by what their owners have inherited; the answers to all.
-    async fn ask_for_the_rest(
+    /// Sends the claims that a handover does not answer. Returns the replies to all.
+    async fn send_acquire_of_rest(
         &self,
         claims: &[Claim],
         sent: Moment,
-        inherited: Vec<(usize, AcquireReply)>,
+        handed_over: Vec<(usize, AcquireReply)>,
     ) -> Vec<Result<AcquireReply>> {
-        let is_open = |i: usize| inherited.iter().all(|(place, _)| *place != i);
+        let is_open = |i: usize| handed_over.iter().all(|(index, _)| *index != i);
         let rest = claims.iter().enumerate().filter(|(i, _)| is_open(*i));
-        let (places, rest): (Vec<_>, Vec<_>) = rest.map(|(i, claim)| (i, claim.clone())).unzip();
-        let asked = if rest.is_empty() { Vec::new() } else { self.ask(&rest, sent).await };
-        let inherited = inherited.into_iter().map(|(i, granted)| (i, Ok(granted)));
-        let mut answers: Vec<_> = inherited.chain(places.into_iter().zip(asked)).collect();
-        answers.sort_by_key(|(i, _)| *i);
-        answers.into_iter().map(|(_, answer)| answer).collect()
+        let (indexes, rest): (Vec<_>, Vec<_>) = rest.map(|(i, claim)| (i, claim.clone())).unzip();
+        let sent = if rest.is_empty() { Vec::new() } else { self.send_acquire(&rest, sent).await };
+        let handed_over = handed_over.into_iter().map(|(index, granted)| (index, Ok(granted)));
+        let mut replies: Vec<_> = handed_over.chain(indexes.into_iter().zip(sent)).collect();
+        replies.sort_by_key(|(index, _)| *index);
+        replies.into_iter().map(|(_, reply)| reply).collect()
     }
 
-    /// Releases over whichever connection is for that. What it does not find may be on its way over the first: there
-    /// it is asked again, behind that.
-    async fn let_go(&self, claims: &[Claim], sent: Moment) -> Result<Vec<Result<ReleaseReply>>> {
-        let (server, link) = self.links.keeping().await?;
-        if std::ptr::eq(server, &*self.links.first) {
-            return claims::release(self.around(server, &link, sent), claims).await;
+    /// Releases over the connection for leases. A release that finds nothing over the side connection is retried on the main
+    /// one, behind any acquire in flight.
+    async fn send_release(&self, claims: &[Claim], sent: Moment) -> Result<Vec<Result<ReleaseReply>>> {
+        let (server, link) = self.links.for_lease().await?;
+        if std::ptr::eq(server, &*self.links.main) {
+            return release::release(self.call(server, &link, sent), claims).await;
         }
-        let aside = Around { key: None, ..self.around(server, &link, sent) };
-        let mut answers = claims::release(aside, claims).await?;
-        let missing = |answer: &Result<ReleaseReply>| matches!(answer, Ok(ReleaseReply::NotHeld));
-        let places: Vec<_> = (0..answers.len()).filter(|i| missing(&answers[*i])).collect();
-        if !places.is_empty() {
-            let again: Vec<_> = places.iter().map(|i| claims[*i].clone()).collect();
-            let (server, link) = self.links.acquiring().await?;
-            let found = claims::release(self.around(server, &link, sent), &again).await?;
-            places.into_iter().zip(found).for_each(|(i, found)| answers[i] = found);
+        let on_side = Call { client_key: None, ..self.call(server, &link, sent) };
+        let mut replies = release::release(on_side, claims).await?;
+        let is_missing = |reply: &Result<ReleaseReply>| matches!(reply, Ok(ReleaseReply::NotHeld));
+        let missing: Vec<_> = (0..replies.len()).filter(|i| is_missing(&replies[*i])).collect();
+        if !missing.is_empty() {
+            let again: Vec<_> = missing.iter().map(|i| claims[*i].clone()).collect();
+            let (server, link) = self.links.for_acquire().await?;
+            let retried = release::release(self.call(server, &link, sent), &again).await?;
+            missing.into_iter().zip(retried).for_each(|(i, reply)| replies[i] = reply);
         }
-        Ok(answers)
+        Ok(replies)
     }
 }
 
@@ -176,7 +187,7 @@ impl fmt::Debug for Postgres {
     }
 }
 
-/// Shows where it is, and no user or password.
+/// Shows the servers, and no user or password.
 impl fmt::Display for Postgres {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.config)
@@ -194,48 +205,46 @@ impl Storage for Postgres {
 
     async fn acquire(&self, claims: &[Claim]) -> Vec<Result<AcquireReply>> {
         let sent = self.clock.now();
-        let inherited = match self.links.first.open_link() {
+        let handed_over = match self.links.main.open_link() {
             Some(link) if link.facts.identity.is_known() => {
-                self.waiting.inheritance(claims, sent, &link.facts.identity)
+                self.waiters.handed_over(claims, sent, &link.facts.identity)
             }
             _ => Vec::new(),
         };
-        let answers = match inherited.is_empty() {
-            true => self.ask(claims, sent).await,
-            false => self.ask_for_the_rest(claims, sent, inherited).await,
+        let replies = match handed_over.is_empty() {
+            true => self.send_acquire(claims, sent).await,
+            false => self.send_acquire_of_rest(claims, sent, handed_over).await,
         };
-        let granted = claims
-            .iter()
-            .zip(&answers)
-            .filter(|(_, answer)| matches!(answer, Ok(AcquireReply::Granted { .. })));
-        self.waiting.forget(granted.map(|(claim, _)| &claim.owner));
-        answers
+        let is_granted = |reply: &Result<AcquireReply>| matches!(reply, Ok(AcquireReply::Granted { .. }));
+        let granted = claims.iter().zip(&replies).filter(|(_, reply)| is_granted(reply));
+        self.waiters.remove(granted.map(|(claim, _)| &claim.owner));
+        replies
     }
 
     async fn renew(&self, claims: &[Claim]) -> Vec<Result<RenewReply>> {
         let sent = self.clock.now();
-        let asking = async {
-            let (server, link) = self.links.keeping().await?;
-            claims::renew(self.around(server, &link, sent), claims).await
+        let renewing = async {
+            let (server, link) = self.links.for_lease().await?;
+            renew::renew(self.call(server, &link, sent), claims).await
         };
-        each(claims, asking.await)
+        for_each_claim(claims, renewing.await)
     }
 
     async fn release(&self, claims: &[Claim]) -> Vec<Result<ReleaseReply>> {
-        self.waiting.forget(claims.iter().map(|claim| &claim.owner));
-        each(claims, self.let_go(claims, self.clock.now()).await)
+        self.waiters.remove(claims.iter().map(|claim| &claim.owner));
+        for_each_claim(claims, self.send_release(claims, self.clock.now()).await)
     }
 
-    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
-        claims::inspect(&*self.links.first.link().await?, &self.config.space, name).await
+    async fn inspect(&self, name: &Name) -> Result<Vec<Holder>> {
+        inspect::inspect(&*self.links.main.link().await?, &self.config.space, name).await
     }
 
-    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
-        claims::list(&*self.links.first.link().await?, &self.config.space, prefix, after, limit).await
+    async fn list(&self, prefix: &str, after: Option<&Cursor>, limit: usize) -> Result<Vec<Holder>> {
+        inspect::list(&*self.links.main.link().await?, &self.config.space, prefix, after, limit).await
     }
 
     async fn findings(&self) -> Result<Vec<Finding>> {
-        Ok(self.links.first.link().await?.findings(&self.config))
+        Ok(self.links.main.link().await?.findings(&self.config))
     }
 
     fn watch(&self, added: &[Name], removed: &[Name]) {
@@ -251,11 +260,11 @@ impl Storage for Postgres {
                     config: Arc::clone(&self.config),
                     client: self.client.clone(),
                     hinter: Arc::clone(&self.hinter),
-                    waiting: Arc::clone(&self.waiting),
+                    waiters: Arc::clone(&self.waiters),
                 };
                 listener.stream(received).left_stream()
             }
-            // Without notifications only that the server is another one.
+            // Without notifications, the only hint is that the server is another one.
             (Some(received), false) => {
                 let next = async |mut received: mpsc::UnboundedReceiver<Hint>| {
                     Some((received.recv().await?, received))
@@ -267,7 +276,7 @@ impl Storage for Postgres {
     }
 }
 
-/// Answers each claim; with the same error, if the whole call failed.
-fn each<T>(claims: &[Claim], answers: Result<Vec<Result<T>>>) -> Vec<Result<T>> {
-    answers.unwrap_or_else(|error| claims.iter().map(|_| Err(error.clone())).collect())
+/// Returns the reply to each claim: the same error for all, if the whole call failed.
+fn for_each_claim<T>(claims: &[Claim], replies: Result<Vec<Result<T>>>) -> Vec<Result<T>> {
+    replies.unwrap_or_else(|error| claims.iter().map(|_| Err(error.clone())).collect())
 }

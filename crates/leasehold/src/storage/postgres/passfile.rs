@@ -6,20 +6,20 @@ use std::sync::Once;
 use super::hosts::{DIRECTORIES, Host, Place};
 use crate::error::{Error, Result};
 
-/// Who asks for a password, and where.
+/// The login that a password is wanted for.
 pub(super) struct Wanted<'a> {
     pub(super) host: &'a Host,
     pub(super) database: &'a str,
     pub(super) user: &'a str,
 }
 
-/// Looks a password up in the file that the URL names, or else in `~/.pgpass`. One that others can read is an error
-/// if it was named, and otherwise passed over, with one line in the log.
+/// Looks a password up in the file that the URL names, or else in `~/.pgpass`. A file that others can read is an error if
+/// the URL names it. Otherwise it is skipped, with one line in the log.
 pub(super) fn find(named: Option<&Path>, wanted: &Wanted<'_>) -> Result<Option<String>> {
     let path = match named {
         Some(named) => named.to_owned(),
-        None => match usual() {
-            Some(usual) => usual,
+        None => match default() {
+            Some(default) => default,
             None => return Ok(None),
         },
     };
@@ -30,17 +30,17 @@ pub(super) fn find(named: Option<&Path>, wanted: &Wanted<'_>) -> Result<Option<S
             return Err(Error::invalid(format!("{error} option=`passfile` path=`{shown}`")));
         }
         Err(error) => {
-            static TOLD: Once = Once::new();
-            TOLD.call_once(
+            static WARNED: Once = Once::new();
+            WARNED.call_once(
                 || tracing::warn!(target: "leasehold", %error, path = %shown, "password file not read"),
             );
             return Ok(None);
         }
     };
-    Ok(text.lines().find_map(|line| wanted.of(line)))
+    Ok(text.lines().find_map(|line| wanted.password_in(line)))
 }
 
-fn usual() -> Option<PathBuf> {
+fn default() -> Option<PathBuf> {
     Some(std::env::home_dir()?.join(".pgpass")).filter(|path| path.exists())
 }
 
@@ -58,7 +58,8 @@ fn read(path: &Path) -> std::result::Result<String, String> {
 }
 
 impl Wanted<'_> {
-    fn of(&self, line: &str) -> Option<String> {
+    /// Returns the password of a line that fits.
+    fn password_in(&self, line: &str) -> Option<String> {
         if line.starts_with('#') {
             return None;
         }
@@ -73,7 +74,7 @@ impl Wanted<'_> {
     fn host(&self) -> String {
         match &self.host.place {
             Place::Tcp { name, .. } => name.clone(),
-            Place::Unix(path) if DIRECTORIES.iter().any(|usual| path == Path::new(usual)) => {
+            Place::Unix(path) if DIRECTORIES.iter().any(|default| path == Path::new(default)) => {
                 "localhost".into()
             }
             Place::Unix(path) => path.to_string_lossy().into_owned(),
@@ -87,7 +88,7 @@ struct Field {
     any: bool,
 }
 
-/// Splits at `:`; what follows a `\` means itself. The fifth field is the rest.
+/// Splits a line at `:`; a `\` escapes the character after it. The fifth field is the rest.
 fn fields(line: &str) -> Option<([Field; 4], String)> {
     let mut chars = line.chars();
     let mut fields = Vec::with_capacity(4);
@@ -99,9 +100,9 @@ fn fields(line: &str) -> Option<([Field; 4], String)> {
             match c {
                 ':' => break,
                 '\\' => {
-                    let meant = chars.next()?;
-                    raw.push(meant);
-                    text.push(meant);
+                    let escaped = chars.next()?;
+                    raw.push(escaped);
+                    text.push(escaped);
                 }
                 _ => text.push(c),
             }
@@ -127,7 +128,7 @@ mod tests {
         };
         let host = Host { place, port };
         let wanted = Wanted { host: &host, database, user };
-        file.lines().find_map(|line| wanted.of(line))
+        file.lines().find_map(|line| wanted.password_in(line))
     }
 
     #[test]
@@ -144,7 +145,7 @@ localhost:5432:*:app:socket\n\
 ::1:5432:*:app:six\n\
 \\:\\:1:5432:*:app:s\\:i\\\\x\n\
 *:*:*:app:a:b\n\
-*:*:*:nobody:\n";
+*:*:*:stranger:\n";
         let cases = [
             (("db1", 5432, "shop", "app"), Some("one")),
             (("db1", 5433, "shop", "app"), Some("two")),
@@ -154,7 +155,7 @@ localhost:5432:*:app:socket\n\
             (("/run/pg", 5432, "shop", "app"), Some("other")),
             (("*", 5432, "shop", "app"), Some("star")),
             (("::1", 5432, "shop", "app"), Some("s:i\\x")),
-            (("db1", 5432, "shop", "nobody"), None),
+            (("db1", 5432, "shop", "stranger"), None),
             (("db1", 5432, "shop", "else"), None),
         ];
         for ((host, port, database, user), expected) in cases {

@@ -1,15 +1,16 @@
-//! Writes out which functions, operators and types a statement means, so that nothing in it depends on `search_path`.
+//! Prepares a statement of a `.sql` file for the server: qualifies its names, and removes comments and line breaks.
 //!
-//! The files name them as everybody does: `clock_timestamp()`, `a = b`, `x::text`. What is sent says
-//! `pg_catalog.clock_timestamp()`, `a operator(pg_catalog.=) b` and `x::pg_catalog.text`. All operators that are written
-//! so bind equally tightly: hence the files put in parentheses what their own rules would tell, and use no syntax that
-//! looks an operator up by its bare name (`between`, `in`, `like`, `case x when`). The tests below insist on both.
+//! Functions, operators and types are qualified so that nothing depends on `search_path`. The files write
+//! `clock_timestamp()`, `a = b` and `x::text`; what is sent is `pg_catalog.clock_timestamp()`,
+//! `a operator(pg_catalog.=) b` and `x::pg_catalog.text`. All operators that are written so have the same precedence.
+//! Hence the files put in parentheses what precedence would decide. They also use no syntax that looks an operator up by
+//! its bare name (`between`, `in`, `like`, `case x when`). The tests below check both.
 
 /// Words that are followed by a parenthesis and are no functions, or none that is looked up.
 const SYNTAX: [&str; 7] = ["any", "array", "coalesce", "exists", "greatest", "least", "operator"];
 /// Names of types that the grammar knows, which are not looked up.
 const TYPES: [&str; 4] = ["bigint", "boolean", "int", "interval"];
-/// What operators are made of.
+/// The characters of which operators consist.
 const OPERATOR: &[u8] = b"+-*/<>=~!@#%^&|";
 
 /// A piece of a statement.
@@ -22,161 +23,149 @@ enum Token<'a> {
     Assignment,
     /// Text in quotes, a parameter, punctuation.
     Other(&'a str),
-    /// White space and comments.
+    /// White space or a comment.
     Space(&'a str),
 }
 
-/// Returns the statement with each function, operator and type qualified.
+/// Returns the statement with each function, operator and type qualified, without comments, and in one line.
 pub(super) fn qualify(text: &str) -> String {
     let tokens = tokens(text);
     let mut qualified = String::with_capacity(text.len() * 2);
-    let mut before = "";
+    let (mut before, mut is_apart) = ("", false);
     for (i, token) in tokens.iter().enumerate() {
-        let is_called = matches!(tokens.get(i + 1), Some(Token::Other("(")));
+        if let Token::Space(_) = token {
+            is_apart = !qualified.is_empty();
+            continue;
+        }
+        if std::mem::take(&mut is_apart) {
+            qualified.push(' ');
+        }
         match token {
             Token::Operator(operator) => qualified.push_str(&format!("operator(pg_catalog.{operator})")),
-            Token::Word(name)
-                if is_called && !SYNTAX.contains(name) && !["as", "."].contains(&before)
-                    || before == "::"
-                        && !TYPES.contains(name)
-                        && !tokens[i + 1..].starts_with(&[Token::Other(".")]) =>
-            {
+            Token::Word(name) if is_looked_up(name, before, &tokens[i + 1..]) => {
                 qualified.push_str("pg_catalog.");
                 qualified.push_str(name);
             }
-            Token::Word(text) | Token::Other(text) | Token::Space(text) => qualified.push_str(text),
-            Token::Assignment => qualified.push('='),
+            token => qualified.push_str(token.text()),
         }
-        match token {
-            Token::Word(text) | Token::Other(text) | Token::Operator(text) => before = text,
-            Token::Assignment => before = "=",
-            Token::Space(_) => {}
-        }
+        before = token.text();
     }
     qualified
 }
 
+/// Returns `true` if the server would look for a function or a type of this name along the `search_path`.
+fn is_looked_up(name: &str, before: &str, after: &[Token<'_>]) -> bool {
+    let is_function = after.starts_with(&[Token::Other("(")]) && !SYNTAX.contains(&name);
+    let is_type = before == "::" && !TYPES.contains(&name) && !after.starts_with(&[Token::Other(".")]);
+    is_function && !["as", "."].contains(&before) || is_type
+}
+
+impl<'a> Token<'a> {
+    fn text(&self) -> &'a str {
+        match self {
+            Self::Word(text) | Self::Operator(text) | Self::Other(text) | Self::Space(text) => text,
+            Self::Assignment => "=",
+        }
+    }
+}
+
 fn tokens(text: &str) -> Vec<Token<'_>> {
-    let mut tokens = Vec::new();
-    // How many parentheses are open, and at how many a `set` clause began.
-    let (mut depth, mut set) = (0_usize, None);
+    let mut tokenizer = Tokenizer { tokens: Vec::new(), depth: 0, set: None };
     let mut rest = text;
     while let Some(first) = rest.bytes().next() {
-        let token = match first {
-            _ if rest.starts_with("--") => Token::Space(cut(rest, rest.find('\n').unwrap_or(rest.len()))),
-            b if b.is_ascii_whitespace() => Token::Space(while_(rest, |b| b.is_ascii_whitespace())),
+        let token = tokenizer.next(rest, first);
+        rest = &rest[token.text().len()..];
+        tokenizer.tokens.push(token);
+    }
+    tokenizer.tokens
+}
+
+/// The tokens so far, and where the next one is.
+struct Tokenizer<'a> {
+    tokens: Vec<Token<'a>>,
+    /// How many parentheses are open.
+    depth: usize,
+    /// How many were open where the current `set` clause began.
+    set: Option<usize>,
+}
+
+impl<'a> Tokenizer<'a> {
+    /// Reads one token from the beginning of `rest`, whose first byte is `first`.
+    fn next(&mut self, rest: &'a str, first: u8) -> Token<'a> {
+        match first {
+            _ if rest.starts_with("--") => Token::Space(&rest[..rest.find('\n').unwrap_or(rest.len())]),
+            b if b.is_ascii_whitespace() => Token::Space(leading(rest, |b| b.is_ascii_whitespace())),
             b'\'' | b'"' => {
                 let end = rest[1..].find(char::from(first)).map_or(rest.len(), |end| end + 2);
-                Token::Other(cut(rest, end))
+                Token::Other(&rest[..end])
             }
-            b'$' => Token::Other(cut(rest, 1 + while_(&rest[1..], |b| b.is_ascii_digit()).len())),
-            b if b.is_ascii_alphanumeric() || b == b'_' => {
-                let word = while_(rest, |b| b.is_ascii_alphanumeric() || b == b'_');
-                match word {
-                    "set" => set = Some(depth),
-                    "from" | "where" | "returning" if set == Some(depth) => set = None,
-                    _ => {}
-                }
-                Token::Word(word)
-            }
-            b':' if rest.starts_with("::") => Token::Other(cut(rest, 2)),
-            b'*' if matches!(last(&tokens, 0), Some(Token::Other("." | "("))) => Token::Other(cut(rest, 1)),
-            b if OPERATOR.contains(&b) => {
-                let operator = while_(rest, |b| OPERATOR.contains(&b));
-                let begins = matches!(last(&tokens, 1), Some(Token::Word("set") | Token::Other(",")));
-                match operator {
-                    "=" if set == Some(depth) && begins => Token::Assignment,
-                    _ => Token::Operator(operator),
-                }
-            }
-            _ => {
-                let mark = cut(rest, rest.chars().next().map_or(1, char::len_utf8));
-                match mark {
-                    "(" => depth += 1,
-                    ")" => {
-                        depth = depth.saturating_sub(1);
-                        set = set.filter(|set| *set <= depth);
-                    }
-                    _ => {}
-                }
-                Token::Other(mark)
-            }
-        };
-        let length = match token {
-            Token::Word(text) | Token::Operator(text) | Token::Other(text) | Token::Space(text) => text.len(),
-            Token::Assignment => 1,
-        };
-        rest = &rest[length..];
-        tokens.push(token);
+            b'$' => Token::Other(&rest[..1 + leading(&rest[1..], |b| b.is_ascii_digit()).len()]),
+            b if b.is_ascii_alphanumeric() || b == b'_' => self.word(rest),
+            b':' if rest.starts_with("::") => Token::Other(&rest[..2]),
+            b'*' if matches!(self.last(0), Some(Token::Other("." | "("))) => Token::Other(&rest[..1]),
+            b if OPERATOR.contains(&b) => self.operator(rest),
+            _ => self.punctuation(rest),
+        }
     }
-    tokens
+
+    fn word(&mut self, rest: &'a str) -> Token<'a> {
+        let word = leading(rest, |b| b.is_ascii_alphanumeric() || b == b'_');
+        match word {
+            "set" => self.set = Some(self.depth),
+            "from" | "where" | "returning" if self.set == Some(self.depth) => self.set = None,
+            _ => {}
+        }
+        Token::Word(word)
+    }
+
+    fn operator(&self, rest: &'a str) -> Token<'a> {
+        let operator = leading(rest, |b| OPERATOR.contains(&b));
+        let is_first = matches!(self.last(1), Some(Token::Word("set") | Token::Other(",")));
+        match operator {
+            "=" if self.set == Some(self.depth) && is_first => Token::Assignment,
+            _ => Token::Operator(operator),
+        }
+    }
+
+    fn punctuation(&mut self, rest: &'a str) -> Token<'a> {
+        let mark = &rest[..rest.chars().next().map_or(1, char::len_utf8)];
+        match mark {
+            "(" => self.depth += 1,
+            ")" => {
+                self.depth = self.depth.saturating_sub(1);
+                self.set = self.set.filter(|set| *set <= self.depth);
+            }
+            _ => {}
+        }
+        Token::Other(mark)
+    }
+
+    /// Returns the last token that is no space, without the last `skipped` of those.
+    fn last(&self, skipped: usize) -> Option<Token<'a>> {
+        self.tokens.iter().rev().filter(|token| !matches!(token, Token::Space(_))).nth(skipped).copied()
+    }
 }
 
-/// The last token but so many that is no space.
-fn last<'a>(tokens: &[Token<'a>], but: usize) -> Option<Token<'a>> {
-    tokens.iter().rev().filter(|token| !matches!(token, Token::Space(_))).nth(but).copied()
+/// Returns the longest beginning that consists of such bytes.
+fn leading(text: &str, wanted: impl Fn(u8) -> bool) -> &str {
+    &text[..text.bytes().position(|b| !wanted(b)).unwrap_or(text.len())]
 }
 
-fn cut(text: &str, end: usize) -> &str {
-    &text[..end]
-}
-
-fn while_(text: &str, wanted: impl Fn(u8) -> bool) -> &str {
-    cut(text, text.bytes().position(|b| !wanted(b)).unwrap_or(text.len()))
-}
-
-/// Says what in a statement would be looked up by `search_path`, or be read in another order once it is qualified.
+/// Returns what in a statement the server would look up by `search_path`, or read differently once it is qualified.
 #[cfg(test)]
-pub(super) fn doubts(text: &str) -> Vec<String> {
-    /// Syntax that becomes an operator of that name, wherever it is found.
-    const HIDDEN: [&str; 9] =
-        ["between", "in", "like", "ilike", "similar", "nullif", "distinct", "overlaps", "collate"];
-    /// Words between which an expression ends.
-    const ENDS: [&str; 37] = [
-        "select",
-        "from",
-        "where",
-        "and",
-        "or",
-        "not",
-        "on",
-        "case",
-        "when",
-        "then",
-        "else",
-        "end",
-        "as",
-        "by",
-        "set",
-        "with",
-        "union",
-        "all",
-        "returning",
-        "values",
-        "update",
-        "insert",
-        "into",
-        "delete",
-        "limit",
-        "offset",
-        "order",
-        "join",
-        "left",
-        "cross",
-        "lateral",
-        "is",
-        "conflict",
-        "do",
-        "for",
-        "null",
-        "any",
-    ];
-    let is_comma = |token: &Token<'_>| *token == Token::Other(",");
-    let mut doubts = Vec::new();
-    let mut open: Vec<Option<&str>> = vec![None];
+pub(super) fn ambiguities(text: &str) -> Vec<String> {
+    /// Key words at which an expression ends.
+    const ENDS: &str = "select from where and or not on case when then else end as by set with union all returning \
+        values update insert into delete limit offset order join left cross lateral is conflict do for null any";
     let all: Vec<_> = tokens(text).into_iter().filter(|token| !matches!(token, Token::Space(_))).collect();
+    let mut found = Vec::new();
+    // The last operator of the current expression, in each open parenthesis.
+    let mut open: Vec<Option<&str>> = vec![None];
     for (i, token) in all.iter().enumerate() {
-        let near = || format!("{:?}", &all[i.saturating_sub(4)..std::cmp::min(i + 4, all.len())]);
+        let mut complain = |what: &str| {
+            let near = &all[i.saturating_sub(4)..std::cmp::min(i + 4, all.len())];
+            found.push(format!("{what}: {near:?}"));
+        };
         match token {
             Token::Other("(" | "[") => open.push(None),
             Token::Other(")" | "]") => drop(open.pop()),
@@ -184,34 +173,42 @@ pub(super) fn doubts(text: &str) -> Vec<String> {
             Token::Operator(operator) => {
                 let before = open.last_mut().expect("balanced").replace(operator);
                 if before.is_some_and(|before| before != *operator || !["||", "+"].contains(operator)) {
-                    doubts.push(format!("two operators and no parentheses: {}", near()));
+                    complain("two operators and no parentheses");
                 }
             }
             Token::Word(word) => {
-                if HIDDEN.contains(word) || *word == "using" && all.get(i + 1) == Some(&Token::Other("(")) {
-                    doubts.push(format!("an operator without a sign: {}", near()));
+                if let Some(what) = ambiguity_of_word(word, &all[..i], &all[i + 1..]) {
+                    complain(what);
                 }
-                if *word == "case" && all.get(i + 1) != Some(&Token::Word("when")) {
-                    doubts.push(format!("a comparison without a sign: {}", near()));
-                }
-                let is_called = all.get(i + 1) == Some(&Token::Other("("));
-                if *word == "unnest"
-                    && all[i..].iter().take_while(|token| **token != Token::Other(")")).any(is_comma)
-                {
-                    doubts.push(format!("a special case of one name: {}", near()));
-                }
-                let is_qualified = i > 1 && all[i - 2..i] == [Token::Word("pg_catalog"), Token::Other(".")];
-                if word.starts_with("pg_") && *word != "pg_catalog" && !is_called && !is_qualified {
-                    doubts.push(format!("a relation without its schema: {}", near()));
-                }
-                if ENDS.contains(word) {
+                if ENDS.split(' ').any(|end| end == *word) {
                     *open.last_mut().expect("balanced") = None;
                 }
             }
             Token::Other(_) | Token::Space(_) => {}
         }
     }
-    doubts
+    found
+}
+
+#[cfg(test)]
+fn ambiguity_of_word(word: &str, before: &[Token<'_>], after: &[Token<'_>]) -> Option<&'static str> {
+    /// Key words that stand for an operator, which is looked up.
+    const HIDDEN: [&str; 9] =
+        ["between", "in", "like", "ilike", "similar", "nullif", "distinct", "overlaps", "collate"];
+    let is_called = after.starts_with(&[Token::Other("(")]);
+    let is_qualified = before.ends_with(&[Token::Word("pg_catalog"), Token::Other(".")]);
+    let mut parameters = after.iter().take_while(|token| **token != Token::Other(")"));
+    if HIDDEN.contains(&word) || word == "using" && is_called {
+        Some("an operator without a sign")
+    } else if word == "case" && !after.starts_with(&[Token::Word("when")]) {
+        Some("a comparison without a sign")
+    } else if word == "unnest" && parameters.any(|token| *token == Token::Other(",")) {
+        Some("a special case of one name")
+    } else if word.starts_with("pg_") && word != "pg_catalog" && !is_called && !is_qualified {
+        Some("a relation without its schema")
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -219,13 +216,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn functions_operators_and_types_are_qualified_and_nothing_else() {
+    fn only_functions_operators_and_types_are_qualified() {
         for (text, qualified) in [
             ("a = b", "a operator(pg_catalog.=) b"),
             ("f(x) || count(*)", "pg_catalog.f(x) operator(pg_catalog.||) pg_catalog.count(*)"),
             ("coalesce(a.*, exists(select 1))", "coalesce(a.*, exists(select 1))"),
             ("$1::text[], 1::bigint", "$1::pg_catalog.text[], 1::bigint"),
-            ("from f($1) as t(now) -- a = b", "from pg_catalog.f($1) as t(now) -- a = b"),
+            ("from f($1) as t(now) -- a = b", "from pg_catalog.f($1) as t(now)"),
             (
                 "where a = 'x = y' and \"b=c\" <> 1e6",
                 "where a operator(pg_catalog.=) 'x = y' and \"b=c\" operator(pg_catalog.<>) 1e6",
@@ -243,7 +240,15 @@ mod tests {
     }
 
     #[test]
-    fn what_would_be_read_otherwise_is_found() {
+    fn comments_and_line_breaks_are_removed_and_quoted_text_is_kept() {
+        let text =
+            "-- A header.\n--  1. a = b\nselect '-- no comment',  -- its end\n    $1\n-- And a footer.\n";
+        assert_eq!(qualify(text), "select '-- no comment', $1");
+        assert_eq!(qualify("select 1;\n\n-- Another.\nselect 2;\n"), "select 1; select 2;");
+    }
+
+    #[test]
+    fn ambiguous_syntax_is_found() {
         for text in [
             "a = b + c",
             "a - b - c",
@@ -253,12 +258,12 @@ mod tests {
             "select from pg_class",
             "select from unnest(a, b)",
         ] {
-            assert_eq!(doubts(text).len(), 1, "{text}");
+            assert_eq!(ambiguities(text).len(), 1, "{text}");
         }
         for text in
             ["a = (b + c) and d = e", "a || b || c", "case when a = b then c = d end", "f(a = b, c = d)"]
         {
-            assert_eq!(doubts(text), Vec::<String>::new(), "{text}");
+            assert_eq!(ambiguities(text), Vec::<String>::new(), "{text}");
         }
     }
 }

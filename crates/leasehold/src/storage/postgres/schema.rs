@@ -1,20 +1,20 @@
-//! Makes the tables, once, however many processes want to at the same time.
+//! Makes the tables: once, even if many processes do so at the same time.
 
 use tokio_postgres::Client;
 
-use super::answers::explain;
 use super::config::Config;
+use super::errors;
 use super::statements::{self, CHANNEL, VERSION};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Whoever makes tables of ours holds this advisory lock meanwhile: `leasehold` in ASCII, the last eight letters.
+/// The key of the advisory lock that is held while the tables are made: the last eight letters of `leasehold` in ASCII.
 const KEY: i64 = i64::from_be_bytes(*b"easehold");
 
-/// Returns what makes the tables, and what the URL's user needs that may not: for those who keep the schema themselves.
+/// Returns the statements that make the tables and grant the URL's user what it needs, for an administrator to run.
 pub(super) fn sql(config: &Config) -> String {
     let [locks, waiters] = statements::tables(config);
     let (schema, tables) = (&config.schema, statements::schema(config));
-    // Everybody has that one, and who makes tables in it may not be allowed to say `if not exists` of it.
+    // Every database has that schema, and a role that may make tables in it may not be allowed to create schemas.
     let create = match schema.as_str() {
         "public" => String::new(),
         _ => format!("create schema if not exists \"{schema}\";\n\n"),
@@ -26,24 +26,24 @@ pub(super) fn sql(config: &Config) -> String {
     format!(
         "-- The tables of Leasehold: {VERSION}.\n\n\
          {create}{tables}\n\
-         -- All that a role needs that locks. Clients notify each other on channels that begin with {CHANNEL};\n\
+         -- The rights that a role needs for locking. Clients notify each other on channels that begin with {CHANNEL};\n\
          -- that needs no right.\n\
          {comment}grant usage on schema \"{schema}\" to {role};\n\
          {comment}grant select, insert, update, delete on {locks}, {waiters} to {role};\n"
     )
 }
 
-/// Makes the tables. One transaction, since the server runs the statements of one message in one.
-pub(super) async fn make(client: &Client, config: &Config, place: &str) -> Result<()> {
+/// Makes the tables, in one transaction: the server runs the statements of one message in one.
+pub(super) async fn make(client: &Client, config: &Config, server: &str) -> Result<()> {
     let schema = &config.schema;
-    // Who may not create schemas may not say `if not exists` either.
+    // A role that may not create schemas may not run `if not exists` either.
     let has_schema = client
         .query_typed(
             "select 1 from pg_catalog.pg_namespace where nspname operator(pg_catalog.=) $1::pg_catalog.name",
             &[(schema, tokio_postgres::types::Type::TEXT)],
         )
         .await
-        .map_err(|e| explain(&e, place))?;
+        .map_err(|e| errors::statement(&e, server))?;
     let create = match has_schema.is_empty() {
         true => format!("create schema if not exists \"{schema}\";"),
         false => String::new(),
@@ -51,13 +51,13 @@ pub(super) async fn make(client: &Client, config: &Config, place: &str) -> Resul
     let tables = statements::schema(config);
     let batch = format!("select pg_catalog.pg_advisory_xact_lock({KEY}); {create} {tables}");
     client.batch_execute(&batch).await.map_err(|error| {
-        let explained = explain(&error, place);
+        let explained = errors::statement(&error, server);
         match explained.kind() {
             ErrorKind::Unsupported => {
-                let text = "the tables are missing, and the user may not make them; let somebody run what \
+                let text = "the tables are missing, and the user may not make them; have an administrator run what \
                     `leasehold doctor --sql` prints, or name a schema of the user's by the URL option `schema`";
                 let [locks, _] = statements::tables(config);
-                Error::new(ErrorKind::Unsupported, format!("{text} server=`{place}` table=`{locks}`"))
+                Error::new(ErrorKind::Unsupported, format!("{text} server=`{server}` table=`{locks}`"))
             }
             _ => explained,
         }

@@ -1,4 +1,4 @@
-//! What libpq's `ssl…` options ask for, and the TLS client that does it.
+//! libpq's `ssl…` options, and the TLS client that they configure.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,40 +7,40 @@ use rustls::client::danger::ServerCertVerifier;
 use rustls::version::{TLS12, TLS13};
 use tokio_rustls::TlsConnector;
 
-use super::certificate::Vouched;
+use super::certificate::CertificateVerifier;
 use crate::error::{Error, Result};
 use crate::storage::net::tls::{self, Anybody};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ssl {
-    /// As it was given; see [`Ssl::mode`].
+    /// The option `sslmode`; see [`Ssl::mode`] for the default.
     pub(super) mode: Option<Mode>,
-    /// Whether TLS begins at once, without asking the server for it.
+    /// Whether TLS begins at once, without asking the server first.
     pub(super) direct: bool,
     pub(super) root: Option<PathBuf>,
     pub(super) cert: Option<PathBuf>,
     pub(super) key: Option<PathBuf>,
-    /// Whether to show a certificate to a server that asks for one.
+    /// Whether the client shows its certificate to a server that asks for one.
     pub(super) identify: bool,
     pub(super) sni: bool,
     pub(super) min: Option<Version>,
     pub(super) max: Option<Version>,
 }
 
-/// How much TLS, from none to all.
+/// How much TLS, from none to full verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Mode {
-    /// None.
+    /// No TLS.
     Disable,
-    /// None, unless the server wants it.
+    /// No TLS, unless the server demands it.
     Allow,
-    /// If the server has it.
+    /// TLS if the server supports it.
     Prefer,
-    /// With whoever answers.
+    /// TLS, without checking the certificate.
     Require,
-    /// With a server that an authority vouches for, whatever its name.
+    /// TLS with a certificate that an authority has signed, for any name.
     VerifyCa,
-    /// With the server of that name.
+    /// TLS with a certificate that an authority has signed for that name.
     VerifyFull,
 }
 
@@ -50,9 +50,9 @@ pub(super) enum Version {
     Tls13,
 }
 
-/// The name by which `sslrootcert` means the system's authorities.
+/// The value of `sslrootcert` that means the system's authorities.
 const SYSTEM: &str = "system";
-/// Where libpq looks for what is not named, below the user's home.
+/// The folder in the user's home with libpq's default files.
 const FOLDER: &str = ".postgresql";
 
 impl Default for Ssl {
@@ -72,16 +72,16 @@ impl Default for Ssl {
 }
 
 impl Ssl {
-    /// As libpq has it: the system vouches for so many that only the name says who it is.
+    /// Returns the mode. As in libpq, the system's authorities require a check of the name, since they sign for so many.
     pub(super) fn mode(&self) -> Mode {
         self.mode.unwrap_or(if self.system() { Mode::VerifyFull } else { Mode::Prefer })
     }
 
-    /// Whether the options fit each other.
+    /// Checks that the options do not contradict each other.
     pub(super) fn check(&self) -> Result<()> {
         let mode = self.mode();
         if self.system() && mode != Mode::VerifyFull {
-            let text = "`sslrootcert=system` needs `sslmode=verify-full`: anybody can have a certificate for some name";
+            let text = "`sslrootcert=system` needs `sslmode=verify-full`: everyone can get a certificate for some name";
             return Err(Error::invalid(text));
         }
         if self.direct && mode < Mode::Require {
@@ -121,7 +121,7 @@ impl Ssl {
             Some(root) => Some(root.clone()),
             None => default("root.crt"),
         };
-        // As libpq has it: who names an authority wants it to be checked.
+        // As in libpq: an authority that is named is checked.
         let verifies = mode >= Mode::VerifyCa || root.is_some();
         if !verifies {
             return Ok(Arc::new(Anybody::new()));
@@ -131,7 +131,7 @@ impl Ssl {
             Some(root) => tls::certificates(("sslrootcert", root))?,
             None => Vec::new(),
         };
-        Ok(Arc::new(Vouched::new(roots, pinned, mode == Mode::VerifyFull)))
+        Ok(Arc::new(CertificateVerifier::new(roots, pinned, mode == Mode::VerifyFull)))
     }
 
     fn identity(&self) -> Result<Option<(PathBuf, PathBuf)>> {
@@ -169,16 +169,16 @@ impl Mode {
     }
 }
 
-/// A file of libpq's, if there is one.
+/// Returns a default file of libpq, if it exists.
 fn default(name: &str) -> Option<PathBuf> {
     Some(std::env::home_dir()?.join(FOLDER).join(name)).filter(|path| path.exists())
 }
 
-/// Refuses a key that others can read, unless an administrator has lent it to a group.
+/// Refuses a key that others can read. A key of root may be readable by a group.
 #[cfg(unix)]
 fn private(key: &Path) -> Result<()> {
     use std::os::unix::fs::MetadataExt as _;
-    // One that is not there is an error of whoever reads it.
+    // A missing file is reported when it is read.
     let Ok(metadata) = std::fs::metadata(key) else { return Ok(()) };
     let forbidden = if metadata.uid() == 0 { 0o037 } else { 0o077 };
     if metadata.mode() & forbidden != 0 {

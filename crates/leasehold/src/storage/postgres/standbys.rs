@@ -1,11 +1,11 @@
-//! Which standbys a commit waits for: the setting `synchronous_standby_names`, as the server reads it.
+//! The standbys that a commit waits for: the setting `synchronous_standby_names`, as the server reads it.
 
-/// What a commit waits for.
+/// The standbys that a commit waits for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Synchronous {
-    /// How many standbys confirm it.
+    /// How many standbys must confirm a commit.
     pub(super) count: usize,
-    /// Those that may, by their `application_name`; `*` is any.
+    /// The standbys that may confirm it, by their `application_name`; `*` is any.
     names: Vec<String>,
 }
 
@@ -24,7 +24,7 @@ impl Synchronous {
         }
         let mut count = 1;
         if let [Word::Bare(number), Word::Open, ..] = words {
-            // What the server would not have accepted covers nothing.
+            // The server does not accept another number; it would cover nothing.
             count = number.parse().unwrap_or(0);
             words = &words[1..];
         }
@@ -36,7 +36,7 @@ impl Synchronous {
         (!names.is_empty()).then_some(Self { count, names })
     }
 
-    /// Returns `true` if every standby that may be promoted has confirmed each commit: each of these that are connected,
+    /// Returns `true` if every standby that may be promoted has confirmed each commit: each that is connected (`standbys`),
     /// and each that is named. `receivers` are connected, too, and may confirm a commit in place of a standby.
     pub(super) fn covers(&self, standbys: &[String], receivers: &[String]) -> bool {
         let is_listed = |one: &String| self.names.iter().any(|name| name.eq_ignore_ascii_case(one));
@@ -47,9 +47,9 @@ impl Synchronous {
         listed.dedup();
         let connected = || standbys.iter().chain(receivers).filter(|one| is_named(one));
         let is_away = |name: &&String| !connected().any(|one| one.eq_ignore_ascii_case(name));
-        // Any that is named may be among those that confirm, and any other of them may not.
+        // Any named one may be among those that confirm, so all of them have to.
         let confirming = connected().count() + listed.iter().filter(is_away).count();
-        // If only receivers confirm, no standby has anything.
+        // If only receivers confirm, no standby has the commit.
         let is_kept = standbys.iter().any(is_named)
             || listed.iter().any(|name| is_away(&name))
             || receivers.iter().all(|one| !is_named(one));
@@ -120,7 +120,7 @@ mod tests {
             ("ANY 1 (a)", &["a"], true),
             ("ANY 2 (*)", &["a", "b"], true),
             ("ANY 2 (*)", &["a", "b", "c"], false),
-            // Two that call themselves the same.
+            // Two standbys of the same name.
             ("walreceiver", &["walreceiver", "walreceiver"], false),
             ("\"a b\"", &["a b"], true),
             ("\"a \"\"b\"\", c\"", &["a \"b\", c"], true),
@@ -128,7 +128,7 @@ mod tests {
             ("first", &["first"], true),
             ("any, first", &["any"], false),
             ("FIRST 2 (any, first)", &["any", "first"], true),
-            // One that is named is away, and another confirms in its place.
+            // A named standby is not connected, and another one confirms in its place.
             ("ANY 1 (a, *)", &["b"], false),
             ("ANY 1 (a, *)", &["a"], true),
             ("2 (a, *)", &["b"], true),

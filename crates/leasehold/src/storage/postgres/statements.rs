@@ -1,4 +1,6 @@
 //! The statements: their texts, with the names of the tables in them, and the types of their parameters.
+//!
+//! Each text is a file in `statements/`, whose header explains its algorithm, its parameters and its reply.
 
 use std::time::Duration;
 
@@ -9,126 +11,138 @@ use super::qualify::qualify;
 use crate::clock::millis;
 use crate::storage::WAITER_TTL;
 
-/// How long an observer's row counts unless it is refreshed: longer than a waiter's, which keeps others from a lock.
+/// How long an observer's row counts unless it is refreshed. Longer than a waiter's, which keeps a lock from others.
 pub(super) const OBSERVER_TTL: Duration = Duration::from_secs(30);
 
-/// One kind of statement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verb {
-    Grant,
-    Acquire,
-    Shorten,
-    Look,
-    Renew,
-    Free,
-    /// A release where somebody may wait.
-    HandOver,
-    /// Those that follow a [`Verb::Renew`] or [`Verb::HandOver`] which found a row locked: they wait for a while.
-    RenewLocked,
-    ReleaseLocked,
-    /// Tells whose turn it is, behind a [`Verb::Free`] or an acquire of a lock that somebody observes.
-    Pass,
-    /// The same behind the other releases, also to whom a lock was handed over.
-    PassOn,
-    Tell,
-    Inspect,
-    List,
-    Watch,
-    Unwatch,
-    Sweep,
-}
-
-/// All of them, for the tables of one configuration.
-pub(super) struct Statements {
-    texts: Vec<String>,
-    /// The tables, as `to_regclass` wants them.
-    pub(super) locks: String,
-    pub(super) waiters: String,
-}
-
-/// What a table's comment says, which makes it ours.
+/// The comment of the table, which marks it as one of Leasehold.
 pub(super) const VERSION: &str = "leasehold schema 2";
-/// What the names of channels begin with; the client's id follows.
+
+/// The beginning of the names of channels; the client's id follows.
 pub(super) const CHANNEL: &str = "leasehold_";
 
-const SCHEMA: &str = include_str!("schema.sql");
-/// Every commit waits for the disk and for the standby, and the server says so if it did not, whatever the server, the
-/// database or the role has set.
+/// How long a statement waits for a locked table, and for anything else that the statement itself does not limit.
+pub(super) const TABLE_TIMEOUT: &str = "1s";
+
+/// How long a blocking statement waits for a row. Long enough for a statement of another client that found the row free
+/// and is about to find out that it is not.
+const LOCK_TIMEOUT: &str = "set_config('lock_timeout', '100ms', true)";
+
+/// Has the commit wait for the disk and for the standby, whatever the server, the database or the role has set; and has
+/// the server warn if it did not wait.
 const DURABLE: &str = "set_config('synchronous_commit', \
     case when current_setting('synchronous_commit') = 'remote_apply' then 'remote_apply' else 'on' end, true) \
     || set_config('client_min_messages', 'warning', true)";
 
-/// Long enough for a statement of another client that found the row free and is about to find out that it is not.
-const LOCK_TIMEOUT: &str = "set_config('lock_timeout', '100ms', true)";
-/// How long a statement of a session of ours waits for a table that is locked, and for whatever else.
-pub(super) const TABLE_TIMEOUT: &str = "1s";
+const SCHEMA: &str = include_str!("statements/schema.sql");
 
-impl Verb {
+/// One statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Statement {
+    AcquireUncontended,
+    Acquire,
+    FindTurns,
+    ShortenOverlong,
+    Renew,
+    /// As [`Statement::Renew`], but waits for rows that another transaction has locked.
+    RenewBlocking,
+    ReleaseUncontended,
+    Release,
+    /// As [`Statement::Release`], but waits for rows that another transaction has locked, and hands nothing over.
+    ReleaseBlocking,
+    /// Notifies behind a [`Statement::Release`].
+    Notify,
+    /// The same behind a [`Statement::ReleaseUncontended`], or an acquire of an observed lock. It does nothing unless a
+    /// client waits or observes.
+    NotifyIfAnyWaiter,
+    NotifyOwners,
+    Inspect,
+    List,
+    Watch,
+    Unwatch,
+    DeleteExpired,
+}
+
+/// The texts of all statements, for the tables of one configuration.
+pub(super) struct Statements {
+    texts: Vec<String>,
+    /// The tables, as `to_regclass` reads them.
+    pub(super) locks: String,
+    pub(super) waiters: String,
+}
+
+impl Statement {
     /// All of them, each at the place of its number.
     pub(super) const ALL: [Self; 17] = [
-        Self::Grant,
+        Self::AcquireUncontended,
         Self::Acquire,
-        Self::Shorten,
-        Self::Look,
+        Self::FindTurns,
+        Self::ShortenOverlong,
         Self::Renew,
-        Self::Free,
-        Self::HandOver,
-        Self::RenewLocked,
-        Self::ReleaseLocked,
-        Self::Pass,
-        Self::PassOn,
-        Self::Tell,
+        Self::RenewBlocking,
+        Self::ReleaseUncontended,
+        Self::Release,
+        Self::ReleaseBlocking,
+        Self::Notify,
+        Self::NotifyIfAnyWaiter,
+        Self::NotifyOwners,
         Self::Inspect,
         Self::List,
         Self::Watch,
         Self::Unwatch,
-        Self::Sweep,
+        Self::DeleteExpired,
     ];
 
     pub(super) const fn number(self) -> usize {
         self as usize
     }
 
+    /// Returns `true` if it waits for rows that another transaction has locked.
+    pub(super) const fn is_blocking(self) -> bool {
+        matches!(self, Self::RenewBlocking | Self::ReleaseBlocking)
+    }
+
     fn template(self) -> &'static str {
         match self {
-            Self::Grant => include_str!("grant.sql"),
-            Self::Acquire => include_str!("acquire.sql"),
-            Self::Shorten => include_str!("shorten.sql"),
-            Self::Look => include_str!("look.sql"),
-            Self::Renew | Self::RenewLocked => include_str!("renew.sql"),
-            Self::Free => include_str!("free.sql"),
-            Self::HandOver | Self::ReleaseLocked => include_str!("release.sql"),
-            Self::Pass | Self::PassOn => include_str!("pass.sql"),
-            Self::Tell => include_str!("tell.sql"),
-            Self::Inspect => include_str!("inspect.sql"),
-            Self::List => include_str!("list.sql"),
-            Self::Watch => include_str!("watch.sql"),
-            Self::Unwatch => include_str!("unwatch.sql"),
-            Self::Sweep => include_str!("sweep.sql"),
+            Self::AcquireUncontended => include_str!("statements/acquire_uncontended.sql"),
+            Self::Acquire => include_str!("statements/acquire.sql"),
+            Self::FindTurns => include_str!("statements/find_turns.sql"),
+            Self::ShortenOverlong => include_str!("statements/shorten_overlong.sql"),
+            Self::Renew | Self::RenewBlocking => include_str!("statements/renew.sql"),
+            Self::ReleaseUncontended => include_str!("statements/release_uncontended.sql"),
+            Self::Release | Self::ReleaseBlocking => include_str!("statements/release.sql"),
+            Self::Notify | Self::NotifyIfAnyWaiter => include_str!("statements/notify.sql"),
+            Self::NotifyOwners => include_str!("statements/notify_owners.sql"),
+            Self::Inspect => include_str!("statements/inspect.sql"),
+            Self::List => include_str!("statements/list.sql"),
+            Self::Watch => include_str!("statements/watch.sql"),
+            Self::Unwatch => include_str!("statements/unwatch.sql"),
+            Self::DeleteExpired => include_str!("statements/delete_expired.sql"),
         }
     }
 
-    /// What fills the holes that a template has, where statements share one.
-    const fn differs(self) -> &'static [(&'static str, &'static str)] {
+    /// Returns what fills the placeholders by which statements with the same template differ.
+    const fn variant(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            // Nobody waits together with those whose rows are not locked.
+            // A batch does not wait for the one row of it that is locked.
             Self::Renew => &[("{locked}", "skip locked"), ("{patient}", "null")],
-            Self::RenewLocked => &[("{locked}", ""), ("{patient}", LOCK_TIMEOUT)],
-            // Whoever pins the row by FOR KEY SHARE keeps it from another owner, and not from being released.
-            Self::HandOver => &[
+            Self::RenewBlocking => &[("{locked}", ""), ("{patient}", LOCK_TIMEOUT)],
+            // A transaction that pins the row by FOR KEY SHARE keeps it from another owner, and not from being released.
+            Self::Release => &[
                 ("{locked}", "skip locked"),
                 ("{patient}", "null"),
                 ("{strength}", "update"),
                 ("{hands}", "true"),
             ],
-            Self::ReleaseLocked => &[
+            Self::ReleaseBlocking => &[
                 ("{locked}", ""),
                 ("{patient}", LOCK_TIMEOUT),
                 ("{strength}", "no key update"),
                 ("{hands}", "false"),
             ],
-            Self::Pass => &[("{anybody}", "(select exists(select from {waiters} where space = $1))")],
-            Self::PassOn => &[("{anybody}", "true")],
+            Self::Notify => &[("{if_any_waiter}", "true")],
+            Self::NotifyIfAnyWaiter => {
+                &[("{if_any_waiter}", "(select exists(select from {waiters} where space = $1))")]
+            }
             _ => &[],
         }
     }
@@ -137,40 +151,27 @@ impl Verb {
         const TEXT: Type = Type::TEXT;
         const TEXTS: Type = Type::TEXT_ARRAY;
         const UUIDS: Type = Type::UUID_ARRAY;
+        const NUMBER: Type = Type::INT8;
         const NUMBERS: Type = Type::INT8_ARRAY;
+        const FLAG: Type = Type::BOOL;
         const FLAGS: Type = Type::BOOL_ARRAY;
+        const ACQUIRE: &[Type] =
+            &[TEXT, TEXT, NUMBER, TEXTS, TEXTS, UUIDS, NUMBERS, NUMBERS, FLAGS, TEXTS, TEXT, TEXT, FLAGS];
         match self {
-            Self::Acquire => {
-                const ACQUIRE: &[Type] = &[
-                    TEXT,
-                    TEXT,
-                    Type::INT8,
-                    TEXTS,
-                    TEXTS,
-                    UUIDS,
-                    NUMBERS,
-                    NUMBERS,
-                    FLAGS,
-                    TEXTS,
-                    TEXT,
-                    TEXT,
-                    FLAGS,
-                ];
-                ACQUIRE
-            }
-            Self::Grant => &[TEXT, TEXT, Type::INT8, TEXTS, TEXTS, UUIDS, NUMBERS, NUMBERS, TEXTS],
-            Self::Look => &[TEXT, TEXTS, UUIDS],
-            Self::Renew | Self::RenewLocked => &[TEXT, TEXTS, UUIDS, NUMBERS, NUMBERS, FLAGS],
-            Self::Free => &[TEXT, TEXT, TEXTS, UUIDS],
-            Self::HandOver | Self::ReleaseLocked => &[TEXT, Type::INT8, TEXTS, UUIDS, Type::BOOL, TEXT],
-            Self::Pass | Self::PassOn => &[TEXT, TEXTS, TEXT, NUMBERS],
-            Self::Shorten => &[TEXT, TEXTS],
-            Self::Tell => &[TEXTS, UUIDS],
+            Self::AcquireUncontended => &[TEXT, TEXT, NUMBER, TEXTS, TEXTS, UUIDS, NUMBERS, NUMBERS, TEXTS],
+            Self::Acquire => ACQUIRE,
+            Self::FindTurns => &[TEXT, TEXTS, UUIDS],
+            Self::ShortenOverlong => &[TEXT, TEXTS],
+            Self::Renew | Self::RenewBlocking => &[TEXT, TEXTS, UUIDS, NUMBERS, NUMBERS, FLAGS],
+            Self::ReleaseUncontended => &[TEXT, TEXT, TEXTS, UUIDS],
+            Self::Release | Self::ReleaseBlocking => &[TEXT, NUMBER, TEXTS, UUIDS, FLAG, TEXT],
+            Self::Notify | Self::NotifyIfAnyWaiter => &[TEXT, TEXTS, TEXT, NUMBERS],
+            Self::NotifyOwners => &[TEXTS, UUIDS],
             Self::Inspect => &[TEXT, TEXT],
-            Self::List => &[TEXT, TEXT, Type::BOOL, TEXT, Type::INT8, TEXT, Type::INT8],
+            Self::List => &[TEXT, TEXT, NUMBER, TEXT, NUMBER, TEXT, NUMBER],
             Self::Watch => &[TEXT, Type::UUID, TEXT, TEXTS],
             Self::Unwatch => &[TEXT, Type::UUID, TEXTS],
-            Self::Sweep => &[],
+            Self::DeleteExpired => &[],
         }
     }
 }
@@ -178,20 +179,21 @@ impl Verb {
 impl Statements {
     pub(super) fn new(config: &Config) -> Self {
         let tables = Tables::new(config);
-        let text = |verb: &Verb| {
-            let fill = |text: String, (hole, what): &(&str, &str)| text.replace(hole, what);
-            qualify(&tables.fill(&verb.differs().iter().fold(verb.template().to_owned(), fill)))
+        let text = |statement: &Statement| {
+            let fill = |text: String, (placeholder, with): &(&str, &str)| text.replace(placeholder, with);
+            let template = statement.variant().iter().fold(statement.template().to_owned(), fill);
+            qualify(&tables.fill(&template))
         };
-        let texts = Verb::ALL.iter().map(text).collect();
+        let texts = Statement::ALL.iter().map(text).collect();
         Self { texts, locks: tables.locks, waiters: tables.waiters }
     }
 
-    pub(super) fn text(&self, verb: Verb) -> &str {
-        &self.texts[verb.number()]
+    pub(super) fn text(&self, statement: Statement) -> &str {
+        &self.texts[statement.number()]
     }
 }
 
-/// What makes the tables.
+/// Returns the statements that make the tables.
 pub(super) fn schema(config: &Config) -> String {
     Tables::new(config).fill(SCHEMA)
 }
@@ -202,7 +204,7 @@ pub(super) fn tables(config: &Config) -> [String; 2] {
     [locks, waiters]
 }
 
-/// The bytes of a text, in UTF-8 if its database knows an encoding at all.
+/// Returns an expression for the bytes of a text, in UTF-8 if its database has an encoding at all.
 fn bytes(text: &str) -> String {
     format!(
         "convert_to({text}, case when current_setting('server_encoding') = 'SQL_ASCII' then 'SQL_ASCII' else 'UTF8' end)"
@@ -230,7 +232,7 @@ impl Tables {
 
     fn fill(&self, template: &str) -> String {
         template
-            .replace("{holder}", include_str!("holder.sql"))
+            .replace("{holder}", include_str!("statements/holder.sql"))
             .replace("{locks}", &self.locks)
             .replace("{waiters}", &self.waiters)
             .replace("{queue}", &self.queue)
@@ -248,26 +250,39 @@ impl Tables {
 
 #[cfg(test)]
 mod tests {
-    use super::super::qualify::doubts;
+    use std::collections::BTreeSet;
+
+    use super::super::qualify::ambiguities;
     use super::*;
 
     #[test]
-    fn every_statement_is_at_its_number_and_complete() {
+    fn every_statement_is_complete_and_unambiguous() {
         let config = Config::new("postgres://h/d?schema=s&table=t").expect("valid");
         let statements = Statements::new(&config);
-        for (number, verb) in Verb::ALL.into_iter().enumerate() {
-            assert_eq!(verb.number(), number);
-            let text = statements.text(verb);
+        for (number, statement) in Statement::ALL.into_iter().enumerate() {
+            assert_eq!(statement.number(), number);
+            let text = statements.text(statement);
             assert!(!text.contains(['{', '}']), "{text}");
-            let parameters = (1..=verb.types().len()).filter(|i| text.contains(&format!("${i}")));
-            assert_eq!(parameters.count(), verb.types().len(), "{text}");
-            let differs = verb.differs().iter();
-            let plain =
-                differs.fold(verb.template().to_owned(), |text, (hole, what)| text.replace(hole, what));
-            assert_eq!(doubts(&Tables::new(&config).fill(&plain)), Vec::<String>::new(), "{verb:?}");
-            // Of the transaction's time nothing is computed: it stands still while a statement waits.
+            // The header of its file is not sent.
+            assert!(!text.contains("--") && !text.contains('\n'), "{text}");
+            let parameters = text.split('$').skip(1).map(|rest| {
+                let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+                rest[..digits].parse::<usize>().expect("a number")
+            });
+            let all: BTreeSet<_> = (1..=statement.types().len()).collect();
+            assert_eq!(parameters.collect::<BTreeSet<_>>(), all, "{text}");
+            let variant = statement.variant().iter();
+            let template = statement.template().to_owned();
+            let template =
+                variant.fold(template, |text, (placeholder, with)| text.replace(placeholder, with));
+            assert_eq!(
+                ambiguities(&Tables::new(&config).fill(&template)),
+                Vec::<String>::new(),
+                "{statement:?}"
+            );
+            // The time of the transaction stands still while a statement waits for a row.
             assert!(!text.contains("now()") && !text.contains("current_timestamp"), "{text}");
         }
-        assert!(statements.text(Verb::Inspect).contains(r#"from "s"."t" l"#));
+        assert!(statements.text(Statement::Inspect).contains(r#"from "s"."t" l"#));
     }
 }

@@ -1,42 +1,75 @@
--- KEYS: lock and record of each claim; on a Cluster queue and waiters of each; then the epoch if there is a run id.
--- ARGV: nonce, number of claims, run id or '', failover grace in ms, life of a waiter's entry in ms; the owner of each
---   claim; then what claims that follow each other have in common: number of the last of them, ttl in ms,
---   not after (16 digits of µs by this server's clock), client and ttl as in the record, and the label after '-', or 'w' to
---   wait, or 's' to wait without listening.
--- Reply: nonce, µs, then of each claim 1 (granted, the token is those µs), a token (granted), or a list:
---   2 owner, token, left, held for, waiters, label, retry after · 3 (late) · 4 type · 5 error
---   or alone: 7 error of the epoch · 8 the grace that others use
+-- Grants each claim whose lock is free and whose turn it is, and puts the others into the queue if they wait.
+--
+-- 1. If there is a failover grace: read the epoch, the run id of the primary and when it was first seen. Write it anew
+--    if this is another primary. Until the grace is over, grant no free lock (`frozen`).
+-- 2. Read the lock and the record of every claim with one MGET.
+-- 3. Refuse a claim that is executed after its limit.
+-- 4. Grant a free lock without waiters, the common case: write the record with the next token, then the lock (`grant`).
+-- 5. If the owner holds already: return its token, and extend the lease to a full TTL (`grant_again`).
+-- 6. If the lock is held or frozen, or another owner is at the queue head: enqueue the owner if it waits, and describe
+--    the holder (`enqueue`, `refuse`).
+-- 7. If the owner is at the queue head, or no waiter is alive: grant as in step 4, and remove its entry.
+--
+-- KEYS
+--   2i - 1, 2i          lock and record of claim i of n
+--   2(n + i) - 1 and 2(n + i)
+--                       queue and waiters of claim i, on a Cluster only
+--   last                the epoch, if there is a run id
+-- ARGV
+--   1                   nonce
+--   2                   n, the number of claims
+--   3                   run id of the primary, or ''
+--   4                   failover grace in ms
+--   5                   TTL of a waiter's entry in ms
+--   5 + i               owner of claim i
+--   then 5 for each group of adjacent claims that have them in common:
+--                       number of the last claim of the group
+--                       TTL in ms
+--                       limit: the first moment at which it is too late, 16 digits of µs by this server's clock
+--                       client and TTL, as in the record
+--                       a letter and the label: '-' does not wait, 'w' waits, 's' waits without a subscription
+-- Reply: nonce, the server's clock in µs, then for each claim
+--   1                   granted; the token is the clock of this reply
+--   TOKEN               granted with this token
+--   {2, owner, token, left, held for, waiters, label, retry after}
+--                       held; the times are in ms. The owner is '' if there is no holder
+--   {3}                 executed too late
+--   {4, TYPE}           the key of the lock is of another type
+--   {5, TEXT}           an error of a command
+-- or instead of all claims
+--   {7, TEXT}           the epoch cannot be written
+--   {8, MS}             other clients of the prefix use this grace
 local now, n = time(), tonumber(ARGV[2])
 local reply = {ARGV[1], now}
 
--- What the claim at hand has in common with its neighbours: `late` whether its time is over, `tail` the end of a record.
+-- What the current group of claims has in common. `late`: its limit has passed. `tail`: the end of its records.
 local ttl, late, profile, wait, label, tail
 
--- Writes the record before the lock: a record without a lock is only a token that nobody got.
+-- Grants claim i. Writes the record before the lock: a record without a lock is only a token that was skipped.
 local function grant(i, flag, row)
   local token, last = now, row and sub(row, 2, 17)
-  -- What is no record has no token.
+  -- The key may contain something else than a record, which has no token.
   if last and not tonumber(last) then last = nil end
   if last and last >= now then token = string.format('%016.0f', tonumber(last) + 1) end
   local written = pcall('SET', KEYS[2 * i], flag .. token .. ARGV[i + 5] .. tail, 'PX', LIFE)
   if written.err then return {5, written.err} end
   local set = pcall('SET', KEYS[2 * i - 1], ARGV[i + 5], 'NX', 'PX', ttl)
-  -- There is no string, and yet there is something.
+  -- MGET found no string, and yet the key exists.
   if not set then return {4, call('TYPE', KEYS[2 * i - 1]).ok} end
   if set.err then return {5, set.err} end
   return token == now and 1 or token
 end
 
--- Makes what answers a claim that is not the first grant of a free lock for which nobody waits.
--- `frozen`: for how many ms nobody may be granted anything.
-local function otherwise(frozen)
+-- Returns the function that executes steps 5 to 7. No free lock is granted for `frozen` ms.
+local function uncommon(frozen)
   local queue = queues(now)
   local us, ms, digits = queue.us, queue.ms, queue.digits
 
+  -- Returns the text of an error that pcall returned.
   local function err(answer) return type(answer) == 'table' and answer.err or nil end
 
-  -- The owner asks again: an answer was lost, or it refreshes. It keeps its token.
-  local function again(i, row)
+  -- Grants again to the owner that holds: a reply was lost, or the owner refreshes. It keeps its token.
+  local function grant_again(i, row)
     local me, record, lock = ARGV[i + 5], KEYS[2 * i], KEYS[2 * i - 1]
     local token, failed = row and sub(row, 2, 17) or now, nil
     if not row or sub(row, 18, 49) ~= me then
@@ -53,7 +86,7 @@ local function otherwise(frozen)
     return token
   end
 
-  -- Leaves a waiter's entry, or refreshes it. Returns an error's text.
+  -- Adds or refreshes the entry of a waiter. Returns the text of an error.
   local function enqueue(i, row, tickets, waiters)
     local me, failed = ARGV[i + 5], nil
     if not row then
@@ -75,7 +108,7 @@ local function otherwise(frozen)
     return failed
   end
 
-  -- Says who holds, and when asking again may be worth it.
+  -- Describes the holder, and when a retry may succeed.
   local function refuse(lock, value, row, tickets, free_at)
     local waiting = call('ZCARD', tickets)
     if not value then return {2, '', '', -1, -1, waiting, '', math.max((free_at or ms) - ms, 0)} end
@@ -85,7 +118,7 @@ local function otherwise(frozen)
     end
     local longest = tonumber(sub(row, 66, 73))
     if left > longest then
-      -- Only a clock that was set back can make a lease longer than its TTL.
+      -- A lease is longer than its TTL only if the clock was set back.
       call('PEXPIRE', lock, digits(longest))
       left = longest
     end
@@ -98,7 +131,7 @@ local function otherwise(frozen)
     local tickets, waiters = queue.keys(i, n)
     local answer
     if value == me then
-      answer = again(i, row)
+      answer = grant_again(i, row)
     else
       local head, deadline
       if not value and queued then head, deadline = queue.first(tickets, waiters, tonumber(ARGV[5])) end
@@ -126,7 +159,7 @@ if ARGV[3] ~= '' then
     seen, span = ms, grace
   end
   if tonumber(span) ~= grace then return {ARGV[1], now, {8, tonumber(span)}} end
-  -- A clock that was set back must not freeze everybody for longer than the grace.
+  -- A clock that was set back must not freeze the locks for longer than the grace.
   frozen = math.min(tonumber(seen) + grace - ms, grace)
 end
 
@@ -143,8 +176,8 @@ for i = 1, n do
   if late then
     reply[i + 2] = {3}
   elseif value or frozen > 0 or (row and byte(row) == QUEUED) then
-    rest = rest or otherwise(frozen)
-    -- Keys beside the lock may be of another type.
+    rest = rest or uncommon(frozen)
+    -- It raises if a key beside the lock is of another type.
     local done, answer = protected(rest, i, value, row)
     reply[i + 2] = done and answer or {5, type(answer) == 'table' and answer.err or answer}
   else

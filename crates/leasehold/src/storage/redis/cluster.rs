@@ -1,9 +1,10 @@
-//! Knows the nodes of a Cluster, and who of them serves which slot.
+//! A Cluster: its nodes, and which of them serves which slot.
 //!
-//! The driver's own client for Clusters asks again by itself, lets one silent node hold up the others, and hides what
-//! a node said. Claims must not be repeated by anybody but the engine, so the way is found here.
+//! The driver's own client for Clusters retries by itself, lets one silent node delay the replies of the others, and
+//! hides what a node replied. Only the engine may retry a claim, so the nodes are found here.
 
-mod parts;
+mod call;
+mod list;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,20 +17,19 @@ use redis::cmd;
 use tokio::sync::oneshot;
 use tokio_rustls::TlsConnector;
 
-use super::Primary;
-use super::answers::explain;
 use super::config::{Config, Place};
-use super::connect::{Connector, Opened};
+use super::connect::{Connector, LIMIT, Opened};
+use super::errors::explain;
 use super::keys::SLOTS;
 use super::link::{Link, Server};
-use super::slots::{self, Told};
+use super::slots::{self, SlotMap};
+use super::topology::Primary;
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::Finding;
 use crate::storage::net::hints::Hinter;
-use crate::storage::{Guarantees, Hint, Name, Owner};
+use crate::storage::{Finding, Guarantees, Hint, Name, Owner};
 
-/// The primaries of a Cluster, and who of them serves which slot.
+/// The primaries of a Cluster, and which of them serves which slot.
 pub(super) struct Cluster {
     config: Arc<Config>,
     tls: Option<TlsConnector>,
@@ -42,23 +42,24 @@ pub(super) struct Cluster {
 #[derive(Default)]
 struct State {
     nodes: Vec<Arc<Node>>,
-    /// Which of the nodes serves each slot.
+    /// The index in `nodes` of the node that serves each slot.
     slots: Vec<Option<u16>>,
-    /// The primaries when the nodes were last asked.
+    /// The primaries at the last refresh.
     primaries: BTreeSet<String>,
     epoch: u64,
-    asking: Option<Asking>,
-    /// When the nodes were last asked.
-    asked: Option<Moment>,
-    /// Whether there was a reason to ask them again since.
+    /// The refresh that is in flight.
+    refresh: Option<Refresh>,
+    /// When the last refresh began.
+    refreshed: Option<Moment>,
+    /// Whether there was a reason for another refresh since.
     stale: bool,
-    /// Whether a node said since that a slot has moved.
+    /// Whether a node has replied since that a slot has moved.
     moved: bool,
-    /// Who was listened to last.
+    /// The number of connections that were opened to listen, with a random start.
     listened: usize,
 }
 
-type Asking = Shared<BoxFuture<'static, Result<()>>>;
+type Refresh = Shared<BoxFuture<'static, Result<()>>>;
 
 /// One primary.
 pub(super) struct Node {
@@ -66,13 +67,13 @@ pub(super) struct Node {
     pub(super) primary: Primary,
 }
 
-/// How many nodes are asked who serves what.
-const ASKED: usize = 5;
-/// The nodes are not asked again earlier.
+/// How many nodes are queried for the slot map at a time.
+const QUERIED_AT_ONCE: usize = 5;
+/// The shortest time between two refreshes.
 const PAUSE: Duration = Duration::from_millis(200);
 
 impl Cluster {
-    /// Finds the nodes, and what can be promised of all of them.
+    /// Finds the nodes, and returns what all of them can promise.
     pub(super) async fn connect(
         seeds: &[Place],
         tls: Option<TlsConnector>,
@@ -87,32 +88,34 @@ impl Cluster {
             hinter: Arc::clone(hinter),
             state: Mutex::default(),
         });
-        // Not everybody listens to the same.
+        // Clients begin to listen at different nodes.
         cluster.state().listened = usize::from(Owner::random().to_bytes()[0]);
-        cluster.ask().await?;
-        let nodes = cluster.nodes();
+        cluster.refresh().await?;
+        let guarantees = cluster.guarantees().await?;
+        Ok((cluster, guarantees))
+    }
+
+    /// Returns the guarantees of the node that promises the least. A node that is down is ignored until it is back.
+    async fn guarantees(&self) -> Result<Guarantees> {
+        let nodes = self.nodes();
         let links = join_all(nodes.iter().map(|node| node.primary.server.link())).await;
         let (mut least, mut last) = (None, None);
         for link in links {
             match link {
                 Ok(link) => {
-                    let guarantees = link.facts.guarantees(config);
+                    let guarantees = link.facts.guarantees(&self.config);
                     if least.is_none_or(|least: Guarantees| guarantees.tier < least.tier) {
                         least = Some(guarantees);
                     }
                 }
-                // One that is away is asked when it is back.
                 Err(error) if error.kind() == ErrorKind::Unavailable => last = Some(error),
                 Err(error) => return Err(error),
             }
         }
-        match least {
-            Some(least) => Ok((cluster, least)),
-            None => Err(last.unwrap_or_else(|| unserved(None))),
-        }
+        least.ok_or_else(|| last.unwrap_or_else(|| unserved(None)))
     }
 
-    /// Says what every node is; of one that is away, that it is.
+    /// Returns the findings of every node. A node that is down is a finding, too.
     pub(super) async fn findings(&self) -> Vec<Finding> {
         let nodes = self.nodes();
         let found = nodes.iter().map(async |node| match node.primary.server.link().await {
@@ -122,17 +125,20 @@ impl Cluster {
         join_all(found).await.concat()
     }
 
-    /// The primaries.
+    /// Returns the primaries.
     pub(super) fn nodes(&self) -> Vec<Arc<Node>> {
         self.state().nodes.clone()
     }
 
-    /// The primary that serves a lock.
+    /// Returns the primary that serves a lock.
     pub(super) fn node_for(&self, name: &Name) -> Option<Arc<Node>> {
-        self.node_of(self.config.keys.slot(name))
+        let slot = self.config.keys.slot(name);
+        let state = self.state();
+        let number = (*state.slots.get(usize::from(slot))?)?;
+        state.nodes.get(usize::from(number)).map(Arc::clone)
     }
 
-    /// Opens a connection to some node, to listen to; to another one than the last time.
+    /// Opens a connection to listen, to another node than the last time.
     pub(super) async fn open(self: &Arc<Self>) -> Result<(Arc<Server>, Opened)> {
         let (nodes, next) = {
             let mut state = self.state();
@@ -140,24 +146,25 @@ impl Cluster {
             (state.nodes.clone(), state.listened)
         };
         let node = nodes.get(next % std::cmp::max(nodes.len(), 1)).ok_or_else(|| unserved(None))?;
-        let opened = node.primary.server.connector().open().await.inspect_err(|_| self.ask_soon())?;
+        let opened = node.primary.server.connector().open().await.inspect_err(|_| self.refresh_soon())?;
         Ok((Arc::clone(&node.primary.server), opened))
     }
 
-    /// Looks for signs that something has changed: in what a node has answered to `CLUSTER INFO`, and at all nodes.
-    pub(super) fn beat(self: &Arc<Self>, info: &str, limit: Duration) {
+    /// Looks for signs of a change: in a reply to `CLUSTER INFO`, and at every node, each of which must reply within
+    /// `limit`.
+    pub(super) fn check(self: &Arc<Self>, info: &str, limit: Duration) {
         let (stale, epoch) = {
             let state = self.state();
             (state.stale, state.epoch)
         };
         if stale || slots::epoch_of(info).is_some_and(|seen| seen != epoch) {
-            self.ask_soon();
+            self.refresh_soon();
         }
         for node in self.nodes() {
             let cluster = Arc::clone(self);
             tokio::spawn(async move {
-                // Connecting again, and asked what it is, a node that was restarted is known as another one.
-                let Ok(link) = node.primary.server.link().await else { return cluster.ask_soon() };
+                // A new connection recognizes a node that was restarted by its identity.
+                let Ok(link) = node.primary.server.link().await else { return cluster.refresh_soon() };
                 let alive = tokio::time::timeout(limit, link.call(&cmd("PING"))).await;
                 if !matches!(alive, Ok(Ok(_))) {
                     let _ = node.primary.server.link().await;
@@ -166,58 +173,59 @@ impl Cluster {
         }
     }
 
-    /// Asks the nodes soon who serves what, unless that was done a moment ago.
-    pub(super) fn ask_soon(self: &Arc<Self>) {
+    /// Refreshes the slot map in the background, unless that was done a moment ago.
+    pub(super) fn refresh_soon(self: &Arc<Self>) {
         {
             let mut state = self.state();
-            if state.asking.is_none()
-                && state.asked.is_some_and(|asked| self.clock.now() < asked.after(PAUSE))
+            if state.refresh.is_none()
+                && state.refreshed.is_some_and(|refreshed| self.clock.now() < refreshed.after(PAUSE))
             {
                 state.stale = true;
                 return;
             }
         }
-        // It goes on by itself.
-        drop(self.ask());
+        // The task goes on without this future.
+        drop(self.refresh());
     }
 
-    /// Asks the nodes who serves what, together with everybody else who wants to know.
-    fn ask(self: &Arc<Self>) -> Asking {
+    /// Refreshes the slot map. All callers share one refresh.
+    fn refresh(self: &Arc<Self>) -> Refresh {
         let mut state = self.state();
-        if let Some(asking) = &state.asking {
-            return asking.clone();
+        if let Some(refresh) = &state.refresh {
+            return refresh.clone();
         }
-        let (done, asked) = oneshot::channel();
+        let (done, outcome) = oneshot::channel();
         let cluster = Arc::clone(self);
         tokio::spawn(async move {
-            let told = cluster.told().await;
-            let _nobody_waits = done.send(cluster.learn(told));
+            let map = cluster.fetch().await;
+            let _no_caller_is_left = done.send(cluster.adopt(map));
         });
         let gone =
             || Error::new(ErrorKind::Unavailable, "the runtime that connects has ended; connect again");
-        let asking = asked.map(move |asked| asked.unwrap_or_else(|_| Err(gone()))).boxed().shared();
-        (state.asking, state.asked, state.stale) = (Some(asking.clone()), Some(self.clock.now()), false);
-        asking
+        let refresh = outcome.map(move |outcome| outcome.unwrap_or_else(|_| Err(gone()))).boxed().shared();
+        (state.refresh, state.refreshed, state.stale) =
+            (Some(refresh.clone()), Some(self.clock.now()), false);
+        refresh
     }
 
-    /// Asks several nodes, and believes the newest of what a majority of them says.
-    async fn told(&self) -> Result<Told> {
+    /// Queries several nodes for the slot map. Returns the newest of those that a majority of them reports.
+    async fn fetch(&self) -> Result<SlotMap> {
         let mut places: Vec<_> = self.nodes().iter().map(|node| node.place.clone()).collect();
         places.extend(self.seeds.iter().filter(|seed| !places.contains(seed)).cloned().collect::<Vec<_>>());
-        // Those that are connected first: they answer soonest.
+        // The nodes with a connection reply first.
         places.sort_by_key(|place| self.open_link(place).is_none());
-        // However many are dead, each gets its turn.
-        let (mut last, mut best) = (None, None::<Told>);
-        for places in places.chunks(ASKED) {
-            let mut asked: FuturesUnordered<_> = places.iter().map(|place| self.told_by(place)).collect();
+        // However many nodes are down, each gets its turn.
+        let (mut last, mut newest) = (None, None::<SlotMap>);
+        for places in places.chunks(QUERIED_AT_ONCE) {
+            let mut maps: FuturesUnordered<_> = places.iter().map(|place| self.fetch_from(place)).collect();
             let mut answered = 0;
-            while let Some(told) = asked.next().await {
-                match told {
-                    Ok(told) => {
+            while let Some(map) = maps.next().await {
+                match map {
+                    Ok(map) => {
                         answered += 1;
-                        let rank = |told: &Told| (told.epoch, told.served());
-                        if best.as_ref().is_none_or(|best| rank(&told) > rank(best)) {
-                            best = Some(told);
+                        let rank = |map: &SlotMap| (map.epoch, map.served());
+                        if newest.as_ref().is_none_or(|newest| rank(&map) > rank(newest)) {
+                            newest = Some(map);
                         }
                     }
                     Err(error) => last = Some(error),
@@ -226,77 +234,43 @@ impl Cluster {
                     break;
                 }
             }
-            if best.is_some() {
+            if newest.is_some() {
                 break;
             }
         }
-        best.ok_or_else(|| last.unwrap_or_else(|| unserved(None)))
+        newest.ok_or_else(|| last.unwrap_or_else(|| unserved(None)))
     }
 
-    async fn told_by(&self, place: &Place) -> Result<Told> {
-        let questions = Told::questions();
-        let answers = match self.open_link(place) {
+    async fn fetch_from(&self, place: &Place) -> Result<SlotMap> {
+        let queries = SlotMap::queries();
+        let replies = match self.open_link(place) {
             Some(link) => {
-                let limit = super::connect::LIMIT;
-                let answers = tokio::time::timeout(limit, link.call_all(&questions)).await;
-                answers.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
+                let replies = tokio::time::timeout(LIMIT, link.call_all(&queries)).await;
+                replies.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
             }
-            None => self.connector(place).ask(place, &questions).await?,
+            None => self.connector(place).query(place, &queries).await?,
         };
-        Told::read(answers.map_err(|e| explain(&e, &place.to_string()))?, place)
+        SlotMap::read(replies.map_err(|e| explain(&e, &place.to_string()))?, place)
     }
 
-    /// Takes in what was told, and says so to whom it concerns.
-    fn learn(self: &Arc<Self>, told: Result<Told>) -> Result<()> {
+    /// Replaces the slot map, and sends the hints that follow from the change.
+    fn adopt(self: &Arc<Self>, map: Result<SlotMap>) -> Result<()> {
         let mut state = self.state();
-        state.asking = None;
-        let told = match told {
-            Ok(told) => told,
+        state.refresh = None;
+        let map = match map {
+            Ok(map) => map,
             Err(error) => {
                 state.stale = true;
                 return Err(error);
             }
         };
-        let before = std::mem::take(&mut state.nodes);
-        let mut now = vec![None; usize::from(SLOTS)];
-        for (first, last, place) in &told.ranges {
-            let known = before.iter().find(|node| node.place == *place);
-            let number = state.number(place, || known.map_or_else(|| self.node(place), Arc::clone));
-            now[usize::from(*first)..=usize::from(*last)].fill(Some(number));
-        }
-        // Another set of primaries: one has failed, or has passed its slots on. What its replica did not have is gone.
-        // A slot that only moved among them took its keys along, and yet nobody published there in between.
-        let primaries: BTreeSet<_> = state.nodes.iter().map(|node| node.place.to_string()).collect();
-        let owner = |nodes: &[Arc<Node>], slot: &Option<u16>| {
-            slot.and_then(|number| Some(nodes.get(usize::from(number))?.place.clone()))
-        };
-        let first = state.slots.is_empty();
-        let hint = if first {
-            None
-        } else if primaries != state.primaries {
-            Some(Hint::Restarted)
-        } else {
-            let differs = |(a, b)| owner(&before, a) != owner(&state.nodes, b);
-            if state.moved || state.slots.iter().zip(&now).any(differs) {
-                Some(Hint::Any)
-            } else {
-                // There and back again, perhaps, while nobody looked.
-                (told.epoch > state.epoch).then_some(Hint::Restarted)
-            }
-        };
-        (state.slots, state.primaries, state.epoch, state.moved) = (now, primaries, told.epoch, false);
+        let hint = state.replace(&map, |place| self.node(place));
         drop(state);
         if let Some(hint) = hint {
             self.hinter.send(hint);
             self.hinter.moved();
         }
         Ok(())
-    }
-
-    fn node_of(&self, slot: u16) -> Option<Arc<Node>> {
-        let state = self.state();
-        let number = (*state.slots.get(usize::from(slot))?)?;
-        state.nodes.get(usize::from(number)).map(Arc::clone)
     }
 
     fn open_link(&self, place: &Place) -> Option<Arc<Link>> {
@@ -318,10 +292,44 @@ impl Cluster {
 }
 
 impl State {
-    /// The number of a node; a new one if it is not known.
-    fn number(&mut self, place: &Place, node: impl FnOnce() -> Arc<Node>) -> u16 {
+    /// Replaces the slot map. Known nodes keep their connections. Returns the hint that follows from the change.
+    fn replace(&mut self, map: &SlotMap, new: impl Fn(&Place) -> Arc<Node>) -> Option<Hint> {
+        let before = std::mem::take(&mut self.nodes);
+        let mut slots = vec![None; usize::from(SLOTS)];
+        for (first, last, place) in &map.ranges {
+            let known = before.iter().find(|node| node.place == *place);
+            let number = self.number(place, || known.map_or_else(|| new(place), Arc::clone));
+            slots[usize::from(*first)..=usize::from(*last)].fill(Some(number));
+        }
+        let primaries: BTreeSet<_> = self.nodes.iter().map(|node| node.place.to_string()).collect();
+        let hint = if self.slots.is_empty() {
+            None
+        } else if primaries != self.primaries {
+            // A primary has failed, or has passed its slots on. What its replica did not have is lost.
+            Some(Hint::Restarted)
+        } else if self.moved || self.any_slot_moved(&before, &slots) {
+            // A slot that moves takes its keys along, but no release was published in between.
+            Some(Hint::Any)
+        } else {
+            // A slot may have moved and come back unnoticed.
+            (map.epoch > self.epoch).then_some(Hint::Restarted)
+        };
+        (self.slots, self.primaries, self.epoch, self.moved) = (slots, primaries, map.epoch, false);
+        hint
+    }
+
+    /// Returns `true` if another node than `before` serves a slot.
+    fn any_slot_moved(&self, before: &[Arc<Node>], slots: &[Option<u16>]) -> bool {
+        let place = |nodes: &[Arc<Node>], slot: &Option<u16>| {
+            slot.and_then(|number| Some(nodes.get(usize::from(number))?.place.clone()))
+        };
+        self.slots.iter().zip(slots).any(|(a, b)| place(before, a) != place(&self.nodes, b))
+    }
+
+    /// Returns the number of a node. A node that is not known is added.
+    fn number(&mut self, place: &Place, new: impl FnOnce() -> Arc<Node>) -> u16 {
         let number = self.nodes.iter().position(|known| known.place == *place).unwrap_or_else(|| {
-            self.nodes.push(node());
+            self.nodes.push(new());
             self.nodes.len() - 1
         });
         u16::try_from(number).expect("BUG: there are no more primaries than slots")

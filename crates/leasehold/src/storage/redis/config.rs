@@ -7,51 +7,51 @@ use crate::error::{Error, Result};
 use crate::storage::net::tls::Tls;
 use crate::storage::url::{Authority, Url, bad_value, duration, flag, is_word};
 
-/// Says which Redis to lock in, and how.
+/// The servers of a storage in Redis, and how to use them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
-    pub(in crate::storage) servers: Servers,
-    pub(in crate::storage) access: Access,
-    pub(in crate::storage) keys: Keys,
-    pub(in crate::storage) allow_eviction: bool,
-    pub(in crate::storage) wait_replicas: u32,
-    pub(in crate::storage) failover_grace: Option<Duration>,
+    pub(super) servers: Servers,
+    pub(super) access: Access,
+    pub(super) keys: Keys,
+    pub(super) allow_eviction: bool,
+    pub(super) wait_replicas: u32,
+    pub(super) failover_grace: Option<Duration>,
 }
 
-/// Where the servers are.
+/// The servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::storage) enum Servers {
+pub(super) enum Servers {
     /// One server.
     One(Place),
-    /// Whoever the Sentinels call the primary.
+    /// The server that the Sentinels report as the primary.
     Sentinels { sentinels: Vec<Place>, primary: String, login: Login },
-    /// A Cluster, of which these nodes are asked for the others.
+    /// A Cluster. These nodes report the others.
     Cluster(Vec<Place>),
-    /// Servers that know nothing of each other, of which a majority decides.
+    /// Independent servers, of which a majority decides.
     Quorum(Vec<Place>),
 }
 
-/// An address.
+/// The address of a server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(in crate::storage) enum Place {
+pub(super) enum Place {
     Tcp(String, u16),
     Unix(PathBuf),
 }
 
-/// How to come in, at every server alike.
+/// The access to a server, the same for all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::storage) struct Access {
-    pub(in crate::storage) login: Login,
-    pub(in crate::storage) tls: Option<Tls>,
-    pub(in crate::storage) database: u32,
+pub(super) struct Access {
+    pub(super) login: Login,
+    pub(super) tls: Option<Tls>,
+    pub(super) database: u32,
 }
 
-/// Who asks.
+/// A user and a password.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub(in crate::storage) struct Login {
-    pub(in crate::storage) user: Option<String>,
-    pub(in crate::storage) password: Option<String>,
+pub(super) struct Login {
+    pub(super) user: Option<String>,
+    pub(super) password: Option<String>,
 }
 
 const PORT: u16 = 6379;
@@ -61,11 +61,11 @@ const OPTIONS: [&str; 6] =
     ["prefix", "allow_eviction", "wait_replicas", "failover_grace", "sentinel_user", "sentinel_password"];
 
 impl Config {
-    /// Reads a URL: `redis:`, `rediss:`, `redis+unix:`, `redis[s]+sentinel:` or `redis[s]+cluster:`. No I/O.
+    /// Reads a URL: `redis:`, `rediss:`, `redis+unix:`, `redis[s]+sentinel:` or `redis[s]+cluster:`. Does no I/O.
     ///
     /// # Errors
     ///
-    /// `Invalid` if it is wrong; the text says what is known, and repeats no secret.
+    /// `Invalid` if it is wrong. The text says what would be right, and repeats no secret.
     pub fn new(url: &str) -> Result<Self> {
         let (scheme, rest) = url.split_once(':').unwrap_or_default();
         if !matches!(
@@ -108,8 +108,8 @@ impl Config {
         Ok(config)
     }
 
-    /// What a URL without options says, but for the place.
-    pub(in crate::storage) fn blank(scheme: &str) -> Self {
+    /// Returns the configuration of a URL without options. The place is still missing.
+    pub(super) fn blank(scheme: &str) -> Self {
         Self {
             servers: Servers::Cluster(Vec::new()),
             access: Access { tls: scheme.starts_with("rediss").then(Tls::default), ..Access::default() },
@@ -120,7 +120,7 @@ impl Config {
         }
     }
 
-    pub(in crate::storage) fn set(&mut self, sentinels: &mut Login, option: &str, value: &str) -> Result<()> {
+    pub(super) fn set(&mut self, sentinels: &mut Login, option: &str, value: &str) -> Result<()> {
         let tls = self.access.tls.as_mut();
         match (option, tls) {
             ("prefix", _) if value.len() <= 256 && !value.contains('\0') => self.keys = Keys::new(value),
@@ -152,8 +152,8 @@ impl Config {
         Ok(())
     }
 
-    /// Reads what stands before the options.
-    pub(in crate::storage) fn place(&mut self, kind: &str, url: &Url, sentinels: Login) -> Result<Servers> {
+    /// Reads the part of the URL before its options.
+    pub(super) fn place(&mut self, kind: &str, url: &Url, sentinels: Login) -> Result<Servers> {
         if kind == "unix" {
             let path = url.path()?;
             let path = path.strip_prefix("//").unwrap_or(&path);
@@ -173,7 +173,7 @@ impl Config {
             "sentinel" => {
                 let (primary, db) = path.split_once('/').unwrap_or((path, ""));
                 if primary.is_empty() {
-                    let text = "the URL does not say what the Sentinels call the primary; write it after the hosts, \
+                    let text = "the URL does not name the primary; write the name that the Sentinels use after the hosts, \
                         as in `redis+sentinel://s1,s2,s3/mymaster/0`";
                     return Err(Error::invalid(text));
                 }
@@ -189,7 +189,7 @@ impl Config {
                 Ok(Servers::Quorum(places(PORT)))
             }
             "cluster" if database(path)? == 0 => Ok(Servers::Cluster(places(PORT))),
-            "cluster" => Err(Error::invalid("a Cluster has only database 0; leave the number away")),
+            "cluster" => Err(Error::invalid("a Cluster has only database 0; omit the number")),
             _ => {
                 self.access.database = database(path)?;
                 let mut places = places(PORT);
@@ -221,14 +221,14 @@ impl fmt::Display for Place {
     }
 }
 
-/// Shows nothing of the password.
+/// Hides the password.
 impl fmt::Debug for Login {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Login").field("user", &self.user).finish_non_exhaustive()
     }
 }
 
-/// Shows where, as a URL without user, password and options.
+/// Shows the URL without user, password and options.
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tls = if self.access.tls.is_some() { "s" } else { "" };
@@ -237,7 +237,7 @@ impl fmt::Display for Config {
             Servers::One(place @ Place::Unix(_)) => write!(f, "redis+unix://{place}"),
             Servers::One(place) => write!(f, "redis{tls}://{place}/{}", self.access.database),
             Servers::Sentinels { sentinels, primary, .. } => {
-                // Another text may be what a typing error has made of a login.
+                // A typing error may have put a part of the login here.
                 let primary = if is_word(primary) { primary } else { "…" };
                 write!(f, "redis{tls}+sentinel://{}/{primary}/{}", list(sentinels), self.access.database)
             }

@@ -1,4 +1,4 @@
-//! Opens connections: to a server, or to whoever the Sentinels call the primary.
+//! Opens connections: to a server, or to the primary that Sentinels report.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,21 +19,21 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
-use super::answers::{explain, explain_greeting};
 use super::config::{Access, Config, Login, Place};
+use super::errors::{explain, explain_handshake};
 use super::facts::Facts;
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::net::dial;
 
-/// How to reach one server, again and again.
+/// A way to connect to one server, as often as needed.
 #[derive(Clone)]
-pub(in crate::storage) struct Connector {
+pub(super) struct Connector {
     config: Arc<Config>,
     tls: Option<TlsConnector>,
     route: Route,
     clock: Clock,
-    /// Whether leases were promised to survive a failover: then no server is good enough that cannot keep that.
+    /// Whether leases were promised to survive a failover. Then a server that cannot keep the promise is refused.
     promised: Arc<AtomicBool>,
 }
 
@@ -43,50 +43,50 @@ enum Route {
     Sentinels { sentinels: Vec<Place>, primary: String, login: Login },
 }
 
-/// A connection, and what was learnt when it was opened.
-pub(in crate::storage) struct Opened {
-    pub(in crate::storage) connection: MultiplexedConnection,
-    pub(in crate::storage) driver: Driver,
-    pub(in crate::storage) facts: Facts,
-    pub(in crate::storage) place: Place,
-    pub(in crate::storage) asked: Moment,
-    pub(in crate::storage) answered: Moment,
-    /// What the server says without being asked.
-    pub(in crate::storage) pushed: mpsc::UnboundedReceiver<PushInfo>,
+/// A connection, and what the server reported when it was opened.
+pub(super) struct Opened {
+    pub(super) connection: MultiplexedConnection,
+    pub(super) driver: Driver,
+    pub(super) facts: Facts,
+    pub(super) place: Place,
+    pub(super) asked: Moment,
+    pub(super) answered: Moment,
+    /// Messages that the server sends without a request.
+    pub(super) pushed: mpsc::UnboundedReceiver<PushInfo>,
 }
 
-/// A connection that is let in.
-struct Greeted {
+/// An authenticated connection.
+struct Session {
     connection: MultiplexedConnection,
     _driver: Driver,
     pushed: mpsc::UnboundedReceiver<PushInfo>,
 }
 
-/// One address of a place; a name for TLS with it.
+/// One address of a place; for TCP with the host, which TLS verifies.
 enum Target {
     Tcp(String, SocketAddr),
     Unix(PathBuf),
 }
 
-/// What a Sentinel says of the primary.
-struct Seen {
-    /// The epoch of its configuration: it grows with each failover.
+/// The primary, as a Sentinel reports it.
+struct Reported {
+    /// The epoch of its configuration, which grows with each failover.
     epoch: u64,
     place: Place,
-    /// How many replicas could take its place; those that are away count.
+    /// How many replicas could be promoted, including those that are down.
     replicas: u64,
 }
 
-/// Moves a connection's bytes until it is dropped.
-pub(in crate::storage) struct Driver(JoinHandle<()>);
+/// The task that reads and writes a connection. Dropping it ends the task.
+pub(super) struct Driver(JoinHandle<()>);
 
-/// How long opening a connection may take, with all that belongs to it.
-pub(in crate::storage) const LIMIT: Duration = Duration::from_secs(3);
+/// How long opening a connection may take, including every query that belongs to it.
+pub(super) const LIMIT: Duration = Duration::from_secs(3);
 /// How long one Sentinel may take.
 const SENTINEL_LIMIT: Duration = Duration::from_millis(800);
 
 impl Connector {
-    pub(in crate::storage) fn to(place: Place, config: &Arc<Config>, tls: Option<TlsConnector>) -> Self {
+    pub(super) fn to(place: Place, config: &Arc<Config>, tls: Option<TlsConnector>) -> Self {
         Self {
             config: Arc::clone(config),
             tls,
@@ -96,7 +96,7 @@ impl Connector {
         }
     }
 
-    pub(in crate::storage) fn by_sentinels(
+    pub(super) fn by_sentinels(
         sentinels: &[Place],
         primary: &str,
         login: &Login,
@@ -124,57 +124,53 @@ impl Connector {
         &self.config
     }
 
-    /// What errors call it.
-    pub(in crate::storage) fn shown(&self) -> String {
+    /// Returns the server, as errors name it.
+    pub(super) fn shown(&self) -> String {
         match &self.route {
             Route::Place(place) => place.to_string(),
             Route::Sentinels { primary, .. } => format!("the primary `{primary}`"),
         }
     }
 
-    /// Opens a connection and asks the server what it is.
-    pub(in crate::storage) async fn open(&self) -> Result<Opened> {
+    /// Opens a connection, and queries the server for its facts.
+    pub(super) async fn open(&self) -> Result<Opened> {
         match tokio::time::timeout(LIMIT, self.open_now()).await {
             Ok(opened) => opened,
             Err(_) => Err(self.silent()),
         }
     }
 
-    /// Asks a server something on a connection for that alone, whatever the server is.
-    pub(in crate::storage) async fn ask(
-        &self,
-        place: &Place,
-        questions: &Pipeline,
-    ) -> Result<RedisResult<Vec<Value>>> {
-        let asking = async {
-            let Greeted { mut connection, _driver, .. } = self.connect(place, &self.config.access).await?;
-            Ok(connection.send_packed_commands(questions, 0, questions.len()).await)
+    /// Sends commands to any server, on a connection that is closed afterward.
+    pub(super) async fn query(&self, place: &Place, commands: &Pipeline) -> Result<RedisResult<Vec<Value>>> {
+        let query = async {
+            let Session { mut connection, _driver, .. } = self.connect(place, &self.config.access).await?;
+            Ok(connection.send_packed_commands(commands, 0, commands.len()).await)
         };
-        tokio::time::timeout(LIMIT, asking).await.unwrap_or_else(|_| Err(self.silent()))
+        tokio::time::timeout(LIMIT, query).await.unwrap_or_else(|_| Err(self.silent()))
     }
 
     async fn open_now(&self) -> Result<Opened> {
         let (place, known_replicas) = match &self.route {
             Route::Place(place) => (place.clone(), None),
             Route::Sentinels { sentinels, primary, login } => {
-                let seen = self.primary(sentinels, primary, login).await?;
-                (seen.place, Some(seen.replicas))
+                let reported = self.primary(sentinels, primary, login).await?;
+                (reported.place, Some(reported.replicas))
             }
         };
         let targets = targets(&place).await?;
-        // A name may lead to a primary and to its replica: only what fits ends the search.
+        // A host may have the addresses of a primary and of its replica. Only a fit server ends the search.
         dial::first_of(targets, |target| self.open_at(&place, target, known_replicas)).await
     }
 
     async fn open_at(&self, place: &Place, target: Target, known_replicas: Option<u64>) -> Result<Opened> {
-        let Greeted { mut connection, _driver: driver, pushed } =
-            self.greet(place, &target, &self.config.access).await?;
-        let questions = Facts::questions(&self.config);
+        let Session { mut connection, _driver: driver, pushed } =
+            self.open_session(place, &target, &self.config.access).await?;
+        let queries = Facts::queries(&self.config);
         let asked = self.clock.now();
-        let answers = connection.send_packed_commands(&questions, 0, questions.len()).await;
+        let answers = connection.send_packed_commands(&queries, 0, queries.len()).await;
         let answered = self.clock.now();
         let shown = place.to_string();
-        let answers = answers.map_err(|e| explain_greeting(&e, &shown))?;
+        let answers = answers.map_err(|e| explain_handshake(&e, &shown))?;
         let mut facts = Facts::read(answers, &self.config, &shown)?;
         facts.known_replicas = known_replicas;
         facts.check(&self.config, &shown)?;
@@ -186,36 +182,36 @@ impl Connector {
 
     fn silent(&self) -> Error {
         let text = match self.tls {
-            None => "the server did not answer in time while it was connected to; retry",
-            // So does one that does not speak TLS, and waits for more.
+            None => "the server did not answer in time while the connection was opened; retry",
+            // A server that does not speak TLS waits for more bytes, and does not answer either.
             Some(_) => {
-                "the server did not answer in time while it was connected to; check that it speaks TLS at this port, \
+                "the server did not answer in time while the connection was opened; check that it speaks TLS at this port, \
                  and retry"
             }
         };
         Error::new(ErrorKind::Unavailable, format!("{text} server=`{}`", self.shown()))
     }
 
-    /// Opens a connection to whatever is at a place, by any of its addresses.
-    async fn connect(&self, place: &Place, access: &Access) -> Result<Greeted> {
+    /// Opens a connection to a place, by the first of its addresses that answers.
+    async fn connect(&self, place: &Place, access: &Access) -> Result<Session> {
         let targets = targets(place).await?;
-        dial::first_of(targets, async |target| self.greet(place, &target, access).await).await
+        dial::first_of(targets, async |target| self.open_session(place, &target, access).await).await
     }
 
-    async fn greet(&self, place: &Place, target: &Target, access: &Access) -> Result<Greeted> {
+    async fn open_session(&self, place: &Place, target: &Target, access: &Access) -> Result<Session> {
         let shown = place.to_string();
         let opened = match target {
             Target::Tcp(host, address) => {
                 let stream = TcpStream::connect(address).await.map_err(|e| unreachable(&shown, &e))?;
                 stream.set_nodelay(true).map_err(|e| unreachable(&shown, &e))?;
                 match &self.tls {
-                    None => greet(stream, access).await,
+                    None => handshake(stream, access).await,
                     Some(tls) => {
                         let name = ServerName::try_from(host.clone()).map_err(|_| {
                             Error::invalid(format!("not the name of a host for TLS server=`{shown}`"))
                         })?;
                         let stream = tls.connect(name, stream).await.map_err(|e| untrusted(&shown, &e))?;
-                        greet(stream, access).await
+                        handshake(stream, access).await
                     }
                 }
             }
@@ -223,54 +219,54 @@ impl Connector {
             Target::Unix(path) => {
                 let stream =
                     tokio::net::UnixStream::connect(path).await.map_err(|e| unreachable(&shown, &e))?;
-                greet(stream, access).await
+                handshake(stream, access).await
             }
             #[cfg(not(unix))]
             Target::Unix(_) => {
                 return Err(Error::new(ErrorKind::Unsupported, "this platform has no Unix sockets"));
             }
         };
-        opened.map_err(|e| explain_greeting(&e, &shown))
+        opened.map_err(|e| explain_handshake(&e, &shown))
     }
 
-    /// Asks all Sentinels at once, and believes the newest of what a majority of them says.
-    async fn primary(&self, sentinels: &[Place], primary: &str, login: &Login) -> Result<Seen> {
+    /// Queries all Sentinels at once. Returns the newest report, once a majority has answered.
+    async fn primary(&self, sentinels: &[Place], primary: &str, login: &Login) -> Result<Reported> {
         let access = Access { login: login.clone(), tls: self.config.access.tls.clone(), database: 0 };
-        let mut asked: FuturesUnordered<_> =
-            sentinels.iter().map(|sentinel| self.ask_sentinel(sentinel, primary, &access)).collect();
-        let (mut best, mut told, mut last) = (None::<Seen>, 0, None);
-        while let Some(answer) = asked.next().await {
-            match answer {
-                Ok(seen) => {
-                    told += 1;
+        let mut reports: FuturesUnordered<_> =
+            sentinels.iter().map(|sentinel| self.query_sentinel(sentinel, primary, &access)).collect();
+        let (mut newest, mut answered, mut last) = (None::<Reported>, 0, None);
+        while let Some(report) = reports.next().await {
+            match report {
+                Ok(report) => {
+                    answered += 1;
                     let replicas =
-                        std::cmp::max(seen.replicas, best.as_ref().map_or(0, |best| best.replicas));
-                    let newest = match best {
-                        Some(best) if best.epoch >= seen.epoch => best,
-                        _ => seen,
+                        std::cmp::max(report.replicas, newest.as_ref().map_or(0, |newest| newest.replicas));
+                    let newer = match newest {
+                        Some(newest) if newest.epoch >= report.epoch => newest,
+                        _ => report,
                     };
-                    best = Some(Seen { replicas, ..newest });
+                    newest = Some(Reported { replicas, ..newer });
                 }
                 Err(error) => last = Some(error),
             }
-            // Any of them may know a replica that the others do not, and have it promoted.
-            if told * 2 > sentinels.len() && self.config.failover_grace.is_none() {
+            // With a grace all reports are needed: any Sentinel may know a replica that the others do not, and promote it.
+            if answered * 2 > sentinels.len() && self.config.failover_grace.is_none() {
                 break;
             }
         }
-        match best {
-            Some(seen) => Ok(seen),
+        match newest {
+            Some(newest) => Ok(newest),
             None => Err(last.unwrap_or_else(|| Error::invalid("the URL names no Sentinel"))),
         }
     }
 
-    async fn ask_sentinel(&self, sentinel: &Place, primary: &str, access: &Access) -> Result<Seen> {
+    async fn query_sentinel(&self, sentinel: &Place, primary: &str, access: &Access) -> Result<Reported> {
         let unanswered = || {
             let text = "no Sentinel answers; check that they run, and retry";
             Error::new(ErrorKind::Unavailable, format!("{text} server=`{sentinel}`"))
         };
-        let asking = async {
-            let Greeted { mut connection, _driver, .. } = self.connect(sentinel, access).await?;
+        let query = async {
+            let Session { mut connection, _driver, .. } = self.connect(sentinel, access).await?;
             let mut command = cmd("SENTINEL");
             let answer: RedisResult<std::collections::HashMap<String, String>> =
                 command.arg("MASTER").arg(primary).query_async(&mut connection).await;
@@ -285,7 +281,7 @@ impl Connector {
             let number = |name: &str| fields.get(name).and_then(|value| value.parse::<u64>().ok());
             let port = number("port").and_then(|port| u16::try_from(port).ok());
             match (fields.get("ip"), port) {
-                (Some(host), Some(port)) => Ok(Seen {
+                (Some(host), Some(port)) => Ok(Reported {
                     epoch: number("config-epoch").unwrap_or(0),
                     place: Place::Tcp(host.clone(), port),
                     replicas: number("num-slaves").unwrap_or(u64::MAX),
@@ -293,7 +289,7 @@ impl Connector {
                 _ => Err(unanswered()),
             }
         };
-        tokio::time::timeout(SENTINEL_LIMIT, asking).await.unwrap_or_else(|_| Err(unanswered()))
+        tokio::time::timeout(SENTINEL_LIMIT, query).await.unwrap_or_else(|_| Err(unanswered()))
     }
 }
 
@@ -315,11 +311,11 @@ async fn targets(place: &Place) -> Result<Vec<Target>> {
     }
 }
 
-async fn greet(
+async fn handshake(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     access: &Access,
-) -> RedisResult<Greeted> {
-    // The database is chosen when it is known what the server is.
+) -> RedisResult<Session> {
+    // The database is selected once the server's kind is known: a Cluster has only one.
     let mut info = RedisConnectionInfo::default()
         .set_protocol(ProtocolVersion::RESP3)
         .set_lib_name("leasehold", env!("CARGO_PKG_VERSION"));
@@ -330,10 +326,10 @@ async fn greet(
         info = info.set_password(password);
     }
     let (pushes, pushed) = mpsc::unbounded_channel();
-    // Whoever asks limits its own time.
+    // Each caller limits the time of its calls.
     let config = AsyncConnectionConfig::new().set_response_timeout(None).set_push_sender(pushes);
     let (connection, driver) = MultiplexedConnection::new_with_config(&info, stream, config).await?;
-    Ok(Greeted { connection, _driver: Driver(tokio::spawn(driver)), pushed })
+    Ok(Session { connection, _driver: Driver(tokio::spawn(driver)), pushed })
 }
 
 fn unreachable(place: &str, e: &std::io::Error) -> Error {
@@ -347,14 +343,14 @@ fn unreachable(place: &str, e: &std::io::Error) -> Error {
     Error::new(ErrorKind::Unavailable, format!("{text} server=`{place}` error=`{e}`"))
 }
 
-/// TLS that failed: what the server is, or whom to trust, is said in the URL, and asking again does not change that.
+/// Returns the error for a failed TLS handshake. Most come from the URL, and a retry does not help.
 fn untrusted(place: &str, e: &std::io::Error) -> Error {
     let text = match e.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::InvalidMessage(_)) => {
             "the server does not speak TLS at this port; write `redis` for `rediss`, or name another port"
         }
         Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
-            "the server's certificate is not to be trusted; check the host and the options `ca` and `insecure`"
+            "the server's certificate is not trusted; check the host and the options `ca` and `insecure`"
         }
         _ => return unreachable(place, e),
     };

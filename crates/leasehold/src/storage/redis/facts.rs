@@ -1,59 +1,60 @@
-//! What a server tells of itself, and what can be promised of it.
+//! What a server reports about itself, and what can be promised because of it.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use redis::{FromRedisValue, Pipeline, Value, from_redis_value};
 
-use super::answers::{explain_greeting, explain_text};
 use super::config::{Config, Servers};
+use super::errors::{explain_handshake, explain_script_error};
 use super::failover::Failover;
-use super::request::senseless;
+use super::replies::malformed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{Guarantees, LeaseClock, Tier};
 
-/// What a server told when it was connected to.
+/// What a server reported when the connection was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::storage) struct Facts {
-    /// Changes when the server is restarted, or another one is the primary.
-    pub(in crate::storage) identity: Identity,
+pub(super) struct Facts {
+    /// Another one after a restart, or when another server is the primary.
+    pub(super) identity: Identity,
     /// Its clock, in microseconds.
-    pub(in crate::storage) time_us: u64,
-    /// Whether it says what it is; a user may be forbidden to ask.
+    pub(super) time_us: u64,
+    /// Whether it answers `INFO`. An ACL may forbid that.
     pub(super) known: bool,
-    /// `redis` or `valkey`.
+    /// The product: `redis` or `valkey`.
     pub(super) product: String,
     pub(super) version: String,
     pub(super) primary: bool,
-    pub(in crate::storage) cluster: bool,
-    /// What it does when its memory is full.
+    pub(super) cluster: bool,
+    /// The eviction policy (`maxmemory-policy`).
     pub(super) policy: String,
-    /// Whether it writes down every change, and when that is on its disk.
+    /// Whether it has an append-only file (`appendonly`).
     pub(super) journal: bool,
+    /// When it syncs that file to the disk (`appendfsync`).
     pub(super) fsync: String,
-    /// How many replicas are connected to it.
+    /// The number of connected replicas.
     pub(super) replicas: u64,
-    /// How many the Sentinels know, if they were asked; those that are away count.
+    /// The number of replicas that the Sentinels know, including those that are down.
     pub(super) known_replicas: Option<u64>,
-    /// Without so many replicas it refuses writes (`min-replicas-to-write`), if it tells.
+    /// The number of replicas without which it refuses writes (`min-replicas-to-write`), if it reports that.
     pub(super) replicas_min: Option<u64>,
-    /// A replica that has been silent for longer does not count (`min-replicas-max-lag`), if it tells.
+    /// After how many seconds a silent replica does not count (`min-replicas-max-lag`), if it reports that.
     pub(super) lag_max_s: Option<u64>,
-    /// How long it has been running at least. It reports the difference of two times that are each rounded down to a
-    /// second, so up to a second too much.
-    pub(in crate::storage) up: Duration,
+    /// The time since its start, at least. The server reports the difference of two times that are each rounded down to
+    /// a second, which is up to a second too long.
+    pub(super) uptime: Duration,
 }
 
-/// Which server, and which life of it.
+/// A server, and one run of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::storage) struct Identity {
-    pub(in crate::storage) run_id: String,
+pub(super) struct Identity {
+    pub(super) run_id: String,
     replication_id: String,
 }
 
 impl Facts {
-    /// What to ask. Those that are refused count as unknown.
-    pub(in crate::storage) fn questions(config: &Config) -> Pipeline {
+    /// Returns the queries whose replies [`Facts::read`] takes. A reply that is refused counts as unknown.
+    pub(super) fn queries(config: &Config) -> Pipeline {
         let mut pipeline = Pipeline::new();
         pipeline.cmd("HELLO");
         if config.access.database > 0 {
@@ -68,74 +69,52 @@ impl Facts {
         pipeline
     }
 
+    /// Reads the replies to the queries.
+    ///
     /// # Errors
     ///
-    /// If an answer says that the server is not ready, or makes no sense. What it knows is then known by asking again.
-    pub(in crate::storage) fn read(answers: Vec<Value>, config: &Config, place: &str) -> Result<Self> {
-        let mut answers = answers.into_iter();
-        let mut next = || answers.next().unwrap_or_default();
-        // Nobody can be forbidden to ask this.
-        let hello: HashMap<String, Value> = greeting(next(), place)?;
-        let hello =
-            |name: &str| hello.get(name).cloned().and_then(|value| from_redis_value::<String>(value).ok());
-        let (role, mode) = (hello("role"), hello("mode"));
-        if hello("proto").as_deref() != Some("3") {
-            return Err(senseless(place));
-        }
-        if mode.as_deref() == Some("sentinel") {
-            let text = "the server is a Sentinel; write `redis+sentinel:`, and after the hosts what it calls the primary";
-            return Err(Error::new(ErrorKind::Unsupported, format!("{text} server=`{place}`")));
-        }
+    /// If a reply says that the server is not ready, or is malformed.
+    pub(super) fn read(replies: Vec<Value>, config: &Config, place: &str) -> Result<Self> {
+        let mut replies = replies.into_iter();
+        let mut next = || replies.next().unwrap_or_default();
+        let hello = Hello::read(next(), place)?;
         if config.access.database > 0 {
-            match next() {
-                Value::ServerError(_) if mode.as_deref() == Some("cluster") => {
-                    let text = "the server is a node of a Cluster; write `redis+cluster:`";
-                    return Err(Error::new(ErrorKind::Unsupported, format!("{text} server=`{place}`")));
-                }
-                chosen => greeting::<Value>(chosen, place)?,
-            };
+            hello.check_selected(next(), place)?;
         }
-        let info: String = if_allowed(next(), place)?.unwrap_or_default();
-        let time: (u64, u64) = greeting(next(), place)?;
+        let info = Info(if_allowed(next(), place)?.unwrap_or_default());
+        let (seconds, micros): (u64, u64) = accepted(next(), place)?;
         let mut settings =
             || -> Result<HashMap<String, String>> { Ok(if_allowed(next(), place)?.unwrap_or_default()) };
         let fsync = settings()?.remove("appendfsync");
         let policy = settings()?.remove("maxmemory-policy");
         let mut stopping = if config.failover_grace.is_some() { settings()? } else { HashMap::new() };
         let mut stopping = |name: &str| stopping.remove(name)?.parse().ok();
-        if !info.is_empty() && !info.contains("redis_version:") {
-            return Err(senseless(place));
-        }
-        let field = |name: &str| {
-            let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            line.unwrap_or_default().trim().to_owned()
-        };
-        if field("loading") == "1" {
-            // Meanwhile it says that it keeps no journal.
-            return Err(explain_text("LOADING", place));
-        }
-        let policy = policy.unwrap_or_else(|| field("maxmemory_policy"));
+        info.check(place)?;
+        let uptime_s = info.field("uptime_in_seconds").parse::<u64>().unwrap_or(0);
         Ok(Self {
-            identity: Identity { run_id: field("run_id"), replication_id: field("master_replid") },
-            time_us: time.0.saturating_mul(1_000_000).saturating_add(time.1),
-            known: !info.is_empty(),
-            product: hello("server").unwrap_or_default(),
-            version: hello("version").unwrap_or_default(),
-            primary: role.as_deref() == Some("master"),
-            cluster: mode.as_deref() == Some("cluster"),
-            policy,
-            journal: field("aof_enabled") == "1",
+            identity: Identity {
+                run_id: info.field("run_id").to_owned(),
+                replication_id: info.field("master_replid").to_owned(),
+            },
+            time_us: seconds.saturating_mul(1_000_000).saturating_add(micros),
+            known: !info.0.is_empty(),
+            product: hello.field("server").unwrap_or_default(),
+            version: hello.field("version").unwrap_or_default(),
+            primary: hello.field("role").as_deref() == Some("master"),
+            cluster: hello.is_cluster(),
+            policy: policy.unwrap_or_else(|| info.field("maxmemory_policy").to_owned()),
+            journal: info.field("aof_enabled") == "1",
             fsync: fsync.unwrap_or_default(),
-            replicas: field("connected_slaves").parse().unwrap_or(0),
+            replicas: info.field("connected_slaves").parse().unwrap_or(0),
             known_replicas: None,
             replicas_min: stopping("min-replicas-to-write"),
             lag_max_s: stopping("min-replicas-max-lag"),
-            up: Duration::from_secs(field("uptime_in_seconds").parse::<u64>().unwrap_or(0).saturating_sub(1)),
+            uptime: Duration::from_secs(uptime_s.saturating_sub(1)),
         })
     }
 
-    /// Refuses a server that is not fit to keep locks.
-    pub(in crate::storage) fn check(&self, config: &Config, place: &str) -> Result<()> {
+    /// Refuses a server that cannot keep locks.
+    pub(super) fn check(&self, config: &Config, place: &str) -> Result<()> {
         if matches!(config.servers, Servers::Quorum(_)) {
             self.check_independence(place)?;
         }
@@ -163,14 +142,14 @@ impl Facts {
         Ok(())
     }
 
-    /// Refuses a server that is not one of its own, or of which that cannot be known.
+    /// Refuses a server that is not independent, or of which that is unknown.
     fn check_independence(&self, place: &str) -> Result<()> {
         let text = if self.identity.run_id.is_empty() {
             "a quorum needs to know each server's run id; let the user call INFO"
         } else if !self.primary {
-            "the server is a replica, and a quorum needs servers that know nothing of each other; name primaries"
+            "the server is a replica, and a quorum needs independent servers; name primaries"
         } else if self.cluster {
-            "the server is a node of a Cluster, and a quorum needs servers that know nothing of each other; \
+            "the server is a node of a Cluster, and a quorum needs independent servers; \
                 write `redis+cluster:`, or name others"
         } else {
             return Ok(());
@@ -178,8 +157,8 @@ impl Facts {
         Err(Error::new(ErrorKind::Unsupported, format!("{text} server=`{place}`")))
     }
 
-    /// What this server, alone or as one of many alike, keeps of the promises.
-    pub(in crate::storage) fn tier(&self, config: &Config) -> Tier {
+    /// Returns the tier of this server, alone or as one of many alike.
+    pub(super) fn tier(&self, config: &Config) -> Tier {
         if !self.known || self.evicts() || self.policy.is_empty() {
             Tier::Advisory
         } else if matches!(self.failover(config), Failover::Safe { .. }) {
@@ -193,12 +172,12 @@ impl Facts {
         }
     }
 
-    /// Whether a restart makes it forget nothing that it has answered: a grant is on its disk before.
-    pub(in crate::storage) fn survives_restart(&self) -> bool {
+    /// Returns `true` if a restart loses nothing that it has replied: each write is on its disk before the reply.
+    pub(super) fn survives_restart(&self) -> bool {
         self.journal && self.fsync == "always"
     }
 
-    pub(in crate::storage) fn guarantees(&self, config: &Config) -> Guarantees {
+    pub(super) fn guarantees(&self, config: &Config) -> Guarantees {
         Guarantees {
             fencing: true,
             fair: true,
@@ -207,23 +186,80 @@ impl Facts {
         }
     }
 
-    pub(in crate::storage) fn evicts(&self) -> bool {
+    pub(super) fn evicts(&self) -> bool {
         !self.policy.is_empty() && self.policy != "noeviction"
     }
 }
 
-/// What the server says, or nothing if the user may not ask: a command that is forbidden, or has another name.
-fn if_allowed<T: FromRedisValue>(value: Value, place: &str) -> Result<Option<T>> {
-    match &value {
-        Value::ServerError(error) if matches!(error.code(), "NOPERM" | "ERR") => Ok(None),
-        _ => greeting(value, place).map(Some),
+/// The reply to `HELLO`, which no ACL can forbid.
+struct Hello(HashMap<String, Value>);
+
+impl Hello {
+    fn read(reply: Value, place: &str) -> Result<Self> {
+        let hello = Self(accepted(reply, place)?);
+        if hello.field("proto").as_deref() != Some("3") {
+            return Err(malformed(place));
+        }
+        if hello.field("mode").as_deref() == Some("sentinel") {
+            let text = "the server is a Sentinel; write `redis+sentinel:`, and after the hosts its name for the primary";
+            return Err(Error::new(ErrorKind::Unsupported, format!("{text} server=`{place}`")));
+        }
+        Ok(hello)
+    }
+
+    /// Checks the reply to `SELECT`.
+    fn check_selected(&self, reply: Value, place: &str) -> Result<()> {
+        if self.is_cluster() && matches!(reply, Value::ServerError(_)) {
+            let text = "the server is a node of a Cluster; write `redis+cluster:`";
+            return Err(Error::new(ErrorKind::Unsupported, format!("{text} server=`{place}`")));
+        }
+        accepted::<Value>(reply, place).map(drop)
+    }
+
+    fn is_cluster(&self) -> bool {
+        self.field("mode").as_deref() == Some("cluster")
+    }
+
+    fn field(&self, name: &str) -> Option<String> {
+        self.0.get(name).cloned().and_then(|value| from_redis_value(value).ok())
     }
 }
 
-fn greeting<T: FromRedisValue>(value: Value, place: &str) -> Result<T> {
+/// The reply to `INFO`; empty if an ACL forbids it.
+struct Info(String);
+
+impl Info {
+    /// Refuses a reply that is malformed, and a server that is not ready.
+    fn check(&self, place: &str) -> Result<()> {
+        if !self.0.is_empty() && !self.0.contains("redis_version:") {
+            return Err(malformed(place));
+        }
+        if self.field("loading") == "1" {
+            // A server that loads its data reports that it has no append-only file.
+            return Err(explain_script_error("LOADING", place));
+        }
+        Ok(())
+    }
+
+    fn field(&self, name: &str) -> &str {
+        let line = self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_default().trim()
+    }
+}
+
+/// Returns the reply, or `None` if the user may not send that command: an ACL forbids it, or it was renamed.
+fn if_allowed<T: FromRedisValue>(value: Value, place: &str) -> Result<Option<T>> {
+    match &value {
+        Value::ServerError(error) if matches!(error.code(), "NOPERM" | "ERR") => Ok(None),
+        _ => accepted(value, place).map(Some),
+    }
+}
+
+/// Returns the reply, or the error that it is.
+fn accepted<T: FromRedisValue>(value: Value, place: &str) -> Result<T> {
     match value {
-        Value::ServerError(error) => Err(explain_greeting(&error.into(), place)),
-        value => from_redis_value(value).map_err(|_| senseless(place)),
+        Value::ServerError(error) => Err(explain_handshake(&error.into(), place)),
+        value => from_redis_value(value).map_err(|_| malformed(place)),
     }
 }
 
@@ -248,19 +284,19 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_loading_has_not_said_yet_what_it_keeps() {
+    fn a_server_that_is_loading_is_unavailable() {
         let loading = Facts::read(answers("loading:1\r\naof_enabled:0"), &config(), "h:1");
-        assert_eq!(loading.expect_err("it is loading").kind(), ErrorKind::Unavailable);
+        assert_eq!(loading.expect_err("it loads").kind(), ErrorKind::Unavailable);
         let facts = Facts::read(answers("loading:0\r\naof_enabled:1"), &config(), "h:1").expect("known");
         assert!(facts.survives_restart());
     }
 
     #[test]
-    fn a_server_started_at_the_end_of_a_second_has_not_been_running_for_one() {
-        let up = |said| {
-            let info = format!("uptime_in_seconds:{said}");
-            Facts::read(answers(&info), &config(), "h:1").expect("known").up
+    fn the_reported_uptime_is_rounded_down_by_a_second() {
+        let uptime = |reported| {
+            let info = format!("uptime_in_seconds:{reported}");
+            Facts::read(answers(&info), &config(), "h:1").expect("known").uptime
         };
-        assert_eq!([up(0), up(1), up(61)], [0, 0, 60].map(Duration::from_secs));
+        assert_eq!([uptime(0), uptime(1), uptime(61)], [0, 0, 60].map(Duration::from_secs));
     }
 }

@@ -1,25 +1,25 @@
-//! What becomes of leases when another server takes the primary's place.
+//! What becomes of leases when another server is promoted to primary.
 //!
-//! `D` is `failover_grace`: no TTL is longer, and a primary grants nothing in the first `D` after it was seen under its
-//! run id. Two may hold a lock only if the old primary goes on renewing a lease that the new one does not know, so:
+//! `D` is `failover_grace`: no TTL is longer, and a primary grants nothing in the first `D` after it was first seen under
+//! its run id. Two clients may hold a lock only if the old primary still renews a lease that the new one does not know.
+//! Two rules prevent that:
 //!
-//! 1. A grant or a renewal counts only when **every** replica that could be promoted has it (`WAIT`, on the connection on
-//!    which it was written). A replica that was promoted follows the old primary no more, and confirms nothing. So
-//!    whatever counts was sent before the promotion, at `s <= p`, and its holder believes until `s + TTL <= p + D`.
-//! 2. The new primary grants nothing before `p + D`: its clients see it at the promotion `p` at the earliest.
+//! 1. A grant or a renewal counts only once **every** replica that could be promoted has confirmed it (`WAIT`, on the
+//!    connection that wrote it). A promoted replica no longer follows the old primary, and confirms nothing. So whatever
+//!    counts was sent before the promotion, at `s <= p`, and its holder considers it expired at `s + TTL <= p + D`.
+//! 2. The new primary grants nothing before `p + D`, because its clients see it at the promotion `p` at the earliest.
 //!
-//! Neither needs two clocks to agree, or acknowledgments to be fresh: a primary that was stopped and goes on may still
-//! find old ones in its sockets, and would take its replicas to be well.
+//! Neither rule needs two clocks to agree, nor acknowledgments to be fresh. A primary that was stopped for a while may
+//! find old acknowledgments in its sockets, and would consider its replicas healthy.
 //!
-//! 3. The old primary must also stop by itself, in time: others than us write there too, and its clients must be told
-//!    instead of waiting. It refuses writes when fewer than `min-replicas-to-write` replicas have spoken within the last
-//!    `min-replicas-max-lag` = `L` whole seconds, of which it makes sure once a second. From the last word of a replica
-//!    until it refuses, up to `L + 1` seconds pass by rounding, and one more until it looks: `L + 2 s`. That must be no
-//!    more than `D`. (`down-after-milliseconds` of the Sentinels only makes the promotion later, which helps, and is not
-//!    counted on.)
-//! 4. Any one of the replicas may be promoted, and the others may stay on the old primary's side. Only if it misses that
-//!    one does it stop: `min-replicas-to-write` must be at least the number of replicas that the Sentinels know, those
-//!    that are away included.
+//! 3. The old primary must also stop by itself in time. Other programs write there, too, and its clients must get an
+//!    error instead of waiting. It refuses writes when fewer than `min-replicas-to-write` replicas have reported within
+//!    the last `min-replicas-max-lag` = `L` whole seconds, which it checks once a second. From the last report of a
+//!    replica, up to `L + 1` seconds pass by rounding, and one more until the check: `L + 2 s`. That must be at most `D`.
+//!    (`down-after-milliseconds` of the Sentinels only delays the promotion, and is not relied on.)
+//! 4. Any replica may be promoted while the others stay connected to the old primary. It must stop if it misses that one.
+//!    So `min-replicas-to-write` must be at least the number of replicas that the Sentinels know, including those that
+//!    are down.
 
 use std::time::Duration;
 
@@ -28,24 +28,24 @@ use super::facts::Facts;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::Tier;
 
-/// What becomes of leases when another server takes the primary's place.
+/// What becomes of leases when another server is promoted to primary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failover {
-    /// None can take its place.
+    /// There is no replica to promote.
     None,
-    /// No lease is held twice, as long as all these replicas must confirm it.
+    /// No lease is held twice, if so many replicas must confirm it.
     Safe { replicas: u32 },
     /// Leases may be held twice, for this reason.
     Unsafe(String),
 }
 
-/// Scripts of older versions write whatever `min-replicas-to-write` says.
+/// The first major version in which `min-replicas-to-write` applies to scripts, too.
 const FIRST_THAT_STOPS: u32 = 7;
-/// What is added to the lag by counting whole seconds, and by looking once a second.
+/// What counting whole seconds, and checking once a second, add to the lag.
 const ROUNDING: Duration = Duration::from_secs(2);
 
 impl Facts {
-    /// Says what becomes of leases when another server takes the place of this one.
+    /// Returns what becomes of leases when a replica of this server is promoted.
     pub(super) fn failover(&self, config: &Config) -> Failover {
         let count = std::cmp::max(self.known_replicas.unwrap_or(0), self.replicas);
         if count == 0 {
@@ -56,7 +56,7 @@ impl Facts {
         };
         if !matches!(config.servers, Servers::Sentinels { .. }) {
             return Failover::Unsafe(
-                "only Sentinels tell which replicas may take its place; write `redis+sentinel:`".into(),
+                "only Sentinels report which replicas may be promoted; write `redis+sentinel:`".into(),
             );
         }
         let (Some(least), Some(lag_s)) = (self.replicas_min, self.lag_max_s) else {
@@ -70,7 +70,7 @@ impl Facts {
                 "a primary of this version does not stop scripts when it is cut off".into(),
             );
         }
-        // Nothing is refused if either is zero.
+        // The server refuses nothing if either setting is zero.
         let longest = grace.saturating_sub(ROUNDING).as_secs();
         match u32::try_from(count) {
             Ok(replicas) if least >= count && lag_s > 0 && lag_s <= longest => Failover::Safe { replicas },
@@ -85,7 +85,7 @@ impl Facts {
         }
     }
 
-    /// How many replicas must confirm what counts.
+    /// Returns how many replicas must confirm a grant or a renewal.
     pub(super) fn confirmations(&self, config: &Config) -> u32 {
         match self.failover(config) {
             Failover::Safe { replicas } => replicas,
@@ -93,9 +93,9 @@ impl Facts {
         }
     }
 
-    /// Refuses a server of which it was promised, and is not true any more, that leases survive a failover.
+    /// Refuses a server at which leases do not survive a failover any more, although that was promised.
     pub(super) fn check_failover(&self, config: &Config, place: &str) -> Result<()> {
-        // Without a replica it cannot be promised, and nothing is: as when all of them were taken away.
+        // A server without replicas is refused, too: all of them may have been removed.
         if self.tier(config) == Tier::FailoverSafe {
             return Ok(());
         }
@@ -103,7 +103,8 @@ impl Facts {
             Failover::Unsafe(why) => why,
             _ => "the Sentinels know no replica of it".into(),
         };
-        let text = "leases were promised to survive a failover, and that is not so any more; mend it, or connect anew";
+        let text =
+            "leases were promised to survive a failover, and do not any more; correct that, or connect anew";
         Err(Error::new(ErrorKind::Unsupported, format!("{text} server=`{place}` why=`{why}`")))
     }
 }
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_old_primary_must_stop_in_time() {
+    fn leases_survive_a_failover_if_the_old_primary_stops_in_time() {
         let sentinels = |grace: &str| format!("redis+sentinel://a,b,c/main?failover_grace={grace}");
         assert!(safe(&facts(), &sentinels("3s")));
         assert!(!safe(&facts(), &sentinels("2999ms")), "a lag of one second lasts up to three");
@@ -144,7 +145,7 @@ mod tests {
             Facts { replicas_min: Some(0), ..facts() },
             Facts { replicas_min: None, ..facts() },
             Facts { lag_max_s: None, ..facts() },
-            // The other one may be promoted while this one keeps the old primary going.
+            // One replica may be promoted while the other one keeps the old primary writable.
             Facts { known_replicas: Some(2), ..facts() },
             Facts { replicas: 2, ..facts() },
             Facts { version: "6.2.14".into(), ..facts() },
@@ -156,12 +157,12 @@ mod tests {
             &Facts { known_replicas: Some(2), replicas_min: Some(2), ..facts() },
             &sentinels("60s")
         ));
-        assert!(!safe(&facts(), "redis://a?failover_grace=60s"), "nobody knows what may be promoted");
+        assert!(!safe(&facts(), "redis://a?failover_grace=60s"), "no Sentinel reports what may be promoted");
         assert!(!safe(&facts(), "redis+sentinel://a,b,c/main"));
     }
 
     #[test]
-    fn a_server_that_none_can_replace_only_restarts() {
+    fn a_server_without_replicas_can_be_restart_safe() {
         let alone =
             Facts { known: true, replicas: 0, known_replicas: None, policy: "noeviction".into(), ..facts() };
         let tier = |url: &str| alone.tier(&Config::new(url).expect("right"));

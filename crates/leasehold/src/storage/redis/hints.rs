@@ -1,4 +1,4 @@
-//! The connection on which the server tells whose turn it is.
+//! Hints: the connection on which the server notifies this client.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,23 +9,23 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, PushInfo, PushKind, RedisResult, Value, cmd};
 use tokio::sync::mpsc;
 
-use super::answers::{Remedy, remedy};
 use super::cluster::{Cluster, Node};
 use super::connect::Opened;
+use super::errors::{Remedy, remedy};
 use super::keys::Keys;
 use super::link::Server;
 use super::slots::text;
-use super::{Primary, Reach};
+use super::topology::{Primary, Topology};
 use crate::error::Result;
 use crate::storage::net::hints::{Changes, HEARTBEAT, Hinter, LONGEST_PAUSE, Pauses, Task, Watched};
 use crate::storage::{Hint, Name, net};
 
-/// How many watched keys are asked for at a time.
-const ASKED_AT_ONCE: usize = 128;
+/// How many watched keys are read at a time.
+const READ_AT_ONCE: usize = 128;
 
-/// Listens until it is dropped.
-pub(in crate::storage) struct Listener {
-    pub(super) reach: Reach,
+/// The subscription of a client. It ends when its stream is dropped.
+pub(super) struct Listener {
+    pub(super) topology: Topology,
     pub(super) keys: Keys,
     pub(super) channel: String,
     pub(super) hinter: Arc<Hinter>,
@@ -33,79 +33,78 @@ pub(in crate::storage) struct Listener {
 }
 
 impl Listener {
-    /// Listens at one server.
-    pub(in crate::storage) fn at(
+    /// Returns the listener of one server.
+    pub(super) fn at(
         server: &Arc<Server>,
         keys: Keys,
         channel: String,
         hinter: Arc<Hinter>,
         received: mpsc::UnboundedReceiver<Hint>,
     ) -> Self {
-        let reach = Reach::One(Primary { server: Arc::clone(server), acquires: None, renewals: None });
-        Self { reach, keys, channel, hinter, received }
+        Self { topology: Topology::One(Primary::of(server)), keys, channel, hinter, received }
     }
 
-    pub(in crate::storage) fn stream(self) -> impl Stream<Item = Hint> + Send + 'static {
-        let Self { reach, keys, channel, hinter, received } = self;
-        net::hints::stream(received, move || listen(reach, keys, channel, hinter))
+    pub(super) fn stream(self) -> impl Stream<Item = Hint> + Send + 'static {
+        let Self { topology, keys, channel, hinter, received } = self;
+        net::hints::stream(received, move || listen(topology, keys, channel, hinter))
     }
 }
 
-async fn listen(reach: Reach, keys: Keys, channel: String, hinter: Arc<Hinter>) {
-    let _watching = match &reach {
-        Reach::One(_) => None,
-        Reach::Cluster(cluster) => {
+async fn listen(topology: Topology, keys: Keys, channel: String, hinter: Arc<Hinter>) {
+    let _watching = match &topology {
+        Topology::One(_) => None,
+        Topology::Cluster(cluster) => {
             Some(Task(tokio::spawn(watch_nodes(Arc::clone(cluster), keys.clone(), Arc::clone(&hinter)))))
         }
     };
     let mut pauses = Pauses::new();
     loop {
-        // A failure needs no word here: waiters ask again by themselves, and whoever calls is told why it fails.
-        let stood = listen_once(&reach, &keys, &channel, &hinter).await.is_ok_and(|stood| stood);
-        pauses.pause(&hinter, stood).await;
+        // A failure is not reported: waiters retry by themselves, and each call returns its own error.
+        let subscribed = listen_once(&topology, &keys, &channel, &hinter).await;
+        pauses.pause(&hinter, subscribed.is_ok_and(|subscribed| subscribed)).await;
     }
 }
 
-/// Listens until the connection breaks. Whether the subscription ever stood.
-async fn listen_once(reach: &Reach, keys: &Keys, channel: &str, hinter: &Hinter) -> Result<bool> {
-    let (server, opened) = match reach {
-        Reach::One(Primary { server, .. }) => (Arc::clone(server), server.connector().open().await?),
-        Reach::Cluster(cluster) => cluster.open().await?,
+/// Listens until the connection breaks. Returns `true` if the subscription was ever confirmed.
+async fn listen_once(topology: &Topology, keys: &Keys, channel: &str, hinter: &Hinter) -> Result<bool> {
+    let (server, opened) = match topology {
+        Topology::One(Primary { server, .. }) => (Arc::clone(server), server.connector().open().await?),
+        Topology::Cluster(cluster) => cluster.open().await?,
     };
     let Opened { mut connection, driver: _driver, facts, pushed, .. } = opened;
     if !matches!(tokio::time::timeout(HEARTBEAT, connection.subscribe(channel)).await, Ok(Ok(()))) {
         return Ok(false);
     }
     hinter.subscribed(server.saw(&facts.identity));
-    match reach {
-        Reach::One(_) => attend(connection, pushed, keys, hinter, hinter.watched(), None).await,
-        Reach::Cluster(cluster) => {
-            // Watched names are asked for at their own nodes.
+    match topology {
+        Topology::One(_) => forward(connection, pushed, keys, hinter, hinter.watched(), None).await,
+        Topology::Cluster(cluster) => {
+            // Watched names are read at the nodes that serve them.
             let nothing = Watched::default();
-            attend(connection, pushed, keys, hinter, nothing.subscribe(), Some(cluster)).await;
+            forward(connection, pushed, keys, hinter, nothing.subscribe(), Some(cluster)).await;
         }
     }
     Ok(true)
 }
 
-/// Keeps one connection to each node that serves a watched name, and none to others: a node tells of its own keys only.
+/// Keeps one connection to each node that serves a watched name: a node reports changes of its own keys only.
 async fn watch_nodes(cluster: Arc<Cluster>, keys: Keys, hinter: Arc<Hinter>) {
     let (mut changes, mut moves) = (hinter.watched(), hinter.moves());
-    let mut nodes = Nodes { cluster, keys, hinter, places: HashMap::new(), nodes: HashMap::new() };
+    let mut watches = NodeWatches { cluster, keys, hinter, places: HashMap::new(), nodes: HashMap::new() };
     loop {
         tokio::select! {
             change = changes.recv() => match change {
                 Some(change) => {
-                    change.removed.iter().for_each(|name| nodes.unwatch(name));
-                    change.added.into_iter().for_each(|name| nodes.watch(name));
+                    change.removed.iter().for_each(|name| watches.unwatch(name));
+                    change.added.into_iter().for_each(|name| watches.watch(name));
                 }
                 None => return,
             },
             changed = moves.changed() => match changed {
-                // Any of the names may be at another node by now.
+                // Another node may serve any of the names now.
                 Ok(()) => {
-                    let names: Vec<_> = nodes.places.keys().cloned().collect();
-                    names.into_iter().for_each(|name| nodes.watch(name));
+                    let names: Vec<_> = watches.places.keys().cloned().collect();
+                    names.into_iter().for_each(|name| watches.watch(name));
                 }
                 Err(_) => return,
             },
@@ -113,18 +112,25 @@ async fn watch_nodes(cluster: Arc<Cluster>, keys: Keys, hinter: Arc<Hinter>) {
     }
 }
 
-/// Which node each watched name is watched at.
-struct Nodes {
+/// The node at which each watched name is watched.
+struct NodeWatches {
     cluster: Arc<Cluster>,
     keys: Keys,
     hinter: Arc<Hinter>,
-    /// By name; `None` if no node is known to serve it.
+    /// The place of each name; `None` if no node is known to serve it.
     places: HashMap<Name, Option<String>>,
-    /// By place: how many names are watched there, which, and the task that does.
-    nodes: HashMap<String, (usize, Arc<Watched>, Task)>,
+    /// The watch at each place.
+    nodes: HashMap<String, NodeWatch>,
 }
 
-impl Nodes {
+struct NodeWatch {
+    /// The number of names.
+    count: usize,
+    names: Arc<Watched>,
+    _task: Task,
+}
+
+impl NodeWatches {
     /// Watches a name at the node that serves it now.
     fn watch(&mut self, name: Name) {
         let node = self.cluster.node_for(&name);
@@ -134,26 +140,26 @@ impl Nodes {
         }
         self.unwatch(&name);
         if let (Some(node), Some(place)) = (node, place.clone()) {
-            let (count, watched, _) = self.nodes.entry(place).or_insert_with(|| {
-                let watched = Arc::new(Watched::default());
+            let watch = self.nodes.entry(place).or_insert_with(|| {
+                let names = Arc::new(Watched::default());
                 let watching =
-                    watch_node(node, self.keys.clone(), Arc::clone(&self.hinter), Arc::clone(&watched));
-                (0, watched, Task(tokio::spawn(watching)))
+                    watch_node(node, self.keys.clone(), Arc::clone(&self.hinter), Arc::clone(&names));
+                NodeWatch { count: 0, names, _task: Task(tokio::spawn(watching)) }
             });
-            *count += 1;
-            watched.change(std::slice::from_ref(&name), &[]);
+            watch.count += 1;
+            watch.names.change(std::slice::from_ref(&name), &[]);
         }
         self.places.insert(name, place);
     }
 
     fn unwatch(&mut self, name: &Name) {
         let Some(Some(place)) = self.places.remove(name) else { return };
-        let Some((count, watched, _)) = self.nodes.get_mut(&place) else { return };
-        *count -= 1;
-        if *count == 0 {
+        let Some(watch) = self.nodes.get_mut(&place) else { return };
+        watch.count -= 1;
+        if watch.count == 0 {
             self.nodes.remove(&place);
         } else {
-            watched.change(&[], std::slice::from_ref(name));
+            watch.names.change(&[], std::slice::from_ref(name));
         }
     }
 }
@@ -164,14 +170,14 @@ async fn watch_node(node: Arc<Node>, keys: Keys, hinter: Arc<Hinter>, names: Arc
         if let Ok(Opened { connection, driver: _driver, pushed, .. }) =
             node.primary.server.connector().open().await
         {
-            attend(connection, pushed, &keys, &hinter, names.subscribe(), None).await;
+            forward(connection, pushed, &keys, &hinter, names.subscribe(), None).await;
         }
         tokio::time::sleep(LONGEST_PAUSE).await;
     }
 }
 
-/// Passes on what the server tells of the watched names and of whose turn it is, until the connection breaks.
-async fn attend(
+/// Forwards what the server reports of the queue heads and the watched names, until the connection breaks.
+async fn forward(
     mut connection: MultiplexedConnection,
     mut pushed: mpsc::UnboundedReceiver<PushInfo>,
     keys: &Keys,
@@ -179,20 +185,20 @@ async fn attend(
     mut changes: Changes,
     cluster: Option<&Arc<Cluster>>,
 ) {
-    // Then the server also tells when a watched key changes, and when everything is flushed. Not every user may.
-    if ask(&mut connection, cmd("CLIENT").arg("TRACKING").arg("ON")).await.is_none() {
+    // With tracking the server also reports changes of watched keys, and flushes. An ACL may forbid it.
+    if call(&mut connection, cmd("CLIENT").arg("TRACKING").arg("ON")).await.is_none() {
         return;
     }
-    // The lock's key of each watched name, to know whose it is when the server says that it changed.
+    // The watched names, by the keys of their locks.
     let mut watched: HashMap<Vec<u8>, Name> = HashMap::new();
-    let mut stale: Vec<Vec<u8>> = Vec::new();
+    let mut changed: Vec<Vec<u8>> = Vec::new();
     let mut beat = tokio::time::interval(HEARTBEAT);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             push = pushed.recv() => match push {
                 Some(push) if push.kind == PushKind::Disconnection => return,
-                Some(push) => stale.extend(heard(&push, &watched, hinter)),
+                Some(push) => changed.extend(forward_push(&push, &watched, hinter)),
                 None => return,
             },
             change = changes.recv() => {
@@ -202,41 +208,53 @@ async fn attend(
                 }
                 for name in change.added {
                     let key = key_of(keys, &name);
-                    stale.push(key.clone());
+                    changed.push(key.clone());
                     watched.insert(key, name);
                 }
             }
             _ = beat.tick() => {
-                let question = if cluster.is_some() { cmd("CLUSTER").arg("INFO").take() } else { cmd("PING") };
-                let Some(Ok(answer)) = ask(&mut connection, &question).await else { return };
+                let query = if cluster.is_some() { cmd("CLUSTER").arg("INFO").take() } else { cmd("PING") };
+                let Some(Ok(reply)) = call(&mut connection, &query).await else { return };
                 if let Some(cluster) = cluster {
-                    cluster.beat(&text(answer).unwrap_or_default(), HEARTBEAT);
+                    cluster.check(&text(reply).unwrap_or_default(), HEARTBEAT);
                 }
             }
         }
-        // The server tells of a change once for each time that it was asked for the key. Asked again before anybody
-        // looks: what changes after that is told again.
-        for keys in std::mem::take(&mut stale).chunks(ASKED_AT_ONCE) {
-            let asked = keys.iter().map(|key| {
-                let mut connection = connection.clone();
-                async move { ask(&mut connection, cmd("GET").arg(key)).await }
-            });
-            for (key, answer) in keys.iter().zip(join_all(asked).await) {
-                match answer {
-                    Some(Ok(_)) => {}
-                    // The key has moved to another node.
-                    Some(Err(error)) if matches!(remedy(&error), Remedy::Moved(_) | Remedy::Ask(_)) => {
-                        hinter.moved()
-                    }
-                    Some(Err(_)) => {}
-                    None => return,
-                }
-                if let Some(name) = watched.get(key) {
-                    hinter.send(Hint::Name(name.clone()));
-                }
+        let changed = std::mem::take(&mut changed);
+        if hint_changes(&connection, changed, &watched, hinter).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Sends the hints of changed keys. Returns `None` if the server did not reply.
+///
+/// Each key is read first: the server reports one change for each time that a client has read the key, so the next
+/// change after the hint is reported, too.
+async fn hint_changes(
+    connection: &MultiplexedConnection,
+    changed: Vec<Vec<u8>>,
+    watched: &HashMap<Vec<u8>, Name>,
+    hinter: &Hinter,
+) -> Option<()> {
+    for keys in changed.chunks(READ_AT_ONCE) {
+        let reads = keys.iter().map(|key| {
+            let mut connection = connection.clone();
+            async move { call(&mut connection, cmd("GET").arg(key)).await }
+        });
+        for (key, reply) in keys.iter().zip(join_all(reads).await) {
+            // Another node may serve the key now. Every other error is like a value.
+            if let Err(error) = reply?
+                && matches!(remedy(&error), Remedy::Moved(_) | Remedy::Ask(_))
+            {
+                hinter.moved();
+            }
+            if let Some(name) = watched.get(key) {
+                hinter.send(Hint::Name(name.clone()));
             }
         }
     }
+    Some(())
 }
 
 fn key_of(keys: &Keys, name: &Name) -> Vec<u8> {
@@ -245,13 +263,13 @@ fn key_of(keys: &Keys, name: &Name) -> Vec<u8> {
     key.into_bytes()
 }
 
-/// Asks for something that is answered at once, or not at all.
-async fn ask(connection: &mut MultiplexedConnection, command: &Cmd) -> Option<RedisResult<Value>> {
+/// Sends a command that a healthy server replies to within a heartbeat. Returns `None` if it does not.
+async fn call(connection: &mut MultiplexedConnection, command: &Cmd) -> Option<RedisResult<Value>> {
     tokio::time::timeout(HEARTBEAT, command.query_async(connection)).await.ok()
 }
 
-/// Passes on what the server says. Returns the keys that have changed.
-fn heard(push: &PushInfo, watched: &HashMap<Vec<u8>, Name>, hinter: &Hinter) -> Vec<Vec<u8>> {
+/// Sends the hint of a message. Returns the keys that have changed.
+fn forward_push(push: &PushInfo, watched: &HashMap<Vec<u8>, Name>, hinter: &Hinter) -> Vec<Vec<u8>> {
     let bytes = |value: &Value| match value {
         Value::BulkString(bytes) => Some(bytes.clone()),
         _ => None,
@@ -266,7 +284,7 @@ fn heard(push: &PushInfo, watched: &HashMap<Vec<u8>, Name>, hinter: &Hinter) -> 
         }
         (PushKind::Invalidate, [Value::Array(keys)]) => keys.iter().filter_map(bytes).collect(),
         (PushKind::Invalidate, _) => {
-            // Everything was flushed.
+            // The database was flushed.
             hinter.send(Hint::Restarted);
             watched.keys().cloned().collect()
         }

@@ -1,6 +1,15 @@
--- KEYS: lock, record, waiters of each name, or without waiters. ARGV: nonce, and 'narrow' if without. Changes nothing.
--- Reply: nonce, µs, then of each name 0 (free) or a list: 4 type · 2 owner, token, left, held for, waiters (-1 if that is
--- not known), label
+-- Describes the holder of each lock. Changes nothing.
+--
+-- KEYS
+--   lock, record and waiters of each name; without the waiters if ARGV[2] is 'narrow'
+-- ARGV
+--   1           nonce
+--   2           'narrow', or absent
+-- Reply: nonce, the server's clock in µs, then for each name
+--   0           free
+--   {2, owner, token, left, held for, waiters, label}
+--               held; the times are in ms, `left` and `held for` negative if unknown, `waiters` -1 if unknown
+--   {4, TYPE}   the key of the lock is of another type
 local wide = not ARGV[2]
 local width = wide and 3 or 2
 local now = time()

@@ -1,49 +1,49 @@
-//! What is called how: keys, channels, and the slot of a key on a Cluster.
+//! The names of keys and channels, and the slot of a key on a Cluster.
 
 use std::sync::OnceLock;
 
 use crate::storage::Name;
 
-/// Makes the keys of a lock. All of one lock's keys are in one slot.
+/// The names of keys and channels. All keys of one lock have the same slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::storage) struct Keys {
+pub(super) struct Keys {
     prefix: String,
-    /// Whether the prefix has some.
+    /// Whether the prefix contains `{` or `}`.
     braces: bool,
 }
 
-/// A key beside a lock's own.
+/// A key that belongs to a lock, besides its own.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::storage) enum Companion {
-    /// A string: the last fencing token, and who holds.
+pub(super) enum Companion {
+    /// A string: the last fencing token, and the holder.
     Record = b't' as isize,
     /// A sorted set of owners by ticket.
     Queue = b'q' as isize,
-    /// A hash: until when each owner's entry counts, and where it listens.
+    /// A hash: the deadline of each waiter's entry, and its client.
     Waiters = b'w' as isize,
 }
 
-/// No name contains it, so no lock is called as another one's companion is.
+/// The character that no name contains, so that no lock has the key of another one's companion.
 const NUL: char = '\0';
 pub(super) const SLOTS: u16 = 16_384;
 
 impl Keys {
-    pub(in crate::storage) fn new(prefix: &str) -> Self {
+    pub(super) fn new(prefix: &str) -> Self {
         Self { prefix: prefix.to_owned(), braces: prefix.contains(['{', '}']) }
     }
 
-    /// Writes the key of a lock: a string, the owner. It is what every other library that uses `SET NX PX` calls the lock.
-    pub(in crate::storage) fn lock(&self, name: &Name, key: &mut String) {
+    /// Appends the key of a lock. Its value is a string, the owner, as for every library that locks with `SET NX PX`.
+    pub(super) fn lock(&self, name: &Name, key: &mut String) {
         key.push_str(&self.prefix);
         key.push_str(name.as_str());
     }
 
-    /// Writes the key of a companion of a lock.
-    pub(in crate::storage) fn companion(&self, name: &Name, what: Companion, key: &mut String) {
+    /// Appends the key of a companion of a lock.
+    pub(super) fn companion(&self, name: &Name, what: Companion, key: &mut String) {
         if name.as_str().contains(['{', '}']) || self.braces {
             let mut lock = String::new();
             self.lock(name, &mut lock);
-            // A hash tag before it that leads to the same slot: a tag around it would end too early.
+            // A hash tag around the lock would end at its first brace. A tag before it is chosen to have the same slot.
             let tag = tag_of(slot(lock.as_bytes()));
             key.push_str(&format!("{{{tag}}}{lock}"));
         } else {
@@ -55,34 +55,34 @@ impl Keys {
         key.push(what as u8 as char);
     }
 
-    pub(in crate::storage) fn slot(&self, name: &Name) -> u16 {
+    pub(super) fn slot(&self, name: &Name) -> u16 {
         let mut lock = String::new();
         self.lock(name, &mut lock);
         slot(lock.as_bytes())
     }
 
-    /// Where the run id of the primary is kept, and since when it is known.
-    pub(in crate::storage) fn epoch(&self) -> String {
+    /// Returns the key of the epoch: the run id of the primary, and when it was first seen.
+    pub(super) fn epoch(&self) -> String {
         format!("{}{NUL}epoch", self.prefix)
     }
 
-    /// Where a server of a quorum keeps what it knows of itself.
-    pub(in crate::storage) fn marker(&self) -> String {
+    /// Returns the key of the marker of a server of a quorum.
+    pub(super) fn marker(&self) -> String {
         format!("{}{NUL}marker", self.prefix)
     }
 
-    /// Where a server of a quorum keeps what it knows of the others.
-    pub(in crate::storage) fn others(&self) -> String {
+    /// Returns the key at which a server of a quorum keeps the vote counts of the others.
+    pub(super) fn vote_counts(&self) -> String {
         format!("{}{NUL}others", self.prefix)
     }
 
-    /// What the channel of every client begins with; its id follows.
-    pub(in crate::storage) fn channels(&self) -> String {
+    /// Returns the prefix of the channels. The id of a client follows.
+    pub(super) fn channels(&self) -> String {
         format!("{}leasehold:", self.prefix)
     }
 
-    /// What `SCAN` is asked for to find the records of names that begin with `prefix`, and others that do not.
-    pub(in crate::storage) fn pattern(&self, prefix: &str) -> String {
+    /// Returns the pattern with which `SCAN` finds the records of names that begin with `prefix`, and a few others.
+    pub(super) fn pattern(&self, prefix: &str) -> String {
         let literal = format!("{}{prefix}", self.prefix);
         let mut pattern = String::from("{*");
         for c in literal.chars() {
@@ -94,8 +94,8 @@ impl Keys {
         pattern + &format!("*{NUL}t")
     }
 
-    /// The name whose record this is.
-    pub(in crate::storage) fn name_of(&self, record: &[u8]) -> Option<Name> {
+    /// Returns the name of the lock that has this record.
+    pub(super) fn name_of(&self, record: &[u8]) -> Option<Name> {
         let tagged = std::str::from_utf8(record).ok()?.strip_suffix("\0t")?;
         let (tag, rest) = tagged.strip_prefix('{')?.split_once('}')?;
         let lock = if rest.is_empty() { tag } else { rest };
@@ -107,7 +107,7 @@ impl Keys {
 }
 
 /// Returns the slot of a key, by the rules of the Redis Cluster specification.
-pub(in crate::storage) fn slot(key: &[u8]) -> u16 {
+pub(super) fn slot(key: &[u8]) -> u16 {
     let tag = key.iter().position(|b| *b == b'{').and_then(|open| {
         let rest = &key[open + 1..];
         let close = rest.iter().position(|b| *b == b'}')?;
@@ -116,7 +116,7 @@ pub(in crate::storage) fn slot(key: &[u8]) -> u16 {
     crc16(tag.unwrap_or(key)) % SLOTS
 }
 
-/// The smallest number whose digits have that slot.
+/// Returns the smallest number whose digits have that slot.
 fn tag_of(slot: u16) -> u32 {
     static TAGS: OnceLock<Vec<u32>> = OnceLock::new();
     let tags = TAGS.get_or_init(|| {
@@ -137,7 +137,7 @@ fn tag_of(slot: u16) -> u32 {
     tags[usize::from(slot)]
 }
 
-/// CRC-16/XMODEM.
+/// Computes CRC-16/XMODEM.
 fn crc16(bytes: &[u8]) -> u16 {
     const TABLE: [u16; 256] = table();
     bytes.iter().fold(0, |crc, byte| (crc << 8) ^ TABLE[usize::from(crc.to_be_bytes()[0] ^ byte)])
@@ -186,7 +186,7 @@ mod tests {
         {
             assert_eq!(slot(a.as_bytes()), slot(b.as_bytes()));
         }
-        // An empty tag is no tag: the whole key counts.
+        // An empty tag is no tag: the whole key is hashed.
         assert_eq!(slot(b"foo{}{bar}"), crc16(b"foo{}{bar}") % SLOTS);
     }
 

@@ -1,10 +1,10 @@
-//! A connection to one server.
+//! A connection to a server.
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, RedisError, Value};
 
-use super::answers::{Remedy, remedy};
 use super::connect::{Connector, Driver, Opened};
+use super::errors::{Remedy, remedy};
 use super::facts::{Facts, Identity};
 use crate::clock::{Clock, Moment};
 use crate::error::Result;
@@ -13,22 +13,22 @@ use crate::storage::net::clock::ServerClock;
 use crate::storage::net::pulse::Pulse;
 use crate::storage::net::server::Connect;
 
-/// One server.
-pub(in crate::storage) type Server = net::server::Server<Connector>;
+/// A server, with the connection that is open to it.
+pub(super) type Server = net::server::Server<Connector>;
 
 /// A connection to a server.
-pub(in crate::storage) struct Link {
+pub(super) struct Link {
     connection: MultiplexedConnection,
     _driver: Driver,
-    pub(in crate::storage) facts: Facts,
-    /// What errors call the server.
-    pub(in crate::storage) place: String,
+    pub(super) facts: Facts,
+    /// The server, as errors name it.
+    pub(super) place: String,
     /// How many replicas must have a grant or a renewal before it counts.
     pub(super) confirmations: u32,
-    /// When its server told the facts.
-    pub(in crate::storage) opened: Moment,
-    /// What its server's clock shows.
-    pub(in crate::storage) time: ServerClock,
+    /// When the server reported the facts.
+    pub(super) opened: Moment,
+    /// What the server's clock shows.
+    pub(super) time: ServerClock,
     pulse: Pulse,
 }
 
@@ -36,10 +36,10 @@ impl Connect for Connector {
     type Link = Link;
 
     async fn open(&self, _time: &ServerClock) -> Result<Link> {
-        // Nothing is pushed on a connection for commands.
+        // The server pushes nothing on a connection for commands.
         let Opened { connection, driver, facts, place, asked, answered, pushed: _ } =
             Connector::open(self).await?;
-        // Of this server, in this life: what another one's clock showed is worth nothing.
+        // A clock of its own: what another server's clock showed, or this one's before a restart, is worth nothing.
         let time = ServerClock::default();
         time.learn(asked, answered, facts.time_us);
         let confirmations = if self.promises_failovers() { facts.confirmations(self.config()) } else { 0 };
@@ -74,42 +74,40 @@ impl net::server::Link for Link {
 
 impl Link {
     /// Sends a command and waits for its answer.
-    pub(in crate::storage) async fn call(&self, command: &Cmd) -> Result<Value, RedisError> {
-        let asking = self.pulse.ask();
+    pub(super) async fn call(&self, command: &Cmd) -> Result<Value, RedisError> {
+        let pending = self.pulse.ask();
         let answer =
             self.connection.clone().send_packed_command(command).await.and_then(|answer| match answer {
                 Value::ServerError(error) => Err(error.into()),
                 answer => Ok(answer),
             });
-        asking.answered();
-        self.heed_if(answer.as_ref().err());
+        pending.answered();
+        if let Err(error) = &answer {
+            self.retire_on(error);
+        }
         answer
     }
 
-    /// Sends commands together; each answer may be an error.
-    pub(in crate::storage) async fn call_all(&self, commands: &Pipeline) -> Result<Vec<Value>, RedisError> {
-        let asking = self.pulse.ask();
+    /// Sends commands in one pipeline. Each answer may be an error.
+    pub(super) async fn call_all(&self, commands: &Pipeline) -> Result<Vec<Value>, RedisError> {
+        let pending = self.pulse.ask();
         let answers = self.connection.clone().send_packed_commands(commands, 0, commands.len()).await;
-        asking.answered();
-        self.heed_if(answers.as_ref().err());
+        pending.answered();
+        if let Err(error) = &answers {
+            self.retire_on(error);
+        }
         answers
     }
 
-    /// Takes the connection out of use: the next call opens another.
-    pub(in crate::storage) fn give_up(&self) {
+    /// Takes the connection out of use. The next call opens another one.
+    pub(super) fn retire(&self) {
         self.pulse.give_up();
     }
 
-    /// Takes the connection out of use if an error among the answers to several commands says so.
-    pub(in crate::storage) fn heed(&self, error: &RedisError) {
+    /// Takes the connection out of use if an error says that another one is needed.
+    pub(super) fn retire_on(&self, error: &RedisError) {
         if matches!(remedy(error), Remedy::Reconnect | Remedy::FindPrimary) {
-            self.give_up();
-        }
-    }
-
-    fn heed_if(&self, error: Option<&RedisError>) {
-        if let Some(error) = error {
-            self.heed(error);
+            self.retire();
         }
     }
 }

@@ -1,72 +1,31 @@
-//! A call of a script: what is sent, what comes back.
+//! A call of a script.
 
 use std::fmt::{self, Write};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use redis::{Cmd, Pipeline, RedisError, Script, Value};
+use redis::{Cmd, Pipeline, RedisError, Value};
 
-use super::answers::{Remedy, explain, remedy};
+use super::errors::{Remedy, explain, remedy};
 use super::link::{Link, Server};
+use super::replies::Reply;
+use super::script::Script;
 use crate::clock::Moment;
-use crate::error::{Error, ErrorKind, Result};
-
-/// A script beside the file that names it, after the `common.lua` there.
-macro_rules! script {
-    ($file:literal) => {
-        std::sync::LazyLock::new(|| {
-            $crate::storage::redis::request::Source::new(concat!(
-                include_str!("common.lua"),
-                include_str!($file)
-            ))
-        })
-    };
-}
-pub(in crate::storage) use script;
-
-pub(in crate::storage) static ACQUIRE: LazyLock<Source> = script!("acquire.lua");
-pub(in crate::storage) static RENEW: LazyLock<Source> = script!("renew.lua");
-pub(in crate::storage) static RELEASE: LazyLock<Source> = script!("release.lua");
-pub(in crate::storage) static INSPECT: LazyLock<Source> = script!("inspect.lua");
-
-/// A script's text, and the hash by which the server knows it.
-pub(in crate::storage) struct Source {
-    text: &'static str,
-    hash: String,
-}
+use crate::error::Result;
 
 /// One call of a script. Its keys come first, then its arguments, which are data and never part of its text.
-pub(in crate::storage) struct Request {
-    script: &'static Source,
+pub(super) struct Request {
+    script: &'static Script,
+    /// The first argument. The script returns it, so that a reply to another request is recognized.
     nonce: u64,
     command: Cmd,
-    /// Where keys and arguments are put together.
+    /// Where keys and arguments are formatted.
     scratch: String,
 }
 
-/// What a script answers to one claim.
-pub(in crate::storage) enum Part<L> {
-    Number(i64),
-    List(L),
-}
-
-/// The answer of a script, taken apart from the front.
-pub(in crate::storage) struct Answer<'p> {
-    values: std::vec::IntoIter<Value>,
-    /// The server's clock in µs; 0 if it is not told.
-    pub(in crate::storage) time: u64,
-    place: &'p str,
-}
-
-impl Source {
-    pub(in crate::storage) fn new(text: &'static str) -> Self {
-        Self { text, hash: Script::new(text).get_hash().to_owned() }
-    }
-}
-
 impl Request {
-    /// Begins a call with so many keys, about so many arguments.
-    pub(in crate::storage) fn new(script: &'static LazyLock<Source>, keys: usize, args: usize) -> Self {
+    /// Begins a call with exactly `keys` keys and about `args` arguments.
+    pub(super) fn new(script: &'static LazyLock<Script>, keys: usize, args: usize) -> Self {
         static NONCES: AtomicU64 = AtomicU64::new(1);
         let mut command = Cmd::with_capacity(keys + args + 4, (keys + args) * 48 + 128);
         command.arg("EVALSHA").arg(&script.hash).arg(keys);
@@ -74,8 +33,8 @@ impl Request {
         Self { script, nonce, command, scratch: String::with_capacity(128) }
     }
 
-    /// Adds a key or an argument.
-    pub(in crate::storage) fn put(&mut self, value: impl fmt::Display) -> &mut Self {
+    /// Adds a key or an argument, formatted.
+    pub(super) fn put(&mut self, value: impl fmt::Display) -> &mut Self {
         self.scratch.clear();
         // Writing to a string cannot fail.
         let _ = write!(self.scratch, "{value}");
@@ -83,39 +42,61 @@ impl Request {
         self
     }
 
-    /// Adds a key or an argument that is at hand.
-    pub(in crate::storage) fn text(&mut self, text: &str) -> &mut Self {
+    /// Adds a key or an argument as it is.
+    pub(super) fn text(&mut self, text: &str) -> &mut Self {
         self.command.arg(text);
         self
     }
 
-    /// Adds a key or an argument that is put together.
-    pub(in crate::storage) fn with(&mut self, write: impl FnOnce(&mut String)) -> &mut Self {
+    /// Adds a key or an argument that `write` appends to an empty string.
+    pub(super) fn with(&mut self, write: impl FnOnce(&mut String)) -> &mut Self {
         self.scratch.clear();
         write(&mut self.scratch);
         self.command.arg(self.scratch.as_str());
         self
     }
 
-    /// Ends the keys; the arguments follow.
-    pub(in crate::storage) fn args(&mut self) -> &mut Self {
+    /// Ends the keys. The arguments follow.
+    pub(super) fn args(&mut self) -> &mut Self {
         self.command.arg(self.nonce);
         self
     }
 
-    /// Calls the script on a server, and with its text if the server does not know it.
-    pub(in crate::storage) async fn on<'l>(&self, server: &Server, link: &'l Link) -> Result<Answer<'l>> {
+    /// Calls the script on a server, and again with its text if the server does not know it.
+    pub(super) async fn send<'l>(&self, server: &Server, link: &'l Link) -> Result<Reply<'l>> {
         let sent = server.now();
         let value = match link.call(&self.command).await {
-            Err(error) if remedy(&error) == Remedy::SendScript => link.call(&self.by_text()).await,
-            answer => answer,
+            Err(error) if remedy(&error) == Remedy::SendScript => link.call(&self.with_text()).await,
+            value => value,
         };
-        self.answer(server, link, sent, value.map_err(|e| explain(&e, &link.place))?)
+        self.reply(server, link, sent, value.map_err(|e| explain(&e, &link.place))?)
     }
 
-    fn by_text(&self) -> Cmd {
+    /// Checks that a value is the reply to this request, and learns the server's time from it.
+    pub(super) fn reply<'l>(
+        &self,
+        server: &Server,
+        link: &'l Link,
+        sent: Moment,
+        value: Value,
+    ) -> Result<Reply<'l>> {
+        let (mut reply, nonce) = Reply::new(value, &link.place);
+        if nonce != Some(self.nonce) {
+            // Replies and requests are out of step, so no later reply on this connection can be trusted.
+            link.retire();
+            return Err(reply.malformed());
+        }
+        reply.time = reply.number()?;
+        if reply.time > 0 {
+            link.time.learn(sent, server.now(), reply.time);
+        }
+        Ok(reply)
+    }
+
+    /// Returns the same call as an `EVAL`.
+    fn with_text(&self) -> Cmd {
         let mut command = Cmd::new();
-        command.arg("EVAL").arg(self.script.text);
+        command.arg("EVAL").arg(&self.script.text);
         for arg in self.command.args_iter().skip(2) {
             if let redis::Arg::Simple(bytes) = arg {
                 command.arg(bytes);
@@ -123,134 +104,64 @@ impl Request {
         }
         command
     }
-
-    /// Checks that an answer is to this request, and learns the server's time from it.
-    pub(in crate::storage) fn answer<'l>(
-        &self,
-        server: &Server,
-        link: &'l Link,
-        sent: Moment,
-        value: Value,
-    ) -> Result<Answer<'l>> {
-        let values = match value {
-            Value::Array(values) => values,
-            _ => Vec::new(),
-        };
-        let mut answer = Answer { values: values.into_iter(), time: 0, place: &link.place };
-        if answer.number().ok() != Some(self.nonce) {
-            // Whatever it answers, it is not this; nothing on this connection can be believed.
-            link.give_up();
-            return Err(senseless(&link.place));
-        }
-        answer.time = answer.number()?;
-        if answer.time > 0 {
-            link.time.learn(sent, server.now(), answer.time);
-        }
-        Ok(answer)
-    }
 }
 
-impl Answer<'_> {
-    /// What errors call the server.
-    pub(in crate::storage) fn place(&self) -> &str {
-        self.place
-    }
+/// How a pipeline of scripts is sent to a server.
+#[derive(Clone, Copy)]
+pub(super) struct Batch<'a> {
+    pub(super) requests: &'a [Request],
+    /// Whether `ASKING` precedes each request, because its slot is being imported by that node.
+    pub(super) asking: bool,
+    /// The commands after the scripts, on the same connection.
+    pub(super) after: &'a [Cmd],
+}
 
-    /// Takes what is answered to one claim: a list of its own, or a number.
-    pub(in crate::storage) fn part(&mut self) -> Result<Part<Self>> {
-        match self.values.next() {
-            Some(Value::Array(values)) => {
-                Ok(Part::List(Self { values: values.into_iter(), time: self.time, place: self.place }))
+impl Batch<'_> {
+    /// Calls the scripts in one pipeline, and those again with their text that the server does not know. Returns the
+    /// values of the scripts, and those of the commands after them.
+    pub(super) async fn send(self, link: &Link) -> std::result::Result<(Vec<Value>, Vec<Value>), RedisError> {
+        let commands = self.requests.iter().map(|request| request.command.clone());
+        let (mut values, mut last) = self.send_once(link, commands).await?;
+        let unknown: Vec<_> = (0..values.len()).filter(|i| is_unknown_script(&values[*i])).collect();
+        if !unknown.is_empty() {
+            // All requests of a batch call the same script. The first brings the text.
+            let commands = unknown.iter().enumerate().map(|(n, i)| match n {
+                0 => self.requests[*i].with_text(),
+                _ => self.requests[*i].command.clone(),
+            });
+            let (again, after) = self.send_once(link, commands).await?;
+            for (i, value) in unknown.iter().zip(again) {
+                values[*i] = value;
             }
-            value => self.integer_in(value).map(Part::Number),
+            last = after;
         }
+        Ok((values, last))
     }
 
-    pub(in crate::storage) fn integer(&mut self) -> Result<i64> {
-        let value = self.values.next();
-        self.integer_in(value)
-    }
-
-    fn integer_in(&self, value: Option<Value>) -> Result<i64> {
-        match value {
-            Some(Value::Int(number)) => Ok(number),
-            Some(Value::BulkString(digits)) => {
-                let digits = std::str::from_utf8(&digits).ok().and_then(|digits| digits.parse().ok());
-                digits.ok_or_else(|| senseless(self.place))
+    async fn send_once(
+        self,
+        link: &Link,
+        commands: impl Iterator<Item = Cmd>,
+    ) -> std::result::Result<(Vec<Value>, Vec<Value>), RedisError> {
+        let mut pipeline = Pipeline::new();
+        for command in commands {
+            if self.asking {
+                pipeline.cmd("ASKING");
             }
-            _ => Err(senseless(self.place)),
+            pipeline.add_command(command);
         }
-    }
-
-    pub(in crate::storage) fn number(&mut self) -> Result<u64> {
-        u64::try_from(self.integer()?).map_err(|_| senseless(self.place))
-    }
-
-    pub(in crate::storage) fn text(&mut self) -> Result<String> {
-        match self.values.next() {
-            Some(Value::BulkString(bytes)) => String::from_utf8(bytes).map_err(|_| senseless(self.place)),
-            Some(Value::SimpleString(text)) => Ok(text),
-            _ => Err(senseless(self.place)),
+        for command in self.after {
+            pipeline.add_command(command.clone());
         }
-    }
-
-    pub(in crate::storage) fn senseless(&self) -> Error {
-        senseless(self.place)
+        let mut values = link.call_all(&pipeline).await?;
+        let last = values.split_off(values.len().saturating_sub(self.after.len()));
+        if self.asking {
+            values = values.into_iter().skip(1).step_by(2).collect();
+        }
+        Ok((values, last))
     }
 }
 
-/// Calls scripts together, and those again with their text that the server does not know. Then calls `after`, whose
-/// answers come last.
-pub(super) async fn call_all(
-    link: &Link,
-    requests: &[Request],
-    asking: bool,
-    after: &[Cmd],
-) -> std::result::Result<(Vec<Value>, Vec<Value>), RedisError> {
-    let (mut values, mut last) =
-        call_once(link, requests.iter().map(|request| request.command.clone()), asking, after).await?;
-    let unknown = |value: &Value| match value {
-        Value::ServerError(error) => remedy(&error.clone().into()) == Remedy::SendScript,
-        _ => false,
-    };
-    let again: Vec<_> = (0..values.len()).filter(|i| unknown(&values[*i])).collect();
-    if !again.is_empty() {
-        // The first brings the text, which is the same for all.
-        let commands = again.iter().enumerate().map(|(n, i)| match n {
-            0 => requests[*i].by_text(),
-            _ => requests[*i].command.clone(),
-        });
-        let answered = call_once(link, commands, asking, after).await?;
-        for (i, value) in again.iter().zip(answered.0) {
-            values[*i] = value;
-        }
-        last = answered.1;
-    }
-    Ok((values, last))
-}
-
-async fn call_once(
-    link: &Link,
-    commands: impl Iterator<Item = Cmd>,
-    asking: bool,
-    after: &[Cmd],
-) -> std::result::Result<(Vec<Value>, Vec<Value>), RedisError> {
-    let mut pipeline = Pipeline::new();
-    for command in commands {
-        if asking {
-            pipeline.cmd("ASKING");
-        }
-        pipeline.add_command(command);
-    }
-    for command in after {
-        pipeline.add_command(command.clone());
-    }
-    let mut values = link.call_all(&pipeline).await?;
-    let last = values.split_off(values.len().saturating_sub(after.len()));
-    Ok((if asking { values.into_iter().skip(1).step_by(2).collect() } else { values }, last))
-}
-
-pub(in crate::storage) fn senseless(place: &str) -> Error {
-    let text = "the server's answer makes no sense; check that it is a Redis or a Valkey, and retry";
-    Error::new(ErrorKind::Unavailable, format!("{text} server=`{place}`"))
+fn is_unknown_script(value: &Value) -> bool {
+    matches!(value, Value::ServerError(error) if remedy(&error.clone().into()) == Remedy::SendScript)
 }

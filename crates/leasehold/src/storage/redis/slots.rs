@@ -1,22 +1,23 @@
-//! Who serves which slot of a Cluster, as one of its nodes tells.
+//! The slot map of a Cluster: which primary serves which slot, as one of the nodes reports it.
 
 use redis::{Pipeline, RedisError, Value, from_redis_value};
 
-use super::answers::explain;
 use super::config::Place;
+use super::errors::explain;
 use crate::error::{Error, ErrorKind, Result};
 
-/// What a node tells of its Cluster.
+/// The slot map, as a node reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Told {
-    /// Grows with each failover.
+pub(super) struct SlotMap {
+    /// The epoch of the Cluster, which grows with each failover.
     pub(super) epoch: u64,
-    /// First slot, last slot, and the primary that serves them.
+    /// The first slot, the last slot, and the primary that serves them.
     pub(super) ranges: Vec<(u16, u16, Place)>,
 }
 
-impl Told {
-    pub(super) fn questions() -> Pipeline {
+impl SlotMap {
+    /// Returns the queries whose replies [`SlotMap::read`] takes.
+    pub(super) fn queries() -> Pipeline {
         let mut pipeline = Pipeline::new();
         pipeline.cmd("INFO").arg("cluster");
         pipeline.cmd("CLUSTER").arg("INFO");
@@ -24,10 +25,10 @@ impl Told {
         pipeline
     }
 
-    /// Reads the answers of a node.
-    pub(super) fn read(answers: Vec<Value>, asked: &Place) -> Result<Self> {
-        let mut answers = answers.into_iter();
-        let mut next = || answers.next().unwrap_or_default();
+    /// Reads the replies of the node `asked`.
+    pub(super) fn read(replies: Vec<Value>, asked: &Place) -> Result<Self> {
+        let mut replies = replies.into_iter();
+        let mut next = || replies.next().unwrap_or_default();
         let info: String = from_redis_value(next()).unwrap_or_default();
         if info.lines().any(|line| line.trim() == "cluster_enabled:0") {
             let text = "the server is not a node of a Cluster; write `redis:`";
@@ -36,37 +37,38 @@ impl Told {
         let refused = |e: RedisError| explain(&e, &asked.to_string());
         let epoch = epoch_of(&text(next()).map_err(refused)?).unwrap_or(0);
         let rows = next().extract_error().map_err(refused)?;
-        let senseless = || {
-            let text = "the server says of its Cluster what makes no sense; check its version, and retry";
+        let malformed = || {
+            let text = "the server's report of its Cluster is malformed; check its version, and retry";
             Error::new(ErrorKind::Unavailable, format!("{text} server=`{asked}`"))
         };
-        let Value::Array(rows) = rows else { return Err(senseless()) };
-        let ranges = rows.into_iter().map(|row| range(row, asked).ok_or_else(senseless));
+        let Value::Array(rows) = rows else { return Err(malformed()) };
+        let ranges = rows.into_iter().map(|row| range(row, asked).ok_or_else(malformed));
         Ok(Self { epoch, ranges: ranges.collect::<Result<_>>()? })
     }
 
-    /// How many slots have a primary.
+    /// Returns how many slots have a primary.
     pub(super) fn served(&self) -> usize {
         self.ranges.iter().map(|(first, last, _)| usize::from(last - first) + 1).sum()
     }
 }
 
-/// The epoch in what `CLUSTER INFO` answers.
+/// Returns the epoch in a reply to `CLUSTER INFO`.
 pub(super) fn epoch_of(info: &str) -> Option<u64> {
     info.lines().find_map(|line| line.strip_prefix("cluster_current_epoch:"))?.trim().parse().ok()
 }
 
+/// Returns the text of a reply, or the error that it is.
 pub(super) fn text(answer: Value) -> std::result::Result<String, RedisError> {
     Ok(from_redis_value(answer.extract_error()?)?)
 }
 
-/// Reads the address in MOVED and ASK. One without a host is at the host that was asked.
+/// Reads the address of a MOVED or ASK. Without a host, it is the host of the node that was asked.
 pub(super) fn address(text: &str, asked: &Place) -> Option<Place> {
     let (host, port) = text.rsplit_once(':')?;
     place(host.trim_start_matches('[').trim_end_matches(']'), port.parse().ok()?, asked)
 }
 
-/// First slot, last slot, the primary, and its replicas. Of a node: host, port, id, and what else is told of it.
+/// Reads a row: the first slot, the last slot, the primary, and its replicas. A node is a list of host, port, id and more.
 fn range(row: Value, asked: &Place) -> Option<(u16, u16, Place)> {
     let Value::Array(row) = row else { return None };
     let mut row = row.into_iter();
@@ -80,7 +82,8 @@ fn range(row: Value, asked: &Place) -> Option<(u16, u16, Place)> {
     Some((first, last, place(&host.unwrap_or_default(), port, asked)?)).filter(|_| valid)
 }
 
-/// A node that knows no host of its own is at the host that was asked; `?` stands for a name that it was not given.
+/// Returns the place of a node. If it knows no host of its own, which it may report as `?`, it is at the host that was
+/// asked.
 fn place(host: &str, port: u16, asked: &Place) -> Option<Place> {
     match (host, asked) {
         ("" | "?", Place::Tcp(host, _)) => Some(Place::Tcp(host.clone(), port)),
@@ -101,10 +104,10 @@ mod tests {
         Value::BulkString(text.as_bytes().to_vec())
     }
 
-    fn told(enabled: &str, rows: Vec<Value>) -> Result<Told> {
+    fn read(enabled: &str, rows: Vec<Value>) -> Result<SlotMap> {
         let info = bulk("cluster_state:ok\r\ncluster_current_epoch:7\r\ncluster_my_epoch:2\r\n");
         let enabled = bulk(&format!("# Cluster\r\ncluster_enabled:{enabled}\r\n"));
-        Told::read(vec![enabled, info, Value::Array(rows)], &tcp("seed", 7000))
+        SlotMap::read(vec![enabled, info, Value::Array(rows)], &tcp("seed", 7000))
     }
 
     fn row(first: i64, last: i64, host: Value) -> Value {
@@ -113,22 +116,22 @@ mod tests {
     }
 
     #[test]
-    fn a_node_without_a_host_is_where_it_was_asked() {
+    fn a_node_without_a_host_is_at_the_host_that_was_asked() {
         for (host, place) in
             [(bulk("10.0.0.1"), "10.0.0.1"), (bulk(""), "seed"), (bulk("?"), "seed"), (Value::Nil, "seed")]
         {
-            let told = told("1", vec![row(0, 5, host)]).expect("it makes sense");
-            assert_eq!(told, Told { epoch: 7, ranges: vec![(0, 5, tcp(place, 7001))] });
-            assert_eq!(told.served(), 6);
+            let map = read("1", vec![row(0, 5, host)]).expect("well-formed");
+            assert_eq!(map, SlotMap { epoch: 7, ranges: vec![(0, 5, tcp(place, 7001))] });
+            assert_eq!(map.served(), 6);
         }
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn malformed_reports_are_refused() {
         for row in [row(5, 0, bulk("h")), row(0, 16_384, bulk("h")), row(-1, 3, bulk("h")), bulk("x")] {
-            told("1", vec![row]).expect_err("no such slots");
+            read("1", vec![row]).expect_err("no such slots");
         }
-        let error = told("0", Vec::new()).expect_err("no Cluster");
+        let error = read("0", Vec::new()).expect_err("no Cluster");
         assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("`redis:`"), "{error}");
     }
 

@@ -9,7 +9,7 @@ use super::leases::Leases;
 use super::tx::Tx;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::storage::{AcquireReply, Claim, Holder, Name, ReleaseReply, RenewReply};
+use crate::storage::{AcquireReply, Claim, Cursor, Holder, Name, ReleaseReply, RenewReply};
 
 /// What the thread is asked to do.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub(super) enum Job {
     },
     List {
         prefix: String,
-        after: Option<Name>,
+        after: Option<Cursor>,
         limit: usize,
         reply: oneshot::Sender<Result<Vec<Holder>>>,
     },

@@ -44,7 +44,7 @@ use self::job::{Job, Reply};
 use super::registry::Target;
 use super::url::Url;
 use super::{
-    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, ReleaseReply,
+    AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, ReleaseReply,
     RenewReply, Storage, Tier,
 };
 use crate::clock::Clock;
@@ -186,14 +186,15 @@ impl Storage for Sqlite {
         self.ask(claims, |claims, reply| Job::Release { claims, reply }).await
     }
 
-    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
+    async fn inspect(&self, name: &Name) -> Result<Vec<Holder>> {
         let (reply, answer) = oneshot::channel();
         let name = name.clone();
         let _gone = self.jobs.send(Job::Inspect { name, reply });
-        answer.await.unwrap_or_else(|_| Err(gone()))
+        let holder = answer.await.unwrap_or_else(|_| Err(gone()))?;
+        Ok(holder.into_iter().collect())
     }
 
-    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
+    async fn list(&self, prefix: &str, after: Option<&Cursor>, limit: usize) -> Result<Vec<Holder>> {
         let (reply, answer) = oneshot::channel();
         let (prefix, after) = (prefix.to_owned(), after.cloned());
         let _gone = self.jobs.send(Job::List { prefix, after, limit, reply });

@@ -11,7 +11,9 @@ use super::hints::Hinter;
 use super::live::{self, State};
 use crate::clock::{self, Moment};
 use crate::error::{Error, ErrorKind};
-use crate::storage::{AcquireReply, Claim, Holder, Name, Owner, ReleaseReply, RenewReply, Token, WAITER_TTL};
+use crate::storage::{
+    AcquireReply, Claim, Cursor, Holder, Name, Owner, ReleaseReply, RenewReply, Token, WAITER_TTL,
+};
 
 /// One transaction, at one moment, by one storage.
 pub(super) struct Tx<'a> {
@@ -41,6 +43,8 @@ pub(super) struct Effects {
 
 /// How many of those ahead a waiter watches.
 const AHEAD: usize = 64;
+/// What the column `kind` says of an exclusive lock.
+const KIND: &str = "mutex";
 /// How long a name must be idle to be pruned.
 const IDLE: Duration = Duration::from_secs(60 * 60);
 /// How many records one pruning looks at.
@@ -157,14 +161,15 @@ impl Tx<'_> {
         held.map(|record| self.holder(name, &record)).transpose().map(Option::flatten)
     }
 
-    pub(super) fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
+    pub(super) fn list(&self, prefix: &str, after: Option<&Cursor>, limit: usize) -> Result<Vec<Holder>> {
         let mut rows = self.db.prepare_cached(
             "SELECT owner, token, boot, granted_us, expires_us, live, label, name FROM lock
-             WHERE name >= :from AND name > :after ORDER BY name",
+             WHERE name >= :from AND (name, token) > (:after, :token) ORDER BY name",
         )?;
-        let after = after.map_or("", Name::as_str);
+        let (after, token) = after.map_or(("", 0), |after| (after.name.as_str(), after.token.get()));
         let from = std::cmp::max(prefix, after);
-        let mut rows = rows.query(named_params! { ":from": from, ":after": after })?;
+        let token = i64::try_from(token).unwrap_or(i64::MAX);
+        let mut rows = rows.query(named_params! { ":from": from, ":after": after, ":token": token })?;
         let mut holders = Vec::new();
         while holders.len() < limit
             && let Some(row) = rows.next()?
@@ -285,7 +290,7 @@ impl Tx<'_> {
         )?;
         grant.execute(named_params! {
             ":name": claim.name.as_str(),
-            ":kind": claim.kind.as_str(),
+            ":kind": KIND,
             ":owner": claim.owner.to_bytes(),
             ":token": token,
             ":boot": self.boot.id(),

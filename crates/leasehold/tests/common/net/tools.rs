@@ -185,7 +185,7 @@ pub(crate) fn waiting(lock: Lock) -> JoinHandle<Result<Guard>> {
 /// Waits until so many wait for a lock.
 pub(crate) async fn waiters(locks: &Locks, lock: &str, wanted: u64) {
     let looking = async {
-        while locks.inspect(lock).await.ok().flatten().and_then(|holder| holder.waiters) != Some(wanted) {
+        while locks.inspect(lock).await.ok().and_then(|holders| holders.first()?.waiters) != Some(wanted) {
             // Nobody is told of an entry in the queue.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -89,7 +89,7 @@ pub(crate) fn renewing_and_looking(url: &str, left: impl Fn() -> i64) -> (Locks,
     assert!(left() > 500_000);
     assert!(other.lock("job").try_acquire().expect("answered").is_none());
     assert_eq!(other.lock("job").wait(time(100)).acquire().expect_err("held").kind(), ErrorKind::Contended);
-    let seen = other.inspect("job").expect("answered").expect("held");
+    let seen = other.inspect("job").expect("answered").pop().expect("held");
     assert_eq!((seen.owner, seen.token), (guard.owner(), guard.token()));
     (locks, other, guard)
 }
@@ -102,7 +102,10 @@ pub(crate) fn outage_among_attempts(server: &Server, url: &str) {
     let trying = locks.lock("job").wait(Wait::Attempts { attempts: 3, interval: time(1_000) });
     let threads = [patient, trying].map(|lock| thread::spawn(move || lock.acquire().map(drop)));
     // The client is in the middle of its attempts.
-    until("the waiter", || matches!(holder.inspect("job"), Ok(Some(seen)) if seen.waiters == Some(1)));
+    until(
+        "the waiter",
+        || matches!(holder.inspect("job"), Ok(seen) if seen.first().is_some_and(|seen| seen.waiters == Some(1))),
+    );
     server.kill9();
     for thread in threads {
         let error = thread.join().expect("no panic").expect_err("the storage does not answer");

@@ -77,7 +77,7 @@ fn hosts_are_read_as_libpq_reads_them() {
 }
 
 #[test]
-fn ours_have_defaults_and_are_read() {
+fn the_options_of_leasehold_have_defaults_and_are_read() {
     let config = read("postgres://h");
     assert_eq!(
         (config.space.as_str(), config.schema.as_str(), config.table.as_str()),
@@ -149,7 +149,7 @@ fn tls_is_read() {
 }
 
 #[test]
-fn what_asks_for_nothing_is_accepted() {
+fn values_without_effect_are_accepted() {
     for option in [
         "target_session_attrs=any",
         "target_session_attrs=read-write",
@@ -173,7 +173,7 @@ fn what_asks_for_nothing_is_accepted() {
 }
 
 #[test]
-fn what_only_libpq_can_do_is_refused_with_what_to_do() {
+fn unsupported_options_are_refused_with_an_alternative() {
     for (option, text) in [
         ("service=x", "service file"),
         ("gssencmode=require", "sslmode"),
@@ -241,7 +241,7 @@ fn wrong_values_name_the_option_and_what_is_valid() {
 }
 
 #[test]
-fn what_does_not_fit_together_is_refused() {
+fn contradictory_options_are_refused() {
     for (url, text) in [
         ("postgres://a,b?port=1,2,3", "as many ports"),
         ("postgres://a?port=1,2", "as many ports"),
@@ -269,7 +269,6 @@ fn what_does_not_fit_together_is_refused() {
     }
 }
 
-// 104
 #[test]
 fn identifiers_are_checked_and_never_cut() {
     for name in ["", "1a", "$a", "a b", "a\"b", "a;b", "a.b", "é", r#"x"; drop table y; --"#, "a\\"] {
@@ -288,7 +287,6 @@ fn encode(text: &str) -> impl fmt::Display {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)
 }
 
-// 102
 #[test]
 fn no_secret_is_shown() {
     const CANARY: &str = "S3CRET";
@@ -301,7 +299,7 @@ fn no_secret_is_shown() {
         let shown = format!("{config} {config:?} {config:#?}");
         assert!(!shown.contains(CANARY), "{shown}");
     }
-    // Malformed in every way in which a password can be.
+    // Passwords with characters that break the URL.
     for url in [
         format!("postgres://user:12/{CANARY}@h/db"),
         format!("postgres://user:pa:{CANARY}@h/db"),

@@ -1,171 +1,236 @@
-//! An acquire: taken at a majority first, then given its token there.
+//! Acquires: a claim takes the lock at a majority first, then its token is written there.
 //!
-//! One step is not enough: of two that chose their tokens while they took the lock, both may choose the same. In the
-//! second step a token is only written where the lock is still its owner's, so a majority has it before anybody else
-//! can read a majority (checked exhaustively in `tests/quorum_model.rs`).
+//! One step is not enough: two claims that chose their tokens while they took the lock could choose the same one. In the
+//! second step a token is written only where the lock is still its owner's. So a majority has it before another owner
+//! can read a majority. `tests/quorum_model.rs` checks that exhaustively.
+//!
+//! 1. *Propose:* every server is asked to take the lock, and replies with a vote. A majority wins.
+//! 2. *Split votes:* if several claims came together, each may have some servers and none a majority. The claim that has
+//!    the first server is preferred: it retries for some milliseconds, while the others withdraw.
+//! 3. *Commit:* the token is written where the lock was taken. A majority makes it a grant.
+//! 4. *Withdraw:* a claim that failed gives the lock back at each server that has it, or may have it.
+//! 5. *Late votes:* a server that answers when all is decided gets the token, too, or is told to withdraw the claim.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::ballot::{Ballot, Outcome, Vote, majority};
-use super::nodes::{Answers, Nodes};
-use super::script::Ending;
-use super::standing;
+use super::nodes::{Nodes, Replies};
+use super::refresh::refresh_soon;
+use super::scripts::ReleaseMode;
 use crate::clock::Moment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{AcquireReply, Claim, Token};
 
-/// How long one that has split the votes with others waits for them to withdraw, each time that it asks again. Without
-/// that, of several that come together often nobody would be granted what is free.
-const INSIST: [Duration; 4] =
+/// The pauses before each retry of the preferred claim of a split vote. Without it, claims that come together often
+/// leave a free lock to none of them.
+const PREFERRED_PAUSES: [Duration; 4] =
     [Duration::from_millis(1), Duration::from_millis(2), Duration::from_millis(4), Duration::from_millis(8)];
-/// When the others ask again.
+/// When the other claims of a split vote retry: this, and a random part of the spread.
 const RETRY_AFTER: Duration = Duration::from_millis(2);
 const RETRY_SPREAD: Duration = Duration::from_millis(25);
 
-/// Claims, what each of the servers has said to them, and what they still will.
-struct Round {
+/// The votes on some claims, by their numbers, that have not come yet.
+type LateVotes = (Vec<usize>, Replies<Vec<Vote>>);
+
+/// One call: its claims, and the votes on them so far.
+struct Election<'a> {
+    nodes: &'a Arc<Nodes>,
     claims: Arc<[Claim]>,
     ballots: Vec<Ballot>,
-    answers: Answers<Vec<Vote>>,
+    sent: Moment,
+    /// The time limit of each step.
+    limit: Duration,
+    late: Vec<LateVotes>,
 }
 
-/// What has become of a claim.
+/// The outcome of a claim.
 enum Verdict {
     Granted(Token),
-    /// Nothing must be left of it.
+    /// The claim is withdrawn.
     Failed(Result<AcquireReply>),
-    /// Its owner was seen to hold before: whatever is left is for the owner to end.
+    /// The claim is not withdrawn, because its owner was seen to hold before: its cleanup releases what is left.
     Kept(Result<AcquireReply>),
 }
 
 pub(super) async fn acquire(nodes: &Arc<Nodes>, claims: &[Claim], sent: Moment) -> Vec<Result<AcquireReply>> {
-    let limit = nodes.limit(claims);
-    let mut round = Round::propose(nodes, claims.into(), sent, sent.after(limit));
-    round.count(sent.after(limit)).await;
-    let (mut insisted, mut withdrawn) = (Vec::new(), Vec::new());
-    let insisting = |round: &Round| -> Vec<usize> {
-        (0..round.ballots.len()).filter(|i| round.ballots[*i].may_insist()).collect()
-    };
-    let mut again = insisting(&round);
-    if !again.is_empty() {
-        // Those that lose go first: somebody may wait for them in turn.
-        let lost = |i: &usize| round.ballots[*i].outcome() != Outcome::Won && !again.contains(i);
-        withdrawn = (0..claims.len()).filter(lost).collect();
-        withdraw(nodes, &round, &withdrawn, limit).await;
-    }
-    for pause in INSIST {
-        if again.is_empty() {
-            break;
-        }
-        tokio::time::sleep(pause).await;
-        let claims = again.iter().map(|i| round.claims[*i].clone()).collect();
-        let until = nodes.clock.now().after(limit);
-        let mut next = Round::propose(nodes, claims, sent, until);
-        next.count(until).await;
-        for (i, ballot) in again.iter().zip(std::mem::take(&mut next.ballots)) {
-            round.ballots[*i] = ballot;
-        }
-        insisted.push((again, next.answers));
-        again = insisting(&round);
-    }
-    let committed = commit(nodes, &round, limit).await;
-    standing::tend_soon(nodes);
-    let verdicts: Vec<_> =
-        round.ballots.iter().zip(claims).zip(committed).map(|((b, c), token)| verdict(b, c, token)).collect();
+    let mut election = Election::propose(nodes, claims, sent).await;
+    let withdrawn = election.resolve_split_votes().await;
+    let tokens = election.commit().await;
+    refresh_soon(nodes);
+    let ballots = election.ballots.iter().zip(claims).zip(tokens);
+    let verdicts: Vec<_> = ballots.map(|((ballot, claim), token)| verdict(ballot, claim, token)).collect();
     let failed = |i: &usize| matches!(verdicts[*i], Verdict::Failed(_)) && !withdrawn.contains(i);
     let failed: Vec<_> = (0..claims.len()).filter(failed).collect();
     if !failed.is_empty() {
-        withdraw(nodes, &round, &failed, limit).await;
+        election.withdraw(&failed).await;
     }
-    let answers = verdicts.iter().zip(claims).map(|(verdict, claim)| verdict.answer(claim)).collect();
-    let all = (0..claims.len()).collect();
-    tokio::spawn(late(
-        Arc::clone(nodes),
-        round.claims,
-        verdicts,
-        [(all, round.answers)].into_iter().chain(insisted).collect(),
-    ));
-    answers
+    let replies = verdicts.iter().zip(claims).map(|(verdict, claim)| verdict.reply(claim)).collect();
+    tokio::spawn(handle_late_votes(Arc::clone(nodes), election.claims, verdicts, election.late));
+    replies
 }
 
-impl Round {
-    fn propose(nodes: &Nodes, claims: Arc<[Claim]>, sent: Moment, until: Moment) -> Self {
-        let ballots = claims.iter().map(|_| Ballot::new(nodes.len())).collect();
-        let answers = nodes.ask(|node| {
-            let claims = Arc::clone(&claims);
-            Some(async move { node.propose(&claims, sent, until).await })
+impl<'a> Election<'a> {
+    /// Executes step 1.
+    async fn propose(nodes: &'a Arc<Nodes>, claims: &[Claim], sent: Moment) -> Self {
+        let (claims, limit): (Arc<[Claim]>, _) = (claims.into(), nodes.limit(claims));
+        let (ballots, replies) = collect_votes(nodes, Arc::clone(&claims), sent, sent.after(limit)).await;
+        let late = vec![((0..claims.len()).collect(), replies)];
+        Self { nodes, claims, ballots, sent, limit, late }
+    }
+
+    /// Executes step 2. Returns the claims that were withdrawn.
+    async fn resolve_split_votes(&mut self) -> Vec<usize> {
+        let mut preferred = self.preferred();
+        if preferred.is_empty() {
+            return Vec::new();
+        }
+        // The others withdraw first: a preferred claim of another client may be waiting for them.
+        let lost = |i: &usize| self.ballots[*i].outcome() != Outcome::Won && !preferred.contains(i);
+        let withdrawn: Vec<_> = (0..self.claims.len()).filter(lost).collect();
+        self.withdraw(&withdrawn).await;
+        for pause in PREFERRED_PAUSES {
+            if preferred.is_empty() {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+            let claims = preferred.iter().map(|i| self.claims[*i].clone()).collect();
+            let until = self.nodes.clock.now().after(self.limit);
+            let (ballots, replies) = collect_votes(self.nodes, claims, self.sent, until).await;
+            for (i, ballot) in preferred.iter().zip(ballots) {
+                self.ballots[*i] = ballot;
+            }
+            self.late.push((preferred, replies));
+            preferred = self.preferred();
+        }
+        withdrawn
+    }
+
+    fn preferred(&self) -> Vec<usize> {
+        (0..self.ballots.len()).filter(|i| self.ballots[*i].is_preferred()).collect()
+    }
+
+    /// Executes step 3. Returns for each claim the token that a majority has written.
+    async fn commit(&self) -> Vec<Option<Token>> {
+        let mut commits: Vec<_> = self.ballots.iter().map(Commit::new).collect();
+        let mut replies = self.nodes.call(|node| {
+            let commits = commits.iter().flatten().zip(self.claims.iter());
+            let claims: Vec<_> = commits
+                .filter(|(commit, _)| commit.servers.contains(&node.index))
+                .map(|(commit, claim)| (claim.clone(), commit.token))
+                .collect();
+            (!claims.is_empty()).then_some(async move { node.commit(&claims).await })
         });
-        Self { claims, ballots, answers }
-    }
-
-    /// Counts votes until every claim's majority is certain or impossible, or the time is over.
-    async fn count(&mut self, until: Moment) {
-        while self.ballots.iter().any(|ballot| ballot.outcome() == Outcome::Open) {
-            let Some((server, votes)) = self.answers.next(until).await else { return };
-            for (ballot, vote) in self.ballots.iter_mut().zip(votes) {
-                ballot.cast(server, vote);
+        let until = self.nodes.clock.now().after(self.limit);
+        while commits.iter().flatten().any(Commit::is_open) {
+            let Some((server, reply)) = replies.next(until).await else { break };
+            let mut written = reply.unwrap_or_default().into_iter();
+            for commit in commits.iter_mut().flatten().filter(|commit| commit.servers.contains(&server)) {
+                let written = written.next().is_some_and(|written| written.unwrap_or(false));
+                commit.count(server, written);
             }
         }
+        let token = |commit: Commit| commit.is_done().then_some(commit.token);
+        commits.into_iter().map(|commit| commit.and_then(token)).collect()
+    }
+
+    /// Executes step 4 for some claims. A cleanup continues at the servers that do not answer in time.
+    async fn withdraw(&self, which: &[usize]) {
+        let mut replies = self.nodes.call(|node| {
+            let has = |i: &&usize| {
+                let ballot = &self.ballots[**i];
+                !ballot.was_committed() && ballot.taken().chain(ballot.unknown()).any(|s| s == node.index)
+            };
+            let claims: Vec<_> = which.iter().filter(has).map(|i| self.claims[*i].clone()).collect();
+            (!claims.is_empty()).then_some(async move { node.release(&claims, ReleaseMode::Withdraw).await })
+        });
+        let until = self.nodes.clock.now().after(self.limit);
+        while replies.next(until).await.is_some() {}
     }
 }
 
-/// Writes the token of each claim that has won where it has. The token of each for which a majority has done so.
-async fn commit(nodes: &Nodes, round: &Round, limit: Duration) -> Vec<Option<Token>> {
-    let all: Vec<_> = round
-        .ballots
-        .iter()
-        .map(|ballot| (ballot.outcome() == Outcome::Won).then(|| ballot.token()))
-        .collect();
-    let mut committed: Vec<_> =
-        all.iter().map(|won| won.filter(|(_, known)| *known).map(|(token, _)| Token::new(token))).collect();
-    let asked = |server: usize| -> Vec<usize> {
-        let new = |i: &usize| {
-            all[*i].is_some_and(|(_, known)| !known) && round.ballots[*i].ours().any(|s| s == server)
-        };
-        (0..all.len()).filter(new).collect()
-    };
-    let mut answers = nodes.ask(|node| {
-        let claims: Vec<_> = asked(node.index)
-            .into_iter()
-            .filter_map(|i| Some((round.claims[i].clone(), Token::new(all[i]?.0))))
-            .collect();
-        (!claims.is_empty()).then_some(async move { node.commit(&claims, None).await })
+/// Proposes claims, and collects votes until every outcome is certain, or the time is over. Returns the votes that have
+/// not come yet, too.
+async fn collect_votes(
+    nodes: &Nodes,
+    claims: Arc<[Claim]>,
+    sent: Moment,
+    until: Moment,
+) -> (Vec<Ballot>, Replies<Vec<Vote>>) {
+    let mut ballots: Vec<_> = claims.iter().map(|_| Ballot::new(nodes.len())).collect();
+    let mut replies = nodes.call(|node| {
+        let claims = Arc::clone(&claims);
+        Some(async move { node.propose(&claims, sent, until).await })
     });
-    // How many servers that count have written it, and how many have not answered yet.
-    let mut tally: Vec<_> = round.ballots.iter().map(|ballot| (0, ballot.counted().count())).collect();
-    let (needed, until) = (majority(nodes.len()), nodes.clock.now().after(limit));
-    let is_open = |i: usize, committed: &[Option<Token>], tally: &[(usize, usize)]| {
-        all[i].is_some() && committed[i].is_none() && tally[i].0 + tally[i].1 >= needed
-    };
-    while (0..all.len()).any(|i| is_open(i, &committed, &tally)) {
-        let Some((server, answer)) = answers.next(until).await else { break };
-        let mut written = answer.unwrap_or_default().into_iter();
-        for i in asked(server) {
-            let written = written.next().is_some_and(|written| written.unwrap_or(false));
-            if round.ballots[i].counted().any(|s| s == server) {
-                tally[i].1 -= 1;
-                tally[i].0 += usize::from(written);
-            }
-            if tally[i].0 >= needed {
-                committed[i] = all[i].map(|(token, _)| Token::new(token));
-            }
+    while ballots.iter().any(|ballot| ballot.outcome() == Outcome::Open) {
+        let Some((server, votes)) = replies.next(until).await else { break };
+        for (ballot, vote) in ballots.iter_mut().zip(votes) {
+            ballot.cast(server, vote);
         }
     }
-    committed
+    (ballots, replies)
 }
 
-fn verdict(ballot: &Ballot, claim: &Claim, committed: Option<Token>) -> Verdict {
+/// The second step of a claim that has won.
+struct Commit {
+    token: Token,
+    /// Whether a majority has the token already.
+    known: bool,
+    /// The servers at which the token is to be written.
+    servers: Vec<usize>,
+    /// The servers whose votes count.
+    counted: Vec<usize>,
+    /// How many of these have not replied yet, and how many have written it.
+    open: usize,
+    written: usize,
+    needed: usize,
+}
+
+impl Commit {
+    fn new(ballot: &Ballot) -> Option<Self> {
+        if ballot.outcome() != Outcome::Won {
+            return None;
+        }
+        let (token, known) = ballot.token();
+        let counted: Vec<_> = ballot.counted().collect();
+        Some(Self {
+            token: Token::new(token),
+            known,
+            servers: if known { Vec::new() } else { ballot.taken().collect() },
+            open: counted.len(),
+            counted,
+            written: 0,
+            needed: majority(ballot.servers()),
+        })
+    }
+
+    fn count(&mut self, server: usize, written: bool) {
+        if self.counted.contains(&server) {
+            self.open -= 1;
+            self.written += usize::from(written);
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.known || self.written >= self.needed
+    }
+
+    fn is_open(&self) -> bool {
+        !self.is_done() && self.written + self.open >= self.needed
+    }
+}
+
+fn verdict(ballot: &Ballot, claim: &Claim, token: Option<Token>) -> Verdict {
     static SALT: AtomicU32 = AtomicU32::new(0);
-    let answer = match (ballot.outcome(), committed) {
+    let reply = match (ballot.outcome(), token) {
         (Outcome::Won, Some(token)) => return Verdict::Granted(token),
         (Outcome::Won, None) => {
             let text = "no majority of the servers has confirmed the token in time; retry";
             Err(Error::new(ErrorKind::Unavailable, format!("{text} name=`{}`", claim.name)))
         }
-        _ if ballot.refused() => {
-            let holder = ballot.leader();
+        _ if ballot.is_refused() => {
+            let holder = ballot.holder();
             let spread = u64::try_from(RETRY_SPREAD.as_micros()).unwrap_or(u64::MAX);
             let soon = claim.owner.spread(SALT.fetch_add(1, Ordering::Relaxed), spread);
             let soon = RETRY_AFTER + Duration::from_micros(soon);
@@ -174,60 +239,46 @@ fn verdict(ballot: &Ballot, claim: &Claim, committed: Option<Token>) -> Verdict 
         }
         _ => Err(ballot.error()),
     };
-    if ballot.held_before() { Verdict::Kept(answer) } else { Verdict::Failed(answer) }
+    if ballot.was_committed() { Verdict::Kept(reply) } else { Verdict::Failed(reply) }
 }
 
 impl Verdict {
-    fn answer(&self, claim: &Claim) -> Result<AcquireReply> {
+    fn reply(&self, claim: &Claim) -> Result<AcquireReply> {
         match self {
             Self::Granted(token) => Ok(AcquireReply::Granted { token: *token, ttl: claim.ttl }),
-            Self::Failed(answer) | Self::Kept(answer) => answer.clone(),
+            Self::Failed(reply) | Self::Kept(reply) => reply.clone(),
         }
     }
 }
 
-/// Gives back what claims have, or may have, at some servers. Those that do not answer in time go on being asked.
-async fn withdraw(nodes: &Nodes, round: &Round, which: &[usize], limit: Duration) {
-    let mut answers = nodes.ask(|node| {
-        let has = |i: &&usize| {
-            let ballot = &round.ballots[**i];
-            !ballot.held_before() && ballot.ours().chain(ballot.unknown()).any(|s| s == node.index)
-        };
-        let claims: Vec<_> = which.iter().filter(has).map(|i| round.claims[*i].clone()).collect();
-        (!claims.is_empty()).then_some(async move { node.release(&claims, Ending::Withdraw).await })
-    });
-    let until = nodes.clock.now().after(limit);
-    while answers.next(until).await.is_some() {}
-}
-
-/// Deals with what comes when everything is decided: a server is given the token too, or is to forget the claim.
-async fn late(
+/// Executes step 5.
+async fn handle_late_votes(
     nodes: Arc<Nodes>,
     claims: Arc<[Claim]>,
     verdicts: Vec<Verdict>,
-    rounds: Vec<(Vec<usize>, Answers<Vec<Vote>>)>,
+    late: Vec<LateVotes>,
 ) {
-    for (which, mut answers) in rounds {
-        while let Some((server, votes)) = answers.late().await {
-            let (mut written, mut undone) = (Vec::new(), Vec::new());
+    for (which, mut replies) in late {
+        while let Some((server, votes)) = replies.next_late().await {
+            let (mut granted, mut failed) = (Vec::new(), Vec::new());
             for (i, vote) in which.iter().zip(votes) {
                 match (&verdicts[*i], vote) {
-                    (Verdict::Granted(token), Vote::Ours { .. }) => {
-                        written.push((claims[*i].clone(), *token))
+                    (Verdict::Granted(token), Vote::Taken { .. }) => {
+                        granted.push((claims[*i].clone(), *token))
                     }
-                    (Verdict::Failed(_), Vote::Ours { .. } | Vote::Unknown(_)) => {
-                        undone.push(claims[*i].clone());
+                    (Verdict::Failed(_), Vote::Taken { .. } | Vote::Unknown(_)) => {
+                        failed.push(claims[*i].clone());
                     }
                     _ => {}
                 }
             }
             let node = &nodes.all[server];
-            // A renewal tries again what fails here.
-            if !written.is_empty() {
-                let _ = node.commit(&written, None).await;
+            // A renewal retries what fails here.
+            if !granted.is_empty() {
+                let _ = node.commit(&granted).await;
             }
-            if !undone.is_empty() {
-                let _ = Arc::clone(node).release(&undone, Ending::Withdraw).await;
+            if !failed.is_empty() {
+                let _ = Arc::clone(node).release(&failed, ReleaseMode::Withdraw).await;
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What the servers say to one claim, and what follows. Pure.
+//! The votes of the servers on one claim, and what follows from them. Pure.
 
 use std::cmp::{max, min};
 use std::collections::HashMap;
@@ -7,34 +7,35 @@ use std::time::Duration;
 use crate::error::{Error, ErrorKind};
 use crate::storage::{Holder, Owner};
 
-/// What one server says to a claim.
+/// The reply of one server to a proposed claim.
 #[derive(Debug)]
 pub(super) enum Vote {
-    /// The lock of this server is the claim's now.
-    Ours {
+    /// The owner of the claim has the lock of this server now.
+    Taken {
         /// The last token that this server knows.
         last: u64,
-        /// Its clock, in microseconds.
+        /// The server's clock, in µs.
         time_us: u64,
-        before: Before,
-        /// Whether it counts: not if the server was started so recently that it may have forgotten another holder.
-        counts: bool,
+        prior: Prior,
+        /// Whether the vote counts. It does not while the server may have lost the lease of another owner.
+        counted: bool,
     },
-    /// Somebody else has it, or it is kept for somebody.
-    Others { holder: Option<Holder>, left: Option<Duration> },
-    /// It is not the claim's, and nobody knows more.
-    Not(Error),
-    /// It may be the claim's.
+    /// Another owner has the lock, or it is reserved for one.
+    Refused { holder: Option<Holder>, left: Option<Duration> },
+    /// The owner does not have the lock. Nothing else is known.
+    Failed(Error),
+    /// The owner may have the lock.
     Unknown(Error),
 }
 
-/// Whose the lock of a server was when it was asked.
+/// What the lock of a server was before the claim took it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Before {
-    Nobodys,
+pub(super) enum Prior {
+    /// Free.
+    Other,
     /// This owner's, without a token.
     Proposed,
-    /// This owner's, with the token that is the last.
+    /// This owner's, with the last token.
     Committed,
 }
 
@@ -44,14 +45,16 @@ pub(super) struct Ballot {
     pub(super) votes: Vec<Option<Vote>>,
 }
 
+/// Whether a claim has the lock at a majority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
+    /// It is not certain yet.
     Open,
     Won,
     Lost,
 }
 
-/// The least number of servers that is more than half of them.
+/// Returns the smallest number of servers that is more than half of them.
 pub(super) fn majority(servers: usize) -> usize {
     servers / 2 + 1
 }
@@ -61,30 +64,34 @@ impl Ballot {
         Self { votes: (0..servers).map(|_| None).collect() }
     }
 
+    pub(super) fn servers(&self) -> usize {
+        self.votes.len()
+    }
+
     pub(super) fn cast(&mut self, server: usize, vote: Vote) {
         self.votes[server] = Some(vote);
     }
 
-    /// Whether a vote counts: also that of a server which may have forgotten others, if it still has this very lease as
-    /// one has it that counts.
-    fn counts(&self, vote: &Vote) -> bool {
+    /// Returns `true` if a vote counts. The vote of a server that may have lost other leases counts, too, if it has this
+    /// lease with the same token as a server whose vote counts.
+    fn is_counted(&self, vote: &Vote) -> bool {
         match vote {
-            Vote::Ours { counts: true, .. } => true,
-            Vote::Ours { last, before: Before::Committed, .. } => self.votes.iter().flatten().any(|other| {
-                matches!(other, Vote::Ours { last: same, before: Before::Committed, counts: true, .. } if same == last)
+            Vote::Taken { counted: true, .. } => true,
+            Vote::Taken { last, prior: Prior::Committed, .. } => self.votes.iter().flatten().any(|other| {
+                matches!(other, Vote::Taken { last: same, prior: Prior::Committed, counted: true, .. } if same == last)
             }),
             _ => false,
         }
     }
 
-    /// Whether a majority is certain, or impossible.
+    /// Returns whether a majority is certain or impossible.
     pub(super) fn outcome(&self) -> Outcome {
         let ours = self.counted().count();
-        // A vote that does not count yet may do so by one that is still open.
+        // A vote that does not count may do so because of one that is still open.
         let open = self.votes.iter().filter(|vote| match vote {
             None => true,
-            Some(vote @ Vote::Ours { before: Before::Committed, .. }) => {
-                !self.counts(vote) && self.votes.iter().any(Option::is_none)
+            Some(vote @ Vote::Taken { prior: Prior::Committed, .. }) => {
+                !self.is_counted(vote) && self.votes.iter().any(Option::is_none)
             }
             Some(_) => false,
         });
@@ -99,16 +106,16 @@ impl Ballot {
         }
     }
 
-    /// The token to commit, and whether a majority has it already.
+    /// Returns the token to commit, and whether a majority has it already.
     ///
-    /// An owner that asks again gets the token that it has, unless somebody was granted a larger one meanwhile.
+    /// An owner that asks again keeps its token, unless another owner was granted a larger one meanwhile.
     pub(super) fn token(&self) -> (u64, bool) {
         let (mut own, mut others, mut time) = (HashMap::new(), 0, 0);
         for vote in self.votes.iter().flatten() {
-            if let Vote::Ours { last, time_us, before, .. } = vote {
+            if let Vote::Taken { last, time_us, prior, .. } = vote {
                 time = max(time, *time_us);
-                if *before == Before::Committed {
-                    *own.entry(*last).or_insert(0) += usize::from(self.counts(vote));
+                if *prior == Prior::Committed {
+                    *own.entry(*last).or_insert(0) += usize::from(self.is_counted(vote));
                 } else {
                     others = max(others, *last);
                 }
@@ -124,82 +131,90 @@ impl Ballot {
         }
     }
 
-    /// The servers at which the lock is the claim's.
-    pub(super) fn ours(&self) -> impl Iterator<Item = usize> {
-        let ours = |vote: &Option<Vote>| matches!(vote, Some(Vote::Ours { .. }));
-        self.votes.iter().enumerate().filter(move |(_, vote)| ours(vote)).map(|(server, _)| server)
+    /// Returns the servers at which the claim has the lock.
+    pub(super) fn taken(&self) -> impl Iterator<Item = usize> {
+        let taken = |vote: &Option<Vote>| matches!(vote, Some(Vote::Taken { .. }));
+        self.votes.iter().enumerate().filter(move |(_, vote)| taken(vote)).map(|(server, _)| server)
     }
 
-    /// Those of them that count.
+    /// Returns those of them whose votes count.
     pub(super) fn counted(&self) -> impl Iterator<Item = usize> {
-        let counts = |vote: &Option<Vote>| vote.as_ref().is_some_and(|vote| self.counts(vote));
-        self.votes.iter().enumerate().filter(move |(_, vote)| counts(vote)).map(|(server, _)| server)
+        let counted = |vote: &Option<Vote>| vote.as_ref().is_some_and(|vote| self.is_counted(vote));
+        self.votes.iter().enumerate().filter(move |(_, vote)| counted(vote)).map(|(server, _)| server)
     }
 
-    /// The servers at which it may be.
+    /// Returns the servers at which the claim may have the lock.
     pub(super) fn unknown(&self) -> impl Iterator<Item = usize> {
         let unknown = |vote: &Option<Vote>| matches!(vote, Some(Vote::Unknown(_)));
         self.votes.iter().enumerate().filter(move |(_, vote)| unknown(vote)).map(|(server, _)| server)
     }
 
-    /// Whether any server knew this owner with a token: then it may be a live lease that was asked for again.
-    pub(super) fn held_before(&self) -> bool {
-        let committed = |vote: &Vote| matches!(vote, Vote::Ours { before: Before::Committed, .. });
+    /// Returns `true` if any server knew this owner with a token. The claim may then repeat that of a live lease.
+    pub(super) fn was_committed(&self) -> bool {
+        let committed = |vote: &Vote| matches!(vote, Vote::Taken { prior: Prior::Committed, .. });
         self.votes.iter().flatten().any(committed)
     }
 
-    /// Whether nobody has a majority, and this claim is the one that may wait for the others to withdraw: the one that
-    /// has the first server of those that answered. All who ask see the same one there.
-    pub(super) fn may_insist(&self) -> bool {
-        let first = self.votes.iter().flatten().find(|vote| !matches!(vote, Vote::Not(_) | Vote::Unknown(_)));
-        matches!(first, Some(Vote::Ours { counts: true, .. })) && self.refused() && self.leader().is_none()
+    /// Returns `true` if no claim has a majority, and this one may wait for the others to withdraw. It is the claim that
+    /// has the first of the servers that answered, at which all clients see the same claim.
+    pub(super) fn is_preferred(&self) -> bool {
+        let first =
+            self.votes.iter().flatten().find(|vote| !matches!(vote, Vote::Failed(_) | Vote::Unknown(_)));
+        matches!(first, Some(Vote::Taken { counted: true, .. }))
+            && self.is_refused()
+            && self.holder().is_none()
     }
 
-    /// Whether so many servers refuse that it is certain that the claim has no majority.
-    pub(super) fn refused(&self) -> bool {
-        self.others().count() >= majority(self.votes.len())
+    /// Returns `true` if a majority of the servers refuses.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refusals().count() >= majority(self.votes.len())
     }
 
-    /// Who holds at a majority of the servers, if anybody does.
-    pub(super) fn leader(&self) -> Option<Holder> {
-        leader(self.others().filter_map(|(holder, _)| holder.as_ref()), self.votes.len())
+    /// Returns the holder that a majority of the servers reports.
+    pub(super) fn holder(&self) -> Option<Holder> {
+        majority_holder(self.refusals().filter_map(|(holder, _)| holder.as_ref()), self.votes.len())
     }
 
-    /// When a majority may be free.
+    /// Returns after how long the lock may be free at a majority.
     pub(super) fn free_after(&self) -> Option<Duration> {
         let mut lefts: Vec<_> =
-            self.others().map(|(_, left)| left.as_ref().copied().unwrap_or(Duration::MAX)).collect();
+            self.refusals().map(|(_, left)| left.as_ref().copied().unwrap_or(Duration::MAX)).collect();
         lefts.sort_unstable();
         let needed = (lefts.len() + majority(self.votes.len())).checked_sub(self.votes.len() + 1)?;
         lefts.get(needed).copied().filter(|left| *left < Duration::MAX)
     }
 
-    fn others(&self) -> impl Iterator<Item = (&Option<Holder>, &Option<Duration>)> {
+    fn refusals(&self) -> impl Iterator<Item = (&Option<Holder>, &Option<Duration>)> {
         self.votes.iter().flatten().filter_map(|vote| match vote {
-            Vote::Others { holder, left } => Some((holder, left)),
+            Vote::Refused { holder, left } => Some((holder, left)),
             _ => None,
         })
     }
 
-    /// Why nobody knows.
+    /// Returns the error of an undecided claim.
     pub(super) fn error(&self) -> Error {
         let errors = self.votes.iter().flatten().filter_map(|vote| match vote {
-            Vote::Not(error) | Vote::Unknown(error) => Some(error),
+            Vote::Failed(error) | Vote::Unknown(error) => Some(error),
             _ => None,
         });
-        let young = self.votes.iter().flatten().any(|vote| matches!(vote, Vote::Ours { counts: false, .. }));
-        let text = if young {
-            "a server may have forgotten a lock, so it does not count until every lease is over; retry, or let the servers \
-                keep what they know (appendonly yes, appendfsync always)"
+        let uncounted =
+            self.votes.iter().flatten().any(|vote| matches!(vote, Vote::Taken { counted: false, .. }));
+        let text = if uncounted {
+            "a server may have forgotten a lock, so its vote does not count until every lease has ended; retry, or let the \
+                servers keep what they know (appendonly yes, appendfsync always)"
         } else {
             "no majority of the servers answered in time; check them, and retry"
         };
-        undecided(text, errors, self.votes.iter().flatten().count(), self.votes.len())
+        no_majority(text, errors, self.votes.iter().flatten().count(), self.votes.len())
     }
 }
 
-/// Who of these holds at a majority of the servers, with the token that it has there, and the times that hold there.
-pub(super) fn leader<'a>(holders: impl Iterator<Item = &'a Holder>, servers: usize) -> Option<Holder> {
+/// Returns the holder that a majority of the servers reports, with the largest token and the times that a majority
+/// confirms.
+pub(super) fn majority_holder<'a>(
+    holders: impl Iterator<Item = &'a Holder>,
+    servers: usize,
+) -> Option<Holder> {
     let mut seen: HashMap<Owner, Vec<&Holder>> = HashMap::new();
     for holder in holders {
         seen.entry(holder.owner).or_default().push(holder);
@@ -214,8 +229,8 @@ pub(super) fn leader<'a>(holders: impl Iterator<Item = &'a Holder>, servers: usi
     Some(Holder { remaining, held_for, waiters, ..(*known).clone() })
 }
 
-/// The answer when nothing is certain: an error that asking again does not mend goes first.
-pub(super) fn undecided<'a>(
+/// Returns the error when no majority agrees. An error that a retry does not mend takes precedence.
+pub(super) fn no_majority<'a>(
     text: &str,
     errors: impl Iterator<Item = &'a Error>,
     answered: usize,
@@ -235,18 +250,18 @@ mod tests {
     use super::*;
     use crate::storage::{Name, Token};
 
-    fn ours(last: u64, before: Before) -> Vote {
-        Vote::Ours { last, time_us: 100, before, counts: true }
+    fn taken(last: u64, prior: Prior) -> Vote {
+        Vote::Taken { last, time_us: 100, prior, counted: true }
     }
 
-    fn others(owner: Owner) -> Vote {
+    fn refused(owner: Owner) -> Vote {
         let name = Name::new("a").expect("valid");
         let holder = Holder::new(name, owner, Token::new(1), Duration::from_secs(1));
-        Vote::Others { holder: Some(holder), left: Some(Duration::from_secs(1)) }
+        Vote::Refused { holder: Some(holder), left: Some(Duration::from_secs(1)) }
     }
 
-    fn not() -> Vote {
-        Vote::Not(Error::new(ErrorKind::Unavailable, "down"))
+    fn failed() -> Vote {
+        Vote::Failed(Error::new(ErrorKind::Unavailable, "down"))
     }
 
     fn ballot(votes: impl IntoIterator<Item = Option<Vote>>) -> Ballot {
@@ -254,67 +269,82 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_waited_for_once_it_is_certain() {
-        let new = || Some(ours(0, Before::Nobodys));
+    fn the_outcome_is_known_once_it_is_certain() {
+        let new = || Some(taken(0, Prior::Other));
         assert_eq!(ballot([new(), new(), None]).outcome(), Outcome::Won);
         assert_eq!(ballot([new(), None, None]).outcome(), Outcome::Open);
-        assert_eq!(ballot([new(), Some(not()), None]).outcome(), Outcome::Open);
-        assert_eq!(ballot([None, Some(not()), Some(not())]).outcome(), Outcome::Lost);
-        let young = Some(Vote::Ours { last: 0, time_us: 0, before: Before::Nobodys, counts: false });
-        assert_eq!(ballot([new(), young, Some(not())]).outcome(), Outcome::Lost);
+        assert_eq!(ballot([new(), Some(failed()), None]).outcome(), Outcome::Open);
+        assert_eq!(ballot([None, Some(failed()), Some(failed())]).outcome(), Outcome::Lost);
+        let uncounted = Some(Vote::Taken { last: 0, time_us: 0, prior: Prior::Other, counted: false });
+        assert_eq!(ballot([new(), uncounted, Some(failed())]).outcome(), Outcome::Lost);
     }
 
     #[test]
-    fn who_forgot_others_counts_for_the_lease_that_it_has() {
-        let (committed, nobodys) = (Before::Committed, Before::Nobodys);
-        let young = |last, before| Some(Vote::Ours { last, time_us: 100, before, counts: false });
-        let same = ballot([Some(ours(7, committed)), young(7, committed), Some(not())]);
+    fn a_server_that_may_have_lost_leases_counts_for_one_that_it_has() {
+        let (committed, other) = (Prior::Committed, Prior::Other);
+        let uncounted = |last, prior| Some(Vote::Taken { last, time_us: 100, prior, counted: false });
+        let same = ballot([Some(taken(7, committed)), uncounted(7, committed), Some(failed())]);
         assert_eq!((same.outcome(), same.token()), (Outcome::Won, (7, true)));
-        for other in [young(6, committed), young(7, nobodys)] {
-            assert_eq!(ballot([Some(ours(7, committed)), other, Some(not())]).outcome(), Outcome::Lost);
+        for vote in [uncounted(6, committed), uncounted(7, other)] {
+            assert_eq!(ballot([Some(taken(7, committed)), vote, Some(failed())]).outcome(), Outcome::Lost);
         }
         assert_eq!(
-            ballot([Some(ours(7, nobodys)), young(7, committed), Some(not())]).outcome(),
+            ballot([Some(taken(7, other)), uncounted(7, committed), Some(failed())]).outcome(),
             Outcome::Lost
         );
-        assert_eq!(ballot([young(7, committed), Some(not()), None]).outcome(), Outcome::Open);
+        assert_eq!(ballot([uncounted(7, committed), Some(failed()), None]).outcome(), Outcome::Open);
     }
 
     #[test]
     fn tokens_are_larger_than_all_that_a_majority_knows() {
-        let (nobodys, committed) = (Before::Nobodys, Before::Committed);
-        let token = |votes: [(u64, Before); 2]| ballot(votes.map(|(last, b)| Some(ours(last, b)))).token();
-        assert_eq!(token([(7, nobodys), (9, nobodys)]), (100, false), "by the clock");
-        assert_eq!(token([(700, nobodys), (9, nobodys)]), (701, false), "by what was there");
-        assert_eq!(token([(700, committed), (700, committed)]), (700, true), "asked again");
-        assert_eq!(token([(700, committed), (9, nobodys)]), (700, false), "half of it is lost");
-        assert_eq!(token([(700, committed), (700, nobodys)]), (701, false), "somebody else has had it");
-        assert_eq!(token([(700, committed), (900, nobodys)]), (901, false), "somebody came after");
-    }
-
-    #[test]
-    fn one_of_those_who_split_the_votes_may_insist() {
-        let (a, b) = (Owner::random(), Owner::random());
-        let mine = || Some(ours(0, Before::Nobodys));
-        assert!(ballot([mine(), Some(others(a)), Some(others(b))]).may_insist());
-        assert!(
-            ballot([Some(not()), mine(), Some(others(b)), Some(others(a)), Some(others(b))]).may_insist()
+        let (other, committed) = (Prior::Other, Prior::Committed);
+        let token = |votes: [(u64, Prior); 2]| ballot(votes.map(|(last, p)| Some(taken(last, p)))).token();
+        assert_eq!(token([(7, other), (9, other)]), (100, false), "the clock");
+        assert_eq!(token([(700, other), (9, other)]), (701, false), "the last token, and one more");
+        assert_eq!(token([(700, committed), (700, committed)]), (700, true), "its own token");
+        assert_eq!(
+            token([(700, committed), (9, other)]),
+            (700, false),
+            "its own token, of which a server has lost the record"
         );
-        assert!(!ballot([Some(others(a)), mine(), Some(others(b))]).may_insist(), "another is first");
-        assert!(!ballot([mine(), Some(others(a)), Some(others(a))]).may_insist(), "another has won");
+        assert_eq!(token([(700, committed), (700, other)]), (701, false), "another owner may have had it");
+        assert_eq!(
+            token([(700, committed), (900, other)]),
+            (901, false),
+            "another owner was granted a larger one"
+        );
     }
 
     #[test]
-    fn the_holder_is_whom_a_majority_shows() {
+    fn one_claim_of_a_split_vote_is_preferred() {
         let (a, b) = (Owner::random(), Owner::random());
-        let all = ballot([Some(others(a)), Some(others(b)), Some(others(a))]);
-        assert_eq!(all.leader().map(|holder| holder.owner), Some(a));
-        assert_eq!(ballot([Some(others(a)), Some(others(b)), None]).leader(), None);
+        let mine = || Some(taken(0, Prior::Other));
+        assert!(ballot([mine(), Some(refused(a)), Some(refused(b))]).is_preferred());
+        assert!(
+            ballot([Some(failed()), mine(), Some(refused(b)), Some(refused(a)), Some(refused(b))])
+                .is_preferred()
+        );
+        assert!(
+            !ballot([Some(refused(a)), mine(), Some(refused(b))]).is_preferred(),
+            "another claim has the first server"
+        );
+        assert!(
+            !ballot([mine(), Some(refused(a)), Some(refused(a))]).is_preferred(),
+            "another claim has won"
+        );
     }
 
     #[test]
-    fn a_majority_is_free_when_enough_of_the_others_are() {
-        let left = |secs| Some(Vote::Others { holder: None, left: Some(Duration::from_secs(secs)) });
+    fn the_holder_is_the_one_that_a_majority_reports() {
+        let (a, b) = (Owner::random(), Owner::random());
+        let all = ballot([Some(refused(a)), Some(refused(b)), Some(refused(a))]);
+        assert_eq!(all.holder().map(|holder| holder.owner), Some(a));
+        assert_eq!(ballot([Some(refused(a)), Some(refused(b)), None]).holder(), None);
+    }
+
+    #[test]
+    fn a_majority_is_free_when_enough_refusing_servers_are() {
+        let left = |secs| Some(Vote::Refused { holder: None, left: Some(Duration::from_secs(secs)) });
         let free_after = |votes: [Option<Vote>; 3]| ballot(votes).free_after().map(|left| left.as_secs());
         assert_eq!(free_after([left(9), left(1), left(5)]), Some(5));
         assert_eq!(free_after([left(9), left(1), None]), Some(1));

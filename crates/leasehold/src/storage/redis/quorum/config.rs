@@ -8,13 +8,13 @@ use crate::storage::redis;
 use crate::storage::redis::config::{Login, Place, Servers};
 use crate::storage::url::{Url, bad_value, duration};
 
-/// Says which servers decide together, and how to reach them.
+/// The servers of a quorum, and how to use them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
     pub(super) redis: Arc<redis::Config>,
     pub(super) places: Vec<Place>,
-    /// The longest TTL that anybody may use, and for how long a server that has forgotten its locks does not vote.
+    /// The longest TTL that a client may use, and for how long a server that has forgotten its locks does not vote.
     pub(super) max_ttl: Option<Duration>,
 }
 
@@ -22,11 +22,11 @@ const TTL_BOUNDS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(24 * 60 * 60);
 
 impl Config {
-    /// Reads a URL: `redis+quorum:` or `rediss+quorum:`. No I/O.
+    /// Reads a URL: `redis+quorum:` or `rediss+quorum:`. Does no I/O.
     ///
     /// # Errors
     ///
-    /// `Invalid` if it is wrong, or does not name an odd number of servers from 3 on; the text repeats no secret.
+    /// `Invalid` if it is wrong, or does not name an odd number of servers from 3 on. The text repeats no secret.
     pub fn new(url: &str) -> Result<Self> {
         match url.split_once(':') {
             Some((scheme @ ("redis+quorum" | "rediss+quorum"), rest)) => {
@@ -63,12 +63,13 @@ impl Config {
     }
 }
 
+/// Returns a place that occurs twice.
 fn twice(places: &[Place]) -> Option<&Place> {
     let mut seen = HashSet::new();
     places.iter().find(|place| !seen.insert(*place))
 }
 
-/// Shows where, as a URL without user, password and options.
+/// Shows the URL without user, password and options.
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.redis.fmt(f)

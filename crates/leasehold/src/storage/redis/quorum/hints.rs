@@ -1,4 +1,4 @@
-//! What the servers tell, taken together.
+//! The hints of all servers, merged.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use futures_util::{StreamExt, stream};
 use super::ballot::majority;
 use crate::storage::{Hint, Owner};
 
-/// Passes on the hints of all servers; that it is an owner's turn, once a majority has said so.
+/// Forwards the hints of all servers. The hint that it is an owner's turn is forwarded once a majority has sent it.
 pub(super) fn merge<S>(servers: Vec<S>) -> impl Stream<Item = Hint> + Send + 'static
 where
     S: Stream<Item = Hint> + Send + 'static,
@@ -20,20 +20,22 @@ where
         .map(|(server, hints)| Box::pin(hints.map(move |hint| (server, hint))));
     let mut turns = Turns::default();
     stream::select_all(tagged)
-        .filter_map(move |(server, hint)| std::future::ready(turns.pass(server, hint, needed)))
+        .filter_map(move |(server, hint)| std::future::ready(turns.filter(server, hint, needed)))
 }
 
-/// Which servers have named an owner. The first would call it too early: the others still have the lock.
+/// The servers that have named each owner. The hint of the first server would come too early: the others still have the
+/// lock.
 #[derive(Default)]
 struct Turns(HashMap<Owner, Vec<usize>>);
 
-/// How many owners are remembered of whom too few servers have spoken.
-const MANY: usize = 10_000;
+/// The most owners that are kept while too few servers have named them.
+const OWNERS_MAX: usize = 10_000;
 
 impl Turns {
-    fn pass(&mut self, server: usize, hint: Hint, needed: usize) -> Option<Hint> {
+    /// Returns the hint if it is to be forwarded.
+    fn filter(&mut self, server: usize, hint: Hint, needed: usize) -> Option<Hint> {
         let Hint::Owner(owner) = hint else { return Some(hint) };
-        if self.0.len() >= MANY {
+        if self.0.len() >= OWNERS_MAX {
             self.0.clear();
         }
         let named = self.0.entry(owner).or_default();
@@ -53,13 +55,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_an_owners_turn_when_a_majority_says_so() {
+    fn a_turn_is_forwarded_once_a_majority_has_sent_it() {
         let (mut turns, a, b) = (Turns::default(), Owner::random(), Owner::random());
-        assert_eq!(turns.pass(0, Hint::Owner(a), 2), None);
-        assert_eq!(turns.pass(0, Hint::Owner(a), 2), None, "the same server again");
-        assert_eq!(turns.pass(1, Hint::Owner(b), 2), None);
-        assert_eq!(turns.pass(2, Hint::Owner(a), 2), Some(Hint::Owner(a)));
-        assert_eq!(turns.pass(1, Hint::Owner(a), 2), None, "begins anew");
-        assert_eq!(turns.pass(1, Hint::Any, 2), Some(Hint::Any));
+        assert_eq!(turns.filter(0, Hint::Owner(a), 2), None);
+        assert_eq!(turns.filter(0, Hint::Owner(a), 2), None, "the same server again");
+        assert_eq!(turns.filter(1, Hint::Owner(b), 2), None);
+        assert_eq!(turns.filter(2, Hint::Owner(a), 2), Some(Hint::Owner(a)));
+        assert_eq!(turns.filter(1, Hint::Owner(a), 2), None, "the count begins again");
+        assert_eq!(turns.filter(1, Hint::Any, 2), Some(Hint::Any));
     }
 }

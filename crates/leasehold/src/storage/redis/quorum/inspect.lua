@@ -1,7 +1,14 @@
--- KEYS: lock, record, queue of each name. ARGV: nonce. Changes nothing.
--- Reply: nonce, µs, then of each name: 0 (free) · 4 type · 2 owner, token, left, held for, waiters, label
-local reply = {ARGV[1], digits(us)}
-local function say(...) for _, value in ipairs({...}) do reply[#reply + 1] = value end end
+-- Describes the holder of each lock at this server. Changes nothing.
+--
+-- KEYS
+--   lock, record and queue of each name
+-- ARGV
+--   1        nonce
+-- Reply: nonce, the server's clock in µs, then for each name
+--   0        free
+--   2 owner, token, left, held for, waiters, label
+--            held; the times are in ms, `left` and `held for` negative if unknown
+--   4 TYPE   the key of the lock is of another type
 for i = 0, #KEYS / 3 - 1 do
   local lock, record, queue = KEYS[3 * i + 1], KEYS[3 * i + 2], KEYS[3 * i + 3]
   local both = call('MGET', lock, record)

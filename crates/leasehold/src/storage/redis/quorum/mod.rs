@@ -4,12 +4,18 @@ mod acquire;
 mod ballot;
 mod config;
 mod hints;
-mod keep;
-mod look;
+mod identities;
+mod inspect;
+mod list;
+mod marker;
 mod node;
 mod nodes;
-mod script;
-mod standing;
+mod pending;
+mod refresh;
+mod rejoin;
+mod release;
+mod renew;
+mod scripts;
 
 use std::fmt;
 use std::sync::atomic::AtomicBool;
@@ -20,10 +26,11 @@ use futures_core::Stream;
 use futures_util::{StreamExt, stream};
 use tokio::sync::mpsc;
 
-use self::ballot::{majority, undecided};
+use self::ballot::{majority, no_majority};
 pub use self::config::Config;
-use self::node::{Identities, Node};
-use self::nodes::{LONGEST, Nodes};
+use self::identities::Identities;
+use self::node::Node;
+use self::nodes::{Nodes, STEP_MAX};
 use super::connect::{Connector, LIMIT};
 use super::hints::Listener;
 use super::link::{Link, Server};
@@ -34,26 +41,26 @@ use crate::storage::net::hints::Hinter;
 use crate::storage::registry::Target;
 use crate::storage::url::Url;
 use crate::storage::{
-    AcquireReply, Claim, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Owner, ReleaseReply,
-    RenewReply, Storage, Tier,
+    AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, LeaseClock, Limits, Name, Owner,
+    ReleaseReply, RenewReply, Storage, Tier,
 };
 
-/// Keeps locks in several independent Redis or Valkey servers, of which a majority decides.
+/// A storage in several independent Redis or Valkey servers, of which a majority decides.
 pub struct RedisQuorum {
     config: Arc<Config>,
     guarantees: Guarantees,
     nodes: Arc<Nodes>,
-    /// What this client's channel is called at every server; random.
+    /// The random id of this client, which names its channel at every server.
     client: Arc<str>,
     pages: Pages,
     received: Mutex<Option<Vec<mpsc::UnboundedReceiver<Hint>>>>,
 }
 
-/// The longest TTL where a server forgets its locks when it is restarted.
-const MAX_TTL: Duration = Duration::from_secs(60);
-/// The most claims in one call: a server does nothing else for about a millisecond.
+/// The default of the longest TTL if a restarted server forgets its locks.
+const FORGETFUL_TTL_MAX: Duration = Duration::from_secs(60);
+/// The most claims in one call. A server does nothing else for about a millisecond.
 const BATCH_MAX: usize = 128;
-/// While the servers work on one batch, the next one travels.
+/// While the servers execute one batch, the next one is in flight.
 const BATCHES_IN_FLIGHT: usize = 2;
 
 /// Reads a URL of this storage.
@@ -63,13 +70,13 @@ pub(in crate::storage) fn target(scheme: &str, url: Url) -> Result<Target> {
 }
 
 impl RedisQuorum {
-    /// Connects, and asks the servers what can be promised. A minority of them may be down; they join later.
+    /// Connects, and queries the servers for what can be promised. A minority of them may be down; they join later.
     ///
     /// # Errors
     ///
     /// `Invalid` if a file of the URL cannot be used, a server refuses the password, or two addresses lead to the same
     /// server. `Unavailable` if fewer than a majority answer. `Unsupported` if a server evicts keys, is a replica or a
-    /// node of a Cluster, or does not tell what it is.
+    /// node of a Cluster, or does not answer `INFO`.
     ///
     /// # Cancel safety
     ///
@@ -78,7 +85,7 @@ impl RedisQuorum {
         let config = Arc::new(config);
         let client: Arc<str> = Owner::random().to_string()[..16].into();
         let tls = config.redis.access.tls.as_ref().map(|tls| tls.connector()).transpose()?;
-        let identities = Identities::of(config.places.len());
+        let identities = Identities::new(config.places.len());
         let (mut all, mut received) = (Vec::new(), Vec::new());
         for (index, place) in config.places.iter().enumerate() {
             let (hinter, hints) = Hinter::new();
@@ -88,15 +95,20 @@ impl RedisQuorum {
             let server = Server::new(connector, move || restarted.send(Hint::Restarted));
             all.push(Node::new(index, server, hinter, &config, &client, &identities));
         }
-        let mut nodes =
-            Nodes { all, clock: Clock::boot(), ttl_max: MAX_TTL, tending: AtomicBool::new(false) };
-        let links = join(&nodes).await?;
+        let mut nodes = Nodes {
+            all,
+            clock: Clock::boot(),
+            ttl_max: FORGETFUL_TTL_MAX,
+            refreshing: AtomicBool::new(false),
+        };
+        let links = connect_majority(&nodes).await?;
         let facts = || links.iter().map(|link| &link.facts);
         let forgetful = links.len() < nodes.len() || facts().any(|facts| !facts.survives_restart());
         let tier = if facts().any(|facts| facts.evicts()) { Tier::Advisory } else { Tier::FailoverSafe };
-        nodes.ttl_max = config.max_ttl.unwrap_or(if forgetful { MAX_TTL } else { Limits::default().ttl_max });
+        nodes.ttl_max =
+            config.max_ttl.unwrap_or(if forgetful { FORGETFUL_TTL_MAX } else { Limits::default().ttl_max });
         let nodes = Arc::new(nodes);
-        standing::tend(&nodes).await;
+        refresh::refresh(&nodes).await;
         Ok(Self {
             guarantees: Guarantees {
                 fencing: true,
@@ -112,24 +124,25 @@ impl RedisQuorum {
     }
 }
 
-/// Waits for a majority, and a moment for the others. What is wrong with any for good is an error.
-async fn join(nodes: &Nodes) -> Result<Vec<Arc<Link>>> {
-    let mut answers = nodes.ask(|node| Some(async move { node.join().await }));
+/// Waits for the connections of a majority, and a moment for the others. An error that a retry does not mend is returned
+/// at once.
+async fn connect_majority(nodes: &Nodes) -> Result<Vec<Arc<Link>>> {
+    let mut replies = nodes.call(|node| Some(async move { node.link().await }));
     let mut until = nodes.clock.now().after(LIMIT * 2);
     let (mut links, mut errors) = (Vec::new(), Vec::new());
-    while let Some((_, answer)) = answers.next(until).await {
-        match answer {
+    while let Some((_, link)) = replies.next(until).await {
+        match link {
             Ok(link) => links.push(link),
             Err(error) if error.kind() == ErrorKind::Unavailable => errors.push(error),
             Err(error) => return Err(error),
         }
         if links.len() == majority(nodes.len()) {
-            until = nodes.clock.now().after(LONGEST);
+            until = nodes.clock.now().after(STEP_MAX);
         }
     }
     if links.len() < majority(nodes.len()) {
         let text = "no majority of the servers can be reached; check the URL and the servers, and retry";
-        return Err(undecided(text, errors.iter(), links.len() + errors.len(), nodes.len()));
+        return Err(no_majority(text, errors.iter(), links.len() + errors.len(), nodes.len()));
     }
     Ok(links)
 }
@@ -140,7 +153,7 @@ impl fmt::Debug for RedisQuorum {
     }
 }
 
-/// Shows where it is, and no user or password.
+/// Shows the servers, without user and password.
 impl fmt::Display for RedisQuorum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.config.fmt(f)
@@ -168,27 +181,29 @@ impl Storage for RedisQuorum {
 
     fn renew(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<RenewReply>>> + Send {
         let sent = self.nodes.clock.now();
-        keep::renew(&self.nodes, claims, sent)
+        renew::renew(&self.nodes, claims, sent)
     }
 
     fn release(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<ReleaseReply>>> + Send {
         let sent = self.nodes.clock.now();
-        keep::release(&self.nodes, claims, sent)
+        release::release(&self.nodes, claims, sent)
     }
 
-    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
-        look::inspect(&self.nodes, name).await
+    async fn inspect(&self, name: &Name) -> Result<Vec<Holder>> {
+        Ok(inspect::inspect(&self.nodes, name).await?.into_iter().collect())
     }
 
-    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
-        look::list(&self.nodes, &self.pages, prefix, after, limit).await
+    async fn list(&self, prefix: &str, after: Option<&Cursor>, limit: usize) -> Result<Vec<Holder>> {
+        list::list(&self.nodes, &self.pages, prefix, after, limit).await
     }
 
     async fn findings(&self) -> Result<Vec<Finding>> {
         let found = self.nodes.all.iter().map(async |node| match node.server.link().await {
             Ok(link) => {
                 let mut all = link.findings(&self.config.redis);
-                all.extend(node.visit(self.nodes.ttl_max).await.ok().map(|known| known.finding(&link.place)));
+                all.extend(
+                    node.read_marker(self.nodes.ttl_max).await.ok().map(|known| known.finding(&link.place)),
+                );
                 all
             }
             Err(error) => vec![Finding::warning("server", error.to_string())],

@@ -1,14 +1,16 @@
-//! One of the servers: what it is asked, and what is still owed to it.
+//! One server of a quorum: the requests to it, and the cleanup of those that were not answered.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::ballot::Vote;
 use super::config::Config;
-use super::script::{At, Ending, Renewed};
-use super::standing::{Known, Mark, Standing};
+use super::identities::Identities;
+use super::marker::{KnownServer, NewMarker, VoteStatus};
+use super::pending::{Pending, by_a_slow_clock};
+use super::scripts::{ReleaseMode, Renewed, Scripts};
 use crate::clock::{Clock, Moment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::net::hints::Hinter;
@@ -16,8 +18,9 @@ use crate::storage::progress::Progress;
 use crate::storage::redis::config::Place;
 use crate::storage::redis::link::{Link, Server};
 use crate::storage::redis::list;
-use crate::storage::{Claim, Holder, Name, Owner, ReleaseReply, Token};
+use crate::storage::{Claim, Cursor, Holder, Name, ReleaseReply, Token};
 
+/// One server of a quorum.
 pub(super) struct Node {
     pub(super) index: usize,
     pub(super) server: Arc<Server>,
@@ -27,89 +30,18 @@ pub(super) struct Node {
     client: Arc<str>,
     clock: Clock,
     identities: Arc<Identities>,
-    /// Set when the server has said that its vote does not count, until its marker is looked at.
-    unmarked: AtomicBool,
-    owed: Mutex<Owed>,
+    /// Whether the server has replied that its vote does not count, since its marker was last read.
+    uncounted: AtomicBool,
+    pending: Pending,
 }
 
-/// What is known of each server.
-pub(super) struct Identities(Mutex<Vec<Identity>>);
-
-#[derive(Clone, Default)]
-struct Identity {
-    /// Its run id, as it was last seen.
-    run_id: Option<String>,
-    /// What it is called, and how often it has taken locks under that name.
-    count: Option<(String, u64)>,
-}
-
-#[derive(Default)]
-struct Owed {
-    /// Requests that may give an owner the lock, and of which the answer is not known.
-    open: HashMap<(Name, Owner), Open>,
-    /// What is being undone. Nothing is asked for these until it is.
-    undoing: HashSet<(Name, Owner)>,
-    /// From how many of those on the old ones among them are thrown away.
-    many: usize,
-    /// When owners were last released: what was begun before must not be sent after.
-    ended: HashMap<(Name, Owner), Moment>,
-    /// The same in the order in which it happened.
-    by_time: VecDeque<(Moment, (Name, Owner))>,
-}
-
-struct Open {
-    requests: u32,
-    /// None of them is executed later than that.
-    until: Moment,
-}
-
-/// How long an answer is waited for, by the one that counts how many there are not. Whoever asked does not wait so long.
-const SILENCE: Duration = Duration::from_secs(2);
-/// How late a release that undoes something may be executed: it must not end what the same owner is granted later.
-const UNDONE_WITHIN: Duration = Duration::from_millis(500);
-/// From how many requests on, that were never answered, those are thrown away that are too old to matter.
-const MANY: usize = 1024;
-/// How old a release is that does not matter any more.
-const OLD: Duration = Duration::from_secs(30);
-
-impl Identities {
-    pub(super) fn of(servers: usize) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(vec![Identity::default(); servers])))
-    }
-
-    /// Notes how often a server has taken locks.
-    fn count(&self, index: usize, name: &str, taken: u64) {
-        let mut all = self.all();
-        let known = &mut all[index].count;
-        match known {
-            Some((same, most)) if same == name => *most = std::cmp::max(*most, taken),
-            _ => *known = Some((name.to_owned(), taken)),
-        }
-    }
-
-    /// How often the others than this server have taken locks, as words for its script.
-    fn others(&self, index: usize) -> String {
-        let all = self.all();
-        let others = all.iter().enumerate().filter(|(i, _)| *i != index);
-        let words = others.filter_map(|(_, other)| other.count.as_ref());
-        words.map(|(name, taken)| format!("{name}={taken}")).collect::<Vec<_>>().join(" ")
-    }
-
-    fn all(&self) -> MutexGuard<'_, Vec<Identity>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes the run id of a server; which other server has the same.
-    fn note(&self, index: usize, run_id: &str) -> Option<usize> {
-        let mut all = self.all();
-        let same =
-            all.iter().position(|other| other.run_id.as_deref() == Some(run_id)).filter(|i| *i != index);
-        if same.is_none() {
-            all[index].run_id = Some(run_id.to_owned());
-        }
-        same
-    }
-}
+/// How long the reply to any request is awaited, so that an abandoned request ends, too. No caller waits so long.
+const REPLY_LIMIT: Duration = Duration::from_secs(2);
+/// How late a release that cleans up may be executed: it must not end what the same owner is granted afterward.
+const CLEANUP_WITHIN: Duration = Duration::from_millis(500);
+/// The pauses between the releases of a cleanup: the first, and the longest.
+const CLEANUP_PAUSE_MIN: Duration = Duration::from_millis(10);
+const CLEANUP_PAUSE_MAX: Duration = Duration::from_millis(500);
 
 impl Node {
     pub(super) fn new(
@@ -129,15 +61,15 @@ impl Node {
             client: Arc::clone(client),
             clock: Clock::boot(),
             identities: Arc::clone(identities),
-            unmarked: AtomicBool::new(true),
-            owed: Mutex::default(),
+            uncounted: AtomicBool::new(true),
+            pending: Pending::default(),
         })
     }
 
-    /// Returns the connection, once it is known that it leads to a server of its own.
-    pub(super) async fn join(&self) -> Result<Arc<Link>> {
+    /// Returns the connection. Fails if it leads to the same server as another address.
+    pub(super) async fn link(&self) -> Result<Arc<Link>> {
         let link = self.server.link().await?;
-        match self.identities.note(self.index, &link.facts.identity.run_id) {
+        match self.identities.record_run_id(self.index, &link.facts.identity.run_id) {
             None => Ok(link),
             Some(other) => {
                 let text =
@@ -148,116 +80,110 @@ impl Node {
         }
     }
 
-    /// Asks for locks. Later than `limit` nothing is sent.
+    /// Proposes claims, the first step of an acquire. Sends nothing after `limit`.
     pub(super) async fn propose(&self, claims: &[Claim], sent: Moment, limit: Moment) -> Vec<Vote> {
-        let link = match self.join_by(limit).await {
+        let link = match self.link_by(limit).await {
             Ok(link) => link,
-            Err(error) => return claims.iter().map(|_| Vote::Not(error.clone())).collect(),
+            Err(error) => return claims.iter().map(|_| Vote::Failed(error.clone())).collect(),
         };
-        let asked = self.begin(claims, sent, sent);
-        let going: Vec<_> =
-            claims.iter().zip(&asked).filter(|(_, asked)| **asked).map(|(c, _)| c.clone()).collect();
-        let mut votes = if going.is_empty() {
-            Vec::new()
-        } else {
-            match self.answered(self.at(&link).propose(&going, sent)).await {
-                Ok(proposed) => {
-                    self.settle(&going);
-                    if proposed.standing == Standing::Votes {
-                        self.identities.count(self.index, &proposed.name, proposed.taken);
-                    } else {
-                        self.unmarked.store(true, Ordering::Relaxed);
-                    }
-                    proposed.votes
-                }
-                Err(error) => going.iter().map(|_| Vote::Unknown(error.clone())).collect(),
-            }
-        }
-        .into_iter();
+        let may_send = self.pending.begin(claims, sent, sent);
+        let sending: Vec<_> =
+            claims.iter().zip(&may_send).filter(|(_, may)| **may).map(|(claim, _)| claim.clone()).collect();
+        let mut votes = self.propose_at(&link, &sending, sent).await.into_iter();
         let busy = || {
             let text = "the server has not confirmed yet that an earlier try is undone; retry";
             Error::new(ErrorKind::Unavailable, format!("{text} server=`{}`", self.place))
         };
-        asked
-            .into_iter()
-            .map(|asked| if asked { votes.next() } else { None }.unwrap_or_else(|| Vote::Not(busy())))
-            .collect()
+        let votes = may_send.into_iter().map(|may| if may { votes.next() } else { None });
+        votes.map(|vote| vote.unwrap_or_else(|| Vote::Failed(busy()))).collect()
     }
 
-    /// Writes tokens; with `since`, the moment when these owners were seen to hold, also takes locks that nobody has.
-    pub(super) async fn commit(
-        &self,
-        claims: &[(Claim, Token)],
-        since: Option<Moment>,
-    ) -> Result<Vec<Result<bool>>> {
-        let link = self.join().await?;
-        let Some(since) = since else {
-            return self
-                .answered(self.at(&link).commit(claims, None, &self.identities.others(self.index)))
-                .await;
-        };
+    async fn propose_at(&self, link: &Link, claims: &[Claim], sent: Moment) -> Vec<Vote> {
+        if claims.is_empty() {
+            return Vec::new();
+        }
+        match self.limited(self.scripts(link).propose(claims, sent)).await {
+            Ok(proposed) => {
+                self.pending.finish(claims);
+                if proposed.status == VoteStatus::Counts {
+                    self.identities.record_votes(self.index, &proposed.name, proposed.vote_count);
+                } else {
+                    self.uncounted.store(true, Ordering::Relaxed);
+                }
+                proposed.votes
+            }
+            Err(error) => claims.iter().map(|_| Vote::Unknown(error.clone())).collect(),
+        }
+    }
+
+    /// Writes tokens, the second step of an acquire. Returns for each claim whether its token is written.
+    pub(super) async fn commit(&self, claims: &[(Claim, Token)]) -> Result<Vec<Result<bool>>> {
+        let link = self.link().await?;
+        let others = self.identities.votes_of_others(self.index);
+        self.limited(self.scripts(&link).commit(claims, None, &others)).await
+    }
+
+    /// Writes tokens, and takes free locks, for owners that were seen to hold at `since`.
+    pub(super) async fn restore(&self, claims: &[(Claim, Token)], since: Moment) -> Result<()> {
+        let link = self.link().await?;
         let sent = self.clock.now();
         let all: Vec<_> = claims.iter().map(|(claim, _)| claim.clone()).collect();
-        let going: Vec<_> = claims.iter().zip(self.begin(&all, sent, since)).filter(|(_, go)| *go).collect();
-        let going: Vec<_> = going.into_iter().map(|(claim, _)| claim.clone()).collect();
-        if going.is_empty() {
-            return Ok(Vec::new());
+        let may_send = self.pending.begin(&all, sent, since);
+        let sending = claims.iter().zip(may_send).filter(|(_, may)| *may).map(|(claim, _)| claim.clone());
+        let sending: Vec<_> = sending.collect();
+        if !sending.is_empty() {
+            let others = self.identities.votes_of_others(self.index);
+            self.limited(self.scripts(&link).commit(&sending, Some(sent), &others)).await?;
+            self.pending.finish(sending.iter().map(|(claim, _)| claim));
         }
-        let others = self.identities.others(self.index);
-        let written = self.answered(self.at(&link).commit(&going, Some(sent), &others)).await?;
-        let going: Vec<_> = going.into_iter().map(|(claim, _)| claim).collect();
-        self.settle(&going);
-        Ok(written)
+        Ok(())
     }
 
     pub(super) async fn renew(&self, claims: &[Claim], sent: Moment) -> Result<Vec<Renewed>> {
-        let link = self.join().await?;
-        self.answered(self.at(&link).renew(claims, sent)).await
+        let link = self.link().await?;
+        self.limited(self.scripts(&link).renew(claims, sent)).await
     }
 
-    /// Ends leases. What of it is not certain, or could still be undone by a late request, goes on being ended after
-    /// this has answered.
+    /// Ends leases. A cleanup goes on in the background for those of which that is not final.
     pub(super) async fn release(
         self: Arc<Self>,
         claims: &[Claim],
-        ending: Ending,
+        mode: ReleaseMode,
     ) -> Result<Vec<ReleaseReply>> {
         let sent = self.clock.now();
-        self.note_end(claims, sent);
-        let answers = match self.join().await {
+        self.pending.release(claims, sent);
+        let replies = match self.link().await {
             Ok(link) => {
-                // One that may be asked for again must not be ended late.
-                let within = (ending == Ending::Withdraw).then_some((sent, UNDONE_WITHIN));
-                self.answered(self.at(&link).release(claims, ending, within)).await
+                // An owner that withdraws may ask again, and then must not be released late.
+                let within = (mode == ReleaseMode::Withdraw).then_some((sent, CLEANUP_WITHIN));
+                self.limited(self.scripts(&link).release(claims, mode, within)).await
             }
             Err(error) => Err(error),
         };
-        let (left, answers) = match answers {
-            Ok(released) => {
-                let certain = self.certain(claims, sent);
-                let left = claims.iter().zip(certain.iter().zip(&released));
-                let left: Vec<_> = left
-                    .filter(|(_, (certain, released))| !**certain || released.is_none())
-                    .map(|(claim, _)| claim.clone())
-                    .collect();
-                (left, Ok(released.into_iter().map(|one| one.unwrap_or(ReleaseReply::NotHeld)).collect()))
-            }
-            Err(error) => (claims.to_vec(), Err(error)),
+        let left = match &replies {
+            Ok(replies) => self.not_final(claims.to_vec(), sent, replies),
+            Err(_) => claims.to_vec(),
         };
         if !left.is_empty() {
-            tokio::spawn(self.undo(left, ending, sent));
+            tokio::spawn(self.cleanup(left, mode, sent));
         }
-        answers
+        let replies = replies?.into_iter();
+        Ok(replies.map(|reply| reply.unwrap_or(ReleaseReply::NotHeld)).collect())
     }
 
-    /// Ends leases again and again, until it is certain that they are over and that no late request begins them anew.
-    async fn undo(self: Arc<Self>, mut claims: Vec<Claim>, ending: Ending, since: Moment) {
-        {
-            let mut owed = self.owed();
-            claims.retain(|claim| owed.undoing.insert((claim.name.clone(), claim.owner)));
-        }
-        let undoing = claims.clone();
-        let (mut pause, mut dead) = (Duration::from_millis(10), since.after(by_a_slow_clock(UNDONE_WITHIN)));
+    /// Returns the claims whose release is not final: it was executed too late, or a request may be executed after it.
+    fn not_final(&self, claims: Vec<Claim>, sent: Moment, replies: &[Option<ReleaseReply>]) -> Vec<Claim> {
+        let are_final = self.pending.are_final(&claims, sent);
+        let left = claims.into_iter().zip(are_final.into_iter().zip(replies));
+        let left = left.filter(|(_, (is_final, reply))| !is_final || reply.is_none());
+        left.map(|(claim, _)| claim).collect()
+    }
+
+    /// Releases claims again and again, until that is final.
+    async fn cleanup(self: Arc<Self>, mut claims: Vec<Claim>, mode: ReleaseMode, since: Moment) {
+        self.pending.begin_cleanups(&mut claims);
+        let all = claims.clone();
+        let (mut pause, mut idle) = (CLEANUP_PAUSE_MIN, since.after(by_a_slow_clock(CLEANUP_WITHIN)));
         let expires = |claim: &Claim| since.after(by_a_slow_clock(claim.ttl + claim.patience));
         loop {
             let now = self.clock.now();
@@ -265,227 +191,104 @@ impl Node {
             if claims.is_empty() {
                 break;
             }
-            if let Ok(link) = self.join().await {
+            if let Ok(link) = self.link().await {
                 let sent = self.clock.now();
-                let within = Some((sent, UNDONE_WITHIN));
-                match self.answered(self.at(&link).release(&claims, ending, within)).await {
-                    Ok(released) if sent >= dead => {
-                        let mut over = self.certain(&claims, sent).into_iter().zip(&released);
-                        claims.retain(|_| !over.next().is_some_and(|(certain, r)| certain && r.is_some()));
-                    }
+                let within = Some((sent, CLEANUP_WITHIN));
+                match self.limited(self.scripts(&link).release(&claims, mode, within)).await {
+                    // From `idle` on no earlier release of this cleanup can be executed.
+                    Ok(replies) if sent >= idle => claims = self.not_final(claims, sent, &replies),
                     Ok(_) => {}
-                    // That one may still be executed, and must not be when the owner asks again.
-                    Err(_) => dead = sent.after(by_a_slow_clock(UNDONE_WITHIN)),
+                    // This one may be executed later, but must not be once the owner asks again.
+                    Err(_) => idle = sent.after(by_a_slow_clock(CLEANUP_WITHIN)),
                 }
             }
             if claims.is_empty() {
                 break;
             }
             tokio::time::sleep(pause).await;
-            pause = std::cmp::min(pause * 2, Duration::from_millis(500));
+            pause = std::cmp::min(pause * 2, CLEANUP_PAUSE_MAX);
         }
-        let mut owed = self.owed();
-        for claim in undoing {
-            owed.undoing.remove(&(claim.name, claim.owner));
-        }
+        self.pending.end_cleanups(&all);
     }
 
     pub(super) async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
-        let link = self.join().await?;
-        self.answered(self.at(&link).inspect(&[name])).await?.pop().unwrap_or(Ok(None))
+        let link = self.link().await?;
+        self.limited(self.scripts(&link).inspect(&[name])).await?.pop().unwrap_or(Ok(None))
     }
 
-    /// The names of which this server has records.
+    /// Returns the names for which this server has a record.
     pub(super) async fn names(
         &self,
         progress: &Progress,
         prefix: &str,
-        after: Option<&Name>,
+        after: Option<&Cursor>,
     ) -> Result<BTreeSet<Name>> {
-        let link = self.join().await?;
+        let link = self.link().await?;
         list::names(&link, &self.config.redis.keys, progress, prefix, after).await
     }
 
-    /// Who holds these here; what is no lock is left out.
+    /// Returns the holders of these names at this server. A key of another type is left out.
     pub(super) async fn holders(&self, names: &[Name]) -> Result<Vec<Holder>> {
-        let link = self.join().await?;
+        let link = self.link().await?;
         let names: Vec<_> = names.iter().collect();
-        let seen = self.answered(self.at(&link).inspect(&names)).await?;
+        let seen = self.limited(self.scripts(&link).inspect(&names)).await?;
         Ok(seen.into_iter().filter_map(|seen| seen.ok().flatten()).collect())
     }
 
-    /// Returns `true` if the server has said that its vote does not count, and nobody has looked why since.
-    pub(super) fn is_unmarked(&self) -> bool {
-        self.unmarked.load(Ordering::Relaxed)
+    /// Returns `true` if the server has replied that its vote does not count, since its marker was last read.
+    pub(super) fn is_uncounted(&self) -> bool {
+        self.uncounted.load(Ordering::Relaxed)
     }
 
-    /// Begins to look why.
-    pub(super) fn take_unmarked(&self) {
-        self.unmarked.store(false, Ordering::Relaxed);
+    /// Resets what [`Node::is_uncounted`] returns, before the marker is read.
+    pub(super) fn reset_uncounted(&self) {
+        self.uncounted.store(false, Ordering::Relaxed);
     }
 
-    /// What the server knows of itself and of the others; `longest` is the longest TTL that this client promises.
-    pub(super) async fn visit(&self, longest: Duration) -> Result<Known> {
-        let link = self.join().await?;
-        let known = self.answered(self.at(&link).visit(longest)).await?;
-        if let (Standing::Votes, Some(marker)) = (known.standing, &known.marker) {
-            self.identities.count(self.index, &marker.name, marker.taken);
+    /// Reads what the server knows about itself and the others. `ttl_max` is the longest TTL that this client promises.
+    pub(super) async fn read_marker(&self, ttl_max: Duration) -> Result<KnownServer> {
+        let link = self.link().await?;
+        let known = self.limited(self.scripts(&link).read_marker(ttl_max)).await?;
+        if let (VoteStatus::Counts, Some(marker)) = (known.status, &known.marker) {
+            self.identities.record_votes(self.index, &marker.name, marker.vote_count);
         }
         Ok(known)
     }
 
-    /// Has the server remember that others take part, as words `name=count`.
-    pub(super) async fn remember(&self, others: &str) -> Result<()> {
-        let link = self.join().await?;
-        self.answered(self.at(&link).commit(&[], None, others)).await.map(drop)
+    /// Merges vote counts into those that the server knows of others.
+    pub(super) async fn merge_votes(&self, votes: &str) -> Result<()> {
+        let link = self.link().await?;
+        self.limited(self.scripts(&link).commit(&[], None, votes)).await.map(drop)
     }
 
-    /// Writes a marker in place of one that was seen when `sent`. Returns `true` if it is written.
-    pub(super) async fn mark(&self, seen: &Known, mark: &Mark, sent: Moment) -> Result<bool> {
-        let link = self.join().await?;
-        self.answered(self.at(&link).mark(seen, mark, sent)).await
+    /// Replaces the marker that was read at `sent`. Returns `true` if it is written.
+    pub(super) async fn write_marker(
+        &self,
+        known: &KnownServer,
+        marker: &NewMarker,
+        sent: Moment,
+    ) -> Result<bool> {
+        let link = self.link().await?;
+        self.limited(self.scripts(&link).write_marker(known, marker, sent)).await
     }
 
-    fn at<'a>(&'a self, link: &'a Link) -> At<'a> {
+    fn scripts<'a>(&'a self, link: &'a Link) -> Scripts<'a> {
         let listening = self.hinter.is_listening();
-        At { config: &self.config.redis, server: &self.server, link, client: &self.client, listening }
+        Scripts { config: &self.config.redis, server: &self.server, link, client: &self.client, listening }
     }
 
-    /// Waits for an answer: shorter than for ever, so that a silent connection is given up.
-    async fn answered<T>(&self, asked: impl Future<Output = Result<T>>) -> Result<T> {
-        tokio::time::timeout(SILENCE, asked).await.unwrap_or_else(|_| Err(self.silent()))
+    /// Limits the time of a request, so that a silent connection is given up.
+    async fn limited<T>(&self, request: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::time::timeout(REPLY_LIMIT, request).await.unwrap_or_else(|_| Err(self.silent()))
     }
 
-    async fn join_by(&self, limit: Moment) -> Result<Arc<Link>> {
+    async fn link_by(&self, limit: Moment) -> Result<Arc<Link>> {
         let left = limit.since(self.clock.now());
-        tokio::time::timeout(left, self.join()).await.unwrap_or_else(|_| Err(self.silent()))
+        tokio::time::timeout(left, self.link()).await.unwrap_or_else(|_| Err(self.silent()))
     }
 
     fn silent(&self) -> Error {
         let text = "the server does not answer; retry";
         Error::new(ErrorKind::Unavailable, format!("{text} server=`{}`", self.place))
-    }
-
-    /// Notes that requests for these leave now. Which of them may: not those that were released after `since`.
-    fn begin(&self, claims: &[Claim], sent: Moment, since: Moment) -> Vec<bool> {
-        let mut owed = self.owed();
-        owed.forget_unanswered(sent);
-        let all = claims.iter().map(|claim| {
-            let key = (claim.name.clone(), claim.owner);
-            if owed.undoing.contains(&key) || owed.ended.get(&key).is_some_and(|ended| *ended >= since) {
-                return false;
-            }
-            let until = sent.after(by_a_slow_clock(claim.patience));
-            let open = owed.open.entry(key).or_insert(Open { requests: 0, until });
-            // Those before are dead by now, or count as well.
-            open.requests = if sent >= open.until { 1 } else { open.requests + 1 };
-            open.until = std::cmp::max(open.until, until);
-            true
-        });
-        all.collect()
-    }
-
-    /// Notes that requests for these were answered.
-    fn settle(&self, claims: &[Claim]) {
-        let mut owed = self.owed();
-        for claim in claims {
-            let key = (claim.name.clone(), claim.owner);
-            if let Some(open) = owed.open.get_mut(&key) {
-                open.requests = open.requests.saturating_sub(1);
-                if open.requests == 0 {
-                    owed.open.remove(&key);
-                }
-            }
-        }
-    }
-
-    /// Whether a release that was sent then, and answered, was executed after all that was asked for these claims.
-    fn certain(&self, claims: &[Claim], sent: Moment) -> Vec<bool> {
-        let mut owed = self.owed();
-        let all = claims.iter().map(|claim| {
-            let key = (claim.name.clone(), claim.owner);
-            let certain = owed.open.get(&key).is_none_or(|open| sent >= open.until);
-            if certain {
-                owed.open.remove(&key);
-            }
-            certain
-        });
-        all.collect()
-    }
-
-    fn note_end(&self, claims: &[Claim], now: Moment) {
-        let mut owed = self.owed();
-        owed.forget_ended(now);
-        for claim in claims {
-            let key = (claim.name.clone(), claim.owner);
-            owed.by_time.push_back((now, key.clone()));
-            owed.ended.insert(key, now);
-        }
-    }
-
-    fn owed(&self) -> MutexGuard<'_, Owed> {
-        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Owed {
-    /// Throws away the releases that are too old to matter, and looks at no others. Returns how many it has looked at.
-    fn forget_ended(&mut self, now: Moment) -> usize {
-        let mut looked = 1;
-        while let Some((at, key)) = self.by_time.front() {
-            if now.since(*at) < OLD {
-                break;
-            }
-            if self.ended.get(key) == Some(at) {
-                self.ended.remove(key);
-            }
-            self.by_time.pop_front();
-            looked += 1;
-        }
-        looked
-    }
-
-    /// Throws away requests that are too old to be executed, when there are twice as many as were left the last time: so
-    /// each costs the same, however many there are. Returns how many it has looked at.
-    fn forget_unanswered(&mut self, now: Moment) -> usize {
-        let looked = self.open.len();
-        if looked <= std::cmp::max(self.many, MANY) {
-            return 0;
-        }
-        self.open.retain(|_, open| now < open.until);
-        self.many = self.open.len() * 2;
-        looked
-    }
-}
-
-/// How long a span of a server's clock may last here: it may run 1 % slower, and count roughly.
-fn by_a_slow_clock(span: Duration) -> Duration {
-    span + span / 64 + Duration::from_millis(20)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn notes_cost_the_same_however_many_there_are() {
-        let (mut owed, name) = (Owed::default(), Name::new("a").expect("valid"));
-        let (mut ended, mut unanswered) = (0, 0);
-        let all = 50_000;
-        for n in 0..all {
-            // A thousand a second; each matters for half a minute.
-            let now = Moment::from_nanos(n * 1_000_000);
-            ended += owed.forget_ended(now);
-            unanswered += owed.forget_unanswered(now);
-            let key = (name.clone(), Owner::random());
-            owed.by_time.push_back((now, key.clone()));
-            owed.ended.insert(key.clone(), now);
-            owed.open.insert(key, Open { requests: 1, until: now.after(OLD) });
-        }
-        let all = usize::try_from(all).expect("fits");
-        assert!(ended <= all * 2, "{ended} looks for {all} releases");
-        assert!(unanswered <= all * 3, "{unanswered} looks for {all} requests");
-        assert!(owed.ended.len() <= 30_001 && owed.open.len() <= 60_002);
-        assert_eq!(owed.ended.len(), owed.by_time.len());
     }
 }

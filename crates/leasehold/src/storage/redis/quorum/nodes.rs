@@ -1,4 +1,4 @@
-//! All the servers, asked at once.
+//! The servers of a quorum. A request goes to all of them at once.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -10,50 +10,53 @@ use super::node::Node;
 use crate::clock::{Clock, Moment};
 use crate::storage::Claim;
 
+/// The servers of a quorum.
 pub(super) struct Nodes {
     pub(super) all: Vec<Arc<Node>>,
     pub(super) clock: Clock,
     /// The longest TTL that this client promises.
     pub(super) ttl_max: Duration,
-    /// Whether it is being found out whose votes count.
-    pub(super) tending: AtomicBool,
+    /// Whether a refresh of the markers is in flight.
+    pub(super) refreshing: AtomicBool,
 }
 
-/// Answers on their way. Nobody is waited for longer than needed, and each task goes on without those who asked: a
-/// question that were dropped would break a connection that is only slow.
-pub(super) struct Answers<T> {
+/// The replies to one request, as they come.
+///
+/// Each request is a task that continues when its replies are no longer needed: to drop a request would break a
+/// connection that is only slow.
+pub(super) struct Replies<T> {
     received: mpsc::UnboundedReceiver<(usize, T)>,
     clock: Clock,
 }
 
-/// How long the servers are waited for, as a share of the TTL, and its bounds.
-const SHARE: u32 = 5;
-const SHORTEST: Duration = Duration::from_millis(50);
-pub(super) const LONGEST: Duration = Duration::from_millis(500);
+/// The time limit of each step, as a share of the TTL, and its bounds.
+const STEP_SHARE: u32 = 5;
+const STEP_MIN: Duration = Duration::from_millis(50);
+pub(super) const STEP_MAX: Duration = Duration::from_millis(500);
 
 impl Nodes {
-    /// Asks each of the servers for which there is a question.
-    pub(super) fn ask<T, F>(&self, question: impl Fn(Arc<Node>) -> Option<F>) -> Answers<T>
+    /// Sends a request to each server for which there is one.
+    pub(super) fn call<T, F>(&self, request: impl Fn(Arc<Node>) -> Option<F>) -> Replies<T>
     where
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
         let (sender, received) = mpsc::unbounded_channel();
         for node in &self.all {
-            let Some(asked) = question(Arc::clone(node)) else { continue };
+            let Some(request) = request(Arc::clone(node)) else { continue };
             let (sender, index) = (sender.clone(), node.index);
             tokio::spawn(async move {
-                // Who asked may be gone.
-                let _ = sender.send((index, asked.await));
+                // The receiver may be gone.
+                let _ = sender.send((index, request.await));
             });
         }
-        Answers { received, clock: self.clock.clone() }
+        Replies { received, clock: self.clock.clone() }
     }
 
-    /// How long the servers are waited for in each step.
+    /// Returns the time limit of each step.
     pub(super) fn limit(&self, claims: &[Claim]) -> Duration {
         let shortest = claims.iter().map(|claim| claim.ttl).min().unwrap_or_default();
-        (shortest / SHARE).clamp(SHORTEST, LONGEST)
+        (shortest / STEP_SHARE).clamp(STEP_MIN, STEP_MAX)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -61,18 +64,18 @@ impl Nodes {
     }
 }
 
-impl<T> Answers<T> {
-    /// The next answer; `None` if there is none until then, or if there are no more.
+impl<T> Replies<T> {
+    /// Returns the next reply, with the index of its server. `None` if none comes until then, or none is left.
     pub(super) async fn next(&mut self, until: Moment) -> Option<(usize, T)> {
-        if let Ok(answer) = self.received.try_recv() {
-            return Some(answer);
+        if let Ok(reply) = self.received.try_recv() {
+            return Some(reply);
         }
         let left = until.since(self.clock.now());
         tokio::time::timeout(left, self.received.recv()).await.unwrap_or(None)
     }
 
-    /// The next answer, however late.
-    pub(super) async fn late(&mut self) -> Option<(usize, T)> {
+    /// Returns the next reply, however late.
+    pub(super) async fn next_late(&mut self) -> Option<(usize, T)> {
         self.received.recv().await
     }
 }

@@ -1,17 +1,40 @@
--- The first of two steps of an acquire: takes the lock of this node, if it is free, and says how far its tokens are.
--- KEYS: lock, record, queue, waiters of each claim; then the marker.
--- ARGV: nonce, life of a waiter's entry in ms, run id, database;
---       then of each claim: owner, ttl in ms, not after (µs by this server's clock), 'wait' or '', client.
--- Reply: nonce, µs, what this server may vote (see `standing`), what it is called, how often it has taken locks; then of
--- each claim:
---   1 last token, and whose the lock was before: 0 nobody's, 1 this owner's without a token, 2 this owner's
---   2 owner, token, left, held for, waiters, label, retry after · 3 (late) · 4 type · 5 error
-local reply = {ARGV[1], digits(us), '', '', ''}
-local function say(...) for _, value in ipairs({...}) do reply[#reply + 1] = value end end
-
+-- The first of the two steps of an acquire: takes the lock of this server, if it is free, and reports the last token
+-- that the server knows.
+--
+-- For each claim:
+-- 1. Refuse it after its limit.
+-- 2. If the owner has the lock already: extend the lease, and report whether its token is written here.
+-- 3. If the owner waits: add or refresh its entry in the queue. The entry stays until the token is written.
+-- 4. If another owner has the lock: describe it.
+-- 5. If the lock was released and is reserved for another waiter: reply that it is held.
+-- 6. Otherwise take the lock.
+-- Then, if a lock was taken and the vote of this server counts, increment its vote count in the marker.
+--
+-- KEYS
+--   lock, record, queue and waiters of each claim; last the marker
+-- ARGV
+--   1   nonce
+--   2   TTL of a waiter's entry in ms
+--   3   run id
+--   4   database
+--   then 5 for each claim:
+--       owner
+--       TTL in ms
+--       limit, in µs by this server's clock
+--       'wait' or ''
+--       client, or '' if it is not subscribed
+-- Reply: nonce, the server's clock in µs, vote status, name, vote count (see `common.lua`), then for each claim
+--   1 LAST PRIOR   taken; the last token, and what the lock was before:
+--                  0 not this owner's · 1 this owner's, without a token · 2 this owner's, with the last token
+--   2 owner, token, left, held for, waiters, label, retry after
+--                  held; the times are in ms. The owner is '' if the lock is reserved
+--   3              executed too late
+--   4 TYPE         the key of the lock is of another type
+--   5 TEXT         an error of a command
+say('', '', '')
 local marker = KEYS[#KEYS]
-local vote, life = standing(call('GET', marker), ARGV[3], ARGV[4])
-local taken = 0
+local vote, words = vote_status(call('GET', marker), ARGV[3], ARGV[4])
+local taken = false
 
 -- Answers claim i.
 local function claim(i)
@@ -23,8 +46,8 @@ local function claim(i)
   local queued = row and sub(row, 1, 1) == 'q'
   local last = row and tonumber(sub(row, 2, 17)) or 0
 
-  -- A waiter's entry says whom a release tells. It stays until the token is there.
-  local function enter()
+  -- Adds or refreshes the entry of a waiter. Returns the text of an error.
+  local function enqueue()
     local failed
     if not row then
       failed = err(pcall('SET', record, 'q0000000000000000', 'PX', DAY))
@@ -48,8 +71,8 @@ local function claim(i)
     if row then call('PEXPIRE', record, digits(ttl + DAY)) end
     say(1, digits(last), read(row) == me and 2 or 1)
   else
-    local failed = wait and enter()
-    local later = not value and queued and kept(waiters, me)
+    local failed = wait and enqueue()
+    local reserved = not value and queued and reserved_until(waiters, me)
     if failed then
       say(5, failed)
     elseif value then
@@ -60,38 +83,30 @@ local function claim(i)
       else
         say(2, shown(value), '0', left, -1, count, '', left)
       end
-    elseif later then
-      say(2, '', '', -1, -1, call('ZCARD', queue), '', later - ms)
+    elseif reserved then
+      say(2, '', '', -1, -1, call('ZCARD', queue), '', reserved - ms)
     else
       local set = pcall('SET', lock, me, 'NX', 'PX', digits(ttl))
       failed = err(set)
       if failed then
         say(5, failed)
       elseif not set then
-        -- There is no string, and yet there is something.
+        -- MGET found no string, and yet the key exists.
         say(4, call('TYPE', lock).ok)
       else
-        taken = taken + 1
+        taken = true
         say(1, digits(last), 0)
       end
     end
   end
 end
 
-for i = 0, (#KEYS - 1) / 4 - 1 do
-  local from = #reply
-  local done, why = protected(claim, i)
-  if not done then
-    -- Keys beside the lock may be of another type.
-    for j = #reply, from + 1, -1 do reply[j] = nil end
-    say(5, type(why) == 'table' and why.err or why)
-  end
-end
+each_claim((#KEYS - 1) / 4, claim)
 
--- Counted only while it votes: afterwards the others must be able to tell what is missing.
-if vote == 0 and taken > 0 then
-  life[5] = digits(life[5] + 1)
-  if err(pcall('SET', marker, table.concat(life, ' '))) then vote = 1 end
+-- It counts only while its vote does. The other servers can then tell, from a higher count, that it has lost votes.
+if vote == 0 and taken then
+  words[5] = digits(words[5] + 1)
+  if err(pcall('SET', marker, table.concat(words, ' '))) then vote = 1 end
 end
-reply[3], reply[4], reply[5] = vote, life[2] or '', life[5] or '0'
+reply[3], reply[4], reply[5] = vote, words[2] or '', words[5] or '0'
 return reply

@@ -1,15 +1,36 @@
--- KEYS: lock, record, queue, waiters of each claim.
--- ARGV: nonce, this client, what channels begin with, for how long in ms a lock is kept for the next waiter;
---       then of each claim: owner, not after (µs by this server's clock) or '', 'withdraw' or ''.
--- Reply: nonce, µs, then of each claim 1 if it held, 0 if not, -1 if it came too late. Only commands that work when memory
--- is full, but for keeping the lock for the next waiter, which is a courtesy.
-local reply = {ARGV[1], digits(us)}
+-- Ends each lease that its owner holds at this server, and passes the turn on.
+--
+-- For each claim:
+-- 1. Refuse it after its limit.
+-- 2. Delete the lock, if the owner has it. A digest of a foreign value counts as its owner.
+-- 3. End here for a withdrawal: it leaves the lock to an owner that retries already, and keeps its own place in the queue.
+-- 4. Notify a holder whose lease was ended by another client.
+-- 5. Remove the owner's entry from the queue.
+-- 6. If the lock is free: notify the queue head on the channel of its client, and reserve the lock for it for a moment.
+--    Remove a head whose client receives nothing, and go on with the next.
+--
+-- Every command works when memory is full, except the reservation, which may be left out.
+--
+-- KEYS
+--   lock, record, queue and waiters of each claim
+-- ARGV
+--   1   nonce
+--   2   this client
+--   3   prefix of the channels
+--   4   how long the lock is reserved for the next waiter, in ms
+--   then 3 for each claim:
+--       owner
+--       limit in µs by this server's clock, or ''
+--       'withdraw' or ''
+-- Reply: nonce, the server's clock in µs, then for each claim
+--   1    it was held, and is released
+--   0    it was not held
+--   -1   executed too late
 local channel = ARGV[3]
 
--- Tells those that the end of a lease concerns, and removes the owner's entry.
+-- Executes steps 4 to 6.
 local function pass(me, held, value, row, queue, waiters)
   local owner, _, _, client = read(row)
-  -- Ended by somebody else: its holder shall know.
   if held and owner == me and client ~= '' and client ~= ARGV[2] then call('PUBLISH', channel .. client, me) end
   if row and sub(row, 1, 1) == 'q' then
     call('ZREM', queue, me)
@@ -34,13 +55,12 @@ for i = 0, #KEYS / 4 - 1 do
   local value, row = both[1], both[2]
   local held = value and (value == me or shown(value) == me)
   if late ~= '' and us >= tonumber(late) then
-    reply[#reply + 1] = -1
+    say(-1)
   else
     if held then call('DEL', lock) end
-    -- One that withdraws leaves the lock to somebody who asks already, and keeps its own place.
-    -- Where the keys beside the lock are of another type, no entry is there, and nothing to tell.
+    -- It raises if a key beside the lock is of another type: then there is no entry.
     if not withdraw then protected(pass, me, held, value, row, queue, waiters) end
-    reply[#reply + 1] = held and 1 or 0
+    say(held and 1 or 0)
   end
 end
 return reply

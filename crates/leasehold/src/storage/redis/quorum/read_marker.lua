@@ -1,0 +1,21 @@
+-- Returns what this server knows about itself and the others, and records the longest TTL that a client promises.
+--
+-- KEYS
+--   the marker; the vote counts of the other servers
+-- ARGV
+--   1   nonce
+--   2   run id
+--   3   database
+--   4   the longest TTL that this client promises, in ms
+-- Reply: nonce, the server's clock in µs, vote status (see `common.lua`), the marker or '', the vote counts of the other
+--   servers, and how much of the waiting period is left in ms
+local marker, others = call('GET', KEYS[1]), call('GET', KEYS[2]) or ''
+local vote, words = vote_status(marker, ARGV[2], ARGV[3])
+if words[8] and tonumber(words[8]) < tonumber(ARGV[4]) then
+  words[8] = ARGV[4]
+  local longer = table.concat(words, ' ')
+  if not err(pcall('SET', KEYS[1], longer)) then marker = longer end
+end
+local left = vote == 1 and words[6] + words[7] - ms or 0
+say(vote, marker or '', others, digits(left))
+return reply
