@@ -174,7 +174,7 @@ impl Controls {
         self.0.state().of(verb).claims
     }
 
-    /// Returns how many calls are in flight, including those whose caller has gone.
+    /// Returns how many calls are in flight, including those that the caller has dropped.
     pub fn in_flight(&self) -> usize {
         self.0.state().in_flight
     }

@@ -73,7 +73,7 @@ impl Context {
         self.space.secrets()
     }
 
-    /// Makes a claim of a new owner whose lease outlasts the case.
+    /// Makes a claim of a new owner for a lease that outlasts the case.
     pub(crate) fn claim(&self, rest: &str) -> Claim {
         self.claim_for(self.name(rest))
     }
@@ -82,7 +82,7 @@ impl Context {
         Claim::new(name, Owner::random(), self.timing.long())
     }
 
-    /// Makes a claim of a new owner whose lease ends soon.
+    /// Makes a claim of a new owner for a lease that ends soon.
     pub(crate) fn short_claim(&self, rest: &str) -> Claim {
         let ttl = self.timing.short(&self.limits);
         Claim::new(self.name(rest), Owner::random(), ttl).patience(self.timing.slack())

@@ -64,7 +64,7 @@ impl History {
         self.neighbors(|earlier, later| later.from < earlier.until)
     }
 
-    /// Returns the first two holds of one lock whose tokens do not grow.
+    /// Returns the first two holds of one lock between which the token does not grow.
     pub fn stale_token(&self) -> Option<(Hold, Hold)> {
         self.neighbors(|earlier, later| later.token <= earlier.token)
     }

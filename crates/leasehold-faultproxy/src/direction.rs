@@ -435,13 +435,13 @@ fn wide(n: usize) -> u64 {
 mod tests {
     use super::*;
 
-    fn direction(seed: u64, flow: Flow) -> Direction {
-        Direction::new(ConnId::new(1), flow, Random::of(seed, 1, 0))
+    fn direction(connection: u64, flow: Flow) -> Direction {
+        Direction::new(ConnId::new(connection), flow, Random::of(connection, 0))
     }
 
     /// Returns how late each of ten pieces is forwarded that arrive at the same time.
-    fn lateness(seed: u64, flow: Flow) -> Vec<Duration> {
-        let (mut direction, mut record, start) = (direction(seed, flow), Record::new(), Instant::now());
+    fn lateness(connection: u64, flow: Flow) -> Vec<Duration> {
+        let (mut direction, mut record, start) = (direction(connection, flow), Record::new(), Instant::now());
         let mut now = start;
         for _ in 0..10 {
             direction.arrived(b"abc", start);
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_decides_the_jitter() {
+    fn the_number_of_a_connection_decides_its_jitter() {
         let (by, jitter) = (Duration::from_millis(5), Duration::from_millis(100));
         let flow = Flow::Delay { by, jitter };
         assert_eq!(lateness(1, flow), lateness(1, flow));

@@ -2,12 +2,12 @@
 
 use std::io;
 
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 
 use crate::Stopped;
 use crate::rules::{End, Flow, PortState, To, Which};
 use crate::state::Common;
-use crate::stats::{Connection, Event, Stats};
+use crate::stats::{Connection, Stats};
 use crate::trap::{ArmedTrap, Trap, TrapId};
 use crate::wire::Upstream;
 
@@ -117,30 +117,5 @@ impl Faults {
     #[must_use]
     pub fn connections(&self) -> Vec<Connection> {
         self.common.lock().connections()
-    }
-
-    /// Subscribes to the events from now on.
-    #[must_use]
-    pub fn events(&self) -> Events {
-        Events(self.common.lock().record.events())
-    }
-}
-
-/// The events of a proxy, one after the other.
-#[derive(Debug)]
-pub struct Events(broadcast::Receiver<Event>);
-
-impl Events {
-    /// Waits for the next event. Returns `None` once the proxy has stopped.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future loses no event.
-    pub async fn next(&mut self) -> Option<Event> {
-        match self.0.recv().await {
-            Ok(event) => Some(event),
-            Err(broadcast::error::RecvError::Lagged(missed)) => Some(Event::Missed(missed)),
-            Err(broadcast::error::RecvError::Closed) => None,
-        }
     }
 }

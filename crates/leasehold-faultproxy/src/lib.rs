@@ -8,7 +8,6 @@ mod proxy;
 mod random;
 mod record;
 mod rules;
-pub mod script;
 mod state;
 mod stats;
 mod trap;
@@ -17,10 +16,10 @@ mod wire;
 
 use std::fmt;
 
-pub use crate::faults::{Events, Faults};
-pub use crate::proxy::{Builder, Proxy};
+pub use crate::faults::Faults;
+pub use crate::proxy::Proxy;
 pub use crate::rules::{ConnId, End, Flow, PortState, To, Which};
-pub use crate::stats::{Connection, Event, Stats};
+pub use crate::stats::{Connection, Stats};
 pub use crate::trap::{ArmedTrap, Trap, TrapCount, TrapId};
 pub use crate::wire::Upstream;
 

@@ -8,9 +8,9 @@ use tokio::sync::watch;
 use tokio::time::{self, Instant};
 
 use crate::direction::{Last, READ};
+use crate::record::Record;
 use crate::rules::{ConnId, End, PortState, To};
-use crate::state::{Common, State};
-use crate::stats::Event;
+use crate::state::{Common, Link, State};
 use crate::wire::Wire;
 
 /// How many steps are done before other connections get their turn.
@@ -50,7 +50,7 @@ async fn reach(
             // A half-close needs a connection to the server, so it waits; any other end applies now.
             if let Some(at) = link.ends.iter().position(|end| !matches!(end, End::HalfClose(_))) {
                 let end = link.ends.remove(at)?;
-                note_end(&mut state, id);
+                note_end(&mut state);
                 part(client, To::Client, end);
                 return None;
             }
@@ -65,14 +65,10 @@ async fn reach(
             reached = reached => {
                 let mut state = common.lock();
                 let server = match reached {
-                    Ok(server) => {
-                        state.record.note(Event::Reached(id));
-                        Some(server)
-                    }
+                    Ok(server) => Some(server),
                     Err(_) => {
                         client.will_reset();
                         state.record.stats.unreached += 1;
-                        state.record.note(Event::Unreached(id));
                         None
                     }
                 };
@@ -135,14 +131,14 @@ fn step(state: &mut State, id: ConnId, wires: [&Wire; 2]) -> Next {
     for _ in 0..ROUNDS {
         let Some(link) = state.links.get_mut(&id) else { return Next::Over };
         if let Some(end) = link.ends.pop_front() {
-            note_end(state, id);
+            note_end(state);
             if !end_link(state, id, wires, end) {
                 return Next::Over;
             }
             continue;
         }
         if link.directions.iter().all(crate::direction::Direction::is_over) {
-            // A sender whose receiver is gone gets a reset, as it would without a proxy.
+            // A sender without a receiver gets a reset, as it would without a proxy.
             for to in To::BOTH.into_iter().filter(|to| link.directions[to.index()].is_broken()) {
                 wires[to.index()].will_reset();
             }
@@ -186,7 +182,6 @@ fn step_direction(
         Some(Last::Orderly) => {
             into.finish();
             link.directions[i].finish();
-            record.note(Event::Finished(id, to));
             return true;
         }
         Some(Last::Reset) => {
@@ -196,45 +191,67 @@ fn step_direction(
         }
         None => {}
     }
-    let mut busy = false;
-    let mut lost = 0;
+    let (mut busy, mut lost) = (false, 0);
     if plan.write > 0 {
-        match into.try_write(link.directions[i].head(plan.write)) {
-            Ok(n) => {
-                *record.stats.sent(to) += wide(n);
-                for (trap, action) in link.directions[i].wrote(n, now, record) {
-                    link.directions[to.opposite().index()].stop_at_reply(trap, action);
-                }
-                busy = true;
-            }
-            Err(error) if is_later(&error) => wait.write[i] = true,
-            Err(_) => {
-                lost += link.directions[i].breaks();
-                busy = true;
-            }
+        match write_some(link, record, into, to, plan.write, now) {
+            Some(broken) => (busy, lost) = (true, broken),
+            None => wait.write[i] = true,
         }
     }
     if plan.read > 0 && !link.directions[i].is_over() {
-        let mut bytes = [0; READ];
-        match from.try_read(&mut bytes[..plan.read]) {
-            Ok(0) => {
-                link.directions[i].ended(Last::Orderly, now);
-                busy = true;
-            }
-            Ok(n) => {
-                *record.stats.read(to) += wide(n);
-                lost += link.directions[i].arrived(&bytes[..n], now);
-                busy = true;
-            }
-            Err(error) if is_later(&error) => wait.read[i] = true,
-            Err(_) => {
-                link.directions[i].ended(Last::Reset, now);
-                busy = true;
-            }
+        match read_some(link, record, from, to, plan.read, now) {
+            Some(discarded) => (busy, lost) = (true, lost + discarded),
+            None => wait.read[i] = true,
         }
     }
     state.discard(lost);
     busy
+}
+
+/// Writes to the receiver. Returns how many bytes it will not get, or `None` if it has no room now.
+fn write_some(
+    link: &mut Link,
+    record: &mut Record,
+    into: &Wire,
+    to: To,
+    most: usize,
+    now: Instant,
+) -> Option<usize> {
+    let i = to.index();
+    match into.try_write(link.directions[i].head(most)) {
+        Ok(n) => {
+            *record.stats.sent(to) += wide(n);
+            for (trap, action) in link.directions[i].wrote(n, now, record) {
+                link.directions[to.opposite().index()].stop_at_reply(trap, action);
+            }
+            Some(0)
+        }
+        Err(error) if is_later(&error) => None,
+        Err(_) => Some(link.directions[i].breaks()),
+    }
+}
+
+/// Reads from the sender. Returns how many bytes are discarded, or `None` if there are none to read now.
+fn read_some(
+    link: &mut Link,
+    record: &mut Record,
+    from: &Wire,
+    to: To,
+    most: usize,
+    now: Instant,
+) -> Option<usize> {
+    let direction = &mut link.directions[to.index()];
+    let mut bytes = [0; READ];
+    match from.try_read(&mut bytes[..most]) {
+        Ok(0) => direction.ended(Last::Orderly, now),
+        Ok(n) => {
+            *record.stats.read(to) += wide(n);
+            return Some(direction.arrived(&bytes[..n], now));
+        }
+        Err(error) if is_later(&error) => return None,
+        Err(_) => direction.ended(Last::Reset, now),
+    }
+    Some(0)
 }
 
 /// Ends a connection, or half of it. Returns `true` if it goes on.
@@ -267,9 +284,8 @@ fn part(wire: &Wire, of: To, end: End) {
     }
 }
 
-fn note_end(state: &mut State, id: ConnId) {
+fn note_end(state: &mut State) {
     state.record.stats.ended += 1;
-    state.record.note(Event::Ended(id));
 }
 
 fn is_later(error: &io::Error) -> bool {

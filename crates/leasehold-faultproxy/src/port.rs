@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Handle;
@@ -19,21 +18,9 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    /// Reserves the port; 0 means any free one. Must be called on the runtime that will accept.
-    pub(crate) fn reserve(address: SocketAddr) -> io::Result<(Self, TcpListener)> {
-        if !address.ip().is_loopback() {
-            let why =
-                format!("a fault proxy listens on loopback only; use 127.0.0.1 or [::1]: listen=`{address}`");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-        }
-        // Sockets of one user may share a port, and then also its connections, so bind alone would not
-        // fail.
-        if address.port() != 0 && std::net::TcpStream::connect_timeout(&address, ANSWER).is_ok() {
-            let why = format!(
-                "another program listens there already; use port 0 for a free one: listen=`{address}`"
-            );
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, why));
-        }
+    /// Reserves a free port. Must be called on the runtime that will accept.
+    pub(crate) fn reserve() -> io::Result<(Self, TcpListener)> {
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let runtime = Handle::current();
         #[cfg(unix)]
         {
@@ -61,11 +48,9 @@ impl Port {
 }
 
 const BACKLOG: u32 = 1024;
-/// On loopback, a free port refuses at once.
-const ANSWER: Duration = Duration::from_secs(1);
 
 fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = TcpSocket::new_v4()?;
     // SO_REUSEPORT lets the sockets of this proxy share the port. With SO_REUSEADDR, other programs could
     // bind it while it is closed.
     #[cfg(unix)]

@@ -41,12 +41,13 @@ impl Proxy {
     ///
     /// Dropping the future stops the proxy.
     pub async fn start(upstream: impl Into<Upstream>) -> io::Result<Self> {
-        Self::builder().start(upstream).await
-    }
-
-    /// Returns a builder, for a proxy with other settings.
-    pub fn builder() -> Builder {
-        Builder { listen: SocketAddr::from(([127, 0, 0, 1], 0)), seed: 0 }
+        let (started, start) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel();
+        let upstream = upstream.into();
+        let body = move || run(upstream, started, stopped);
+        let thread = std::thread::Builder::new().name("faultproxy".to_owned()).spawn(body)?;
+        let (address, common) = start.await.unwrap_or_else(|_| Err(io::Error::other("the thread ended")))?;
+        Ok(Self { address, faults: Faults::new(common), stop: Some(stop), thread: Some(thread) })
     }
 
     /// Returns the address that clients connect to.
@@ -80,55 +81,10 @@ impl Drop for Proxy {
     }
 }
 
-/// The settings of a proxy.
-#[derive(Clone, Copy, Debug)]
-#[must_use = "a builder does nothing until it is started"]
-pub struct Builder {
-    listen: SocketAddr,
-    seed: u64,
-}
-
-impl Builder {
-    /// Listens on this loopback address; port 0 means any free one.
-    pub fn listen(self, listen: SocketAddr) -> Self {
-        Self { listen, ..self }
-    }
-
-    /// Seeds the jitter: the nth piece that a connection reads in a direction is late by the same fraction
-    /// of the jitter in every run.
-    pub fn seed(self, seed: u64) -> Self {
-        Self { seed, ..self }
-    }
-
-    /// Starts the proxy.
-    ///
-    /// # Errors
-    ///
-    /// If the address is not on loopback or is taken, or no thread can be started.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future stops the proxy.
-    pub async fn start(self, upstream: impl Into<Upstream>) -> io::Result<Proxy> {
-        let (started, start) = oneshot::channel();
-        let (stop, stopped) = oneshot::channel();
-        let upstream = upstream.into();
-        let body = move || run(self, upstream, started, stopped);
-        let thread = std::thread::Builder::new().name("faultproxy".to_owned()).spawn(body)?;
-        let (address, common) = start.await.unwrap_or_else(|_| Err(io::Error::other("the thread ended")))?;
-        Ok(Proxy { address, faults: Faults::new(common), stop: Some(stop), thread: Some(thread) })
-    }
-}
-
 type Started = io::Result<(SocketAddr, Common)>;
 
 /// Runs the thread of a proxy.
-fn run(
-    builder: Builder,
-    upstream: Upstream,
-    started: oneshot::Sender<Started>,
-    stopped: oneshot::Receiver<()>,
-) {
+fn run(upstream: Upstream, started: oneshot::Sender<Started>, stopped: oneshot::Receiver<()>) {
     let runtime = match runtime::Builder::new_current_thread().enable_io().enable_time().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -137,7 +93,7 @@ fn run(
         }
     };
     runtime.block_on(async {
-        let common = match open(builder, upstream) {
+        let common = match open(upstream) {
             Ok((address, common)) => {
                 let _ = started.send(Ok((address, Arc::clone(&common))));
                 common
@@ -157,10 +113,10 @@ fn run(
     runtime.shutdown_background();
 }
 
-fn open(builder: Builder, upstream: Upstream) -> Started {
-    let (port, listener) = Port::reserve(builder.listen)?;
+fn open(upstream: Upstream) -> Started {
+    let (port, listener) = Port::reserve()?;
     let address = port.address();
-    Ok((address, Arc::new(Shared::new(State::new(port, listener, upstream, builder.seed)))))
+    Ok((address, Arc::new(Shared::new(State::new(port, listener, upstream)))))
 }
 
 async fn accept(common: &Common) {

@@ -9,10 +9,10 @@ impl Random {
         Self(seed)
     }
 
-    /// Returns the generator of one direction of one connection, independent of all others.
-    pub(crate) fn of(seed: u64, connection: u64, direction: usize) -> Self {
+    /// Returns the generator of one direction of one connection: always the same, and independent of all others.
+    pub(crate) fn of(connection: u64, direction: usize) -> Self {
         let direction = u64::try_from(direction).expect("BUG: there are two directions");
-        let mut mixed = Self::new(seed ^ connection.wrapping_mul(2).wrapping_add(direction).rotate_left(32));
+        let mut mixed = Self::new(connection.wrapping_mul(2).wrapping_add(direction).rotate_left(32));
         Self::new(mixed.next())
     }
 

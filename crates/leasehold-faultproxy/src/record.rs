@@ -1,22 +1,19 @@
-//! The record of a proxy: the armed traps, the counts, and the subscribers to events.
+//! The record of a proxy: the armed traps and the counts.
 
 use std::collections::BTreeMap;
 
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 
 use crate::rules::{ConnId, Which};
-use crate::stats::{Event, Stats};
+use crate::stats::Stats;
 use crate::trap::{Trap, TrapCount, TrapId};
-
-/// How many events a slow reader may lag behind before it misses some.
-const EVENTS: usize = 16 * 1024;
 
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) stats: Stats,
     published: watch::Sender<Stats>,
-    /// The sender of events, or `None` once the proxy has stopped.
-    events: Option<broadcast::Sender<Event>>,
+    /// Whether the proxy has stopped.
+    stopped: bool,
     traps: BTreeMap<TrapId, Armed>,
     last_trap: u64,
 }
@@ -33,7 +30,7 @@ impl Record {
         Self {
             stats: Stats::default(),
             published: watch::Sender::new(Stats::default()),
-            events: Some(broadcast::Sender::new(EVENTS)),
+            stopped: false,
             traps: BTreeMap::new(),
             last_trap: 0,
         }
@@ -41,20 +38,6 @@ impl Record {
 
     pub(crate) fn watch(&self) -> watch::Receiver<Stats> {
         self.published.subscribe()
-    }
-
-    pub(crate) fn events(&self) -> broadcast::Receiver<Event> {
-        match &self.events {
-            Some(events) => events.subscribe(),
-            None => broadcast::channel(1).1,
-        }
-    }
-
-    pub(crate) fn note(&self, event: Event) {
-        if let Some(events) = &self.events {
-            // An error means that there are no subscribers.
-            let _ = events.send(event);
-        }
     }
 
     /// Publishes the counts to the tasks that wait for them.
@@ -71,7 +54,7 @@ impl Record {
         self.stats.open = 0;
         self.publish();
         self.published = watch::Sender::new(self.stats);
-        self.events = None;
+        self.stopped = true;
         self.traps.clear();
     }
 
@@ -83,7 +66,7 @@ impl Record {
         let count = watch::Sender::new(TrapCount::default());
         let receiver = count.subscribe();
         // After the stop of the proxy, dropping the sender ends the waits at once.
-        if self.events.is_some() {
+        if !self.stopped {
             self.traps.insert(id, Armed { left: trap.times, trap, count });
         }
         (id, receiver)
@@ -117,7 +100,6 @@ impl Record {
 
     pub(crate) fn passed(&mut self, id: TrapId, connection: ConnId) {
         self.stats.passed += 1;
-        self.note(Event::Passed(id, connection));
         self.count(id, |count| {
             count.passed += 1;
             count.passed_on = Some(connection);
@@ -126,7 +108,6 @@ impl Record {
 
     pub(crate) fn sprung(&mut self, id: TrapId, connection: ConnId) {
         self.stats.sprung += 1;
-        self.note(Event::Sprung(id, connection));
         self.count(id, |count| {
             count.sprung += 1;
             count.sprung_on = Some(connection);

@@ -1,6 +1,5 @@
 //! The rules that a test can set.
 
-use std::fmt;
 use std::time::Duration;
 
 /// A direction, named by the end that receives the bytes.
@@ -34,15 +33,6 @@ impl To {
     }
 }
 
-impl fmt::Display for To {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Server => "to-server",
-            Self::Client => "to-client",
-        })
-    }
-}
-
 /// How bytes are forwarded in one direction.
 ///
 /// No flow loses, repeats or reorders bytes. Changing the flow also changes when the bytes in flight
@@ -53,7 +43,7 @@ pub enum Flow {
     /// Bytes are forwarded as they arrive.
     #[default]
     Pass,
-    /// Each byte is late by `by` plus a fraction of `jitter` that the proxy's seed decides. The end of the
+    /// Each byte is late by `by` plus a fraction of `jitter` that is the same in every run. The end of the
     /// stream is as late as the bytes. At most 256 KiB are buffered, then the sender waits.
     Delay {
         /// The shortest delay.
@@ -148,11 +138,5 @@ impl ConnId {
     #[must_use]
     pub fn number(self) -> u64 {
         self.0
-    }
-}
-
-impl fmt::Display for ConnId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }

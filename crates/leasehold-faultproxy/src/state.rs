@@ -15,7 +15,7 @@ use crate::port::Port;
 use crate::random::Random;
 use crate::record::Record;
 use crate::rules::{ConnId, End, Flow, PortState, To, Which};
-use crate::stats::{Connection, Event};
+use crate::stats::Connection;
 use crate::trap::{ArmedTrap, Trap, TrapId};
 use crate::wire::Upstream;
 
@@ -61,7 +61,6 @@ pub(crate) struct State {
     acceptor: Option<Waker>,
     flows: [Flow; 2],
     cuts: [Option<(u64, End)>; 2],
-    seed: u64,
     last: u64,
 }
 
@@ -75,7 +74,7 @@ pub(crate) struct Link {
 }
 
 impl State {
-    pub(crate) fn new(port: Port, listener: TcpListener, upstream: Upstream, seed: u64) -> Self {
+    pub(crate) fn new(port: Port, listener: TcpListener, upstream: Upstream) -> Self {
         Self {
             record: Record::new(),
             links: BTreeMap::new(),
@@ -86,7 +85,6 @@ impl State {
             acceptor: None,
             flows: [Flow::Pass; 2],
             cuts: [None; 2],
-            seed,
             last: 0,
         }
     }
@@ -109,7 +107,6 @@ impl State {
                 let _ = stream.set_zero_linger();
                 drop(stream);
                 self.record.stats.refused += 1;
-                self.record.note(Event::Refused);
                 self.record.publish();
                 continue;
             }
@@ -122,7 +119,7 @@ impl State {
         let id = ConnId(self.last);
         let directions = To::BOTH.map(|to| {
             let i = to.index();
-            let mut direction = Direction::new(id, self.flows[i], Random::of(self.seed, id.0, i));
+            let mut direction = Direction::new(id, self.flows[i], Random::of(id.0, i));
             if let Some((bytes, end)) = self.cuts[i] {
                 direction.cut_after(bytes, end);
             }
@@ -134,7 +131,6 @@ impl State {
         self.links.insert(id, Link { client, directions, ends: VecDeque::new() });
         self.record.stats.accepted += 1;
         self.record.stats.open += 1;
-        self.record.note(Event::Accepted(id));
         self.record.publish();
         id
     }
@@ -145,7 +141,6 @@ impl State {
             let queued: usize = link.directions.iter().map(Direction::queued).sum();
             self.discard(queued);
             self.record.stats.open -= 1;
-            self.record.note(Event::Closed(id));
             self.record.publish();
         }
     }

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 
 use crate::rules::{ConnId, To};
-use crate::trap::TrapId;
 
 /// The counts of a proxy since it started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -37,25 +36,6 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Returns the counts with their names.
-    #[must_use]
-    pub fn named(&self) -> [(&'static str, u64); 12] {
-        [
-            ("accepted", self.accepted),
-            ("open", self.open),
-            ("refused", self.refused),
-            ("unreached", self.unreached),
-            ("from_client", self.from_client),
-            ("to_server", self.to_server),
-            ("from_server", self.from_server),
-            ("to_client", self.to_client),
-            ("discarded", self.discarded),
-            ("ended", self.ended),
-            ("passed", self.passed),
-            ("sprung", self.sprung),
-        ]
-    }
-
     pub(crate) fn read(&mut self, to: To) -> &mut u64 {
         match to {
             To::Server => &mut self.from_client,
@@ -87,30 +67,4 @@ pub struct Connection {
     pub from_server: u64,
     /// Bytes written to the client.
     pub to_client: u64,
-}
-
-/// An event of a proxy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// A client connected.
-    Accepted(ConnId),
-    /// A new client was reset.
-    Refused,
-    /// The proxy connected to the server for this connection.
-    Reached(ConnId),
-    /// The server could not be reached, and the client was reset.
-    Unreached(ConnId),
-    /// The bytes of a trap were forwarded.
-    Passed(TrapId, ConnId),
-    /// A trap executed its action.
-    Sprung(TrapId, ConnId),
-    /// A rule ended the connection, or one direction of it.
-    Ended(ConnId),
-    /// A sender closed its direction, and the receiver was told.
-    Finished(ConnId, To),
-    /// The connection is closed on both sides.
-    Closed(ConnId),
-    /// This many events were not read in time.
-    Missed(u64),
 }

@@ -1,10 +1,8 @@
 //! A connected socket, TCP or Unix, and the address of a server.
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use rustix::net::{RecvFlags, Shutdown};
 use tokio::net::TcpStream;
@@ -61,36 +59,6 @@ impl From<SocketAddr> for Upstream {
 impl From<PathBuf> for Upstream {
     fn from(path: PathBuf) -> Self {
         Self::Unix(path)
-    }
-}
-
-/// Parses strictly, whereas [`From`] accepts any text and leaves errors to the connection.
-impl FromStr for Upstream {
-    type Err = io::Error;
-
-    fn from_str(text: &str) -> io::Result<Self> {
-        let good = match text.strip_prefix("unix:") {
-            Some(path) => cfg!(unix) && !path.is_empty(),
-            None => text.rsplit_once(':').is_some_and(|(host, port)| {
-                !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
-            }),
-        };
-        if good {
-            Ok(text.into())
-        } else {
-            let why = format!("write host:port or unix:path: server=`{text}`");
-            Err(io::Error::new(io::ErrorKind::InvalidInput, why))
-        }
-    }
-}
-
-impl fmt::Display for Upstream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => f.write_str(address),
-            #[cfg(unix)]
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
     }
 }
 

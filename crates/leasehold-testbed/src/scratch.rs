@@ -21,8 +21,8 @@ pub struct Scratch(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
-    /// A second process, because a killed test cannot clean up. It reads from a pipe whose only other end
-    /// is in this process, so the kernel tells it about the end.
+    /// A second process, because a killed test cannot clean up. It reads from a pipe, and the only other
+    /// end is in this process, so the kernel reports the end of this process.
     reaper: Child,
 }
 

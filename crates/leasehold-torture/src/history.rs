@@ -329,24 +329,7 @@ fn holds(events: &[Event], calls: &[Call], faults: &[Fault]) -> Vec<Hold> {
         else {
             continue;
         };
-        match (event.ev, event.op) {
-            (Ev::Claim, _) => match (event.dl, &hold.lost) {
-                (Some(dl), Some(_)) if dl > event.t => hold.revived = Some(event.clone()),
-                (Some(dl), None) => hold.deadline = dl,
-                _ => {}
-            },
-            (Ev::Lost, _) => {
-                hold.lost.get_or_insert_with(|| event.clone());
-                hold.end(event);
-            }
-            (Ev::Invoke, Some(Op::Release | Op::Drop)) => hold.end(event),
-            // After the TTL is replaced by a shorter one, the remaining time is unknown until the answer.
-            (Ev::Invoke, Some(Op::Extend)) => {
-                hold.deadline = std::cmp::min(hold.deadline, event.t);
-                hold.ttl = std::cmp::max(hold.ttl, ms(event.ttl_ms.unwrap_or(0)));
-            }
-            _ => {}
-        }
+        hold.note(event);
     }
     for call in calls.iter().filter(|call| matches!(call.op, Op::Release | Op::Drop)) {
         let hold =
@@ -356,16 +339,7 @@ fn holds(events: &[Event], calls: &[Call], faults: &[Fault]) -> Vec<Hold> {
         }
     }
     for hold in &mut holds {
-        let asked = hold.call.from();
-        for fault in faults.iter().filter(|fault| fault.from >= asked) {
-            let killed = fault.doing == "kill" && fault.target == Some(hold.ok.w);
-            let broken =
-                fault.doing == "break" && fault.event.owner == hold.ok.owner && !hold.ok.owner.is_empty();
-            hold.broken |= broken;
-            if killed || broken {
-                hold.end(&fault.event);
-            }
-        }
+        hold.end_by_faults(faults);
         hold.until = std::cmp::min(hold.until, hold.deadline);
     }
     holds.sort_by_key(Hold::from);
@@ -373,6 +347,42 @@ fn holds(events: &[Event], calls: &[Call], faults: &[Fault]) -> Vec<Hold> {
 }
 
 impl Hold {
+    /// Applies an event of the hold.
+    fn note(&mut self, event: &Event) {
+        match (event.ev, event.op) {
+            (Ev::Claim, _) => match (event.dl, &self.lost) {
+                (Some(dl), Some(_)) if dl > event.t => self.revived = Some(event.clone()),
+                (Some(dl), None) => self.deadline = dl,
+                _ => {}
+            },
+            (Ev::Lost, _) => {
+                self.lost.get_or_insert_with(|| event.clone());
+                self.end(event);
+            }
+            (Ev::Invoke, Some(Op::Release | Op::Drop)) => self.end(event),
+            // After the TTL is replaced by a shorter one, the remaining time is unknown until the answer.
+            (Ev::Invoke, Some(Op::Extend)) => {
+                self.deadline = std::cmp::min(self.deadline, event.t);
+                self.ttl = std::cmp::max(self.ttl, ms(event.ttl_ms.unwrap_or(0)));
+            }
+            _ => {}
+        }
+    }
+
+    /// Ends the hold with its worker, or when an operator breaks the lock.
+    fn end_by_faults(&mut self, faults: &[Fault]) {
+        let asked = self.call.from();
+        for fault in faults.iter().filter(|fault| fault.from >= asked) {
+            let killed = fault.doing == "kill" && fault.target == Some(self.ok.w);
+            let broken =
+                fault.doing == "break" && fault.event.owner == self.ok.owner && !self.ok.owner.is_empty();
+            self.broken |= broken;
+            if killed || broken {
+                self.end(&fault.event);
+            }
+        }
+    }
+
     fn end(&mut self, by: &Event) {
         if by.t < self.until {
             (self.until, self.ended_by) = (by.t, Some(by.clone()));

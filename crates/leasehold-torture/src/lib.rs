@@ -10,7 +10,6 @@ pub mod clock;
 pub mod event;
 pub mod history;
 pub mod nemesis;
-pub mod planted;
 pub mod random;
 pub mod report;
 pub mod resource;

@@ -26,6 +26,12 @@ impl Random {
         self.draw() % std::cmp::max(n, 1)
     }
 
+    /// Returns an index of a list of that length, or zero for an empty one.
+    pub fn index(&mut self, length: usize) -> usize {
+        let n = u64::try_from(length).unwrap_or(u64::MAX);
+        usize::try_from(self.below(n)).unwrap_or(0)
+    }
+
     /// Returns `true` with this probability, in percent.
     pub fn percent(&mut self, percent: u64) -> bool {
         self.below(100) < percent
@@ -42,7 +48,6 @@ impl Random {
     ///
     /// If there are none.
     pub fn of<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
-        let n = u64::try_from(choices.len()).unwrap_or(u64::MAX);
-        choices.get(usize::try_from(self.below(n)).unwrap_or(0)).expect("BUG: a choice among none")
+        choices.get(self.index(choices.len())).expect("BUG: a choice among none")
     }
 }

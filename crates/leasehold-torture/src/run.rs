@@ -8,13 +8,13 @@ use std::{fs, io};
 
 use leasehold::Locks;
 use leasehold::storage::{Guarantees, Tier};
+use leasehold_defects::Defect;
 
 use crate::checks::ALL;
 use crate::clock::{self, bound, ms, nanos};
 use crate::event::{Ev, Event, Log, NEMESIS};
 use crate::history::History;
 use crate::nemesis::{ScheduledFault, Terms, schedule};
-use crate::planted::Defect;
 use crate::report::Report;
 use crate::resource;
 use crate::target::{Injection, MemoryTarget, Running, ServersTarget, SqliteTarget, Target, Under};
@@ -93,14 +93,7 @@ const LAST_CALLS: Duration = Duration::from_secs(10);
 
 fn over<T: Target>(target: &T, options: &Options) -> io::Result<Outcome> {
     let began = clock::now();
-    let directory = match &options.directory {
-        Some(directory) => directory.clone(),
-        None => tempfile::Builder::new().prefix("leasehold-torture-").tempdir()?.keep(),
-    };
-    fs::create_dir_all(&directory)?;
-    if fs::read_dir(&directory)?.next().is_some() {
-        return Err(io::Error::other("the directory of a history is empty before the run"));
-    }
+    let directory = empty_directory(options)?;
     // A directory of its own, because the path of a socket has to be short.
     let sockets = tempfile::tempdir()?;
     let socket = sockets.path().join("resources");
@@ -109,51 +102,20 @@ fn over<T: Target>(target: &T, options: &Options) -> io::Result<Outcome> {
     watch_stalls(&log);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let operator = runtime.block_on(target.operator()).map_err(io::Error::other)?;
-    let Guarantees { tier, fair, push, .. } = operator.guarantees();
-    let words = [(fair, "fair"), (push, "push")].into_iter().filter(|(is, _)| *is);
-    let why = words.map(|(_, word)| word).collect::<Vec<_>>().join(" ");
-    log.write(Event { ev: Ev::Promise, res: tier.to_string(), why, ..Event::default() });
-
-    let locks: Vec<_> = (0..options.locks).map(|n| format!("torture-{}/{n}", options.seed)).collect();
+    let tier = note_promises(&log, &operator);
     // A careful storage grants nothing until it knows that it has forgotten no holder.
     let first = operator.lock(format!("torture-{}/first", options.seed)).ttl(options.ttl).wait(FIRST);
     runtime
         .block_on(async { first.acquire().await?.release().await })
         .map_err(|error| io::Error::other(format!("no lock was granted before the run: {error}")))?;
     let start = clock::now();
-    let faults: Vec<String> = target.faults().into_iter().map(str::to_owned).collect();
-    let faults = match &options.faults {
-        Some(wanted) => match wanted.iter().find(|wanted| !faults.contains(wanted)) {
-            Some(unknown) => {
-                let text = format!("no such fault: {unknown}; there are: {}", faults.join(", "));
-                return Err(io::Error::other(text));
-            }
-            None => wanted.clone(),
-        },
-        None => faults,
-    };
-    let mut scheduled = schedule(
-        options.seed,
-        &Terms {
-            faults: &faults,
-            workers: options.workers,
-            locks: options.locks,
-            ttl: options.ttl,
-            length: options.length,
-            restless: options.restless,
-        },
-    );
-
-    for planned in scheduled.iter_mut().filter(|planned| !target.reaches_one(&planned.fault)) {
-        planned.place = None;
-    }
-
+    let scheduled = plan_faults(target, options)?;
     let mut run = Run {
         target,
         options,
         log,
         directory,
-        locks,
+        locks: (0..options.locks).map(|n| format!("torture-{}/{n}", options.seed)).collect(),
         socket,
         operator,
         tier,
@@ -162,24 +124,55 @@ fn over<T: Target>(target: &T, options: &Options) -> io::Result<Outcome> {
         start,
         looked: 0,
     };
-    for place in 0..options.workers {
-        let worker = run.worker(place, 0)?;
-        run.places.push(worker);
-    }
-    run.await_workers()?;
-    run.inject_all(&scheduled)?;
-    let (mut ended, killed) = (true, run.places.iter().any(|place| place.generation > 0));
-    for mut place in std::mem::take(&mut run.places) {
-        ended &= place.worker.finish(LAST_CALLS);
-    }
-    if !ended {
-        run.log.write(Event { ev: Ev::Probe, res: "a worker did not end".to_owned(), ..Event::default() });
-    }
-    run.probe(killed);
-    run.probe_servers();
+    run.execute(&scheduled)?;
     let history = History::read(&run.directory)?;
     let took = Duration::from_nanos(clock::now() - began);
     Ok(Outcome { report: Report::of(&history), directory: run.directory.clone(), scheduled, took })
+}
+
+/// Returns the directory of the history, which is empty.
+fn empty_directory(options: &Options) -> io::Result<PathBuf> {
+    let directory = match &options.directory {
+        Some(directory) => directory.clone(),
+        None => tempfile::Builder::new().prefix("leasehold-torture-").tempdir()?.keep(),
+    };
+    fs::create_dir_all(&directory)?;
+    if fs::read_dir(&directory)?.next().is_some() {
+        return Err(io::Error::other("the directory of a history is empty before the run"));
+    }
+    Ok(directory)
+}
+
+/// Writes what the storage promises into the history, and returns its tier.
+fn note_promises(log: &Log, operator: &Locks) -> Tier {
+    let Guarantees { tier, fair, push, .. } = operator.guarantees();
+    let words = [(fair, "fair"), (push, "push")].into_iter().filter(|(is, _)| *is);
+    let why = words.map(|(_, word)| word).collect::<Vec<_>>().join(" ");
+    log.write(Event { ev: Ev::Promise, res: tier.to_string(), why, ..Event::default() });
+    tier
+}
+
+/// Schedules the faults of the target, or those of them that the options name.
+fn plan_faults<T: Target>(target: &T, options: &Options) -> io::Result<Vec<ScheduledFault>> {
+    let known: Vec<String> = target.faults().into_iter().map(str::to_owned).collect();
+    let faults = options.faults.as_ref().unwrap_or(&known);
+    if let Some(unknown) = faults.iter().find(|fault| !known.contains(fault)) {
+        let text = format!("no such fault: {unknown}; there are: {}", known.join(", "));
+        return Err(io::Error::other(text));
+    }
+    let terms = Terms {
+        faults,
+        workers: options.workers,
+        locks: options.locks,
+        ttl: options.ttl,
+        length: options.length,
+        restless: options.restless,
+    };
+    let mut scheduled = schedule(options.seed, &terms);
+    for planned in scheduled.iter_mut().filter(|planned| !target.reaches_one(&planned.fault)) {
+        planned.place = None;
+    }
+    Ok(scheduled)
 }
 
 struct Run<'a, T> {
@@ -207,6 +200,27 @@ struct Place {
 }
 
 impl<T: Target> Run<'_, T> {
+    /// Runs workers under the scheduled faults, and looks at what is left when they have ended.
+    fn execute(&mut self, scheduled: &[ScheduledFault]) -> io::Result<()> {
+        for place in 0..self.options.workers {
+            let worker = self.worker(place, 0)?;
+            self.places.push(worker);
+        }
+        self.await_workers()?;
+        self.inject_all(scheduled)?;
+        let (mut ended, killed) = (true, self.places.iter().any(|place| place.generation > 0));
+        for mut place in std::mem::take(&mut self.places) {
+            ended &= place.worker.finish(LAST_CALLS);
+        }
+        if !ended {
+            let res = "a worker did not end".to_owned();
+            self.log.write(Event { ev: Ev::Probe, res, ..Event::default() });
+        }
+        self.probe(killed);
+        self.probe_servers();
+        Ok(())
+    }
+
     fn worker(&self, place: usize, generation: usize) -> io::Result<Place> {
         let n = place + self.options.workers * generation;
         let w = i64::try_from(n).unwrap_or(i64::MAX);
@@ -302,17 +316,7 @@ impl<T: Target> Run<'_, T> {
         self.log.write(begin);
         let mut owner = String::new();
         match (planned.fault.as_str(), planned.place) {
-            ("kill", Some(place)) => {
-                let old = self.places.get_mut(place).ok_or_else(|| io::Error::other("no such worker"))?;
-                old.worker.kill();
-                let generation = old.generation + 1;
-                self.log.write(Event { ev: Ev::End, ..event });
-                let new = self.worker(place, generation)?;
-                if let Some(old) = self.places.get_mut(place) {
-                    *old = new;
-                }
-                return Ok(());
-            }
+            ("kill", Some(place)) => return self.replace(place, Event { ev: Ev::End, ..event }),
             ("stop", Some(place)) => {
                 if let Some(place) = self.places.get_mut(place) {
                     place.worker.stop();
@@ -336,6 +340,19 @@ impl<T: Target> Run<'_, T> {
         }
         let end = Event { ev: Ev::End, owner, ..event };
         self.log.write(if broken { Event { lock, target: Some(NEMESIS), ..end } } else { end });
+        Ok(())
+    }
+
+    /// Kills a worker, writes the end of that fault, and starts another worker in its place.
+    fn replace(&mut self, place: usize, end: Event) -> io::Result<()> {
+        let old = self.places.get_mut(place).ok_or_else(|| io::Error::other("no such worker"))?;
+        old.worker.kill();
+        let generation = old.generation + 1;
+        self.log.write(end);
+        let new = self.worker(place, generation)?;
+        if let Some(old) = self.places.get_mut(place) {
+            *old = new;
+        }
         Ok(())
     }
 

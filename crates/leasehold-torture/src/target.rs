@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use leasehold::Locks;
 use leasehold::storage::Tier;
+use leasehold_defects::Defect;
 
 pub use self::memory::MemoryTarget;
 pub use self::servers::ServersTarget;
 pub use self::sqlite::{SqliteTarget, disturb};
-use crate::planted::Defect;
 use crate::worker::Plan;
 
 /// A storage under torture.
@@ -27,8 +27,8 @@ pub trait Target {
     /// Returns the names of the faults, for the schedule. Their order decides what a seed means.
     ///
     /// `kill` and `stop` hit a worker's process, and an operator executes `break`. All others are injected
-    /// by [`Target::inject`]. A fault whose name begins with `acquire`, `renew` or `hints` delays no
-    /// cleanup.
+    /// by [`Target::inject`]. A fault with a name that begins with `acquire`, `renew` or `hints`
+    /// delays no cleanup.
     fn faults(&self) -> Vec<&'static str>;
 
     /// Returns `true` if a fault can hit one worker alone. Otherwise it counts as a fault of all workers.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use leasehold::{ErrorKind, Guard, Locks, Renewal};
+use leasehold::{ErrorKind, Guard, Lock, Locks, Renewal};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -170,24 +170,7 @@ impl Worker {
         let event =
             Event { i, op: Some(Op::Acquire), lock: lock.to_owned(), mode: Some(mode), ..Event::default() };
         self.log.write(Event { wait_ms: Some(wait_ms), ttl_ms: Some(ttl_ms), why, ..event });
-        let asked = async {
-            match mode {
-                Mode::Try => wanted.try_acquire().await,
-                _ => wanted.acquire().await.map(Some),
-            }
-        };
-        let leaving = async {
-            match leaves {
-                Some(after) => sleep(after).await,
-                None => std::future::pending().await,
-            }
-        };
-        let mut stop = self.stop.clone();
-        let answer = tokio::select! {
-            answer = asked => Some(answer),
-            () = leaving => None,
-            _ = stop.wait_for(|stop| *stop) => None,
-        };
+        let answer = self.ask(&wanted, mode, leaves).await;
         let end = |ev, why: &str| Event { i, ev, why: why.to_owned(), ..Event::default() };
         match answer {
             Some(Ok(Some(guard))) => {
@@ -208,6 +191,33 @@ impl Worker {
             }
         };
         Asked::Refused
+    }
+
+    /// Returns the answer, or `None` if the caller left before: after that time, or because the run ends.
+    async fn ask(
+        &self,
+        wanted: &Lock,
+        mode: Mode,
+        leaves: Option<Duration>,
+    ) -> Option<leasehold::Result<Option<Guard>>> {
+        let asked = async {
+            match mode {
+                Mode::Try => wanted.try_acquire().await,
+                _ => wanted.acquire().await.map(Some),
+            }
+        };
+        let leaving = async {
+            match leaves {
+                Some(after) => sleep(after).await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            answer = asked => Some(answer),
+            () = leaving => None,
+            _ = stop.wait_for(|stop| *stop) => None,
+        }
     }
 
     /// Holds a lock for a while, and ends the hold in one of the possible ways.

@@ -20,7 +20,7 @@ const SETTLE: Duration = Duration::from_millis(10);
 
 pub(crate) struct Handover {
     pub(crate) times: Times,
-    /// Grants whose token is not larger than the previous one.
+    /// Grants with a token that is not larger than the previous one.
     backwards: usize,
 }
 

@@ -1,46 +1,18 @@
 //! The storages that the tests run over, and what all of them are asked.
 
 use std::process::Output;
-use std::thread;
+use std::thread::{self, Scope};
 
-use leasehold_testbed::setup::{self, Setup, Wanted};
+use leasehold_testbed::{Setup, Wanted, registry};
 use serde_json::Value;
 
 use crate::harness::{World, code, parse, text};
-
-/// A storage that the tests run over.
-pub(crate) struct Storage {
-    /// The name of its servers' setup in the testbed. `None` is a file, which has no server.
-    setup: Option<&'static str>,
-    /// The options of its URL.
-    options: &'static str,
-}
-
-/// Every storage that the tests run over. Another one needs one line here.
-const STORAGES: &[Storage] = &[
-    Storage { setup: None, options: "" },
-    Storage { setup: Some("redis"), options: "?prefix=cli:" },
-    Storage { setup: Some("postgres"), options: "?prefix=cli:" },
-];
 
 /// The password of every server. No output may contain it.
 pub(crate) const CANARY: &str = "S3CRET-CANARY";
 
 /// The servers of a storage that run for one test.
 pub(crate) struct Servers(Box<dyn Setup>);
-
-impl Storage {
-    fn name(&self) -> &'static str {
-        self.setup.unwrap_or("file")
-    }
-
-    fn start(&self) -> (Option<Servers>, World) {
-        let Some(setup) = self.setup else { return (None, World::new()) };
-        let started = setup::start(setup, &Wanted::default().password(Some(CANARY))).expect("servers");
-        let world = World::at(format!("{}{}", started.url(), self.options));
-        (Some(Servers(started)), world)
-    }
-}
 
 impl Servers {
     pub(crate) fn kill(&self) {
@@ -57,32 +29,40 @@ impl Servers {
     }
 }
 
-/// Runs a test over every storage. The name of the thread that fails is that of the storage.
+/// Runs a test over a file and over every storage that has servers. The name of the thread that fails is that of the
+/// storage.
 pub(crate) fn over_every_storage(test: impl Fn(&World) + Sync) {
-    over(STORAGES.iter(), |_, world| test(world));
+    thread::scope(|scope| {
+        let test = &test;
+        spawn(scope, "file", move || test(&World::new()));
+        over_servers(scope, move |_, world| test(world));
+    });
 }
 
 /// Runs a test over every storage that has servers.
 pub(crate) fn over_every_server(test: impl Fn(&Servers, &World) + Sync) {
-    over(STORAGES.iter().filter(|storage| storage.setup.is_some()), |servers, world| {
-        test(servers.expect("it was started"), world);
-    });
+    thread::scope(|scope| over_servers(scope, &test));
 }
 
-fn over(storages: impl Iterator<Item = &'static Storage>, test: impl Fn(Option<&Servers>, &World) + Sync) {
-    thread::scope(|scope| {
-        for storage in storages {
-            let test = &test;
-            let run = move || {
-                let (servers, world) = storage.start();
-                test(servers.as_ref(), &world);
-            };
-            thread::Builder::new()
-                .name(storage.name().to_owned())
-                .spawn_scoped(scope, run)
-                .expect("a thread");
-        }
-    });
+/// Starts the plainest servers of each storage, and runs a test over each in a thread of its own.
+fn over_servers<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    test: impl Fn(&Servers, &World) + Copy + Send + 'scope,
+) {
+    // A setup without a scheme has no storage yet.
+    for entry in registry::plain().filter(|entry| entry.scheme.is_some()) {
+        spawn(scope, entry.name, move || {
+            let setup = entry.start(&Wanted::default().password(Some(CANARY))).expect("servers");
+            let url = setup.url();
+            let separator = if url.contains('?') { '&' } else { '?' };
+            let world = World::at(format!("{url}{separator}prefix=cli:"));
+            test(&Servers(setup), &world);
+        });
+    }
+}
+
+fn spawn<'scope>(scope: &'scope Scope<'scope, '_>, name: &str, run: impl FnOnce() + Send + 'scope) {
+    thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, run).expect("a thread");
 }
 
 /// Returns what a command has printed, in which there must be no secret.

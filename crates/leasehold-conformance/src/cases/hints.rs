@@ -22,7 +22,7 @@ cases!("hints":
     ],
 );
 
-/// A single hint may get lost. A storage whose hints never arrive does not keep its promise.
+/// A single hint may get lost. A storage that never sends hints does not keep its promise.
 const TRIES: usize = 3;
 
 async fn a_release_hints_the_next_waiter(case: Context) {
@@ -31,7 +31,7 @@ async fn a_release_hints_the_next_waiter(case: Context) {
     for _ in 0..TRIES {
         let case = case.fresh();
         let (holder, waiter) = (case.claim("a"), case.claim("a").wait(true));
-        a.take(&holder, "nobody holds it").await;
+        a.take(&holder, "the lock is free").await;
         b.refused(&waiter, "it is held").await;
         a.give(&holder, "it was granted").await;
         if hears(&case, &mut ears, &waiter).await {
@@ -50,8 +50,8 @@ async fn each_client_hears_of_its_own_waiter(case: Context) {
         let case = case.fresh();
         let (one, two) = (case.claim("1"), case.claim("2"));
         let (b_waits, c_waits) = (case.claim("1").wait(true), case.claim("2").wait(true));
-        a.take(&one, "nobody holds it").await;
-        a.take(&two, "nobody holds it").await;
+        a.take(&one, "the lock is free").await;
+        a.take(&two, "the lock is free").await;
         b.refused(&b_waits, "it is held").await;
         c.refused(&c_waits, "it is held").await;
         a.give(&one, "it was granted").await;
@@ -72,7 +72,7 @@ async fn a_first_waiter_that_leaves_passes_the_turn_on(case: Context) {
         let case = case.fresh();
         let (holder, first) = (case.claim("a"), case.claim("a").wait(true));
         let second = case.claim("a").wait(true);
-        a.take(&holder, "nobody holds it").await;
+        a.take(&holder, "the lock is free").await;
         b.refused(&first, "it is held").await;
         b.refused(&second, "it is held").await;
         a.give(&holder, "it was granted").await;
@@ -92,7 +92,7 @@ async fn a_watched_name_is_hinted_when_it_is_locked(case: Context) {
         let claim = case.claim(&format!("watched {i}"));
         b.0.watch(std::slice::from_ref(&claim.name), &[]);
         ears.forget();
-        a.take(&claim, "nobody holds it").await;
+        a.take(&claim, "the lock is free").await;
         if ears.hear(&Hint::Name(claim.name), case.timing.slack()).await {
             return;
         }
@@ -105,7 +105,7 @@ async fn a_watched_name_is_hinted_when_it_is_unlocked(case: Context) {
     let mut ears = ears;
     for i in 0..TRIES {
         let claim = case.claim(&format!("watched {i}"));
-        a.take(&claim, "nobody holds it").await;
+        a.take(&claim, "the lock is free").await;
         b.0.watch(std::slice::from_ref(&claim.name), &[]);
         ears.forget();
         a.give(&claim, "it was granted").await;
@@ -122,7 +122,7 @@ async fn a_renewal_that_shortens_hints_the_owner(case: Context) {
     for _ in 0..TRIES {
         let case = case.fresh();
         let long = case.claim("a");
-        a.take(&long, "nobody holds it").await;
+        a.take(&long, "the lock is free").await;
         a.keep(&long, "it is held").await;
         ears.forget();
         // As by a ticket, in another process.
@@ -141,7 +141,7 @@ async fn a_listener_that_leaves_does_no_harm(case: Context) {
     drop(b.0.hints());
     let (holder, waiter) = (case.claim("a"), case.claim("a").wait(true));
     b.0.watch(std::slice::from_ref(&holder.name), &[]);
-    a.take(&holder, "nobody holds it").await;
+    a.take(&holder, "the lock is free").await;
     b.refused(&waiter, "it is held").await;
     a.give(&holder, "it was granted").await;
     b.take(&waiter, "it is the first waiter's turn").await;

@@ -5,5 +5,4 @@ mod ends;
 mod flows;
 mod load;
 mod new_connections;
-mod program;
 mod traps;

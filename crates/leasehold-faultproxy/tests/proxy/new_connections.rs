@@ -2,7 +2,7 @@
 
 use std::io;
 
-use leasehold_faultproxy::{End, PortState, Proxy, Which};
+use leasehold_faultproxy::{End, PortState, Which};
 use tokio::net::TcpStream;
 
 use crate::bench::{Bench, ends_by_reset, ends_orderly, receive, send, soon};
@@ -67,39 +67,4 @@ async fn a_silent_connection_can_be_reset() {
     bench.faults.end(Which::All, End::Reset);
     ends_by_reset(&mut client).await;
     bench.all_closed().await;
-}
-
-#[tokio::test]
-async fn a_proxy_stays_on_loopback() {
-    let everywhere = Proxy::builder().listen(([0, 0, 0, 0], 0).into());
-    let error = everywhere.start("127.0.0.1:1").await.expect_err("it is not loopback");
-    assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
-    let six = Proxy::builder().listen((std::net::Ipv6Addr::LOCALHOST, 0).into()).start("127.0.0.1:1").await;
-    if let Ok(six) = six {
-        assert!(six.url_for("redis://h/0").starts_with("redis://[::1]:"));
-    }
-}
-
-#[tokio::test]
-async fn two_proxies_do_not_share_a_port() {
-    let bench = Bench::new().await;
-    let error = Proxy::builder().listen(bench.proxy.addr()).start("127.0.0.1:1").await;
-    assert_eq!(error.expect_err("it is taken").kind(), io::ErrorKind::AddrInUse);
-}
-
-#[tokio::test]
-async fn a_port_can_be_taken_again_at_once() {
-    let mut bench = Bench::new().await;
-    let address = bench.proxy.addr();
-    for _ in 0..3 {
-        let mut pair = bench.pair().await;
-        pair.talk().await;
-        // The proxy closes first, so the system keeps its side of the connection in TIME_WAIT.
-        bench.faults.end(Which::All, End::Close);
-        ends_orderly(&mut pair.client).await;
-        let server = bench.listener.local_addr().expect("it is bound");
-        drop(bench.proxy);
-        let proxy = Proxy::builder().listen(address).start(server).await.expect("the port is free");
-        bench = Bench { faults: proxy.faults(), proxy, listener: bench.listener };
-    }
 }

@@ -2,8 +2,7 @@
 
 use std::process::{Command, ExitCode};
 
-use leasehold_testbed::setup::{self, Setup, Wanted};
-use leasehold_testbed::{Error, Result};
+use leasehold_testbed::{Error, Result, Setup, Wanted, registry};
 
 fn main() -> ExitCode {
     match run() {
@@ -40,7 +39,7 @@ fn run() -> Result<ExitCode> {
     if names.is_empty() {
         return Err(Error::new(format!("name what to start\n\n{}", help())));
     }
-    let setups = names.iter().map(|name| setup::start(name, &wanted)).collect::<Result<Vec<_>>>()?;
+    let setups = names.iter().map(|name| registry::start(name, &wanted)).collect::<Result<Vec<_>>>()?;
     match command {
         Some(command) => with(&setups, &command),
         None => Ok(until_killed(&setups)),
@@ -79,8 +78,8 @@ fn help() -> String {
         Starts servers in temporary directories and prints their URLs; Ctrl-C ends them.\n\
         With a command, runs it with the URLs in LEASEHOLD_TEST_URLS, and ends them with it.\n\n"
         .to_owned();
-    for (name, what, _) in setup::ALL {
-        help += &format!("  {name:<24}{what}\n");
+    for entry in registry::all() {
+        help += &format!("  {:<24}{}\n", entry.name, entry.about);
     }
     help.trim_end().to_owned()
 }

@@ -1,6 +1,7 @@
 //! MongoDB: a replica set of one member, or of three.
 
 mod scram;
+mod setups;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ pub use bson;
 use bson::{Document, doc};
 use rustix::process::Signal;
 
+pub(crate) use self::setups::SETUPS;
 use self::wire::Connection;
 use crate::error::Context as _;
 use crate::install::{self, User};

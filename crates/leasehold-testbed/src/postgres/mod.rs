@@ -6,6 +6,7 @@ mod clients;
 mod counts;
 mod options;
 mod pair;
+mod setups;
 mod transaction;
 
 use std::ops::Deref;
@@ -16,6 +17,7 @@ pub use self::backup::Backup;
 pub use self::counts::{Rows, Statements};
 pub use self::options::PostgresOptions;
 pub use self::pair::PostgresPair;
+pub(crate) use self::setups::SETUPS;
 pub use self::transaction::Transaction;
 use crate::client::work;
 use crate::clock::Clock;

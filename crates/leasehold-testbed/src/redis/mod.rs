@@ -5,6 +5,7 @@ mod options;
 pub mod proxy;
 mod resp;
 mod sentinel;
+mod setups;
 mod slots;
 
 use std::borrow::Cow;
@@ -18,6 +19,7 @@ pub use self::cluster::{RedisCluster, RedisClusterOptions};
 pub use self::options::RedisOptions;
 pub use self::proxy::RedisProxy;
 pub use self::sentinel::{RedisSentinels, Sentinel};
+pub(crate) use self::setups::SETUPS;
 pub use self::slots::Migration;
 use crate::client::ask;
 use crate::ports::Port;

@@ -7,12 +7,12 @@ use std::time::Duration;
 use leasehold::Locks;
 use leasehold::storage::Memory;
 use leasehold_conformance::{Chaos, Controls, Fault, HintFault, Verb};
+use leasehold_defects::{Defective, Place};
 use tokio::sync::watch;
 
 use super::{Heal, Injection, Running, Target, Under};
 use crate::clock::{millis, nanos};
 use crate::event::Log;
-use crate::planted::Defective;
 use crate::random::Random;
 use crate::worker::{Plan, work};
 
@@ -20,7 +20,7 @@ use crate::worker::{Plan, work};
 pub struct MemoryTarget {
     under: Under,
     memory: Memory,
-    /// The storage with its defect, if it is one of the server or of the driver.
+    /// The storage with its defect, if it is one of a storage; and the same of a driver, above the faults.
     server: Defective<Memory>,
     driver: Defective<Chaos<Defective<Memory>>>,
     /// The controls of each worker's calls.
@@ -32,7 +32,7 @@ impl MemoryTarget {
     pub fn new(under: Under) -> Self {
         let memory = Memory::new();
         let (in_driver, in_server) = match under.defect {
-            Some(defect) if defect.is_of_the_driver() => (Some(defect), None),
+            Some(defect) if defect.place() == Place::Driver => (Some(defect), None),
             defect => (None, defect),
         };
         let server = Defective::new(memory.clone(), in_server);

@@ -17,7 +17,7 @@ impl Process {
         let mut command = Command::new(&under.program);
         command.arg("worker").arg(url).stdin(Stdio::piped());
         if let Some(defect) = under.defect {
-            command.args(["--defect", &defect.name()]);
+            command.args(["--defect", defect.name()]);
         }
         let mut child = command.spawn()?;
         let plan = serde_json::to_string(plan)?;

@@ -19,11 +19,11 @@ mod world;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
 
+use leasehold_defects::{CATALOG, Defect as Sabotage};
 use tokio::runtime::{EnterGuard, Runtime};
 
 use self::client::Client;
 use self::invariants::{Law, Violation};
-use self::schedule::Sabotage;
 use self::world::{Tally, World};
 use super::actor::Actor;
 use super::work::Defect;
@@ -71,34 +71,16 @@ fn a_schedule_is_repeated_by_its_seed() {
 #[test]
 fn every_planted_defect_is_caught() {
     const WITHIN: u64 = 6000;
-    let defects: &[(Sabotage, &[Law])] = &[
-        (Sabotage::DeadlineFromReply, &[Law::Exclusion]),
-        (Sabotage::IgnoresShortGrant, &[Law::Exclusion]),
-        (Sabotage::IgnoresRestart, &[Law::Verified]),
-        (Sabotage::DropWithoutCleanup, &[Law::Resolved, Law::Residue]),
-        (Sabotage::EntryKept, &[Law::Residue]),
-        (Sabotage::NoMargin, &[Law::Exclusion]),
-        (Sabotage::NoPatience, &[Law::Resolved, Law::Residue]),
-        (Sabotage::NoRecheckAfterHint, &[Law::Progress]),
-        (Sabotage::NoSecondRelease, &[Law::Resolved, Law::Residue]),
-        (Sabotage::ReleaseIgnoresOwner, &[Law::Exclusion]),
-        (Sabotage::RenewShortens, &[Law::Exclusion]),
-        (Sabotage::RenewUpserts, &[Law::Resolved, Law::Exclusion]),
-        (Sabotage::ReviveAfterLoss, &[Law::Final, Law::Exclusion]),
-        (Sabotage::ShortenWithoutPatience, &[Law::Exclusion]),
-        (Sabotage::TokenRestarts, &[Law::Tokens]),
-    ];
     let _time = paused_time();
     let mut missed = Vec::new();
-    for (sabotage, laws) in defects {
-        let mut seeds = 1..=WITHIN;
-        match seeds.find_map(|seed| run(seed, Some(*sabotage)).err().map(|(_, violation)| (seed, violation)))
-        {
-            None => missed.push(format!("{sabotage:?} is not caught")),
+    for entry in CATALOG.iter().filter(|entry| !entry.caught.laws.is_empty()) {
+        let (defect, mut seeds) = (entry.defect, 1..=WITHIN);
+        match seeds.find_map(|seed| run(seed, Some(defect)).err().map(|(_, violation)| (seed, violation))) {
+            None => missed.push(format!("{defect} is not caught")),
             Some((seed, violation)) => {
-                println!("{sabotage:?}: seed {seed}: {violation}");
-                if !laws.contains(&violation.law) {
-                    missed.push(format!("{sabotage:?} is caught for another reason: {violation}"));
+                println!("{defect}: seed {seed}: {violation}");
+                if !entry.caught.laws.contains(&&*format!("{:?}", violation.law)) {
+                    missed.push(format!("{defect} is caught for another reason: {violation}"));
                 }
             }
         }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leasehold_faultproxy::{ArmedTrap, ConnId, End, Faults, Flow, PortState, Proxy, To, Trap, Which};
+use leasehold_testbed::Links;
 
-use super::rig::Wire;
 use crate::random::Random;
 use crate::target::Running;
 use crate::target::process::Process;
@@ -35,15 +35,15 @@ pub(super) struct Linked {
 }
 
 impl Linked {
-    pub(super) async fn new(url: &str, wire: Wire) -> io::Result<Self> {
+    pub(super) async fn new(url: &str, how: Links) -> io::Result<Self> {
         let mut linked = Self { url: url.to_owned(), proxies: Vec::new() };
         for host in hosts(url) {
             let server = host.parse::<std::net::SocketAddr>().map_err(io::Error::other)?;
             let proxy = Proxy::start(server).await?;
             linked.url = linked.url.replacen(&host, &proxy.addr().to_string(), 1);
             let faults = proxy.faults();
-            let listens = wire.listen.map(|bytes| faults.arm(Trap::on_request(bytes).times(u64::MAX)));
-            linked.proxies.push((proxy, Link { faults, listens: listens.map(Arc::new), call: wire.call }));
+            let listens = how.listen.map(|bytes| faults.arm(Trap::on_request(bytes).times(u64::MAX)));
+            linked.proxies.push((proxy, Link { faults, listens: listens.map(Arc::new), call: how.call }));
         }
         Ok(linked)
     }

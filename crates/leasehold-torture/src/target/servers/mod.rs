@@ -2,9 +2,6 @@
 //! through links that can be broken.
 
 mod links;
-mod postgres;
-mod redis;
-mod rig;
 
 use std::collections::HashMap;
 use std::io;
@@ -13,11 +10,11 @@ use std::time::Duration;
 
 use leasehold::Locks;
 use leasehold::storage::Tier;
-use leasehold_testbed::Server;
+use leasehold_defects::Place;
+use leasehold_testbed::{Damage, Faults, Server, Setup, Wanted, registry};
 use tokio::runtime::Runtime;
 
 use self::links::{Link, Linked};
-use self::rig::{Rig, rig};
 use super::process::Process;
 use super::{Heal, Injection, Running, Target, Under};
 use crate::clock::nanos;
@@ -28,7 +25,7 @@ use crate::worker::Plan;
 /// `testbed:redis-sentinel?failover_grace=5s`.
 pub struct ServersTarget {
     under: Under,
-    rig: Box<dyn Rig>,
+    setup: Box<dyn Setup>,
     /// The URL of the servers, without proxies.
     url: String,
     grace: Duration,
@@ -49,8 +46,11 @@ impl ServersTarget {
     pub fn new(under: Under) -> io::Result<Self> {
         let name = under.url.strip_prefix("testbed:").unwrap_or(&under.url);
         let (name, options) = name.split_once('?').unwrap_or((name, ""));
-        let rig = rig(name)?;
-        let mut url = rig.setup().url();
+        let setup = registry::start(name, &Wanted::default()).map_err(io::Error::other)?;
+        if setup.faults().is_none() {
+            return Err(io::Error::other(format!("this setup cannot be tortured: {name}")));
+        }
+        let mut url = setup.url();
         if !options.is_empty() {
             url.push(if url.contains('?') { '&' } else { '?' });
             url.push_str(options);
@@ -58,9 +58,13 @@ impl ServersTarget {
         let option = |name| options.split('&').find_map(|option| option.strip_prefix(name));
         let grace = option("failover_grace=").map(duration).transpose()?.unwrap_or_default();
         let prefix = option("prefix=").map(str::to_owned);
-        let connections = rig.setup().connections().map_err(io::Error::other)?;
+        let connections = setup.connections().map_err(io::Error::other)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Self { under, rig, url, grace, prefix, connections, links: Mutex::default(), runtime })
+        Ok(Self { under, setup, url, grace, prefix, connections, links: Mutex::default(), runtime })
+    }
+
+    fn servers(&self) -> &dyn Faults {
+        self.setup.faults().expect("BUG: a setup without faults")
     }
 
     fn links(&self) -> MutexGuard<'_, HashMap<i64, Vec<Link>>> {
@@ -96,9 +100,9 @@ impl std::fmt::Debug for ServersTarget {
 impl Target for ServersTarget {
     fn faults(&self) -> Vec<&'static str> {
         let mut faults = vec!["kill", "stop", "break"];
-        faults.extend(self.rig.faults());
-        match self.rig.wire() {
-            Some(wire) if wire.listen.is_some() => faults.extend(links::FAULTS),
+        faults.extend(self.servers().names());
+        match self.servers().links() {
+            Some(links) if links.listen.is_some() => faults.extend(links::FAULTS),
             Some(_) => faults.extend(links::without_hints()),
             None => {}
         }
@@ -111,10 +115,10 @@ impl Target for ServersTarget {
     }
 
     fn start(&self, plan: &Plan) -> io::Result<Box<dyn Running>> {
-        let Some(wire) = self.rig.wire() else {
+        let Some(links) = self.servers().links() else {
             return Ok(Box::new(Process::start(&self.under, &self.url, plan)?));
         };
-        let linked = self.runtime.block_on(Linked::new(&self.url, wire))?;
+        let linked = self.runtime.block_on(Linked::new(&self.url, links))?;
         self.links().insert(plan.w, linked.links());
         let process = Process::start(&self.under, linked.url(), plan)?;
         Ok(Box::new(linked.running(process)))
@@ -129,44 +133,50 @@ impl Target for ServersTarget {
         if links::FAULTS.contains(&injection.fault) {
             return self.break_links(injection, &mut random);
         }
-        if let Some(defect) = self.under.defect.filter(|defect| defect.is_of_the_server()) {
-            self.rig.plant(defect).map_err(io::Error::other)?;
+        if let Some(defect) = self.under.defect.filter(|defect| defect.place() == Place::Server) {
+            self.servers().plant(defect.name()).map_err(io::Error::other)?;
         }
-        let key = self.rig.key(self.prefix.as_deref(), injection.lock);
-        let (rig, mut victims, mut ending) = (&self.rig, Vec::new(), None);
+        let servers = self.servers();
+        let key = servers.key(self.prefix.as_deref(), injection.lock);
+        let mut pick = |n| random.index(n);
+        let (mut victims, mut ending) = (Vec::new(), None);
         match injection.fault.rsplit_once(' ') {
             Some((which, "kill")) => {
-                victims = rig.servers(which, &key, &mut random).map_err(io::Error::other)?;
+                victims = servers.hit(which, &key, &mut pick).map_err(io::Error::other)?;
                 victims.iter().for_each(|server| server.kill9());
-                rig.killed(which).map_err(io::Error::other)?;
+                servers.after_kill(which).map_err(io::Error::other)?;
             }
             Some((which, "restart")) => {
-                let servers = rig.servers(which, &key, &mut random).map_err(io::Error::other)?;
-                servers.into_iter().try_for_each(Server::restart).map_err(io::Error::other)?;
+                let hit = servers.hit(which, &key, &mut pick).map_err(io::Error::other)?;
+                hit.into_iter().try_for_each(Server::restart).map_err(io::Error::other)?;
             }
             Some((which, "stop")) => {
-                let servers = rig.servers(which, &key, &mut random).map_err(io::Error::other)?;
-                servers.iter().for_each(|server| server.stop());
+                let hit = servers.hit(which, &key, &mut pick).map_err(io::Error::other)?;
+                hit.iter().for_each(|server| server.stop());
                 return Ok(Box::new(move || {
-                    servers.iter().for_each(|server| server.cont());
-                    rig.await_whole().map_err(io::Error::other)
+                    hit.iter().for_each(|server| server.cont());
+                    servers.await_whole().map_err(io::Error::other)
                 }));
             }
-            _ => ending = rig.inject(injection.fault, &key, &mut random).map_err(io::Error::other)?,
+            _ => ending = servers.inject(injection.fault, &key, &mut pick).map_err(io::Error::other)?,
         }
         Ok(Box::new(move || {
             ending.map_or(Ok(()), |end| end()).map_err(io::Error::other)?;
             victims.iter().try_for_each(|server| server.launch()).map_err(io::Error::other)?;
-            rig.await_whole().map_err(io::Error::other)
+            servers.await_whole().map_err(io::Error::other)
         }))
     }
 
     fn needs(&self, fault: &str) -> Tier {
-        self.rig.needs(fault)
+        match self.servers().damage(fault) {
+            Damage::Restart => Tier::RestartSafe,
+            Damage::Failover => Tier::FailoverSafe,
+            _ => Tier::Advisory,
+        }
     }
 
     fn refuses_after(&self, fault: &str) -> Duration {
-        if self.rig.refuses(fault) {
+        if self.servers().refuses(fault) {
             // Only as long as the fault lasts.
             return Duration::from_millis(1);
         }
@@ -177,8 +187,8 @@ impl Target for ServersTarget {
     }
 
     fn left(&self) -> io::Result<Vec<String>> {
-        let mut left = self.rig.left().map_err(io::Error::other)?;
-        let now = self.rig.setup().connections().map_err(io::Error::other)?;
+        let mut left = self.servers().left().map_err(io::Error::other)?;
+        let now = self.setup.connections().map_err(io::Error::other)?;
         if now > self.connections {
             left.push(format!("{} connections more than before", now - self.connections));
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use super::schedule::Sabotage;
+use super::Sabotage;
 use crate::clock::nanos;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{
@@ -46,10 +46,10 @@ pub(super) struct Entry {
 impl Model {
     /// Executes a claim, which comes too late at `not_after`. All times are of the storage's clock.
     pub(super) fn acquire(&mut self, claim: &Claim, not_after: u64, now: u64) -> Result<AcquireReply> {
-        if now >= not_after && self.sabotage != Some(Sabotage::NoPatience) {
+        if now >= not_after && self.sabotage != Some(Sabotage::IgnoresPatience) {
             return Err(too_late());
         }
-        let shortens = self.sabotage == Some(Sabotage::RenewShortens);
+        let shortens = self.sabotage == Some(Sabotage::ShortensWithEveryRenewal);
         let record = self.locks.entry(claim.name.clone()).or_default();
         let until = now + nanos(claim.ttl);
         if let Some(lease) = record.live(now)
@@ -63,7 +63,7 @@ impl Model {
             record.queue.retain(|entry| entry.owner != claim.owner);
             let before = Token::new(record.last);
             record.last = match self.sabotage {
-                Some(Sabotage::TokenRestarts) if record.lease.is_none() => 1,
+                Some(Sabotage::TokensRestart) if record.lease.is_none() => 1,
                 _ => std::cmp::max(record.last + 1, now / 1000),
             };
             let given = if self.short_handovers && claim.wait { claim.ttl / 4 * 3 } else { claim.ttl };
@@ -73,7 +73,7 @@ impl Model {
             }
             let token = Token::new(record.last);
             self.grants.push((claim.name.clone(), claim.owner, token));
-            let ignored = self.sabotage == Some(Sabotage::IgnoresShortGrant);
+            let ignored = self.sabotage == Some(Sabotage::BelievesTheClaim);
             return Ok(AcquireReply::Granted { token, ttl: if ignored { claim.ttl } else { given } });
         }
         if claim.wait && self.fair {
@@ -90,8 +90,8 @@ impl Model {
         if claim.shorten && now >= not_after && !late_is_fine {
             return Err(too_late());
         }
-        let shortens = claim.shorten || self.sabotage == Some(Sabotage::RenewShortens);
-        let upserts = self.sabotage == Some(Sabotage::RenewUpserts);
+        let shortens = claim.shorten || self.sabotage == Some(Sabotage::ShortensWithEveryRenewal);
+        let upserts = self.sabotage == Some(Sabotage::RenewsAsUpsert);
         let Some(record) = self.locks.get_mut(&claim.name) else {
             return Ok(RenewReply::NotHeld);
         };
@@ -114,10 +114,10 @@ impl Model {
         let Some(record) = self.locks.get_mut(&claim.name) else {
             return ReleaseReply::NotHeld;
         };
-        if self.sabotage != Some(Sabotage::EntryKept) {
+        if self.sabotage != Some(Sabotage::KeepsEntries) {
             record.queue.retain(|entry| entry.owner != claim.owner);
         }
-        let any_owner = self.sabotage == Some(Sabotage::ReleaseIgnoresOwner);
+        let any_owner = self.sabotage == Some(Sabotage::ReleasesForAnyOwner);
         let held = record.live(now).is_some_and(|lease| lease.owner == claim.owner || any_owner);
         if held {
             record.lease = None;

@@ -204,38 +204,3 @@ fn ttls_and_length(random: &mut Random) -> (Vec<Duration>, u64) {
     let chaos_for = std::cmp::max(chaos_for, SECOND / 2);
     (ttls, chaos_for)
 }
-
-/// A defect that is planted at the border of the engine, to test that a law catches it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sabotage {
-    /// The engine counts a deadline from the arrival of the answer.
-    DeadlineFromReply,
-    /// The engine ignores that the granted TTL is shorter than the one of its claim.
-    IgnoresShortGrant,
-    /// The engine verifies no lease when the storage has restarted.
-    IgnoresRestart,
-    /// The engine cleans nothing up for a caller that left.
-    DropWithoutCleanup,
-    /// The storage keeps the entry of a waiter that leaves.
-    EntryKept,
-    /// The engine considers a lease alive until its very end.
-    NoMargin,
-    /// The storage executes claims however late.
-    NoPatience,
-    /// A waiter claims again only after a hint.
-    NoRecheckAfterHint,
-    /// The cleanup releases only once, although a claim may still be executed.
-    NoSecondRelease,
-    /// The storage ends a lease for any owner.
-    ReleaseIgnoresOwner,
-    /// The storage lets any renewal shorten a lease, however late.
-    RenewShortens,
-    /// The storage renews leases that have ended.
-    RenewUpserts,
-    /// The engine revives a lost lease at a late renewal.
-    ReviveAfterLoss,
-    /// The storage shortens leases however late, and sends no hint.
-    ShortenWithoutPatience,
-    /// The storage counts tokens from 1 whenever a lock was free.
-    TokenRestarts,
-}

@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use self::network::Pending;
+use super::Sabotage;
 use super::client::{Client, START, Ticks};
 use super::invariants::{Law, Laws, Violation, check_work};
 use super::model::Model;
-use super::schedule::{Conditions, MS, Random, SECOND, STEP_WITHIN, Sabotage};
+use super::schedule::{Conditions, MS, Random, SECOND, STEP_WITHIN};
 use crate::engine::work;
 use crate::storage::{Hint, Limits, Name, Owner};
 use crate::ticket::Ticket;

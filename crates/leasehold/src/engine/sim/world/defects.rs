@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::schedule::Sabotage;
+use super::super::Sabotage;
 use super::super::wire::{Answer, Ask};
 use super::World;
 use super::text::brief;
@@ -17,12 +17,12 @@ impl World {
                 let all = claims.iter().all(|claim| self.released.contains(&claim.owner));
                 all.then(|| Answer::Release(claims.iter().map(|_| Ok(ReleaseReply::NotHeld)).collect()))
             }
-            (Sabotage::DropWithoutCleanup, Ask::Release(claims)) => {
+            (Sabotage::DropWithoutResolver, Ask::Release(claims)) => {
                 let left = |claim: &Claim| self.owners.get(&claim.owner).is_some_and(|o| !o.granted);
                 let all = claims.iter().all(left);
                 all.then(|| Answer::Release(claims.iter().map(|_| Ok(ReleaseReply::NotHeld)).collect()))
             }
-            (Sabotage::NoRecheckAfterHint, Ask::Acquire(claims)) => {
+            (Sabotage::NoRecheck, Ask::Acquire(claims)) => {
                 let rested = |claim: &Claim| claim.wait && !self.hinted.contains(&claim.owner);
                 let asked = |claim: &Claim| self.released.contains(&claim.owner);
                 let all = claims.iter().all(|claim| rested(claim) && asked(claim));
@@ -41,7 +41,7 @@ impl World {
         let holds: Vec<_> = self.clients[client].holding(self.now).map(|held| held.guard.owner()).collect();
         self.clients[client].unverified.extend(holds);
         self.clients[client].restarted = Some(self.now);
-        if self.sabotage == Some(Sabotage::IgnoresRestart) { Hint::Any } else { hint }
+        if self.sabotage == Some(Sabotage::IgnoresRestarts) { Hint::Any } else { hint }
     }
 
     /// Returns an answer as the defective engine reads it.
@@ -67,7 +67,7 @@ impl World {
                 for (place, answer) in answers.iter_mut().enumerate() {
                     let Ok(RenewReply::Renewed { ttl }) = answer else { continue };
                     stretch(ttl);
-                    if self.sabotage == Some(Sabotage::ReviveAfterLoss)
+                    if self.sabotage == Some(Sabotage::LateRenewalRevives)
                         && let Ask::Renew(claims) = &self.calls[&id].ask
                     {
                         self.clients[client].revive(self.now, claims[place].owner, *ttl);
@@ -98,7 +98,7 @@ impl World {
                 let sure = claims.iter().zip(answers).filter(|(_, answer)| answer.is_ok());
                 self.released.extend(sure.map(|(claim, _)| claim.owner));
             }
-            (Ask::Acquire(claims), Answer::Acquire(answers), Some(Sabotage::NoRecheckAfterHint)) => {
+            (Ask::Acquire(claims), Answer::Acquire(answers), Some(Sabotage::NoRecheck)) => {
                 for (claim, answer) in claims.iter().zip(answers) {
                     if claim.wait && answer.is_ok() {
                         self.released.insert(claim.owner);

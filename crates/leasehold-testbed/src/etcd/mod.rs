@@ -1,5 +1,7 @@
 //! etcd: one member, or three.
 
+mod setups;
+
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::process::Command;
@@ -7,6 +9,7 @@ use std::sync::Arc;
 
 use rustix::process::Signal;
 
+pub(crate) use self::setups::SETUPS;
 use crate::client::ask;
 use crate::install::{self, User};
 use crate::ports::{Port, retry_ports};
