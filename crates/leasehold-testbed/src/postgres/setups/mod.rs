@@ -79,7 +79,7 @@ impl Faults for Postgres {
         inside(self, fault, key, pick)
     }
 
-    /// A crash of the server empties an unlogged table.
+    /// Makes the table of leases unlogged, so that a crash of the server empties it.
     fn plant(&self, defect: &str) -> Result<()> {
         match defect {
             "leases-unlogged" => self.sql("alter table leasehold set unlogged").map(drop),
