@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::{Handle, LeaseStatus};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::lost::Lost;
 use crate::options;
 use crate::storage::{Name, Owner, Token};
@@ -88,6 +88,8 @@ impl Guard {
     ///
     /// - [`Lost`](crate::ErrorKind::Lost) if the lock is lost.
     /// - [`Unavailable`](crate::ErrorKind::Unavailable) if the storage did not answer; the lock is still held.
+    /// - [`Unsupported`](crate::ErrorKind::Unsupported) if the storage refuses the renewal, as a server does whose
+    ///   permissions have changed. The lock is still held until its deadline.
     /// - [`Invalid`](crate::ErrorKind::Invalid) if a full TTL would not be enough.
     ///
     /// # Cancel safety
@@ -109,7 +111,11 @@ impl Guard {
         }
         match self.status.why_lost() {
             Some(lost) => Err(Error::lost_for(self.name(), lost)),
-            None => Err(Error::unavailable(self.name(), least, None)),
+            None => {
+                let text = "the renewal was answered too late to leave that much; retry";
+                let text = format!("{text} name=`{}` ensure=`{least:?}`", self.name());
+                Err(Error::new(ErrorKind::Unavailable, text))
+            }
         }
     }
 
@@ -156,6 +162,8 @@ impl Guard {
     /// - [`Lost`](crate::ErrorKind::Lost) if the lock is lost.
     /// - [`Unavailable`](crate::ErrorKind::Unavailable) if the storage did not answer. The lock is still held,
     ///   for the shorter of the two TTLs, and renewals go on with the new one.
+    /// - [`Unsupported`](crate::ErrorKind::Unsupported) if the storage refuses the renewal, as a server does whose
+    ///   permissions have changed. The lock is held as after `Unavailable`.
     ///
     /// # Cancel safety
     ///

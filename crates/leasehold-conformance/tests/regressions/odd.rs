@@ -20,6 +20,8 @@ pub(crate) enum Oddity {
     AnswersLate(Duration),
     /// Fails to release, with an error of this kind.
     FailsToRelease(ErrorKind),
+    /// Answers each renewal with an error of this kind.
+    FailsToRenew(ErrorKind),
     /// Reports this granted TTL for any claim.
     GrantsFor(Duration),
     /// Lists the first page, whatever the start.
@@ -114,6 +116,9 @@ impl Storage for Odd {
     }
 
     async fn renew(&self, claims: &[Claim]) -> Vec<Result<RenewReply>> {
+        if let Oddity::FailsToRenew(kind) = self.oddity {
+            return claims.iter().map(|_| Err(Error::new(kind, "the reason"))).collect();
+        }
         self.memory.renew(claims).await
     }
 

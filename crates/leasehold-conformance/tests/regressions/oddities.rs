@@ -59,6 +59,35 @@ async fn a_release_that_is_refused_for_good_fails_at_once_with_the_reason() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_renewal_that_is_refused_for_good_fails_at_once_with_the_reason() {
+    for kind in [ErrorKind::Invalid, ErrorKind::Unsupported] {
+        let locks = client(Odd::new(&Memory::new(), Oddity::FailsToRenew(kind)));
+        let (guard, start) = (take(&locks, "x", s(10)).await, Instant::now());
+        let refused = |answer: leasehold::Result<()>| {
+            let error = answer.expect_err("refused");
+            assert_eq!((error.kind(), error.to_string()), (kind, "the reason".to_owned()));
+        };
+        refused(guard.extend(s(20)).await);
+        assert!(start.elapsed() < ms(10) && guard.is_held(), "{:?}", start.elapsed());
+        sleep(s(2)).await;
+        refused(guard.ensure(s(9)).await);
+        assert!(start.elapsed() < s(2) + ms(10) && guard.is_held(), "{:?}", start.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_fails_names_its_wait_and_the_reason() {
+    for kind in [ErrorKind::Unavailable, ErrorKind::Internal] {
+        let locks = client(Odd::new(&Memory::new(), Oddity::FailsToRenew(kind)));
+        let guard = take(&locks, "x", s(10)).await;
+        let error = guard.extend(s(20)).await.expect_err("not renewed");
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.waited().is_some_and(|waited| waited < ms(10)), "{error:?}");
+        assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("the reason"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_release_that_fails_until_its_limit_names_the_wait_and_the_last_reason() {
     for kind in [ErrorKind::Unavailable, ErrorKind::Internal] {
         let locks = client(Odd::new(&Memory::new(), Oddity::FailsToRelease(kind)));

@@ -14,8 +14,8 @@ use crate::engine::cleanup::{Cleanup, Leftovers};
 use crate::engine::handle::Reply;
 use crate::engine::lease::{self, Lease};
 use crate::engine::planted::{self, Bug};
-use crate::engine::timing::{RELEASE_LIMIT, by_a_slow_clock, renew_limit};
-use crate::error::Error;
+use crate::engine::timing::{RELEASE_LIMIT, by_a_slow_clock};
+use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::lost::Lost;
 use crate::options::{Options, Renewal};
@@ -53,6 +53,8 @@ impl LeaseOptions {
 struct RenewWaiter {
     /// How many renewals had been sent by then.
     after: u32,
+    /// When it called.
+    asked: Moment,
     reply: Reply<()>,
 }
 
@@ -137,8 +139,9 @@ impl Actor {
     /// Renews a lease for a caller, possibly for another TTL.
     pub(super) fn renew_for(&mut self, key: Key, ttl: Option<Duration>, reply: Reply<()>) {
         // If it was lost meanwhile, the guard knows why.
+        let asked = self.clock.now();
         let Some(stage) = self.lease_stage(key) else { return };
-        stage.waiters.push(RenewWaiter { after: stage.lease.calls(), reply });
+        stage.waiters.push(RenewWaiter { after: stage.lease.calls(), asked, reply });
         self.queue_step(key, ttl.map_or(Input::RenewNow, Input::Extend));
     }
 
@@ -205,7 +208,7 @@ impl Actor {
         let Some(stage) = self.lease_stage(key) else { return };
         let lease = &stage.lease;
         let (renewed, failed) = (lease.renewals() != before.renewals, lease.failures() > before.failures);
-        let (deadline, lasts, calls) = (lease.deadline(), lease.lasts(), lease.calls());
+        let (deadline, calls) = (lease.deadline(), lease.calls());
         let (name, token) = (stage.status.name.clone(), stage.status.token);
         let moved = renewed || deadline != before.deadline;
         if moved && !stage.status.publish(now, lease, stage.extends) {
@@ -214,7 +217,13 @@ impl Actor {
         }
         if renewed || failed {
             for waiter in stage.waiters.extract_if(.., |waiter| waiter.after < calls) {
-                let failed = || Error::unavailable(&name, renew_limit(lasts), cause);
+                let failed = || match cause {
+                    // A retry does not mend this.
+                    Some(cause) if matches!(cause.kind(), ErrorKind::Invalid | ErrorKind::Unsupported) => {
+                        cause.clone()
+                    }
+                    _ => Error::unavailable(&name, now.since(waiter.asked), cause),
+                };
                 let _ = waiter.reply.send(if renewed { Ok(()) } else { Err(failed()) });
             }
         }
