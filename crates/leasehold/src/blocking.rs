@@ -72,7 +72,7 @@ impl Locks {
         block_on(self.0.inspect(name))
     }
 
-    /// Lists the holders of all locks whose names begin with `prefix`, ordered by name.
+    /// Lists the holders of all locks whose names begin with `prefix`, ordered by name and token.
     ///
     /// # Errors
     ///

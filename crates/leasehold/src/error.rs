@@ -27,13 +27,14 @@ pub enum ErrorKind {
     /// The system has run out of a resource, or a part of it failed; the text names it. Otherwise this is a bug of
     /// this library or of a storage: report it.
     Internal,
-    /// A name, a URL, a ticket or an option is wrong. Fix the call. Nothing was sent.
+    /// A name, a URL, a ticket or an option is wrong, or the storage cannot take it. Fix the call; a retry fails, too.
     Invalid,
     /// The lock was held and has been lost. Stop; treat the work as unfinished.
     Lost,
     /// The storage did not answer, so the state is unknown. Retry, or give up.
     Unavailable,
-    /// This storage does not support the call. Choose another storage, or another option.
+    /// This storage does not support the call, or lacks what the call needs, such as a permission; the text names it.
+    /// Set it up, or choose another storage or another option.
     Unsupported,
 }
 
@@ -114,7 +115,7 @@ impl Error {
         self.0.holder.as_ref()
     }
 
-    /// Returns how long the caller had waited, for a failed acquisition.
+    /// Returns how long the caller had waited, if another client kept the lock or the storage did not answer.
     pub fn waited(&self) -> Option<Duration> {
         self.0.waited
     }

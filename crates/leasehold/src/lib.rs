@@ -72,8 +72,8 @@
 //! | [`Contended`](ErrorKind::Contended) | another client held it for the whole wait; [`Error::holder`] tells which | try later, or skip |
 //! | [`Lost`](ErrorKind::Lost) | it was held and has been lost | stop; the work is unfinished |
 //! | [`Unavailable`](ErrorKind::Unavailable) | the storage did not answer; the state is unknown | retry, or give up |
-//! | [`Invalid`](ErrorKind::Invalid) | a name, an option, a URL or a ticket is wrong; nothing was sent | fix the call |
-//! | [`Unsupported`](ErrorKind::Unsupported) | this storage does not support the call | choose another one |
+//! | [`Invalid`](ErrorKind::Invalid) | a name, an option, a URL or a ticket is wrong, or the storage cannot take it | fix the call |
+//! | [`Unsupported`](ErrorKind::Unsupported) | this storage does not support the call, or lacks a permission or a setting that it needs | set it up, or choose another one |
 //! | [`Closed`](ErrorKind::Closed) | the client was closed | nothing |
 //! | [`Internal`](ErrorKind::Internal) | the system has run out of something, which the text names; else a bug | mend it; report it |
 //!

@@ -93,6 +93,7 @@ impl Lock {
     /// - [`Contended`](ErrorKind::Contended) if another client held it for the whole wait.
     /// - [`Unavailable`](ErrorKind::Unavailable) if the storage did not answer.
     /// - [`Invalid`](ErrorKind::Invalid) if the name or an option is out of bounds; nothing was sent.
+    /// - [`Unsupported`](ErrorKind::Unsupported) if the storage refuses the claim, for want of a permission for example.
     /// - [`Closed`](ErrorKind::Closed) if the client was closed.
     ///
     /// # Cancel safety

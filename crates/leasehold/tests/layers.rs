@@ -9,8 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The folders whose files still import in a circle.
-const CIRCULAR: [&str; 3] = ["storage/postgres", "storage/redis", "storage/sqlite"];
+/// The imports that still close a circle, each within the folder of a storage. Without them there is no circle.
+const CIRCULAR: [(&str, &str); 5] = [
+    ("storage/postgres/link_connector", "storage/postgres/link"),
+    ("storage/redis/cluster", "storage/redis/topology"),
+    ("storage/redis/failover", "storage/redis/facts"),
+    ("storage/redis/operation", "storage/redis/topology"),
+    ("storage/sqlite/job", "storage/sqlite/leases"),
+];
 
 #[test]
 fn every_import_follows_the_drawing() {
@@ -23,13 +29,13 @@ fn every_import_follows_the_drawing() {
 
 #[test]
 fn no_modules_import_in_a_circle() {
-    let found = circles(&Sources::read().imports());
-    let known = |circle: &String| CIRCULAR.iter().any(|folder| circle.starts_with(folder));
-    let new: Vec<_> = found.iter().filter(|circle| !known(circle)).cloned().collect();
-    assert!(new.is_empty(), "\n{}", new.join("\n"));
-    for folder in CIRCULAR {
-        let is_circular = found.iter().any(|circle| circle.starts_with(folder));
-        assert!(is_circular, "{folder} has no circle any more: remove it from the list");
+    let imports = Sources::read().imports();
+    let found = circles(&imports, &CIRCULAR);
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+    for (from, to) in CIRCULAR {
+        let others: Vec<_> = CIRCULAR.into_iter().filter(|other| *other != (from, to)).collect();
+        let closes = !circles(&imports, &others).is_empty();
+        assert!(closes, "{from} imports {to}: this closes no circle any more; remove it from the list");
     }
 }
 
@@ -62,7 +68,7 @@ fn a_backward_import_and_a_circle_are_found() {
     };
     let found = |sources: &Sources| {
         let imports = sources.imports();
-        (drawing.violations(&imports, sources).len(), circles(&imports).len())
+        (drawing.violations(&imports, sources).len(), circles(&imports, &CIRCULAR).len())
     };
     let (violations, all_circles) = found(&clean);
     // Each of these lines is against the direction of the drawing.
@@ -86,6 +92,8 @@ fn a_backward_import_and_a_circle_are_found() {
         ("storage/owner", "use super::holder::Holder;"),
         ("storage/any", "fn f() { super::super::storage::registry::parse(); }"),
         ("storage/postgres/config", "use super::Postgres;"),
+        ("storage/redis/keys", "use super::Redis;"),
+        ("storage/sqlite/config", "use super::connect::connect;"),
         ("storage/net/clock", "use super::server::Server;"),
     ] {
         let sources = planted(path, line);
@@ -180,8 +188,9 @@ impl Drawing {
 /// Which modules each module imports from.
 type Imports = BTreeMap<String, BTreeSet<String>>;
 
-/// Returns each smallest circle, as the path through it. A path begins with its first module in alphabetical order.
-fn circles(imports: &Imports) -> Vec<String> {
+/// Returns each smallest circle without the known imports, as the path through it. A path begins with its first module
+/// in alphabetical order.
+fn circles(imports: &Imports, known: &[(&str, &str)]) -> Vec<String> {
     // A file and the folder of its name are one module, as are the files in it.
     let whole = |module: &str| -> String {
         let parts: Vec<_> = module.split('/').collect();
@@ -192,7 +201,8 @@ fn circles(imports: &Imports) -> Vec<String> {
     let mut merged = Imports::new();
     for (from, all) in imports {
         let from = whole(from);
-        let all = all.iter().map(|to| whole(to)).filter(|to| *to != from);
+        let is_known = |to: &String| known.contains(&(from.as_str(), to.as_str()));
+        let all = all.iter().map(|to| whole(to)).filter(|to| *to != from && !is_known(to));
         merged.entry(from.clone()).or_default().extend(all);
     }
     let mut found = BTreeSet::new();

@@ -57,6 +57,7 @@ pub(crate) enum Home {
     CurrentRuntime,
 }
 
+/// The engine's task. It owns every acquisition of its client.
 pub(crate) struct Actor {
     storage: AnyStorage,
     clock: Clock,

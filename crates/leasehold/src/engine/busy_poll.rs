@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use crate::clock::Moment;
 
+/// Decides whether the engine polls or sleeps.
 pub(crate) struct BusyPoll {
     /// Tells whether the machine is busy. Without it, the engine never polls.
     load: Option<Load>,

@@ -38,7 +38,7 @@ pub(crate) struct LeaseStatus {
     unsettled: AtomicBool,
     /// How often the holder has set another TTL.
     extends: AtomicU32,
-    /// The deadline in nanoseconds. [`OVER`], and nothing else from then on, once a thread has seen it pass.
+    /// The deadline in nanoseconds. A thread that sees it pass sets it to [`OVER`], which is final.
     deadline: AtomicU64,
     lost: OnceLock<Lost>,
     /// Wakes up the callers of [`LeaseStatus::lost`].
@@ -191,7 +191,7 @@ impl LeaseStatus {
         self.why_lost().unwrap_or(lost)
     }
 
-    /// Returns the deadline without a look at the clock.
+    /// Returns the deadline without reading the clock.
     #[cfg(test)]
     pub(super) fn deadline(&self) -> Moment {
         Moment::from_nanos(self.deadline.load(Ordering::Acquire))

@@ -1,8 +1,8 @@
-//! The contract between the engine and whatever remembers who holds a lock.
+//! The contract between the engine and a storage, which keeps the locks.
 //!
-//! Implement [`Storage`] to lock over something of your own, then prove it with the
-//! `leasehold-conformance` crate: each clause below is a case there. A clause that no case checks is not
-//! promised. The trait may still change before 1.0.
+//! Implement [`Storage`] to keep locks somewhere else, and prove the implementation with the `leasehold-conformance`
+//! crate. Each clause of the contract has test cases there. A clause without a case is not promised. The trait may
+//! still change before 1.0.
 
 mod any;
 mod cursor;
@@ -46,81 +46,83 @@ pub use self::share::Share;
 pub use self::token::Token;
 use crate::error::Result;
 
-/// Remembers who holds which lock. Implementors write plain `async fn`; there are no default methods.
+/// A place where locks are kept. Implementors write plain `async fn`; no method has a default.
 ///
 /// # Contract
 ///
-/// *Batches.* `acquire`, `renew` and `release` get claims with distinct names and answer each, in order.
-/// Each claim is atomic on its own, by the storage's clock; one claim's failure is not another's.
+/// **Batches.** `acquire`, `renew` and `release` get claims with distinct names and answer each of them, in order.
+/// Each claim is executed atomically, by the storage's clock. The failure of one claim does not affect the others.
 ///
-/// *Acquire grants to one.* Of any number of concurrent claims for a free name, one is granted. Where no order is
-/// promised ([`Guarantees::fair`]) their votes may be split, and none is: then each is told when to ask again.
+/// **Acquire grants a lock once.** Of all concurrent claims for a free lock, one is granted. Where no order is
+/// promised ([`Guarantees::fair`]), concurrent claims may also block each other, so that none is granted. Then each
+/// reply says when to retry.
 ///
-/// *Acquire is idempotent per owner.* Asked again by the owner that holds, it grants the same token and a
-/// full TTL from now. So a lost answer is harmless.
+/// **Acquire is idempotent per owner.** If the owner already holds the lock, another acquire grants the same token
+/// and a full TTL from now. So a lost reply does no harm.
 ///
-/// *A waiter may be granted less than it asks for,* if the lock was handed over to it before it asked again. A renewal
-/// gives it a full TTL from then.
+/// **A waiter may be granted less than its TTL,** if the lock was handed over to it between two of its claims. A
+/// renewal grants the full TTL.
 ///
-/// *Nothing shortens a lease but a claim that says so.* An acquire or a renew by the owner that holds moves the
-/// end of the lease to `ttl` from now or leaves it where it is, whichever is later: requests may be executed
-/// late and twice. Only a renew with [`Claim::shorten`] may bring it forward, and only within its patience.
-/// One that does hints the owner where the storage promises push: another process may hold a guard of that
-/// lease, and has to learn of its new end at once.
+/// **A lease is shortened only by a claim that says so.** An acquire or a renew by the holder moves the end of the
+/// lease to `ttl` from now, unless the lease ends later: requests may be executed late and twice. Only a renew with
+/// [`Claim::shorten`] may move the end to an earlier time, and only within its patience. Where the storage promises
+/// push, it then hints the owner, since another process may hold a guard of the same lease.
 ///
-/// *Shares.* A storage is asked only for shares that [`Limits::share_max`] allows: [`AnyStorage`] refuses others before
-/// it calls one.
+/// **Shares.** A storage gets only claims whose share [`Limits::share_max`] allows. [`AnyStorage`] refuses all others
+/// without calling the storage.
 ///
-/// *Patience.* A claim that the storage executes later than [`Claim::patience`] after it was sent grants
-/// nothing and leaves nothing.
+/// **Patience.** A claim that the storage executes later than [`Claim::patience`] after it was sent grants nothing
+/// and leaves nothing behind.
 ///
-/// *Waiters.* A `Held` answer to a claim with [`Claim::wait`] leaves a waiter's entry for that owner. It
-/// expires by itself within [`WAITER_TTL`]; asking again refreshes it and keeps its place; `release` by that
-/// owner removes it. While a live entry stands first, a fair storage grants to nobody else. A claim without
-/// `wait` leaves nothing.
+/// **Waiters.** A claim with [`Claim::wait`] that is answered with `Held` leaves a waiter's entry for its owner. The
+/// entry expires after [`WAITER_TTL`]. Another claim refreshes it, and it keeps its place. `release` removes it.
+/// While the queue has a live entry, a fair storage grants the lock only to the owner of the first one. A claim
+/// without `wait` leaves no entry.
 ///
-/// *Renew never resurrects.* After expiry, release or loss the answer is `NotHeld`, even if nobody else came.
+/// **Renew never revives a lease.** After expiry, release or loss, the reply is `NotHeld`, even if the lock is still
+/// free.
 ///
-/// *Release touches only this owner's lease and entry,* and a second release is `NotHeld`. If the lock is
-/// free afterwards and somebody waits, the turn passes on: the next waiter is hinted.
+/// **Release affects only the lease and the entry of its owner.** A second release is answered with `NotHeld`. If the
+/// lock is free after a release, the storage hints the next waiter.
 ///
-/// *`Err` means unknown.* A storage that knows the answer returns it. An error of kind
-/// [`Unavailable`](crate::ErrorKind::Unavailable) is asked again; any other kind ends the attempt. What it may have
-/// left is released, until no claim can be executed any more; not so if the storage says that it has done nothing
-/// ([`Error::definite`](crate::Error::definite)).
+/// **`Err` means unknown.** A storage that knows the result returns it. The engine retries after an error of the kind
+/// [`Unavailable`](crate::ErrorKind::Unavailable); any other kind ends the attempt. After an error, the engine
+/// releases what the claim may have left, until the claim can no longer be executed. It does not if the storage marks
+/// the error as [definite](crate::Error::definite): then nothing was executed and nothing will be.
 ///
-/// *Tokens grow per name,* across releases, expiry and restarts: `max(last + 1, clock in µs)`, below 2^63.
+/// **The tokens of a name grow,** across releases, expiry and restarts: `max(last + 1, clock in µs)`, below 2^63.
 ///
-/// *A dropped call is an unknown outcome,* never a broken storage. The engine limits the time of each call
+/// **A dropped call has an unknown result,** and does not break the storage. The engine limits the time of each call
 /// by dropping it.
 ///
-/// *Hints may be early, late, repeated or missing.* [`Hint::Any`] is sent after every reconnect, and
-/// [`Hint::Restarted`] instead if leases may have been forgotten meanwhile.
+/// **Hints may be early, late, repeated or missing.** After every reconnect, the storage sends [`Hint::Any`], or
+/// [`Hint::Restarted`] if leases may have been forgotten in the meantime.
 ///
-/// *No retries, no sleeping, no renewals inside a storage.* The engine does those.
+/// **A storage does not retry, sleep or renew.** The engine does.
 ///
-/// *Names and labels are data:* bound, never spliced. `Debug`, `Display`, errors and logs never show a secret.
+/// **Names and labels are data.** They are bound as parameters and never become part of a statement. `Debug`,
+/// `Display`, errors and logs never show a secret.
 pub trait Storage: Debug + Display + Send + Sync + 'static {
-    /// Says what this storage promises, as found when it was connected.
+    /// Returns what this storage promises, as probed when it was connected.
     fn guarantees(&self) -> Guarantees;
 
-    /// Says what this storage accepts.
+    /// Returns what this storage accepts.
     fn limits(&self) -> Limits;
 
-    /// Grants each claim whose name is free and whose turn it is.
+    /// Grants each claim whose lock is free and whose owner is the next in the queue.
     fn acquire(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<AcquireReply>>> + Send;
 
-    /// Gives each claim's owner a full TTL from now, if it still holds.
+    /// Extends the lease of each claim's owner to a full TTL from now, if it still holds the lock.
     fn renew(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<RenewReply>>> + Send;
 
-    /// Ends each claim's lease and waiter's entry.
+    /// Ends the lease of each claim's owner, and removes its waiter's entry.
     fn release(&self, claims: &[Claim]) -> impl Future<Output = Vec<Result<ReleaseReply>>> + Send;
 
-    /// Returns every holder of a lock, ordered by token; none if it is free. Changes nothing.
+    /// Returns every holder of a lock, ordered by token. The list is empty if the lock is free. Changes nothing.
     fn inspect(&self, name: &Name) -> impl Future<Output = Result<Vec<Holder>>> + Send;
 
-    /// Lists at most `limit` holders whose names begin with `prefix`, ordered by name and token, that come after
-    /// `after`. A page with fewer holders is the last one.
+    /// Returns a page of the holders of all locks whose names begin with `prefix`, ordered by name and token. The
+    /// page begins behind `after`. It has `limit` holders, or fewer if it is the last one.
     fn list(
         &self,
         prefix: &str,
@@ -128,27 +130,27 @@ pub trait Storage: Debug + Display + Send + Sync + 'static {
         limit: usize,
     ) -> impl Future<Output = Result<Vec<Holder>>> + Send;
 
-    /// Says what the servers or files behind it are, and what to change for them to promise more: the lines of
-    /// `leasehold doctor`. At least one.
+    /// Reports what the servers or files of the storage are, and what to change so that they promise more.
+    /// `leasehold doctor` prints these findings. There is at least one.
     fn findings(&self) -> impl Future<Output = Result<Vec<Finding>>> + Send;
 
-    /// Changes the set of names that this process observes: `added` were not in it, `removed` were. Send
-    /// [`Hint::Name`] when a name in the set is locked or unlocked, if that is possible without polling. The
-    /// cost of a call must depend on the difference, not on the size of the set.
+    /// Changes the set of names that this process observes. The names in `added` were not in the set, and those in
+    /// `removed` were. The storage sends [`Hint::Name`] when a lock in the set is locked or unlocked, if it can do so
+    /// without polling. The cost of a call depends on the difference and not on the size of the set.
     fn watch(&self, added: &[Name], removed: &[Name]);
 
-    /// Subscribes to hints. Called at most once, before the first waiting claim and the first watched name.
-    /// A subscription that takes time sends [`Hint::Any`] when it stands.
+    /// Subscribes to hints. The engine calls this at most once, before the first claim that waits and the first
+    /// observed name. If subscribing takes time, the storage sends [`Hint::Any`] once it is subscribed.
     fn hints(&self) -> impl Stream<Item = Hint> + Send + 'static;
 }
 
-/// How long a waiter's entry lives unless it is refreshed: three times [`WAITER_HEARTBEAT`].
+/// How long a waiter's entry lives after it was last refreshed: three times [`WAITER_HEARTBEAT`].
 pub const WAITER_TTL: Duration = Duration::from_secs(6);
 
-/// How often a waiter asks again when nobody wakes it.
+/// How long a waiter waits for a hint before it claims again.
 pub const WAITER_HEARTBEAT: Duration = Duration::from_secs(2);
 
-/// What a storage is asked for.
+/// A request for a lock, or for a change of its lease, on behalf of one owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Claim {
@@ -156,25 +158,26 @@ pub struct Claim {
     pub name: Name,
     /// How much of the lock it takes.
     pub share: Share,
-    /// The acquisition that asks.
+    /// The acquisition on whose behalf the claim is made.
     pub owner: Owner,
-    /// How long the lease lasts from the moment it is granted or renewed.
+    /// How long the lease lasts, from the moment when the storage executes the claim.
     pub ttl: Duration,
-    /// An acquire executed later than this after it was sent grants nothing.
+    /// How long after it was sent an acquire may be executed. Later it grants nothing.
     pub patience: Duration,
     /// Whether to leave a waiter's entry if the lock is held.
     pub wait: bool,
-    /// Whether the lease must outlive this process. A storage that notices the death of processes ends
-    /// their leases early, but never a detached one.
+    /// Whether the lease must outlive this process. A storage that detects the death of a process ends the leases of
+    /// that process early, except detached ones.
     pub detached: bool,
-    /// Whether a renew may bring the end of the lease forward. Then patience binds it as it binds an acquire.
+    /// Whether a renew may move the end of the lease to an earlier time. Then its patience limits it as it limits an
+    /// acquire.
     pub shorten: bool,
-    /// What `inspect` shows of the holder.
+    /// The text that `inspect` shows for the holder.
     pub label: Option<Arc<str>>,
 }
 
 impl Claim {
-    /// Makes a claim with a patience of half the TTL, that does not wait and has no label.
+    /// Makes an exclusive claim with a patience of half the TTL, which does not wait and has no label.
     pub fn new(name: Name, owner: Owner, ttl: Duration) -> Self {
         let (share, patience) = (Share::EXCLUSIVE, ttl / 2);
         Self { name, share, owner, ttl, patience, wait: false, detached: false, shorten: false, label: None }
@@ -211,111 +214,112 @@ impl Claim {
     }
 }
 
-/// Answers an acquire.
+/// The reply to an acquire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AcquireReply {
-    /// The owner holds, for `ttl` from the moment the storage executed the claim.
+    /// The owner holds the lock for `ttl`, from the moment when the storage executed the claim.
     Granted {
-        /// Larger than every earlier token of this name.
+        /// The fencing token. It is larger than every earlier token of this name.
         token: Token,
-        /// The TTL that the storage gave; some can only give whole seconds, and what was handed over to a waiter may
-        /// last less than it asked for.
+        /// The TTL that was granted. It may be longer than requested, where a storage counts whole seconds. It may be
+        /// shorter if the lock was handed over to a waiter.
         ttl: Duration,
     },
-    /// Somebody else holds, or stands before this owner in the queue.
+    /// Another owner holds the lock, or is before this one in the queue.
     Held {
-        /// Who holds, if anybody does.
+        /// The holder, or one of them. `None` if the lock is free.
         holder: Option<Holder>,
-        /// When asking again may be worth it, if nothing is hinted before.
+        /// When to claim again if no hint comes earlier.
         retry_after: Option<Duration>,
     },
 }
 
-/// Answers a renew.
+/// The reply to a renew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RenewReply {
-    /// The lease is over or never was.
+    /// The owner has no lease.
     NotHeld,
-    /// The lease lasts for `ttl` from the moment the storage executed the claim.
+    /// The lease lasts for `ttl`, from the moment when the storage executed the claim.
     Renewed {
-        /// The TTL that the storage gave.
+        /// The TTL that was granted.
         ttl: Duration,
     },
 }
 
-/// Answers a release.
+/// The reply to a release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReleaseReply {
-    /// There was no lease of this owner. A waiter's entry, if there was one, is gone.
+    /// The owner had no lease. If it had a waiter's entry, that was removed.
     NotHeld,
-    /// The lease was alive until now and is over.
+    /// The lease lasted until now, and has ended.
     Released,
 }
 
-/// Says that it may be worth asking again.
+/// A sign that it may be useful to claim or to inspect again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Hint {
-    /// Anything may have happened: everybody asks again.
+    /// Anything may have changed. Every waiter claims again.
     Any,
     /// This lock was locked or unlocked.
     Name(Name),
-    /// It may be this owner's turn; or, if it holds, another client may have ended or shortened its lease.
+    /// This owner may be the next in its queue. Or it is a holder, and another client may have ended or shortened its
+    /// lease.
     Owner(Owner),
-    /// The storage may have forgotten leases: it was restarted, or another server answers now. Everybody asks
-    /// again, and every hold is verified at once.
+    /// The storage may have forgotten leases, because it was restarted or another server answers now. Every waiter
+    /// claims again, and every lease is verified at once.
     Restarted,
 }
 
-/// What a storage promises, probed when it is connected.
+/// The promises of a storage, as probed when it was connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Guarantees {
-    /// Whether tokens grow for ever.
+    /// Whether the tokens of a name always grow.
     pub fencing: bool,
-    /// Whether waiters of different processes are served in the order in which they came.
+    /// Whether waiters of different processes are served first come, first served.
     pub fair: bool,
-    /// Whether a release wakes the next waiter, without polling.
+    /// Whether a release wakes the next waiter up, without polling.
     pub push: bool,
-    /// Whose clock ends a lease.
+    /// Which clock ends a lease.
     pub clock: LeaseClock,
     /// Which faults the storage survives.
     pub tier: Tier,
 }
 
 impl Guarantees {
-    /// Promises nothing but the tier and the clock; set the other fields if they hold.
+    /// Makes guarantees of this tier and clock, without the other promises. Set their fields if they hold.
     pub const fn new(tier: Tier, clock: LeaseClock) -> Self {
         Self { fencing: false, fair: false, push: false, clock, tier }
     }
 }
 
-/// Whose clock ends a lease.
+/// The clock that ends a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LeaseClock {
-    /// The machine's clock that counts suspend; nobody can set it.
+    /// The machine's boot clock. It counts the time in suspend and cannot be set.
     Boot,
     /// The server's monotonic clock.
     ServerMonotonic,
-    /// The server's wall clock; setting it ends or stretches leases.
+    /// The server's wall clock. Setting it shortens or lengthens leases.
     ServerWall,
 }
 
-/// Which faults a storage survives, from fewest to most. Each tier includes the ones before it.
+/// The faults that a storage survives, from fewest to most. Each tier includes the ones before it.
 ///
-/// None protects against a holder that is paused: only a checked [`Token`] does.
+/// No tier protects against a holder that is paused. Only a checked [`Token`] does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Tier {
-    /// Works while nothing fails.
+    /// Works as long as nothing fails.
     Advisory,
-    /// Survives the crash of a holder; a restart of the storage may forget locks.
+    /// Survives the crash of a holder. A restart of the storage may forget locks.
     CrashSafe,
-    /// Also survives a crash and restart of the storage.
+    /// Also survives a crash and a restart of the storage.
     RestartSafe,
     /// Also survives the loss of a primary, or of a minority of servers.
     FailoverSafe,
@@ -332,7 +336,7 @@ impl Display for Tier {
     }
 }
 
-/// What a storage accepts.
+/// The limits of what a storage accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
@@ -342,14 +346,15 @@ pub struct Limits {
     pub ttl_max: Duration,
     /// The most claims in one call; at least 1.
     pub batch_max: usize,
-    /// The most calls of one verb at a time, among leases of similar TTLs; at least 1.
+    /// The most calls of one kind (acquire, renew, release) in flight at a time, among leases of similar TTLs; at
+    /// least 1.
     pub batches_in_flight: usize,
     /// The largest [`Share::limit`] that is granted; at least 1. With 1, every lock has at most one holder.
     pub share_max: u32,
 }
 
 impl Default for Limits {
-    /// 100 ms to 24 h, 256 claims in a call, one call of a verb at a time, one holder of a lock.
+    /// Returns a TTL of 100 ms to 24 h, 256 claims in a call, one call of a kind at a time, and exclusive locks only.
     fn default() -> Self {
         Self {
             ttl_min: Duration::from_millis(100),

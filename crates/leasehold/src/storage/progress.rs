@@ -1,4 +1,4 @@
-//! The progress of a call that takes long. The engine limits the time since its last step, not since its begin.
+//! The progress of a call that takes long. The engine limits the time since its last step, not since its beginning.
 //!
 //! A list in order has no first page before the storage has read every key of the server. That takes many short steps,
 //! and the more the more keys there are. Only the time without a step shows that the server is silent.

@@ -130,6 +130,8 @@ fn hostile_names_of_schemas_and_tables_are_refused_before_anything_is_sent() {
         "",
         "1x",
         "x-y",
+        "x--y",
+        "x\ny",
         "é",
         "x\0y",
         "\"x\"",

@@ -219,7 +219,7 @@ fn observers(crowd: &mut Crowd) -> Result<(), Violation> {
     let mut seen: Vec<_> = (0..MANY).map(|i| crowd.client.observe(named(i))).collect();
     crowd.turn()?;
     require(crowd.client.wire.watched() == (MANY, 0), &format!("{:?}", crowd.client.wire.watched()))?;
-    require(crowd.calls.len() <= 16, &format!("{} looks at a time", crowd.calls.len()))?;
+    require(crowd.calls.len() <= 16, &format!("{} inspections at a time", crowd.calls.len()))?;
     crowd.answer_all(true)?;
     for _ in 0..100 {
         crowd.acquire(MANY, Wait::Forever, false);

@@ -72,8 +72,8 @@ pub(super) struct Laws {
     longest_lease: u64,
 }
 
-/// How long a free lock may stay free while a caller waits. Within that time, the entries of dead waiters expire, a
-/// waiter claims again at its heartbeat, and a claim that was in flight when the faults ended is given up.
+/// How long a free lock may stay free while a caller waits. Within that time the entries of dead waiters expire, and a
+/// waiter claims again at its heartbeat. The engine has also given up any claim that was in flight when the faults ended.
 const PROGRESS: u64 = 6 * SECOND + 2 * SECOND + 4 * SECOND + SECOND + SECOND;
 
 /// The most steps of work for each change, and for a turn in which nothing has changed.

@@ -39,8 +39,8 @@
 //!    clock at the moment of sending. This moment is never later than allowed, whatever the clock really shows. It may be
 //!    too early by the time that an answer took; then a claim in time is refused, and asked again.
 //! 4. The server compares the moment with its clock when it executes the claim: in a script (`acquire.lua` of
-//!    `redis/`) or in the statement itself (`acquire.sql` of `postgres/`), atomically with the grant. It refuses a late claim, and its answer
-//!    contains the time, too.
+//!    `redis/`) or in the statement itself (`acquire.sql` of `postgres/`), atomically with the grant. It refuses a late
+//!    claim, and its answer contains the time, too.
 //! 5. Before the first answer nothing is known, and `not_after` returns `None`. The storage then sends 0, so that the
 //!    server refuses the claim. To avoid that, connecting already asks for the server's time.
 //!

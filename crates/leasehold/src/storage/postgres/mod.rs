@@ -1,5 +1,21 @@
 #![doc = include_str!("README.md")]
 
+// Where to look:
+//
+// - The calls: `acquire`, `renew`, `release`, `inspect` (which also lists). `call` has what their statements need,
+//   `passes` and `halving` say what is sent again, `replies` reads the rows, `uncommitted` remembers the locks that
+//   another transaction is inserting.
+// - The statements: `statements` and its folder, whose files explain themselves. `qualify` prepares them for the server,
+//   `schema` makes the tables.
+// - Waiters: `waiters` knows those of this client, `hints` listens for them, `observer` keeps the rows of the observed
+//   names.
+// - Connections: `links` has the two of a client. `link` sends statements over one. `link_connector` opens it, by
+//   `connect` and `connection_limit`; `session` and `transport` are below it.
+// - The server: `facts` and `standbys` find out what it promises, `findings` has the lines of `leasehold doctor`.
+// - The URL: `config`, with `hosts`, `login`, `passfile`, `ssl`, `certificate` and `unsupported`.
+// - Errors: `errors` says what they mean for the caller, `failure` what they say about the claims of a batch.
+// - `fence` checks a token in a transaction of the caller's.
+
 mod acquire;
 mod call;
 mod certificate;
@@ -153,9 +169,9 @@ impl Postgres {
         let is_open = |i: usize| handed_over.iter().all(|(index, _)| *index != i);
         let rest = claims.iter().enumerate().filter(|(i, _)| is_open(*i));
         let (indexes, rest): (Vec<_>, Vec<_>) = rest.map(|(i, claim)| (i, claim.clone())).unzip();
-        let sent = if rest.is_empty() { Vec::new() } else { self.send_acquire(&rest, sent).await };
+        let of_rest = if rest.is_empty() { Vec::new() } else { self.send_acquire(&rest, sent).await };
         let handed_over = handed_over.into_iter().map(|(index, granted)| (index, Ok(granted)));
-        let mut replies: Vec<_> = handed_over.chain(indexes.into_iter().zip(sent)).collect();
+        let mut replies: Vec<_> = handed_over.chain(indexes.into_iter().zip(of_rest)).collect();
         replies.sort_by_key(|(index, _)| *index);
         replies.into_iter().map(|(_, reply)| reply).collect()
     }

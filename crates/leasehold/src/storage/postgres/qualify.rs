@@ -244,6 +244,10 @@ mod tests {
         let text =
             "-- A header.\n--  1. a = b\nselect '-- no comment',  -- its end\n    $1\n-- And a footer.\n";
         assert_eq!(qualify(text), "select '-- no comment', $1");
+        // Nothing within quotes is touched, not even a line break or a doubled quote.
+        for quoted in ["'a\n  -- b''c -- d'", "\"a\n  -- b\"\"c -- d\"", "'say \"x\" -- y'"] {
+            assert_eq!(qualify(&format!("select {quoted}  -- a 'comment'\n")), format!("select {quoted}"));
+        }
         assert_eq!(qualify("select 1;\n\n-- Another.\nselect 2;\n"), "select 1; select 2;");
     }
 

@@ -124,7 +124,7 @@ mod tests {
             ("walreceiver", &["walreceiver", "walreceiver"], false),
             ("\"a b\"", &["a b"], true),
             ("\"a \"\"b\"\", c\"", &["a \"b\", c"], true),
-            ("1(\"first\")", &["first"], true),
+            ("1 (\"first\")", &["first"], true),
             ("first", &["first"], true),
             ("any, first", &["any"], false),
             ("FIRST 2 (any, first)", &["any", "first"], true),

@@ -135,7 +135,7 @@ impl LocalWaiters {
             let (handover, made_by) = waiter.handover.as_ref()?;
             let is_this = handover.name == claim.name && waiter.name == claim.name && made_by == server;
             let since = now.since(waiter.sent);
-            // The server's clock may run faster than ours.
+            // The server's clock may run faster than the client's.
             let ttl = waiter.span.saturating_sub(since + since / 64);
             let is_enough = ttl >= std::cmp::max(waiter.span / 4, REST_MIN);
             let token = handover.token;

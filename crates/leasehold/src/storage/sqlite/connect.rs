@@ -1,4 +1,4 @@
-//! Opens the lock file: makes it, or checks that it is one of ours.
+//! Opens the lock file: makes it, or checks that it is one of Leasehold.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -112,7 +112,7 @@ fn try_connect(path: &Path, config: &Config, has_log: bool) -> Result<Connection
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_log)?;
     connection.set_prepared_statement_cache_capacity(32);
 
-    // Nothing is written before the file is known to be ours, or empty.
+    // Nothing is written before the file is known to be a lock file, or empty.
     let ours = {
         let snapshot = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
         is_ours(&snapshot, path)?
@@ -151,7 +151,8 @@ fn configure(connection: &Connection, path: &Path, config: &Config) -> Result<()
     Ok(())
 }
 
-/// Returns `true` if the file is one of ours, and `false` if it is empty. A file of another program is an error.
+/// Returns `true` if the file is a lock file of Leasehold, and `false` if it is empty. A file of another program is an
+/// error.
 ///
 /// Runs within a transaction, because another process may be creating the tables.
 fn is_ours(connection: &Connection, path: &Path) -> Result<bool, Failed> {

@@ -30,7 +30,7 @@ pub(super) struct OpenFile {
 
 impl OpenFile {
     pub(super) fn new(paths: &Paths, config: &Config, clock: &Clock) -> Result<Self> {
-        // The directory is checked before it is trusted, and made only beside a file that is ours.
+        // The directory is checked before it is trusted, and made only beside a lock file of Leasehold.
         fs::check_live_dir(&paths.live_dir)?;
         let (connection, files) = connect(paths, config, clock)?;
         let (live, parts, exclusive) = announce(paths, files).inspect_err(|_| {

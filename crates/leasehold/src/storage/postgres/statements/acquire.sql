@@ -38,6 +38,7 @@
 --   is_head     the claim is the first in the queue
 --   before      how many are before it, up to 1000, if no channel is notified
 --   observed    the claim is granted, and the lock has observers
+--   durable     not read: selected so that the setting that it makes is not left out
 with clock as materialized (
     select t.now, (date_part('epoch', t.now) * 1e6)::bigint as us, {durable} as durable,
         set_config('lock_timeout', $12, true) as patient,

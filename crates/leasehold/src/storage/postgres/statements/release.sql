@@ -19,13 +19,14 @@
 --   $6      client id
 --
 -- Reply, one row for each claim, in their order:
---   now     the server's clock, in us
---   held    the lease was alive until now
---   client  the client through which it was held
---   alone   no earlier acquire of this client is being executed
+--   now      the server's clock, in us
+--   held     the lease was alive until now
+--   client   the client through which it was held
+--   alone    no earlier acquire of this client is being executed
 --   successor, token, asked   the waiter of this client that holds the lock now, its token, and since when, in us, its
 --                             lease counts
---   locked  another transaction has locked the lease or the entry
+--   locked   another transaction has locked the lease or the entry
+--   durable  not read: selected so that the setting that it makes is not left out
 with clock as materialized (
     select t.now, (date_part('epoch', t.now) * 1e6)::bigint as us, {durable} as durable, {patient} as patient,
         pg_try_advisory_xact_lock($2) as alone,

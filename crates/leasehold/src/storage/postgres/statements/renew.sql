@@ -16,6 +16,7 @@
 --   held     the owner held the lock when the statement began
 --   renewed  the lease is renewed; if `held` and not `renewed`, another transaction has locked the row
 --   client   the client that holds the lease, if its end was brought forward: it is notified
+--   durable  not read: selected so that the setting that it makes is not left out
 with clock as materialized (
     select t.now, (date_part('epoch', t.now) * 1e6)::bigint as us, {durable} as durable, {patient} as patient
     from clock_timestamp() as t(now)
