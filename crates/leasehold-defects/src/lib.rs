@@ -10,7 +10,7 @@
 //!   storage, in the world around the engine.
 //! - Defects of a server are planted by the testbed.
 
-mod bent;
+mod calls;
 mod catalog;
 mod defective;
 mod run;

@@ -20,7 +20,7 @@ fn sql(cx: &Context) -> Result<Exit> {
     let Some(sql) = schema(cx.store.url())? else {
         let kind = cx.store.scheme();
         return Err(Failure::usage(format!(
-            "--sql is for storages with tables, and this one has none to make storage=`{kind}`"
+            "--sql is for storages with tables, and this one needs none; run `doctor` without it storage=`{kind}`"
         )));
     };
     cx.output.result(&Sql { sql: &sql }, || sql.trim_end().to_owned())?;

@@ -51,6 +51,16 @@ fn every_command_works_over_every_storage_and_shows_no_password() {
 }
 
 #[test]
+fn prefix_in_a_url_keeps_locks_apart() {
+    over_every_server(|_, world| {
+        let other = World::at(world.store().replace("prefix=cli:", "prefix=other:"));
+        world.json(&["acquire", "lock", "--ttl", "1h"]);
+        assert_eq!(world.json(&["inspect", "lock"])["held"], true);
+        assert_eq!(other.json(&["inspect", "lock"])["held"], false);
+    });
+}
+
+#[test]
 fn doctor_finds_no_fault_in_a_storage_with_the_default_settings() {
     over_every_storage(|world| {
         let (exit, tier, checks) = doctor(world);
