@@ -362,6 +362,64 @@ fn a_server_that_comes_back_from_an_old_copy_gives_nobody_else_a_majority() {
     assert!(next > token);
 }
 
+/// The others know the server by the name that it had before its restart.
+#[test]
+fn a_server_that_is_flushed_long_after_a_restart_does_not_vote_early() {
+    let ttl = scaled(Duration::from_secs(3));
+    let servers = three();
+    let options = format!("max_ttl={}ms", ttl.as_millis());
+    restart_and_let_run(&servers, &options, ttl);
+    let (granted, token, next) = granted_after(&servers, &options, ttl, || {
+        command(&servers[1], &["flushall"]);
+    });
+    assert!(granted >= ttl, "B was granted the lock {granted:?} after A, which has it for {ttl:?}");
+    assert!(next > token);
+}
+
+/// It has been running for longer than any lease lasts, but has lost a lease a moment ago.
+#[test]
+fn a_replica_that_is_promoted_does_not_vote_early() {
+    let ttl = scaled(Duration::from_secs(3));
+    let (servers, replica) = (three(), start(Redis::options()));
+    let options = format!("max_ttl={}ms", ttl.as_millis());
+    run(async {
+        let quorum = connect(&servers, &options).await;
+        take(&quorum, &claim("before")).await;
+    });
+    replicate(&replica, &servers[1]);
+    restart_and_let_run(&servers, &options, ttl);
+    // The second server becomes what its replica is, which has missed everything since then.
+    let (granted, token, next) = granted_after(&servers, &options, ttl, || replicate(&servers[1], &replica));
+    assert!(granted >= ttl, "B was granted the lock {granted:?} after A, which has it for {ttl:?}");
+    assert!(next > token);
+}
+
+/// Restarts the second server, which votes again at once, and lets it run for longer than the TTL.
+fn restart_and_let_run(servers: &[Redis], options: &str, ttl: Duration) {
+    run(async {
+        let quorum = connect(servers, options).await;
+        take(&quorum, &claim("early")).await;
+        servers[1].kill9();
+        servers[1].restart().expect("starts");
+        until_async(async || all_vote(&connect(servers, options).await).await).await;
+        tokio::time::sleep(ttl + Duration::from_secs(2)).await;
+    });
+}
+
+/// Returns `true` if the votes of all three servers count.
+async fn all_vote(quorum: &RedisQuorum) -> bool {
+    let findings = quorum.findings().await.expect("answered");
+    let votes: Vec<_> = findings.iter().filter(|finding| finding.about == "vote").collect();
+    votes.len() == 3 && votes.iter().all(|finding| finding.is_good())
+}
+
+/// Makes a server a replica of another one, and promotes it once it has everything.
+fn replicate(server: &Redis, of: &Redis) {
+    command(server, &["replicaof", "127.0.0.1", &of.port().to_string()]);
+    until_sync(|| command(server, &["info", "replication"]).contains("master_link_status:up"));
+    command(server, &["replicaof", "no", "one"]);
+}
+
 #[test]
 fn servers_that_remember_all_vote_at_once_when_they_are_back() {
     let servers = three();

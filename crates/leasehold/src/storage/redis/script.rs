@@ -64,6 +64,10 @@ mod tests {
                     let comment = line.starts_with("--") || line.contains(" --");
                     assert!(!comment && !line.is_empty(), "{}: {line}", path.display());
                 }
+                // Only these strings span lines, and a line of theirs could be mistaken for a comment.
+                let spans_lines =
+                    |line: &str| line.contains("[[") || line.contains("[=") || line.ends_with('\\');
+                assert!(!source.lines().any(spans_lines), "{}: a long string or comment", path.display());
                 assert!(text.len() <= TEXT_MAX, "{}: {} bytes", path.display(), text.len());
                 assert!(source.contains("\n-- Reply:"), "{}: has no legend", path.display());
             }

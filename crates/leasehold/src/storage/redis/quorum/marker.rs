@@ -74,6 +74,9 @@ pub(super) struct KnownServer {
     pub(super) survives_restart: bool,
     /// The time since its start, at least.
     pub(super) uptime: Duration,
+    /// Whether it was a replica in this run. It may then lack the last writes of its former primary, however long it has
+    /// been running.
+    pub(super) was_replica: bool,
 }
 
 impl VoteStatus {
@@ -128,6 +131,11 @@ impl KnownServer {
     pub(super) fn is_reliable(&self) -> bool {
         self.status == VoteStatus::Counts
             || self.own_marker().is_some_and(|marker| marker.state != MarkerState::Blank)
+    }
+
+    /// Returns the time since it loaded its data, at least.
+    pub(super) fn loaded_for(&self) -> Duration {
+        if self.was_replica { Duration::ZERO } else { self.uptime }
     }
 
     /// Returns the marker, unless it belongs to another database.

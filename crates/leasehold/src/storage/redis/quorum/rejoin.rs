@@ -8,14 +8,18 @@
 //! | Its marker | Its vote |
 //! |---|---|
 //! | is of this life | counts |
-//! | is of another run, and enough others know no higher vote count | counts: it has lost nothing. Only if it keeps every write; otherwise all servers may have lost the same votes in one power failure |
+//! | is of another run, and enough others know no higher vote count | counts: it has lost nothing. Only if it keeps every write; otherwise all servers may have lost the same votes in one power failure. Not if it was a replica in this run, which may lack the last writes |
 //! | is of another run, and too few others answer, or one knows a higher vote count | counts when every lease has ended |
-//! | is missing, and enough others know no vote of it, and fewer members than there are servers | counts: it is new |
+//! | is a copy of another server's | counts when every lease has ended |
+//! | is missing, and enough others know no vote of it, and no member but those that answer | counts: it is new |
 //! | is missing, as is that of every server that answers, a majority | counts: all are new |
 //! | is missing otherwise, or of another database | counts when every lease has ended |
 //!
 //! *Enough* is `N - majority + 1`. Every grant has sent its counts to a majority of all, so at most `majority - 1` of the
 //! other servers may lack them. All this holds as long as only a minority loses what it knows while a lease lasts.
+//!
+//! A server waits from the moment at which it may have lost something: its start, if it has loaded its data then and has
+//! not voted since, else the decision.
 
 use std::cmp::max;
 use std::collections::BTreeSet;
@@ -38,7 +42,9 @@ pub(super) fn new_markers(known: &[Option<KnownServer>], ttl_max: Duration) -> V
 /// The decision about one server whose vote does not count.
 struct Decision<'a> {
     own: &'a KnownServer,
-    /// The other servers whose knowledge can be relied on.
+    /// The other servers that answer.
+    others: &'a [&'a KnownServer],
+    /// Those whose knowledge can be relied on.
     reliable: Vec<&'a KnownServer>,
     /// How many servers there are.
     servers: usize,
@@ -52,7 +58,7 @@ impl<'a> Decision<'a> {
     fn new(
         known: &[Option<KnownServer>],
         own: &'a KnownServer,
-        others: &[&'a KnownServer],
+        others: &'a [&'a KnownServer],
         ttl_max: Duration,
     ) -> Self {
         let answered = known.iter().flatten().count();
@@ -60,6 +66,7 @@ impl<'a> Decision<'a> {
         let markers = others.iter().filter_map(|other| other.marker.as_ref()).chain(&own.marker);
         Self {
             own,
+            others,
             reliable: others.iter().copied().filter(|other| other.is_reliable()).collect(),
             servers: known.len(),
             all_are_new: unmarked && answered >= majority(known.len()),
@@ -79,12 +86,15 @@ impl<'a> Decision<'a> {
     /// Decides about a server that has a marker of another run.
     fn restarted(&self, marker: &Marker) -> Option<NewMarker> {
         let Marker { name, vote_count, .. } = marker;
-        if self.known_votes(name).is_some_and(|count| count > *vote_count) {
-            Some(self.blank(self.own.uptime))
-        } else if self.own.survives_restart && self.others_are_enough() {
+        let is_copy =
+            self.others.iter().any(|other| other.own_marker().is_some_and(|other| other.name == *name));
+        if is_copy || self.known_votes(name).is_some_and(|count| count > *vote_count) {
+            Some(self.blank(self.own.loaded_for()))
+        } else if self.own.survives_restart && !self.own.was_replica && self.others_are_enough() {
+            // The vote count of a replica may be right, and yet the last renewals may be missing.
             Some(self.marker(MarkerState::Valid, name, *vote_count, Duration::ZERO))
         } else if self.own.status == VoteStatus::Unmarked {
-            Some(self.marker(MarkerState::Restarted, name, *vote_count, self.own.uptime))
+            Some(self.marker(MarkerState::Restarted, name, *vote_count, self.own.loaded_for()))
         } else {
             None
         }
@@ -92,22 +102,24 @@ impl<'a> Decision<'a> {
 
     /// Decides about a server that has no marker, or has lost what it knew.
     fn unmarked(&self) -> Option<NewMarker> {
-        let KnownServer { status, survives_restart, run_id, uptime, .. } = self.own;
+        let KnownServer { status, survives_restart, run_id, .. } = self.own;
         let waiting = *status == VoteStatus::Waiting;
         let votes = self.known_votes(run_id);
         let is_new = match votes {
             Some(count) => count == 0,
-            None => self.known_members() < self.servers,
+            None => self.every_member_answers(),
         };
         if self.all_are_new || (self.others_are_enough() && is_new) {
             // A server that keeps nothing on disk is like new after each start, and so may be all of them.
             return match survives_restart {
                 true => Some(self.marker(MarkerState::Valid, run_id, 0, Duration::ZERO)),
-                false => (!waiting).then(|| self.blank(*uptime)),
+                false => (!waiting).then(|| self.blank(self.own.loaded_for())),
             };
         }
-        // What it knew of this run was lost just now; what it knew before, when the run began.
-        let elapsed = if votes.is_some() { Duration::ZERO } else { *uptime };
+        // If it has voted in this run, its votes were lost just now, else when the run began. A server that survives a
+        // restart may have voted in this run under an older name, by which the others know it.
+        let elapsed =
+            if votes.is_some() || *survives_restart { Duration::ZERO } else { self.own.loaded_for() };
         (!waiting).then(|| self.blank(elapsed))
     }
 
@@ -121,13 +133,12 @@ impl<'a> Decision<'a> {
         self.reliable.iter().filter_map(|other| other.others.get(name)).max().copied()
     }
 
-    /// Returns how many servers the others know by name.
-    fn known_members(&self) -> usize {
-        let names = self
-            .reliable
-            .iter()
-            .flat_map(|other| other.others.keys().chain(other.marker.iter().map(|marker| &marker.name)));
-        names.collect::<BTreeSet<_>>().len()
+    /// Returns `true` if every member that the others know is another server that answers. A member that does not answer
+    /// may be this server, under the name that it had before it lost its marker.
+    fn every_member_answers(&self) -> bool {
+        let names: BTreeSet<_> =
+            self.others.iter().filter_map(|other| other.own_marker()).map(|marker| &marker.name).collect();
+        self.reliable.iter().flat_map(|other| other.others.keys()).all(|name| names.contains(name))
     }
 
     fn blank(&self, elapsed: Duration) -> NewMarker {
@@ -161,6 +172,7 @@ mod tests {
             database: 0,
             survives_restart: true,
             uptime: UPTIME,
+            was_replica: false,
         }
     }
 
@@ -184,12 +196,13 @@ mod tests {
 
     const VALID: Option<(MarkerState, Duration)> = Some((MarkerState::Valid, Duration::ZERO));
     const BLANK: Option<(MarkerState, Duration)> = Some((MarkerState::Blank, UPTIME));
+    const BLANK_NOW: Option<(MarkerState, Duration)> = Some((MarkerState::Blank, Duration::ZERO));
 
     #[test]
     fn a_majority_without_markers_is_new() {
         assert_eq!(first([Some(unmarked("a")), Some(unmarked("b")), Some(unmarked("c"))]), VALID);
         assert_eq!(first([Some(unmarked("a")), Some(unmarked("b")), None]), VALID);
-        assert_eq!(first([Some(unmarked("a")), None, None]), BLANK, "one of three is no majority");
+        assert_eq!(first([Some(unmarked("a")), None, None]), BLANK_NOW, "one of three is no majority");
         let volatile = KnownServer { survives_restart: false, ..unmarked("a") };
         assert_eq!(
             first([Some(volatile), Some(unmarked("b")), Some(unmarked("c"))]),
@@ -199,20 +212,40 @@ mod tests {
     }
 
     #[test]
-    fn a_server_without_a_marker_is_new_if_a_member_is_missing() {
+    fn a_server_without_a_marker_is_new_if_every_known_member_answers() {
         let others =
             |votes: &[(&str, u64)]| [Some(marked("b", "b", 3, votes)), Some(marked("c", "c", 3, votes))];
         let with = |votes: &[(&str, u64)]| {
             let [b, c] = others(votes);
             first([Some(unmarked("a")), b, c])
         };
-        assert_eq!(with(&[("b", 3), ("c", 3)]), VALID, "only two of three members are known");
+        assert_eq!(with(&[("b", 3), ("c", 3)]), VALID, "the others are the only members");
         assert_eq!(with(&[("a", 0), ("b", 3), ("c", 3)]), VALID, "another client is marking it");
-        assert_eq!(with(&[("0", 3), ("b", 3), ("c", 3)]), BLANK, "it was a member under another name");
-        let now = Some((MarkerState::Blank, Duration::ZERO));
-        assert_eq!(with(&[("a", 1), ("b", 3), ("c", 3)]), now, "it has voted in this run, and was flushed");
+        assert_eq!(
+            with(&[("a", 1), ("b", 3), ("c", 3)]),
+            BLANK_NOW,
+            "it has voted in this run, and was flushed"
+        );
+        let member = [("0", 3), ("b", 3), ("c", 3)];
+        assert_eq!(with(&member), BLANK_NOW, "it may have voted in this run under an older name");
+        let [b, c] = others(&member);
+        let volatile = KnownServer { survives_restart: false, ..unmarked("a") };
+        assert_eq!(first([Some(volatile), b, c]), BLANK, "it votes in each run under another name");
         let [b, _] = others(&[("b", 3)]);
-        assert_eq!(first([Some(unmarked("a")), b, None]), BLANK, "the third server may know more");
+        assert_eq!(first([Some(unmarked("a")), b, None]), BLANK_NOW, "the third server may know more");
+    }
+
+    #[test]
+    fn a_server_without_a_marker_may_be_a_member_that_does_not_answer() {
+        let votes = [("0", 3), ("b", 3), ("c", 3), ("d", 3)];
+        let others = || ["b", "c", "d"].map(|name| Some(marked(name, name, 3, &votes)));
+        let with = |own, [b, c, d]: [Option<KnownServer>; 3], last| {
+            let marker = new_markers(&[Some(own), b, c, d, last], UPTIME).remove(0);
+            marker.map(|marker| (marker.state, marker.elapsed))
+        };
+        assert_eq!(with(unmarked("a"), others(), None), BLANK_NOW, "it may be `0`, and the fifth one new");
+        assert_eq!(with(unmarked("a"), others(), Some(unmarked("e"))), BLANK_NOW);
+        assert_eq!(with(unmarked("a"), others(), Some(marked("0", "0", 3, &votes))), VALID, "it is not `0`");
     }
 
     #[test]
@@ -224,6 +257,10 @@ mod tests {
         let restarted = || marked("a", "0", 7, &[]);
         assert_eq!(with(restarted(), 7), VALID);
         assert_eq!(with(restarted(), 8), BLANK, "it was restored from an old copy");
+        let promoted = || KnownServer { was_replica: true, ..restarted() };
+        assert_eq!(with(promoted(), 8), BLANK_NOW, "it lacks a vote of its primary");
+        let waits_now = Some((MarkerState::Restarted, Duration::ZERO));
+        assert_eq!(with(promoted(), 7), waits_now, "it may lack renewals of its primary");
         let waits = Some((MarkerState::Restarted, UPTIME));
         assert_eq!(
             with(KnownServer { survives_restart: false, ..restarted() }, 7),
@@ -236,6 +273,16 @@ mod tests {
             "too few servers answer"
         );
         assert_eq!(first([Some(restarted()), Some(marked("b", "b", 3, &[])), Some(unmarked("c"))]), waits);
+    }
+
+    #[test]
+    fn a_copy_of_another_server_is_blank() {
+        let votes = [("0", 7), ("b", 3), ("c", 3)];
+        let others = || [Some(marked("b", "b", 3, &votes)), Some(marked("c", "c", 3, &votes))];
+        let [b, c] = others();
+        assert_eq!(first([Some(marked("a", "b", 3, &votes)), b, c]), BLANK);
+        let [b, c] = others();
+        assert_eq!(first([Some(marked("a", "0", 7, &votes)), b, c]), VALID, "its own data");
     }
 
     #[test]

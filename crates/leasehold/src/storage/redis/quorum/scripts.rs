@@ -218,6 +218,7 @@ impl Scripts<'_> {
         let status = VoteStatus::read(&mut reply)?;
         let (marker, others) = (reply.text()?, reply.text()?);
         let waiting = Duration::from_millis(reply.number()?);
+        let was_replica = reply.integer()? != 0;
         let facts = &self.link.facts;
         Ok(KnownServer {
             status,
@@ -229,6 +230,7 @@ impl Scripts<'_> {
             database: self.config.access.database,
             survives_restart: facts.survives_restart(),
             uptime: facts.uptime + self.server.now().since(self.link.opened),
+            was_replica,
         })
     }
 
