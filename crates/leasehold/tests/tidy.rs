@@ -567,6 +567,8 @@ fn comment_and_messages(line: &str) -> String {
         return line.trim_start_matches(['/', '!']).trim().to_owned();
     }
     let (code, comment) = line.split_once(" // ").unwrap_or((line, ""));
+    // A quote within a text does not end it.
+    let code = code.replace("\\\"", "'");
     let texts = code.split('"').skip(1).step_by(2).filter(|text| text.trim().contains(' '));
     texts.chain([comment]).collect::<Vec<_>>().join(" ")
 }
