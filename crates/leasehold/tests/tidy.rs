@@ -603,7 +603,7 @@ fn lengths_of_functions(text: &str) -> Vec<(String, usize)> {
     let closing = |at: usize| {
         let of_same_depth =
             |line: &&str| indent(line) == indent(lines[at]) && line.trim_start().starts_with('}');
-        lines[at..].iter().position(|line| of_same_depth(&line)).map_or(lines.len(), |n| at + n)
+        lines[at..].iter().position(of_same_depth).map_or(lines.len(), |n| at + n)
     };
     let (mut all, mut at, mut is_test) = (Vec::new(), 0, false);
     while at < lines.len() {

@@ -196,7 +196,8 @@ impl Batch<'_> {
                 entered: true, reply: Ok(AcquireReply::Held { retry_after, .. }), ..
             }) = &mut self.outcomes[*index]
             {
-                let bounded = retry_after.map_or(RETRY_AFTER_RACE, |after| after.min(RETRY_AFTER_RACE));
+                let bounded =
+                    retry_after.map_or(RETRY_AFTER_RACE, |after| std::cmp::min(after, RETRY_AFTER_RACE));
                 *retry_after = Some(bounded);
             }
         }

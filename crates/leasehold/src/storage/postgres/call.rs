@@ -2,7 +2,8 @@
 
 use uuid::Uuid;
 
-use super::link::{Link, Server};
+use super::link::Link;
+use super::link_connector::Server;
 use super::uncommitted::UncommittedRows;
 use super::waiters::LocalWaiters;
 use crate::clock::Moment;

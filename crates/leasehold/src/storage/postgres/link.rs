@@ -14,16 +14,13 @@ use tokio_postgres::{Notification, Row};
 use super::errors::{self, Remedy, remedy};
 use super::facts::{Facts, Identity};
 use super::failure::Failure;
-use super::link_connector::LinkConnector;
+use super::link_context::LinkContext;
 use super::session::Session;
 use super::statements::{Statement, Statements};
 use crate::clock::Moment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::net;
 use crate::storage::net::pulse::Pulse;
-
-/// The primary, and the connection to it.
-pub(super) type Server = net::server::Server<LinkConnector>;
 
 /// A connection to a server.
 pub(super) struct Link {
@@ -67,7 +64,7 @@ impl net::server::Link for Link {
 impl Link {
     /// Makes a link of a session, whose last reply was received at that moment.
     pub(super) fn new(
-        connector: &LinkConnector,
+        context: &LinkContext,
         mut session: Session,
         facts: Facts,
         pooled: bool,
@@ -76,14 +73,14 @@ impl Link {
         Self {
             notifications: sync::Mutex::new(session.notifications.take()),
             session,
-            statements: Arc::clone(&connector.statements),
+            statements: Arc::clone(&context.statements),
             prepared: Default::default(),
-            prepares: AtomicBool::new(connector.config.prepared.or(!pooled)),
+            prepares: AtomicBool::new(context.config.prepared.or(!pooled)),
             facts,
             pooled,
             in_flight: Mutex::new(()),
-            has_waiters: Arc::clone(&connector.has_waiters),
-            pulse: Pulse::new(&connector.clock, received, pooled),
+            has_waiters: Arc::clone(&context.has_waiters),
+            pulse: Pulse::new(&context.clock, received, pooled),
         }
     }
 

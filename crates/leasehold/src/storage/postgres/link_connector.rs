@@ -1,7 +1,6 @@
 //! Opens links: connections to the primary, with the session's settings, the facts of the server, and the tables.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio_postgres::Client;
@@ -12,24 +11,25 @@ use super::connect::{Connector, SessionCheck};
 use super::errors;
 use super::facts::Facts;
 use super::link::{Link, TRIES};
+use super::link_context::LinkContext;
 use super::qualify::qualify;
 use super::schema;
 use super::session::Session;
-use super::statements::{Statements, TABLE_TIMEOUT};
-use crate::clock::{Clock, Moment};
+use super::statements::TABLE_TIMEOUT;
+use crate::clock::Moment;
 use crate::error::{Error, ErrorKind, Result};
+use crate::storage::net;
 use crate::storage::net::clock::ServerClock;
 use crate::storage::net::server::Connect;
+
+/// The primary, and the connection to it.
+pub(super) type Server = net::server::Server<LinkConnector>;
 
 /// Opens links to whichever host of the URL is the primary.
 #[derive(Clone)]
 pub(super) struct LinkConnector {
     connector: Connector,
-    pub(super) config: Arc<Config>,
-    pub(super) statements: Arc<Statements>,
-    pub(super) clock: Clock,
-    /// Shared by the links: see [`Link::has_waiters`].
-    pub(super) has_waiters: Arc<AtomicBool>,
+    context: LinkContext,
     /// How long opening a link may take.
     limit: Duration,
 }
@@ -41,10 +41,7 @@ impl LinkConnector {
     pub(super) fn new(config: &Arc<Config>) -> Result<Self> {
         Ok(Self {
             connector: Connector::new(Arc::clone(config))?,
-            config: Arc::clone(config),
-            statements: Arc::new(Statements::new(config)),
-            clock: Clock::boot(),
-            has_waiters: Arc::default(),
+            context: LinkContext::new(config),
             limit: config.limit,
         })
     }
@@ -56,7 +53,7 @@ impl LinkConnector {
     }
 
     async fn facts(&self, client: &Client, server: &str) -> Result<Facts> {
-        Facts::ask(client, &self.statements, &self.config.space, server).await
+        Facts::ask(client, &self.context.statements, &self.context.config.space, server).await
     }
 
     /// Makes the tables if they are missing. Refuses tables of others.
@@ -69,16 +66,16 @@ impl LinkConnector {
         if !facts.made {
             // Nothing is added to the tables of others.
             if facts.there {
-                facts.check_tables(&self.statements)?;
+                facts.check_tables(&self.context.statements)?;
             }
-            let made = schema::make(client, &self.config, server).await;
+            let made = schema::make(client, &self.context.config, server).await;
             *facts = self.facts(client, server).await?;
             // Another client may have made them meanwhile, which this user may not be allowed to.
             if !facts.made {
                 made?;
             }
         }
-        facts.check_tables(&self.statements)
+        facts.check_tables(&self.context.statements)
     }
 }
 
@@ -98,9 +95,9 @@ impl SessionCheck for LinkConnector {
             }
             tries += 1;
         }
-        let asked = self.clock.now();
+        let asked = self.context.clock.now();
         let facts = self.facts(&session.client, server).await?;
-        let replied = self.clock.now();
+        let replied = self.context.clock.now();
         facts.check(server)?;
         Ok((facts, asked, replied))
     }
@@ -118,7 +115,7 @@ impl Connect for LinkConnector {
             let text = "the server did not answer in time while its session was set up; retry";
             Err(Error::new(ErrorKind::Unavailable, format!("{text} server=`{}`", session.server)))
         })?;
-        Ok(Link::new(self, session, facts, pooled, replied))
+        Ok(Link::new(&self.context, session, facts, pooled, replied))
     }
 
     fn name(&self) -> String {

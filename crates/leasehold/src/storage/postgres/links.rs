@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::link::{Link, Server};
-use super::link_connector::LinkConnector;
+use super::link::Link;
+use super::link_connector::{LinkConnector, Server};
 use crate::error::Result;
 use crate::storage::net::server::Link as _;
 

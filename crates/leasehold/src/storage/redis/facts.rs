@@ -7,10 +7,8 @@ use redis::{FromRedisValue, Pipeline, Value, from_redis_value};
 
 use super::config::{Config, Servers};
 use super::errors::{explain_handshake, explain_script_error};
-use super::failover::Failover;
 use super::replies::malformed;
 use crate::error::{Error, ErrorKind, Result};
-use crate::storage::{Guarantees, LeaseClock, Tier};
 
 /// What a server reported when the connection was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -157,33 +155,9 @@ impl Facts {
         Err(Error::new(ErrorKind::Unsupported, format!("{text} server=`{place}`")))
     }
 
-    /// Returns the tier of this server, alone or as one of many alike.
-    pub(super) fn tier(&self, config: &Config) -> Tier {
-        if !self.known || self.evicts() || self.policy.is_empty() {
-            Tier::Advisory
-        } else if matches!(self.failover(config), Failover::Safe { .. }) {
-            Tier::FailoverSafe
-        } else if self.failover(config) == Failover::None
-            && (self.survives_restart() || config.failover_grace.is_some())
-        {
-            Tier::RestartSafe
-        } else {
-            Tier::CrashSafe
-        }
-    }
-
     /// Returns `true` if a restart loses nothing that it has replied: each write is on its disk before the reply.
     pub(super) fn survives_restart(&self) -> bool {
         self.journal && self.fsync == "always"
-    }
-
-    pub(super) fn guarantees(&self, config: &Config) -> Guarantees {
-        Guarantees {
-            fencing: true,
-            fair: true,
-            push: true,
-            ..Guarantees::new(self.tier(config), LeaseClock::ServerWall)
-        }
     }
 
     pub(super) fn evicts(&self) -> bool {

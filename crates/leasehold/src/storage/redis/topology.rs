@@ -5,12 +5,12 @@ use std::sync::Arc;
 use super::cluster::Cluster;
 use super::config::{Config, Servers};
 use super::connect::Connector;
-use super::link::Server;
 use super::operation::Operation;
+use super::primary::Primary;
 use super::replicas;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::net::hints::Hinter;
-use crate::storage::{Guarantees, Hint, Tier};
+use crate::storage::{Guarantees, Tier};
 
 /// The servers that requests go to.
 #[derive(Clone)]
@@ -19,16 +19,6 @@ pub(super) enum Topology {
     One(Primary),
     /// For each lock the node that serves its slot.
     Cluster(Arc<Cluster>),
-}
-
-/// A primary, with up to three connections.
-#[derive(Clone)]
-pub(super) struct Primary {
-    pub(super) server: Arc<Server>,
-    /// A connection for acquires, if they wait for replicas: `WAIT` blocks everything else on a connection.
-    pub(super) acquires: Option<Arc<Server>>,
-    /// The same for renewals.
-    pub(super) renewals: Option<Arc<Server>>,
 }
 
 impl Topology {
@@ -74,24 +64,7 @@ impl Topology {
 }
 
 impl Primary {
-    pub(super) fn new(connector: &Connector, config: &Config, hinter: &Arc<Hinter>) -> Self {
-        let server = || {
-            let hinter = Arc::clone(hinter);
-            Server::new(connector.clone(), move || hinter.send(Hint::Restarted))
-        };
-        let grace = config.failover_grace.is_some();
-        Self {
-            server: server(),
-            acquires: (grace || config.wait_replicas > 0).then(server),
-            renewals: grace.then(server),
-        }
-    }
-
-    /// Returns the primary with the connection that is given, and no others.
-    pub(super) fn of(server: &Arc<Server>) -> Self {
-        Self { server: Arc::clone(server), acquires: None, renewals: None }
-    }
-
+    /// Executes an operation for some items.
     async fn call<O: Operation>(&self, operation: &O, items: &[&O::Item]) -> Result<Vec<Result<O::Reply>>> {
         if let Some(server) = operation.confirming(self) {
             return replicas::call(operation, server, items).await;

@@ -5,7 +5,6 @@ use std::path::Path;
 use tokio::sync::oneshot;
 
 use super::errors::replaced_error;
-use super::leases::Leases;
 use super::transaction::Tx;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
@@ -101,9 +100,8 @@ impl Job {
         }
     }
 
-    /// Answers a job while no file can be opened: the `lost` leases of the file before are void.
-    pub(super) fn fail_closed(self, error: &Error, lost: &Leases) {
-        let is_lost = |claim: &Claim| lost.holds(claim.owner);
+    /// Answers a job while no file can be opened: the lost leases of the file before are void.
+    pub(super) fn fail_closed(self, error: &Error, is_lost: impl Fn(&Claim) -> bool) {
         match self {
             Self::Renew { claims, reply, .. } => {
                 let answer =

@@ -19,6 +19,7 @@ use super::open::OpenFile;
 use super::transaction::Tx;
 use crate::clock::{Clock, Moment};
 use crate::error::Result;
+use crate::storage::Claim;
 use crate::storage::Hint;
 
 /// The most jobs in one transaction.
@@ -105,7 +106,8 @@ impl Worker {
             return;
         }
         if let Err(error) = self.ensure_open() {
-            return jobs.into_iter().for_each(|job| job.fail_closed(&error, &self.lost));
+            let is_lost = |claim: &Claim| self.lost.holds(claim.owner);
+            return jobs.into_iter().for_each(|job| job.fail_closed(&error, is_lost));
         }
         match self.transaction(&jobs) {
             Ok(done) => jobs.into_iter().zip(done).for_each(|(job, done)| job.answer(done)),

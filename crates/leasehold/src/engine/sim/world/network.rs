@@ -212,13 +212,13 @@ impl World {
     pub(super) fn answer(&mut self, id: u64) {
         let Some(pending) = self.calls.get_mut(&id) else { return };
         let (client, life) = (pending.client, pending.life);
-        if let (Some(answer), Some(reply)) = (pending.answer.clone(), pending.reply.take()) {
-            if self.clients[client].life == life {
-                let answer = self.alter(client, id, answer);
-                self.remember(client, &answer, id);
-                let _ = reply.send(answer);
-                self.clients[client].dirty = true;
-            }
+        if let (Some(answer), Some(reply)) = (pending.answer.clone(), pending.reply.take())
+            && self.clients[client].life == life
+        {
+            let answer = self.alter(client, id, answer);
+            self.remember(client, &answer, id);
+            let _ = reply.send(answer);
+            self.clients[client].dirty = true;
         }
         self.forget_if_over(id);
     }

@@ -23,6 +23,9 @@ struct Part {
     items: Vec<usize>,
 }
 
+/// A node, and the parts that it serves.
+type Routed = (Arc<Node>, Vec<Part>);
+
 /// The outcome of one request to one node.
 enum Outcome<T> {
     Replies(Vec<Result<T>>),
@@ -81,7 +84,7 @@ impl Cluster {
     }
 
     /// Groups the parts by node. Returns those, too, that no node serves.
-    fn route(&self, parts: Vec<Part>) -> (Vec<(Arc<Node>, Vec<Part>)>, Vec<Part>) {
+    fn route(&self, parts: Vec<Part>) -> (Vec<Routed>, Vec<Part>) {
         let state = self.state();
         let (mut by_node, mut unserved) = (BTreeMap::new(), Vec::new());
         for part in parts {
