@@ -1,5 +1,5 @@
 //! Every setup that tests can start, by name. A new storage is a folder with its `SETUPS`, and one line of
-//! [`STORAGES`]; the conformance suite, the torture and the tests of the command line follow from that.
+//! `STORAGES`; the conformance suite, the torture and the tests of the command line follow from that.
 
 use std::fmt;
 
