@@ -1,4 +1,4 @@
-//! MongoDB: a replica set of one member, or of three.
+//! MongoDB: a replica set of one member, or of three; or a standalone server.
 
 mod scram;
 mod setups;
@@ -15,6 +15,7 @@ use rustix::process::Signal;
 
 pub(crate) use self::setups::SETUPS;
 use self::wire::Connection;
+use crate::clock::Clock;
 use crate::error::Context as _;
 use crate::install::{self, User};
 use crate::ports::{Port, retry_ports};
@@ -34,6 +35,7 @@ const USER: &str = "leasehold";
 pub struct MongoDb {
     members: Vec<MongoDbMember>,
     access: Access,
+    standalone: bool,
 }
 
 /// One member. Dereferences to its [`Server`].
@@ -42,6 +44,7 @@ pub struct MongoDbMember {
     server: Server,
     port: Arc<Port>,
     access: Access,
+    clock: Option<Clock>,
 }
 
 /// The options of a [`MongoDb`]. By default it needs no password.
@@ -49,6 +52,7 @@ pub struct MongoDbMember {
 pub struct MongoDbOptions {
     password: Option<String>,
     tls: bool,
+    own_clock: bool,
     args: Vec<String>,
 }
 
@@ -77,13 +81,25 @@ impl MongoDb {
     /// Returns the URL of another database, which need not be created.
     #[must_use]
     pub fn url_of(&self, database: &str) -> String {
-        let hosts: Vec<_> = self.members.iter().map(|member| member.host()).collect();
         let (credentials, source) = match &self.access.password {
             Some(password) => (format!("{USER}:{password}@"), "&authSource=admin"),
             None => (String::new(), ""),
         };
+        self.url_with(&credentials, database, source)
+    }
+
+    /// Returns the URL of the database `leasehold` for another user, of the database `admin`, with more options.
+    #[must_use]
+    pub fn url_as(&self, user: &str, password: &str, options: &str) -> String {
+        self.url_with(&format!("{user}:{password}@"), "leasehold", &format!("&authSource=admin&{options}"))
+    }
+
+    fn url_with(&self, credentials: &str, database: &str, options: &str) -> String {
+        let hosts: Vec<_> = self.members.iter().map(|member| member.host()).collect();
+        let set =
+            if self.standalone { "directConnection=true".to_owned() } else { format!("replicaSet={SET}") };
         let tls = if self.access.tls.is_some() { "&tls=true" } else { "" };
-        format!("mongodb://{credentials}{}/{database}?replicaSet={SET}{source}{tls}", hosts.join(","))
+        format!("mongodb://{credentials}{}/{database}?{set}{options}{tls}", hosts.join(","))
     }
 
     /// Returns the certificates, if it uses TLS.
@@ -187,6 +203,12 @@ impl MongoDbMember {
         self.port.number()
     }
 
+    /// Returns its wall clock, if it has one of its own.
+    #[must_use]
+    pub fn clock(&self) -> Option<&Clock> {
+        self.clock.as_ref()
+    }
+
     /// Sends one command to this member, over a connection of its own.
     ///
     /// # Errors
@@ -278,6 +300,14 @@ impl MongoDbOptions {
         self
     }
 
+    /// Gives each member a wall clock of its own, which can be set while it runs: [`MongoDbMember::clock`]. Needs a C
+    /// compiler.
+    #[must_use]
+    pub fn own_clock(mut self) -> Self {
+        self.own_clock = true;
+        self
+    }
+
     /// Adds an argument, such as `--setParameter=ttlMonitorSleepSecs=1`.
     #[must_use]
     pub fn arg(mut self, arg: &str) -> Self {
@@ -291,7 +321,16 @@ impl MongoDbOptions {
     ///
     /// If MongoDB is not installed, or does not start.
     pub fn start(&self) -> Result<MongoDb> {
-        retry_ports(|| self.try_start(1))
+        retry_ports(|| self.try_start(1, false))
+    }
+
+    /// Starts one server that is no member of a set. It asks for no password.
+    ///
+    /// # Errors
+    ///
+    /// If it is not installed, or does not start.
+    pub fn start_standalone(&self) -> Result<MongoDb> {
+        retry_ports(|| self.try_start(1, true))
     }
 
     /// Starts three members.
@@ -300,27 +339,29 @@ impl MongoDbOptions {
     ///
     /// If a member does not start.
     pub fn start_three(&self) -> Result<MongoDb> {
-        retry_ports(|| self.try_start(3))
+        retry_ports(|| self.try_start(3, false))
     }
 
-    fn try_start(&self, n: usize) -> Result<MongoDb> {
+    fn try_start(&self, n: usize, standalone: bool) -> Result<MongoDb> {
         let scratch = Scratch::new()?;
         if self.tls {
             install::program("openssl")?;
         }
         let tls = if self.tls { Some(Tls::in_scratch(&scratch)?) } else { None };
-        let access = Access { password: self.password.clone(), tls };
+        let access = Access { password: self.password.clone().filter(|_| !standalone), tls };
         // The members authenticate each other with this key.
         scratch.file("keyfile", "bGVhc2Vob2xkbGVhc2Vob2xk", &User::Own)?;
         let members = (0..n).map(|i| {
             let directory = scratch.directory(&format!("member-{i}"), &User::Own)?;
             std::fs::create_dir(directory.join("data")).context("cannot make a directory")?;
             let port = Arc::new(Port::free()?);
+            let name = format!("member-{i}");
+            let clock = if self.own_clock { Some(Clock::in_scratch(&scratch, &name)?) } else { None };
             let program = Program {
                 name: "mongod",
-                args: self.args(&scratch, &port, &access).into_iter().map(Into::into).collect(),
+                args: self.args(&scratch, &port, &access, standalone).into_iter().map(Into::into).collect(),
                 user: User::Own,
-                env: Vec::new(),
+                env: clock.as_ref().map(Clock::env).unwrap_or_default(),
                 stale: Vec::new(),
                 terminate: Signal::TERM,
                 directory,
@@ -328,25 +369,30 @@ impl MongoDbOptions {
             let (asked, number) = (access.clone(), port.number());
             let server = Server::prepare(&scratch, program, move || is_ready(&asked.hello(number)?, n));
             server.launch()?;
-            Ok(MongoDbMember { server, port, access: access.clone() })
+            Ok(MongoDbMember { server, port, access: access.clone(), clock })
         });
-        let set = MongoDb { members: members.collect::<Result<_>>()?, access };
-        set.initiate()?;
+        let set = MongoDb { members: members.collect::<Result<_>>()?, access, standalone };
+        match standalone {
+            true => set.members.iter().try_for_each(|member| member.await_ready())?,
+            false => set.initiate()?,
+        }
         Ok(set)
     }
 
-    fn args(&self, scratch: &Scratch, port: &Port, access: &Access) -> Vec<String> {
+    fn args(&self, scratch: &Scratch, port: &Port, access: &Access, standalone: bool) -> Vec<String> {
         let mut args = vec![
             format!("--port={}", port.number()),
             "--bind_ip=127.0.0.1".to_owned(),
             "--nounixsocket".to_owned(),
             "--dbpath=data".to_owned(),
-            format!("--replSet={SET}"),
             "--wiredTigerCacheSizeGB=0.25".to_owned(),
             "--oplogSize=64".to_owned(),
             "--setParameter=enableTestCommands=1".to_owned(),
             "--setParameter=diagnosticDataCollectionEnabled=false".to_owned(),
         ];
+        if !standalone {
+            args.push(format!("--replSet={SET}"));
+        }
         if access.password.is_some() {
             args.push(format!("--keyFile={}", scratch.path().join("keyfile").display()));
         }

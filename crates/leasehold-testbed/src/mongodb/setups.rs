@@ -5,13 +5,25 @@ use crate::Wanted;
 use crate::registry::Entry;
 use crate::setup::members;
 
+/// The scheme with which Leasehold connects.
+const SCHEME: &str = "mongodb";
+
 /// All setups of MongoDB.
 pub(crate) const SETUPS: &[Entry] = &[
-    Entry::new("mongodb", "a MongoDB replica set of one", |wanted| Ok(Box::new(options(wanted).start()?))),
+    Entry::new("mongodb", "a MongoDB replica set of one", |wanted| Ok(Box::new(options(wanted).start()?)))
+        .scheme(SCHEME)
+        .suite(),
     Entry::new("mongodb-three", "a MongoDB replica set of three", |wanted| {
         Ok(Box::new(options(wanted).start_three()?))
     })
-    .fails_over(),
+    .scheme(SCHEME)
+    .fails_over()
+    .suite(),
+    Entry::new("mongodb-alone", "a MongoDB that is no member of a replica set, and asks for no password", |wanted| {
+        Ok(Box::new(options(wanted).start_standalone()?))
+    })
+    .scheme(SCHEME)
+    .suite_without_push(),
 ];
 
 members!(MongoDb, primary);
