@@ -9,6 +9,8 @@ mod cursor;
 mod finding;
 mod holder;
 mod memory;
+#[cfg(feature = "mongodb")]
+pub mod mongodb;
 mod name;
 #[cfg(feature = "_net")]
 mod net;

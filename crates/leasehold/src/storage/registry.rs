@@ -39,6 +39,7 @@ const STORAGES: &[Entry] = &[
     entry!(redis, "redis", ["redis", "rediss", "redis+unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"]),
     entry!(redis::quorum, "redis", ["redis+quorum", "rediss+quorum"]),
     entry!(postgres, "postgres", ["postgres", "postgresql"]),
+    entry!(mongodb, "mongodb", ["mongodb", "mongodb+srv"]),
 ];
 
 /// Lists the schemes of all storage URLs, including those of storages whose feature is off.

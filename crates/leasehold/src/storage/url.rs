@@ -59,6 +59,12 @@ impl Url {
         })
     }
 
+    /// Returns the options in their order, as often as they are given.
+    #[cfg(feature = "mongodb")]
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.options.iter().map(|(option, value)| (option.as_str(), value.as_str()))
+    }
+
     /// Returns the part before the `?`, decoded.
     pub(crate) fn path(&self) -> Result<String> {
         decode(&self.raw)

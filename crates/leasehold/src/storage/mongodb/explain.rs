@@ -1,0 +1,84 @@
+//! What an error of the driver, or of the server, means for the caller.
+
+use mongodb::error::{Error as DriverError, ErrorKind as DriverKind};
+
+use crate::error::{Error, ErrorKind};
+
+/// The codes that say more than that something is wrong: of what kind it is, and what it means.
+const TABLE: &[(i32, ErrorKind, &str)] = &[
+    (2, ErrorKind::Internal, "the server refuses a value"),
+    (9, ErrorKind::Internal, "the server does not understand a command"),
+    (14, ErrorKind::Internal, "the server refuses the type of a value"),
+    (
+        13,
+        ErrorKind::Unsupported,
+        "the user may not do that; give it the role `readWrite` on the database of the locks",
+    ),
+    (18, ErrorKind::Invalid, "the server refuses this user or password; check the URL"),
+    (50, ErrorKind::Unavailable, "the server did not finish in time; retry"),
+    (59, ErrorKind::Unsupported, "the server does not know a command; use MongoDB 6.0 or later"),
+    (64, ErrorKind::Unavailable, "a majority did not confirm in time; retry when enough members are up"),
+    (
+        73,
+        ErrorKind::Unsupported,
+        "the name of the database or the collection is not allowed; choose another one",
+    ),
+    (91, ErrorKind::Unavailable, "the server shuts down; retry"),
+    (100, ErrorKind::Unavailable, "too few members can confirm a write; retry when a majority is up"),
+    (112, ErrorKind::Unavailable, "a transaction has locked the lock's document; retry when it has ended"),
+    (189, ErrorKind::Unavailable, "the primary steps down; retry"),
+    (10_107, ErrorKind::Unavailable, "the server is not the primary; retry when there is one"),
+    (11_600, ErrorKind::Unavailable, "the server shuts down; retry"),
+    (11_602, ErrorKind::Unavailable, "the primary steps down; retry"),
+    (13_435, ErrorKind::Unavailable, "the server is not the primary; retry when there is one"),
+    (14_031, ErrorKind::Unavailable, "the server's disk is full; free some and retry"),
+];
+
+/// Says what an error means. The server's own words are left out: they may repeat what was sent.
+pub(super) fn explain(error: &DriverError, place: &str) -> Error {
+    if let Some(code) = code(error) {
+        return explain_code(code, place);
+    }
+    let (kind, text) = match &*error.kind {
+        DriverKind::Authentication { .. } => {
+            (ErrorKind::Invalid, "the server refuses this user or password; check the URL")
+        }
+        DriverKind::InvalidArgument { .. } => (ErrorKind::Invalid, "the driver refuses the URL"),
+        DriverKind::InvalidTlsConfig { .. } => {
+            (ErrorKind::Invalid, "TLS cannot be set up; check the files that the URL names")
+        }
+        DriverKind::DnsResolve { .. } => {
+            (ErrorKind::Unavailable, "the name of the servers cannot be resolved; check it, and retry")
+        }
+        DriverKind::ServerSelection { .. } => {
+            (ErrorKind::Unavailable, "no primary answers; check the servers, the URL and its TLS, and retry")
+        }
+        DriverKind::IncompatibleServer { .. } => {
+            (ErrorKind::Unsupported, "the server is too old; use MongoDB 6.0 or later")
+        }
+        _ => (ErrorKind::Unavailable, "the connection to the server broke; retry"),
+    };
+    Error::new(kind, format!("{text} server=`{place}`"))
+}
+
+/// Says what a code of the server means.
+pub(super) fn explain_code(code: i32, place: &str) -> Error {
+    let row = TABLE.iter().find(|row| row.0 == code);
+    let (kind, text) =
+        row.map_or((ErrorKind::Unavailable, "the server cannot do it now; retry"), |row| (row.1, row.2));
+    Error::new(kind, format!("{text} server=`{place}` code=`{code}`"))
+}
+
+/// Returns the server's code, if it is the server that refuses.
+pub(super) fn code(error: &DriverError) -> Option<i32> {
+    match &*error.kind {
+        DriverKind::Command(error) => Some(error.code),
+        _ => None,
+    }
+}
+
+/// Something else answers than a MongoDB, or one whose answers are not known.
+pub(super) fn senseless(place: &str) -> Error {
+    let text = "the server's answer makes no sense; check that the URL names a MongoDB";
+    Error::new(ErrorKind::Unavailable, format!("{text} server=`{place}`"))
+}
