@@ -13,7 +13,7 @@ use super::waiting::Waiting;
 use crate::clock::Moment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::net::hints::Hinter;
-use crate::storage::{Acquire, Claim, Holder, Name, Owner, Release, Renew, Token};
+use crate::storage::{AcquireReply, Claim, Cursor, Holder, Name, Owner, ReleaseReply, RenewReply, Token};
 
 /// What a batch needs besides its claims.
 #[derive(Clone, Copy)]
@@ -35,7 +35,7 @@ const BEHIND: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 /// How often statements are sent whose documents others insert at the same moment.
 const INSERTS: usize = 3;
 
-pub(super) async fn acquire(session: Session<'_>, claims: &[Claim]) -> Result<Vec<Result<Acquire>>> {
+pub(super) async fn acquire(session: Session<'_>, claims: &[Claim]) -> Result<Vec<Result<AcquireReply>>> {
     match claims {
         [claim] => acquire_one(session, claim).await.map(|answer| vec![answer]),
         _ => acquire_many(session, claims).await,
@@ -43,7 +43,7 @@ pub(super) async fn acquire(session: Session<'_>, claims: &[Claim]) -> Result<Ve
 }
 
 /// Asks by one command, which returns the document as it is afterwards.
-async fn acquire_one(session: Session<'_>, claim: &Claim) -> Result<Result<Acquire>> {
+async fn acquire_one(session: Session<'_>, claim: &Claim) -> Result<Result<AcquireReply>> {
     let Session { link, .. } = session;
     let id = session.config.id(claim.name.as_str());
     let command = doc! {
@@ -69,7 +69,7 @@ async fn acquire_one(session: Session<'_>, claim: &Claim) -> Result<Result<Acqui
 }
 
 /// Asks by one command for all, and then looks what has become of each.
-async fn acquire_many(session: Session<'_>, claims: &[Claim]) -> Result<Vec<Result<Acquire>>> {
+async fn acquire_many(session: Session<'_>, claims: &[Claim]) -> Result<Vec<Result<AcquireReply>>> {
     let ids = session.ids(claims);
     let statement = |i: usize| {
         let q = doc! { "_id": &ids[i], "v": VERSION };
@@ -91,7 +91,7 @@ async fn acquire_many(session: Session<'_>, claims: &[Claim]) -> Result<Vec<Resu
     let owners: Vec<_> = claims.iter().map(|claim| claim.owner.to_string()).collect();
     let found = session.look(&ids, &owners, Some(&reply)).await?;
     let answer = |i: usize| {
-        let found = found.iter().find(|found| found.get_str("_id") == Ok(&*ids[i]));
+        let found = found.iter().find(|found| found.get_str("_id").is_ok_and(|text| text == &*ids[i]));
         match (failed[i], found) {
             (Some(DUPLICATE_KEY), Some(found)) if is_foreign(found) => Err(foreign(&claims[i].name)),
             (Some(DUPLICATE_KEY), _) => Err(raced(&claims[i].name)),
@@ -103,15 +103,15 @@ async fn acquire_many(session: Session<'_>, claims: &[Claim]) -> Result<Vec<Resu
     Ok((0..claims.len()).map(answer).collect())
 }
 
-pub(super) async fn renew(session: Session<'_>, claims: &[Claim]) -> Result<Vec<Result<Renew>>> {
+pub(super) async fn renew(session: Session<'_>, claims: &[Claim]) -> Result<Vec<Result<RenewReply>>> {
     let ids = session.ids(claims);
     let updates = session.of_owners(claims, &ids, statements::renew);
     let (reply, refused) = session.update(updates).await?;
     let mut answers: Vec<_> =
-        claims.iter().map(|claim| Ok(Renew::Renewed { ttl: whole(claim.ttl) })).collect();
+        claims.iter().map(|claim| Ok(RenewReply::Renewed { ttl: whole(claim.ttl) })).collect();
     for (i, code) in &refused {
         answers[*i] = match *code {
-            NOT_HELD => Ok(Renew::NotHeld),
+            NOT_HELD => Ok(RenewReply::NotHeld),
             code => Err(explain_code(code, &session.link.place)),
         };
     }
@@ -121,7 +121,7 @@ pub(super) async fn renew(session: Session<'_>, claims: &[Claim]) -> Result<Vec<
         let ids: Vec<_> = doubtful.iter().map(|i| ids[*i].clone()).collect();
         let found = session.look(&ids, &[], Some(&reply)).await?;
         for (i, id) in doubtful.into_iter().zip(&ids) {
-            let found = found.iter().find(|found| found.get_str("_id") == Ok(id));
+            let found = found.iter().find(|found| found.get_str("_id").is_ok_and(|text| text == id));
             let holder = found.and_then(|found| holder(found, claims[i].name.clone()).ok().flatten());
             if holder.is_some_and(|holder| holder.owner == claims[i].owner) {
                 answers[i] = Err(late(&claims[i].name));
@@ -132,15 +132,15 @@ pub(super) async fn renew(session: Session<'_>, claims: &[Claim]) -> Result<Vec<
 }
 
 /// Ends the leases that are held; then whatever else there is of the other owners.
-pub(super) async fn release(session: Session<'_>, claims: &[Claim]) -> Result<Vec<Result<Release>>> {
+pub(super) async fn release(session: Session<'_>, claims: &[Claim]) -> Result<Vec<Result<ReleaseReply>>> {
     let ids = session.ids(claims);
     let updates = session.of_owners(claims, &ids, |asked| statements::release(asked, true));
     let (_, refused) = session.update(updates).await?;
-    let mut answers: Vec<_> = claims.iter().map(|_| Ok(Release::Released)).collect();
+    let mut answers: Vec<_> = claims.iter().map(|_| Ok(ReleaseReply::Released)).collect();
     let mut rest = Vec::new();
     for (i, code) in refused {
         answers[i] = match code {
-            NOT_HELD => Ok(Release::NotHeld),
+            NOT_HELD => Ok(ReleaseReply::NotHeld),
             code => Err(explain_code(code, &session.link.place)),
         };
         if code == NOT_HELD {
@@ -165,7 +165,7 @@ pub(super) async fn release(session: Session<'_>, claims: &[Claim]) -> Result<Ve
     Ok(answers)
 }
 
-pub(super) async fn inspect(link: &Link, config: &Config, name: &Name) -> Result<Option<Holder>> {
+pub(super) async fn inspect(link: &Link, config: &Config, name: &Name) -> Result<Vec<Holder>> {
     let query = doc! {
         "find": &link.collection,
         "filter": { "_id": config.id(name.as_str()), "v": VERSION },
@@ -174,8 +174,11 @@ pub(super) async fn inspect(link: &Link, config: &Config, name: &Name) -> Result
     };
     let found = link.read(query, None).await?;
     match found.first() {
-        Some(found) => shown(found, name.clone()).ok_or_else(|| link.senseless()),
-        None => Ok(None),
+        Some(found) => {
+            let holder = shown(found, name.clone()).ok_or_else(|| link.senseless())?;
+            Ok(holder.into_iter().collect())
+        }
+        None => Ok(Vec::new()),
     }
 }
 
@@ -183,23 +186,26 @@ pub(super) async fn list(
     link: &Link,
     config: &Config,
     prefix: &str,
-    after: Option<&Name>,
+    after: Option<&Cursor>,
     limit: usize,
 ) -> Result<Vec<Holder>> {
     if limit == 0 {
         return Ok(Vec::new());
     }
-    let after = after.map(Name::as_str).filter(|after| *after >= prefix);
-    let mut ids = match after {
-        Some(after) => doc! { "$gt": config.id(after) },
-        None => doc! { "$gte": config.id(prefix) },
-    };
+    let after = after.filter(|after| after.name.as_str() >= prefix);
+    let from = config.id(after.map_or(prefix, |after| after.name.as_str()));
+    let mut ids = doc! { "$gte": &from };
     if let Some(next) = successor(&config.id(prefix)) {
         ids.insert("$lt", next);
     }
+    let mut filter = doc! { "_id": ids, "v": VERSION, "owner": { "$ne": Bson::Null }, "$expr": { "$gt": ["$until", "$$NOW"] } };
+    if let Some(after) = after {
+        let token = i64::try_from(after.token.get()).unwrap_or(i64::MAX);
+        filter.insert("$or", [doc! { "_id": { "$ne": from } }, doc! { "token": { "$gt": token } }].to_vec());
+    }
     let query = doc! {
         "find": &link.collection,
-        "filter": { "_id": ids, "v": VERSION, "owner": { "$ne": Bson::Null }, "$expr": { "$gt": ["$until", "$$NOW"] } },
+        "filter": filter,
         "projection": statements::shown(&[]),
         "sort": { "_id": 1 },
         "limit": i64::try_from(limit).unwrap_or(i64::MAX),
@@ -276,7 +282,7 @@ impl Session<'_> {
     }
 
     /// Says what has become of a claim, from the document as it was then or later.
-    fn acquired(&self, claim: &Claim, found: &Document) -> Result<Acquire> {
+    fn acquired(&self, claim: &Claim, found: &Document) -> Result<AcquireReply> {
         let link = self.link;
         let now = time(found, "now").ok_or_else(|| link.senseless())?;
         link.primary.learn(self.sent, now);
@@ -290,7 +296,7 @@ impl Session<'_> {
             let since = link.primary.now().since(self.sent) + Duration::from_millis(1);
             // A lock that was handed over meanwhile lasts less.
             let ttl = if holder.remaining + since >= full { full } else { holder.remaining };
-            return Ok(Acquire::Granted { token: holder.token, ttl });
+            return Ok(AcquireReply::Granted { token: holder.token, ttl });
         }
         let entry = entry(found, claim.owner);
         if let (Some((asked, _)), true) = (entry, claim.wait) {
@@ -302,21 +308,23 @@ impl Session<'_> {
             (between(since, now) / 8).clamp(least, most)
         });
         let remaining = holder.as_ref().map(|holder| holder.remaining);
-        Ok(Acquire::Held { retry_after: [remaining, polled].into_iter().flatten().min(), holder })
+        Ok(AcquireReply::Held { retry_after: [remaining, polled].into_iter().flatten().min(), holder })
     }
 }
 
 /// Whether a document is another program's.
 fn is_foreign(found: &Document) -> bool {
-    found.get_i32("v") != Ok(VERSION)
+    !found.get_i32("v").is_ok_and(|version| version == VERSION)
 }
 
 /// When the owner's waiter's entry was refreshed, and when it was made.
 fn entry(found: &Document, owner: Owner) -> Option<(i64, i64)> {
     let entries = found.get_array("entries").ok()?;
     let owner = owner.to_string();
-    let entry =
-        entries.iter().filter_map(Bson::as_document).find(|entry| entry.get_str("owner") == Ok(&*owner))?;
+    let entry = entries
+        .iter()
+        .filter_map(Bson::as_document)
+        .find(|entry| entry.get_str("owner").is_ok_and(|text| text == &*owner))?;
     Some((time(entry, "asked")?, time(entry, "since")?))
 }
 

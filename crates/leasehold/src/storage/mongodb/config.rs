@@ -139,11 +139,11 @@ impl Config {
     fn set(&mut self, option: &str, value: &str) -> Result<()> {
         match (option, value) {
             ("prefix", _) if value.len() <= 256 && !value.contains('\0') => self.prefix = value.to_owned(),
-            ("prefix", _) => return Err(bad_value(option, value, "at most 256 bytes without NUL")),
+            ("prefix", _) => return Err(bad_value(option, "at most 256 bytes without NUL")),
             ("database", _) => self.database = database(option, value)?,
             ("collection", _) => self.collection = collection(option, value)?,
             ("notify", "auto" | "off") => self.notify = value == "auto",
-            _ => return Err(bad_value(option, value, "auto, off")),
+            _ => return Err(bad_value(option, "auto, off")),
         }
         Ok(())
     }
@@ -173,7 +173,7 @@ fn is_secret(option: &str) -> bool {
 fn database(option: &str, value: &str) -> Result<String> {
     let bad = |c: char| c.is_control() || "/\\. \"$*<>:|?".contains(c);
     if value.is_empty() || value.len() > 63 || value.contains(bad) {
-        return Err(bad_value(option, value, "1 to 63 bytes without / \\ . \" $ * < > : | ? and spaces"));
+        return Err(bad_value(option, "1 to 63 bytes without / \\ . \" $ * < > : | ? and spaces"));
     }
     Ok(value.to_owned())
 }
@@ -184,7 +184,7 @@ fn collection(option: &str, value: &str) -> Result<String> {
         || value.starts_with("system.")
         || value.contains(|c: char| c.is_control() || c == '$');
     if bad {
-        return Err(bad_value(option, value, "1 to 120 bytes without $, not beginning with `system.`"));
+        return Err(bad_value(option, "1 to 120 bytes without $, not beginning with `system.`"));
     }
     Ok(value.to_owned())
 }

@@ -45,7 +45,7 @@ impl Facts {
             Err(_) => "unknown".to_owned(),
         };
         let count = |name: &str| hello.get_array(name).map_or(0, Vec::len);
-        let topology = if hello.get_str("msg") == Ok("isdbgrid") {
+        let topology = if hello.get_str("msg").is_ok_and(|text| text == "isdbgrid") {
             Topology::Sharded
         } else if hello.contains_key("setName") {
             Topology::ReplicaSet

@@ -181,7 +181,7 @@ impl Primary {
     pub(super) fn greeted(&self, hello: &Document, sent: Moment) {
         let process = || hello.get_document("topologyVersion").ok()?.get("processId");
         // Routers come and go, and are no primaries.
-        let is_router = hello.get_str("msg") == Ok("isdbgrid");
+        let is_router = hello.get_str("msg").is_ok_and(|text| text == "isdbgrid");
         let election = if is_router { Some(&Bson::Null) } else { hello.get("electionId").or_else(process) };
         let Some(election) = election.cloned() else { return };
         let is_another = {

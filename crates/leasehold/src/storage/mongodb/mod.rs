@@ -29,7 +29,8 @@ use super::net::hints::Hinter;
 use super::registry::Target;
 use super::url::Url;
 use super::{
-    Acquire, Claim, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, Release, Renew, Storage,
+    AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, ReleaseReply,
+    RenewReply, Storage,
 };
 use crate::clock::Moment;
 use crate::error::Result;
@@ -93,7 +94,7 @@ impl MongoDb {
         }
     }
 
-    async fn ask(&self, claims: &[Claim], sent: Moment) -> Vec<Result<Acquire>> {
+    async fn ask(&self, claims: &[Claim], sent: Moment) -> Vec<Result<AcquireReply>> {
         if claims.is_empty() {
             return Vec::new();
         }
@@ -105,8 +106,8 @@ impl MongoDb {
         &self,
         claims: &[Claim],
         sent: Moment,
-        inherited: Vec<(usize, Acquire)>,
-    ) -> Vec<Result<Acquire>> {
+        inherited: Vec<(usize, AcquireReply)>,
+    ) -> Vec<Result<AcquireReply>> {
         let is_open = |i: usize| inherited.iter().all(|(place, _)| *place != i);
         let rest = claims.iter().enumerate().filter(|(i, _)| is_open(*i));
         let (places, rest): (Vec<_>, Vec<_>) = rest.map(|(i, claim)| (i, claim.clone())).unzip();
@@ -140,27 +141,29 @@ impl Storage for MongoDb {
         Limits::default()
     }
 
-    async fn acquire(&self, claims: &[Claim]) -> Vec<Result<Acquire>> {
+    async fn acquire(&self, claims: &[Claim]) -> Vec<Result<AcquireReply>> {
         let sent = self.link.primary.now();
         let inherited = self.waiting.inheritance(claims, sent);
         let answers = match inherited.is_empty() {
             true => self.ask(claims, sent).await,
             false => self.ask_for_the_rest(claims, sent, inherited).await,
         };
-        let granted =
-            claims.iter().zip(&answers).filter(|(_, answer)| matches!(answer, Ok(Acquire::Granted { .. })));
+        let granted = claims
+            .iter()
+            .zip(&answers)
+            .filter(|(_, answer)| matches!(answer, Ok(AcquireReply::Granted { .. })));
         self.waiting.forget(granted.map(|(claim, _)| &claim.owner));
         answers
     }
 
-    async fn renew(&self, claims: &[Claim]) -> Vec<Result<Renew>> {
+    async fn renew(&self, claims: &[Claim]) -> Vec<Result<RenewReply>> {
         if claims.is_empty() {
             return Vec::new();
         }
         each(claims, claims::renew(self.session(self.link.primary.now()), claims).await)
     }
 
-    async fn release(&self, claims: &[Claim]) -> Vec<Result<Release>> {
+    async fn release(&self, claims: &[Claim]) -> Vec<Result<ReleaseReply>> {
         if claims.is_empty() {
             return Vec::new();
         }
@@ -168,11 +171,11 @@ impl Storage for MongoDb {
         each(claims, claims::release(self.session(self.link.primary.now()), claims).await)
     }
 
-    async fn inspect(&self, name: &Name) -> Result<Option<Holder>> {
+    async fn inspect(&self, name: &Name) -> Result<Vec<Holder>> {
         claims::inspect(&self.link, &self.config, name).await
     }
 
-    async fn list(&self, prefix: &str, after: Option<&Name>, limit: usize) -> Result<Vec<Holder>> {
+    async fn list(&self, prefix: &str, after: Option<&Cursor>, limit: usize) -> Result<Vec<Holder>> {
         claims::list(&self.link, &self.config, prefix, after, limit).await
     }
 

@@ -12,6 +12,8 @@ use crate::storage::{Claim, WAITER_TTL};
 
 /// The version of the documents, in their field `v`. A document without it is not one of ours, and is never changed.
 pub(super) const VERSION: i32 = 1;
+/// What the field `kind` says of an exclusive lock.
+const KIND: &str = "mutex";
 /// A waiter that wants less is told to ask instead of being granted: the lease would have ended before it was renewed.
 const SHORTEST_HANDOVER: i64 = 2_000;
 /// By how much the clocks of two members may differ before a waiter loses its place in a failover.
@@ -47,7 +49,7 @@ pub(super) fn acquire(asked: Asked<'_>) -> Vec<Document> {
         "client": literal(asked.listens.then(|| asked.client.to_owned())),
         "asked": "$$NOW",
         "ttl": ttl,
-        "kind": literal(claim.kind.as_str()),
+        "kind": literal(KIND),
         "label": literal(claim.label.as_deref()),
     };
     let mut entered = entry.clone();
@@ -89,7 +91,7 @@ pub(super) fn acquire(asked: Asked<'_>) -> Vec<Document> {
             "t.waits": { "$and": [claim.wait, "$t.timely", { "$not": ["$t.won"] }, { "$not": ["$t.again"] }] },
             "owner": won(owner.clone().into(), "$owner"),
             "client": won(literal(asked.client).into(), "$client"),
-            "kind": won(literal(claim.kind.as_str()).into(), "$kind"),
+            "kind": won(literal(KIND).into(), "$kind"),
             "label": won(literal(claim.label.as_deref()).into(), "$label"),
             "since": won("$$NOW".into(), "$since"),
             "token": won(next_token().into(), "$token"),
@@ -287,7 +289,7 @@ fn next_token() -> Document {
 }
 
 fn is_of_another(client: &str) -> Document {
-    doc! { "$not": [{ "$in": [{ "$ifNull": ["$client", Bson::Null] }, [Bson::Null, client.into()]] }] }
+    doc! { "$not": [{ "$in": [{ "$ifNull": ["$client", Bson::Null] }, [Bson::Null, Bson::from(client)]] }] }
 }
 
 /// What tells the client that holds that another one has ended or shortened its lease.

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Moment;
-use crate::storage::{Acquire, Claim, Name, Owner, Token, WAITER_TTL};
+use crate::storage::{AcquireReply, Claim, Name, Owner, Token, WAITER_TTL};
 
 /// Owners with an entry in the queue.
 #[derive(Default)]
@@ -85,7 +85,7 @@ impl Waiting {
 
     /// Returns which of the claims the server need not be asked for, since their owners hold. What is granted counts from
     /// the request that the server has built on, so that no clock is compared with another.
-    pub(super) fn inheritance(&self, claims: &[Claim], now: Moment) -> Vec<(usize, Acquire)> {
+    pub(super) fn inheritance(&self, claims: &[Claim], now: Moment) -> Vec<(usize, AcquireReply)> {
         let places = self.places();
         if places.of.is_empty() {
             return Vec::new();
@@ -100,7 +100,7 @@ impl Waiting {
             let is_enough = ttl >= std::cmp::max(place.span / 4, ENOUGH);
             let token = heir.token;
             (is_this && heir.asked == place.asked && is_enough)
-                .then_some((i, Acquire::Granted { token, ttl }))
+                .then_some((i, AcquireReply::Granted { token, ttl }))
         };
         claims.iter().enumerate().filter_map(granted).collect()
     }
@@ -154,7 +154,7 @@ mod tests {
         waiting.inherits(heir(&claims[1], 5));
         // Less what the server's clock may be ahead by then.
         let ttl = WAITER_TTL - Duration::from_millis(650);
-        let granted = Acquire::Granted { token: Token::new(7), ttl };
+        let granted = AcquireReply::Granted { token: Token::new(7), ttl };
         assert_eq!(waiting.inheritance(&claims, after(640)), [(1, granted)]);
         waiting.forget([&claims[1].owner].into_iter());
         assert!(!inherited(&waiting, &claims[1], after(640)));
