@@ -19,9 +19,11 @@ pub(crate) const SETUPS: &[Entry] = &[
     .scheme(SCHEME)
     .fails_over()
     .suite(),
-    Entry::new("mongodb-alone", "a MongoDB that is no member of a replica set, and asks for no password", |wanted| {
-        Ok(Box::new(options(wanted).start_standalone()?))
-    })
+    Entry::new(
+        "mongodb-alone",
+        "a MongoDB that is no member of a replica set, and asks for no password",
+        |wanted| Ok(Box::new(options(wanted).start_standalone()?)),
+    )
     .scheme(SCHEME)
     .suite_without_push(),
 ];

@@ -1,4 +1,4 @@
-//! What the servers tell of themselves, and what can be promised of them.
+//! What the servers report about themselves, and what that proves.
 
 use mongodb::bson::{Bson, Document, doc};
 
@@ -6,7 +6,7 @@ use super::link::Link;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{Guarantees, LeaseClock, Tier};
 
-/// What the servers told when they were asked.
+/// What the servers reported.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Facts {
     pub(super) version: String,
@@ -15,13 +15,13 @@ pub(super) struct Facts {
     /// The voting members that keep data, and the arbiters.
     pub(super) data: usize,
     pub(super) arbiters: usize,
-    /// Whether a majority confirms what is in its journal only; `None` if the user may not ask.
+    /// Whether a majority confirms only what is in its journal. `None` if the user may not query it.
     pub(super) journaled: Option<bool>,
-    /// The storage engine, and whether it keeps anything; `None` if the user may not ask.
+    /// The storage engine, and whether it is persistent. `None` if the user may not query it.
     pub(super) engine: Option<(String, bool)>,
 }
 
-/// How many servers there are, and how they know each other.
+/// How the servers are connected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Topology {
     #[default]
@@ -35,11 +35,11 @@ pub(super) enum Topology {
 const OLDEST: i32 = 17;
 
 impl Facts {
-    /// Asks the primary.
+    /// Queries the primary.
     pub(super) async fn ask(link: &Link) -> Result<Self> {
         let sent = link.primary.now();
         let hello = link.admin(doc! { "hello": 1 }).await?;
-        link.primary.greeted(&hello, sent);
+        link.primary.on_hello(&hello, sent);
         let version = match link.admin(doc! { "buildInfo": 1 }).await {
             Ok(info) => info.get_str("version").unwrap_or("unknown").to_owned(),
             Err(_) => "unknown".to_owned(),
@@ -79,7 +79,7 @@ impl Facts {
         Ok(facts)
     }
 
-    /// Takes in what the set's configuration says.
+    /// Reads the configuration of the replica set.
     fn configured(&mut self, config: &Document) {
         self.journaled = Some(config.get_bool("writeConcernMajorityJournalDefault").unwrap_or(true));
         let Ok(members) = config.get_array("members") else { return };
@@ -103,7 +103,7 @@ impl Facts {
         Ok(())
     }
 
-    /// Computes what can be proved. What the user may not ask for is not proved.
+    /// Computes the tier that is proved. What the user may not query is not proved.
     pub(super) fn tier(&self) -> Tier {
         if !matches!(self.engine, Some((_, true))) {
             return Tier::CrashSafe;
@@ -111,15 +111,15 @@ impl Facts {
         match self.topology {
             Topology::Standalone => Tier::RestartSafe,
             Topology::ReplicaSet if self.journaled != Some(true) => Tier::CrashSafe,
-            // A set of two has no primary when one of them is away.
+            // A set of two has no primary while one of them is down.
             Topology::ReplicaSet if self.data + self.arbiters < 3 || self.data < 2 => Tier::RestartSafe,
             Topology::ReplicaSet => Tier::FailoverSafe,
-            // What the shards are is not asked.
+            // The shards are not queried.
             Topology::Sharded => Tier::CrashSafe,
         }
     }
 
-    /// Whether there are change streams.
+    /// Returns `true` if the server has change streams.
     pub(super) fn pushes(&self) -> bool {
         self.topology != Topology::Standalone
     }
@@ -137,23 +137,22 @@ fn number(value: &Bson) -> Option<i64> {
     }
 }
 
-/// Refuses what is not a plain collection with names that are compared byte by byte. One that is not there yet is made
-/// with the first lock.
+/// Refuses a collection that cannot keep locks. One that does not exist is made by the first lock.
 pub(super) async fn check_collection(link: &Link) -> Result<()> {
     let command =
         doc! { "listCollections": 1, "filter": { "name": &link.collection }, "authorizedCollections": true };
-    // A user that may not ask is not refused.
+    // A user that may not list collections is not refused.
     let Ok(reply) = link.send(command).await else { return Ok(()) };
     let found = reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
     let Some(Bson::Document(found)) = found.ok().and_then(|batch| batch.first()) else { return Ok(()) };
     let kind = found.get_str("type").unwrap_or("collection");
     let options = found.get_document("options").cloned().unwrap_or_default();
     let text = if kind != "collection" {
-        "the locks need a collection, and there is a view or a time series of that name"
+        "locks need a plain collection, and that is a view or a time series"
     } else if options.get_bool("capped").unwrap_or(false) {
-        "the locks need a collection that is not capped"
+        "locks need a collection that is not capped"
     } else if options.contains_key("collation") {
-        "the locks need a collection without a collation, since names are compared byte by byte"
+        "locks need a collection without a collation, because names are compared byte by byte"
     } else {
         return Ok(());
     };
@@ -161,7 +160,7 @@ pub(super) async fn check_collection(link: &Link) -> Result<()> {
     Err(Error::new(
         ErrorKind::Unsupported,
         format!(
-            "{text}; name another one by the URL option `collection` server=`{place}` collection=`{collection}`"
+            "{text}; name another one with the URL option `collection` server=`{place}` collection=`{collection}`"
         ),
     ))
 }
@@ -176,15 +175,15 @@ mod tests {
     }
 
     #[test]
-    fn the_tier_is_what_can_be_proved() {
+    fn the_tier_is_what_is_proved() {
         let yes = Some(true);
         assert_eq!(set(3, 0, yes).tier(), Tier::FailoverSafe);
         assert_eq!(set(2, 1, yes).tier(), Tier::FailoverSafe);
-        assert_eq!(set(2, 0, yes).tier(), Tier::RestartSafe, "none of two may be away");
+        assert_eq!(set(2, 0, yes).tier(), Tier::RestartSafe, "neither of two may be down");
         assert_eq!(set(1, 2, yes).tier(), Tier::RestartSafe, "arbiters keep nothing");
         assert_eq!(set(1, 0, yes).tier(), Tier::RestartSafe);
         assert_eq!(set(3, 0, Some(false)).tier(), Tier::CrashSafe);
-        assert_eq!(set(3, 0, None).tier(), Tier::CrashSafe, "nobody was allowed to ask");
+        assert_eq!(set(3, 0, None).tier(), Tier::CrashSafe, "the user may not query it");
         let memory = Facts { engine: Some(("inMemory".to_owned(), false)), ..set(3, 0, yes) };
         assert_eq!(memory.tier(), Tier::CrashSafe);
         assert_eq!(Facts { topology: Topology::Standalone, ..set(0, 0, None) }.tier(), Tier::RestartSafe);

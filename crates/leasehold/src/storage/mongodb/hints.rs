@@ -1,6 +1,9 @@
-//! The change stream by which the servers tell whose turn it is.
+//! The hints of this storage: the events of one change stream over the collection.
+//!
+//! The server filters the stream ([`Observed::filter`]): it returns what is addressed to this client, and the changes of
+//! the names that this client observes. When that set changes, another stream continues where the last one stopped.
 
-use std::collections::HashSet;
+use std::future::IntoFuture as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,26 +16,31 @@ use tokio::time::timeout;
 
 use super::config::Config;
 use super::link::Link;
-use super::waiting::{Heir, Waiting};
-use crate::storage::net::hints::{Changes, HEARTBEAT, Hinter, Pauses, stream};
-use crate::storage::{Hint, Name};
+use super::observed::Observed;
+use crate::storage::net::hints::{HEARTBEAT, Hinter, Pauses, stream};
+use crate::storage::net::waiters::{Handover, LocalWaiters};
+use crate::storage::{Hint, Name, Owner};
 
 /// Listens until it is dropped.
 pub(super) struct Listener {
     pub(super) link: Arc<Link>,
     pub(super) config: Arc<Config>,
+    /// The id of this client.
     pub(super) client: String,
     pub(super) hinter: Arc<Hinter>,
-    pub(super) waiting: Arc<Waiting>,
+    pub(super) waiters: Arc<LocalWaiters<()>>,
 }
 
-/// Why a stream is not listened to any more.
+/// Why a stream ended.
 enum End {
-    /// It broke, or never stood.
+    /// It broke, or did not open. `stood` says whether it was open.
     Broken { stood: bool },
-    /// The first name is observed, or none is any more: another stream goes on from here.
-    Changed(Option<ResumeToken>),
+    /// The observed names have changed. Another stream continues here.
+    Refiltered(Option<ResumeToken>),
 }
+
+/// How long opening a stream may take.
+const OPENING_MAX: Duration = Duration::from_secs(5);
 
 impl Listener {
     pub(super) fn stream(
@@ -44,98 +52,81 @@ impl Listener {
 
     async fn listen(self) {
         let mut pauses = Pauses::new();
-        let mut watched = Observed::new(self.hinter.watched());
+        let mut observed = Observed::new(self.hinter.watched());
         let mut from = None;
         loop {
-            // A failure needs no word here: waiters ask again by themselves, and a caller is told why it fails.
-            match self.listen_once(&mut watched, from.take()).await {
-                End::Changed(token) => from = token,
+            // A failure is not reported here: waiters ask again by themselves, and their calls return the error.
+            match self.listen_once(&mut observed, from.take()).await {
+                End::Refiltered(token) => from = token,
                 End::Broken { stood } => pauses.pause(&self.hinter, stood).await,
             }
         }
     }
 
-    async fn listen_once(&self, watched: &mut Observed, from: Option<ResumeToken>) -> End {
-        watched.catch_up();
-        let wide = !watched.names.is_empty();
-        let goes_on = from.is_some();
-        let Some(mut changes) = self.open(wide, from).await else { return End::Broken { stood: false } };
-        if !goes_on {
+    async fn listen_once(&self, observed: &mut Observed, from: Option<ResumeToken>) -> End {
+        observed.update();
+        let continues = from.is_some();
+        let Some(mut changes) = self.open(observed, from).await else { return End::Broken { stood: false } };
+        if !continues {
             self.hinter.subscribed(false);
         }
-        // What has changed before the stream told of it.
-        watched.names.iter().for_each(|name| self.hinter.send(Hint::Name(name.clone())));
+        self.hint_added(observed);
         loop {
-            let end = {
-                let next = timeout(HEARTBEAT * 2, changes.next_if_any());
-                tokio::pin!(next);
-                loop {
-                    tokio::select! {
-                        told = &mut next => match told {
-                            Ok(Ok(Some(change))) => {
-                                if !self.pass_on(&change, watched) {
-                                    break Some(false);
-                                }
-                                break None;
-                            }
-                            Ok(Ok(None)) => break None,
-                            // It failed, or not even said that there is nothing.
-                            Ok(Err(_)) | Err(_) => break Some(false),
-                        },
-                        added = watched.changed() => {
-                            added.into_iter().for_each(|name| self.hinter.send(Hint::Name(name)));
-                            if watched.names.is_empty() == wide {
-                                break Some(true);
-                            }
-                        }
+            let next = timeout(HEARTBEAT * 2, changes.next_if_any());
+            let next = tokio::select! {
+                next = next => next,
+                needs_filter = observed.changed() => match needs_filter {
+                    true => return End::Refiltered(changes.resume_token()),
+                    false => {
+                        self.hint_added(observed);
+                        continue;
                     }
-                }
+                },
             };
-            match end {
-                Some(true) => return End::Changed(changes.resume_token()),
-                Some(false) => return End::Broken { stood: true },
-                None if !changes.is_alive() => return End::Broken { stood: true },
-                None => {}
+            let is_open = match next {
+                Ok(Ok(Some(change))) => self.pass_on(&change, observed) && changes.is_alive(),
+                Ok(Ok(None)) => changes.is_alive(),
+                // It failed, or the server did not even say that nothing happened.
+                Ok(Err(_)) | Err(_) => false,
+            };
+            if !is_open {
+                return End::Broken { stood: true };
             }
         }
     }
 
-    /// Opens a stream of what concerns this client; with `wide` also of every lock that is locked or unlocked.
-    async fn open(&self, wide: bool, from: Option<ResumeToken>) -> Option<ChangeStream<Document>> {
-        let told = |fields: &str| {
-            let mine = doc! { "$regex": format!("^{} ", self.client) };
-            doc! { "$or": [
-                { format!("{fields}.heir"): &mine },
-                { format!("{fields}.ended"): &mine },
-            ] }
-        };
-        let mut wanted = vec![
-            told("updateDescription.updatedFields"),
-            // A small document is written anew as a whole.
-            told("fullDocument"),
-        ];
-        if wide {
-            wanted.push(doc! { "updateDescription.updatedFields.owner": { "$exists": true } });
-            wanted.push(doc! { "operationType": { "$in": ["insert", "replace", "delete"] } });
-        }
-        wanted.push(doc! { "operationType": { "$in": ["drop", "rename", "dropDatabase", "invalidate"] } });
+    /// Hints at the names that were added: their locks may have changed before the stream had them.
+    fn hint_added(&self, observed: &mut Observed) {
+        observed.take_added().into_iter().for_each(|name| self.hinter.send(Hint::Name(name)));
+    }
+
+    /// Opens a stream. It continues where another one stopped, or begins now.
+    async fn open(
+        &self,
+        observed: &mut Observed,
+        from: Option<ResumeToken>,
+    ) -> Option<ChangeStream<Document>> {
         let field = |name: &str| {
-            doc! { "$ifNull": [format!("$updateDescription.updatedFields.{name}"), format!("$fullDocument.{name}")] }
+            let changed = format!("$updateDescription.updatedFields.{name}");
+            doc! { "$ifNull": [changed, format!("$fullDocument.{name}")] }
         };
-        // The driver needs `ns`, too, to go on after an error.
-        let shown = doc! { "operationType": 1, "ns": 1, "documentKey": 1, "heir": field("heir"), "ended": field("ended") };
+        // The driver needs `_id`, `operationType` and `ns` to continue after an error.
+        let shown = doc! {
+            "operationType": 1, "ns": 1, "documentKey": 1, "handover": field("handover"), "ended": field("ended"),
+        };
+        let filter = observed.filter(&self.config, &self.client);
         let collection = self.link.database.collection::<Document>(&self.link.collection);
         let watch = collection
             .watch()
-            .pipeline([doc! { "$match": { "$or": wanted } }, doc! { "$project": shown }])
+            .pipeline([doc! { "$match": filter }, doc! { "$project": shown }])
             .max_await_time(HEARTBEAT)
             .resume_after(from);
-        let opened = timeout(OPENING, watch.into_future()).await;
+        let opened = timeout(OPENING_MAX, watch.into_future()).await;
         opened.ok()?.ok().map(ChangeStream::with_type)
     }
 
-    /// Passes on what was told. Returns `false` if the stream has nothing more to tell.
-    fn pass_on(&self, change: &Document, watched: &Observed) -> bool {
+    /// Passes on an event. Returns `false` if it ends the stream.
+    fn pass_on(&self, change: &Document, observed: &Observed) -> bool {
         let kind = change.get_str("operationType").unwrap_or_default();
         if matches!(kind, "drop" | "rename" | "dropDatabase" | "invalidate") {
             // The locks are gone.
@@ -144,64 +135,42 @@ impl Listener {
         }
         let id = change.get_document("documentKey").and_then(|key| key.get_str("_id")).unwrap_or_default();
         let Some(name) = self.config.name(id).and_then(|name| Name::new(name).ok()) else { return true };
-        for field in ["heir", "ended"] {
-            let text = change.get_str(field).unwrap_or_default();
-            let mine = text.strip_prefix(&*self.client).and_then(|text| text.strip_prefix(' '));
-            if let Some((kind, rest)) = mine.and_then(|text| text.split_once(' ')) {
-                self.told(kind, rest, &name);
+        for field in ["handover", "ended"] {
+            let message = change.get_str(field).unwrap_or_default();
+            let message = message.strip_prefix(&*self.client).and_then(|rest| rest.strip_prefix(' '));
+            if let Some(message) = message {
+                self.on_message(message, &name);
             }
         }
-        if watched.names.contains(&name) {
+        if observed.contains(&name) {
             self.hinter.send(Hint::Name(name));
         }
         true
     }
 
-    fn told(&self, kind: &str, text: &str, name: &Name) {
-        if kind == "h"
-            && let Some(heir) = Heir::read(text, name.clone())
-        {
-            let owner = heir.owner;
-            self.waiting.inherits(heir);
+    /// Passes on what a release or a renewal has written for this client. See `pipelines/release.rs`.
+    fn on_message(&self, message: &str, name: &Name) {
+        let owner = match message.split_once(' ') {
+            Some(("handover", handover)) => self.on_handover(&format!("{handover} {name}")),
+            Some(("turn", rest)) => self.on_change(rest),
+            _ => self.on_change(message),
+        };
+        if let Some(owner) = owner {
             self.hinter.send(Hint::Owner(owner));
-        } else if let Some(Ok(owner)) = text.split(' ').next().map(str::parse) {
-            self.waiting.disinherit(&owner);
-            self.hinter.send(Hint::Owner(owner));
-        }
-    }
-}
-
-/// How long to open a stream may take.
-const OPENING: Duration = Duration::from_secs(5);
-
-/// The names that this process observes.
-struct Observed {
-    names: HashSet<Name>,
-    changes: Changes,
-}
-
-impl Observed {
-    fn new(changes: Changes) -> Self {
-        Self { names: HashSet::new(), changes }
-    }
-
-    /// Takes in all changes that have been made.
-    fn catch_up(&mut self) {
-        while let Ok(change) = self.changes.try_recv() {
-            change.removed.iter().for_each(|name| drop(self.names.remove(name)));
-            self.names.extend(change.added);
         }
     }
 
-    /// Waits for a change, takes it in, and returns the names that it adds.
-    async fn changed(&mut self) -> Vec<Name> {
-        match self.changes.recv().await {
-            Some(change) => {
-                change.removed.iter().for_each(|name| drop(self.names.remove(name)));
-                self.names.extend(change.added.iter().cloned());
-                change.added
-            }
-            None => std::future::pending().await,
-        }
+    fn on_handover(&self, text: &str) -> Option<Owner> {
+        let handover: Handover = text.parse().ok()?;
+        let owner = handover.owner;
+        self.waiters.hand_over(handover, &());
+        Some(owner)
+    }
+
+    /// Forgets a handover to the owner at the beginning of the text, because its lock has changed since.
+    fn on_change(&self, text: &str) -> Option<Owner> {
+        let owner = text.split(' ').next()?.parse().ok()?;
+        self.waiters.forget_handover(&owner);
+        Some(owner)
     }
 }

@@ -1,15 +1,32 @@
 #![doc = include_str!("README.md")]
 
-mod claims;
+// Where to look:
+//
+// - The calls: `acquire`, `renew`, `release`, `inspect` (which also lists). `call` sends their statements, `replies` reads
+//   the documents.
+// - The statements: `pipelines` and its folder, whose files explain themselves.
+// - Waiters: `net/waiters` knows those of this client, `hints` listens for them, `observed` has the observed names.
+// - The server: `link` has the driver's client. `primary` knows which server writes, and its clock. `facts` finds out what
+//   it promises, `findings` has the lines of `leasehold doctor`.
+// - The URL: `config`. Errors: `errors`.
+// - `fence` checks a token in a transaction of the caller's.
+
+mod acquire;
+mod call;
 mod config;
-mod explain;
+mod errors;
 mod facts;
 mod fence;
 mod findings;
 mod hints;
+mod inspect;
 mod link;
-mod statements;
-mod waiting;
+mod observed;
+mod pipelines;
+mod primary;
+mod release;
+mod renew;
+mod replies;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,15 +35,16 @@ use futures_core::Stream;
 use futures_util::{StreamExt, stream};
 use tokio::sync::mpsc;
 
-use self::claims::Session;
+use self::call::Call;
 pub use self::config::Config;
 use self::facts::Facts;
 pub use self::fence::Fence;
 use self::hints::Listener;
 use self::link::Link;
-use self::waiting::Waiting;
+use super::net::for_each_claim;
 use super::net::hints::Hinter;
-use super::registry::Target;
+use super::net::waiters::LocalWaiters;
+use super::target::Target;
 use super::url::Url;
 use super::{
     AcquireReply, Claim, Cursor, Finding, Guarantees, Hint, Holder, Limits, Name, Owner, ReleaseReply,
@@ -40,10 +58,11 @@ pub struct MongoDb {
     config: Arc<Config>,
     guarantees: Guarantees,
     link: Arc<Link>,
-    /// What handovers to this client begin with; random.
+    /// The id of this client, random: what is addressed to it in the change stream begins with that.
     client: String,
     hinter: Arc<Hinter>,
-    waiting: Arc<Waiting>,
+    waiters: Arc<LocalWaiters<()>>,
+    /// The hints, until they are subscribed to.
     received: Mutex<Option<mpsc::UnboundedReceiver<Hint>>>,
 }
 
@@ -54,16 +73,16 @@ pub(super) fn target(scheme: &str, url: Url) -> Result<Target> {
 }
 
 impl MongoDb {
-    /// Connects, and asks the servers what can be promised. The collection is made with the first lock.
+    /// Connects, and finds out what the servers can promise. The first lock makes the collection.
     ///
     /// # Errors
     ///
     /// `Invalid` if a file of the URL cannot be used or the server refuses the password. `Unavailable` if no primary
-    /// answers. `Unsupported` if the server is too old, or the collection is not fit for locks.
+    /// answers. `Unsupported` if the server is too old, or if the collection cannot keep locks.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the connections again.
+    /// Dropping the future closes the connections.
     pub async fn connect(config: Config) -> Result<Self> {
         let config = Arc::new(config);
         let (hinter, received) = Hinter::new();
@@ -77,45 +96,25 @@ impl MongoDb {
             link: Arc::new(link),
             client,
             hinter,
-            waiting: Arc::default(),
+            waiters: Arc::default(),
             received: Mutex::new(Some(received)),
             config,
         })
     }
 
-    fn session(&self, sent: Moment) -> Session<'_> {
-        Session {
+    fn call(&self, sent: Moment) -> Call<'_> {
+        Call {
             link: &self.link,
             config: &self.config,
             sent,
             client: &self.client,
             hinter: &self.hinter,
-            waiting: &self.waiting,
+            waiters: &self.waiters,
         }
     }
 
-    async fn ask(&self, claims: &[Claim], sent: Moment) -> Vec<Result<AcquireReply>> {
-        if claims.is_empty() {
-            return Vec::new();
-        }
-        each(claims, claims::acquire(self.session(sent), claims).await)
-    }
-
-    /// Asks for the claims that are not answered by what their owners have inherited; returns the answers to all.
-    async fn ask_for_the_rest(
-        &self,
-        claims: &[Claim],
-        sent: Moment,
-        inherited: Vec<(usize, AcquireReply)>,
-    ) -> Vec<Result<AcquireReply>> {
-        let is_open = |i: usize| inherited.iter().all(|(place, _)| *place != i);
-        let rest = claims.iter().enumerate().filter(|(i, _)| is_open(*i));
-        let (places, rest): (Vec<_>, Vec<_>) = rest.map(|(i, claim)| (i, claim.clone())).unzip();
-        let asked = self.ask(&rest, sent).await;
-        let inherited = inherited.into_iter().map(|(i, granted)| (i, Ok(granted)));
-        let mut answers: Vec<_> = inherited.chain(places.into_iter().zip(asked)).collect();
-        answers.sort_by_key(|(i, _)| *i);
-        answers.into_iter().map(|(_, answer)| answer).collect()
+    async fn send_acquire(&self, claims: &[Claim], sent: Moment) -> Vec<Result<AcquireReply>> {
+        for_each_claim(claims, acquire::acquire(self.call(sent), claims).await)
     }
 }
 
@@ -125,7 +124,7 @@ impl fmt::Debug for MongoDb {
     }
 }
 
-/// Shows where it is, and no user or password.
+/// Shows the servers, and no user or password.
 impl fmt::Display for MongoDb {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.config)
@@ -143,40 +142,34 @@ impl Storage for MongoDb {
 
     async fn acquire(&self, claims: &[Claim]) -> Vec<Result<AcquireReply>> {
         let sent = self.link.primary.now();
-        let inherited = self.waiting.inheritance(claims, sent);
-        let answers = match inherited.is_empty() {
-            true => self.ask(claims, sent).await,
-            false => self.ask_for_the_rest(claims, sent, inherited).await,
+        // A majority has each handover that the change stream reports, so it is valid whichever server made it.
+        let replies = match self.waiters.split(claims, sent, &()) {
+            None => self.send_acquire(claims, sent).await,
+            Some(split) if split.rest.is_empty() => split.merge(Vec::new()),
+            Some(split) => {
+                let of_rest = self.send_acquire(&split.rest, sent).await;
+                split.merge(of_rest)
+            }
         };
-        let granted = claims
-            .iter()
-            .zip(&answers)
-            .filter(|(_, answer)| matches!(answer, Ok(AcquireReply::Granted { .. })));
-        self.waiting.forget(granted.map(|(claim, _)| &claim.owner));
-        answers
+        self.waiters.remove_granted(claims, &replies);
+        replies
     }
 
     async fn renew(&self, claims: &[Claim]) -> Vec<Result<RenewReply>> {
-        if claims.is_empty() {
-            return Vec::new();
-        }
-        each(claims, claims::renew(self.session(self.link.primary.now()), claims).await)
+        for_each_claim(claims, renew::renew(self.call(self.link.primary.now()), claims).await)
     }
 
     async fn release(&self, claims: &[Claim]) -> Vec<Result<ReleaseReply>> {
-        if claims.is_empty() {
-            return Vec::new();
-        }
-        self.waiting.forget(claims.iter().map(|claim| &claim.owner));
-        each(claims, claims::release(self.session(self.link.primary.now()), claims).await)
+        self.waiters.remove(claims.iter().map(|claim| &claim.owner));
+        for_each_claim(claims, release::release(self.call(self.link.primary.now()), claims).await)
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Holder>> {
-        claims::inspect(&self.link, &self.config, name).await
+        inspect::inspect(&self.link, &self.config, name).await
     }
 
     async fn list(&self, prefix: &str, after: Option<&Cursor>, limit: usize) -> Result<Vec<Holder>> {
-        claims::list(&self.link, &self.config, prefix, after, limit).await
+        inspect::list(&self.link, &self.config, prefix, after, limit).await
     }
 
     async fn findings(&self) -> Result<Vec<Finding>> {
@@ -197,11 +190,11 @@ impl Storage for MongoDb {
                     config: Arc::clone(&self.config),
                     client: self.client.clone(),
                     hinter: Arc::clone(&self.hinter),
-                    waiting: Arc::clone(&self.waiting),
+                    waiters: Arc::clone(&self.waiters),
                 };
                 listener.stream(received).left_stream()
             }
-            // Without a change stream only that another server was elected.
+            // Without a change stream, the only hint is that another server was elected.
             (Some(received), false) => {
                 let next = async |mut received: mpsc::UnboundedReceiver<Hint>| {
                     Some((received.recv().await?, received))
@@ -211,9 +204,4 @@ impl Storage for MongoDb {
             (None, _) => stream::pending().right_stream().right_stream(),
         }
     }
-}
-
-/// Answers each claim; with the same error, if the whole call failed.
-fn each<T>(claims: &[Claim], answers: Result<Vec<Result<T>>>) -> Vec<Result<T>> {
-    answers.unwrap_or_else(|error| claims.iter().map(|_| Err(error.clone())).collect())
 }

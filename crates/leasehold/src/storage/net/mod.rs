@@ -57,3 +57,15 @@ pub(in crate::storage) mod hints;
 pub(in crate::storage) mod pulse;
 pub(in crate::storage) mod server;
 pub(in crate::storage) mod tls;
+pub(in crate::storage) mod waiters;
+
+use super::Claim;
+use crate::error::Result;
+
+/// Returns the reply to each claim: the same error for all, if the whole call failed.
+pub(in crate::storage) fn for_each_claim<T>(
+    claims: &[Claim],
+    replies: Result<Vec<Result<T>>>,
+) -> Vec<Result<T>> {
+    replies.unwrap_or_else(|error| claims.iter().map(|_| Err(error.clone())).collect())
+}

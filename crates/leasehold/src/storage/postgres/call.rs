@@ -2,12 +2,13 @@
 
 use uuid::Uuid;
 
+use super::facts::Identity;
 use super::link::Link;
 use super::link_connector::Server;
 use super::uncommitted::UncommittedRows;
-use super::waiters::LocalWaiters;
 use crate::clock::Moment;
 use crate::storage::net::hints::Hinter;
+use crate::storage::net::waiters::LocalWaiters;
 use crate::storage::{Claim, Owner};
 
 /// One call of the storage: everything that its statements need besides the claims.
@@ -26,7 +27,7 @@ pub(super) struct Call<'a> {
     /// the main one, behind any acquire in flight.
     pub(super) client_key: Option<i64>,
     pub(super) hinter: &'a Hinter,
-    pub(super) waiters: &'a LocalWaiters,
+    pub(super) waiters: &'a LocalWaiters<Identity>,
     pub(super) uncommitted: &'a UncommittedRows,
 }
 

@@ -134,13 +134,6 @@ const OPTIONAL_FACTS: [OptionalFact; 7] = [
     },
 ];
 
-#[cfg(test)]
-impl Identity {
-    pub(super) fn another(self) -> Self {
-        Self { started_us: Some(self.started_us.unwrap_or(0) + 1), ..self }
-    }
-}
-
 /// The oldest version that supports everything that the statements use.
 const OLDEST: i32 = 120_000;
 

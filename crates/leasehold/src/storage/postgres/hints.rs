@@ -13,9 +13,9 @@ use super::link::Link;
 use super::links::Links;
 use super::observer::Observer;
 use super::statements::{CHANNEL, Statement};
-use super::waiters::{Handover, LocalWaiters};
 use crate::storage::net::hints::{Change, HEARTBEAT, Hinter, Pauses, stream};
 use crate::storage::net::server::Link as _;
+use crate::storage::net::waiters::{Handover, LocalWaiters};
 use crate::storage::{Hint, Name};
 
 /// Listens until it is dropped.
@@ -25,7 +25,7 @@ pub(super) struct Listener {
     /// The id of this client.
     pub(super) client: String,
     pub(super) hinter: Arc<Hinter>,
-    pub(super) waiters: Arc<LocalWaiters>,
+    pub(super) waiters: Arc<LocalWaiters<Identity>>,
 }
 
 /// After how many heartbeats the expired entries of the queue are deleted.

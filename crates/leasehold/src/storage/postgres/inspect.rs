@@ -7,6 +7,7 @@ use super::link::{Link, Params};
 use super::replies::{Columns, holder};
 use super::statements::Statement;
 use crate::error::Result;
+use crate::storage::cursor::successor;
 use crate::storage::{Cursor, Holder, Name};
 
 pub(super) async fn inspect(link: &Link, space: &str, name: &Name) -> Result<Vec<Holder>> {
@@ -53,20 +54,6 @@ pub(super) async fn list(
     }
 }
 
-/// Returns the smallest text that is larger than every text that begins with `prefix`, if there is one.
-fn successor(prefix: &str) -> Option<String> {
-    let mut chars: Vec<_> = prefix.chars().collect();
-    while let Some(last) = chars.pop() {
-        // Skips the surrogates, which are no characters.
-        let next = (u32::from(last) + 1..=u32::from(char::MAX)).find_map(char::from_u32);
-        if let Some(next) = next {
-            chars.push(next);
-            return Some(chars.into_iter().collect());
-        }
-    }
-    None
-}
-
 fn read(link: &Link, row: &Row) -> Result<Holder> {
     let row = Columns(row, link);
     let name = name_of(&row)?;
@@ -77,21 +64,4 @@ fn read(link: &Link, row: &Row) -> Result<Holder> {
 fn name_of(row: &Columns<'_>) -> Result<Name> {
     let name = std::str::from_utf8(row.get("name")?).ok().and_then(|name| Name::new(name).ok());
     name.ok_or_else(|| row.1.unexpected_reply())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_successor_is_above_every_text_with_the_prefix() {
-        for prefix in ["a", "shop:", "é", "z\u{10ffff}", "\u{d7ff}", "\u{7f}"] {
-            let next = successor(prefix).expect("there is one");
-            for rest in ["", "a", "\u{10ffff}\u{10ffff}"] {
-                assert!(format!("{prefix}{rest}").as_str() < next.as_str(), "{prefix:?} {rest:?} {next:?}");
-            }
-        }
-        assert_eq!(successor(""), None);
-        assert_eq!(successor("\u{10ffff}"), None);
-    }
 }

@@ -7,7 +7,7 @@
 //   another transaction is inserting.
 // - The statements: `statements` and its folder, whose files explain themselves. `qualify` prepares them for the server,
 //   `schema` makes the tables.
-// - Waiters: `waiters` knows those of this client, `hints` listens for them, `observer` keeps the rows of the observed
+// - Waiters: `net/waiters` knows those of this client, `hints` listens for them, `observer` keeps the rows of the observed
 //   names.
 // - Connections: `links` has the two of a client. `link` sends statements over one. `link_connector` opens it, by
 //   `connect` and `connection_limit`; `session` and `transport` are below it.
@@ -51,7 +51,6 @@ mod statements;
 mod transport;
 mod uncommitted;
 mod unsupported;
-mod waiters;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -63,14 +62,16 @@ use tokio::sync::mpsc;
 
 use self::call::Call;
 pub use self::config::Config;
+use self::facts::Identity;
 pub use self::fence::Fence;
 use self::hints::Listener;
 use self::link::Link;
 use self::link_connector::{LinkConnector, Server};
 use self::links::Links;
 use self::uncommitted::UncommittedRows;
-use self::waiters::LocalWaiters;
+use super::net::for_each_claim;
 use super::net::hints::Hinter;
+use super::net::waiters::LocalWaiters;
 use super::target::Target;
 use super::url::Url;
 use super::{
@@ -91,7 +92,7 @@ pub struct Postgres {
     /// The same as a number: the key of its advisory lock.
     client_key: i64,
     hinter: Arc<Hinter>,
-    waiters: Arc<LocalWaiters>,
+    waiters: Arc<LocalWaiters<Identity>>,
     uncommitted: UncommittedRows,
     /// The hints, until they are subscribed to.
     received: Mutex<Option<mpsc::UnboundedReceiver<Hint>>>,
@@ -160,23 +161,6 @@ impl Postgres {
         for_each_claim(claims, acquiring.await)
     }
 
-    /// Sends the claims that a handover does not answer. Returns the replies to all.
-    async fn send_acquire_of_rest(
-        &self,
-        claims: &[Claim],
-        sent: Moment,
-        handed_over: Vec<(usize, AcquireReply)>,
-    ) -> Vec<Result<AcquireReply>> {
-        let is_open = |i: usize| handed_over.iter().all(|(index, _)| *index != i);
-        let rest = claims.iter().enumerate().filter(|(i, _)| is_open(*i));
-        let (indexes, rest): (Vec<_>, Vec<_>) = rest.map(|(i, claim)| (i, claim.clone())).unzip();
-        let of_rest = if rest.is_empty() { Vec::new() } else { self.send_acquire(&rest, sent).await };
-        let handed_over = handed_over.into_iter().map(|(index, granted)| (index, Ok(granted)));
-        let mut replies: Vec<_> = handed_over.chain(indexes.into_iter().zip(of_rest)).collect();
-        replies.sort_by_key(|(index, _)| *index);
-        replies.into_iter().map(|(_, reply)| reply).collect()
-    }
-
     /// Releases over the connection for leases. A release that finds nothing over the side connection is retried on the main
     /// one, behind any acquire in flight.
     async fn send_release(&self, claims: &[Claim], sent: Moment) -> Result<Vec<Result<ReleaseReply>>> {
@@ -222,19 +206,17 @@ impl Storage for Postgres {
 
     async fn acquire(&self, claims: &[Claim]) -> Vec<Result<AcquireReply>> {
         let sent = self.clock.now();
-        let handed_over = match self.links.main.open_link() {
-            Some(link) if link.facts.identity.is_known() => {
-                self.waiters.handed_over(claims, sent, &link.facts.identity)
+        let link = self.links.main.open_link().filter(|link| link.facts.identity.is_known());
+        let split = link.and_then(|link| self.waiters.split(claims, sent, &link.facts.identity));
+        let replies = match split {
+            None => self.send_acquire(claims, sent).await,
+            Some(split) if split.rest.is_empty() => split.merge(Vec::new()),
+            Some(split) => {
+                let of_rest = self.send_acquire(&split.rest, sent).await;
+                split.merge(of_rest)
             }
-            _ => Vec::new(),
         };
-        let replies = match handed_over.is_empty() {
-            true => self.send_acquire(claims, sent).await,
-            false => self.send_acquire_of_rest(claims, sent, handed_over).await,
-        };
-        let is_granted = |reply: &Result<AcquireReply>| matches!(reply, Ok(AcquireReply::Granted { .. }));
-        let granted = claims.iter().zip(&replies).filter(|(_, reply)| is_granted(reply));
-        self.waiters.remove(granted.map(|(claim, _)| &claim.owner));
+        self.waiters.remove_granted(claims, &replies);
         replies
     }
 
@@ -291,9 +273,4 @@ impl Storage for Postgres {
             (None, _) => stream::pending().right_stream().right_stream(),
         }
     }
-}
-
-/// Returns the reply to each claim: the same error for all, if the whole call failed.
-fn for_each_claim<T>(claims: &[Claim], replies: Result<Vec<Result<T>>>) -> Vec<Result<T>> {
-    replies.unwrap_or_else(|error| claims.iter().map(|_| Err(error.clone())).collect())
 }

@@ -15,8 +15,8 @@ use super::link::Params;
 use super::passes::{PassResult, Passes, notify_owners};
 use super::replies::{Columns, acquire_in_flight, check_all, check_some};
 use super::statements::Statement;
-use super::waiters::Handover;
 use crate::error::Result;
+use crate::storage::net::waiters::Handover;
 use crate::storage::{Claim, Hint, Owner, ReleaseReply};
 
 pub(super) async fn release(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Result<ReleaseReply>>> {
@@ -111,7 +111,7 @@ fn record_handovers(call: Call<'_>, claims: &[&Claim], rows: &[Row]) -> Result<(
         if let Some(owner) = row.get::<Option<Uuid>>("successor")? {
             let owner = Owner::from_bytes(owner.into_bytes());
             let token = row.token("token")?.ok_or_else(|| link.unexpected_reply())?;
-            let handover = Handover { owner, token, asked_us: row.get("asked")?, name: claim.name.clone() };
+            let handover = Handover { owner, token, asked: row.get("asked")?, name: claim.name.clone() };
             call.waiters.hand_over(handover, &link.facts.identity);
             call.hinter.send(Hint::Owner(owner));
         }

@@ -9,33 +9,30 @@ use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::facts::Identity;
 use crate::clock::Moment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{AcquireReply, Claim, Name, Owner, Token, WAITER_HEARTBEAT, WAITER_TTL};
 
-/// The waiters of this client, by owner.
-#[derive(Default)]
-pub(super) struct LocalWaiters(Mutex<State>);
+/// The waiters of this client, by owner. `S` tells the servers apart that can hand locks over.
+pub(in crate::storage) struct LocalWaiters<S>(Mutex<State<S>>);
 
-#[derive(Default)]
-struct State {
-    waiters: HashMap<Owner, Waiter>,
+struct State<S> {
+    waiters: HashMap<Owner, Waiter<S>>,
     /// At how many waiters those are removed whose entries have expired.
     limit: usize,
 }
 
 /// An owner with an entry in the queue.
-struct Waiter {
+struct Waiter<S> {
     name: Name,
     /// When its last claim was sent.
     sent: Moment,
-    /// When the server executed that claim, by the server's clock, in microseconds.
-    asked_us: i64,
+    /// When the server executed that claim, by the server's clock and in its unit.
+    asked: i64,
     /// How long a lease that is handed over to it lasts from then.
     span: Duration,
     /// The handover, and the server that made it.
-    handover: Option<(Handover, Identity)>,
+    handover: Option<(Handover, S)>,
     /// How many waiters are before it, if no notification tells it that it is first.
     before: Option<u32>,
     /// When that was first known, and how many there were then.
@@ -44,15 +41,15 @@ struct Waiter {
 
 /// A lock that was handed over to a waiter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Handover {
-    pub(super) owner: Owner,
-    pub(super) token: Token,
-    /// When the lease begins to count, by the server's clock, in microseconds: when the owner's last claim was executed.
-    pub(super) asked_us: i64,
-    pub(super) name: Name,
+pub(in crate::storage) struct Handover {
+    pub(in crate::storage) owner: Owner,
+    pub(in crate::storage) token: Token,
+    /// When the lease begins to count, by the server's clock and in its unit: when the owner's last claim was executed.
+    pub(in crate::storage) asked: i64,
+    pub(in crate::storage) name: Name,
 }
 
-/// Reads the payload of a notification: the owner, the token, the time and the lock.
+/// Reads what the server says of a handover: the owner, the token, the time and the lock.
 impl FromStr for Handover {
     type Err = Error;
 
@@ -62,8 +59,8 @@ impl FromStr for Handover {
         let mut next = || words.next().ok_or_else(wrong);
         let owner = next()?.parse()?;
         let token = next()?.parse().map(Token::new).map_err(|_| wrong())?;
-        let asked_us = next()?.parse().map_err(|_| wrong())?;
-        Ok(Self { owner, token, asked_us, name: Name::new(next()?)? })
+        let asked = next()?.parse().map_err(|_| wrong())?;
+        Ok(Self { owner, token, asked, name: Name::new(next()?)? })
     }
 }
 
@@ -77,9 +74,33 @@ const NEAR_HEAD: u32 = 2;
 /// The shortest rest of a lease that is relied on: with less, a renewal might come too late.
 const REST_MIN: Duration = Duration::from_millis(250);
 
-impl LocalWaiters {
+/// The claims of a call, of which handovers answer some.
+pub(in crate::storage) struct SplitClaims {
+    handed_over: Vec<(usize, AcquireReply)>,
+    indexes: Vec<usize>,
+    /// The claims that the server has to answer.
+    pub(in crate::storage) rest: Vec<Claim>,
+}
+
+impl SplitClaims {
+    /// Returns the replies to all claims, from those to the rest.
+    pub(in crate::storage) fn merge(self, of_rest: Vec<Result<AcquireReply>>) -> Vec<Result<AcquireReply>> {
+        let handed_over = self.handed_over.into_iter().map(|(index, granted)| (index, Ok(granted)));
+        let mut replies: Vec<_> = handed_over.chain(self.indexes.into_iter().zip(of_rest)).collect();
+        replies.sort_by_key(|(index, _)| *index);
+        replies.into_iter().map(|(_, reply)| reply).collect()
+    }
+}
+
+impl<S> Default for LocalWaiters<S> {
+    fn default() -> Self {
+        Self(Mutex::new(State { waiters: HashMap::new(), limit: 0 }))
+    }
+}
+
+impl<S: Copy + PartialEq> LocalWaiters<S> {
     /// Records that a claim, sent then, has entered the queue or refreshed its entry, at that time of the server.
-    pub(super) fn queued(&self, claim: &Claim, sent: Moment, asked_us: i64, before: Option<u32>) {
+    pub(in crate::storage) fn queued(&self, claim: &Claim, sent: Moment, asked: i64, before: Option<u32>) {
         let mut state = self.state();
         if state.waiters.len() >= std::cmp::max(state.limit, LIMIT_MIN) {
             state.waiters.retain(|_, waiter| sent.since(waiter.sent) < WAITER_TTL);
@@ -89,12 +110,12 @@ impl LocalWaiters {
         let first = known.as_ref().and_then(|waiter| waiter.first).or(before.map(|before| (sent, before)));
         let handover = known.and_then(|waiter| waiter.handover);
         let (name, span) = (claim.name.clone(), std::cmp::min(claim.ttl, WAITER_TTL));
-        state.waiters.insert(claim.owner, Waiter { name, sent, asked_us, span, handover, before, first });
+        state.waiters.insert(claim.owner, Waiter { name, sent, asked, span, handover, before, first });
     }
 
     /// Returns when a waiter that is not notified and not the first asks again: after about as long as the waiters before
     /// it take, judged by those that have gone.
-    pub(super) fn pause(&self, owner: &Owner) -> Option<Duration> {
+    pub(in crate::storage) fn pause(&self, owner: &Owner) -> Option<Duration> {
         let state = self.state();
         let waiter = state.waiters.get(owner)?;
         let ((since, first), before) = (waiter.first?, std::cmp::max(waiter.before?, 1));
@@ -105,27 +126,33 @@ impl LocalWaiters {
 
     /// Records a handover that a server has made. Ignores owners that do not wait through this client; they learn of the
     /// grant on their next claim.
-    pub(super) fn hand_over(&self, handover: Handover, server: &Identity) {
+    pub(in crate::storage) fn hand_over(&self, handover: Handover, server: &S) {
         if let Some(waiter) = self.state().waiters.get_mut(&handover.owner) {
             waiter.handover = Some((handover, *server));
         }
     }
 
     /// Forgets the handover to an owner, because its lock has changed since: its next claim is sent to the server.
-    pub(super) fn forget_handover(&self, owner: &Owner) {
+    pub(in crate::storage) fn forget_handover(&self, owner: &Owner) {
         if let Some(waiter) = self.state().waiters.get_mut(owner) {
             waiter.handover = None;
         }
     }
 
-    /// Returns the replies to those claims whose locks were handed over, with their indexes. The lease counts from the claim
+    /// Finds the claims whose locks were handed over by that server. `None` if there are none. The lease counts from the claim
     /// that the server has built on, so no clock is compared with another.
-    pub(super) fn handed_over(
-        &self,
-        claims: &[Claim],
-        now: Moment,
-        server: &Identity,
-    ) -> Vec<(usize, AcquireReply)> {
+    pub(in crate::storage) fn split(&self, claims: &[Claim], now: Moment, server: &S) -> Option<SplitClaims> {
+        let handed_over = self.handed_over(claims, now, server);
+        if handed_over.is_empty() {
+            return None;
+        }
+        let is_open = |i: usize| handed_over.iter().all(|(index, _)| *index != i);
+        let rest = claims.iter().enumerate().filter(|(i, _)| is_open(*i));
+        let (indexes, rest) = rest.map(|(i, claim)| (i, claim.clone())).unzip();
+        Some(SplitClaims { handed_over, indexes, rest })
+    }
+
+    fn handed_over(&self, claims: &[Claim], now: Moment, server: &S) -> Vec<(usize, AcquireReply)> {
         let state = self.state();
         if state.waiters.is_empty() {
             return Vec::new();
@@ -139,14 +166,21 @@ impl LocalWaiters {
             let ttl = waiter.span.saturating_sub(since + since / 64);
             let is_enough = ttl >= std::cmp::max(waiter.span / 4, REST_MIN);
             let token = handover.token;
-            (is_this && handover.asked_us == waiter.asked_us && is_enough)
+            (is_this && handover.asked == waiter.asked && is_enough)
                 .then_some((i, AcquireReply::Granted { token, ttl }))
         };
         claims.iter().enumerate().filter_map(reply).collect()
     }
 
+    /// Removes the owners of the claims that are granted.
+    pub(in crate::storage) fn remove_granted(&self, claims: &[Claim], replies: &[Result<AcquireReply>]) {
+        let is_granted = |reply: &Result<AcquireReply>| matches!(reply, Ok(AcquireReply::Granted { .. }));
+        let granted = claims.iter().zip(replies).filter(|(_, reply)| is_granted(reply));
+        self.remove(granted.map(|(claim, _)| &claim.owner));
+    }
+
     /// Removes owners that wait no more.
-    pub(super) fn remove<'a>(&self, owners: impl Iterator<Item = &'a Owner>) {
+    pub(in crate::storage) fn remove<'a>(&self, owners: impl Iterator<Item = &'a Owner>) {
         let mut state = self.state();
         if state.waiters.is_empty() {
             return;
@@ -156,7 +190,7 @@ impl LocalWaiters {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State<S>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -176,68 +210,67 @@ mod tests {
         T0.after(Duration::from_millis(millis))
     }
 
-    fn handover(claim: &Claim, asked_us: i64) -> Handover {
-        Handover { owner: claim.owner, token: Token::new(7), asked_us, name: claim.name.clone() }
+    fn handover(claim: &Claim, asked: i64) -> Handover {
+        Handover { owner: claim.owner, token: Token::new(7), asked, name: claim.name.clone() }
     }
 
-    fn here() -> Identity {
-        Identity::default()
-    }
+    const HERE: u8 = 1;
+    const ELSEWHERE: u8 = 2;
 
-    fn is_granted(waiters: &LocalWaiters, claim: &Claim, now: Moment) -> bool {
-        !waiters.handed_over(std::slice::from_ref(claim), now, &here()).is_empty()
+    fn is_granted(waiters: &LocalWaiters<u8>, claim: &Claim, now: Moment) -> bool {
+        !waiters.handed_over(std::slice::from_ref(claim), now, &HERE).is_empty()
     }
 
     #[test]
     fn a_handover_counts_from_the_last_claim() {
-        let waiters = LocalWaiters::default();
+        let waiters = LocalWaiters::<u8>::default();
         let claims = [claim("a"), claim("b")];
-        waiters.hand_over(handover(&claims[0], 5), &here());
+        waiters.hand_over(handover(&claims[0], 5), &HERE);
         assert!(!is_granted(&waiters, &claims[0], T0), "it is not in the queue");
         waiters.queued(&claims[1], T0, 5, None);
-        waiters.hand_over(handover(&claims[1], 5), &here());
+        waiters.hand_over(handover(&claims[1], 5), &HERE);
         // The server's clock may be ahead by 1/64 of the time since.
         let ttl = WAITER_TTL - Duration::from_millis(650);
         let granted = AcquireReply::Granted { token: Token::new(7), ttl };
-        assert_eq!(waiters.handed_over(&claims, after(640), &here()), [(1, granted)]);
+        assert_eq!(waiters.handed_over(&claims, after(640), &HERE), [(1, granted)]);
         waiters.remove([&claims[1].owner].into_iter());
         assert!(!is_granted(&waiters, &claims[1], after(640)));
     }
 
     #[test]
     fn a_handover_that_builds_on_an_earlier_claim_is_not_used() {
-        let (waiters, claim) = (LocalWaiters::default(), claim("a"));
+        let (waiters, claim) = (LocalWaiters::<u8>::default(), claim("a"));
         waiters.queued(&claim, T0, 5, None);
-        waiters.hand_over(handover(&claim, 5), &here());
+        waiters.hand_over(handover(&claim, 5), &HERE);
         waiters.queued(&claim, after(2_000), 6, None);
         assert!(!is_granted(&waiters, &claim, after(2_000)));
-        waiters.hand_over(handover(&claim, 6), &here());
+        waiters.hand_over(handover(&claim, 6), &HERE);
         waiters.forget_handover(&claim.owner);
         assert!(!is_granted(&waiters, &claim, after(2_000)));
         // The notification may arrive before the reply to the claim.
-        waiters.hand_over(handover(&claim, 8), &here());
+        waiters.hand_over(handover(&claim, 8), &HERE);
         waiters.queued(&claim, after(4_000), 8, None);
         assert!(is_granted(&waiters, &claim, after(4_001)));
     }
 
     #[test]
     fn a_handover_by_another_server_or_of_another_lock_is_not_used() {
-        let (waiters, mine) = (LocalWaiters::default(), claim("a"));
+        let (waiters, mine) = (LocalWaiters::<u8>::default(), claim("a"));
         waiters.queued(&mine, T0, 5, None);
-        waiters.hand_over(handover(&mine, 5), &Identity::default().another());
+        waiters.hand_over(handover(&mine, 5), &ELSEWHERE);
         assert!(!is_granted(&waiters, &mine, T0));
         let other = Claim { name: Name::new("b").expect("valid"), ..mine.clone() };
-        waiters.hand_over(handover(&other, 5), &here());
+        waiters.hand_over(handover(&other, 5), &HERE);
         assert!(!is_granted(&waiters, &mine, T0) && !is_granted(&waiters, &other, T0));
     }
 
     #[test]
     fn a_handover_with_little_time_left_is_not_used() {
-        let waiters = LocalWaiters::default();
+        let waiters = LocalWaiters::<u8>::default();
         for (ttl, enough) in [(30_000, 4_400), (1_000, 700), (200, 0)] {
             let claim = Claim { ttl: Duration::from_millis(ttl), ..claim("a") };
             waiters.queued(&claim, T0, 5, None);
-            waiters.hand_over(handover(&claim, 5), &here());
+            waiters.hand_over(handover(&claim, 5), &HERE);
             assert_eq!(is_granted(&waiters, &claim, after(enough)), enough > 0, "{ttl}");
             assert!(!is_granted(&waiters, &claim, after(enough + 50)), "{ttl}");
         }
@@ -245,7 +278,7 @@ mod tests {
 
     #[test]
     fn waiters_that_stopped_asking_are_removed() {
-        let waiters = LocalWaiters::default();
+        let waiters = LocalWaiters::<u8>::default();
         let many = u64::try_from(LIMIT_MIN).expect("few") * 10;
         for i in 0..many {
             waiters.queued(&claim("a"), after(i * 6), 5, None);
@@ -255,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_waiter_far_from_the_head_asks_less_often() {
-        let (waiters, claim) = (LocalWaiters::default(), claim("a"));
+        let (waiters, claim) = (LocalWaiters::<u8>::default(), claim("a"));
         let pause = |millis, before| {
             waiters.queued(&claim, after(millis), 5, Some(before));
             waiters.pause(&claim.owner).expect("it waits").as_millis()
@@ -263,7 +296,7 @@ mod tests {
         // Until a waiter before it has gone, a turn counts as 10 ms.
         assert_eq!([pause(0, 200), pause(1_500, 100)], [1_500, 1_125]);
         assert_eq!([pause(2_000, 20), pause(2_200, 2), pause(2_220, 1)], [166, 16, 10]);
-        let (waiters, other) = (LocalWaiters::default(), claim.clone());
+        let (waiters, other) = (LocalWaiters::<u8>::default(), claim.clone());
         let pause = |millis, before| {
             waiters.queued(&other, after(millis), 5, Some(before));
             waiters.pause(&other.owner).expect("it waits").as_millis()

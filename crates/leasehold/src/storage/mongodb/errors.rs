@@ -4,8 +4,8 @@ use mongodb::error::{Error as DriverError, ErrorKind as DriverKind};
 
 use crate::error::{Error, ErrorKind};
 
-/// The codes that say more than that something is wrong: of what kind it is, and what it means.
-const TABLE: &[(i32, ErrorKind, &str)] = &[
+/// The server's codes with a meaning for the caller: the kind of the error, and its text.
+const CODES: &[(i32, ErrorKind, &str)] = &[
     (2, ErrorKind::Internal, "the server refuses a value"),
     (9, ErrorKind::Internal, "the server does not understand a command"),
     (14, ErrorKind::Internal, "the server refuses the type of a value"),
@@ -34,10 +34,10 @@ const TABLE: &[(i32, ErrorKind, &str)] = &[
     (14_031, ErrorKind::Unavailable, "the server's disk is full; free some and retry"),
 ];
 
-/// Says what an error means. The server's own words are left out: they may repeat what was sent.
-pub(super) fn explain(error: &DriverError, place: &str) -> Error {
+/// Returns the error for the caller. The server's own words are left out, because they may repeat what was sent.
+pub(super) fn error_of(error: &DriverError, place: &str) -> Error {
     if let Some(code) = code(error) {
-        return explain_code(code, place);
+        return error_of_code(code, place);
     }
     let (kind, text) = match &*error.kind {
         DriverKind::Authentication { .. } => {
@@ -61,15 +61,15 @@ pub(super) fn explain(error: &DriverError, place: &str) -> Error {
     Error::new(kind, format!("{text} server=`{place}`"))
 }
 
-/// Says what a code of the server means.
-pub(super) fn explain_code(code: i32, place: &str) -> Error {
-    let row = TABLE.iter().find(|row| row.0 == code);
+/// Returns the error for a code of the server.
+pub(super) fn error_of_code(code: i32, place: &str) -> Error {
+    let row = CODES.iter().find(|row| row.0 == code);
     let (kind, text) =
         row.map_or((ErrorKind::Unavailable, "the server cannot do it now; retry"), |row| (row.1, row.2));
     Error::new(kind, format!("{text} server=`{place}` code=`{code}`"))
 }
 
-/// Returns the server's code, if it is the server that refuses.
+/// Returns the server's code, if the server refused the command.
 pub(super) fn code(error: &DriverError) -> Option<i32> {
     match &*error.kind {
         DriverKind::Command(error) => Some(error.code),
@@ -77,8 +77,8 @@ pub(super) fn code(error: &DriverError) -> Option<i32> {
     }
 }
 
-/// Something else answers than a MongoDB, or one whose answers are not known.
-pub(super) fn senseless(place: &str) -> Error {
-    let text = "the server's answer makes no sense; check that the URL names a MongoDB";
+/// Returns the error for a reply that no known MongoDB sends.
+pub(super) fn unexpected_reply(place: &str) -> Error {
+    let text = "unexpected reply; check that the URL names a MongoDB";
     Error::new(ErrorKind::Unavailable, format!("{text} server=`{place}`"))
 }

@@ -1,0 +1,123 @@
+//! What the server is asked to do with a lock's document: pipelines, each of which is one atomic update.
+//!
+//! - `acquire`, `renew` and `release` have the pipelines of those calls, `queue` has what they share about the queue.
+//! - Every value of a caller stands in a `$literal`. Without it a text that begins with `$` would be read as a path.
+//! - The field `t` holds the intermediate values of a pipeline, and its last stage removes it. So an update that changes
+//!   nothing is not written to the oplog.
+//! - All times are those of `$$NOW`, which is the moment at which the server began the command.
+
+mod acquire;
+mod queue;
+mod release;
+mod renew;
+
+use std::time::Duration;
+
+use mongodb::bson::{Bson, Document, doc};
+
+pub(super) use self::acquire::acquire;
+use self::queue::{live, queue};
+pub(super) use self::release::{release, withdraw};
+pub(super) use self::renew::renew;
+use crate::storage::Claim;
+
+/// The version of the documents, in their field `v`. A document without it belongs to another program, and is never
+/// changed.
+pub(super) const VERSION: i32 = 1;
+
+/// The code of the error with which a statement is refused by [`only_if`]: its lease has ended, or it came too late.
+///
+/// A reply to a batch says how many documents matched, and not which. An error has the index of its statement. So a
+/// statement without a lease must fail, and each is sent as an upsert: where no document has that owner, the server runs
+/// the pipeline over the document that it would insert, which fails in the same way and is not inserted.
+pub(super) const REFUSED: i32 = 241;
+/// The code of the error if another client inserts the document at the same moment, or if it belongs to another program.
+pub(super) const DUPLICATE_KEY: i32 = 11_000;
+
+/// The parameters of a pipeline.
+#[derive(Clone, Copy)]
+pub(super) struct Params<'a> {
+    pub(super) claim: &'a Claim,
+    /// The id of this client.
+    pub(super) client: &'a str,
+    /// Whether this client's change stream is open.
+    pub(super) listens: bool,
+    /// The last moment of the server's clock at which the claim may be executed, in milliseconds.
+    pub(super) not_after: i64,
+}
+
+impl Params<'_> {
+    fn owner(&self) -> Document {
+        literal(self.claim.owner.to_string())
+    }
+
+    fn ttl(&self) -> i64 {
+        millis(self.claim.ttl)
+    }
+}
+
+/// The fields that are read of a lock's document. `owners` are the waiters whose entries are wanted.
+pub(super) fn projection(owners: &[String]) -> Document {
+    doc! {
+        "_id": 1, "v": 1, "owner": 1, "token": 1, "since": 1, "until": 1, "ttl": 1, "label": 1,
+        "now": "$$NOW",
+        "waiters": { "$size": live() },
+        "entries": { "$map": {
+            "input": { "$filter": { "input": queue(), "cond": { "$in": ["$$this.owner", literal(owners.to_vec())] } } },
+            "in": {
+                "owner": "$$this.owner",
+                "asked": "$$this.asked",
+                "since": "$$this.since",
+                "before": { "$indexOfArray": [{ "$map": { "input": live(), "as": "l", "in": "$$l.owner" } }, "$$this.owner"] },
+            },
+        } },
+    }
+}
+
+/// The whole milliseconds of a duration, in which the server counts.
+pub(super) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A stage that puts `value` into `t`, and fails with [`REFUSED`] unless `condition` holds: it converts a text that is no
+/// number. The text depends on the document, because the server evaluates constants at once, and then fails always.
+fn only_if(condition: impl Into<Bson>, value: impl Into<Bson>) -> Document {
+    let failure = doc! { "$toLong": { "$concat": ["refused: ", "$_id"] } };
+    doc! { "$set": { "t": { "$cond": [condition.into(), value.into(), failure] } } }
+}
+
+/// Whether an owner holds the lock.
+fn held() -> Document {
+    doc! { "$and": [{ "$ne": [or_null("$owner"), Bson::Null] }, { "$gt": ["$until", "$$NOW"] }] }
+}
+
+/// Larger than every earlier token: the last one and 1, or the clock in microseconds.
+fn next_token() -> Document {
+    doc! { "$max": [
+        { "$add": [{ "$ifNull": ["$token", 0_i64] }, 1_i64] },
+        { "$multiply": [{ "$toLong": "$$NOW" }, 1_000_i64] },
+    ] }
+}
+
+/// Whether the lease belongs to another client than `params`, which has to be told of its end.
+fn is_of_another_client(params: Params<'_>) -> Document {
+    doc! { "$not": [{ "$in": [or_null("$client"), [Bson::Null, Bson::from(params.client)]] }] }
+}
+
+/// The text that tells the holder's client that another client has ended or shortened its lease.
+fn ended(params: Params<'_>) -> Document {
+    doc! { "$concat": ["$client", " ", params.owner(), " ", now_text()] }
+}
+
+/// The time as a text, which makes a message differ from the one before: the change stream reports what has changed.
+fn now_text() -> Document {
+    doc! { "$toString": { "$toLong": "$$NOW" } }
+}
+
+fn or_null(path: &str) -> Document {
+    doc! { "$ifNull": [path, Bson::Null] }
+}
+
+fn literal(value: impl Into<Bson>) -> Document {
+    doc! { "$literal": value.into() }
+}

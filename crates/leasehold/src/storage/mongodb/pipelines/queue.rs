@@ -1,0 +1,51 @@
+//! The queue inside a lock's document.
+//!
+//! An entry is live for [`WAITER_TTL`] after its owner's last claim. In a short queue, entries that are not live are removed
+//! with the next change. In a long one they are only marked, because a removal moves all entries behind it, and the
+//! oplog then has them all. They are removed together once they are more than the live ones.
+
+use mongodb::bson::{Bson, DateTime, Document, doc};
+
+use super::millis;
+use crate::storage::WAITER_TTL;
+
+/// Up to this length, entries are removed and not marked.
+const SHORT_QUEUE: i32 = 16;
+/// By how much the clocks of two members may differ before a waiter loses its place in a failover, in milliseconds.
+const SKEW: i64 = 1_000;
+
+/// The whole queue.
+pub(super) fn queue() -> Document {
+    doc! { "$ifNull": ["$queue", []] }
+}
+
+/// The live entries, in their order.
+pub(super) fn live() -> Document {
+    doc! { "$filter": { "input": queue(), "cond": { "$and": [
+        { "$lte": ["$$this.asked", { "$add": ["$$NOW", SKEW] }] },
+        { "$gt": [{ "$add": ["$$this.asked", millis(WAITER_TTL)] }, "$$NOW"] },
+    ] } } }
+}
+
+/// Whether entries are removed. Needs `t.live`.
+pub(super) fn is_compacted() -> Document {
+    let dead = doc! { "$subtract": [{ "$size": queue() }, { "$size": "$t.live" }] };
+    doc! { "$or": [
+        { "$lte": [{ "$size": queue() }, SHORT_QUEUE] },
+        { "$gt": [{ "$multiply": [2, dead] }, { "$size": queue() }] },
+    ] }
+}
+
+/// The queue in which the entries of these owners are marked.
+pub(super) fn marked(owners: Vec<Bson>) -> Document {
+    doc! { "$map": { "input": queue(), "in": { "$cond": [
+        { "$in": ["$$this.owner", owners] },
+        { "$mergeObjects": ["$$this", { "asked": DateTime::from_millis(0) }] },
+        "$$this",
+    ] } } }
+}
+
+/// These entries without those of the owner.
+pub(super) fn without(entries: &str, owner: &Document) -> Document {
+    doc! { "$filter": { "input": entries, "cond": { "$ne": ["$$this.owner", owner] } } }
+}
