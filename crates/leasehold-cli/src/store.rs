@@ -17,8 +17,18 @@ pub(crate) const VARIABLE: &str = "LEASEHOLD_STORE";
 /// The value for the command of `run --hide-store`. Without a value, a `leasehold` in it would lock in the default file.
 pub(crate) const HIDDEN: &str = "hidden:";
 const DEFAULT: &str = "sqlite:";
-/// The URL options that name files, of all storages.
-const FILES: [&str; 7] = ["ca", "cert", "key", "passfile", "sslcert", "sslkey", "sslrootcert"];
+/// The URL options that name files, of all storages. MongoDB reads its options in any case.
+const FILES: [&str; 9] = [
+    "ca",
+    "cert",
+    "key",
+    "passfile",
+    "sslcert",
+    "sslkey",
+    "sslrootcert",
+    "tlsCAFile",
+    "tlsCertificateKeyFile",
+];
 /// The characters that are encoded in the path of a file.
 const SPECIAL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
@@ -93,7 +103,8 @@ impl Store {
             let (name, file) = option.split_once('=').unwrap_or((option, ""));
             let (name, file) = (percent_decode_str(name).decode_utf8_lossy(), decode(file));
             // For libpq, `system` is no file.
-            let is_file = FILES.contains(&&*name) && (&*name, file.as_os_str()) != ("sslrootcert", OsStr::new("system"));
+            let is_file = FILES.iter().any(|known| known.eq_ignore_ascii_case(&name))
+                && (&*name, file.as_os_str()) != ("sslrootcert", OsStr::new("system"));
             if !is_file || file.as_os_str().is_empty() || file.is_absolute() {
                 return Ok(option.to_owned());
             }
@@ -189,6 +200,10 @@ mod tests {
             format!(
                 "postgres://h/d?sslrootcert={cwd}/ca.pem&sslcert=/c&sslkey={cwd}/k&passfile={cwd}/p&host=h"
             )
+        );
+        assert_eq!(
+            portable("mongodb://h/d?tlsCAFile=ca.pem&tlscertificatekeyfile=k"),
+            format!("mongodb://h/d?tlsCAFile={cwd}/ca.pem&tlscertificatekeyfile={cwd}/k")
         );
         let default = portable("sqlite:?synchronous=full");
         assert!(
