@@ -4,6 +4,17 @@ use mongodb::error::{Error as DriverError, ErrorKind as DriverKind};
 
 use crate::error::{Error, ErrorKind};
 
+/// Another client inserts the document at the same moment, or it belongs to another program.
+pub(super) const DUPLICATE_KEY: i32 = 11_000;
+/// The server has interrupted the command after its `maxTimeMS`.
+pub(super) const TIME_OVER: i32 = 50;
+/// No majority has confirmed a write in time.
+pub(super) const UNCONFIRMED: i32 = 64;
+/// A transaction has changed the document.
+pub(super) const WRITE_CONFLICT: i32 = 112;
+pub(super) const NOT_PRIMARY: i32 = 10_107;
+pub(super) const NOT_PRIMARY_OR_SECONDARY: i32 = 13_435;
+
 /// The server's codes with a meaning for the caller: the kind of the error, and its text.
 const CODES: &[(i32, ErrorKind, &str)] = &[
     (2, ErrorKind::Internal, "the server refuses a value"),
@@ -15,9 +26,13 @@ const CODES: &[(i32, ErrorKind, &str)] = &[
         "the user may not do that; give it the role `readWrite` on the database of the locks",
     ),
     (18, ErrorKind::Invalid, "the server refuses this user or password; check the URL"),
-    (50, ErrorKind::Unavailable, "the server did not finish in time; retry"),
+    (TIME_OVER, ErrorKind::Unavailable, "the server did not finish in time; retry"),
     (59, ErrorKind::Unsupported, "the server does not know a command; use MongoDB 6.0 or later"),
-    (64, ErrorKind::Unavailable, "a majority did not confirm in time; retry when enough members are up"),
+    (
+        UNCONFIRMED,
+        ErrorKind::Unavailable,
+        "a majority did not confirm in time; retry when enough members are up",
+    ),
     (
         73,
         ErrorKind::Unsupported,
@@ -25,12 +40,20 @@ const CODES: &[(i32, ErrorKind, &str)] = &[
     ),
     (91, ErrorKind::Unavailable, "the server shuts down; retry"),
     (100, ErrorKind::Unavailable, "too few members can confirm a write; retry when a majority is up"),
-    (112, ErrorKind::Unavailable, "a transaction has locked the lock's document; retry when it has ended"),
+    (
+        WRITE_CONFLICT,
+        ErrorKind::Unavailable,
+        "a transaction has locked the lock's document; retry when it has ended",
+    ),
     (189, ErrorKind::Unavailable, "the primary steps down; retry"),
-    (10_107, ErrorKind::Unavailable, "the server is not the primary; retry when there is one"),
+    (NOT_PRIMARY, ErrorKind::Unavailable, "the server is not the primary; retry when there is one"),
     (11_600, ErrorKind::Unavailable, "the server shuts down; retry"),
     (11_602, ErrorKind::Unavailable, "the primary steps down; retry"),
-    (13_435, ErrorKind::Unavailable, "the server is not the primary; retry when there is one"),
+    (
+        NOT_PRIMARY_OR_SECONDARY,
+        ErrorKind::Unavailable,
+        "the server is not the primary; retry when there is one",
+    ),
     (14_031, ErrorKind::Unavailable, "the server's disk is full; free some and retry"),
 ];
 

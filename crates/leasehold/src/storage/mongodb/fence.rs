@@ -63,7 +63,7 @@ impl Fence {
         let token = i64::try_from(token.get()).unwrap_or(i64::MAX);
         let filter = doc! {
             "_id": self.config.id(name.as_str()),
-            "v": VERSION,
+            "leasehold": VERSION,
             "token": token,
             "owner": { "$ne": Bson::Null },
             "$expr": { "$gt": ["$until", "$$NOW"] },

@@ -71,6 +71,7 @@ impl Listener {
             self.hinter.subscribed(false);
         }
         self.hint_added(observed);
+        let mut stood = continues;
         loop {
             let next = timeout(HEARTBEAT * 2, changes.next_if_any());
             let next = tokio::select! {
@@ -90,8 +91,9 @@ impl Listener {
                 Ok(Err(_)) | Err(_) => false,
             };
             if !is_open {
-                return End::Broken { stood: true };
+                return End::Broken { stood };
             }
+            stood = true;
         }
     }
 

@@ -1,6 +1,6 @@
 //! Looks at locks without changing them: `inspect` and `list`.
 
-use mongodb::bson::{Bson, Document, doc};
+use mongodb::bson::{Document, doc};
 
 use super::config::Config;
 use super::link::Link;
@@ -13,7 +13,7 @@ use crate::storage::{Cursor, Holder, Name};
 pub(super) async fn inspect(link: &Link, config: &Config, name: &Name) -> Result<Vec<Holder>> {
     let query = doc! {
         "find": &link.collection,
-        "filter": { "_id": config.id(name.as_str()), "v": VERSION },
+        "filter": { "_id": config.id(name.as_str()), "leasehold": VERSION },
         "projection": projection(&[]),
         "limit": 1,
     };
@@ -43,10 +43,8 @@ pub(super) async fn list(
     };
     let mut holders = Vec::new();
     for found in link.read(query, None).await? {
-        let id = id(&found).ok_or_else(|| link.unexpected_reply())?;
-        let name = config.name(id).and_then(|name| Name::new(name).ok());
-        let name = name.ok_or_else(|| link.unexpected_reply())?;
-        holders.extend(read(link, &found, name)?);
+        let name = id(&found).and_then(|id| config.name(id)).and_then(|name| Name::new(name).ok());
+        holders.extend(read(link, &found, name.ok_or_else(|| link.unexpected_reply())?)?);
     }
     Ok(holders)
 }
@@ -66,8 +64,9 @@ fn filter(config: &Config, prefix: &str, after: Option<&Cursor>) -> Document {
     }
     let mut filter = doc! {
         "_id": ids,
-        "v": VERSION,
-        "owner": { "$ne": Bson::Null },
+        "leasehold": VERSION,
+        "owner": { "$type": "string" },
+        "token": { "$type": "long" },
         "$expr": { "$and": live },
     };
     if let Some(after) = after {

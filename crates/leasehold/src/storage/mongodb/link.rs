@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mongodb::bson::{Bson, Document, doc};
+use mongodb::bson::{Bson, Document, Timestamp, doc};
 use mongodb::event::EventHandler;
 use mongodb::options::{ClientOptions, ReadPreference, SelectionCriteria, ServerMonitoringMode};
 use mongodb::{Client, Database};
 
 use super::config::Config;
-use super::errors::{code, error_of, error_of_code, unexpected_reply};
+use super::errors::{
+    NOT_PRIMARY, NOT_PRIMARY_OR_SECONDARY, TIME_OVER, UNCONFIRMED, code, error_of, unexpected_reply,
+};
+use super::pipelines::{COMMAND_MAX, millis};
 use super::primary::Primary;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::net::hints::Hinter;
@@ -24,8 +27,6 @@ pub(super) struct Link {
     pub(super) primary: Arc<Primary>,
 }
 
-/// How long the server may take for a command, until a majority has confirmed it, in milliseconds.
-const DEADLINE_MS: i64 = 4_000;
 /// How long the driver looks for a primary, unless the URL says.
 const SELECTION: Duration = Duration::from_secs(3);
 const CONNECT: Duration = Duration::from_secs(3);
@@ -58,28 +59,48 @@ impl Link {
         Ok(Self { client, database, collection: config.collection.clone(), place, primary })
     }
 
-    /// Sends a write to the primary. Returns its reply once a majority has the write in its journal.
-    pub(super) async fn write(&self, mut command: Document) -> Result<Document, Failure> {
-        command.insert("writeConcern", doc! { "w": "majority", "j": true, "wtimeout": DEADLINE_MS });
-        command.insert("maxTimeMS", DEADLINE_MS);
-        let reply = self.send(command).await?;
-        if let Ok(error) = reply.get_document("writeConcernError") {
-            // The write is done, and a failover may undo it.
-            let code = error.get_i32("code").unwrap_or(64);
-            return Err(Failure { code: Some(code), error: error_of_code(code, &self.place) });
-        }
-        Ok(reply)
+    /// Sends a write to the primary. Returns its reply once a majority has the write in its journal, or when the server has
+    /// spent `limit` on it.
+    pub(super) async fn write(&self, mut command: Document, limit: Duration) -> Result<Written, Failure> {
+        command.insert("writeConcern", doc! { "w": "majority", "j": true, "wtimeout": millis(COMMAND_MAX) });
+        // 0 would mean that there is no limit.
+        command.insert("maxTimeMS", std::cmp::max(millis(limit), 1));
+        let reply = match self.send(command.clone()).await {
+            // The server has not executed it. The driver finds the next primary first.
+            Err(Failure { code: Some(NOT_PRIMARY | NOT_PRIMARY_OR_SECONDARY), .. }) => {
+                self.send(command).await?
+            }
+            reply => reply?,
+        };
+        let unconfirmed = reply.get_document("writeConcernError").ok();
+        let unconfirmed = unconfirmed.map(|error| error.get_i32("code").unwrap_or(UNCONFIRMED));
+        Ok(Written { reply, unconfirmed })
     }
 
-    /// Reads documents as a majority has them. They are not older than the write that `reply` answers.
-    pub(super) async fn read(&self, mut query: Document, reply: Option<&Document>) -> Result<Vec<Document>> {
+    /// Reads documents as a majority has them. They are not older than `after`.
+    pub(super) async fn read(&self, query: Document, after: Option<Timestamp>) -> Result<Vec<Document>> {
         let mut concern = doc! { "level": "majority" };
-        if let Some(Bson::Timestamp(time)) = reply.and_then(|reply| reply.get("operationTime")) {
-            concern.insert("afterClusterTime", *time);
+        if let Some(time) = after {
+            concern.insert("afterClusterTime", time);
         }
+        self.read_with(query, concern).await
+    }
+
+    /// Reads documents as they are now. A primary that was deposed does not know that, and cannot answer.
+    pub(super) async fn read_latest(
+        &self,
+        query: Document,
+        after: Option<Timestamp>,
+    ) -> Result<Vec<Document>> {
+        // A standalone server tells no time, and nothing can depose it.
+        let level = if after.is_some() { "linearizable" } else { "majority" };
+        self.read_with(query, doc! { "level": level }).await
+    }
+
+    async fn read_with(&self, mut query: Document, concern: Document) -> Result<Vec<Document>> {
         query.insert("singleBatch", true);
         query.insert("readConcern", concern);
-        query.insert("maxTimeMS", DEADLINE_MS);
+        query.insert("maxTimeMS", millis(COMMAND_MAX));
         let mut reply = self.send(query).await.map_err(|failure| failure.error)?;
         let Some(Bson::Document(cursor)) = reply.get_mut("cursor") else {
             return Err(self.unexpected_reply());
@@ -118,6 +139,25 @@ impl Link {
 
     pub(super) fn unexpected_reply(&self) -> Error {
         unexpected_reply(&self.place)
+    }
+}
+
+/// The reply to a write.
+pub(super) struct Written {
+    pub(super) reply: Document,
+    /// The server's code, if no majority has confirmed the write in time. A failover may undo it.
+    pub(super) unconfirmed: Option<i32>,
+}
+
+impl Written {
+    /// Returns the time of the write. `None` if the server is standalone.
+    pub(super) fn time(&self) -> Option<Timestamp> {
+        self.reply.get_timestamp("operationTime").ok()
+    }
+
+    /// Returns `true` if a majority may still confirm the write.
+    pub(super) fn may_be_confirmed(&self) -> bool {
+        matches!(self.unconfirmed, None | Some(TIME_OVER | UNCONFIRMED))
     }
 }
 

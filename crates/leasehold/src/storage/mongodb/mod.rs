@@ -41,6 +41,8 @@ use self::facts::Facts;
 pub use self::fence::Fence;
 use self::hints::Listener;
 use self::link::Link;
+use self::pipelines::COMMAND_MAX;
+use super::net::clock::ServerClock;
 use super::net::for_each_claim;
 use super::net::hints::Hinter;
 use super::net::waiters::LocalWaiters;
@@ -102,8 +104,10 @@ impl MongoDb {
         })
     }
 
-    fn call(&self, sent: Moment) -> Call<'_> {
+    fn call<'a>(&'a self, time: &'a ServerClock, sent: Moment) -> Call<'a> {
         Call {
+            time,
+            limit: COMMAND_MAX,
             link: &self.link,
             config: &self.config,
             sent,
@@ -114,7 +118,8 @@ impl MongoDb {
     }
 
     async fn send_acquire(&self, claims: &[Claim], sent: Moment) -> Vec<Result<AcquireReply>> {
-        for_each_claim(claims, acquire::acquire(self.call(sent), claims).await)
+        let time = self.link.primary.time();
+        for_each_claim(claims, acquire::acquire(self.call(&time, sent), claims).await)
     }
 }
 
@@ -156,12 +161,14 @@ impl Storage for MongoDb {
     }
 
     async fn renew(&self, claims: &[Claim]) -> Vec<Result<RenewReply>> {
-        for_each_claim(claims, renew::renew(self.call(self.link.primary.now()), claims).await)
+        let time = self.link.primary.time();
+        for_each_claim(claims, renew::renew(self.call(&time, self.link.primary.now()), claims).await)
     }
 
     async fn release(&self, claims: &[Claim]) -> Vec<Result<ReleaseReply>> {
         self.waiters.remove(claims.iter().map(|claim| &claim.owner));
-        for_each_claim(claims, release::release(self.call(self.link.primary.now()), claims).await)
+        let time = self.link.primary.time();
+        for_each_claim(claims, release::release(self.call(&time, self.link.primary.now()), claims).await)
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Holder>> {

@@ -4,7 +4,9 @@
 //! - Every value of a caller stands in a `$literal`. Without it a text that begins with `$` would be read as a path.
 //! - The field `t` holds the intermediate values of a pipeline, and its last stage removes it. So an update that changes
 //!   nothing is not written to the oplog.
-//! - All times are those of `$$NOW`, which is the moment at which the server began the command.
+//! - All times are those of `$$NOW`, which is the moment at which the server *began* the command. It may execute it up to
+//!   [`COMMAND_MAX`] later, if a transaction holds the document meanwhile. So a later end of a lease that the document
+//!   already has is kept, and a time that is ahead of `$$NOW` by less than that does not mean that the clock was set.
 
 mod acquire;
 mod queue;
@@ -21,9 +23,14 @@ pub(super) use self::release::{release, withdraw};
 pub(super) use self::renew::renew;
 use crate::storage::Claim;
 
-/// The version of the documents, in their field `v`. A document without it belongs to another program, and is never
+/// How long the server may take for a command. Then it interrupts the command, also while that waits for a transaction.
+pub(super) const COMMAND_MAX: Duration = Duration::from_secs(4);
+
+/// The version of the documents, in their field `leasehold`. A document without it belongs to another program, and is never
 /// changed.
 pub(super) const VERSION: i32 = 1;
+/// By how much a lease may end later than it can, in milliseconds.
+const OVERLONG: i64 = 100;
 
 /// The code of the error with which a statement is refused by [`only_if`]: its lease has ended, or it came too late.
 ///
@@ -31,8 +38,6 @@ pub(super) const VERSION: i32 = 1;
 /// statement without a lease must fail, and each is sent as an upsert: where no document has that owner, the server runs
 /// the pipeline over the document that it would insert, which fails in the same way and is not inserted.
 pub(super) const REFUSED: i32 = 241;
-/// The code of the error if another client inserts the document at the same moment, or if it belongs to another program.
-pub(super) const DUPLICATE_KEY: i32 = 11_000;
 
 /// The parameters of a pipeline.
 #[derive(Clone, Copy)]
@@ -59,7 +64,7 @@ impl Params<'_> {
 /// The fields that are read of a lock's document. `owners` are the waiters whose entries are wanted.
 pub(super) fn projection(owners: &[String]) -> Document {
     doc! {
-        "_id": 1, "v": 1, "owner": 1, "token": 1, "since": 1, "until": 1, "ttl": 1, "label": 1,
+        "_id": 1, "leasehold": 1, "owner": 1, "token": 1, "since": 1, "until": 1, "ttl": 1, "label": 1,
         "now": "$$NOW",
         "waiters": { "$size": live() },
         "entries": { "$map": {
@@ -89,6 +94,26 @@ fn only_if(condition: impl Into<Bson>, value: impl Into<Bson>) -> Document {
 /// Whether an owner holds the lock.
 fn held() -> Document {
     doc! { "$and": [{ "$ne": [or_null("$owner"), Bson::Null] }, { "$gt": ["$until", "$$NOW"] }] }
+}
+
+/// Whether the lease ends later than it can. Then the server's clock was set back.
+fn is_overlong() -> Document {
+    doc! { "$gt": ["$until", { "$add": ["$$NOW", "$ttl", millis(COMMAND_MAX), OVERLONG] }] }
+}
+
+/// Whether the lease lasts for longer than `ttl` anyway.
+fn is_longer(ttl: i64) -> Document {
+    doc! { "$and": [{ "$not": [is_overlong()] }, { "$gt": ["$until", { "$add": ["$$NOW", ttl] }] }] }
+}
+
+/// The end of a lease that is renewed.
+fn extended_until(ttl: i64) -> Document {
+    doc! { "$cond": [is_longer(ttl), "$until", { "$add": ["$$NOW", { "$cond": [is_overlong(), { "$max": ["$ttl", ttl] }, ttl] }] }] }
+}
+
+/// The length of a lease that is renewed, as it is written.
+fn extended_ttl(ttl: i64) -> Document {
+    doc! { "$cond": [is_longer(ttl), "$ttl", { "$cond": [is_overlong(), { "$max": ["$ttl", ttl] }, ttl] }] }
 }
 
 /// Larger than every earlier token: the last one and 1, or the clock in microseconds.

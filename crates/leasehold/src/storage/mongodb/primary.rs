@@ -1,7 +1,6 @@
 //! The server that writes.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use mongodb::bson::{Bson, Document};
 use mongodb::event::sdam::SdamEvent;
@@ -34,18 +33,9 @@ impl Primary {
         self.clock.now()
     }
 
-    /// Learns the server's clock from the answer to a request that was sent then.
-    pub(super) fn learn(&self, sent: Moment, server_ms: i64) {
-        let time = Arc::clone(&self.state().time);
-        time.learn(sent, self.now(), u64::try_from(server_ms).unwrap_or(0).saturating_mul(1000));
-    }
-
-    /// Returns the last moment of the server's clock at which a claim that was sent then may be executed, in milliseconds.
-    /// 0 before the first answer.
-    pub(super) fn not_after(&self, sent: Moment, patience: Duration) -> i64 {
-        let time = Arc::clone(&self.state().time);
-        let limit = time.not_after(sent, patience).unwrap_or(0) / 1000;
-        i64::try_from(limit).unwrap_or(i64::MAX)
+    /// Returns the clock of the server that is the primary now.
+    pub(super) fn time(&self) -> Arc<ServerClock> {
+        Arc::clone(&self.state().time)
     }
 
     /// Returns `true` if a primary has ever answered.
@@ -89,7 +79,8 @@ impl Primary {
             is_another
         };
         if let Ok(time) = hello.get_datetime("localTime") {
-            self.learn(sent, time.timestamp_millis());
+            let server_us = u64::try_from(time.timestamp_millis()).unwrap_or(0).saturating_mul(1000);
+            self.time().learn(sent, self.now(), server_us);
         }
         if is_another {
             self.hinter.send(Hint::Restarted);

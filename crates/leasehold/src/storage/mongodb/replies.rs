@@ -30,7 +30,7 @@ pub(super) fn now(found: &Document) -> Option<i64> {
 
 /// Returns `true` if the document belongs to another program.
 pub(super) fn is_foreign(found: &Document) -> bool {
-    !found.get_i32("v").is_ok_and(|version| version == VERSION)
+    !found.get_i32("leasehold").is_ok_and(|version| version == VERSION)
 }
 
 /// Reads the holder, if an owner holds the lock. `None` if that is no document of a lock.
@@ -81,6 +81,10 @@ pub(super) fn whole(ttl: Duration) -> Duration {
 
 pub(super) fn late(name: &Name) -> Error {
     unavailable("the claim came too late and was refused; ask again", name)
+}
+
+pub(super) fn locked(name: &Name) -> Error {
+    unavailable("a transaction has locked the lock's document; retry when it has ended", name)
 }
 
 pub(super) fn raced(name: &Name) -> Error {

@@ -1,19 +1,15 @@
 use mongodb::bson::{Bson, DateTime, Document, doc};
 
 use super::queue::{is_compacted, live, marked, queue, without};
-use super::{Params, held, literal, next_token, only_if, or_null};
-
-/// How much longer than its TTL a lease may last before it is shortened, in milliseconds. It lasts longer if the server's
-/// clock was set back.
-const OVERLONG: i64 = 100;
+use super::{Params, extended_ttl, extended_until, held, is_overlong, literal, next_token, only_if, or_null};
 
 /// Grants the lock if it is free and no other owner is before, or renews the owner's lease, or leaves a waiter's entry.
 ///
 /// 1. Refuse a claim that comes too late.
 /// 2. Find the live entries of the queue, and whether an owner holds the lock (`held`), which may be this one (`again`).
 ///    It is this owner's turn (`turn`) if the queue has no live entry, or its own is the first.
-/// 3. Grant the lock (`granted`); or renew the owner's lease, and never shorten it (`again`); or shorten the lease of
-///    another owner that lasts longer than its TTL (`overlong`).
+/// 3. Grant the lock (`granted`); or renew the owner's lease (`again`); or end the lease of another owner a TTL from now,
+///    if it ends so late that the server's clock was set back.
 /// 4. Take the owner out of the queue if it was granted. Refresh or append its entry if it waits (`waits`).
 pub(in crate::storage::mongodb) fn acquire(params: Params<'_>) -> Vec<Document> {
     let Params { claim, not_after, .. } = params;
@@ -29,8 +25,6 @@ pub(in crate::storage::mongodb) fn acquire(params: Params<'_>) -> Vec<Document> 
         doc! { "$set": {
             "t.kept": { "$cond": ["$t.compact", "$t.live", queue()] },
             "t.granted": { "$and": [{ "$not": ["$t.held"] }, "$t.turn"] },
-            "t.overlong": { "$and": ["$t.held", { "$not": ["$t.again"] },
-                { "$gt": ["$until", { "$add": ["$$NOW", "$ttl", OVERLONG] }] }] },
         } },
         lease(params),
         doc! { "$set": { "queue": { "$switch": { "branches": [
@@ -44,7 +38,6 @@ pub(in crate::storage::mongodb) fn acquire(params: Params<'_>) -> Vec<Document> 
 /// The stage that writes the lease.
 fn lease(params: Params<'_>) -> Document {
     let ttl = params.ttl();
-    let rest = doc! { "$max": [{ "$min": [{ "$subtract": ["$until", "$$NOW"] }, "$ttl"] }, ttl] };
     let granted = |value: Bson, otherwise: &str| doc! { "$cond": ["$t.granted", value, otherwise] };
     doc! { "$set": {
         "owner": granted(params.owner().into(), "$owner"),
@@ -54,12 +47,12 @@ fn lease(params: Params<'_>) -> Document {
         "token": granted(next_token().into(), "$token"),
         "ttl": { "$switch": { "branches": [
             { "case": "$t.granted", "then": ttl },
-            { "case": "$t.again", "then": &rest },
+            { "case": "$t.again", "then": extended_ttl(ttl) },
         ], "default": "$ttl" } },
         "until": { "$switch": { "branches": [
             { "case": "$t.granted", "then": { "$add": ["$$NOW", ttl] } },
-            { "case": "$t.again", "then": { "$add": ["$$NOW", &rest] } },
-            { "case": "$t.overlong", "then": { "$add": ["$$NOW", "$ttl"] } },
+            { "case": "$t.again", "then": extended_until(ttl) },
+            { "case": { "$and": ["$t.held", is_overlong()] }, "then": { "$add": ["$$NOW", "$ttl"] } },
         ], "default": "$until" } },
     } }
 }
@@ -82,6 +75,8 @@ fn entered(params: Params<'_>) -> Document {
     };
     let mut new = entry.clone();
     new.insert("since", "$$NOW");
+    let mut entry = entry;
+    entry.insert("asked", doc! { "$max": ["$$this.asked", "$$NOW"] });
     let refreshed = doc! { "$map": { "input": "$t.kept", "in": { "$cond": [
         { "$eq": ["$$this.owner", &owner] },
         { "$mergeObjects": ["$$this", entry] },

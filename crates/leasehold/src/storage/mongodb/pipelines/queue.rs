@@ -4,15 +4,17 @@
 //! with the next change. In a long one they are only marked, because a removal moves all entries behind it, and the
 //! oplog then has them all. They are removed together once they are more than the live ones.
 
+use std::time::Duration;
+
 use mongodb::bson::{Bson, DateTime, Document, doc};
 
-use super::millis;
+use super::{COMMAND_MAX, millis};
 use crate::storage::WAITER_TTL;
 
 /// Up to this length, entries are removed and not marked.
 const SHORT_QUEUE: i32 = 16;
-/// By how much the clocks of two members may differ before a waiter loses its place in a failover, in milliseconds.
-const SKEW: i64 = 1_000;
+/// By how much the clocks of two members may differ before a waiter loses its place in a failover.
+const SKEW: Duration = Duration::from_secs(1);
 
 /// The whole queue.
 pub(super) fn queue() -> Document {
@@ -22,7 +24,7 @@ pub(super) fn queue() -> Document {
 /// The live entries, in their order.
 pub(super) fn live() -> Document {
     doc! { "$filter": { "input": queue(), "cond": { "$and": [
-        { "$lte": ["$$this.asked", { "$add": ["$$NOW", SKEW] }] },
+        { "$lte": ["$$this.asked", { "$add": ["$$NOW", millis(SKEW + COMMAND_MAX)] }] },
         { "$gt": [{ "$add": ["$$this.asked", millis(WAITER_TTL)] }, "$$NOW"] },
     ] } } }
 }
