@@ -44,7 +44,10 @@ async fn acquire_one(call: Call<'_>, claim: &Claim) -> Result<AcquireReply> {
         "fields": projection(&[claim.owner.to_string()]),
     };
     for _ in 0..INSERTS_MAX {
-        match link.write(command.clone()).await {
+        // The server's `$$NOW` is the time at which a command began. A claim that waits there for a transaction is not
+        // recognized as late, so it ends with its patience.
+        let elapsed = link.primary.now().since(call.sent);
+        match link.write_within(command.clone(), claim.patience.saturating_sub(elapsed)).await {
             Ok(reply) => {
                 let found = reply.get_document("value").map_err(|_| link.unexpected_reply())?;
                 return read(call, claim, found);

@@ -10,6 +10,7 @@ use mongodb::{Client, Database};
 
 use super::config::Config;
 use super::errors::{code, error_of, error_of_code, unexpected_reply};
+use super::pipelines::millis;
 use super::primary::Primary;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::net::hints::Hinter;
@@ -26,6 +27,8 @@ pub(super) struct Link {
 
 /// How long the server may take for a command, until a majority has confirmed it, in milliseconds.
 const DEADLINE_MS: i64 = 4_000;
+/// The shortest time that a claim may take there, in milliseconds.
+const LIMIT_MIN_MS: i64 = 100;
 /// How long the driver looks for a primary, unless the URL says.
 const SELECTION: Duration = Duration::from_secs(3);
 const CONNECT: Duration = Duration::from_secs(3);
@@ -59,9 +62,18 @@ impl Link {
     }
 
     /// Sends a write to the primary. Returns its reply once a majority has the write in its journal.
-    pub(super) async fn write(&self, mut command: Document) -> Result<Document, Failure> {
+    pub(super) async fn write(&self, command: Document) -> Result<Document, Failure> {
+        self.write_within(command, Duration::MAX).await
+    }
+
+    /// Sends a write to the primary, which the server gives up after `limit`, in which the majority must have it, too.
+    pub(super) async fn write_within(
+        &self,
+        mut command: Document,
+        limit: Duration,
+    ) -> Result<Document, Failure> {
         command.insert("writeConcern", doc! { "w": "majority", "j": true, "wtimeout": DEADLINE_MS });
-        command.insert("maxTimeMS", DEADLINE_MS);
+        command.insert("maxTimeMS", millis(limit).clamp(LIMIT_MIN_MS, DEADLINE_MS));
         let reply = self.send(command).await?;
         if let Ok(error) = reply.get_document("writeConcernError") {
             // The write is done, and a failover may undo it.
