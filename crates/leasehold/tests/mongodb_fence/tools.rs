@@ -130,16 +130,24 @@ impl Place {
             "ns": format!("{}.{}", self.fence.database(), self.fence.collection()),
         };
         let blocked = [doc! { "$currentOp": { "allUsers": true } }, doc! { "$match": conflicts }];
-        loop {
-            let mut cursor =
-                self.client.database("admin").aggregate(blocked.clone()).await.expect("answered");
-            while cursor.advance().await.expect("answered") {
-                if cursor.deserialize_current().expect("a document").to_string().contains(prefix) {
-                    return;
-                }
+        within(scaled(Duration::from_secs(20)), async {
+            while !self.is_running(&blocked, prefix).await {
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        })
+        .await;
+    }
+
+    /// Returns `true` if one of these operations contains the text.
+    async fn is_running(&self, operations: &[Document], text: &str) -> bool {
+        let found = self.client.database("admin").aggregate(operations.iter().cloned()).await;
+        let mut found = found.expect("answered");
+        while found.advance().await.expect("answered") {
+            if found.deserialize_current().expect("a document").to_string().contains(text) {
+                return true;
+            }
         }
+        false
     }
 
     fn locks(&self) -> Collection<Document> {
@@ -191,7 +199,7 @@ pub(crate) async fn ended(storage: &Bare, name: &str) {
     .await;
 }
 
-#[track_caller]
-pub(crate) fn within<T>(limit: Duration, work: impl Future<Output = T>) -> impl Future<Output = T> {
-    async move { tokio::time::timeout(limit, work).await.expect("in time") }
+/// Fails if the work takes longer than the limit.
+async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(limit, work).await.expect("in time")
 }

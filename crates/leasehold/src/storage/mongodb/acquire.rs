@@ -1,6 +1,6 @@
 //! `acquire`: grants each claim, or enters it in the queue.
 //!
-//! 1. A single claim is one `findAndModify`, which returns the document as it is afterwards.
+//! 1. A single claim is one `findAndModify`, which returns the document as it is afterward.
 //! 2. Several claims are one `update`, and a read behind it of all their documents.
 //! 3. If other clients insert the same documents at that moment, their statements are sent again.
 
@@ -108,7 +108,7 @@ async fn send(call: Call<'_>, claims: &[Claim], ids: &[String]) -> Result<Sent> 
     Ok(sent)
 }
 
-/// Reads the reply to a claim from the document as it was afterwards.
+/// Reads the reply to a claim from the document as it was afterward.
 fn read(call: Call<'_>, claim: &Claim, found: &Document) -> Result<AcquireReply> {
     let Call { link, sent, hinter, waiters, .. } = call;
     link.primary.learn(sent, now(found).ok_or_else(|| link.unexpected_reply())?);

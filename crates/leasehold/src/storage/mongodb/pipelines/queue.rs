@@ -14,12 +14,12 @@ const SHORT_QUEUE: i32 = 16;
 /// By how much the clocks of two members may differ before a waiter loses its place in a failover, in milliseconds.
 const SKEW: i64 = 1_000;
 
-/// The whole queue.
+/// Returns the whole queue.
 pub(super) fn queue() -> Document {
     doc! { "$ifNull": ["$queue", []] }
 }
 
-/// The live entries, in their order.
+/// Returns the live entries, in their order.
 pub(super) fn live() -> Document {
     doc! { "$filter": { "input": queue(), "cond": { "$and": [
         { "$lte": ["$$this.asked", { "$add": ["$$NOW", SKEW] }] },
@@ -27,7 +27,7 @@ pub(super) fn live() -> Document {
     ] } } }
 }
 
-/// Whether entries are removed. Needs `t.live`.
+/// Returns the condition under which entries are removed. Needs `t.live`.
 pub(super) fn is_compacted() -> Document {
     let dead = doc! { "$subtract": [{ "$size": queue() }, { "$size": "$t.live" }] };
     doc! { "$or": [
@@ -36,7 +36,7 @@ pub(super) fn is_compacted() -> Document {
     ] }
 }
 
-/// The queue in which the entries of these owners are marked.
+/// Returns the queue in which the entries of these owners are marked.
 pub(super) fn marked(owners: Vec<Bson>) -> Document {
     doc! { "$map": { "input": queue(), "in": { "$cond": [
         { "$in": ["$$this.owner", owners] },
@@ -45,7 +45,7 @@ pub(super) fn marked(owners: Vec<Bson>) -> Document {
     ] } } }
 }
 
-/// These entries without those of the owner.
+/// Returns these entries without those of the owner.
 pub(super) fn without(entries: &str, owner: &Document) -> Document {
     doc! { "$filter": { "input": entries, "cond": { "$ne": ["$$this.owner", owner] } } }
 }
