@@ -9,7 +9,7 @@
 //! use std::time::Duration;
 //! use leasehold::Locks;
 //!
-//! let locks = Locks::connect("memory:").await?;       // or `sqlite:`, a file; `redis:` and `postgres:` servers
+//! let locks = Locks::connect("memory:").await?;       // or `sqlite:`, a file; `redis:`, `postgres:`, `mongodb:`
 //!
 //! let guard = locks.lock("invoice/42").wait(Duration::from_secs(5)).acquire().await?;
 //! println!("charge with token {}", guard.token());    // the token is what makes this safe
@@ -102,6 +102,7 @@
 //! | `sqlite` | the storage `sqlite:`; builds SQLite from source, which needs a C compiler | yes |
 //! | `redis` | the storages `redis:` and `redis+quorum:`, with Sentinel, Cluster and TLS | no |
 //! | `postgres` | the storage `postgres:`, also behind PgBouncer, with TLS | no |
+//! | `mongodb` | the storage `mongodb:`, with TLS and `mongodb+srv:` | no |
 //! | `full` | every storage | no |
 //!
 //! Features only add storages. Your own storage needs none: implement [`Storage`] and pass it to [`Locks::new`].

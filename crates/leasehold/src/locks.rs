@@ -36,6 +36,7 @@ impl Locks {
     /// | `redis+cluster://`, `rediss+cluster://` | a Redis Cluster |
     /// | `redis+quorum://A,B,C`, `rediss+quorum://` | a majority of independent Redis servers |
     /// | `postgres://HOST/DATABASE`, `postgresql://` | a PostgreSQL, directly or behind a pooler |
+    /// | `mongodb://HOSTS/DATABASE`, `mongodb+srv://` | a MongoDB: a replica set, or a standalone server |
     /// | `memory:` | this client alone; `memory:NAME` is shared by the clients of this process |
     ///
     /// # Errors

@@ -9,6 +9,7 @@ mod guardian;
 mod harness;
 mod launch;
 mod loss;
+mod mongodb;
 mod postgres;
 mod processes;
 mod redis;

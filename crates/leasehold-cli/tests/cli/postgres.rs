@@ -76,7 +76,7 @@ fn doctor_sql_connects_to_nothing() {
     let Value::String(json) = world.json(&["doctor", "--sql"])["sql"].take() else { panic!("no text") };
     assert_eq!(json.trim_end(), text(&sql.stdout));
 
-    for url in ["sqlite:locks.db", "redis://127.0.0.1:1/0"] {
+    for url in ["sqlite:locks.db", "redis://127.0.0.1:1/0", "mongodb://127.0.0.1:1/d"] {
         let refused = World::at(url).output(&["doctor", "--sql"]);
         assert_eq!((code(&refused), text(&refused.stdout)), (64, String::new()));
         assert!(text(&refused.stderr).contains("--sql is for storages with tables"), "{refused:?}");

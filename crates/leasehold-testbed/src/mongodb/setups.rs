@@ -12,6 +12,7 @@ const SCHEME: &str = "mongodb";
 pub(crate) const SETUPS: &[Entry] = &[
     Entry::new("mongodb", "a MongoDB replica set of one", |wanted| Ok(Box::new(options(wanted).start()?)))
         .scheme(SCHEME)
+        .plain()
         .suite(),
     Entry::new("mongodb-three", "a MongoDB replica set of three", |wanted| {
         Ok(Box::new(options(wanted).start_three()?))

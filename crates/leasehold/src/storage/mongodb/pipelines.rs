@@ -61,7 +61,7 @@ impl Params<'_> {
     }
 }
 
-/// The fields that are read of a lock's document. `owners` are the waiters whose entries are wanted.
+/// Returns the fields that are read of a lock's document. `owners` are the waiters whose entries are wanted.
 pub(super) fn projection(owners: &[String]) -> Document {
     doc! {
         "_id": 1, "leasehold": 1, "owner": 1, "token": 1, "since": 1, "until": 1, "ttl": 1, "label": 1,
@@ -79,44 +79,44 @@ pub(super) fn projection(owners: &[String]) -> Document {
     }
 }
 
-/// The whole milliseconds of a duration, in which the server counts.
+/// Returns the whole milliseconds of a duration, in which the server counts.
 pub(super) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// A stage that puts `value` into `t`, and fails with [`REFUSED`] unless `condition` holds: it converts a text that is no
+/// Makes a stage that puts `value` into `t`, and fails with [`REFUSED`] unless `condition` holds: it converts a text that is no
 /// number. The text depends on the document, because the server evaluates constants at once, and then fails always.
 fn only_if(condition: impl Into<Bson>, value: impl Into<Bson>) -> Document {
     let failure = doc! { "$toLong": { "$concat": ["refused: ", "$_id"] } };
     doc! { "$set": { "t": { "$cond": [condition.into(), value.into(), failure] } } }
 }
 
-/// Whether an owner holds the lock.
+/// Returns the condition that an owner holds the lock.
 fn held() -> Document {
     doc! { "$and": [{ "$ne": [or_null("$owner"), Bson::Null] }, { "$gt": ["$until", "$$NOW"] }] }
 }
 
-/// Whether the lease ends later than it can. Then the server's clock was set back.
+/// Returns the condition that the lease ends later than it can, because the server's clock was set back.
 fn is_overlong() -> Document {
     doc! { "$gt": ["$until", { "$add": ["$$NOW", "$ttl", millis(COMMAND_MAX), OVERLONG] }] }
 }
 
-/// Whether the lease lasts for longer than `ttl` anyway.
+/// Returns the condition that the lease lasts longer than `ttl` anyway.
 fn is_longer(ttl: i64) -> Document {
     doc! { "$and": [{ "$not": [is_overlong()] }, { "$gt": ["$until", { "$add": ["$$NOW", ttl] }] }] }
 }
 
-/// The end of a lease that is renewed.
+/// Returns the end of a lease that is renewed.
 fn extended_until(ttl: i64) -> Document {
     doc! { "$cond": [is_longer(ttl), "$until", { "$add": ["$$NOW", { "$cond": [is_overlong(), { "$max": ["$ttl", ttl] }, ttl] }] }] }
 }
 
-/// The length of a lease that is renewed, as it is written.
+/// Returns the length of a lease that is renewed.
 fn extended_ttl(ttl: i64) -> Document {
     doc! { "$cond": [is_longer(ttl), "$ttl", { "$cond": [is_overlong(), { "$max": ["$ttl", ttl] }, ttl] }] }
 }
 
-/// Larger than every earlier token: the last one and 1, or the clock in microseconds.
+/// Returns a token that is larger than every earlier one: the last one and 1, or the clock in microseconds.
 fn next_token() -> Document {
     doc! { "$max": [
         { "$add": [{ "$ifNull": ["$token", 0_i64] }, 1_i64] },
@@ -124,17 +124,17 @@ fn next_token() -> Document {
     ] }
 }
 
-/// Whether the lease belongs to another client than `params`, which has to be told of its end.
+/// Returns the condition that the lease belongs to another client than `params`, which has to be told of its end.
 fn is_of_another_client(params: Params<'_>) -> Document {
     doc! { "$not": [{ "$in": [or_null("$client"), [Bson::Null, Bson::from(params.client)]] }] }
 }
 
-/// The text that tells the holder's client that another client has ended or shortened its lease.
+/// Makes the text that tells the holder's client that another client has ended or shortened its lease.
 fn ended(params: Params<'_>) -> Document {
     doc! { "$concat": ["$client", " ", params.owner(), " ", now_text()] }
 }
 
-/// The time as a text, which makes a message differ from the one before: the change stream reports what has changed.
+/// Returns the time as a text, which makes a message differ from the one before: the change stream reports what has changed.
 fn now_text() -> Document {
     doc! { "$toString": { "$toLong": "$$NOW" } }
 }

@@ -35,7 +35,7 @@ pub(in crate::storage::mongodb) fn acquire(params: Params<'_>) -> Vec<Document> 
     ]
 }
 
-/// The stage that writes the lease.
+/// Makes the stage that writes the lease.
 fn lease(params: Params<'_>) -> Document {
     let ttl = params.ttl();
     let granted = |value: Bson, otherwise: &str| doc! { "$cond": ["$t.granted", value, otherwise] };
@@ -57,13 +57,13 @@ fn lease(params: Params<'_>) -> Document {
     } }
 }
 
-/// The queue without the owner.
+/// Returns the queue without the owner.
 fn left(params: Params<'_>) -> Document {
     let owner = params.owner();
     doc! { "$cond": ["$t.compact", without("$t.live", &owner), marked(vec![owner.into()])] }
 }
 
-/// The queue with a fresh entry of the owner, which keeps its place while it is live.
+/// Returns the queue with a fresh entry of the owner, which keeps its place while it is live.
 fn entered(params: Params<'_>) -> Document {
     let owner = params.owner();
     let entry = doc! {

@@ -16,12 +16,12 @@ const SHORT_QUEUE: i32 = 16;
 /// By how much the clocks of two members may differ before a waiter loses its place in a failover.
 const SKEW: Duration = Duration::from_secs(1);
 
-/// The whole queue.
+/// Returns the whole queue.
 pub(super) fn queue() -> Document {
     doc! { "$ifNull": ["$queue", []] }
 }
 
-/// The live entries, in their order.
+/// Returns the live entries, in their order.
 pub(super) fn live() -> Document {
     doc! { "$filter": { "input": queue(), "cond": { "$and": [
         { "$lte": ["$$this.asked", { "$add": ["$$NOW", millis(SKEW + COMMAND_MAX)] }] },
@@ -29,7 +29,7 @@ pub(super) fn live() -> Document {
     ] } } }
 }
 
-/// Whether entries are removed. Needs `t.live`.
+/// Returns the condition under which entries are removed. Needs `t.live`.
 pub(super) fn is_compacted() -> Document {
     let dead = doc! { "$subtract": [{ "$size": queue() }, { "$size": "$t.live" }] };
     doc! { "$or": [
@@ -38,7 +38,7 @@ pub(super) fn is_compacted() -> Document {
     ] }
 }
 
-/// The queue in which the entries of these owners are marked.
+/// Returns the queue in which the entries of these owners are marked.
 pub(super) fn marked(owners: Vec<Bson>) -> Document {
     doc! { "$map": { "input": queue(), "in": { "$cond": [
         { "$in": ["$$this.owner", owners] },
@@ -47,7 +47,7 @@ pub(super) fn marked(owners: Vec<Bson>) -> Document {
     ] } } }
 }
 
-/// These entries without those of the owner.
+/// Returns these entries without those of the owner.
 pub(super) fn without(entries: &str, owner: &Document) -> Document {
     doc! { "$filter": { "input": entries, "cond": { "$ne": ["$$this.owner", owner] } } }
 }

@@ -54,7 +54,7 @@ pub(in crate::storage::mongodb) fn withdraw(params: Params<'_>) -> Vec<Document>
     ]
 }
 
-/// The stage that writes the lease and the queue.
+/// Makes the stage that writes the lease and the queue.
 fn lease(params: Params<'_>) -> Document {
     let owner = params.owner();
     let next = |handed_over: Bson, free: Bson, otherwise: &str| {
@@ -80,7 +80,7 @@ fn lease(params: Params<'_>) -> Document {
     } }
 }
 
-/// What the first waiter's client is told: `<client> handover <owner> <token> <time of its last claim>`, or
+/// Makes the message to the first waiter's client: `<client> handover <owner> <token> <time of its last claim>`, or
 /// `<client> turn <owner> <time>`.
 fn message() -> Document {
     let handover = doc! { "$concat": [
@@ -94,7 +94,7 @@ fn message() -> Document {
     ], "default": "$handover" } }
 }
 
-/// Whether an entry's client has an open change stream.
+/// Returns the condition that an entry's client has an open change stream.
 fn listens(client: &str) -> Document {
     doc! { "$ne": [or_null(client), Bson::Null] }
 }
