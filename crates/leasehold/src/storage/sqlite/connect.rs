@@ -111,6 +111,8 @@ fn try_connect(path: &Path, config: &Config, has_log: bool) -> Result<Connection
     // A file of another program is left as it was: with its log, or without one.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_log)?;
     connection.set_prepared_statement_cache_capacity(32);
+    // Otherwise SQLite compiles statements anew for each execution, in case other parameters deserve another plan.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
 
     // Nothing is written before the file is known to be a lock file, or empty.
     let ours = {

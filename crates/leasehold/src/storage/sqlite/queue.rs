@@ -1,5 +1,7 @@
 //! The queue of each lock: the entries of the owners that wait, in order.
 
+use std::sync::LazyLock;
+
 use rusqlite::{Result, named_params, params};
 
 use super::transaction::Tx;
@@ -11,6 +13,11 @@ use crate::storage::{Claim, Name, Owner, WAITER_TTL};
 /// than [`WAITER_TTL`].
 pub(super) const IS_LIVE_ENTRY: &str = "expires_us > :now
     AND (boot = :boot AND :boot <> '' OR (boot = '' OR :boot = '') AND expires_us <= :latest)";
+
+/// Selects the entries of a lock, in order.
+pub(super) static ENTRIES: LazyLock<String> = LazyLock::new(|| {
+    format!("SELECT ticket, owner, live, {IS_LIVE_ENTRY} FROM waiter WHERE name = :name ORDER BY ticket")
+});
 
 /// The most storages ahead of a waiter that it watches.
 const WATCHED_AHEAD: usize = 64;
@@ -76,9 +83,7 @@ impl Tx<'_> {
 
     /// Returns the first waiter that is alive, with its storage. Removes the entries before it.
     pub(super) fn first(&self, name: &Name) -> Result<Option<(Option<String>, Owner)>> {
-        let mut waiters = self.db.prepare_cached(&format!(
-            "SELECT ticket, owner, live, {IS_LIVE_ENTRY} FROM waiter WHERE name = :name ORDER BY ticket",
-        ))?;
+        let mut waiters = self.db.prepare_cached(&ENTRIES)?;
         let mut rows = waiters.query(named_params! {
             ":name": name.as_str(),
             ":boot": self.boot.id(),

@@ -277,6 +277,7 @@ mod tests {
 
     use tokio::sync::oneshot;
 
+    use super::super::queue::ENTRIES;
     use super::*;
     use crate::ErrorKind;
     use crate::storage::{AcquireReply, Claim, Name, Owner, ReleaseReply};
@@ -304,6 +305,23 @@ mod tests {
         let (reply, answer) = oneshot::channel();
         let (claims, sent) = (claims.to_vec(), worker.clock.now());
         (Job::Acquire { claims, sent, reply }, answer)
+    }
+
+    #[test]
+    fn a_statement_is_compiled_once() {
+        use rusqlite::StatementStatus;
+        let dir = tempfile::tempdir().expect("a directory");
+        let (hinter, _commands) = super::super::hints::channel();
+        let mut worker = Worker::new(Config::new(dir.path().join("locks.db")), hinter).expect("opened");
+        for claims in [0, 1, 2].map(|i| vec![claim(&format!("job/{i}"))]) {
+            let (job, _granted) = acquire(&mut worker, &claims);
+            let (reply, _released) = oneshot::channel();
+            worker.execute(&mut vec![job, Job::Release { claims, reply }]);
+        }
+        let connection = &worker.open.as_ref().expect("open").connection;
+        let entries = connection.prepare_cached(&ENTRIES).expect("cached");
+        assert_eq!(entries.get_status(StatementStatus::Run), 6, "for each acquire and for each release");
+        assert_eq!(entries.get_status(StatementStatus::RePrepare), 0);
     }
 
     #[test]
