@@ -95,6 +95,18 @@ impl Place {
         Ok(pinned.matched_count)
     }
 
+    /// Changes the document of a lock in a transaction, as a command of the storage would that began now.
+    pub(crate) async fn change(&self, session: &mut ClientSession, name: &str, stage: Document) {
+        let locks = self.locks();
+        let changed = locks.update_one(doc! { "_id": self.id(name) }, vec![stage]).session(session).await;
+        assert_eq!(changed.expect("written").matched_count, 1);
+    }
+
+    fn id(&self, name: &str) -> String {
+        let (_, prefix) = self.url.split_once("prefix=").expect("a prefix");
+        format!("{prefix}\0{name}")
+    }
+
     pub(crate) async fn write(&self, session: &mut ClientSession, what: &str) {
         self.data.insert_one(doc! { "_id": what }).session(session).await.expect("written");
     }
@@ -117,8 +129,7 @@ impl Place {
 
     /// Returns the document of a lock.
     pub(crate) async fn lock(&self, name: &str) -> Document {
-        let (_, prefix) = self.url.split_once("prefix=").expect("a prefix");
-        let found = self.locks().find_one(doc! { "_id": format!("{prefix}\0{name}") }).await;
+        let found = self.locks().find_one(doc! { "_id": self.id(name) }).await;
         found.expect("answered").expect("there is one")
     }
 
