@@ -2,7 +2,7 @@
 
 use super::{MongoDb, MongoDbOptions};
 use crate::Wanted;
-use crate::registry::Entry;
+use crate::registry::{Entry, Torture};
 use crate::setup::members;
 
 /// The scheme with which Leasehold connects.
@@ -10,15 +10,19 @@ const SCHEME: &str = "mongodb";
 
 /// All setups of MongoDB.
 pub(crate) const SETUPS: &[Entry] = &[
-    Entry::new("mongodb", "a MongoDB replica set of one", |wanted| Ok(Box::new(options(wanted).start()?)))
-        .scheme(SCHEME)
-        .suite(),
+    Entry::new("mongodb", "a MongoDB replica set of one", |wanted| {
+        Ok(Box::new(options(wanted).direct().start()?))
+    })
+    .scheme(SCHEME)
+    .suite()
+    .tortures(&[Torture::new(14)]),
     Entry::new("mongodb-three", "a MongoDB replica set of three", |wanted| {
         Ok(Box::new(options(wanted).start_three()?))
     })
     .scheme(SCHEME)
     .fails_over()
-    .suite(),
+    .suite()
+    .tortures(&[Torture::new(15)]),
     Entry::new(
         "mongodb-alone",
         "a MongoDB that is no member of a replica set, and asks for no password",
@@ -28,7 +32,7 @@ pub(crate) const SETUPS: &[Entry] = &[
     .suite_without_push(),
 ];
 
-members!(MongoDb, primary);
+members!(MongoDb, primary, faults);
 
 fn options(wanted: &Wanted) -> MongoDbOptions {
     wanted.apply(MongoDb::options(), MongoDbOptions::tls, MongoDbOptions::password)
