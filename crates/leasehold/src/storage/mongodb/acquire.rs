@@ -60,7 +60,7 @@ async fn acquire_one(call: Call<'_>, claim: &Claim) -> Result<AcquireReply> {
 
 async fn acquire_many(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Result<AcquireReply>>> {
     let ids = call.ids(claims);
-    let Sent { last_reply, codes } = send(call, claims, &ids).await?;
+    let Sent { last_reply, codes } = send(call, claims).await?;
     let owners: Vec<_> = claims.iter().map(|claim| claim.owner.to_string()).collect();
     let found = call.find(&ids, &owners, Some(&last_reply)).await?;
     let reply = |i: usize| {
@@ -85,15 +85,16 @@ struct Sent {
 }
 
 /// Sends a statement for each claim, and again those that raced with an insert.
-async fn send(call: Call<'_>, claims: &[Claim], ids: &[String]) -> Result<Sent> {
-    let statement = |i: &usize| {
-        let query = doc! { "_id": &ids[*i], "v": VERSION };
-        doc! { "q": query, "u": pipelines::acquire(call.params(&claims[*i])), "upsert": true }
+async fn send(call: Call<'_>, claims: &[Claim]) -> Result<Sent> {
+    let statement = |claim: &Claim| {
+        let query = doc! { "_id": call.id(claim), "v": VERSION };
+        doc! { "q": query, "u": pipelines::acquire(call.params(claim)), "upsert": true }
     };
     let mut sent = Sent { last_reply: Document::new(), codes: vec![None; claims.len()] };
     let mut open: Vec<_> = (0..claims.len()).collect();
     for _ in 0..INSERTS_MAX {
-        let Updated { reply, failed } = call.update(open.iter().map(statement).collect()).await?;
+        let sent_again: Vec<_> = open.iter().map(|i| &claims[*i]).collect();
+        let Updated { reply, failed, .. } = call.update(&sent_again, statement).await?;
         sent.last_reply = reply;
         open.iter().for_each(|i| sent.codes[*i] = None);
         failed.iter().for_each(|(index, code)| sent.codes[open[*index]] = Some(*code));

@@ -5,18 +5,21 @@
 
 use mongodb::bson::{Document, doc};
 
-use super::call::Call;
+use super::call::{Call, TIMED_OUT};
 use super::errors::error_of_code;
 use super::pipelines::{self, REFUSED, VERSION};
 use crate::error::Result;
 use crate::storage::{Claim, ReleaseReply};
 
 pub(super) async fn release(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Result<ReleaseReply>>> {
-    let updated = call.update(call.for_holders(claims, pipelines::release)).await?;
+    let all: Vec<_> = claims.iter().collect();
+    let updated = call.update(&all, |claim| call.for_holder(claim, pipelines::release)).await?;
     let mut replies: Vec<_> = claims.iter().map(|_| Ok(ReleaseReply::Released)).collect();
     let mut not_held = Vec::new();
     for (index, code) in updated.failed {
         replies[index] = match code {
+            // The first of its statements may have ended the lease.
+            REFUSED if updated.apart => Err(error_of_code(TIMED_OUT, &call.link.place)),
             REFUSED => Ok(ReleaseReply::NotHeld),
             code => Err(error_of_code(code, &call.link.place)),
         };
@@ -27,8 +30,8 @@ pub(super) async fn release(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Resu
     if not_held.is_empty() {
         return Ok(replies);
     }
-    let statements = not_held.iter().map(|index| withdrawal(call, &claims[*index])).collect();
-    match call.update(statements).await {
+    let withdrawn: Vec<_> = not_held.iter().map(|index| &claims[*index]).collect();
+    match call.update(&withdrawn, |claim| withdrawal(call, claim)).await {
         Ok(updated) => {
             for (index, code) in updated.failed {
                 replies[not_held[index]] = Err(error_of_code(code, &call.link.place));

@@ -12,7 +12,9 @@ use crate::error::Result;
 use crate::storage::{Claim, RenewReply};
 
 pub(super) async fn renew(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Result<RenewReply>>> {
-    let Updated { reply, failed } = call.update(call.for_holders(claims, pipelines::renew)).await?;
+    let all: Vec<_> = claims.iter().collect();
+    let statement = |claim: &Claim| call.for_holder(claim, pipelines::renew);
+    let Updated { reply, failed, .. } = call.update(&all, statement).await?;
     let renewed = |claim: &Claim| Ok(RenewReply::Renewed { ttl: whole(claim.ttl) });
     let mut replies: Vec<_> = claims.iter().map(renewed).collect();
     let mut refused_to_shorten = Vec::new();
