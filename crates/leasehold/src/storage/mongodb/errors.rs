@@ -15,9 +15,11 @@ const CODES: &[(i32, ErrorKind, &str)] = &[
         "the user may not do that; give it the role `readWrite` on the database of the locks",
     ),
     (18, ErrorKind::Invalid, "the server refuses this user or password; check the URL"),
+    (20, ErrorKind::Unsupported, "the server does not allow a command; use MongoDB 6.0 or later"),
     (50, ErrorKind::Unavailable, "the server did not finish in time; retry"),
     (59, ErrorKind::Unsupported, "the server does not know a command; use MongoDB 6.0 or later"),
     (64, ErrorKind::Unavailable, "a majority did not confirm in time; retry when enough members are up"),
+    (72, ErrorKind::Unsupported, "the server does not know an option of a command; use MongoDB 6.0 or later"),
     (
         73,
         ErrorKind::Unsupported,
@@ -26,7 +28,20 @@ const CODES: &[(i32, ErrorKind, &str)] = &[
     (91, ErrorKind::Unavailable, "the server shuts down; retry"),
     (100, ErrorKind::Unavailable, "too few members can confirm a write; retry when a majority is up"),
     (112, ErrorKind::Unavailable, "a transaction has locked the lock's document; retry when it has ended"),
+    (
+        121,
+        ErrorKind::Unsupported,
+        "a validator of the collection refuses the lock's document; remove it, or name another collection with the URL \
+         option `collection`",
+    ),
+    (
+        166,
+        ErrorKind::Unsupported,
+        "locks need a plain collection, and that is a view; name another one with the URL option `collection`",
+    ),
     (189, ErrorKind::Unavailable, "the primary steps down; retry"),
+    (238, ErrorKind::Unsupported, "the server has not implemented a command; use MongoDB 6.0 or later"),
+    (323, ErrorKind::Unsupported, "the server's API version lacks a command; do not make it strict"),
     (10_107, ErrorKind::Unavailable, "the server is not the primary; retry when there is one"),
     (11_600, ErrorKind::Unavailable, "the server shuts down; retry"),
     (11_602, ErrorKind::Unavailable, "the primary steps down; retry"),
