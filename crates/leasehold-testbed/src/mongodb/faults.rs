@@ -140,15 +140,15 @@ impl Faults for MongoDb {
 }
 
 impl MongoDb {
-    /// Stops the other members, so that the primary writes what no majority has. Returns the function that kills it and
-    /// lets the others elect another one; what only the old one has is rolled back.
+    /// Kills the other members, so that the primary writes what no majority has. Returns the function that kills it, too,
+    /// and lets the others elect another one; what only the old one has is rolled back. A member that was only stopped
+    /// would find the writes in its sockets.
     fn isolate_primary<'a>(&'a self, primary: &'a MongoDbMember) -> Result<Ending<'a>> {
-        let others = self.members().iter().filter(|member| member.port() != primary.port());
-        let others: Vec<_> = others.collect();
-        others.iter().for_each(|member| member.stop());
+        let others: Vec<_> = self.members().iter().filter(|member| member.port() != primary.port()).collect();
+        others.iter().for_each(|member| member.kill9());
         Ok(Box::new(move || {
             primary.kill9();
-            others.iter().for_each(|member| member.cont());
+            others.iter().try_for_each(|member| member.launch())?;
             self.await_primary_other_than(primary)?;
             primary.launch()
         }))
