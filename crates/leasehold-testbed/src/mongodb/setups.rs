@@ -22,7 +22,11 @@ pub(crate) const SETUPS: &[Entry] = &[
     .scheme(SCHEME)
     .fails_over()
     .suite()
-    .tortures(&[Torture::new(15)]),
+    // Without the kill of every server, from which it takes long to recover.
+    .tortures(&[Torture::new(15).args(&[
+        "--faults",
+        "failover,primary kill,primary alone,secondaries stop,primary stop,streams killed,writes unconfirmed,kill",
+    ])]),
     Entry::new(
         "mongodb-alone",
         "a MongoDB that is no member of a replica set, and asks for no password",

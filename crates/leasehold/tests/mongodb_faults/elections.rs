@@ -1,4 +1,4 @@
-//! Elections: the primary steps down, or is killed. What a majority has confirmed is there afterwards.
+//! Elections: the primary steps down, or is killed. The next one has what a majority has confirmed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
