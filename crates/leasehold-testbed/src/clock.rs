@@ -32,7 +32,7 @@ impl Clock {
         if !library.exists() {
             std::fs::write(&source, include_str!("clock.c")).context("cannot write a file")?;
             let mut compile = Command::new(install::program("cc")?);
-            work(compile.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source))?;
+            work(compile.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).arg("-ldl"))?;
         }
         let clock = Self { library, ahead };
         std::fs::write(&clock.ahead, 0_i64.to_ne_bytes()).context("cannot write a file")?;

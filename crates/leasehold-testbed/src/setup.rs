@@ -170,9 +170,10 @@ macro_rules! alone {
 }
 pub(crate) use alone;
 
-/// Implements [`Setup`] for members that elect a leader, which the method `$chosen` waits for.
+/// Implements [`Setup`] for members that elect a leader, which the method `$chosen` waits for: `members!(Type, chosen)`,
+/// or `members!(Type, chosen, faults)` if they have [`Faults`].
 macro_rules! members {
-    ($type:ty, $chosen:ident) => {
+    ($type:ty, $chosen:ident $(, $faults:ident)?) => {
         impl $crate::Setup for $type {
             fn url(&self) -> String {
                 self.url()
@@ -207,6 +208,10 @@ macro_rules! members {
                 }
                 self.failover().map(drop)
             }
+
+            $(fn $faults(&self) -> Option<&dyn $crate::Faults> {
+                Some(self)
+            })?
         }
     };
 }

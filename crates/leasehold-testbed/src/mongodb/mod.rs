@@ -1,5 +1,6 @@
 //! MongoDB: a replica set of one member, or of three; or a standalone server.
 
+mod faults;
 mod scram;
 mod setups;
 mod wire;
@@ -36,6 +37,7 @@ pub struct MongoDb {
     members: Vec<MongoDbMember>,
     access: Access,
     standalone: bool,
+    direct: bool,
 }
 
 /// One member. Dereferences to its [`Server`].
@@ -53,6 +55,7 @@ pub struct MongoDbOptions {
     password: Option<String>,
     tls: bool,
     own_clock: bool,
+    direct: bool,
     args: Vec<String>,
 }
 
@@ -96,8 +99,11 @@ impl MongoDb {
 
     fn url_with(&self, credentials: &str, database: &str, options: &str) -> String {
         let hosts: Vec<_> = self.members.iter().map(|member| member.host()).collect();
-        let set =
-            if self.standalone { "directConnection=true".to_owned() } else { format!("replicaSet={SET}") };
+        let set = match (self.standalone, self.direct) {
+            (true, _) => "directConnection=true".to_owned(),
+            (false, true) => format!("replicaSet={SET}&directConnection=true"),
+            (false, false) => format!("replicaSet={SET}"),
+        };
         let tls = if self.access.tls.is_some() { "&tls=true" } else { "" };
         format!("mongodb://{credentials}{}/{database}?{set}{options}{tls}", hosts.join(","))
     }
@@ -123,8 +129,7 @@ impl MongoDb {
         self.primary()?.command(database, command)
     }
 
-    /// Counts the connections to all members, except those of this function. With three members, it
-    /// includes those between them.
+    /// Counts the connections to all members, except those of this function and those between members.
     ///
     /// # Errors
     ///
@@ -218,17 +223,69 @@ impl MongoDbMember {
         self.access.connect(self.port())?.command(database, command)
     }
 
-    /// Counts the connections, except the one of this function. With three members, it includes those of
-    /// the other two.
+    /// Counts the connections, except the one of this function and those of members.
     ///
     /// # Errors
     ///
     /// If it does not answer.
     pub fn connections(&self) -> Result<u64> {
-        let status = self.status()?;
-        let connections = status.get_document("connections").context("no connections")?;
-        let current = connections.get_i32("current").context("no connections")?;
-        Ok(u64::try_from(current).unwrap_or(0).saturating_sub(1))
+        let internal = doc! { "$regex": "^(NetworkInterfaceTL|MongoDB Internal Client)" };
+        let of_clients =
+            doc! { "client": { "$exists": true }, "clientMetadata.driver.name": { "$not": internal } };
+        let clients = self.operations("idleConnections", of_clients)?;
+        Ok(u64::try_from(clients.len()).unwrap_or(0).saturating_sub(1))
+    }
+
+    /// Returns the operations that match, and what is idle of this kind, as `$currentOp` describes them.
+    fn operations(&self, idle: &str, wanted: Document) -> Result<Vec<Document>> {
+        let command = doc! {
+            "aggregate": 1,
+            "pipeline": [{ "$currentOp": { "allUsers": true, idle: true } }, { "$match": wanted }],
+            "cursor": { "batchSize": 100_000 },
+            "$readPreference": { "mode": "primaryPreferred" },
+        };
+        let found = self.command("admin", command)?;
+        let batch = found.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
+        Ok(batch.context("no list")?.iter().filter_map(|found| found.as_document().cloned()).collect())
+    }
+
+    /// Kills the cursors of all change streams, and returns how many there were.
+    ///
+    /// # Errors
+    ///
+    /// If it does not answer.
+    pub fn kill_streams(&self) -> Result<usize> {
+        let streams = doc! { "cursor.originatingCommand.pipeline.0.$changeStream": { "$exists": true } };
+        let streams = self.operations("idleCursors", streams)?;
+        for stream in &streams {
+            let (database, collection) = stream
+                .get_str("ns")
+                .ok()
+                .and_then(|place| place.split_once('.'))
+                .ok_or_else(|| Error::new("a cursor without a collection"))?;
+            let cursor = stream.get_document("cursor").and_then(|cursor| cursor.get_i64("cursorId"));
+            let kill = doc! { "killCursors": collection, "cursors": [cursor.context("no cursor")?] };
+            self.command(database, kill)?;
+        }
+        Ok(streams.len())
+    }
+
+    /// Makes commands of clients that call themselves `leasehold` fail; see `failCommand` of MongoDB. `mode` is
+    /// `"off"`, `"alwaysOn"`, or a document.
+    ///
+    /// # Errors
+    ///
+    /// If the member does not answer.
+    pub fn fail_commands(
+        &self,
+        mode: impl Into<bson::Bson>,
+        commands: &[&str],
+        data: Document,
+    ) -> Result<()> {
+        let mut all = doc! { "failCommands": commands, "appName": "leasehold" };
+        all.extend(data);
+        let command = doc! { "configureFailPoint": "failCommand", "mode": mode.into(), "data": all };
+        self.command("admin", command).map(drop)
     }
 
     /// Counts the commands since its start; see [`MongoDb::commands`].
@@ -308,6 +365,14 @@ impl MongoDbOptions {
         self
     }
 
+    /// Makes the URL that of one member, whose address clients do not replace by the one that the set announces. So
+    /// they can be connected through a proxy.
+    #[must_use]
+    pub fn direct(mut self) -> Self {
+        self.direct = true;
+        self
+    }
+
     /// Adds an argument, such as `--setParameter=ttlMonitorSleepSecs=1`.
     #[must_use]
     pub fn arg(mut self, arg: &str) -> Self {
@@ -371,7 +436,8 @@ impl MongoDbOptions {
             server.launch()?;
             Ok(MongoDbMember { server, port, access: access.clone(), clock })
         });
-        let set = MongoDb { members: members.collect::<Result<_>>()?, access, standalone };
+        let set =
+            MongoDb { members: members.collect::<Result<_>>()?, access, standalone, direct: self.direct };
         match standalone {
             true => set.members.iter().try_for_each(|member| member.await_ready())?,
             false => set.initiate()?,

@@ -16,46 +16,47 @@ pub(super) const NOT_PRIMARY: i32 = 10_107;
 pub(super) const NOT_PRIMARY_OR_SECONDARY: i32 = 13_435;
 
 /// The server's codes with a meaning for the caller: the kind of the error, and its text.
-const CODES: &[(i32, ErrorKind, &str)] = &[
-    (2, ErrorKind::Internal, "the server refuses a value"),
-    (9, ErrorKind::Internal, "the server does not understand a command"),
-    (14, ErrorKind::Internal, "the server refuses the type of a value"),
-    (
-        13,
-        ErrorKind::Unsupported,
-        "the user may not do that; give it the role `readWrite` on the database of the locks",
-    ),
-    (18, ErrorKind::Invalid, "the server refuses this user or password; check the URL"),
-    (TIME_OVER, ErrorKind::Unavailable, "the server did not finish in time; retry"),
-    (59, ErrorKind::Unsupported, "the server does not know a command; use MongoDB 6.0 or later"),
-    (
-        UNCONFIRMED,
-        ErrorKind::Unavailable,
-        "a majority did not confirm in time; retry when enough members are up",
-    ),
-    (
-        73,
-        ErrorKind::Unsupported,
-        "the name of the database or the collection is not allowed; choose another one",
-    ),
-    (91, ErrorKind::Unavailable, "the server shuts down; retry"),
-    (100, ErrorKind::Unavailable, "too few members can confirm a write; retry when a majority is up"),
-    (
-        WRITE_CONFLICT,
-        ErrorKind::Unavailable,
-        "a transaction has locked the lock's document; retry when it has ended",
-    ),
-    (189, ErrorKind::Unavailable, "the primary steps down; retry"),
-    (NOT_PRIMARY, ErrorKind::Unavailable, "the server is not the primary; retry when there is one"),
-    (11_600, ErrorKind::Unavailable, "the server shuts down; retry"),
-    (11_602, ErrorKind::Unavailable, "the primary steps down; retry"),
-    (
-        NOT_PRIMARY_OR_SECONDARY,
-        ErrorKind::Unavailable,
-        "the server is not the primary; retry when there is one",
-    ),
-    (14_031, ErrorKind::Unavailable, "the server's disk is full; free some and retry"),
-];
+const CODES: &[(i32, ErrorKind, &str)] = {
+    use ErrorKind::{Internal, Invalid, Unavailable, Unsupported};
+    const TOO_MANY_WAITERS: &str = "the lock has too many waiters for one document; retry when some have gone";
+    &[
+        (2, Internal, "the server refuses a value"),
+        (9, Internal, "the server does not understand a command"),
+        (13, Unsupported, "the user may not do that; give it the role `readWrite` on the database of the locks"),
+        (14, Internal, "the server refuses the type of a value"),
+        (18, Invalid, "the server refuses this user or password; check the URL"),
+        (20, Unsupported, "the server does not allow a command; use MongoDB 6.0 or later"),
+        (TIME_OVER, Unavailable, "the server did not finish in time; retry"),
+        (59, Unsupported, "the server does not know a command; use MongoDB 6.0 or later"),
+        (UNCONFIRMED, Unavailable, "a majority did not confirm in time; retry when enough members are up"),
+        (72, Unsupported, "the server does not know an option of a command; use MongoDB 6.0 or later"),
+        (73, Unsupported, "the name of the database or the collection is not allowed; choose another one"),
+        (91, Unavailable, "the server shuts down; retry"),
+        (100, Unavailable, "too few members can confirm a write; retry when a majority is up"),
+        (WRITE_CONFLICT, Unavailable, "a transaction has locked the lock's document; retry when it has ended"),
+        (
+            121,
+            Unsupported,
+            "a validator of the collection refuses the lock's document; remove it, or name another collection with \
+             the URL option `collection`",
+        ),
+        (
+            166,
+            Unsupported,
+            "locks need a plain collection, and that is a view; name another one with the URL option `collection`",
+        ),
+        (189, Unavailable, "the primary steps down; retry"),
+        (238, Unsupported, "the server has not implemented a command; use MongoDB 6.0 or later"),
+        (323, Unsupported, "the server's API version lacks a command; do not make it strict"),
+        (NOT_PRIMARY, Unavailable, "the server is not the primary; retry when there is one"),
+        (10_334, Unavailable, TOO_MANY_WAITERS),
+        (11_600, Unavailable, "the server shuts down; retry"),
+        (11_602, Unavailable, "the primary steps down; retry"),
+        (NOT_PRIMARY_OR_SECONDARY, Unavailable, "the server is not the primary; retry when there is one"),
+        (14_031, Unavailable, "the server's disk is full; free some and retry"),
+        (17_419, Unavailable, TOO_MANY_WAITERS),
+    ]
+};
 
 /// Returns the error for the caller. The server's own words are left out, because they may repeat what was sent.
 pub(super) fn error_of(error: &DriverError, place: &str) -> Error {

@@ -1,0 +1,127 @@
+//! Claims that are sent together: what befalls one of them does not befall the others.
+
+use leasehold::ErrorKind;
+use leasehold::storage::{AcquireReply, Claim, Owner, ReleaseReply, RenewReply, Storage as _};
+use leasehold_testbed::MongoDb;
+use leasehold_testbed::mongodb::bson::spec::BinarySubtype;
+use leasehold_testbed::mongodb::bson::{Binary, Document, doc};
+
+use crate::tools::*;
+
+/// An open transaction that has written documents.
+struct Transaction<'a> {
+    set: &'a MongoDb,
+    session: Document,
+}
+
+impl<'a> Transaction<'a> {
+    fn begin(set: &'a MongoDb, collection: &str, locks: &[&str]) -> Self {
+        let id = Binary { subtype: BinarySubtype::Uuid, bytes: Owner::random().to_bytes().to_vec() };
+        let session = doc! { "lsid": { "id": id }, "txnNumber": 1_i64, "autocommit": false };
+        let write = doc! { "q": { "_id": { "$in": locks } }, "u": { "$inc": { "pins": 1 } }, "multi": true };
+        let mut update = doc! { "update": collection, "updates": [write], "startTransaction": true };
+        update.extend(session.clone());
+        let pinned = command(set, update).get_i32("n").expect("a number");
+        assert_eq!(usize::try_from(pinned), Ok(locks.len()));
+        Self { set, session }
+    }
+
+    fn end(self) {
+        let mut abort = doc! { "abortTransaction": 1 };
+        abort.extend(self.session);
+        self.set.command("admin", abort).expect("ended");
+    }
+}
+
+fn claims() -> Vec<Claim> {
+    (0..40).map(|i| claim(&format!("job{i:02}"))).collect()
+}
+
+#[test]
+fn documents_that_a_transaction_has_written_delay_no_claim_of_another_lock() {
+    let set = one();
+    run(async {
+        let (url, collection) = own(&set);
+        let (storage, claims) = (bare(&url).await, claims());
+        for answer in storage.acquire(&claims).await {
+            assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{answer:?}");
+        }
+        let open = Transaction::begin(&set, &collection, &["job00", "job20"]);
+        let is_pinned = |i: usize| i.is_multiple_of(20);
+        // The engine gives up a call after five seconds.
+        let limit = time(4_000);
+        for (i, answer) in within(limit, storage.renew(&claims)).await.into_iter().enumerate() {
+            match answer {
+                Ok(RenewReply::Renewed { .. }) if !is_pinned(i) => {}
+                Err(error) if is_pinned(i) => assert_eq!(error.kind(), ErrorKind::Unavailable),
+                other => panic!("{i}: {other:?}"),
+            }
+        }
+        for (i, answer) in within(limit, storage.acquire(&claims)).await.into_iter().enumerate() {
+            match answer {
+                Ok(AcquireReply::Granted { .. }) if !is_pinned(i) => {}
+                Err(error) if is_pinned(i) => assert_eq!(error.kind(), ErrorKind::Unavailable),
+                other => panic!("{i}: {other:?}"),
+            }
+        }
+        within(limit, storage.release(&claims)).await;
+        for (i, claim) in claims.iter().enumerate() {
+            let is_free = storage.inspect(&claim.name).await.expect("answered").is_empty();
+            assert_eq!(is_free, !is_pinned(i), "{i}");
+        }
+        open.end();
+        // A release that was not answered may be executed then.
+        answered(async || release(&storage, &claims[0]).await).await;
+        take(&storage, &claim("job00")).await;
+    });
+}
+
+#[test]
+fn a_hold_is_not_lost_beside_one_that_a_transaction_pins() {
+    let set = one();
+    run(async {
+        let (url, collection) = own(&set);
+        let locks = client(&url).await;
+        let ttl = time(6_000);
+        let (kept, pinned) = (hold(&locks, "kept", ttl).await, hold(&locks, "pinned", ttl).await);
+        let open = Transaction::begin(&set, &collection, &["pinned"]);
+        within(LONG, pinned.lost()).await;
+        // Longer than its TTL, it has been renewed in one batch with the other.
+        assert!(kept.is_held());
+        open.end();
+        verified(&kept).await;
+        kept.release().await.expect("released");
+    });
+}
+
+/// A validator of the collection makes the server refuse what it would write into one document.
+#[test]
+fn a_statement_that_the_server_refuses_fails_alone_and_is_not_called_temporary() {
+    let set = one();
+    run(async {
+        let (url, collection) = own(&set);
+        let (storage, claims) = (bare(&url).await, claims());
+        let refuse = |filter: Document| {
+            command(&set, doc! { "collMod": &collection, "validator": filter });
+        };
+        take(&storage, &claims[3]).await;
+        let check = |what: &str, i: usize, error: Option<leasehold::Error>| match (i, error) {
+            (3, Some(error)) => assert_eq!(error.kind(), ErrorKind::Unsupported, "{what}: {error}"),
+            (_, error) => assert!(i != 3 && error.is_none(), "{what} {i}: {error:?}"),
+        };
+        refuse(doc! { "_id": { "$ne": "job03" } });
+        for (i, answer) in storage.acquire(&claims).await.into_iter().enumerate() {
+            check("acquire", i, answer.err());
+        }
+        for (i, answer) in storage.renew(&claims).await.into_iter().enumerate() {
+            check("renew", i, answer.err());
+        }
+        for (i, answer) in storage.release(&claims).await.into_iter().enumerate() {
+            check("release", i, answer.err());
+        }
+        let alone = acquire(&storage, &claims[3]).await.expect_err("refused");
+        assert_eq!(alone.kind(), ErrorKind::Unsupported, "{alone}");
+        refuse(doc! {});
+        assert_eq!(release(&storage, &claims[3]).await.expect("answered"), ReleaseReply::Released);
+    });
+}

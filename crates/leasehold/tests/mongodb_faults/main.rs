@@ -1,0 +1,11 @@
+//! The MongoDB storage under faults of its servers, one test per promise.
+#![cfg(all(unix, feature = "mongodb"))]
+
+mod batches;
+mod clocks;
+mod elections;
+mod fail_points;
+mod majority;
+mod rollback;
+mod streams;
+mod tools;

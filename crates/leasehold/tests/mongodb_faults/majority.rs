@@ -1,0 +1,117 @@
+//! A primary without a majority: it grants nothing, and ends nothing.
+
+use leasehold::storage::{AcquireReply, ReleaseReply, RenewReply, Storage as _};
+use leasehold::{ErrorKind, Lost};
+use leasehold_testbed::mongodb::MongoDbMember;
+use leasehold_testbed::{Faults as _, MongoDb};
+use tokio::time::Instant;
+
+use crate::tools::*;
+
+/// Stops the other members, and returns the primary and them.
+fn stop_secondaries(set: &MongoDb) -> (&MongoDbMember, Vec<&MongoDbMember>) {
+    let primary = set.primary().expect("a primary");
+    let others: Vec<_> = set.members().iter().filter(|member| member.port() != primary.port()).collect();
+    others.iter().for_each(|member| member.stop());
+    (primary, others)
+}
+
+fn go_on(set: &MongoDb, stopped: &[&MongoDbMember]) {
+    stopped.iter().for_each(|member| member.cont());
+    set.await_whole().expect("a majority");
+}
+
+#[test]
+fn without_a_majority_nothing_is_granted_and_what_was_written_is_cleaned_up() {
+    let set = three();
+    run(async {
+        let (url, collection) = own(&set);
+        let (locks, other) = (client(&url).await, client(&url).await);
+        hold(&locks, "first", LONG).await.release().await.expect("released");
+        let (primary, stopped) = stop_secondaries(&set);
+        let lock = locks.lock("job").ttl(LONG);
+        let trying = tokio::spawn(async move { lock.try_acquire().await });
+        // The primary executes the claim, and no majority has it.
+        leasehold_testbed::until("the claim", || {
+            document(primary, &collection, "job").and_then(|found| match found.get_str("owner") {
+                Ok(_) => Ok(()),
+                Err(error) => Err(leasehold_testbed::Error::new(error.to_string())),
+            })
+        })
+        .expect("executed");
+        let error = within(LONG, trying).await.expect("no panic").expect_err("no majority");
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        go_on(&set, &stopped);
+        // Its lease would last for a minute.
+        let next = within(soon(), other.lock("job").acquire()).await.expect("granted");
+        next.release().await.expect("released");
+    });
+}
+
+#[test]
+fn a_claim_that_was_unknown_without_a_majority_is_granted_once_with_its_token() {
+    let set = three();
+    run(async {
+        let (url, collection) = own(&set);
+        let storage = bare(&url).await;
+        take(&storage, &claim("first")).await;
+        let (primary, stopped) = stop_secondaries(&set);
+        let mine = claim("job");
+        let error = acquire(&storage, &mine).await.expect_err("no majority");
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        let written = document(primary, &collection, "job").expect("executed").get_i64("token");
+        go_on(&set, &stopped);
+        let token = take(&storage, &mine).await;
+        assert_eq!(i64::try_from(token.get()).ok(), written.ok());
+        is_held(&storage, &claim("job")).await;
+        assert_eq!(answered(async || release(&storage, &mine).await).await, ReleaseReply::Released);
+    });
+}
+
+#[test]
+fn without_a_majority_a_hold_lasts_until_its_own_deadline() {
+    let set = three();
+    run(async {
+        let (url, _) = own(&set);
+        let (locks, other) = (client(&url).await, bare(&url).await);
+        let ttl = time(8_000);
+        let guard = hold(&locks, "job", ttl).await;
+        let (since, remaining) = (Instant::now(), guard.remaining());
+        let (_, stopped) = stop_secondaries(&set);
+        assert_eq!(within(LONG, guard.lost()).await, Lost::Expired);
+        let lasted = since.elapsed();
+        assert!(remaining <= lasted && lasted <= ttl, "{remaining:?} {lasted:?}");
+        // The lease may be over at the primary, but no other client can be granted the lock.
+        let theirs = claim("job");
+        acquire(&other, &theirs).await.expect_err("no majority");
+        go_on(&set, &stopped);
+        assert!(take(&other, &theirs).await > guard.token());
+    });
+}
+
+/// What a primary says that is no longer one may be wrong.
+#[test]
+fn without_a_majority_a_refusal_is_no_answer() {
+    let set = three();
+    run(async {
+        let (url, _) = own(&set);
+        let storage = bare(&url).await;
+        let (mine, theirs) = (claim("job"), claim("job"));
+        take(&storage, &mine).await;
+        let (_, stopped) = stop_secondaries(&set);
+        let (held, renewed, released) =
+            tokio::join!(acquire(&storage, &mine), renew(&storage, &mine), release(&storage, &theirs),);
+        for error in [held.expect_err("held"), renewed.expect_err("renewed"), released.expect_err("released")]
+        {
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        }
+        go_on(&set, &stopped);
+        assert!(matches!(
+            answered(async || acquire(&storage, &theirs).await).await,
+            AcquireReply::Held { holder: Some(_), .. }
+        ));
+        let renewed = answered(async || renew(&storage, &mine).await).await;
+        assert!(matches!(renewed, RenewReply::Renewed { .. }), "{renewed:?}");
+        assert!(storage.inspect(&name("job")).await.expect("answered")[0].owner == mine.owner);
+    });
+}

@@ -1,0 +1,218 @@
+//! Helpers of these tests: servers, clients, calls of a storage.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use futures_core::Stream;
+use futures_util::StreamExt;
+use leasehold::storage::mongodb::Config;
+pub(crate) use leasehold::storage::mongodb::MongoDb as Bare;
+use leasehold::storage::{AcquireReply, Claim, Hint, Name, Owner, ReleaseReply, RenewReply, Storage, Token};
+use leasehold::{ErrorKind, Guard, Lock, Locks, Result};
+use leasehold_testbed::mongodb::bson::{Bson, Document, doc};
+use leasehold_testbed::{Faults as _, MongoDb, scaled};
+use tokio::task::JoinHandle;
+
+pub(crate) type Hints = Pin<Box<dyn Stream<Item = Hint> + Send>>;
+
+/// A duration longer than any test.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+/// Returns so many milliseconds, times the factor for a slow machine.
+pub(crate) fn time(ms: u64) -> Duration {
+    scaled(Duration::from_millis(ms))
+}
+
+/// Returns the limit for what happens within an election, or a few calls. It is shorter than half of a long TTL.
+pub(crate) fn soon() -> Duration {
+    time(12_000)
+}
+
+pub(crate) fn run<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("a runtime").block_on(future)
+}
+
+/// Waits for a future, and fails after the limit.
+#[track_caller]
+pub(crate) fn within<T>(limit: Duration, future: impl Future<Output = T>) -> impl Future<Output = T> {
+    let caller = std::panic::Location::caller();
+    async move {
+        match tokio::time::timeout(limit, future).await {
+            Ok(outcome) => outcome,
+            Err(_) => panic!("not within {limit:?} at {caller}"),
+        }
+    }
+}
+
+/// Returns a set of three, to one test after the other.
+pub(crate) fn three() -> MutexGuard<'static, MongoDb> {
+    static THREE: OnceLock<Mutex<MongoDb>> = OnceLock::new();
+    healed(THREE.get_or_init(|| Mutex::new(MongoDb::options().start_three().expect("servers"))))
+}
+
+/// Returns a set of one, to one test after the other.
+pub(crate) fn one() -> MutexGuard<'static, MongoDb> {
+    static ONE: OnceLock<Mutex<MongoDb>> = OnceLock::new();
+    healed(ONE.get_or_init(|| Mutex::new(MongoDb::start().expect("a server"))))
+}
+
+/// Ends the faults of the test before, which may have failed in between.
+fn healed(set: &'static Mutex<MongoDb>) -> MutexGuard<'static, MongoDb> {
+    let set = set.lock().unwrap_or_else(PoisonError::into_inner);
+    for member in set.members() {
+        member.cont();
+        if !member.is_running() {
+            member.restart().expect("started");
+        }
+        member.fail_commands("off", &[], doc! {}).expect("answered");
+    }
+    set.await_whole().expect("it recovers");
+    set
+}
+
+/// Returns the URL with a collection of its own, and its name.
+pub(crate) fn own(set: &MongoDb) -> (String, String) {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let collection = format!("c{}", LAST.fetch_add(1, Ordering::Relaxed));
+    (format!("{}&collection={collection}", set.url()), collection)
+}
+
+/// Sends a command to the database of the locks.
+#[track_caller]
+pub(crate) fn command(set: &MongoDb, command: Document) -> Document {
+    match set.command("leasehold", command) {
+        Ok(reply) => reply,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Deletes a lock's document, as an operator might.
+pub(crate) fn delete(set: &MongoDb, collection: &str, lock: &str) {
+    let deletes = vec![doc! { "q": { "_id": lock }, "limit": 1 }];
+    let reply =
+        command(set, doc! { "delete": collection, "deletes": deletes, "writeConcern": { "w": "majority" } });
+    assert_eq!(reply.get_i32("n").ok(), Some(1));
+}
+
+/// Returns a lock's document as this member has it, whatever the others have.
+pub(crate) fn document(
+    member: &leasehold_testbed::mongodb::MongoDbMember,
+    collection: &str,
+    lock: &str,
+) -> leasehold_testbed::Result<Document> {
+    let find = doc! {
+        "find": collection, "filter": { "_id": lock }, "$readPreference": { "mode": "primaryPreferred" },
+    };
+    let found = member.command("leasehold", find)?;
+    let batch = found.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
+    let first = batch.ok().and_then(|batch| batch.first()).and_then(Bson::as_document);
+    first.cloned().ok_or_else(|| leasehold_testbed::Error::new("there is no such document"))
+}
+
+pub(crate) async fn bare(url: &str) -> Bare {
+    match within(LONG, Bare::connect(Config::new(url).expect("valid"))).await {
+        Ok(storage) => storage,
+        Err(error) => panic!("{url}: {error}"),
+    }
+}
+
+/// Returns a storage that listens. Its first hint has shown that.
+pub(crate) async fn listening(url: &str) -> (Bare, Hints) {
+    let storage = bare(url).await;
+    let mut hints: Hints = Box::pin(storage.hints());
+    awaited(&mut hints, &Hint::Any).await;
+    (storage, hints)
+}
+
+/// Waits for a hint.
+pub(crate) async fn awaited(hints: &mut Hints, wanted: &Hint) {
+    let next = async { while hints.next().await.expect("a hint") != *wanted {} };
+    within(LONG, next).await;
+}
+
+pub(crate) async fn client(url: &str) -> Locks {
+    within(LONG, Locks::connect(url)).await.expect("connected")
+}
+
+pub(crate) fn name(lock: &str) -> Name {
+    Name::new(lock).expect("a name")
+}
+
+pub(crate) fn claim(lock: &str) -> Claim {
+    Claim::new(name(lock), Owner::random(), LONG)
+}
+
+pub(crate) async fn acquire(storage: &impl Storage, claim: &Claim) -> Result<AcquireReply> {
+    storage.acquire(std::slice::from_ref(claim)).await.pop().expect("an answer")
+}
+
+pub(crate) async fn renew(storage: &impl Storage, claim: &Claim) -> Result<RenewReply> {
+    storage.renew(std::slice::from_ref(claim)).await.pop().expect("an answer")
+}
+
+pub(crate) async fn release(storage: &impl Storage, claim: &Claim) -> Result<ReleaseReply> {
+    storage.release(std::slice::from_ref(claim)).await.pop().expect("an answer")
+}
+
+/// Acquires a free lock, once the server answers.
+pub(crate) async fn take(storage: &impl Storage, claim: &Claim) -> Token {
+    match answered(async || acquire(storage, claim).await).await {
+        AcquireReply::Granted { token, .. } => token,
+        other => panic!("not granted: {other:?}"),
+    }
+}
+
+/// Sends a claim that must be refused, because another owner holds the lock.
+pub(crate) async fn is_held(storage: &impl Storage, claim: &Claim) {
+    let answer = answered(async || acquire(storage, claim).await).await;
+    assert!(matches!(answer, AcquireReply::Held { .. }), "{answer:?}");
+}
+
+/// Repeats a call until it is answered. Until then, only `Unavailable` is allowed.
+pub(crate) async fn answered<T>(mut ask: impl AsyncFnMut() -> Result<T>) -> T {
+    let asking = async {
+        loop {
+            match ask().await {
+                Ok(answer) => return answer,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
+            }
+            // A storage does not repeat a call, and no event shows when a server answers again.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within(LONG, asking).await
+}
+
+/// Acquires a free lock through an engine.
+pub(crate) async fn hold(locks: &Locks, lock: &str, ttl: Duration) -> Guard {
+    within(LONG, locks.lock(lock).ttl(ttl).acquire()).await.expect("the lock is free")
+}
+
+/// Waits until the server confirms that a guard holds its lock.
+pub(crate) async fn verified(guard: &Guard) {
+    let verifying = async {
+        while let Err(error) = guard.verify().await {
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        }
+    };
+    within(LONG, verifying).await;
+}
+
+/// Acquires a lock in a task of its own.
+pub(crate) fn waiting(lock: Lock) -> JoinHandle<Result<Guard>> {
+    tokio::spawn(async move { lock.acquire().await })
+}
+
+/// Waits until a lock has so many waiters.
+pub(crate) async fn waiters(locks: &Locks, lock: &str, wanted: u64) {
+    let looking = async {
+        while locks.inspect(lock).await.ok().and_then(|holders| holders.first()?.waiters) != Some(wanted) {
+            // No hint is sent for an entry in the queue.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within(LONG, looking).await;
+}
