@@ -21,7 +21,12 @@ pub(super) fn queue() -> Document {
 
 /// The live entries, in their order.
 pub(super) fn live() -> Document {
-    doc! { "$filter": { "input": queue(), "cond": { "$and": [
+    live_of(&queue())
+}
+
+/// The live ones of these entries.
+pub(super) fn live_of(entries: &Document) -> Document {
+    doc! { "$filter": { "input": entries, "cond": { "$and": [
         { "$lte": ["$$this.asked", { "$add": ["$$NOW", SKEW] }] },
         { "$gt": [{ "$add": ["$$this.asked", millis(WAITER_TTL)] }, "$$NOW"] },
     ] } } }
