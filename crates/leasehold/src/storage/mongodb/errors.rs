@@ -28,10 +28,20 @@ const CODES: &[(i32, ErrorKind, &str)] = &[
     (112, ErrorKind::Unavailable, "a transaction has locked the lock's document; retry when it has ended"),
     (189, ErrorKind::Unavailable, "the primary steps down; retry"),
     (10_107, ErrorKind::Unavailable, "the server is not the primary; retry when there is one"),
+    (
+        10_334,
+        ErrorKind::Unavailable,
+        "the lock has too many waiters for one document; retry when some have gone",
+    ),
     (11_600, ErrorKind::Unavailable, "the server shuts down; retry"),
     (11_602, ErrorKind::Unavailable, "the primary steps down; retry"),
     (13_435, ErrorKind::Unavailable, "the server is not the primary; retry when there is one"),
     (14_031, ErrorKind::Unavailable, "the server's disk is full; free some and retry"),
+    (
+        17_419,
+        ErrorKind::Unavailable,
+        "the lock has too many waiters for one document; retry when some have gone",
+    ),
 ];
 
 /// Returns the error for the caller. The server's own words are left out, because they may repeat what was sent.
@@ -59,6 +69,17 @@ pub(super) fn error_of(error: &DriverError, place: &str) -> Error {
         _ => (ErrorKind::Unavailable, "the connection to the server broke; retry"),
     };
     Error::new(kind, format!("{text} server=`{place}`"))
+}
+
+/// Returns the error for options that the driver refuses before it connects.
+pub(super) fn error_of_options(error: &DriverError, place: &str) -> Error {
+    match &*error.kind {
+        DriverKind::Io(_) => {
+            let text = "a file that the URL names cannot be read; check `tlsCertificateKeyFile`";
+            Error::new(ErrorKind::Invalid, format!("{text} server=`{place}`"))
+        }
+        _ => error_of(error, place),
+    }
 }
 
 /// Returns the error for a code of the server.
