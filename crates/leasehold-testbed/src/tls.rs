@@ -71,6 +71,12 @@ impl Tls {
         self.directory.join("server.pem")
     }
 
+    /// Returns a file with the client's certificate and key, as drivers of MongoDB require.
+    #[must_use]
+    pub fn client_pem(&self) -> PathBuf {
+        self.directory.join("client.pem")
+    }
+
     /// Replaces the server's certificate by an expired one, for servers that start from now on.
     ///
     /// # Errors
@@ -159,6 +165,7 @@ impl Tls {
             &["req", "-x509", "-subj", "/CN=localhost", "-days", "30", "-key", "server.key"],
             &["-out", "selfsigned.crt", "-addext", &format!("subjectAltName={here}")],
         ])?;
+        join(&self.client_cert(), &self.client_key(), &self.client_pem())?;
         self.use_trusted()
     }
 
@@ -202,15 +209,19 @@ impl Tls {
     }
 
     fn join_server(&self) -> Result<()> {
-        let read = |path: &Path| std::fs::read_to_string(path).context("cannot read a certificate");
-        let joined = read(&self.server_cert())? + &read(&self.server_key())?;
-        std::fs::write(self.server_pem(), joined).context("cannot write a certificate")
+        join(&self.server_cert(), &self.server_key(), &self.server_pem())
     }
 
     fn openssl(&self, args: &[&[&str]]) -> Result<()> {
         let mut command = Command::new(install::program("openssl")?);
         ask(command.args(args.concat()).current_dir(&self.directory)).map(drop)
     }
+}
+
+/// Writes a certificate and its key into one file.
+fn join(cert: &Path, key: &Path, both: &Path) -> Result<()> {
+    let read = |path: &Path| std::fs::read_to_string(path).context("cannot read a certificate");
+    std::fs::write(both, read(cert)? + &read(key)?).context("cannot write a certificate")
 }
 
 const CURVE: &str = "prime256v1";

@@ -38,6 +38,7 @@ pub struct MongoDb {
     access: Access,
     standalone: bool,
     direct: bool,
+    arbiter: bool,
 }
 
 /// One member. Dereferences to its [`Server`].
@@ -56,6 +57,7 @@ pub struct MongoDbOptions {
     tls: bool,
     own_clock: bool,
     direct: bool,
+    arbiter: bool,
     args: Vec<String>,
 }
 
@@ -118,6 +120,12 @@ impl MongoDb {
     #[must_use]
     pub fn members(&self) -> &[MongoDbMember] {
         &self.members
+    }
+
+    /// Returns the port of the first member.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.members[0].port()
     }
 
     /// Sends one command to the primary.
@@ -373,6 +381,13 @@ impl MongoDbOptions {
         self
     }
 
+    /// Makes the last of three members an arbiter: it votes and keeps no data. Needs a set without a password.
+    #[must_use]
+    pub fn arbiter(mut self) -> Self {
+        self.arbiter = true;
+        self
+    }
+
     /// Adds an argument, such as `--setParameter=ttlMonitorSleepSecs=1`.
     #[must_use]
     pub fn arg(mut self, arg: &str) -> Self {
@@ -436,8 +451,13 @@ impl MongoDbOptions {
             server.launch()?;
             Ok(MongoDbMember { server, port, access: access.clone(), clock })
         });
-        let set =
-            MongoDb { members: members.collect::<Result<_>>()?, access, standalone, direct: self.direct };
+        let set = MongoDb {
+            members: members.collect::<Result<_>>()?,
+            access,
+            standalone,
+            direct: self.direct,
+            arbiter: self.arbiter,
+        };
         match standalone {
             true => set.members.iter().try_for_each(|member| member.await_ready())?,
             false => set.initiate()?,
@@ -480,8 +500,10 @@ impl MongoDb {
         for member in &self.members {
             member.await_ready()?;
         }
-        let members =
-            self.members.iter().zip(0..).map(|(member, id)| doc! { "_id": id, "host": member.host() });
+        let is_arbiter = |id: usize| self.arbiter && id + 1 == self.members.len();
+        let members = self.members.iter().enumerate().zip(0..).map(|((i, member), id)| {
+            doc! { "_id": id, "host": member.host(), "arbiterOnly": is_arbiter(i) }
+        });
         let config = doc! {
             "_id": SET,
             "members": members.collect::<Vec<_>>(),
@@ -546,10 +568,10 @@ fn is_ready(hello: &Document, members: usize) -> Result<()> {
 }
 
 fn is_settled(hello: &Document) -> Result<()> {
-    if is_true(hello, "isWritablePrimary") || is_true(hello, "secondary") {
+    if ["isWritablePrimary", "secondary", "arbiterOnly"].iter().any(|state| is_true(hello, state)) {
         return Ok(());
     }
-    Err(Error::new("it is neither primary nor secondary"))
+    Err(Error::new("it is neither primary nor secondary nor an arbiter"))
 }
 
 fn is_true(hello: &Document, name: &str) -> bool {

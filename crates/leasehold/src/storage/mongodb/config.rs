@@ -27,12 +27,11 @@ pub struct Config {
 const OWN: [&str; 4] = ["prefix", "database", "collection", "notify"];
 
 /// The options of the driver, which reads them in any case.
-const DRIVERS: [&str; 37] = [
+const DRIVERS: [&str; 34] = [
     "appName",
     "authMechanism",
     "authMechanismProperties",
     "authSource",
-    "compressors",
     "connectTimeoutMS",
     "directConnection",
     "heartbeatFrequencyMS",
@@ -52,7 +51,6 @@ const DRIVERS: [&str; 37] = [
     "retryWrites",
     "serverMonitoringMode",
     "serverSelectionTimeoutMS",
-    "socketTimeoutMS",
     "srvMaxHosts",
     "srvServiceName",
     "ssl",
@@ -63,9 +61,11 @@ const DRIVERS: [&str; 37] = [
     "tlsInsecure",
     "uuidRepresentation",
     "w",
-    "waitQueueTimeoutMS",
     "wTimeoutMS",
 ];
+
+/// The options of other drivers that the Rust driver does not have. They are accepted, and without effect.
+const IGNORED: [&str; 2] = ["socketTimeoutMS", "waitQueueTimeoutMS"];
 
 impl Config {
     /// Reads a URL: `mongodb:` or `mongodb+srv:`. No I/O.
@@ -93,12 +93,14 @@ impl Config {
             prefix: String::new(),
             notify: true,
         };
-        let known: Vec<_> = OWN.iter().chain(&DRIVERS).copied().collect();
+        let known: Vec<_> = OWN.iter().chain(&DRIVERS).chain(&IGNORED).copied().collect();
         let mut passed = Vec::new();
         let mut own = Vec::new();
         for (option, value) in url.pairs() {
             if OWN.contains(&option) {
                 own.push((option, value));
+            } else if IGNORED.iter().any(|known| known.eq_ignore_ascii_case(option)) {
+                // The driver would refuse it.
             } else if DRIVERS.iter().any(|known| known.eq_ignore_ascii_case(option)) {
                 passed.push(format!("{option}={}", encode(value)));
             } else {
@@ -117,14 +119,14 @@ impl Config {
             (Some(user), None) => format!("{}@", encode(user)),
             (None, _) => String::new(),
         };
-        config.driver = format!("{scheme}://{login}{hosts}/{}?{}", encode(&path), passed.join("&"));
-        if let Err(error) = ConnectionString::parse(&config.driver) {
-            // What the driver says may repeat what it has read.
-            let said = if user.is_none() && !passed.iter().any(|option| is_secret(option)) {
-                format!(" said=`{}`", error.to_string().escape_debug())
-            } else {
-                String::new()
-            };
+        let path = encode(&path);
+        config.driver = format!("{scheme}://{login}{hosts}/{path}?{}", passed.join("&"));
+        if ConnectionString::parse(&config.driver).is_err() {
+            // What the driver says may repeat what it reads, so it reads it again without the secrets.
+            passed.retain(|option| !is_of_login(option));
+            let shown = format!("{scheme}://{hosts}/{path}?{}", passed.join("&"));
+            let said = ConnectionString::parse(shown).err().map(|error| error.kind.to_string());
+            let said = said.map_or(String::new(), |text| format!(" said=`{}`", text.escape_debug()));
             let text = "the driver refuses the URL; compare it with the options on the page of this storage";
             return Err(Error::invalid(format!("{text}{said}")));
         }
@@ -166,8 +168,8 @@ fn encode(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
-fn is_secret(option: &str) -> bool {
-    option.to_ascii_lowercase().starts_with("authmechanismproperties")
+fn is_of_login(option: &str) -> bool {
+    option.to_ascii_lowercase().starts_with("auth")
 }
 
 fn database(option: &str, value: &str) -> Result<String> {

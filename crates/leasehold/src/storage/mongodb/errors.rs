@@ -18,11 +18,16 @@ pub(super) const NOT_PRIMARY_OR_SECONDARY: i32 = 13_435;
 /// The server's codes with a meaning for the caller: the kind of the error, and its text.
 const CODES: &[(i32, ErrorKind, &str)] = {
     use ErrorKind::{Internal, Invalid, Unavailable, Unsupported};
-    const TOO_MANY_WAITERS: &str = "the lock has too many waiters for one document; retry when some have gone";
+    const TOO_MANY_WAITERS: &str =
+        "the lock has too many waiters for one document; retry when some have gone";
     &[
         (2, Internal, "the server refuses a value"),
         (9, Internal, "the server does not understand a command"),
-        (13, Unsupported, "the user may not do that; give it the role `readWrite` on the database of the locks"),
+        (
+            13,
+            Unsupported,
+            "the user may not do that; give it the role `readWrite` on the database of the locks",
+        ),
         (14, Internal, "the server refuses the type of a value"),
         (18, Invalid, "the server refuses this user or password; check the URL"),
         (20, Unsupported, "the server does not allow a command; use MongoDB 6.0 or later"),
@@ -33,7 +38,11 @@ const CODES: &[(i32, ErrorKind, &str)] = {
         (73, Unsupported, "the name of the database or the collection is not allowed; choose another one"),
         (91, Unavailable, "the server shuts down; retry"),
         (100, Unavailable, "too few members can confirm a write; retry when a majority is up"),
-        (WRITE_CONFLICT, Unavailable, "a transaction has locked the lock's document; retry when it has ended"),
+        (
+            WRITE_CONFLICT,
+            Unavailable,
+            "a transaction has locked the lock's document; retry when it has ended",
+        ),
         (
             121,
             Unsupported,
@@ -83,6 +92,17 @@ pub(super) fn error_of(error: &DriverError, place: &str) -> Error {
         _ => (ErrorKind::Unavailable, "the connection to the server broke; retry"),
     };
     Error::new(kind, format!("{text} server=`{place}`"))
+}
+
+/// Returns the error for options that the driver refuses before it connects.
+pub(super) fn error_of_options(error: &DriverError, place: &str) -> Error {
+    match &*error.kind {
+        DriverKind::Io(_) => {
+            let text = "a file that the URL names cannot be read; check `tlsCertificateKeyFile`";
+            Error::new(ErrorKind::Invalid, format!("{text} server=`{place}`"))
+        }
+        _ => error_of(error, place),
+    }
 }
 
 /// Returns the error for a code of the server.

@@ -31,6 +31,8 @@ pub(super) enum Topology {
     Sharded,
 }
 
+/// The server's code for a command that the user may not send.
+const UNAUTHORIZED: i32 = 13;
 /// The wire version of MongoDB 6.0.
 const OLDEST: i32 = 17;
 
@@ -141,8 +143,15 @@ fn number(value: &Bson) -> Option<i64> {
 pub(super) async fn check_collection(link: &Link) -> Result<()> {
     let command =
         doc! { "listCollections": 1, "filter": { "name": &link.collection }, "authorizedCollections": true };
-    // A user that may not list collections is not refused.
-    let Ok(reply) = link.send(command).await else { return Ok(()) };
+    let reply = match link.send(command).await {
+        Ok(reply) => reply,
+        Err(failure) if failure.code == Some(UNAUTHORIZED) && !link.logs_in => {
+            let text = "the server asks for a user and a password; write them into the URL";
+            return Err(Error::new(ErrorKind::Invalid, format!("{text} server=`{}`", link.place)));
+        }
+        // A user that may not list collections is not refused.
+        Err(_) => return Ok(()),
+    };
     let found = reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
     let Some(Bson::Document(found)) = found.ok().and_then(|batch| batch.first()) else { return Ok(()) };
     let kind = found.get_str("type").unwrap_or("collection");

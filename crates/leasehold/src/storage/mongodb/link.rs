@@ -10,7 +10,8 @@ use mongodb::{Client, Database};
 
 use super::config::Config;
 use super::errors::{
-    NOT_PRIMARY, NOT_PRIMARY_OR_SECONDARY, TIME_OVER, UNCONFIRMED, code, error_of, unexpected_reply,
+    NOT_PRIMARY, NOT_PRIMARY_OR_SECONDARY, TIME_OVER, UNCONFIRMED, code, error_of, error_of_options,
+    unexpected_reply,
 };
 use super::pipelines::{COMMAND_MAX, millis};
 use super::primary::Primary;
@@ -24,6 +25,8 @@ pub(super) struct Link {
     pub(super) collection: String,
     /// The servers, as errors name them.
     pub(super) place: String,
+    /// Whether the URL has a login.
+    pub(super) logs_in: bool,
     pub(super) primary: Arc<Primary>,
 }
 
@@ -32,6 +35,8 @@ const SELECTION: Duration = Duration::from_secs(3);
 const CONNECT: Duration = Duration::from_secs(3);
 /// How often the driver checks each member, unless the URL says.
 const HEARTBEAT: Duration = Duration::from_secs(2);
+/// The fewest connections that the URL can allow.
+const POOL_MIN: u32 = 2;
 /// How long the driver keeps an idle connection, unless the URL says.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -44,6 +49,7 @@ impl Link {
         let primary = Arc::new(Primary::new(hinter));
         let seen = Arc::clone(&primary);
         options.sdam_event_handler = Some(EventHandler::callback(move |event| seen.on_event(&event)));
+        let logs_in = options.credential.is_some();
         // Whatever the URL says: each command has its own concerns, and goes to the primary.
         (options.read_concern, options.write_concern) = (None, None);
         options.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
@@ -54,9 +60,11 @@ impl Link {
         options.max_idle_time = options.max_idle_time.or(Some(IDLE));
         // One connection to each member. The default opens two.
         options.server_monitoring_mode = options.server_monitoring_mode.or(Some(ServerMonitoringMode::Poll));
-        let client = Client::with_options(options).map_err(|e| error_of(&e, &place))?;
+        // The change stream has one of them most of the time.
+        options.max_pool_size = options.max_pool_size.map(|most| std::cmp::max(most, POOL_MIN));
+        let client = Client::with_options(options).map_err(|e| error_of_options(&e, &place))?;
         let database = client.database(&config.database);
-        Ok(Self { client, database, collection: config.collection.clone(), place, primary })
+        Ok(Self { client, database, collection: config.collection.clone(), place, logs_in, primary })
     }
 
     /// Sends a write to the primary. Returns its reply once a majority has the write in its journal, or when the server has

@@ -18,7 +18,7 @@ use std::time::Duration;
 use mongodb::bson::{Bson, Document, doc};
 
 pub(super) use self::acquire::acquire;
-use self::queue::{live, queue};
+use self::queue::{live_of, queue};
 pub(super) use self::release::{release, withdraw};
 pub(super) use self::renew::renew;
 use crate::storage::Claim;
@@ -63,17 +63,20 @@ impl Params<'_> {
 
 /// Returns the fields that are read of a lock's document. `owners` are the waiters whose entries are wanted.
 pub(super) fn projection(owners: &[String]) -> Document {
+    // A document of another program may have anything in its fields, and must not fail the reads of others.
+    let queue = doc! { "$cond": [{ "$eq": ["$leasehold", VERSION] }, queue(), []] };
+    let live = live_of(&queue);
     doc! {
         "_id": 1, "leasehold": 1, "owner": 1, "token": 1, "since": 1, "until": 1, "ttl": 1, "label": 1,
         "now": "$$NOW",
-        "waiters": { "$size": live() },
+        "waiters": { "$size": &live },
         "entries": { "$map": {
-            "input": { "$filter": { "input": queue(), "cond": { "$in": ["$$this.owner", literal(owners.to_vec())] } } },
+            "input": { "$filter": { "input": queue, "cond": { "$in": ["$$this.owner", literal(owners.to_vec())] } } },
             "in": {
                 "owner": "$$this.owner",
                 "asked": "$$this.asked",
                 "since": "$$this.since",
-                "before": { "$indexOfArray": [{ "$map": { "input": live(), "as": "l", "in": "$$l.owner" } }, "$$this.owner"] },
+                "before": { "$indexOfArray": [{ "$map": { "input": live, "as": "l", "in": "$$l.owner" } }, "$$this.owner"] },
             },
         } },
     }

@@ -23,7 +23,12 @@ pub(super) fn queue() -> Document {
 
 /// Returns the live entries, in their order.
 pub(super) fn live() -> Document {
-    doc! { "$filter": { "input": queue(), "cond": { "$and": [
+    live_of(&queue())
+}
+
+/// Returns the live ones of these entries.
+pub(super) fn live_of(entries: &Document) -> Document {
+    doc! { "$filter": { "input": entries, "cond": { "$and": [
         { "$lte": ["$$this.asked", { "$add": ["$$NOW", millis(SKEW + COMMAND_MAX)] }] },
         { "$gt": [{ "$add": ["$$this.asked", millis(WAITER_TTL)] }, "$$NOW"] },
     ] } } }

@@ -1,0 +1,202 @@
+//! What locks cost the server: commands.
+
+use futures_util::future::join_all;
+use leasehold::storage::{AcquireReply, Claim, ReleaseReply, RenewReply, Storage};
+use leasehold_testbed::MongoDb;
+
+use crate::tools::*;
+
+/// A server that counts the commands of the clients of its database `leasehold`.
+struct Counting(MongoDb);
+
+impl Counting {
+    fn start() -> Self {
+        let server = MongoDb::start().expect("a server");
+        record(&server, "leasehold");
+        Self(server)
+    }
+
+    fn url(&self) -> String {
+        self.0.url()
+    }
+
+    /// Returns how many single acquires, updates and reads it has executed.
+    fn asked(&self) -> [u64; 3] {
+        let counts = counts(&self.0);
+        let count = |name| counts.get(name).copied().unwrap_or(0);
+        [count("findAndModify"), count("update"), reads(&self.0, "leasehold")]
+    }
+
+    /// Returns how many there were since.
+    fn since(&self, before: [u64; 3]) -> [u64; 3] {
+        let now = self.asked();
+        [0, 1, 2].map(|i| now[i] - before[i])
+    }
+}
+
+#[test]
+fn a_cycle_is_one_command_each() {
+    run(async {
+        let server = Counting::start();
+        let (storage, other) = (bare(&server.url()).await, bare(&server.url()).await);
+        let before = server.asked();
+        for round in 0..10 {
+            // The first cycle inserts the document.
+            let mine = claim("job");
+            take(&storage, &mine).await;
+            assert!(matches!(renew(&storage, &mine).await, Ok(RenewReply::Renewed { .. })));
+            is_held(&other, &claim("job")).await;
+            assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::Released);
+            let rounds = round + 1;
+            assert_eq!(server.since(before), [2 * rounds, 2 * rounds, 0]);
+        }
+        // A release of what is not held looks for an entry in the queue, too.
+        assert_eq!(release(&storage, &claim("job")).await.expect("answered"), ReleaseReply::NotHeld);
+        assert_eq!(server.since(before), [20, 22, 0]);
+        assert_eq!(renew(&storage, &claim("job")).await.expect("answered"), RenewReply::NotHeld);
+        assert_eq!(server.since(before), [20, 23, 0]);
+    });
+}
+
+#[test]
+fn a_batch_is_one_update_and_for_acquires_one_read() {
+    run(async {
+        let server = Counting::start();
+        let (storage, other) = (bare(&server.url()).await, bare(&server.url()).await);
+        let claims: Vec<_> = (0..256).map(|i| claim(&format!("job{i}"))).collect();
+        for round in 0..2 {
+            let before = server.asked();
+            for answer in storage.acquire(&claims).await {
+                assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{answer:?}");
+            }
+            assert_eq!(server.since(before), [0, 1, 1], "round {round}");
+            for answer in storage.renew(&claims).await {
+                assert!(matches!(answer, Ok(RenewReply::Renewed { .. })), "{answer:?}");
+            }
+            assert_eq!(server.since(before), [0, 2, 1]);
+            let theirs: Vec<_> = (0..256).map(|i| claim(&format!("job{i}")).wait(i % 2 == 0)).collect();
+            for answer in other.acquire(&theirs).await {
+                assert!(matches!(answer, Ok(AcquireReply::Held { .. })), "{answer:?}");
+            }
+            assert_eq!(server.since(before), [0, 3, 2]);
+            // Half of them wait, and none of them holds.
+            for answer in other.release(&theirs).await {
+                assert!(matches!(answer, Ok(ReleaseReply::NotHeld)), "{answer:?}");
+            }
+            assert_eq!(server.since(before), [0, 5, 2]);
+            for answer in storage.release(&claims).await {
+                assert!(matches!(answer, Ok(ReleaseReply::Released)), "{answer:?}");
+            }
+            assert_eq!(server.since(before), [0, 6, 2]);
+        }
+    });
+}
+
+#[test]
+fn claims_of_one_name_in_one_batch_are_answered_one_by_one() {
+    run(async {
+        let url = own(&common().url());
+        let storage = bare(&url).await;
+        let claims: Vec<_> = (0..256).map(|_| claim("job").wait(true)).collect();
+        let answers = storage.acquire(&claims).await;
+        let granted =
+            |answer: &leasehold::Result<AcquireReply>| matches!(answer, Ok(AcquireReply::Granted { .. }));
+        assert_eq!(answers.iter().filter(|answer| granted(answer)).count(), 1);
+        assert!(granted(&answers[0]) && answers.iter().all(Result::is_ok));
+        let holder = storage.inspect(&name("job")).await.expect("answered").pop().expect("held");
+        assert_eq!((holder.owner, holder.waiters), (claims[0].owner, Some(255)));
+        // All of them leave, the holder last.
+        let leaving: Vec<_> = claims.iter().rev().cloned().collect();
+        let answers = storage.release(&leaving).await;
+        assert!(matches!(answers[255], Ok(ReleaseReply::Released)), "{:?}", answers[255]);
+        assert!(storage.inspect(&name("job")).await.expect("answered").is_empty());
+        let found = locks_of(common(), database_of(&url)).remove(0);
+        let live = found.get_array("queue").expect("a queue").iter().filter_map(Bson::as_document);
+        let live =
+            live.filter(|entry| entry.get_datetime("asked").is_ok_and(|time| time.timestamp_millis() > 0));
+        assert_eq!(live.count(), 0);
+    });
+}
+
+#[test]
+fn clients_that_insert_the_same_documents_at_once_are_all_answered() {
+    run(async {
+        let url = own(&common().url());
+        let storages = join_all((0..8).map(|_| bare(&url))).await;
+        for round in 0..20 {
+            let claims = || (0..16).map(|i| claim(&format!("job{round}-{i}"))).collect::<Vec<Claim>>();
+            let batches: Vec<_> = storages.iter().map(|storage| (storage, claims())).collect();
+            let answers = join_all(batches.iter().map(|(storage, claims)| storage.acquire(claims))).await;
+            for i in 0..16 {
+                let granted = answers.iter().filter(|answers| match &answers[i] {
+                    Ok(AcquireReply::Granted { .. }) => true,
+                    Ok(_) => false,
+                    Err(error) => panic!("{error}"),
+                });
+                assert_eq!(granted.count(), 1, "round {round}, lock {i}");
+            }
+            // The same with single claims.
+            let single = format!("single{round}");
+            let single: Vec<_> = storages.iter().map(|storage| (storage, claim(&single))).collect();
+            let answers = join_all(single.iter().map(|(storage, claim)| acquire(*storage, claim))).await;
+            let granted = answers.into_iter().filter(|answer| match answer {
+                Ok(reply) => matches!(reply, AcquireReply::Granted { .. }),
+                Err(error) => panic!("{error}"),
+            });
+            assert_eq!(granted.count(), 1, "round {round}");
+        }
+    });
+}
+
+#[test]
+fn ten_thousand_holds_are_renewed_in_batches() {
+    run(async {
+        // Recording each statement would slow the server down.
+        let server = Counting(MongoDb::start().expect("a server"));
+        let locks = client(&server.url()).await;
+        let ttl = time(9_000);
+        let taking = (0..10_000).map(|i| {
+            let lock = locks.lock(format!("job{i}")).ttl(ttl);
+            async move { lock.acquire().await.expect("granted") }
+        });
+        let guards = within(LONG, join_all(taking)).await;
+        let (before, begun) = (server.asked(), tokio::time::Instant::now());
+        // The commands within this time are counted.
+        tokio::time::sleep(ttl).await;
+        let [single, updates, _] = server.since(before);
+        let rounds = (begun.elapsed().as_secs_f64() / (ttl / 3).as_secs_f64()).ceil();
+        let updates = u32::try_from(updates).expect("few");
+        assert_eq!(single, 0);
+        assert!(guards.iter().all(leasehold::Guard::is_held));
+        // Forty batches are full, and the holds were granted in about as many.
+        assert!(f64::from(updates) <= (rounds + 1.0) * 2.0 * 40.0, "{updates} in {rounds} rounds");
+        assert!(updates >= 80, "{updates}");
+    });
+}
+
+#[test]
+fn a_thousand_observers_cost_a_few_hundred_reads_a_second() {
+    run(async {
+        let server = Counting::start();
+        let locks = client(&server.url()).await;
+        let mut seen: Vec<_> =
+            (0..1_000).map(|i| locks.observe(format!("job{i}")).expect("a name")).collect();
+        for changes in &mut seen {
+            assert_eq!(within(LONG, changes.next()).await, Some(leasehold::Change::Unlocked));
+        }
+        let (before, begun) = (server.asked(), tokio::time::Instant::now());
+        // The commands within this time are counted.
+        tokio::time::sleep(time(4_000)).await;
+        let [single, updates, reads] = server.since(before);
+        assert_eq!([single, updates], [0, 0]);
+        // The engine inspects a name from time to time: 2 ms apart, however many there are. The hints that the names are observed
+        // are answered by one more inspection each.
+        let reads = f64::from(u32::try_from(reads).expect("few"));
+        assert!(reads <= 1_000.0 + begun.elapsed().as_secs_f64() * 550.0, "{reads} in {:?}", begun.elapsed());
+        let guard = hold(&locks, "job500", LONG).await;
+        let locked = within(soon(), seen[500].next()).await;
+        assert!(matches!(locked, Some(leasehold::Change::Locked { .. })), "{locked:?}");
+        guard.release().await.expect("released");
+        assert_eq!(within(soon(), seen[500].next()).await, Some(leasehold::Change::Unlocked));
+    });
+}

@@ -1,0 +1,149 @@
+//! What locks cost the replication: entries of the oplog, and their bytes.
+
+use futures_util::StreamExt;
+use leasehold::storage::{AcquireReply, Hint, ReleaseReply, Storage};
+
+use crate::tools::*;
+
+/// Returns the sizes of the entries since the last call.
+struct Oplog<'a> {
+    database: &'a str,
+    seen: usize,
+}
+
+impl Oplog<'_> {
+    fn more(&mut self) -> Vec<i32> {
+        let all = oplog(common(), self.database);
+        let more = all[self.seen..].to_vec();
+        self.seen = all.len();
+        more
+    }
+
+    /// Checks that there is one more entry, of at most so many bytes.
+    #[track_caller]
+    fn one(&mut self, what: &str, most: i32) {
+        let more = self.more();
+        assert!(more.len() == 1 && more[0] <= most, "{what}: {more:?} bytes");
+    }
+
+    #[track_caller]
+    fn none(&mut self, what: &str) {
+        assert_eq!(self.more(), [], "{what}");
+    }
+}
+
+#[test]
+fn each_call_writes_one_small_entry_and_a_refusal_none() {
+    run(async {
+        let url = own(&common().url());
+        let ((storage, mut hints), other) = (listening(&url).await, bare(&url).await);
+        let mut log = Oplog { database: database_of(&url), seen: 0 };
+        let held = claim("job");
+        let token = take(&other, &held).await;
+        log.one("the first grant", 350);
+        renew(&other, &held).await.expect("answered");
+        log.one("a renewal", 350);
+        for _ in 0..10 {
+            is_held(&storage, &claim("job")).await;
+        }
+        log.none("refused claims");
+        let mine = claim("job").wait(true);
+        is_held(&storage, &mine).await;
+        log.one("a waiter's entry", 600);
+        is_held(&storage, &mine).await;
+        log.one("a waiter's heartbeat", 600);
+        is_held(&storage, &claim("job")).await;
+        log.none("a refused claim beside a waiter");
+        assert_eq!(renew(&storage, &mine).await.expect("answered"), leasehold::storage::RenewReply::NotHeld);
+        log.none("a renewal of what is not held");
+        assert_eq!(release(&storage, &claim("job")).await.expect("answered"), ReleaseReply::NotHeld);
+        log.none("a release of what is not held");
+        release(&other, &held).await.expect("released");
+        log.one("a handover", 600);
+        assert_eq!(within(soon(), hints.next()).await, Some(Hint::Owner(mine.owner)));
+        assert!(take(&storage, &mine).await > token);
+        log.none("the new owner learns its token from the change stream");
+        release(&storage, &mine).await.expect("released");
+        log.one("a release", 450);
+        take(&storage, &mine).await;
+        log.one("a grant", 450);
+    });
+}
+
+#[test]
+fn a_refused_batch_writes_nothing() {
+    run(async {
+        let url = own(&common().url());
+        let (storage, other) = (bare(&url).await, bare(&url).await);
+        let claims = || (0..20).map(|i| claim(&format!("job{i}"))).collect::<Vec<_>>();
+        storage.acquire(&claims()).await;
+        let mut log = Oplog { database: database_of(&url), seen: 0 };
+        assert_eq!(log.more().len(), 20);
+        for answer in other.acquire(&claims()).await {
+            assert!(matches!(answer, Ok(AcquireReply::Held { .. })), "{answer:?}");
+        }
+        for answer in other.renew(&claims()).await {
+            assert!(matches!(answer, Ok(leasehold::storage::RenewReply::NotHeld)), "{answer:?}");
+        }
+        for answer in other.release(&claims()).await {
+            assert!(matches!(answer, Ok(ReleaseReply::NotHeld)), "{answer:?}");
+        }
+        log.none("refusals");
+    });
+}
+
+/// A late claim leaves nothing, not even a document of a lock that was never held.
+#[test]
+fn a_late_claim_writes_nothing() {
+    run(async {
+        let url = own(&common().url());
+        let storage = bare(&url).await;
+        take(&storage, &claim("other")).await;
+        let mut log = Oplog { database: database_of(&url), seen: 0 };
+        log.more();
+        let late = claim("job").patience(std::time::Duration::ZERO);
+        let mut claims: Vec<_> = (0..3).map(|_| late.clone()).collect();
+        claims[1].name = name("other");
+        let single = acquire(&storage, &late).await;
+        for answer in storage.acquire(&claims).await.into_iter().chain([single]) {
+            // A claim that arrives in the millisecond in which it was sent is not late.
+            if let Err(error) = answer {
+                assert_eq!(error.kind(), leasehold::ErrorKind::Unavailable, "{error}");
+                assert!(error.to_string().contains("too late"), "{error}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_handover_writes_little_however_many_wait() {
+    run(async {
+        let url = own(&common().url());
+        let database = database_of(&url);
+        let (storage, mut hints) = listening(&url).await;
+        let held = claim("job");
+        take(&storage, &held).await;
+        let claims: Vec<_> = (0..500).map(|_| claim("job").wait(true)).collect();
+        for batch in claims.chunks(250) {
+            for answer in storage.acquire(batch).await {
+                assert!(matches!(answer, Ok(AcquireReply::Held { .. })), "{answer:?}");
+            }
+        }
+        let mut log = Oplog { database, seen: 0 };
+        log.more();
+        is_held(&storage, &claims[250]).await;
+        log.one("a heartbeat among 500", 600);
+        let mut last = held;
+        let mut sizes = Vec::new();
+        for next in claims.iter().take(20) {
+            release(&storage, &last).await.expect("released");
+            assert_eq!(within(soon(), hints.next()).await, Some(Hint::Owner(next.owner)));
+            sizes.extend(log.more());
+            last = next.clone();
+        }
+        assert!(sizes.len() == 20 && sizes.iter().all(|size| *size <= 700), "{sizes:?}");
+        // An entry in the middle that leaves is only marked.
+        release(&storage, &claims[300]).await.expect("answered");
+        log.one("a waiter that leaves among 500", 700);
+    });
+}
