@@ -24,7 +24,7 @@ pub(super) fn live() -> Document {
     live_of(&queue())
 }
 
-/// The live ones of these entries.
+/// Returns the live ones of these entries.
 pub(super) fn live_of(entries: &Document) -> Document {
     doc! { "$filter": { "input": entries, "cond": { "$and": [
         { "$lte": ["$$this.asked", { "$add": ["$$NOW", SKEW] }] },
