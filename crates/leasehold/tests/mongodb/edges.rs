@@ -163,7 +163,7 @@ fn a_queue_that_is_full_refuses_waiters_and_the_holder_goes_on() {
 fn fill(database: &str) {
     let add = |copies: i32| {
         let copy = doc! { "$mergeObjects": [{ "$first": "$queue" }, {
-            "owner": { "$concat": ["copy", { "$toString": "$$this" }] }, "label": "x".repeat(4_000), "asked": { "$add": ["$$NOW", 900] },
+            "owner": { "$concat": ["copy", { "$toString": "$$this" }] }, "label": "x".repeat(3_000), "asked": { "$add": ["$$NOW", 900] },
         }] };
         let copies = doc! { "$map": { "input": { "$range": [0, copies] }, "in": copy } };
         let first = doc! { "$slice": ["$queue", 1] };
@@ -176,8 +176,9 @@ fn fill(database: &str) {
         let size = [doc! { "$project": { "size": { "$bsonSize": "$$ROOT" } } }];
         rows(common(), database, "leasehold", &size)[0].get_i32("size").expect("bytes")
     };
-    let one = (add(2_000) - add(1_000)) / 1_000;
-    add(((16 << 20) - 2_000) / one);
+    let (small, large) = (add(1_000), add(2_000));
+    let one = (large - small) / 1_000;
+    add(1_000 + ((16 << 20) - 200 - small) / one);
 }
 
 #[test]
