@@ -154,12 +154,15 @@ fn ten_thousand_holds_are_renewed_in_batches() {
         // Recording each statement would slow the server down.
         let server = Counting(MongoDb::start().expect("a server"));
         let locks = client(&server.url()).await;
-        let ttl = time(9_000);
-        let taking = (0..10_000).map(|i| {
-            let lock = locks.lock(format!("job{i}")).ttl(ttl);
-            async move { lock.acquire().await.expect("granted") }
-        });
-        let guards = within(LONG, join_all(taking)).await;
+        let ttl = time(12_000);
+        let mut guards = Vec::new();
+        for thousand in 0..10 {
+            let taking = (0..1_000).map(|i| {
+                let lock = locks.lock(format!("job{thousand}-{i}")).ttl(ttl);
+                async move { lock.acquire().await.expect("granted") }
+            });
+            guards.extend(within(LONG, join_all(taking)).await);
+        }
         let (before, begun) = (server.asked(), tokio::time::Instant::now());
         // The commands within this time are counted.
         tokio::time::sleep(ttl).await;

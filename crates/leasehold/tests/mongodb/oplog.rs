@@ -1,7 +1,10 @@
 //! What locks cost the replication: entries of the oplog, and their bytes.
 
+use std::time::Duration;
+
 use futures_util::StreamExt;
 use leasehold::storage::{AcquireReply, Hint, ReleaseReply, Storage};
+use leasehold_faultproxy::{Flow, To, Which};
 
 use crate::tools::*;
 
@@ -92,26 +95,26 @@ fn a_refused_batch_writes_nothing() {
     });
 }
 
-/// A late claim leaves nothing, not even a document of a lock that was never held.
 #[test]
 fn a_late_claim_writes_nothing() {
     run(async {
-        let url = own(&common().url());
-        let storage = bare(&url).await;
+        let (proxy, through, direct) = proxied(common()).await;
+        let storage = bare(&through).await;
         take(&storage, &claim("other")).await;
-        let mut log = Oplog { database: database_of(&url), seen: 0 };
-        log.more();
-        let late = claim("job").patience(std::time::Duration::ZERO);
-        let mut claims: Vec<_> = (0..3).map(|_| late.clone()).collect();
-        claims[1].name = name("other");
-        let single = acquire(&storage, &late).await;
-        for answer in storage.acquire(&claims).await.into_iter().chain([single]) {
-            // A claim that arrives in the millisecond in which it was sent is not late.
-            if let Err(error) = answer {
-                assert_eq!(error.kind(), leasehold::ErrorKind::Unavailable, "{error}");
-                assert!(error.to_string().contains("too late"), "{error}");
-            }
+        let mut log = Oplog { database: database_of(&direct), seen: 0 };
+        assert_eq!(log.more().len(), 1);
+        proxy.faults().flow(Which::All, To::Server, Flow::delay(Duration::from_millis(200)));
+        let late = |lock: &str| claim(lock).patience(Duration::from_millis(20)).wait(true);
+        let mut answers = storage.acquire(&[late("job"), late("other"), late("third")]).await;
+        answers.push(acquire(&storage, &late("job")).await);
+        for answer in answers {
+            let error = answer.expect_err("too late");
+            assert_eq!(error.kind(), leasehold::ErrorKind::Unavailable, "{error}");
+            assert!(error.to_string().contains("too late"), "{error}");
         }
+        // Not even the document of a lock that was never held.
+        log.none("late claims");
+        assert_eq!(locks_of(common(), database_of(&direct)).len(), 1);
     });
 }
 
@@ -136,6 +139,9 @@ fn a_handover_writes_little_however_many_wait() {
         let mut last = held;
         let mut sizes = Vec::new();
         for next in claims.iter().take(20) {
+            // A waiter that has not asked for three seconds is told that it is its turn instead.
+            is_held(&storage, next).await;
+            log.more();
             release(&storage, &last).await.expect("released");
             assert_eq!(within(soon(), hints.next()).await, Some(Hint::Owner(next.owner)));
             sizes.extend(log.more());
