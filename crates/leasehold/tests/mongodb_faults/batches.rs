@@ -86,7 +86,7 @@ fn a_hold_is_not_lost_beside_one_that_a_transaction_pins() {
         let (kept, pinned) = (hold(&locks, "kept", ttl).await, hold(&locks, "pinned", ttl).await);
         let open = Transaction::begin(&set, &collection, &["pinned"]);
         within(LONG, pinned.lost()).await;
-        // Longer than its TTL, it has been renewed in one batch with the other.
+        // It has been renewed meanwhile, for longer than its TTL.
         assert!(kept.is_held());
         open.end();
         verified(&kept).await;
