@@ -1,6 +1,6 @@
 //! `acquire`: grants each claim, or enters it in the queue.
 //!
-//! 1. A single claim is one `findAndModify`, which returns the document as it is afterwards.
+//! 1. A single claim is one `findAndModify`, which returns the document as it is afterward.
 //! 2. Several claims are one `update`, and a read behind it of all their documents.
 //! 3. If other clients insert the same documents at that moment, the statements are sent again.
 //! 4. A claim whose document a transaction has changed, as a [`Fence`](super::Fence) does, is *locked*. It is not granted,
@@ -66,6 +66,9 @@ async fn acquire_one(call: Call<'_>, claim: &Claim) -> Result<AcquireReply> {
         }
     }
     let Some(failure) = failure else { return Err(link.unexpected_reply()) };
+    if failure.code == Some(REFUSED) {
+        call.refresh_clock().await;
+    }
     if !needs_document(failure.code) {
         return Err(error_of(claim, failure, None));
     }
@@ -86,6 +89,9 @@ async fn acquire_many(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Result<Acq
     let ids = call.ids(claims);
     let Sent { time, mut failures } = send(call, claims, &ids).await?;
     let owners: Vec<_> = claims.iter().map(|claim| claim.owner.to_string()).collect();
+    if failures.iter().flatten().any(|failure| failure.code == Some(REFUSED)) {
+        call.refresh_clock().await;
+    }
     // The read waits until a majority has the writes.
     let found = call.find(&ids, &owners, time).await?;
     let reply = |i: usize| {
@@ -164,7 +170,7 @@ fn error_of(claim: &Claim, failure: Failure, found: Option<&Document>) -> Error 
     }
 }
 
-/// Reads the reply to a claim from the document as it was afterwards.
+/// Reads the reply to a claim from the document as it was afterward.
 fn read(call: Call<'_>, claim: &Claim, found: &Document) -> Result<AcquireReply> {
     let Call { link, sent, hinter, waiters, .. } = call;
     call.learn_clock(now(found).ok_or_else(|| link.unexpected_reply())?);

@@ -37,11 +37,14 @@ pub(super) struct Call<'a> {
 }
 
 /// The reply to several statements.
+#[derive(Default)]
 pub(super) struct Updated {
     /// The time of the last write. `None` if the server is standalone.
     pub(super) time: Option<Timestamp>,
     /// The server's code, if no majority has confirmed the statements in time.
     pub(super) unconfirmed: Option<i32>,
+    /// Whether statements may have been executed twice.
+    pub(super) repeated: bool,
     /// The indexes of the statements that failed, and the reasons.
     pub(super) failed: Vec<(usize, Failure)>,
 }
@@ -76,6 +79,12 @@ impl Call<'_> {
         }
     }
 
+    /// Learns the server's clock anew after a claim was refused as late: the clock may have been set.
+    pub(super) async fn refresh_clock(&self) {
+        // If it fails, the next heartbeat of the driver tells the time.
+        let _hello = self.link.hello().await;
+    }
+
     /// Learns the server's clock from the time in a reply, in milliseconds.
     pub(super) fn learn_clock(&self, server_ms: i64) {
         let server_us = u64::try_from(server_ms).unwrap_or(0).saturating_mul(1000);
@@ -107,14 +116,16 @@ impl Call<'_> {
     /// Sends the statements of these claims: in one command, or else in one each.
     pub(super) async fn update(&self, claims: &[Claim], statements: Vec<Document>) -> Result<Updated> {
         match statements.len() {
-            0 => return Ok(Updated { time: None, unconfirmed: None, failed: Vec::new() }),
+            0 => return Ok(Updated::default()),
             1 => return Ok(self.update_each(statements, self.limit).await),
             _ => {}
         }
         let ttl = claims.iter().map(|claim| claim.ttl).min().unwrap_or(BATCH_MAX);
         let limit = std::cmp::min((ttl / BATCH_PART_OF_TTL).clamp(COMMAND_MIN, BATCH_MAX), self.limit);
         match self.update_once(&statements, limit).await {
-            Err(Failure { code: Some(TIME_OVER), .. }) => Ok(self.update_each(statements, limit).await),
+            Err(Failure { code: Some(TIME_OVER), .. }) => {
+                Ok(Updated { repeated: true, ..self.update_each(statements, limit).await })
+            }
             updated => updated.map_err(|failure| failure.error),
         }
     }
@@ -138,7 +149,7 @@ impl Call<'_> {
         });
         let failed = failed.collect::<Option<Vec<_>>>().ok_or_else(unexpected)?;
         let Written { unconfirmed, .. } = written;
-        Ok(Updated { time: written.time(), unconfirmed, failed })
+        Ok(Updated { time: written.time(), unconfirmed, repeated: false, failed })
     }
 
     /// Sends each statement in a command of its own.
@@ -148,7 +159,7 @@ impl Call<'_> {
         };
         let mut sent =
             stream::iter(statements.into_iter().enumerate().map(send)).buffer_unordered(COMMANDS_MAX);
-        let mut all = Updated { time: None, unconfirmed: None, failed: Vec::new() };
+        let mut all = Updated::default();
         while let Some((index, updated)) = sent.next().await {
             match updated {
                 Ok(updated) => {

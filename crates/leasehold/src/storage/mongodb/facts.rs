@@ -39,9 +39,7 @@ const OLDEST: i32 = 17;
 impl Facts {
     /// Queries the primary.
     pub(super) async fn ask(link: &Link) -> Result<Self> {
-        let sent = link.primary.now();
-        let hello = link.admin(doc! { "hello": 1 }).await?;
-        link.primary.on_hello(&hello, sent);
+        let hello = link.hello().await?;
         let version = match link.admin(doc! { "buildInfo": 1 }).await {
             Ok(info) => info.get_str("version").unwrap_or("unknown").to_owned(),
             Err(_) => "unknown".to_owned(),

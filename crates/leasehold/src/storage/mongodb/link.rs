@@ -123,6 +123,14 @@ impl Link {
         batch.into_iter().map(document).collect()
     }
 
+    /// Asks the primary which one it is, and learns its clock.
+    pub(super) async fn hello(&self) -> Result<Document> {
+        let sent = self.primary.now();
+        let hello = self.admin(doc! { "hello": 1 }).await?;
+        self.primary.on_hello(&hello, sent);
+        Ok(hello)
+    }
+
     /// Sends a command to the primary, of the database `admin`.
     pub(super) async fn admin(&self, command: Document) -> Result<Document> {
         self.client.database("admin").run_command(command).await.map_err(|e| error_of(&e, &self.place))

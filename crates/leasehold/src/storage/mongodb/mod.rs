@@ -68,6 +68,12 @@ pub struct MongoDb {
     received: Mutex<Option<mpsc::UnboundedReceiver<Hint>>>,
 }
 
+/// How many claims a command has at most. The server takes up to 1 ms to read and execute a statement, and a command has
+/// 250 ms.
+const BATCH_MAX: usize = 128;
+/// While the server executes one command, the client makes the next one.
+const BATCHES_IN_FLIGHT: usize = 2;
+
 /// Reads a URL of this storage.
 pub(super) fn target(scheme: &str, url: Url) -> Result<Target> {
     let config = Config::from_url(scheme, &url)?;
@@ -142,7 +148,7 @@ impl Storage for MongoDb {
     }
 
     fn limits(&self) -> Limits {
-        Limits::default()
+        Limits { batch_max: BATCH_MAX, batches_in_flight: BATCHES_IN_FLIGHT, ..Limits::default() }
     }
 
     async fn acquire(&self, claims: &[Claim]) -> Vec<Result<AcquireReply>> {

@@ -47,7 +47,7 @@ pub(super) struct Params<'a> {
     pub(super) client: &'a str,
     /// Whether this client's change stream is open.
     pub(super) listens: bool,
-    /// The last moment of the server's clock at which the claim may be executed, in milliseconds.
+    /// The moment of the server's clock before which the claim may be executed, in milliseconds.
     pub(super) not_after: i64,
 }
 

@@ -6,7 +6,7 @@
 use mongodb::bson::{Document, doc};
 
 use super::call::{Call, Updated};
-use super::errors::error_of_code;
+use super::errors::{TIME_OVER, error_of_code};
 use super::pipelines::{self, REFUSED, VERSION};
 use crate::error::Result;
 use crate::storage::{Claim, ReleaseReply};
@@ -43,6 +43,8 @@ fn record(
     for (index, failure) in updated.failed {
         let index = indexes[index];
         replies[index] = match failure.code {
+            // The first of its statements may have ended the lease.
+            Some(REFUSED) if updated.repeated => Err(error_of_code(TIME_OVER, &call.link.place)),
             Some(REFUSED) => Ok(ReleaseReply::NotHeld),
             _ => Err(failure.error),
         };

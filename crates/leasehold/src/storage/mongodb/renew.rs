@@ -20,7 +20,7 @@ pub(super) async fn renew(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Result
         // The batch had little time. A renewal does no harm if it is executed twice.
         updated = call.update_once(&statements(), call.limit).await.map_err(|failure| failure.error)?;
     }
-    let Updated { time, unconfirmed, failed } = updated;
+    let Updated { time, unconfirmed, failed, .. } = updated;
     if let Some(code) = unconfirmed {
         return Err(error_of_code(code, &call.link.place));
     }

@@ -13,7 +13,7 @@ use super::{Params, extended_ttl, extended_until, held, is_overlong, literal, ne
 /// 4. Take the owner out of the queue if it was granted. Refresh or append its entry if it waits (`waits`).
 pub(in crate::storage::mongodb) fn acquire(params: Params<'_>) -> Vec<Document> {
     let Params { claim, not_after, .. } = params;
-    let timely = doc! { "$lte": ["$$NOW", DateTime::from_millis(not_after)] };
+    let timely = doc! { "$lt": ["$$NOW", DateTime::from_millis(not_after)] };
     let is_owner = doc! { "$eq": [or_null("$owner"), params.owner()] };
     let facts = doc! { "live": live(), "held": held(), "again": { "$and": [held(), is_owner] } };
     vec![

@@ -17,7 +17,7 @@ pub(in crate::storage::mongodb) fn renew(params: Params<'_>) -> Vec<Document> {
         ];
     }
     let rest = doc! { "$subtract": ["$until", "$$NOW"] };
-    let timely = doc! { "$lte": ["$$NOW", DateTime::from_millis(params.not_after)] };
+    let timely = doc! { "$lt": ["$$NOW", DateTime::from_millis(params.not_after)] };
     let shortens = doc! { "$and": [{ "$lt": [ttl, "$t"] }, is_of_another_client(params)] };
     vec![
         only_if(doc! { "$and": [alive, timely] }, rest),
