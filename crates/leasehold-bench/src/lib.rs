@@ -20,7 +20,7 @@ use clap::{Parser, Subcommand};
 
 use self::contestant::Contestant;
 #[cfg(feature = "rivals")]
-pub use self::contestant::advisory;
+pub use self::contestant::outside;
 use self::scenario::{contend, crowd, cycles, handover, held};
 
 /// The result of the functions of this crate.
@@ -103,6 +103,9 @@ enum Scenario {
     /// tables.
     #[cfg(feature = "rivals")]
     Postgres(rivals::postgres::Options),
+    /// Measures everything beside the rival on a MongoDB of its own, and its writes; ends with Markdown tables.
+    #[cfg(all(feature = "rivals", feature = "mongodb"))]
+    Mongodb(rivals::mongodb::Options),
     /// Runs one process of `handover`.
     #[command(hide = true)]
     HandoverWorker {
@@ -148,6 +151,8 @@ async fn run(args: Args) -> Result {
         Scenario::Redis(options) => return rivals::redis::compare(&options, span).await,
         #[cfg(feature = "rivals")]
         Scenario::Postgres(options) => return rivals::postgres::compare(&options, span).await,
+        #[cfg(all(feature = "rivals", feature = "mongodb"))]
+        Scenario::Mongodb(options) => return rivals::mongodb::compare(&options, span).await,
         Scenario::HandoverWorker { lock } => return handover::worker(contestant, &store, &lock).await,
         Scenario::ContendWorker { lock, millis } => {
             return contend::worker(contestant, &store, &lock, Duration::from_millis(millis)).await;

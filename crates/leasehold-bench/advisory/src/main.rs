@@ -9,18 +9,18 @@ use distributed_lock_postgres::PostgresLockProvider;
 use distributed_lock_postgres::handle::PostgresLockHandle;
 use distributed_lock_postgres::lock::PostgresDistributedLock;
 use leasehold_bench::Result;
-use leasehold_bench::advisory::{self, Boxed, Client, Held, Lock};
+use leasehold_bench::outside::{self, Boxed, Client, Held, Lock};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 
 fn main() -> ExitCode {
-    advisory::use_driver(Driver);
+    outside::use_driver(Driver);
     leasehold_bench::main()
 }
 
 struct Driver;
 
-impl advisory::Driver for Driver {
+impl outside::Driver for Driver {
     fn connect<'a>(&'a self, store: &'a str, connections: u32) -> Boxed<'a, Box<dyn Client>> {
         Box::pin(async move {
             let pool = open(store, connections).await?;

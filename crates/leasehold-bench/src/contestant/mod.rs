@@ -2,7 +2,7 @@
 //! run on the same runtime.
 
 #[cfg(feature = "rivals")]
-pub mod advisory;
+pub mod outside;
 #[cfg(feature = "rivals")]
 mod raw;
 #[cfg(feature = "rivals")]
@@ -45,7 +45,17 @@ pub(crate) enum Contestant {
     #[cfg(feature = "rivals")]
     #[value(name = "statement-8")]
     StatementEight,
+    /// The crate `distributed-lock-mongo`, with as many connections as the driver opens by default.
+    #[cfg(feature = "rivals")]
+    Mongo,
+    /// The same with one connection per worker.
+    #[cfg(feature = "rivals")]
+    MongoPool,
 }
+
+/// The largest pool of the MongoDB driver, unless it is told another one.
+#[cfg(feature = "rivals")]
+const MONGO_POOL: usize = 10;
 
 impl Contestant {
     /// Returns the argument that selects it in a worker process.
@@ -65,6 +75,10 @@ impl Contestant {
             Self::Statement => "statement",
             #[cfg(feature = "rivals")]
             Self::StatementEight => "statement-8",
+            #[cfg(feature = "rivals")]
+            Self::Mongo => "mongo",
+            #[cfg(feature = "rivals")]
+            Self::MongoPool => "mongo-pool",
         }
     }
 
@@ -80,13 +94,17 @@ impl Contestant {
             #[cfg(feature = "rivals")]
             Self::Raw => Client::Raw(raw::connect(store).await?),
             #[cfg(feature = "rivals")]
-            Self::Advisory => Client::Advisory(advisory::connect(store, workers).await?),
+            Self::Advisory => Client::Outside(outside::connect(store, workers).await?),
             #[cfg(feature = "rivals")]
-            Self::AdvisoryTry => Client::AdvisoryTry(advisory::connect(store, workers).await?),
+            Self::AdvisoryTry => Client::AdvisoryTry(outside::connect(store, workers).await?),
             #[cfg(feature = "rivals")]
             Self::Statement => Client::Statement(statement::Connections::open(store, 1).await?),
             #[cfg(feature = "rivals")]
             Self::StatementEight => Client::Statement(statement::Connections::open(store, 8).await?),
+            #[cfg(feature = "rivals")]
+            Self::Mongo => Client::Outside(outside::connect(store, MONGO_POOL).await?),
+            #[cfg(feature = "rivals")]
+            Self::MongoPool => Client::Outside(outside::connect(store, workers).await?),
         })
     }
 }
@@ -105,9 +123,9 @@ pub(crate) enum Client {
     #[cfg(feature = "rivals")]
     Raw(redis::aio::MultiplexedConnection),
     #[cfg(feature = "rivals")]
-    Advisory(Box<dyn advisory::Client>),
+    Outside(Box<dyn outside::Client>),
     #[cfg(feature = "rivals")]
-    AdvisoryTry(Box<dyn advisory::Client>),
+    AdvisoryTry(Box<dyn outside::Client>),
     #[cfg(feature = "rivals")]
     Statement(statement::Connections),
 }
@@ -122,7 +140,7 @@ impl Client {
             #[cfg(feature = "rivals")]
             Self::Raw(connection) => AnyLock::Raw(connection.clone(), format!("raw/{name}")),
             #[cfg(feature = "rivals")]
-            Self::Advisory(client) => AnyLock::Advisory(client.lock(name)),
+            Self::Outside(client) => AnyLock::Outside(client.lock(name)),
             #[cfg(feature = "rivals")]
             Self::AdvisoryTry(client) => AnyLock::AdvisoryTry(client.lock(name)),
             #[cfg(feature = "rivals")]
@@ -134,7 +152,7 @@ impl Client {
         match self {
             Self::Leasehold(locks) => locks.close().await?,
             #[cfg(feature = "rivals")]
-            Self::Advisory(client) | Self::AdvisoryTry(client) => client.close().await,
+            Self::Outside(client) | Self::AdvisoryTry(client) => client.close().await,
             #[cfg(feature = "rivals")]
             Self::Rslock(_) | Self::Raw(_) | Self::Statement(_) => {}
         }
@@ -149,9 +167,9 @@ pub(crate) enum AnyLock {
     #[cfg(feature = "rivals")]
     Raw(redis::aio::MultiplexedConnection, String),
     #[cfg(feature = "rivals")]
-    Advisory(Box<dyn advisory::Lock>),
+    Outside(Box<dyn outside::Lock>),
     #[cfg(feature = "rivals")]
-    AdvisoryTry(Box<dyn advisory::Lock>),
+    AdvisoryTry(Box<dyn outside::Lock>),
     #[cfg(feature = "rivals")]
     Statement(statement::Row),
 }
@@ -166,10 +184,10 @@ impl AnyLock {
             #[cfg(feature = "rivals")]
             Self::Raw(connection, key) => raw::acquire(connection.clone(), key).await?,
             #[cfg(feature = "rivals")]
-            Self::Advisory(lock) => AnyGuard::Advisory(lock.acquire().await?),
+            Self::Outside(lock) => AnyGuard::Outside(lock.acquire().await?),
             #[cfg(feature = "rivals")]
             Self::AdvisoryTry(lock) => {
-                AnyGuard::Advisory(lock.try_acquire().await?.ok_or("another client has the lock")?)
+                AnyGuard::Outside(lock.try_acquire().await?.ok_or("another client has the lock")?)
             }
             #[cfg(feature = "rivals")]
             Self::Statement(row) => AnyGuard::Statement(row.acquire().await?),
@@ -184,7 +202,7 @@ pub(crate) enum AnyGuard {
     #[cfg(feature = "rivals")]
     Raw(redis::aio::MultiplexedConnection, String),
     #[cfg(feature = "rivals")]
-    Advisory(Box<dyn advisory::Held>),
+    Outside(Box<dyn outside::Held>),
     #[cfg(feature = "rivals")]
     Statement(statement::Held),
 }
@@ -197,7 +215,7 @@ impl AnyGuard {
             #[cfg(feature = "rivals")]
             Self::Statement(held) => held.token(),
             #[cfg(feature = "rivals")]
-            Self::Rslock(_) | Self::Raw(..) | Self::Advisory(_) => 0,
+            Self::Rslock(_) | Self::Raw(..) | Self::Outside(_) => 0,
         }
     }
 
@@ -209,7 +227,7 @@ impl AnyGuard {
             #[cfg(feature = "rivals")]
             Self::Raw(connection, key) => raw::release(connection, &key).await?,
             #[cfg(feature = "rivals")]
-            Self::Advisory(held) => held.release().await?,
+            Self::Outside(held) => held.release().await?,
             #[cfg(feature = "rivals")]
             Self::Statement(held) => held.release().await?,
         }

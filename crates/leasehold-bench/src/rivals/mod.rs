@@ -3,10 +3,14 @@
 //! In each round every contestant runs every measurement once, in an order that changes from round to
 //! round. Other load on the machine therefore affects all alike. Ratios compare figures of the same round.
 
+mod disk;
+#[cfg(feature = "mongodb")]
+pub(crate) mod mongodb;
 pub(crate) mod postgres;
 pub(crate) mod redis;
 mod table;
 mod versions;
+mod written;
 
 use std::time::Duration;
 
@@ -35,7 +39,7 @@ struct Common {
     /// How many clients wait for one lock.
     #[arg(long, default_value_t = 500)]
     clients: usize,
-    /// How many locks are held [default: 100000 over Redis, 10000 over PostgreSQL].
+    /// How many locks are held [default: 100000 over Redis, 10000 over others].
     #[arg(long)]
     locks: Option<usize>,
     /// The only contestants to measure; all, if none is named.
@@ -150,8 +154,8 @@ impl<'a> Run<'a> {
         table.add(of("acquire", "p50 µs"), contestant, cycles.acquire.us(50));
         table.add(of("CPU of the client", "µs per cycle"), contestant, cycles.client_cpu_us);
         table.add(of("CPU of the server", "µs per cycle"), contestant, cycles.server_cpu_us.unwrap_or(0.0));
-        if let Some(bytes) = cycles.wal_bytes {
-            table.add(of("write-ahead log", "bytes per cycle"), contestant, bytes);
+        if let Some(bytes) = cycles.log_bytes {
+            table.add(of("written to the log", "bytes per cycle"), contestant, bytes);
         }
         if let Some(connections) = cycles.connections {
             table.add(of("connections", "in all"), contestant, float(connections));
@@ -236,6 +240,7 @@ impl<'a> Run<'a> {
         say(&held);
         let rows = [
             ("renewals per second, mean", "/renewals_per_s/mean"),
+            ("calls to renew per second", "/renew_calls_per_s"),
             ("busiest second ÷ mean", "/renewals_per_s/max_to_mean"),
             ("the same, last 10 s", "/renewals_per_s/max_to_mean_at_the_end"),
             ("CPU of the client, % of one", "/client_cpu_percent"),

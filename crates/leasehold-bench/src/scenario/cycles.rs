@@ -19,8 +19,8 @@ pub(crate) struct Cycles {
     pub(crate) client_cpu_us: f64,
     /// The CPU time of the server.
     pub(crate) server_cpu_us: Option<f64>,
-    /// The bytes of write-ahead log for each cycle.
-    pub(crate) wal_bytes: Option<f64>,
+    /// The bytes of write-ahead log or oplog for each cycle.
+    pub(crate) log_bytes: Option<f64>,
     /// The number of connections.
     pub(crate) connections: Option<u64>,
 }
@@ -31,7 +31,7 @@ impl Cycles {
             "scenario": "cycles", "contestant": contestant.argument(), "workers": self.workers,
             "cycles_per_s": self.per_second, "cycle_us": self.cycle.json(), "acquire_us": self.acquire.json(),
             "client_cpu_us_per_cycle": self.client_cpu_us, "server_cpu_us_per_cycle": self.server_cpu_us,
-            "wal_bytes_per_cycle": self.wal_bytes, "connections": self.connections,
+            "log_bytes_per_cycle": self.log_bytes, "connections": self.connections,
         })
     }
 }
@@ -56,13 +56,13 @@ pub(crate) async fn measure(
     workers: usize,
 ) -> Result<Cycles> {
     together(client, span / 10, workers).await?;
-    let wal = server.wal_bytes().await?;
+    let log = server.log_bytes().await?;
     let (cpu, server_cpu) = (cpu_ns(), server.cpu_ns().await?);
     let start = now_ns();
     let (cycle, acquire) = together(client, span, workers).await?;
     let took = now_ns() - start;
     let (cpu, server_cpu) = (cpu_ns() - cpu, server.cpu_ns().await?.zip(server_cpu).map(|(b, a)| b - a));
-    let wal = server.wal_bytes().await?.zip(wal).map(|(b, a)| b - a);
+    let log = server.log_bytes().await?.zip(log).map(|(b, a)| b - a);
     let each = |figure: u64| ratio(float(figure), float(u64::try_from(cycle.len()).unwrap_or(0)));
     let us_each = |nanos: u64| each(nanos) / 1000.0;
     Ok(Cycles {
@@ -70,7 +70,7 @@ pub(crate) async fn measure(
         per_second: per_second(cycle.len(), took),
         client_cpu_us: us_each(cpu),
         server_cpu_us: server_cpu.map(us_each),
-        wal_bytes: wal.map(each),
+        log_bytes: log.map(each),
         connections: server.connections().await?,
         cycle: Times::new(cycle),
         acquire: Times::new(acquire),

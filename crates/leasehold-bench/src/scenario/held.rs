@@ -1,5 +1,6 @@
 //! Locks that are held and renewed: how evenly, and at what cost.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use leasehold::storage::AnyStorage;
@@ -40,10 +41,12 @@ pub(crate) async fn measure(store: &str, span: Duration, count: usize) -> Result
     let memory = resident_bytes()?.saturating_sub(memory);
     let server_memory = server.data_bytes().await?.zip(server_memory).map(|(b, a)| b.saturating_sub(a));
 
+    let calls = counts.renew.load(Ordering::Relaxed);
     let (cpu, server_cpu, start) = (cpu_ns(), server.cpu_ns().await?, now_ns());
     tokio::time::sleep(span).await;
     let end = now_ns();
     let (cpu, server_cpu) = (cpu_ns() - cpu, server.cpu_ns().await?.zip(server_cpu).map(|(b, a)| b - a));
+    let calls = counts.renew.load(Ordering::Relaxed) - calls;
     let lost = guards.iter().filter(|guard| !guard.is_held()).count();
 
     let renewals = counts.renewed_between(start, end);
@@ -64,6 +67,7 @@ pub(crate) async fn measure(store: &str, span: Duration, count: usize) -> Result
         "not_released": outcome.err().map(|error| error.to_string()),
         "renewals_per_s": { "mean": mean, "max": max, "max_to_mean": ratio(max, mean),
             "max_to_mean_at_the_end": ratio(max_at_the_end, mean_at_the_end), "each_second": renewals },
+        "renew_calls_per_s": ratio(float(calls) * 1e9, float(end - start)),
         "client_cpu_percent": share(cpu), "server_cpu_percent": server_cpu.map(share),
         "client_bytes_per_lock": per_hold(memory), "server_bytes_per_lock": server_memory.map(per_hold),
     }))

@@ -1,6 +1,8 @@
 //! The statistics of a server. There are none without a server or without the feature `rivals`.
 
 #[cfg(feature = "rivals")]
+mod mongodb;
+#[cfg(feature = "rivals")]
 mod postgres;
 #[cfg(feature = "rivals")]
 mod redis;
@@ -14,6 +16,8 @@ pub(crate) enum Server {
     Redis(redis::Redis),
     #[cfg(feature = "rivals")]
     Postgres(postgres::Postgres),
+    #[cfg(feature = "rivals")]
+    MongoDb(mongodb::MongoDbServer),
 }
 
 /// The number of calls since the start.
@@ -31,6 +35,7 @@ impl Server {
         Ok(match url.split("://").next() {
             Some("redis") => Self::Redis(redis::Redis::connect(url).await?),
             Some("postgres" | "postgresql") => Self::Postgres(postgres::Postgres::connect(url).await?),
+            Some("mongodb") => Self::MongoDb(mongodb::MongoDbServer::connect(url).await?),
             _ => Self::None,
         })
     }
@@ -41,24 +46,27 @@ impl Server {
             Self::None => Ok(None),
             Self::Redis(server) => server.cpu_ns().await,
             Self::Postgres(server) => server.cpu_ns().map(Some),
+            Self::MongoDb(server) => server.cpu_ns().await.map(Some),
         }
     }
 
-    /// Returns the size of its data: in memory, or as files of tables and indexes.
+    /// Returns the size of its data: in memory, or as tables and indexes.
     pub(crate) async fn data_bytes(&mut self) -> Result<Option<u64>> {
         match self {
             Self::None => Ok(None),
             Self::Redis(server) => server.memory().await,
             Self::Postgres(server) => server.table_bytes().await.map(Some),
+            Self::MongoDb(server) => server.data_bytes().await.map(Some),
         }
     }
 
-    /// Returns the calls of scripts or statements, possibly including those of this function.
+    /// Returns the calls of scripts, statements or commands, possibly including those of this function.
     pub(crate) async fn calls(&mut self) -> Result<Option<Calls>> {
         match self {
             Self::None => Ok(None),
             Self::Redis(server) => server.script_calls().await,
             Self::Postgres(server) => server.statements().await.map(Some),
+            Self::MongoDb(server) => server.commands().await.map(Some),
         }
     }
 
@@ -68,14 +76,16 @@ impl Server {
             Self::None => Ok(None),
             Self::Redis(server) => server.connections().await,
             Self::Postgres(server) => server.connections().await.map(Some),
+            Self::MongoDb(server) => server.connections().await.map(Some),
         }
     }
 
-    /// Returns the bytes of write-ahead log so far.
-    pub(crate) async fn wal_bytes(&mut self) -> Result<Option<u64>> {
+    /// Returns the bytes that were written to its write-ahead log or oplog so far.
+    pub(crate) async fn log_bytes(&mut self) -> Result<Option<u64>> {
         match self {
             Self::None | Self::Redis(_) => Ok(None),
             Self::Postgres(server) => server.wal_bytes().await.map(Some),
+            Self::MongoDb(server) => server.log_bytes().await.map(Some),
         }
     }
 }
@@ -103,7 +113,7 @@ impl Server {
         Ok(None)
     }
 
-    pub(crate) async fn wal_bytes(&mut self) -> Result<Option<u64>> {
+    pub(crate) async fn log_bytes(&mut self) -> Result<Option<u64>> {
         Ok(None)
     }
 }

@@ -137,6 +137,15 @@ impl MongoDb {
         self.primary()?.command(database, command)
     }
 
+    /// Sends one command to a server on this machine that asks for no password, over a connection of its own.
+    ///
+    /// # Errors
+    ///
+    /// If it is refused, or not answered within ten seconds.
+    pub fn command_at(port: u16, database: &str, command: Document) -> Result<Document> {
+        Connection::open(port, None)?.command(database, command)
+    }
+
     /// Counts the connections to all members, except those of this function and those between members.
     ///
     /// # Errors

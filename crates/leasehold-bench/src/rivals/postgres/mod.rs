@@ -5,19 +5,19 @@
 
 mod described;
 mod size;
-mod wal;
 
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use leasehold_testbed::Postgres;
 
-use super::{Common, Run};
+use super::written::Written;
+use super::{Common, Run, disk, written};
 use crate::Result;
 use crate::contestant::Contestant::{
     Advisory, AdvisoryTry, Leasehold, LeaseholdTask, Statement, StatementEight,
 };
-use crate::contestant::advisory;
+use crate::contestant::outside;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -66,11 +66,11 @@ pub(crate) async fn compare(options: &Options, span: Duration) -> Result {
     // The rival has one connection per worker, and in `crowd` each client has connections of its own.
     let connections = std::cmp::max(workers, options.common.clients * 2) + 50;
     let postgres = tokio::task::spawn_blocking(move || start(connections)).await??;
-    described::on_a_disk(&postgres)?;
+    disk::require(&postgres.sql("show data_directory")?)?;
 
     let mut in_cycles = vec![Leasehold, LeaseholdTask];
     let mut in_handover = vec![Leasehold, LeaseholdTask];
-    if advisory::driver().is_some() {
+    if outside::driver().is_some() {
         in_cycles.extend([Advisory, AdvisoryTry]);
         in_handover.push(Advisory);
     }
@@ -88,7 +88,7 @@ pub(crate) async fn compare(options: &Options, span: Duration) -> Result {
     }
     let mut tables = vec![format!("{}\n\n{}", described::line(&postgres)?, run.table)];
     if options.parts.contains(&Part::Wal) {
-        tables.push(wal::measure(&postgres).await?.to_string());
+        tables.push(wal(&postgres).await?.to_string());
     }
     if options.parts.contains(&Part::Size) {
         tables.push(size::measure(&postgres, options.cycles, options.names).await?.to_string());
@@ -98,6 +98,21 @@ pub(crate) async fn compare(options: &Options, span: Duration) -> Result {
     }
     tokio::task::spawn_blocking(move || drop(postgres)).await?;
     Ok(())
+}
+
+/// Measures the bytes that each operation writes to the write-ahead log. After a checkpoint the first change of a
+/// page logs the whole page, so everything is measured twice: on pages that have changed since the last checkpoint,
+/// and with a checkpoint before each operation.
+async fn wal(postgres: &Postgres) -> Result<Written> {
+    let mut steps = written::Steps::new(&postgres.url(), "write-ahead log").await?;
+    for (batch, column) in [(1, "one claim per statement"), (64, "64 claims per statement")] {
+        postgres.sql("checkpoint")?;
+        steps.measure(column, batch, || Ok(())).await?;
+    }
+    for (batch, column) in [(1, "one, after a checkpoint"), (64, "64, after a checkpoint")] {
+        steps.measure(column, batch, || postgres.sql("checkpoint").map(drop)).await?;
+    }
+    Ok(steps.finish())
 }
 
 /// Starts a server with PostgreSQL's defaults, because the testbed uses small buffers and an eager

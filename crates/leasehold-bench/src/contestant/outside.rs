@@ -1,6 +1,6 @@
-//! The crate `distributed-lock-postgres`, passed in by the program in `advisory/`, because it cannot be
-//! built together with Leasehold's SQLite. Its futures are boxed, which costs nothing compared with its
-//! requests.
+//! The crates `distributed-lock-postgres` and `distributed-lock-mongo`, passed in by the programs in `advisory/`
+//! and `mongo/`, because they cannot be built together with the workspace. Their futures are boxed, which costs
+//! nothing compared with their requests.
 
 use std::pin::Pin;
 use std::sync::OnceLock;
@@ -12,7 +12,7 @@ pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
 /// A way to connect a client.
 pub trait Driver: Send + Sync + 'static {
-    /// Opens this many connections.
+    /// Opens a pool of this many connections.
     fn connect<'a>(&'a self, store: &'a str, connections: u32) -> Boxed<'a, Box<dyn Client>>;
 
     /// Returns the versions of the crates that were built in.
@@ -56,7 +56,7 @@ pub(crate) fn driver() -> Option<&'static dyn Driver> {
     DRIVER.get().map(|driver| &**driver)
 }
 
-pub(super) async fn connect(store: &str, workers: usize) -> Result<Box<dyn Client>> {
-    let driver = driver().ok_or("distributed-lock-postgres is not built in; use scripts/bench postgres")?;
-    driver.connect(store, u32::try_from(workers)?).await
+pub(super) async fn connect(store: &str, connections: usize) -> Result<Box<dyn Client>> {
+    let driver = driver().ok_or("this contestant is not built in; use scripts/bench postgres or mongodb")?;
+    driver.connect(store, u32::try_from(connections)?).await
 }
