@@ -15,8 +15,9 @@ use crate::clock::{nanos, now_ns};
 use crate::contestant::Contestant;
 use crate::stats::Times;
 
-/// How much time the last holder gets to join the queue again.
-const SETTLE: Duration = Duration::from_millis(10);
+/// How much time the last holder gets to join the queue again, at least and at most. It varies, because a fixed time would
+/// be in step with a rival that polls as often.
+const SETTLE: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(40)];
 
 pub(crate) struct Handover {
     pub(crate) times: Times,
@@ -48,7 +49,7 @@ pub(crate) async fn measure(
     let (mut times, mut backwards) = (Vec::new(), 0);
     let end = now_ns() + nanos(span);
     while now_ns() < end {
-        tokio::time::sleep(SETTLE).await;
+        tokio::time::sleep(settle()).await;
         let [_, token] = numbers(&line)?;
         children.tell(holder, "release").await?;
         // One process reports when it started the release. Another one reports when it held, and its line
@@ -72,6 +73,12 @@ pub(crate) async fn measure(
     children.tell_all("end").await?;
     children.finish().await?;
     Ok(Handover { times: Times::new(times), backwards })
+}
+
+/// Returns a time within [`SETTLE`], which the nanoseconds of the clock pick.
+fn settle() -> Duration {
+    let [least, most] = SETTLE;
+    least + Duration::from_nanos(now_ns() % nanos(most - least))
 }
 
 /// Runs one of the processes.
