@@ -1,6 +1,8 @@
 //! Locks that are held and renewed: how evenly, and at what cost.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use leasehold::storage::AnyStorage;
@@ -10,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::Result;
 use crate::clock::{cpu_ns, now_ns, resident_bytes};
-use crate::counting::Counting;
+use crate::counting::{Counting, Counts};
 use crate::server::Server;
 use crate::stats::{float, ratio};
 
@@ -18,20 +20,8 @@ const TTL: Duration = Duration::from_secs(30);
 
 pub(crate) async fn measure(store: &str, span: Duration, count: usize) -> Result<Value> {
     let mut server = Server::of(store).await?;
-    // A counting storage has no URL, so the thread of the engine is made here.
-    let (stop, stopped) = oneshot::channel::<()>();
-    let (ready, connected) = oneshot::channel();
-    let url = store.to_owned();
-    let engine = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let (storage, counts) = Counting::new(AnyStorage::connect(&url).await?);
-            let locks = Locks::builder().ttl(TTL).on_current_runtime().build(storage)?;
-            let _ = ready.send((locks, counts));
-            let _ = stopped.await;
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
-        })
-    });
+    let (stop, stopped) = oneshot::channel();
+    let (connected, engine) = start_engine(store.to_owned(), stopped);
     let (locks, counts) = connected.await.map_err(|_| "cannot connect")?;
 
     let (memory, server_memory) = (resident_bytes()?, server.data_bytes().await?);
@@ -71,6 +61,25 @@ pub(crate) async fn measure(store: &str, span: Duration, count: usize) -> Result
         "client_cpu_percent": share(cpu), "server_cpu_percent": server_cpu.map(share),
         "client_bytes_per_lock": per_hold(memory), "server_bytes_per_lock": server_memory.map(per_hold),
     }))
+}
+
+/// Starts a thread for the engine, as a counting storage has no URL. It runs until `stopped`.
+fn start_engine(
+    url: String,
+    stopped: oneshot::Receiver<()>,
+) -> (oneshot::Receiver<(Locks, Arc<Counts>)>, JoinHandle<Result>) {
+    let (ready, connected) = oneshot::channel();
+    let engine = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let (storage, counts) = Counting::new(AnyStorage::connect(&url).await?);
+            let locks = Locks::builder().ttl(TTL).on_current_runtime().build(storage)?;
+            let _ = ready.send((locks, counts));
+            let _ = stopped.await;
+            Ok(())
+        })
+    });
+    (connected, engine)
 }
 
 fn mean_and_max(counts: &[u64]) -> (f64, f64) {
