@@ -33,25 +33,25 @@ fn killed_change_streams_miss_nothing() {
     run(async {
         let url = own(&common().url());
         let clients = 4;
-        let (ended, end) = tokio::sync::watch::channel(false);
+        let (ended, end) = std::sync::mpsc::channel::<()>();
         let hit = Arc::new(AtomicU32::new(0));
         let killer = std::thread::spawn({
             let (hit, database) = (Arc::clone(&hit), database_of(&url).to_owned());
+            // The pause between two faults.
+            let pause = Duration::from_millis(100);
             move || {
-                while !*end.borrow() {
+                while end.recv_timeout(pause) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
                     let cursors = streams(common(), &database);
                     let killed =
                         tell(common(), &database, doc! { "killCursors": "leasehold", "cursors": cursors });
                     let killed = killed.get_array("cursorsKilled").map_or(0, Vec::len);
                     hit.fetch_add(u32::try_from(killed).expect("few"), Ordering::Relaxed);
-                    // The pause between two faults.
-                    std::thread::sleep(Duration::from_millis(100));
                 }
             }
         });
         let is_enough = |turns| turns >= 20 && hit.load(Ordering::Relaxed) >= 3 * clients;
         scenario::disturbed_handovers(&url, clients, is_enough).await;
-        ended.send(true).expect("it is received");
+        drop(ended);
         killer.join().expect("no panic");
     });
 }

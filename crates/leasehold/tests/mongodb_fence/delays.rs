@@ -1,12 +1,13 @@
 //! Commands that the server executes later than it began them, because a transaction has changed the document. Their time is
 //! older than what they find.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use leasehold::storage::{AcquireReply, Claim, RenewReply, Storage, Token};
 use leasehold_testbed::scaled;
 use mongodb::ClientSession;
 use mongodb::bson::{DateTime, Document, doc};
+use tokio::time::Instant;
 
 use super::tools::*;
 
@@ -85,7 +86,7 @@ fn a_locked_document_holds_up_no_neighbor_in_a_batch() {
         for (i, reply) in renewed.iter().enumerate() {
             assert_eq!(matches!(reply, Ok(RenewReply::Renewed { .. })), i != 2, "{i}: {reply:?}");
         }
-        let theirs: Vec<_> = claims.iter().map(|claim| theirs(claim)).collect();
+        let theirs: Vec<_> = claims.iter().map(theirs).collect();
         for reply in other.acquire(&theirs).await {
             assert!(matches!(reply, Ok(AcquireReply::Held { .. })), "{reply:?}");
         }

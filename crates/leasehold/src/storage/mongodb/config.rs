@@ -4,7 +4,7 @@ use mongodb::options::ConnectionString;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::error::{Error, Result};
-use crate::storage::url::{RawAuthority, Url, bad_value};
+use crate::storage::url::{RawAuthority, Url, bad_value, wrong_authority};
 
 /// Says which MongoDB to lock in, and how.
 #[derive(Clone, PartialEq, Eq)]
@@ -84,6 +84,10 @@ impl Config {
 
     pub(crate) fn from_url(scheme: &str, url: &Url) -> Result<Self> {
         let RawAuthority { user, password, hosts, path } = url.raw_authority()?;
+        if !hosts.split(',').all(has_valid_port) {
+            // Without an `@`, a password stands there.
+            return Err(wrong_authority("a port that is no number"));
+        }
         let mut config = Self {
             driver: String::new(),
             scheme: if scheme == "mongodb+srv" { "mongodb+srv" } else { "mongodb" },
@@ -122,9 +126,9 @@ impl Config {
         let path = encode(&path);
         config.driver = format!("{scheme}://{login}{hosts}/{path}?{}", passed.join("&"));
         if ConnectionString::parse(&config.driver).is_err() {
-            // What the driver says may repeat what it reads, so it reads it again without the secrets.
+            // What the driver says may repeat what it reads, so it reads it again without what may be a secret.
             passed.retain(|option| !is_of_login(option));
-            let shown = format!("{scheme}://{hosts}/{path}?{}", passed.join("&"));
+            let shown = format!("{scheme}://host/?{}", passed.join("&"));
             let said = ConnectionString::parse(shown).err().map(|error| error.kind.to_string());
             let said = said.map_or(String::new(), |text| format!(" said=`{}`", text.escape_debug()));
             let text = "the driver refuses the URL; compare it with the options on the page of this storage";
@@ -162,6 +166,12 @@ impl Config {
             prefix => id.strip_prefix(prefix)?.strip_prefix('\0'),
         }
     }
+}
+
+/// Returns `true` if the host has no port, or one that is a number.
+fn has_valid_port(host: &str) -> bool {
+    let behind_address = host.rsplit_once(']').map_or(host, |(_, rest)| rest);
+    behind_address.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_ok())
 }
 
 fn encode(text: &str) -> String {
@@ -238,6 +248,8 @@ mod tests {
             ("mongodb://u:S3CRET@a/?w=-7", "the driver refuses the URL"),
             ("mongodb://u:S3C/RET@a/", "not of that shape"),
             ("mongodb:S3CRET", "not of that shape"),
+            ("mongodb://user:S3CRET", "a port that is no number"),
+            ("mongodb://h,user:S3CRET/db", "a port that is no number"),
         ] {
             let error = Config::new(url).expect_err(url);
             assert!(error.to_string().contains(says), "{url}: {error}");
