@@ -71,8 +71,6 @@ pub struct MongoDb {
 /// How many claims a command has at most. The server takes up to 1 ms to read and execute a statement, and a command has
 /// 250 ms.
 const BATCH_MAX: usize = 128;
-/// While the server executes one command, the client makes the next one.
-const BATCHES_IN_FLIGHT: usize = 2;
 
 /// Reads a URL of this storage.
 pub(super) fn target(scheme: &str, url: Url) -> Result<Target> {
@@ -148,7 +146,7 @@ impl Storage for MongoDb {
     }
 
     fn limits(&self) -> Limits {
-        Limits { batch_max: BATCH_MAX, batches_in_flight: BATCHES_IN_FLIGHT, ..Limits::default() }
+        Limits { batch_max: BATCH_MAX, ..Limits::default() }
     }
 
     async fn acquire(&self, claims: &[Claim]) -> Vec<Result<AcquireReply>> {
