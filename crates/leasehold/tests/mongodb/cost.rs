@@ -155,7 +155,7 @@ fn ten_thousand_holds_are_renewed_in_batches() {
         // Recording each statement would slow the server down.
         let server = Counting(MongoDb::start().expect("a server"));
         let locks = client(&server.url()).await;
-        let ttl = time(20_000);
+        let ttl = time(30_000);
         let mut guards = Vec::new();
         for thousand in 0..10 {
             let taking = (0..1_000).map(|i| {
@@ -172,9 +172,9 @@ fn ten_thousand_holds_are_renewed_in_batches() {
         let updates = u32::try_from(updates).expect("few");
         assert_eq!(single, 0);
         assert!(guards.iter().all(leasehold::Guard::is_held));
-        // Eighty batches are full. On a slow machine most are not, and the holds were granted in about as many.
-        assert!(f64::from(updates) <= (rounds + 1.0) * 4.0 * 80.0, "{updates} in {rounds} rounds");
-        assert!(updates >= 160, "{updates}");
+        // 160 batches are full. On a slow machine most are not, and the holds were granted in about as many.
+        assert!(f64::from(updates) <= (rounds + 1.0) * 2.0 * 160.0, "{updates} in {rounds} rounds");
+        assert!(updates >= 320, "{updates}");
     });
 }
 

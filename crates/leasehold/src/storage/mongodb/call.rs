@@ -51,7 +51,7 @@ pub(super) struct Updated {
 
 /// How long the server may take for a command of several statements, as a part of the shortest TTL.
 const BATCH_PART_OF_TTL: u32 = 16;
-const BATCH_MAX: Duration = Duration::from_millis(500);
+const BATCH_MAX: Duration = Duration::from_secs(1);
 /// The shortest time that a server has for a command. A claim with less patience may be executed as much too late, if a
 /// transaction has changed its document; such a lease is short, too, and ends by itself.
 const COMMAND_MIN: Duration = Duration::from_millis(250);

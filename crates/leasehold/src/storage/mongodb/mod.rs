@@ -70,7 +70,7 @@ pub struct MongoDb {
 
 /// How many claims a command has at most. The server takes up to 1 ms to read and execute a statement, and a command has
 /// 250 ms.
-const BATCH_MAX: usize = 128;
+const BATCH_MAX: usize = 64;
 
 /// Reads a URL of this storage.
 pub(super) fn target(scheme: &str, url: Url) -> Result<Target> {
