@@ -2,6 +2,8 @@
 #![cfg(all(unix, feature = "mongodb"))]
 
 mod batches;
+#[path = "../common/net/calls.rs"]
+mod calls;
 mod clocks;
 mod elections;
 mod fail_points;

@@ -1,50 +1,22 @@
-//! Helpers of these tests: servers, clients, calls of a storage.
+//! Helpers of these tests: servers, their documents and faults.
 
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use futures_core::Stream;
 use futures_util::StreamExt;
 use leasehold::storage::mongodb::Config;
 pub(crate) use leasehold::storage::mongodb::MongoDb as Bare;
-use leasehold::storage::{AcquireReply, Claim, Hint, Name, Owner, ReleaseReply, RenewReply, Storage, Token};
-use leasehold::{ErrorKind, Guard, Lock, Locks, Result};
+use leasehold::storage::{AcquireReply, Claim, Hint, Storage, Token};
+use leasehold::{ErrorKind, Guard};
 use leasehold_testbed::mongodb::bson::{Bson, Document, doc};
-use leasehold_testbed::{Faults as _, MongoDb, scaled};
-use tokio::task::JoinHandle;
+use leasehold_testbed::{Faults as _, MongoDb};
 
-pub(crate) type Hints = Pin<Box<dyn Stream<Item = Hint> + Send>>;
-
-/// A duration longer than any test.
-pub(crate) const LONG: Duration = Duration::from_secs(60);
-
-/// Returns so many milliseconds, times the factor for a slow machine.
-pub(crate) fn time(ms: u64) -> Duration {
-    scaled(Duration::from_millis(ms))
-}
+pub(crate) use crate::calls::*;
 
 /// Returns the limit for what happens within an election, or a few calls. It is shorter than half of a long TTL.
 pub(crate) fn soon() -> Duration {
     time(12_000)
-}
-
-pub(crate) fn run<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.expect("a runtime").block_on(future)
-}
-
-/// Waits for a future, and fails after the limit.
-#[track_caller]
-pub(crate) fn within<T>(limit: Duration, future: impl Future<Output = T>) -> impl Future<Output = T> {
-    let caller = std::panic::Location::caller();
-    async move {
-        match tokio::time::timeout(limit, future).await {
-            Ok(outcome) => outcome,
-            Err(_) => panic!("not within {limit:?} at {caller}"),
-        }
-    }
 }
 
 /// Returns a set of three, to one test after the other.
@@ -133,30 +105,6 @@ pub(crate) async fn awaited(hints: &mut Hints, wanted: &Hint) {
     within(LONG, next).await;
 }
 
-pub(crate) async fn client(url: &str) -> Locks {
-    within(LONG, Locks::connect(url)).await.expect("connected")
-}
-
-pub(crate) fn name(lock: &str) -> Name {
-    Name::new(lock).expect("a name")
-}
-
-pub(crate) fn claim(lock: &str) -> Claim {
-    Claim::new(name(lock), Owner::random(), LONG)
-}
-
-pub(crate) async fn acquire(storage: &impl Storage, claim: &Claim) -> Result<AcquireReply> {
-    storage.acquire(std::slice::from_ref(claim)).await.pop().expect("an answer")
-}
-
-pub(crate) async fn renew(storage: &impl Storage, claim: &Claim) -> Result<RenewReply> {
-    storage.renew(std::slice::from_ref(claim)).await.pop().expect("an answer")
-}
-
-pub(crate) async fn release(storage: &impl Storage, claim: &Claim) -> Result<ReleaseReply> {
-    storage.release(std::slice::from_ref(claim)).await.pop().expect("an answer")
-}
-
 /// Acquires a free lock, once the server answers.
 pub(crate) async fn take(storage: &impl Storage, claim: &Claim) -> Token {
     match answered(async || acquire(storage, claim).await).await {
@@ -171,26 +119,6 @@ pub(crate) async fn is_held(storage: &impl Storage, claim: &Claim) {
     assert!(matches!(answer, AcquireReply::Held { .. }), "{answer:?}");
 }
 
-/// Repeats a call until it is answered. Until then, only `Unavailable` is allowed.
-pub(crate) async fn answered<T>(mut ask: impl AsyncFnMut() -> Result<T>) -> T {
-    let asking = async {
-        loop {
-            match ask().await {
-                Ok(answer) => return answer,
-                Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
-            }
-            // A storage does not repeat a call, and no event shows when a server answers again.
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    within(LONG, asking).await
-}
-
-/// Acquires a free lock through an engine.
-pub(crate) async fn hold(locks: &Locks, lock: &str, ttl: Duration) -> Guard {
-    within(LONG, locks.lock(lock).ttl(ttl).acquire()).await.expect("the lock is free")
-}
-
 /// Waits until the server confirms that a guard holds its lock.
 pub(crate) async fn verified(guard: &Guard) {
     let verifying = async {
@@ -199,20 +127,4 @@ pub(crate) async fn verified(guard: &Guard) {
         }
     };
     within(LONG, verifying).await;
-}
-
-/// Acquires a lock in a task of its own.
-pub(crate) fn waiting(lock: Lock) -> JoinHandle<Result<Guard>> {
-    tokio::spawn(async move { lock.acquire().await })
-}
-
-/// Waits until a lock has so many waiters.
-pub(crate) async fn waiters(locks: &Locks, lock: &str, wanted: u64) {
-    let looking = async {
-        while locks.inspect(lock).await.ok().and_then(|holders| holders.first()?.waiters) != Some(wanted) {
-            // No hint is sent for an entry in the queue.
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    within(LONG, looking).await;
 }

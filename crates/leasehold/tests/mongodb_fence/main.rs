@@ -111,6 +111,7 @@ fn a_claim_that_waited_for_a_transaction_beyond_its_patience_leaves_nothing() {
         let theirs = claim("job", LONG).patience(time(500)).wait(true);
         let (released, answer, ()) = tokio::join!(release, acquire(&other, &theirs), async {
             place.until_blocked().await;
+            // The claim is older than its patience then.
             tokio::time::sleep(time(1_500)).await;
             session.commit_transaction().await.expect("committed");
         });

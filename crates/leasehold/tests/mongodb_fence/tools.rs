@@ -143,6 +143,7 @@ impl Place {
         let blocked = [doc! { "$currentOp": { "allUsers": true } }, doc! { "$match": conflicts }];
         within(scaled(Duration::from_secs(20)), async {
             while !self.is_running(&blocked, prefix).await {
+                // The server does not report that a command waits.
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         })
@@ -204,6 +205,7 @@ pub(crate) async fn ended(storage: &Bare, name: &str) {
     let name = Name::new(name).expect("valid");
     within(scaled(Duration::from_secs(20)), async {
         while !storage.inspect(&name).await.expect("answered").is_empty() {
+            // No event shows that a lease has ended.
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })

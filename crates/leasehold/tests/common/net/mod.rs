@@ -13,8 +13,9 @@
 //! | `marker(owner)` | the bytes of an owner in a request |
 //! | `SUBSCRIBE` | the words of a request that subscribes to notifications |
 //!
-//! Each other module here has the name of the module of tests that uses it.
+//! `calls` needs none of that. Each other module here has the name of the module of tests that uses it.
 
+pub(crate) mod calls;
 pub(crate) mod clocks;
 pub(crate) mod limits;
 pub(crate) mod logs;
