@@ -48,24 +48,21 @@ async fn acquire_one(call: Call<'_>, claim: &Claim) -> Result<AcquireReply> {
         "new": true,
         "fields": projection(std::slice::from_ref(&owner)),
     };
-    let mut failure = None;
-    for _ in 0..INSERTS_MAX {
-        match link.write(command.clone(), call.limit).await {
-            Ok(Written { unconfirmed: None, reply }) => {
-                let found = reply.get_document("value").map_err(|_| link.unexpected_reply())?;
-                return read(call, claim, found);
-            }
-            Ok(written) => return confirm(call, claim, &written).await,
-            Err(found) => {
-                let raced = found.code == Some(DUPLICATE_KEY);
-                failure = Some(found);
-                if !raced {
-                    break;
-                }
-            }
+    let mut sent = link.write(command.clone(), call.limit).await;
+    for _ in 1..INSERTS_MAX {
+        if !matches!(sent, Err(Failure { code: Some(DUPLICATE_KEY), .. })) {
+            break;
         }
+        sent = link.write(command.clone(), call.limit).await;
     }
-    let Some(failure) = failure else { return Err(link.unexpected_reply()) };
+    let failure = match sent {
+        Ok(Written { unconfirmed: None, reply }) => {
+            let found = reply.get_document("value").map_err(|_| link.unexpected_reply())?;
+            return read(call, claim, found);
+        }
+        Ok(written) => return confirm(call, claim, &written).await,
+        Err(failure) => failure,
+    };
     if failure.code == Some(REFUSED) {
         call.refresh_clock().await;
     }

@@ -87,8 +87,7 @@ impl Call<'_> {
 
     /// Learns the server's clock from the time in a reply, in milliseconds.
     pub(super) fn learn_clock(&self, server_ms: i64) {
-        let server_us = u64::try_from(server_ms).unwrap_or(0).saturating_mul(1000);
-        self.time.learn(self.sent, self.link.primary.now(), server_us);
+        self.link.primary.learn(self.time, self.sent, server_ms);
     }
 
     /// Returns the same call for claims that the server must not execute later than their patience.

@@ -109,14 +109,19 @@ fn is_longer(ttl: i64) -> Document {
     doc! { "$and": [{ "$not": [is_overlong()] }, { "$gt": ["$until", { "$add": ["$$NOW", ttl] }] }] }
 }
 
+/// Returns how long a lease is that is written anew.
+fn written_ttl(ttl: i64) -> Document {
+    doc! { "$cond": [is_overlong(), { "$max": ["$ttl", ttl] }, ttl] }
+}
+
 /// Returns the end of a lease that is renewed.
 fn extended_until(ttl: i64) -> Document {
-    doc! { "$cond": [is_longer(ttl), "$until", { "$add": ["$$NOW", { "$cond": [is_overlong(), { "$max": ["$ttl", ttl] }, ttl] }] }] }
+    doc! { "$cond": [is_longer(ttl), "$until", { "$add": ["$$NOW", written_ttl(ttl)] }] }
 }
 
 /// Returns the length of a lease that is renewed.
 fn extended_ttl(ttl: i64) -> Document {
-    doc! { "$cond": [is_longer(ttl), "$ttl", { "$cond": [is_overlong(), { "$max": ["$ttl", ttl] }, ttl] }] }
+    doc! { "$cond": [is_longer(ttl), "$ttl", written_ttl(ttl)] }
 }
 
 /// Returns a token that is larger than every earlier one: the last one and 1, or the clock in microseconds.

@@ -38,6 +38,12 @@ impl Primary {
         Arc::clone(&self.state().time)
     }
 
+    /// Learns a clock from the time in the answer to a request that was sent then, in milliseconds.
+    pub(super) fn learn(&self, time: &ServerClock, sent: Moment, server_ms: i64) {
+        let server_us = u64::try_from(server_ms).unwrap_or(0).saturating_mul(1000);
+        time.learn(sent, self.now(), server_us);
+    }
+
     /// Returns `true` if a primary has ever answered.
     pub(super) fn is_known(&self) -> bool {
         self.state().election.is_some()
@@ -79,8 +85,7 @@ impl Primary {
             is_another
         };
         if let Ok(time) = hello.get_datetime("localTime") {
-            let server_us = u64::try_from(time.timestamp_millis()).unwrap_or(0).saturating_mul(1000);
-            self.time().learn(sent, self.now(), server_us);
+            self.learn(&self.time(), sent, time.timestamp_millis());
         }
         if is_another {
             self.hinter.send(Hint::Restarted);
