@@ -58,7 +58,7 @@ fn no_message_repeats_the_url() {
 
 /// Returns URLs of every scheme with a login in each place, and with typing errors.
 fn misplaced() -> Vec<String> {
-    let unknown = ["", "REDIS", "Postgres", "postgers", "mysql", "http", "mongodb", "redis ", CANARY];
+    let unknown = ["", "REDIS", "Postgres", "postgers", "mysql", "http", "mongo", "redis ", CANARY];
     let login = format!("u:{CANARY}@h");
     let encoded = format!("u%3A{CANARY}%40h");
     let twice = format!("u%253A{CANARY}%2540h");

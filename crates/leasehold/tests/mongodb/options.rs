@@ -227,7 +227,7 @@ fn what_is_wrong_in_a_url_is_named() {
         ("mongodb://h/?prefixx=a", "unknown option"),
         ("mongodb://h/?w=1&w=2", "said="),
         ("mongodb://h/?tls=true&ssl=false", "said="),
-        ("mongodb://h:port/", "a port that is no number"),
+        ("mongodb://h:port/", "a host or its port"),
         ("mongodb://h/?notify=on", "valid=`auto, off`"),
     ] {
         let error = Config::new(url).expect_err(url);

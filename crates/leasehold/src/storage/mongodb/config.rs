@@ -4,7 +4,7 @@ use mongodb::options::ConnectionString;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::error::{Error, Result};
-use crate::storage::url::{RawAuthority, Url, bad_value, wrong_authority};
+use crate::storage::url::{RawAuthority, Url, bad_value, decode, host_and_port, is_word, wrong_authority};
 
 /// Says which MongoDB to lock in, and how.
 #[derive(Clone, PartialEq, Eq)]
@@ -84,9 +84,9 @@ impl Config {
 
     pub(crate) fn from_url(scheme: &str, url: &Url) -> Result<Self> {
         let RawAuthority { user, password, hosts, path } = url.raw_authority()?;
-        if !hosts.split(',').all(has_valid_port) {
-            // Without an `@`, a password stands there.
-            return Err(wrong_authority("a port that is no number"));
+        if !hosts.split(',').all(is_server) {
+            // It is not repeated: without an `@`, a password stands there.
+            return Err(wrong_authority("a host or its port"));
         }
         let mut config = Self {
             driver: String::new(),
@@ -168,10 +168,10 @@ impl Config {
     }
 }
 
-/// Returns `true` if the host has no port, or one that is a number.
-fn has_valid_port(host: &str) -> bool {
-    let behind_address = host.rsplit_once(']').map_or(host, |(_, rest)| rest);
-    behind_address.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_ok())
+/// Returns `true` if that is a host, with or without a port, or the path of a socket.
+fn is_server(text: &str) -> bool {
+    let is_path = |path: String| path.starts_with('/') && path.split('/').skip(1).all(is_word);
+    host_and_port(text).is_some() || decode(text).is_ok_and(is_path)
 }
 
 fn encode(text: &str) -> String {
@@ -204,7 +204,9 @@ fn collection(option: &str, value: &str) -> Result<String> {
 /// Shows where, as a URL without user, password and options.
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}/{}", self.scheme, self.hosts, self.database)
+        // After a typing error, the name of the database may be a part of a password.
+        let database = if is_word(&self.database) { &self.database } else { "…" };
+        write!(f, "{}://{}/{database}", self.scheme, self.hosts)
     }
 }
 
@@ -235,6 +237,12 @@ mod tests {
         let other = Config::new("mongodb://a/app?database=locks").expect("valid");
         assert_eq!((&*other.database, &*other.driver), ("locks", "mongodb://a/app?"));
         assert_eq!(Config::new("mongodb://a").expect("valid").database, "leasehold");
+        for server in ["a_b-c.example", "127.0.0.1:1", "[::1]", "[::1]:27017", "%2Ftmp%2Fmongodb-27017.sock"] {
+            let config = Config::new(&format!("mongodb://{server}/d")).expect(server);
+            assert_eq!(config.to_string(), format!("mongodb://{server}/d"));
+        }
+        let hidden = Config::new("mongodb://a/user%2540S3CRET").expect("valid").to_string();
+        assert_eq!(hidden, "mongodb://a/…");
     }
 
     #[test]
@@ -248,8 +256,12 @@ mod tests {
             ("mongodb://u:S3CRET@a/?w=-7", "the driver refuses the URL"),
             ("mongodb://u:S3C/RET@a/", "not of that shape"),
             ("mongodb:S3CRET", "not of that shape"),
-            ("mongodb://user:S3CRET", "a port that is no number"),
-            ("mongodb://h,user:S3CRET/db", "a port that is no number"),
+            ("mongodb://user:S3CRET", "a host or its port"),
+            ("mongodb://h,user:S3CRET/db", "a host or its port"),
+            ("mongodb://user%3AS3CRET%40h/db", "a host or its port"),
+            ("mongodb+srv://user%3AS3CRET%40h/db", "a host or its port"),
+            ("mongodb://%2Ftmp%2Fuser%3AS3CRET%40h/db", "a host or its port"),
+            ("mongodb://h:0/db", "a host or its port"),
         ] {
             let error = Config::new(url).expect_err(url);
             assert!(error.to_string().contains(says), "{url}: {error}");
