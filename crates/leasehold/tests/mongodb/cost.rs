@@ -65,57 +65,66 @@ fn a_batch_is_one_update_and_for_acquires_one_read() {
         let server = Counting::start();
         let (storage, other) = (bare(&server.url()).await, bare(&server.url()).await);
         let claims: Vec<_> = (0..64).map(|i| claim(&format!("job{i}"))).collect();
+        // The first lock makes the collection.
+        take(&storage, &claim("first")).await;
         for round in 0..2 {
             let before = server.asked();
             for answer in storage.acquire(&claims).await {
                 assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{answer:?}");
             }
-            assert_eq!(server.since(before), [0, 1, 1], "round {round}");
+            // The first round inserts the documents, and asks again.
+            let times = if round == 0 { 2 } else { 1 };
+            assert_eq!(server.since(before), [0, times, times], "round {round}");
+            let before = server.asked();
             for answer in storage.renew(&claims).await {
                 assert!(matches!(answer, Ok(RenewReply::Renewed { .. })), "{answer:?}");
             }
-            assert_eq!(server.since(before), [0, 2, 1]);
+            assert_eq!(server.since(before), [0, 1, 0]);
             let theirs: Vec<_> = (0..64).map(|i| claim(&format!("job{i}")).wait(i % 2 == 0)).collect();
             for answer in other.acquire(&theirs).await {
                 assert!(matches!(answer, Ok(AcquireReply::Held { .. })), "{answer:?}");
             }
-            assert_eq!(server.since(before), [0, 3, 2]);
+            assert_eq!(server.since(before), [0, 2, 1]);
             // Half of them wait, and none of them holds.
             for answer in other.release(&theirs).await {
                 assert!(matches!(answer, Ok(ReleaseReply::NotHeld)), "{answer:?}");
             }
-            assert_eq!(server.since(before), [0, 5, 2]);
+            assert_eq!(server.since(before), [0, 4, 1]);
             for answer in storage.release(&claims).await {
                 assert!(matches!(answer, Ok(ReleaseReply::Released)), "{answer:?}");
             }
-            assert_eq!(server.since(before), [0, 6, 2]);
+            assert_eq!(server.since(before), [0, 5, 1]);
         }
     });
 }
 
 #[test]
-fn claims_of_one_name_in_one_batch_are_answered_one_by_one() {
+fn a_batch_in_which_some_do_not_hold_costs_one_read_more() {
     run(async {
-        let url = own(&common().url());
-        let storage = bare(&url).await;
-        let claims: Vec<_> = (0..64).map(|_| claim("job").wait(true)).collect();
-        let answers = storage.acquire(&claims).await;
-        let granted =
-            |answer: &leasehold::Result<AcquireReply>| matches!(answer, Ok(AcquireReply::Granted { .. }));
-        assert_eq!(answers.iter().filter(|answer| granted(answer)).count(), 1);
-        assert!(granted(&answers[0]) && answers.iter().all(Result::is_ok));
-        let holder = storage.inspect(&name("job")).await.expect("answered").pop().expect("held");
-        assert_eq!((holder.owner, holder.waiters), (claims[0].owner, Some(63)));
-        // All of them leave, the holder last.
-        let leaving: Vec<_> = claims.iter().rev().cloned().collect();
-        let answers = storage.release(&leaving).await;
-        assert!(matches!(answers[63], Ok(ReleaseReply::Released)), "{:?}", answers[63]);
-        assert!(storage.inspect(&name("job")).await.expect("answered").is_empty());
-        let found = locks_of(common(), database_of(&url)).remove(0);
-        let live = found.get_array("queue").expect("a queue").iter().filter_map(Bson::as_document);
-        let live =
-            live.filter(|entry| entry.get_datetime("asked").is_ok_and(|time| time.timestamp_millis() > 0));
-        assert_eq!(live.count(), 0);
+        let server = Counting::start();
+        let storage = bare(&server.url()).await;
+        let claims: Vec<_> = (0..64).map(|i| claim(&format!("job{i}"))).collect();
+        let is_held = |i: usize| i % 3 != 0;
+        for answer in storage.acquire(&claims).await {
+            assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{answer:?}");
+        }
+        let ended: Vec<_> = (0..64).filter(|i| !is_held(*i)).map(|i| claims[i].clone()).collect();
+        storage.release(&ended).await;
+        let before = server.asked();
+        for (i, answer) in storage.renew(&claims).await.into_iter().enumerate() {
+            match answer.expect("answered") {
+                RenewReply::Renewed { ttl } => assert!(is_held(i) && ttl > claims[i].ttl / 2, "{i} {ttl:?}"),
+                RenewReply::NotHeld => assert!(!is_held(i), "{i}"),
+                other => panic!("{i}: {other:?}"),
+            }
+        }
+        assert_eq!(server.since(before), [0, 1, 1]);
+        for (i, answer) in storage.release(&claims).await.into_iter().enumerate() {
+            let wanted = if is_held(i) { ReleaseReply::Released } else { ReleaseReply::NotHeld };
+            assert_eq!(answer.expect("answered"), wanted, "{i}");
+        }
+        // The second update is for what may be left of those that do not hold.
+        assert_eq!(server.since(before), [0, 3, 2]);
     });
 }
 
@@ -174,7 +183,8 @@ fn ten_thousand_holds_are_renewed_in_batches() {
         assert!(guards.iter().all(leasehold::Guard::is_held));
         // 160 batches are full. On a slow machine most are not, and the holds were granted in about as many.
         assert!(f64::from(updates) <= (rounds + 1.0) * 2.0 * 160.0, "{updates} in {rounds} rounds");
-        assert!(updates >= 320, "{updates}");
+        // Each hold was renewed at least once.
+        assert!(updates >= 157, "{updates}");
     });
 }
 

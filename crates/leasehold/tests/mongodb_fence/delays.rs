@@ -12,8 +12,9 @@ use tokio::time::Instant;
 use super::tools::*;
 
 const TTL: Duration = Duration::from_secs(20);
-/// How much later the commands are executed: less than the time that the server has for them.
-const DELAY: Duration = Duration::from_millis(1_400);
+/// How much later the commands are executed: less than the time that the server has for them, and more than two times
+/// may differ by chance.
+const DELAY: Duration = Duration::from_millis(400);
 
 #[test]
 fn a_waiters_claim_does_not_shorten_a_newer_lease() {

@@ -1,26 +1,34 @@
 //! `acquire`: grants each claim, or enters it in the queue.
 //!
-//! 1. A single claim is one `findAndModify`, which returns the document as it is afterward.
-//! 2. Several claims are one `update`, and a read behind it of all their documents.
-//! 3. If other clients insert the same documents at that moment, the statements are sent again.
+//! 1. A single claim is one `findAndModify`, which inserts the document if there is none, and returns it as it is afterward.
+//! 2. Several claims are one `update`, and a read behind it of all their documents. For documents that do not exist, an `insert`
+//!    adds empty ones, and both commands are sent again.
+//! 3. If the `update` has failed, the claims that are not granted are sent one by one.
 //! 4. A claim whose document a transaction has changed, as a [`Fence`](super::Fence) does, is *locked*. It is not granted,
 //!    and leaves no entry in the queue. It asks again soon.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use mongodb::bson::{Document, Timestamp, doc};
+use mongodb::bson::{Document, doc};
 
-use super::call::{Call, Updated};
-use super::errors::{DUPLICATE_KEY, TIME_OVER, WRITE_CONFLICT, error_of_code};
+use super::call::{Call, Updated, each};
+use super::errors::{DUPLICATE_KEY, error_of_code};
 use super::link::{Failure, Written};
 use super::pipelines::{self, REFUSED, VERSION, projection};
 use super::replies::{
-    Entry, between, entry, foreign, holder, id, is_foreign, late, lease_ttl, locked, now, raced, whole,
+    Entry, between, entry, foreign, holder, id, is_foreign, late, lease_ttl, locked, now, raced, waiters,
+    whole,
 };
 use crate::error::{Error, Result};
-use crate::storage::{AcquireReply, Claim};
+use crate::storage::{AcquireReply, Claim, Holder};
 
-/// How often statements are sent whose documents other clients insert at the same moment.
+/// The bounds of the time that the server may take for a call. The client's other claims wait for its reply.
+///
+/// A claim with less patience may be executed as much too late, if a transaction has changed its document. Such a lease is
+/// short, too, and ends by itself.
+const LIMITS: RangeInclusive<Duration> = Duration::from_millis(250)..=Duration::from_secs(2);
+/// How often a document is inserted that another client inserts or deletes at the same moment.
 const INSERTS_MAX: usize = 3;
 /// When to ask again if a transaction has changed the document.
 const RETRY_AFTER_LOCKED: Duration = Duration::from_millis(50);
@@ -29,34 +37,34 @@ const HEAD_PAUSE_MIN: Duration = Duration::from_millis(10);
 const HEAD_PAUSE_MAX: Duration = Duration::from_millis(250);
 
 pub(super) async fn acquire(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Result<AcquireReply>>> {
-    let call = call.bounded(claims.iter());
+    let call = call.limited(claims, |claim| claim.patience / 2, LIMITS);
     match claims {
         [] => Ok(Vec::new()),
-        [claim] => Ok(vec![acquire_one(call, claim).await]),
+        [claim] => Ok(vec![acquire_one(call, claim, call.limit).await]),
         _ => acquire_many(call, claims).await,
     }
 }
 
-async fn acquire_one(call: Call<'_>, claim: &Claim) -> Result<AcquireReply> {
+async fn acquire_one(call: Call<'_>, claim: &Claim, limit: Duration) -> Result<AcquireReply> {
     let Call { link, .. } = call;
-    let owner = claim.owner.to_string();
+    let (claims, owner) = (call.claims([claim]), claim.owner.to_string());
     let command = doc! {
         "findAndModify": &link.collection,
         "query": { "_id": call.id(claim), "leasehold": VERSION },
-        "update": pipelines::acquire(call.params(claim)),
+        "update": claims.pipeline_unless_late(pipelines::acquire(call.params())),
         "upsert": true,
         "new": true,
         "fields": projection(std::slice::from_ref(&owner)),
     };
-    let mut sent = link.write(command.clone(), call.limit).await;
+    let mut sent = link.write(command.clone(), limit).await;
     for _ in 1..INSERTS_MAX {
         if !matches!(sent, Err(Failure { code: Some(DUPLICATE_KEY), .. })) {
             break;
         }
-        sent = link.write(command.clone(), call.limit).await;
+        sent = link.write(command.clone(), limit).await;
     }
     let failure = match sent {
-        Ok(Written { unconfirmed: None, reply }) => {
+        Ok(Written { unconfirmed: None, reply, .. }) => {
             let found = reply.get_document("value").map_err(|_| link.unexpected_reply())?;
             return read(call, claim, found);
         }
@@ -66,7 +74,8 @@ async fn acquire_one(call: Call<'_>, claim: &Claim) -> Result<AcquireReply> {
     if failure.code == Some(REFUSED) {
         call.refresh_clock().await;
     }
-    if !needs_document(failure.code) {
+    if !(failure.is_delay() || failure.code == Some(DUPLICATE_KEY)) {
+        // The document says no more.
         return Err(error_of(claim, failure, None));
     }
     let found = call.find(&[call.id(claim)], &[owner], None).await?;
@@ -78,78 +87,134 @@ async fn confirm(call: Call<'_>, claim: &Claim, written: &Written) -> Result<Acq
     if let (false, Some(code)) = (written.may_be_confirmed(), written.unconfirmed) {
         return Err(error_of_code(code, &call.link.place));
     }
-    let found = call.find(&[call.id(claim)], &[claim.owner.to_string()], written.time()).await?;
+    let found = call.find(&[call.id(claim)], &[claim.owner.to_string()], written.time).await?;
     read(call, claim, found.first().ok_or_else(|| call.link.unexpected_reply())?)
 }
 
 async fn acquire_many(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Result<AcquireReply>>> {
-    let ids = call.ids(claims);
-    let Sent { time, mut failures } = send(call, claims, &ids).await?;
-    let owners: Vec<_> = claims.iter().map(|claim| claim.owner.to_string()).collect();
-    if failures.iter().flatten().any(|failure| failure.code == Some(REFUSED)) {
-        call.refresh_clock().await;
-    }
-    // The read waits until a majority has the writes.
-    let found = call.find(&ids, &owners, time).await?;
-    let reply = |i: usize| {
-        let (claim, found) = (&claims[i], found.iter().find(|found| id(found) == Some(&ids[i])));
-        match failures[i].take() {
-            None => read(call, claim, found.ok_or_else(|| call.link.unexpected_reply())?),
-            Some(failure) => read_failed(call, claim, failure, found),
+    let mut states: Vec<_> = claims.iter().map(|_| State::Missing).collect();
+    for round in 0..=INSERTS_MAX {
+        if round > 0 {
+            insert_missing(call, claims, &mut states).await?;
         }
-    };
-    Ok((0..claims.len()).map(reply).collect())
-}
-
-/// What the server replied to the statements of several claims.
-struct Sent {
-    /// The time of the last write.
-    time: Option<Timestamp>,
-    /// The reasons of the statements that failed at last.
-    failures: Vec<Option<Failure>>,
-}
-
-/// Sends a statement for each claim, and again those that raced with an insert.
-async fn send(call: Call<'_>, claims: &[Claim], ids: &[String]) -> Result<Sent> {
-    let statement = |i: &usize| {
-        let query = doc! { "_id": &ids[*i], "leasehold": VERSION };
-        doc! { "q": query, "u": pipelines::acquire(call.params(&claims[*i])), "upsert": true }
-    };
-    let mut sent = Sent { time: None, failures: claims.iter().map(|_| None).collect() };
-    let mut open: Vec<_> = (0..claims.len()).collect();
-    for _ in 0..INSERTS_MAX {
-        let Updated { time, failed, .. } = call.update(claims, open.iter().map(statement).collect()).await?;
-        sent.time = std::cmp::max(sent.time, time);
-        open.iter().for_each(|i| sent.failures[*i] = None);
-        failed.into_iter().for_each(|(index, failure)| sent.failures[open[index]] = Some(failure));
-        let raced = |i: &usize| sent.failures[*i].as_ref().is_some_and(|f| f.code == Some(DUPLICATE_KEY));
-        open.retain(raced);
-        if open.is_empty() {
+        let missing = indexes(&states, |state| matches!(state, State::Missing));
+        if missing.is_empty() {
             break;
         }
+        acquire_existing(call, claims, &missing, &mut states).await?;
     }
-    Ok(sent)
+    let open = indexes(&states, |state| matches!(state, State::Open));
+    let limit = call.share(open.len());
+    let replies = each(open.iter().map(|index| acquire_one(call, &claims[*index], limit)).collect()).await;
+    for (index, reply) in open.into_iter().zip(replies) {
+        states[index] = State::Answered(reply);
+    }
+    let reply = |(claim, state): (&Claim, State)| match state {
+        State::Answered(reply) => reply,
+        State::Missing | State::Open => Err(raced(&claim.name)),
+    };
+    Ok(claims.iter().zip(states).map(reply).collect())
 }
 
-/// Returns `true` if the document says what a failure means for the claim.
-fn needs_document(code: Option<i32>) -> bool {
-    matches!(code, Some(DUPLICATE_KEY | TIME_OVER | WRITE_CONFLICT))
+/// What is known of one claim of several.
+enum State {
+    /// Its document does not exist.
+    Missing,
+    /// It may not have been executed.
+    Open,
+    Answered(Result<AcquireReply>),
 }
 
-/// Reads the reply to a claim that failed, from the document as it is now.
+fn indexes(states: &[State], is_wanted: fn(&State) -> bool) -> Vec<usize> {
+    (0..states.len()).filter(|index| is_wanted(&states[*index])).collect()
+}
+
+/// Executes the claims at these indexes on the documents that exist.
+async fn acquire_existing(
+    call: Call<'_>,
+    claims: &[Claim],
+    indexes: &[usize],
+    states: &mut [State],
+) -> Result<()> {
+    let of_call = call.claims(indexes.iter().map(|index| &claims[*index]));
+    let owners: Vec<_> = indexes.iter().map(|index| claims[*index].owner.to_string()).collect();
+    let statement = of_call.statement(pipelines::acquire(call.params()));
+    let Updated { time, failure, .. } = call.update(statement, call.first_part(indexes.len())).await?;
+    // The read waits until a majority has the writes.
+    let found = call.find(of_call.ids(), &owners, time).await?;
+    let mut is_any_late = false;
+    for (i, index) in indexes.iter().enumerate() {
+        let claim = &claims[*index];
+        let Some(found) = found.iter().find(|found| id(found) == Some(&of_call.ids()[i])) else { continue };
+        states[*index] = if is_foreign(found) {
+            State::Answered(Err(foreign(&claim.name)))
+        } else if failure.is_some() {
+            // An entry in the queue may be from an earlier claim.
+            read_grant(call, claim, found)?.map_or(State::Open, |granted| State::Answered(Ok(granted)))
+        } else {
+            let reply = read(call, claim, found);
+            let is_late =
+                reply.as_ref().is_ok_and(|reply| is_late(claim, reply, found, of_call.not_after(i)));
+            is_any_late |= is_late;
+            State::Answered(if is_late { Err(late(&claim.name)) } else { reply })
+        };
+    }
+    if is_any_late {
+        call.refresh_clock().await;
+    }
+    Ok(())
+}
+
+/// Returns `true` if the claim came too late, and so has changed nothing. The server does not tell.
+fn is_late(claim: &Claim, reply: &AcquireReply, found: &Document, not_after: i64) -> bool {
+    match reply {
+        AcquireReply::Granted { .. } => false,
+        AcquireReply::Held { .. } if claim.wait => entry(found, claim.owner).is_none(),
+        AcquireReply::Held { .. } => now(found).is_none_or(|now| now >= not_after),
+    }
+}
+
+/// Inserts the documents that do not exist, as those of free locks.
+async fn insert_missing(call: Call<'_>, claims: &[Claim], states: &mut [State]) -> Result<()> {
+    let mut missing = indexes(states, |state| matches!(state, State::Missing));
+    for index in missing.extract_if(.., |index| call.is_late(&claims[*index])) {
+        states[index] = State::Answered(Err(late(&claims[index].name)));
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let free = |index: &usize| doc! { "_id": call.id(&claims[*index]), "leasehold": VERSION };
+    let documents: Vec<_> = missing.iter().map(free).collect();
+    let command = doc! { "insert": &call.link.collection, "documents": documents, "ordered": false };
+    let written =
+        call.link.write(command, call.first_part(claims.len())).await.map_err(|failure| failure.error)?;
+    for (i, failure) in written.refused(&call.link.place)? {
+        // Another client has inserted it, or it belongs to another program.
+        if failure.code != Some(DUPLICATE_KEY)
+            && let Some(index) = missing.get(i)
+        {
+            states[*index] = State::Answered(Err(failure.error));
+        }
+    }
+    Ok(())
+}
+
+/// Reads the reply to a claim that failed, from the document as it is now. A claim that was not executed may be answered as
+/// *held* only if it would have been.
 fn read_failed(
     call: Call<'_>,
     claim: &Claim,
     failure: Failure,
     found: Option<&Document>,
 ) -> Result<AcquireReply> {
-    let is_locked = matches!(failure.code, Some(TIME_OVER | WRITE_CONFLICT));
-    let Some(found) = found.filter(|found| is_locked && !is_foreign(found)) else {
+    let Some(found) = found.filter(|found| failure.is_delay() && !is_foreign(found)) else {
         return Err(error_of(claim, failure, found));
     };
-    let holder = holder(found, claim.name.clone()).ok_or_else(|| call.link.unexpected_reply())?;
-    if holder.as_ref().is_some_and(|holder| holder.owner == claim.owner) {
-        return Err(locked(&claim.name));
+    let holder = read_holder(call, claim, found)?;
+    let is_owner = holder.as_ref().is_some_and(|holder| holder.owner == claim.owner);
+    let before = entry(found, claim.owner).map_or(waiters(found), |entry| entry.before.map(u64::from));
+    if is_owner || (holder.is_none() && before.is_none_or(|before| before == 0)) {
+        return Err(error_of(claim, failure, None));
     }
     let remaining = holder.as_ref().map(|holder| holder.remaining);
     let retry_after = remaining.map_or(RETRY_AFTER_LOCKED, |rest| std::cmp::min(rest, RETRY_AFTER_LOCKED));
@@ -162,16 +227,16 @@ fn error_of(claim: &Claim, failure: Failure, found: Option<&Document>) -> Error 
         Some(REFUSED) => late(&claim.name),
         Some(DUPLICATE_KEY) if found.is_some_and(is_foreign) => foreign(&claim.name),
         Some(DUPLICATE_KEY) => raced(&claim.name),
-        Some(TIME_OVER | WRITE_CONFLICT) => locked(&claim.name),
+        _ if failure.is_delay() => locked(&claim.name),
         _ => failure.error,
     }
 }
 
 /// Reads the reply to a claim from the document as it was afterward.
 fn read(call: Call<'_>, claim: &Claim, found: &Document) -> Result<AcquireReply> {
-    let Call { link, sent, hinter, waiters, .. } = call;
-    call.learn_clock(now(found).ok_or_else(|| link.unexpected_reply())?);
-    let holder = holder(found, claim.name.clone()).ok_or_else(|| link.unexpected_reply())?;
+    let Call { sent, hinter, waiters, .. } = call;
+    call.learn_clock(now(found).ok_or_else(|| call.link.unexpected_reply())?);
+    let holder = read_holder(call, claim, found)?;
     if let Some(holder) = holder.as_ref().filter(|holder| holder.owner == claim.owner) {
         // This claim made the lease as long as it asks for, unless the lock was handed over to it just before the read.
         let is_full = lease_ttl(found) >= Some(whole(claim.ttl));
@@ -189,6 +254,17 @@ fn read(call: Call<'_>, claim: &Claim, found: &Document) -> Result<AcquireReply>
         retry_after = [retry_after, pause.filter(|_| polls)].into_iter().flatten().min();
     }
     Ok(AcquireReply::Held { retry_after, holder })
+}
+
+/// Reads the grant to a claim that may not have been executed. The lease lasts until the end that the document has.
+fn read_grant(call: Call<'_>, claim: &Claim, found: &Document) -> Result<Option<AcquireReply>> {
+    let holder = read_holder(call, claim, found)?
+        .filter(|holder| holder.owner == claim.owner && call.is_fresh(holder.remaining, whole(claim.ttl)));
+    Ok(holder.map(|holder| AcquireReply::Granted { token: holder.token, ttl: holder.remaining }))
+}
+
+fn read_holder(call: Call<'_>, claim: &Claim, found: &Document) -> Result<Option<Holder>> {
+    holder(found, claim.name.clone()).ok_or_else(|| call.link.unexpected_reply())
 }
 
 /// Returns when the first of the queue asks again if no change stream wakes it up.

@@ -1,17 +1,18 @@
-//! One call of the storage: its claims as statements, and how they are sent.
+//! One call of the storage: its claims as statements, and how long the server may take for them.
 //!
-//! A document that a transaction has changed holds up its statement, and the statements behind it in the same command. So
-//! a command of several statements has little time. If that is over, each statement is sent in a command of its own.
+//! Several claims are one statement, which updates all of their documents. A document that a transaction has changed holds
+//! the statement up, and so does a slow server. Then the documents are read, and what was not done is sent again: a command
+//! for each claim, in the time that is left.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use mongodb::bson::{Document, Timestamp, doc};
 
 use super::config::Config;
-use super::errors::{TIME_OVER, error_of_code};
-use super::link::{Failure, Link, Written};
-use super::pipelines::{COMMAND_MAX, Params, VERSION, projection};
+use super::link::{Failure, Link};
+use super::pipelines::{COMMAND_MAX, Claims, Params, projection};
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::storage::Claim;
@@ -28,7 +29,7 @@ pub(super) struct Call<'a> {
     pub(super) sent: Moment,
     /// The clock of the server that was the primary then.
     pub(super) time: &'a ServerClock,
-    /// How long the server may take for a command.
+    /// How long the server may take for all commands of the call.
     pub(super) limit: Duration,
     /// The id of this client.
     pub(super) client: &'a str,
@@ -36,47 +37,56 @@ pub(super) struct Call<'a> {
     pub(super) waiters: &'a LocalWaiters<()>,
 }
 
-/// The reply to several statements.
-#[derive(Default)]
+/// The reply to a statement.
 pub(super) struct Updated {
+    /// How many documents the server has updated.
+    pub(super) count: usize,
     /// The time of the last write. `None` if the server is standalone.
     pub(super) time: Option<Timestamp>,
-    /// The server's code, if no majority has confirmed the statements in time.
-    pub(super) unconfirmed: Option<i32>,
-    /// Whether statements may have been executed twice.
-    pub(super) repeated: bool,
-    /// The indexes of the statements that failed, and the reasons.
-    pub(super) failed: Vec<(usize, Failure)>,
+    /// Why the server has stopped before the last document, or why no majority has confirmed what it did.
+    pub(super) failure: Option<Failure>,
 }
 
-/// How long the server may take for a command of several statements, as a part of the shortest TTL.
-const BATCH_PART_OF_TTL: u32 = 16;
-const BATCH_MAX: Duration = Duration::from_secs(1);
-/// The shortest time that a server has for a command. A claim with less patience may be executed as much too late, if a
-/// transaction has changed its document; such a lease is short, too, and ends by itself.
-const COMMAND_MIN: Duration = Duration::from_millis(250);
-/// How many statements are under way at once when each has a command of its own.
-const COMMANDS_MAX: usize = 16;
+/// How many commands are in flight at once when each claim has one.
+const COMMANDS_MAX: usize = 8;
 
-impl Call<'_> {
+impl<'a> Call<'a> {
+    /// Limits the call to the shortest of the times that `limit_for` returns, within these bounds.
+    pub(super) fn limited(
+        self,
+        claims: &[Claim],
+        limit_for: fn(&Claim) -> Duration,
+        bounds: RangeInclusive<Duration>,
+    ) -> Self {
+        let limit = claims.iter().map(limit_for).min().unwrap_or(COMMAND_MAX);
+        Self { limit: std::cmp::min(self.limit, limit.clamp(*bounds.start(), *bounds.end())), ..self }
+    }
+
     pub(super) fn id(&self, claim: &Claim) -> String {
         self.config.id(claim.name.as_str())
     }
 
-    pub(super) fn ids(&self, claims: &[Claim]) -> Vec<String> {
-        claims.iter().map(|claim| self.id(claim)).collect()
+    pub(super) fn params(&self) -> Params<'a> {
+        Params { client: self.client, listens: self.hinter.is_listening() }
     }
 
-    pub(super) fn params<'b>(&'b self, claim: &'b Claim) -> Params<'b> {
-        // `$$NOW` is the time at which the server begins a command. It may execute it as much later as the limit says.
+    /// Returns the claims as a statement has them.
+    pub(super) fn claims<'b>(&self, claims: impl IntoIterator<Item = &'b Claim>) -> Claims {
+        let claim = |claim: &'b Claim| (self.id(claim), claim, self.not_after(claim));
+        Claims::new(claims.into_iter().map(claim))
+    }
+
+    /// Returns the moment of the server's clock before which the server must begin to execute a claim, in milliseconds. It
+    /// may finish as much later as the limit says.
+    fn not_after(&self, claim: &Claim) -> i64 {
         let patience = std::cmp::max(claim.patience.saturating_sub(self.limit), claim.patience / 2);
-        Params {
-            claim,
-            client: self.client,
-            listens: self.hinter.is_listening(),
-            not_after: i64::try_from(self.time.not_after(self.sent, patience).unwrap_or(0) / 1000)
-                .unwrap_or(i64::MAX),
-        }
+        let not_after = self.time.not_after(self.sent, patience).unwrap_or(0);
+        i64::try_from(not_after / 1000).unwrap_or(i64::MAX)
+    }
+
+    /// Returns `true` if a claim that is sent now comes too late.
+    pub(super) fn is_late(&self, claim: &Claim) -> bool {
+        self.link.primary.now().since(self.sent) >= claim.patience
     }
 
     /// Learns the server's clock anew after a claim was refused as late: the clock may have been set.
@@ -90,96 +100,64 @@ impl Call<'_> {
         self.link.primary.learn(self.time, self.sent, server_ms);
     }
 
-    /// Returns the same call for claims that the server must not execute later than their patience.
-    pub(super) fn bounded<'b>(self, claims: impl Iterator<Item = &'b Claim>) -> Self {
-        let patience = claims.map(|claim| claim.patience).min();
-        let limit = patience.map_or(COMMAND_MAX, |patience| (patience / 2).clamp(COMMAND_MIN, COMMAND_MAX));
-        Self { limit, ..self }
+    /// Returns `true` if a lease that lasts for `rest` from now on ends no earlier than one that this call has written.
+    pub(super) fn is_fresh(&self, rest: Duration, ttl: Duration) -> bool {
+        rest + self.link.primary.now().since(self.sent) >= ttl
     }
 
-    /// Makes a statement for each claim, which fails if its owner does not hold the lock. See
-    /// [`REFUSED`](super::pipelines::REFUSED).
-    pub(super) fn for_holders(
-        &self,
-        claims: &[Claim],
-        pipeline: impl Fn(Params<'_>) -> Vec<Document>,
-    ) -> Vec<Document> {
-        let statement = |claim: &Claim| {
-            let query =
-                doc! { "_id": self.id(claim), "leasehold": VERSION, "owner": claim.owner.to_string() };
-            doc! { "q": query, "u": pipeline(self.params(claim)), "upsert": true }
-        };
-        claims.iter().map(statement).collect()
+    /// Returns how long the server may take for the first command, so that there is time for others if it is held up.
+    pub(super) fn first_part(&self, claims: usize) -> Duration {
+        if claims > 1 { self.limit / 2 } else { self.limit }
     }
 
-    /// Sends the statements of these claims: in one command, or else in one each.
-    pub(super) async fn update(&self, claims: &[Claim], statements: Vec<Document>) -> Result<Updated> {
-        match statements.len() {
-            0 => return Ok(Updated::default()),
-            1 => return Ok(self.update_each(statements, self.limit).await),
-            _ => {}
-        }
-        let ttl = claims.iter().map(|claim| claim.ttl).min().unwrap_or(BATCH_MAX);
-        let limit = std::cmp::min((ttl / BATCH_PART_OF_TTL).clamp(COMMAND_MIN, BATCH_MAX), self.limit);
-        match self.update_once(&statements, limit).await {
-            Err(Failure { code: Some(TIME_OVER), .. }) => {
-                Ok(Updated { repeated: true, ..self.update_each(statements, limit).await })
+    /// Returns how much of the limit is left.
+    pub(super) fn left(&self) -> Duration {
+        self.limit.saturating_sub(self.link.primary.now().since(self.sent))
+    }
+
+    /// Sends a statement for several claims.
+    pub(super) async fn update(&self, statement: Document, limit: Duration) -> Result<Updated> {
+        let command = doc! { "update": &self.link.collection, "updates": [statement] };
+        let written = match self.link.write(command, limit).await {
+            Err(failure) if failure.is_delay() => {
+                return Ok(Updated { count: 0, time: None, failure: Some(failure) });
             }
-            updated => updated.map_err(|failure| failure.error),
-        }
-    }
-
-    /// Sends statements in one command.
-    pub(super) async fn update_once(
-        &self,
-        statements: &[Document],
-        limit: Duration,
-    ) -> Result<Updated, Failure> {
-        let unexpected = || Failure { code: None, error: self.link.unexpected_reply() };
-        let command = doc! { "update": &self.link.collection, "updates": statements, "ordered": false };
-        let written = self.link.write(command, limit).await?;
-        let errors = written.reply.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
-        let failed = errors.iter().map(|error| {
-            let error = error.as_document()?;
-            let index = usize::try_from(error.get_i32("index").ok()?).ok()?;
-            let code = error.get_i32("code").ok()?;
-            let failure = Failure { code: Some(code), error: error_of_code(code, &self.link.place) };
-            Some((index, failure)).filter(|(index, _)| *index < statements.len())
-        });
-        let failed = failed.collect::<Option<Vec<_>>>().ok_or_else(unexpected)?;
-        let Written { unconfirmed, .. } = written;
-        Ok(Updated { time: written.time(), unconfirmed, repeated: false, failed })
-    }
-
-    /// Sends each statement in a command of its own.
-    async fn update_each(&self, statements: Vec<Document>, limit: Duration) -> Updated {
-        let send = |(index, statement): (usize, Document)| async move {
-            (index, self.update_once(&[statement], limit).await)
+            written => written.map_err(|failure| failure.error)?,
         };
-        let mut sent =
-            stream::iter(statements.into_iter().enumerate().map(send)).buffer_unordered(COMMANDS_MAX);
-        let mut all = Updated::default();
-        while let Some((index, updated)) = sent.next().await {
-            match updated {
-                Ok(updated) => {
-                    all.time = std::cmp::max(all.time, updated.time);
-                    all.unconfirmed = all.unconfirmed.or(updated.unconfirmed);
-                    all.failed.extend(updated.failed.into_iter().map(|(_, failure)| (index, failure)));
-                }
-                Err(failure) => all.failed.push((index, failure)),
-            }
+        let unconfirmed = written.unconfirmed.map(|code| Failure::of_code(code, &self.link.place));
+        if let (Some(failure), false) = (&unconfirmed, written.may_be_confirmed()) {
+            return Err(failure.error.clone());
         }
-        all
+        let refused = written.refused(&self.link.place)?.into_iter().next().map(|(_, failure)| failure);
+        let count = written.reply.get_i32("n").ok().and_then(|count| usize::try_from(count).ok());
+        Ok(Updated {
+            count: count.ok_or_else(|| self.link.unexpected_reply())?,
+            time: written.time,
+            failure: refused.or(unconfirmed),
+        })
     }
 
-    /// Reads the latest documents of these claims. Fails if the primary was deposed.
-    pub(super) async fn find_latest(
+    /// Sends a statement for each claim, in a command of its own. Returns whether it has updated the document.
+    pub(super) async fn update_each(
         &self,
         claims: &[&Claim],
-        after: Option<Timestamp>,
-    ) -> Result<Vec<Document>> {
-        let ids: Vec<_> = claims.iter().map(|claim| self.id(claim)).collect();
-        self.link.read_latest(self.query(&ids, &[]), after).await
+        statement: impl Fn(&Claims) -> Document,
+    ) -> Vec<Result<bool>> {
+        let limit = self.share(claims.len());
+        let command = |claim: &&Claim| self.update(statement(&self.claims([*claim])), limit);
+        let updated = each(claims.iter().map(command).collect()).await.into_iter();
+        let has_updated = |Updated { count, failure, .. }: Updated| match failure {
+            None => Ok(count == 1),
+            Some(failure) => Err(failure.error),
+        };
+        updated.map(|updated| updated.and_then(has_updated)).collect()
+    }
+
+    /// Returns how long the server may take for each of so many commands that [`each`] sends. Each has its part of the time
+    /// that is left, so those that are held up do not hold up the others.
+    pub(super) fn share(&self, commands: usize) -> Duration {
+        let turns = std::cmp::max(commands.div_ceil(COMMANDS_MAX), 1);
+        self.left() / u32::try_from(turns).unwrap_or(u32::MAX)
     }
 
     /// Reads documents, also those of other programs. They are not older than `after`.
@@ -189,7 +167,13 @@ impl Call<'_> {
         owners: &[String],
         after: Option<Timestamp>,
     ) -> Result<Vec<Document>> {
-        self.link.read(self.query(ids, owners), after).await
+        self.link.read(self.query(ids, owners), after, self.left()).await
+    }
+
+    /// Reads the latest documents of these claims. Fails if the primary was deposed.
+    pub(super) async fn find_latest(&self, claims: &[&Claim]) -> Result<Vec<Document>> {
+        let ids: Vec<_> = claims.iter().map(|claim| self.id(claim)).collect();
+        self.link.read_latest(self.query(&ids, &[]), self.left()).await
     }
 
     fn query(&self, ids: &[String], owners: &[String]) -> Document {
@@ -200,4 +184,9 @@ impl Call<'_> {
             "batchSize": i64::try_from(ids.len()).unwrap_or(i64::MAX),
         }
     }
+}
+
+/// Sends commands, several at a time. Returns their results in the same order.
+pub(super) async fn each<F: Future>(commands: Vec<F>) -> Vec<F::Output> {
+    stream::iter(commands).buffered(COMMANDS_MAX).collect().await
 }

@@ -237,7 +237,8 @@ mod tests {
         let other = Config::new("mongodb://a/app?database=locks").expect("valid");
         assert_eq!((&*other.database, &*other.driver), ("locks", "mongodb://a/app?"));
         assert_eq!(Config::new("mongodb://a").expect("valid").database, "leasehold");
-        for server in ["a_b-c.example", "127.0.0.1:1", "[::1]", "[::1]:27017", "%2Ftmp%2Fmongodb-27017.sock"] {
+        for server in ["a_b-c.example", "127.0.0.1:1", "[::1]", "[::1]:27017", "%2Ftmp%2Fmongodb-27017.sock"]
+        {
             let config = Config::new(&format!("mongodb://{server}/d")).expect(server);
             assert_eq!(config.to_string(), format!("mongodb://{server}/d"));
         }

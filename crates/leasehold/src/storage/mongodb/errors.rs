@@ -31,7 +31,11 @@ const CODES: &[(i32, ErrorKind, &str)] = {
         (14, Internal, "the server refuses the type of a value"),
         (18, Invalid, "the server refuses this user or password; check the URL"),
         (20, Unsupported, "the server does not allow a command; use MongoDB 6.0 or later"),
-        (TIME_OVER, Unavailable, "the server did not finish in time; retry"),
+        (
+            TIME_OVER,
+            Unavailable,
+            "the server did not finish in time; a transaction may have locked the document; retry",
+        ),
         (59, Unsupported, "the server does not know a command; use MongoDB 6.0 or later"),
         (UNCONFIRMED, Unavailable, "a majority did not confirm in time; retry when enough members are up"),
         (72, Unsupported, "the server does not know an option of a command; use MongoDB 6.0 or later"),

@@ -33,7 +33,7 @@ pub(super) struct Listener {
 
 /// Why a stream ended.
 enum End {
-    /// It broke, or did not open. `stood` says whether it was open.
+    /// It broke, or did not open. `stood` says whether it was open for a while.
     Broken { stood: bool },
     /// The observed names have changed. Another stream continues here.
     Refiltered(Option<ResumeToken>),
@@ -71,7 +71,9 @@ impl Listener {
             self.hinter.subscribed(false);
         }
         self.hint_added(observed);
-        let mut stood = continues;
+        let opened = self.link.primary.now();
+        // The reply to the opening itself says little: a stream that cannot go on opens, too.
+        let stood = || self.link.primary.now().since(opened) >= HEARTBEAT;
         loop {
             let next = timeout(HEARTBEAT * 2, changes.next_if_any());
             let next = tokio::select! {
@@ -91,9 +93,8 @@ impl Listener {
                 Ok(Err(_)) | Err(_) => false,
             };
             if !is_open {
-                return End::Broken { stood };
+                return End::Broken { stood: stood() };
             }
-            stood = true;
         }
     }
 

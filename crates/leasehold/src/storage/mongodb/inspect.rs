@@ -4,7 +4,7 @@ use mongodb::bson::{Document, doc};
 
 use super::config::Config;
 use super::link::Link;
-use super::pipelines::{VERSION, projection};
+use super::pipelines::{COMMAND_MAX, VERSION, projection};
 use super::replies::{holder, id, waiters};
 use crate::error::Result;
 use crate::storage::cursor::successor;
@@ -17,7 +17,7 @@ pub(super) async fn inspect(link: &Link, config: &Config, name: &Name) -> Result
         "projection": projection(&[]),
         "limit": 1,
     };
-    let found = link.read(query, None).await?;
+    let found = link.read(query, None, COMMAND_MAX).await?;
     let holders = found.iter().filter_map(|found| read(link, found, name.clone()).transpose());
     holders.collect()
 }
@@ -42,7 +42,7 @@ pub(super) async fn list(
         "batchSize": limit,
     };
     let mut holders = Vec::new();
-    for found in link.read(query, None).await? {
+    for found in link.read(query, None, COMMAND_MAX).await? {
         let name = id(&found).and_then(|id| config.name(id)).and_then(|name| Name::new(name).ok());
         holders.extend(read(link, &found, name.ok_or_else(|| link.unexpected_reply())?)?);
     }

@@ -10,8 +10,8 @@ use mongodb::{Client, Database};
 
 use super::config::Config;
 use super::errors::{
-    NOT_PRIMARY, NOT_PRIMARY_OR_SECONDARY, TIME_OVER, UNCONFIRMED, code, error_of, error_of_options,
-    unexpected_reply,
+    NOT_PRIMARY, NOT_PRIMARY_OR_SECONDARY, TIME_OVER, UNCONFIRMED, WRITE_CONFLICT, code, error_of,
+    error_of_code, error_of_options, unexpected_reply,
 };
 use super::pipelines::{COMMAND_MAX, millis};
 use super::primary::Primary;
@@ -37,6 +37,8 @@ const CONNECT: Duration = Duration::from_secs(3);
 const HEARTBEAT: Duration = Duration::from_secs(2);
 /// The fewest connections that the URL can allow.
 const POOL_MIN: u32 = 2;
+/// The shortest time that the server has for a command.
+const COMMAND_MIN: Duration = Duration::from_millis(5);
 /// How long the driver keeps an idle connection, unless the URL says.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -71,8 +73,7 @@ impl Link {
     /// spent `limit` on it.
     pub(super) async fn write(&self, mut command: Document, limit: Duration) -> Result<Written, Failure> {
         command.insert("writeConcern", doc! { "w": "majority", "j": true, "wtimeout": millis(COMMAND_MAX) });
-        // 0 would mean that there is no limit.
-        command.insert("maxTimeMS", std::cmp::max(millis(limit), 1));
+        command.insert("maxTimeMS", time_limit(limit));
         let reply = match self.send(command.clone()).await {
             // The server has not executed it. The driver finds the next primary first.
             Err(Failure { code: Some(NOT_PRIMARY | NOT_PRIMARY_OR_SECONDARY), .. }) => {
@@ -80,35 +81,42 @@ impl Link {
             }
             reply => reply?,
         };
+        let time = reply.get_timestamp("operationTime").ok();
         let unconfirmed = reply.get_document("writeConcernError").ok();
         let unconfirmed = unconfirmed.map(|error| error.get_i32("code").unwrap_or(UNCONFIRMED));
-        Ok(Written { reply, unconfirmed })
+        Ok(Written { reply, time, unconfirmed })
     }
 
     /// Reads documents as a majority has them. They are not older than `after`.
-    pub(super) async fn read(&self, query: Document, after: Option<Timestamp>) -> Result<Vec<Document>> {
+    pub(super) async fn read(
+        &self,
+        query: Document,
+        after: Option<Timestamp>,
+        limit: Duration,
+    ) -> Result<Vec<Document>> {
         let mut concern = doc! { "level": "majority" };
         if let Some(time) = after {
             concern.insert("afterClusterTime", time);
         }
-        self.read_with(query, concern).await
+        self.read_with(query, concern, limit).await
     }
 
     /// Reads documents as they are now. A primary that was deposed does not know that, and cannot answer.
-    pub(super) async fn read_latest(
-        &self,
-        query: Document,
-        after: Option<Timestamp>,
-    ) -> Result<Vec<Document>> {
-        // A standalone server tells no time, and nothing can depose it.
-        let level = if after.is_some() { "linearizable" } else { "majority" };
-        self.read_with(query, doc! { "level": level }).await
+    pub(super) async fn read_latest(&self, query: Document, limit: Duration) -> Result<Vec<Document>> {
+        // Nothing can depose a standalone server.
+        let level = if self.primary.is_standalone() { "majority" } else { "linearizable" };
+        self.read_with(query, doc! { "level": level }, limit).await
     }
 
-    async fn read_with(&self, mut query: Document, concern: Document) -> Result<Vec<Document>> {
+    async fn read_with(
+        &self,
+        mut query: Document,
+        concern: Document,
+        limit: Duration,
+    ) -> Result<Vec<Document>> {
         query.insert("singleBatch", true);
         query.insert("readConcern", concern);
-        query.insert("maxTimeMS", millis(COMMAND_MAX));
+        query.insert("maxTimeMS", time_limit(limit));
         let mut reply = self.send(query).await.map_err(|failure| failure.error)?;
         let Some(Bson::Document(cursor)) = reply.get_mut("cursor") else {
             return Err(self.unexpected_reply());
@@ -158,22 +166,36 @@ impl Link {
     }
 }
 
+/// Returns the `maxTimeMS` of a command. 0 would mean that there is no limit.
+fn time_limit(limit: Duration) -> i64 {
+    millis(limit.clamp(COMMAND_MIN, COMMAND_MAX))
+}
+
 /// The reply to a write.
 pub(super) struct Written {
     pub(super) reply: Document,
+    /// The time of the write. `None` if the server is standalone.
+    pub(super) time: Option<Timestamp>,
     /// The server's code, if no majority has confirmed the write in time. A failover may undo it.
     pub(super) unconfirmed: Option<i32>,
 }
 
 impl Written {
-    /// Returns the time of the write. `None` if the server is standalone.
-    pub(super) fn time(&self) -> Option<Timestamp> {
-        self.reply.get_timestamp("operationTime").ok()
-    }
-
     /// Returns `true` if a majority may still confirm the write.
     pub(super) fn may_be_confirmed(&self) -> bool {
         matches!(self.unconfirmed, None | Some(TIME_OVER | UNCONFIRMED))
+    }
+
+    /// Returns the documents or statements that the server has refused, by their indexes.
+    pub(super) fn refused(&self, place: &str) -> Result<Vec<(usize, Failure)>> {
+        let errors = self.reply.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
+        let refused = errors.iter().map(|error| {
+            let error = error.as_document()?;
+            let index = usize::try_from(error.get_i32("index").ok()?).ok()?;
+            let code = error.get_i32("code").ok()?;
+            Some((index, Failure::of_code(code, place)))
+        });
+        refused.collect::<Option<_>>().ok_or_else(|| unexpected_reply(place))
     }
 }
 
@@ -182,4 +204,15 @@ pub(super) struct Failure {
     /// The server's code, if it is the server that refuses.
     pub(super) code: Option<i32>,
     pub(super) error: Error,
+}
+
+impl Failure {
+    pub(super) fn of_code(code: i32, place: &str) -> Self {
+        Self { code: Some(code), error: error_of_code(code, place) }
+    }
+
+    /// Returns `true` if the server was held up, for example by a transaction that has changed the document.
+    pub(super) fn is_delay(&self) -> bool {
+        matches!(self.code, Some(TIME_OVER | WRITE_CONFLICT))
+    }
 }

@@ -1,6 +1,8 @@
 //! What the server is asked to do with a lock's document: pipelines, each of which is one atomic update.
 //!
 //! - `acquire`, `renew` and `release` have the pipelines of those calls, `queue` has what they share about the queue.
+//! - A statement has the claims of a call as a table, and one pipeline for all of their documents (`claims`). The server
+//!   takes several times as long to read a pipeline as to execute it. `t.claim` is the claim of the document.
 //! - Every value of a caller stands in a `$literal`. Without it a text that begins with `$` would be read as a path.
 //! - The field `t` holds the intermediate values of a pipeline, and its last stage removes it. So an update that changes
 //!   nothing is not written to the oplog.
@@ -9,6 +11,7 @@
 //!   already has is kept, and a time that is ahead of `$$NOW` by less than that does not mean that the clock was set.
 
 mod acquire;
+mod claims;
 mod queue;
 mod release;
 mod renew;
@@ -18,10 +21,8 @@ use std::time::Duration;
 use mongodb::bson::{Bson, Document, doc};
 
 pub(super) use self::acquire::acquire;
+pub(super) use self::claims::{Claims, REFUSED};
 use self::queue::{live_of, queue};
-pub(super) use self::release::{release, withdraw};
-pub(super) use self::renew::renew;
-use crate::storage::Claim;
 
 /// How long the server may take for a command. Then it interrupts the command, also while that waits for a transaction.
 pub(super) const COMMAND_MAX: Duration = Duration::from_secs(4);
@@ -32,33 +33,18 @@ pub(super) const VERSION: i32 = 1;
 /// By how much a lease may end later than it can, in milliseconds.
 const OVERLONG: i64 = 100;
 
-/// The code of the error with which a statement is refused by [`only_if`]: its lease has ended, or it came too late.
-///
-/// A reply to a batch says how many documents matched, and not which. An error has the index of its statement. So a
-/// statement without a lease must fail, and each is sent as an upsert: where no document has that owner, the server runs
-/// the pipeline over the document that it would insert, which fails in the same way and is not inserted.
-pub(super) const REFUSED: i32 = 241;
+/// The owner, the TTL and the label of the claim.
+const OWNER: &str = "$t.claim.owner";
+const TTL: &str = "$t.claim.ttl";
+const LABEL: &str = "$t.claim.label";
 
-/// The parameters of a pipeline.
+/// What a pipeline has to know besides the claims.
 #[derive(Clone, Copy)]
 pub(super) struct Params<'a> {
-    pub(super) claim: &'a Claim,
     /// The id of this client.
     pub(super) client: &'a str,
     /// Whether this client's change stream is open.
     pub(super) listens: bool,
-    /// The moment of the server's clock before which the claim may be executed, in milliseconds.
-    pub(super) not_after: i64,
-}
-
-impl Params<'_> {
-    fn owner(&self) -> Document {
-        literal(self.claim.owner.to_string())
-    }
-
-    fn ttl(&self) -> i64 {
-        millis(self.claim.ttl)
-    }
 }
 
 /// Returns the fields that are read of a lock's document. `owners` are the waiters whose entries are wanted.
@@ -67,7 +53,7 @@ pub(super) fn projection(owners: &[String]) -> Document {
     let queue = doc! { "$cond": [{ "$eq": ["$leasehold", VERSION] }, queue(), []] };
     let live = live_of(&queue);
     doc! {
-        "_id": 1, "leasehold": 1, "owner": 1, "token": 1, "since": 1, "until": 1, "ttl": 1, "label": 1,
+        "_id": 1, "leasehold": 1, "owner": 1, "token": 1, "since": 1, "until": 1, "ttl": 1, "label": 1, "call": 1,
         "now": "$$NOW",
         "waiters": { "$size": &live },
         "entries": { "$map": {
@@ -87,13 +73,6 @@ pub(super) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Makes a stage that puts `value` into `t`, and fails with [`REFUSED`] unless `condition` holds: it converts a text that is no
-/// number. The text depends on the document, because the server evaluates constants at once, and then fails always.
-fn only_if(condition: impl Into<Bson>, value: impl Into<Bson>) -> Document {
-    let failure = doc! { "$toLong": { "$concat": ["refused: ", "$_id"] } };
-    doc! { "$set": { "t": { "$cond": [condition.into(), value.into(), failure] } } }
-}
-
 /// Returns the condition that an owner holds the lock.
 fn held() -> Document {
     doc! { "$and": [{ "$ne": [or_null("$owner"), Bson::Null] }, { "$gt": ["$until", "$$NOW"] }] }
@@ -104,24 +83,24 @@ fn is_overlong() -> Document {
     doc! { "$gt": ["$until", { "$add": ["$$NOW", "$ttl", millis(COMMAND_MAX), OVERLONG] }] }
 }
 
-/// Returns the condition that the lease lasts longer than `ttl` anyway.
-fn is_longer(ttl: i64) -> Document {
-    doc! { "$and": [{ "$not": [is_overlong()] }, { "$gt": ["$until", { "$add": ["$$NOW", ttl] }] }] }
+/// Returns the condition that the lease lasts longer than the claim asks for anyway.
+fn is_longer() -> Document {
+    doc! { "$and": [{ "$not": [is_overlong()] }, { "$gt": ["$until", { "$add": ["$$NOW", TTL] }] }] }
 }
 
 /// Returns how long a lease is that is written anew.
-fn written_ttl(ttl: i64) -> Document {
-    doc! { "$cond": [is_overlong(), { "$max": ["$ttl", ttl] }, ttl] }
+fn written_ttl() -> Document {
+    doc! { "$cond": [is_overlong(), { "$max": ["$ttl", TTL] }, TTL] }
 }
 
 /// Returns the end of a lease that is renewed.
-fn extended_until(ttl: i64) -> Document {
-    doc! { "$cond": [is_longer(ttl), "$until", { "$add": ["$$NOW", written_ttl(ttl)] }] }
+fn extended_until() -> Document {
+    doc! { "$cond": [is_longer(), "$until", { "$add": ["$$NOW", written_ttl()] }] }
 }
 
 /// Returns the length of a lease that is renewed.
-fn extended_ttl(ttl: i64) -> Document {
-    doc! { "$cond": [is_longer(ttl), "$ttl", written_ttl(ttl)] }
+fn extended_ttl() -> Document {
+    doc! { "$cond": [is_longer(), "$ttl", written_ttl()] }
 }
 
 /// Returns a token that is larger than every earlier one: the last one and 1, or the clock in microseconds.
@@ -138,8 +117,8 @@ fn is_of_another_client(params: Params<'_>) -> Document {
 }
 
 /// Makes the text that tells the holder's client that another client has ended or shortened its lease.
-fn ended(params: Params<'_>) -> Document {
-    doc! { "$concat": ["$client", " ", params.owner(), " ", now_text()] }
+fn ended() -> Document {
+    doc! { "$concat": ["$client", " ", OWNER, " ", now_text()] }
 }
 
 /// Returns the time as a text, which makes a message differ from the one before: the change stream reports what has changed.

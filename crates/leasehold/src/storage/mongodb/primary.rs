@@ -21,6 +21,8 @@ pub(super) struct Primary {
 struct State {
     /// The election that made it the primary. For a standalone server, its process.
     election: Option<Bson>,
+    /// Whether it is neither a member of a set nor a router.
+    is_standalone: bool,
     time: Arc<ServerClock>,
 }
 
@@ -47,6 +49,11 @@ impl Primary {
     /// Returns `true` if a primary has ever answered.
     pub(super) fn is_known(&self) -> bool {
         self.state().election.is_some()
+    }
+
+    /// Returns `true` if the server is neither a member of a set nor a router.
+    pub(super) fn is_standalone(&self) -> bool {
+        self.state().is_standalone
     }
 
     /// Learns from an event of the driver.
@@ -77,6 +84,7 @@ impl Primary {
             {
                 return;
             }
+            state.is_standalone = !is_router && !hello.contains_key("setName");
             let before = state.election.replace(election.clone());
             let is_another = before.is_some_and(|before| before != election);
             if is_another {

@@ -1,64 +1,80 @@
 //! `release`: ends the leases of these owners, and whatever else is left of them.
 //!
-//! 1. One `update` command ends the leases that are held, and hands the locks over.
-//! 2. A second one, for the owners without a lease only, removes their entries from the queues.
+//! 1. One `update` command ends the leases that are held, hands the locks over, and leaves the id of the call in the documents.
+//! 2. If it does not end all of them, a read tells by that id which it has ended. The others whose owner still holds the
+//!    lock are sent one by one.
+//! 3. Another `update`, for the owners without a lease only, removes their entries from the queues.
 
-use mongodb::bson::{Document, doc};
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use super::call::{Call, Updated};
-use super::errors::{TIME_OVER, error_of_code};
-use super::pipelines::{self, REFUSED, VERSION};
+use super::pipelines::Claims;
+use super::replies::id;
 use crate::error::Result;
-use crate::storage::{Claim, ReleaseReply};
+use crate::storage::{Claim, Owner, ReleaseReply};
+
+/// The bounds of the time that the server may take for a call. The client's other releases wait for its reply.
+const LIMITS: RangeInclusive<Duration> = Duration::from_millis(250)..=Duration::from_secs(2);
 
 pub(super) async fn release(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Result<ReleaseReply>>> {
-    let updated = call.update(claims, call.for_holders(claims, pipelines::release)).await?;
-    let mut replies: Vec<_> = claims.iter().map(|_| Ok(ReleaseReply::Released)).collect();
-    let not_held = record(call, updated, &mut replies, &(0..claims.len()).collect::<Vec<_>>())?;
-    let rest: Vec<_> = not_held.iter().map(|index| claims[*index].clone()).collect();
-    let statements = rest.iter().map(|claim| withdrawal(call, claim)).collect();
-    match call
-        .update(&rest, statements)
-        .await
-        .and_then(|updated| record(call, updated, &mut replies, &not_held))
-    {
-        Ok(_) => {}
-        Err(error) => not_held.iter().for_each(|index| replies[*index] = Err(error.clone())),
-    }
-    Ok(replies)
+    let call = call.limited(claims, |claim| claim.patience / 2, LIMITS);
+    let mut id_of_call = Owner::random().to_string();
+    id_of_call.truncate(16);
+    let known = release_together(call, claims, &id_of_call).await?;
+    let open: Vec<_> = claims.iter().zip(&known).filter(|(_, known)| known.is_none()).collect();
+    let open: Vec<_> = open.into_iter().map(|(claim, _)| claim).collect();
+    let release = |claims: &Claims| claims.release(call.params(), &id_of_call);
+    let mut sent = call.update_each(&open, release).await.into_iter();
+    let unanswered = || Err(call.link.unexpected_reply());
+    let is_released = |known: Option<bool>| known.map_or_else(|| sent.next().unwrap_or_else(unanswered), Ok);
+    let are_released: Vec<_> = known.into_iter().map(is_released).collect();
+    let not_held = claims.iter().zip(&are_released).filter(|(_, released)| matches!(released, Ok(false)));
+    let not_held: Vec<_> = not_held.map(|(claim, _)| claim).collect();
+    let mut withdrawn = withdraw(call, &not_held).await.into_iter();
+    let reply = |is_released: Result<bool>| match is_released? {
+        true => Ok(ReleaseReply::Released),
+        false => withdrawn.next().unwrap_or_else(unanswered).map(|_| ReleaseReply::NotHeld),
+    };
+    Ok(are_released.into_iter().map(reply).collect())
 }
 
-/// Records what the server replied to the statements of the claims at `indexes`. Returns the indexes of those that do not
-/// hold.
-fn record(
-    call: Call<'_>,
-    updated: Updated,
-    replies: &mut [Result<ReleaseReply>],
-    indexes: &[usize],
-) -> Result<Vec<usize>> {
-    if let Some(code) = updated.unconfirmed {
-        return Err(error_of_code(code, &call.link.place));
+/// Sends all claims in one command. Returns whether each has ended a lease; `None` if it may not have been executed.
+async fn release_together(call: Call<'_>, claims: &[Claim], id_of_call: &str) -> Result<Vec<Option<bool>>> {
+    if claims.is_empty() {
+        return Ok(Vec::new());
     }
-    let mut not_held = Vec::new();
-    for (index, failure) in updated.failed {
-        let index = indexes[index];
-        replies[index] = match failure.code {
-            // The first of its statements may have ended the lease.
-            Some(REFUSED) if updated.repeated => Err(error_of_code(TIME_OVER, &call.link.place)),
-            Some(REFUSED) => Ok(ReleaseReply::NotHeld),
-            _ => Err(failure.error),
+    let statement = call.claims(claims).release(call.params(), id_of_call);
+    let Updated { count, failure, .. } = call.update(statement, call.first_part(claims.len())).await?;
+    if failure.is_none() && (count == claims.len() || count == 0) {
+        return Ok(vec![Some(count > 0); claims.len()]);
+    }
+    let found = call.find_latest(&claims.iter().collect::<Vec<_>>()).await?;
+    let is_released = |claim: &Claim| {
+        let found = found.iter().find(|found| id(found) == Some(&call.id(claim)));
+        let has = |field: &str, text: &str| {
+            found.is_some_and(|found| found.get_str(field).is_ok_and(|found| found == text))
         };
-        if replies[index].is_ok() {
-            not_held.push(index);
+        match has("call", id_of_call) {
+            true => Some(true),
+            false if has("owner", &claim.owner.to_string()) => None,
+            false => Some(false),
+        }
+    };
+    Ok(claims.iter().map(is_released).collect())
+}
+
+/// Removes what is left of owners without a lease.
+async fn withdraw(call: Call<'_>, claims: &[&Claim]) -> Vec<Result<bool>> {
+    if claims.len() > 1 {
+        let statement = call.claims(claims.iter().copied()).withdrawal(call.params());
+        if call
+            .update(statement, call.first_part(claims.len()))
+            .await
+            .is_ok_and(|updated| updated.failure.is_none())
+        {
+            return claims.iter().map(|_| Ok(true)).collect();
         }
     }
-    Ok(not_held)
-}
-
-/// Makes the statement that removes what is left of an owner. It matches no document if nothing is.
-fn withdrawal(call: Call<'_>, claim: &Claim) -> Document {
-    let owner = claim.owner.to_string();
-    let left = vec![doc! { "owner": &owner }, doc! { "queue.owner": &owner }];
-    let query = doc! { "_id": call.id(claim), "leasehold": VERSION, "$or": left };
-    doc! { "q": query, "u": pipelines::withdraw(call.params(claim)) }
+    call.update_each(claims, |claim| claim.withdrawal(call.params())).await
 }

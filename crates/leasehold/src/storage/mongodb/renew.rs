@@ -1,62 +1,100 @@
 //! `renew`: one `update` command for all claims.
 //!
-//! A refused claim is looked up by a read that a deposed primary cannot answer. If the owner still holds the lock, the claim
-//! came too late to shorten the lease, or another server is the primary now.
+//! If it does not renew all of them, a read tells which it has renewed, and the others are sent one by one. A primary that
+//! was deposed cannot answer that read, nor the one that looks up a refused claim. If the owner of such a claim still holds
+//! the lock, the claim came too late to shorten the lease, or another server is the primary now.
 
-use mongodb::bson::Timestamp;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use mongodb::bson::Document;
 
 use super::call::{Call, Updated};
 use super::errors::{NOT_PRIMARY, error_of_code};
-use super::pipelines::{self, REFUSED};
-use super::replies::{holder, id, late, whole};
+use super::pipelines::COMMAND_MAX;
+use super::replies::{holder, id, late, lease_ttl, whole};
 use crate::error::Result;
-use crate::storage::{Claim, RenewReply};
+use crate::storage::{Claim, Holder, RenewReply};
+
+/// The bounds of the time that the server may take for a call.
+const LIMITS: RangeInclusive<Duration> = Duration::from_millis(250)..=COMMAND_MAX;
+/// The same for several claims, and what part of the TTL it is. The engine waits for a sixth, and for 20 ms at least. Then it
+/// gives up all of them, also those that are not held up.
+const LIMITS_OF_SEVERAL: RangeInclusive<Duration> = Duration::from_millis(10)..=COMMAND_MAX;
+const LIMIT_PART_OF_TTL: u32 = 8;
 
 pub(super) async fn renew(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Result<RenewReply>>> {
-    let call = call.bounded(claims.iter().filter(|claim| claim.shorten));
-    let statements = || call.for_holders(claims, pipelines::renew);
-    let mut updated = call.update(claims, statements()).await?;
-    if updated.unconfirmed.is_some() {
-        // The batch had little time. A renewal does no harm if it is executed twice.
-        updated = call.update_once(&statements(), call.limit).await.map_err(|failure| failure.error)?;
-    }
-    let Updated { time, unconfirmed, failed, .. } = updated;
-    if let Some(code) = unconfirmed {
-        return Err(error_of_code(code, &call.link.place));
-    }
-    let renewed = |claim: &Claim| Ok(RenewReply::Renewed { ttl: whole(claim.ttl) });
-    let mut replies: Vec<_> = claims.iter().map(renewed).collect();
-    let mut refused = Vec::new();
-    for (index, failure) in failed {
-        match failure.code {
-            Some(REFUSED) => refused.push(index),
-            _ => replies[index] = Err(failure.error),
-        }
-    }
-    let claims: Vec<_> = refused.iter().map(|index| &claims[*index]).collect();
-    for (index, reply) in refused.into_iter().zip(look_up(call, &claims, time).await) {
-        replies[index] = reply;
-    }
-    Ok(replies)
+    let limit = |claim: &Claim| if claim.shorten { claim.patience / 2 } else { COMMAND_MAX };
+    let call = call.limited(claims, limit, LIMITS);
+    let limit = |claim: &Claim| claim.ttl / LIMIT_PART_OF_TTL;
+    let call = if claims.len() > 1 { call.limited(claims, limit, LIMITS_OF_SEVERAL) } else { call };
+    let known = renew_together(call, claims).await?;
+    let open: Vec<_> = claims.iter().zip(&known).filter(|(_, known)| known.is_none()).collect();
+    let open: Vec<_> = open.into_iter().map(|(claim, _)| claim).collect();
+    let sent = call.update_each(&open, |claim| claim.renewal(call.params())).await;
+    let refused = open.iter().zip(&sent).filter(|(_, sent)| matches!(sent, Ok(false)));
+    let refused: Vec<_> = refused.map(|(claim, _)| *claim).collect();
+    let mut looked_up = look_up(call, &refused).await.into_iter();
+    let unanswered = || Err(call.link.unexpected_reply());
+    let mut replies = open.iter().zip(sent).map(|(claim, sent)| match sent? {
+        true => Ok(renewed(claim)),
+        false => looked_up.next().unwrap_or_else(unanswered),
+    });
+    let reply =
+        |known: Option<RenewReply>| known.map_or_else(|| replies.next().unwrap_or_else(unanswered), Ok);
+    Ok(known.into_iter().map(reply).collect())
 }
 
-/// Returns the replies to claims that were refused.
-async fn look_up(call: Call<'_>, claims: &[&Claim], time: Option<Timestamp>) -> Vec<Result<RenewReply>> {
+fn renewed(claim: &Claim) -> RenewReply {
+    RenewReply::Renewed { ttl: whole(claim.ttl) }
+}
+
+/// Sends all claims in one command. Returns `None` for each that may not have been executed.
+async fn renew_together(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Option<RenewReply>>> {
+    if claims.is_empty() {
+        return Ok(Vec::new());
+    }
+    let statement = call.claims(claims).renewal(call.params());
+    let Updated { count, failure, .. } = call.update(statement, call.first_part(claims.len())).await?;
+    if failure.is_none() && count == claims.len() {
+        return Ok(claims.iter().map(|claim| Some(renewed(claim))).collect());
+    }
+    let claims: Vec<_> = claims.iter().collect();
+    let found = call.find_latest(&claims).await?;
+    Ok(claims.iter().map(|claim| read(call, claim, &found)).collect())
+}
+
+/// Reads whether a claim was executed. The lease lasts until the end that the document has, by whatever claim.
+fn read(call: Call<'_>, claim: &Claim, found: &[Document]) -> Option<RenewReply> {
+    let Some((found, holder)) = of_owner(call, claim, found) else { return Some(RenewReply::NotHeld) };
+    let (ttl, rest) = (whole(claim.ttl), holder.remaining);
+    let is_renewed = match claim.shorten {
+        true => rest <= ttl && lease_ttl(found) == Some(ttl),
+        false => call.is_fresh(rest, ttl),
+    };
+    is_renewed.then_some(RenewReply::Renewed { ttl: std::cmp::min(rest, ttl) })
+}
+
+/// Finds out why claims were refused.
+async fn look_up(call: Call<'_>, claims: &[&Claim]) -> Vec<Result<RenewReply>> {
     if claims.is_empty() {
         return Vec::new();
     }
-    let found = match call.find_latest(claims, time).await {
+    let found = match call.find_latest(claims).await {
         Ok(found) => found,
         Err(error) => return claims.iter().map(|_| Err(error.clone())).collect(),
     };
-    let reply = |claim: &&Claim| {
-        let found = found.iter().find(|found| id(found) == Some(&call.id(claim)));
-        let holder = found.and_then(|found| holder(found, claim.name.clone())).flatten();
-        match holder.is_some_and(|holder| holder.owner == claim.owner) {
-            false => Ok(RenewReply::NotHeld),
-            true if claim.shorten => Err(late(&claim.name)),
-            true => Err(error_of_code(NOT_PRIMARY, &call.link.place)),
-        }
+    let reply = |claim: &&Claim| match of_owner(call, claim, &found) {
+        None => Ok(RenewReply::NotHeld),
+        Some(_) if claim.shorten => Err(late(&claim.name)),
+        Some(_) => Err(error_of_code(NOT_PRIMARY, &call.link.place)),
     };
     claims.iter().map(reply).collect()
+}
+
+/// Returns the lock's document and its holder, if that is the claim's owner.
+fn of_owner<'a>(call: Call<'_>, claim: &Claim, found: &'a [Document]) -> Option<(&'a Document, Holder)> {
+    let found = found.iter().find(|found| id(found) == Some(&call.id(claim)))?;
+    let holder = holder(found, claim.name.clone()).flatten()?;
+    (holder.owner == claim.owner).then_some((found, holder))
 }

@@ -84,7 +84,10 @@ pub(super) fn late(name: &Name) -> Error {
 }
 
 pub(super) fn locked(name: &Name) -> Error {
-    unavailable("a transaction has locked the lock's document; retry when it has ended", name)
+    unavailable(
+        "the server did not finish in time; a transaction may have locked the lock's document; retry",
+        name,
+    )
 }
 
 pub(super) fn raced(name: &Name) -> Error {

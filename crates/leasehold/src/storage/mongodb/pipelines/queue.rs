@@ -53,6 +53,6 @@ pub(super) fn marked(owners: Vec<Bson>) -> Document {
 }
 
 /// Returns these entries without those of the owner.
-pub(super) fn without(entries: &str, owner: &Document) -> Document {
+pub(super) fn without(entries: &str, owner: &str) -> Document {
     doc! { "$filter": { "input": entries, "cond": { "$ne": ["$$this.owner", owner] } } }
 }

@@ -2,7 +2,7 @@ use mongodb::bson::{Bson, Document, doc};
 
 use super::queue::{is_compacted, live, marked};
 use super::{
-    Params, ended, held, is_of_another_client, literal, millis, next_token, now_text, only_if, or_null,
+    OWNER, Params, ended, held, is_of_another_client, literal, millis, next_token, now_text, or_null,
 };
 use crate::storage::WAITER_TTL;
 
@@ -10,11 +10,10 @@ use crate::storage::WAITER_TTL;
 /// the lease would end before its client has renewed it.
 const SHORTEST_HANDOVER: i64 = 2_000;
 
-/// Ends the owner's lease and its waiter's entry, and hands the lock over. Refused if the lease has ended.
-pub(in crate::storage::mongodb) fn release(params: Params<'_>) -> Vec<Document> {
-    let mut stages = vec![only_if(doc! { "$gt": ["$until", "$$NOW"] }, true)];
-    stages.extend(withdraw(params));
-    stages
+/// Ends the lease of a holder and its waiter's entry, hands the lock over, and leaves the id of the call in the document.
+pub(super) fn release(params: Params<'_>, id_of_call: &str) -> Vec<Document> {
+    let mark = doc! { "$set": { "call": literal(id_of_call) } };
+    std::iter::once(mark).chain(withdraw(params)).collect()
 }
 
 /// Ends what is left of the owner: its lease, or its waiter's entry. A lock that is free then is handed over.
@@ -26,12 +25,11 @@ pub(in crate::storage::mongodb) fn release(params: Params<'_>) -> Vec<Document> 
 /// 3. Otherwise, leave the lock free.
 /// 4. Tell the first waiter's client what happened: that the lock is its own, or that it is its turn. Tell the holder's
 ///    client if another client has ended its lease.
-pub(in crate::storage::mongodb) fn withdraw(params: Params<'_>) -> Vec<Document> {
-    let owner = params.owner();
-    let others = doc! { "$filter": { "input": live(), "cond": { "$ne": ["$$this.owner", &owner] } } };
+pub(super) fn withdraw(params: Params<'_>) -> Vec<Document> {
+    let others = doc! { "$filter": { "input": live(), "cond": { "$ne": ["$$this.owner", OWNER] } } };
     let since_asked = doc! { "$subtract": ["$$NOW", "$t.first.asked"] };
     vec![
-        doc! { "$set": { "t": { "live": others, "mine": { "$eq": [or_null("$owner"), &owner] }, "held": held() } } },
+        doc! { "$set": { "t": { "live": others, "mine": { "$eq": [or_null("$owner"), OWNER] }, "held": held() } } },
         doc! { "$set": {
             "t.free": { "$or": ["$t.mine", { "$not": ["$t.held"] }] },
             "t.first": { "$first": "$t.live" },
@@ -56,15 +54,14 @@ pub(in crate::storage::mongodb) fn withdraw(params: Params<'_>) -> Vec<Document>
 
 /// Makes the stage that writes the lease and the queue.
 fn lease(params: Params<'_>) -> Document {
-    let owner = params.owner();
     let next = |handed_over: Bson, free: Bson, otherwise: &str| {
         doc! { "$cond": ["$t.handover", handed_over, { "$cond": ["$t.free", free, otherwise] }] }
     };
     let is_ended_by_another = doc! { "$and": ["$t.mine", is_of_another_client(params)] };
     let behind_first = doc! { "$slice": ["$t.live", 1, { "$max": [1, { "$size": "$t.live" }] }] };
-    let gone = vec![owner.clone().into(), doc! { "$cond": ["$t.handover", "$t.first.owner", &owner] }.into()];
+    let gone = vec![OWNER.into(), doc! { "$cond": ["$t.handover", "$t.first.owner", OWNER] }.into()];
     doc! { "$set": {
-        "ended": { "$cond": [is_ended_by_another, ended(params), "$ended"] },
+        "ended": { "$cond": [is_ended_by_another, ended(), "$ended"] },
         "owner": next("$t.first.owner".into(), Bson::Null, "$owner"),
         "client": next("$t.first.client".into(), Bson::Null, "$client"),
         "label": next("$t.first.label".into(), Bson::Null, "$label"),

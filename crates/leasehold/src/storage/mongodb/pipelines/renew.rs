@@ -1,30 +1,27 @@
-use mongodb::bson::{DateTime, Document, doc};
+use mongodb::bson::{Bson, Document, doc};
 
-use super::{Params, ended, extended_ttl, extended_until, is_of_another_client, only_if};
+use super::{Params, TTL, ended, extended_ttl, extended_until, is_of_another_client};
 
-/// Lets the owner's lease end a TTL from now. Never shortens it, unless the claim says so. Refused if the lease has ended;
-/// a claim that shortens also if it comes too late.
+/// Lets the lease of a holder end a TTL from now. Never shortens it, unless the claim says so.
 ///
-/// The holder's client is told if another client shortens its lease.
-pub(in crate::storage::mongodb) fn renew(params: Params<'_>) -> Vec<Document> {
-    let ttl = params.ttl();
-    let alive = doc! { "$gt": ["$until", "$$NOW"] };
-    if !params.claim.shorten {
+/// The holder's client is told if another client shortens its lease. `may_shorten` says whether any claim may.
+pub(super) fn renew(params: Params<'_>, may_shorten: bool) -> Vec<Document> {
+    if !may_shorten {
         return vec![
-            only_if(alive, true),
-            doc! { "$set": { "ttl": extended_ttl(ttl), "until": extended_until(ttl) } },
+            doc! { "$set": { "ttl": extended_ttl(), "until": extended_until() } },
             doc! { "$unset": "t" },
         ];
     }
-    let rest = doc! { "$subtract": ["$until", "$$NOW"] };
-    let timely = doc! { "$lt": ["$$NOW", DateTime::from_millis(params.not_after)] };
-    let shortens = doc! { "$and": [{ "$lt": [ttl, "$t"] }, is_of_another_client(params)] };
+    let shortens = |shortened: Bson, otherwise: Document| {
+        doc! { "$cond": ["$t.claim.shorten", shortened, otherwise] }
+    };
+    let is_earlier = doc! { "$lt": [TTL, { "$subtract": ["$until", "$$NOW"] }] };
+    let tells = doc! { "$and": ["$t.claim.shorten", is_earlier, is_of_another_client(params)] };
     vec![
-        only_if(doc! { "$and": [alive, timely] }, rest),
         doc! { "$set": {
-            "ttl": ttl,
-            "until": { "$add": ["$$NOW", ttl] },
-            "ended": { "$cond": [shortens, ended(params), "$ended"] },
+            "ttl": shortens(TTL.into(), extended_ttl()),
+            "until": shortens(doc! { "$add": ["$$NOW", TTL] }.into(), extended_until()),
+            "ended": { "$cond": [tells, ended(), "$ended"] },
         } },
         doc! { "$unset": "t" },
     ]
