@@ -10,7 +10,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{DateTime, Document, doc};
 
 use super::call::{Call, Updated, each};
 use super::errors::{DUPLICATE_KEY, error_of_code};
@@ -183,7 +183,8 @@ async fn insert_missing(call: Call<'_>, claims: &[Claim], states: &mut [State]) 
     if missing.is_empty() {
         return Ok(());
     }
-    let free = |index: &usize| doc! { "_id": call.id(&claims[*index]), "leasehold": VERSION };
+    let ended = DateTime::from_millis(0);
+    let free = |index: &usize| doc! { "_id": call.id(&claims[*index]), "leasehold": VERSION, "until": ended };
     let documents: Vec<_> = missing.iter().map(free).collect();
     let command = doc! { "insert": &call.link.collection, "documents": documents, "ordered": false };
     let written =

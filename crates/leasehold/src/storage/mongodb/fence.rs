@@ -17,7 +17,8 @@ use crate::storage::{Name, Token};
 /// - Run it in a transaction, of the deployment that keeps the locks: a replica set or a sharded cluster. A standalone
 ///   server refuses transactions. Outside of a transaction the check passes, but pins nothing.
 /// - Commit with `w: majority`. With less, a failover may undo the transaction after it has ended.
-/// - Until the transaction ends, renewals and the release of this lock wait for it. Keep it shorter than a third of the TTL.
+/// - Until the transaction ends, renewals and the release of this lock wait for it. Keep it shorter than a third of the TTL,
+///   and than 4 s, after which waiters may lose their places in the queue.
 /// - `WriteConflict` with the label `TransientTransactionError` means that another transaction pins the lock, or that the
 ///   lock has changed since the snapshot of this one. Retry the transaction; the token decides whether it may go on.
 /// - The user needs `readWrite` on the database of the locks.
