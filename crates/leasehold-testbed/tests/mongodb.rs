@@ -2,7 +2,7 @@
 
 use leasehold_testbed::mongodb::MongoDbMember;
 use leasehold_testbed::mongodb::bson::{Document, doc};
-use leasehold_testbed::{MongoDb, Result, shared, until};
+use leasehold_testbed::{Faults, MongoDb, Result, shared, until};
 
 fn write(mongodb: &MongoDb) -> Result<Document> {
     let concern = doc! { "w": "majority", "j": true };
@@ -94,5 +94,76 @@ fn password_and_tls() -> Result<()> {
 #[test]
 fn the_shared_one_is_one() -> Result<()> {
     assert_eq!(shared::mongodb()?.url(), shared::mongodb()?.url());
+    Ok(())
+}
+
+#[test]
+fn a_transaction_that_stays_open_holds_up_writes() -> Result<()> {
+    let mongodb = MongoDb::start()?;
+    write(&mongodb)?;
+    let change = |n: i32| doc! { "q": { "_id": "key" }, "u": { "$set": { "n": n } } };
+    let blocked = || {
+        let update = doc! { "update": "things", "updates": [change(44)], "maxTimeMS": 100 };
+        mongodb.command("leasehold", update)
+    };
+    let open = mongodb.transaction("things", &[change(43)])?;
+    let error = blocked().expect_err("it waits for the transaction");
+    assert!(error.to_string().contains("MaxTimeMSExpired"), "{error}");
+    open.abort()?;
+    assert_eq!(read(mongodb.primary()?)?, 42);
+    mongodb.transaction("things", &[change(43)])?.commit()?;
+    assert_eq!(read(mongodb.primary()?)?, 43);
+    drop(mongodb.transaction("things", &[change(45)])?);
+    blocked()?;
+    assert_eq!(read(mongodb.primary()?)?, 44);
+    Ok(())
+}
+
+/// Injects a fault, runs `meanwhile` and ends the fault.
+fn during(mongodb: &MongoDb, fault: &str, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
+    let faults: &dyn Faults = mongodb;
+    assert!(faults.names().contains(&fault) && faults.refuses(fault), "{fault}");
+    let mut turn = 0;
+    let end = faults.inject(fault, "a", &mut |n| {
+        turn += 1;
+        turn % n
+    })?;
+    meanwhile()?;
+    end.expect("it lasts until it is ended")()
+}
+
+#[test]
+fn the_faults_of_a_torture_hold_up_the_writes_of_locks() -> Result<()> {
+    let mongodb = MongoDb::start()?;
+    let locks = ["a", "b", "c"].map(|id| doc! { "_id": id, "pins": 0_i64 });
+    mongodb.command("leasehold", doc! { "insert": "leasehold", "documents": locks.to_vec() })?;
+    let update = |id: &str| {
+        let update = doc! { "q": { "_id": id }, "u": { "$inc": { "n": 1 } } };
+        mongodb.command("leasehold", doc! { "update": "leasehold", "updates": [update], "maxTimeMS": 100 })
+    };
+    during(&mongodb, "document pinned", || {
+        update("a").expect_err("a transaction pins it");
+        update("b").map(drop)
+    })?;
+    during(&mongodb, "writes locked", || {
+        update("b").expect_err("the server is locked");
+        Ok(())
+    })?;
+    // Some of the transactions are committed.
+    during(&mongodb, "documents pinned", || {
+        for id in ["a", "b", "c"] {
+            until("each document to be pinned", || {
+                let pinned = doc! { "count": "leasehold", "query": { "_id": id, "pins": { "$gt": 1 } } };
+                match mongodb.command("leasehold", pinned)?.get_i32("n") {
+                    Ok(1) => Ok(()),
+                    n => Err(leasehold_testbed::Error::new(format!("{n:?}"))),
+                }
+            })?;
+        }
+        Ok(())
+    })?;
+    for id in ["a", "b", "c"] {
+        update(id)?;
+    }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use bson::{Bson, doc};
 
+use super::pins::{COLLECTION, Pins, pin};
 use super::{MongoDb, MongoDbMember};
 use crate::error::Context as _;
 use crate::faults::{Damage, Ending, Links, Pick, no_such_fault, no_such_servers};
@@ -21,14 +22,21 @@ const OF_MANY: [&str; 7] = [
     "every server kill",
 ];
 /// The faults inside of the primary.
-const INSIDE: [&str; 3] = ["streams killed", "commands cut", "writes unconfirmed"];
+const INSIDE: [&str; 4] = ["streams killed", "commands cut", "writes unconfirmed", LOCKED];
+/// No client can write. A command that began before is executed afterward.
+const LOCKED: &str = "writes locked";
+/// What transactions of other programs do: one that pins the lock's document; and many of all lengths, each of which pins
+/// one document or several. While they last, commands that began before wait, and the storage may grant nothing.
+const PINS: [&str; 2] = ["document pinned", "documents pinned"];
 /// The commands of a lock.
 const COMMANDS: [&str; 3] = ["update", "findAndModify", "find"];
 
 impl Faults for MongoDb {
     fn names(&self) -> Vec<&'static str> {
         let of_servers = if self.members().len() == 1 { &OF_ONE[..] } else { &OF_MANY };
-        [of_servers, &INSIDE].concat()
+        // A standalone server has no transactions.
+        let of_transactions = if self.standalone { &[][..] } else { &PINS };
+        [of_servers, &INSIDE, of_transactions].concat()
     }
 
     fn links(&self) -> Option<Links> {
@@ -59,7 +67,7 @@ impl Faults for MongoDb {
         if which == "primary" { self.primary().map(drop) } else { Ok(()) }
     }
 
-    fn inject(&self, fault: &str, _: &str, _: Pick<'_>) -> Result<Option<Ending<'_>>> {
+    fn inject(&self, fault: &str, key: &str, pick: Pick<'_>) -> Result<Option<Ending<'_>>> {
         let primary = self.primary()?;
         let half = doc! { "activationProbability": 0.5 };
         match fault {
@@ -79,8 +87,25 @@ impl Faults for MongoDb {
                 primary.fail_commands(half, &COMMANDS[..2], error)?;
                 Ok(Some(Box::new(|| primary.fail_commands("off", &COMMANDS, doc! {}))))
             }
+            "writes locked" => {
+                primary.command("admin", doc! { "fsync": 1, "lock": true })?;
+                Ok(Some(Box::new(|| primary.command("admin", doc! { "fsyncUnlock": 1 }).map(drop))))
+            }
+            "document pinned" => {
+                let transaction = self.transaction(COLLECTION, &[pin(doc! { "_id": key })])?;
+                let commits = pick(2) == 0;
+                Ok(Some(Box::new(move || if commits { transaction.commit() } else { transaction.abort() })))
+            }
+            "documents pinned" => {
+                let pins = Pins::start(self.access.clone(), primary.port(), pick);
+                Ok(Some(Box::new(|| pins.end())))
+            }
             _ => Err(no_such_fault(fault)),
         }
+    }
+
+    fn refuses(&self, fault: &str) -> bool {
+        fault == LOCKED || PINS.contains(&fault)
     }
 
     /// Waits until a majority confirms a write, too.

@@ -1,8 +1,10 @@
 //! MongoDB: a replica set of one member, or of three; or a standalone server.
 
 mod faults;
+mod pins;
 mod scram;
 mod setups;
+mod transaction;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -15,6 +17,7 @@ use bson::{Document, doc};
 use rustix::process::Signal;
 
 pub(crate) use self::setups::SETUPS;
+pub use self::transaction::Transaction;
 use self::wire::Connection;
 use crate::clock::Clock;
 use crate::error::Context as _;

@@ -26,7 +26,8 @@ pub(crate) const SETUPS: &[Entry] = &[
     // Without the kill of every server, from which it takes long to recover.
     .tortures(&[Torture::new(15).args(&[
         "--faults",
-        "failover,primary kill,primary alone,secondaries stop,primary stop,streams killed,writes unconfirmed,kill",
+        "failover,primary kill,primary alone,secondaries stop,primary stop,streams killed,writes unconfirmed,writes locked,\
+         documents pinned,kill",
     ])]),
     Entry::new(
         "mongodb-alone",

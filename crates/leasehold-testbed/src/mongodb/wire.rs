@@ -18,6 +18,7 @@ const HEADER: usize = 16;
 /// The limit of every wait, because the server may be stopped.
 const LIMIT: Duration = Duration::from_secs(10);
 
+#[derive(Debug)]
 pub(super) struct Connection {
     stream: Stream,
 }
@@ -59,7 +60,12 @@ impl Connection {
     }
 
     /// Sends a command and returns its answer if that contains `ok`.
-    pub(super) fn command(&mut self, database: &str, mut command: Document) -> Result<Document> {
+    pub(super) fn command(&mut self, database: &str, command: Document) -> Result<Document> {
+        accepted(self.ask(database, command)?)
+    }
+
+    /// Sends a command and returns its answer.
+    pub(super) fn ask(&mut self, database: &str, mut command: Document) -> Result<Document> {
         command.insert("$db", database);
         let body = command.to_vec().context("not a document")?;
         let length = i32::try_from(HEADER + 4 + 1 + body.len()).context("too long")?;
@@ -72,11 +78,7 @@ impl Connection {
         message.push(0);
         message.extend(body);
         self.stream.write_all(&message).context("cannot ask")?;
-        let answer = self.read()?;
-        match answer.get("ok").and_then(|ok| ok.as_f64().or(ok.as_i32().map(f64::from))) {
-            Some(1.0) => Ok(answer),
-            _ => Err(Error::new(format!("MongoDB refuses: {answer}"))),
-        }
+        self.read()
     }
 
     fn read(&mut self) -> Result<Document> {
@@ -92,6 +94,15 @@ impl Connection {
     }
 }
 
+/// Returns the answer if it contains `ok`.
+pub(super) fn accepted(answer: Document) -> Result<Document> {
+    match answer.get("ok").and_then(|ok| ok.as_f64().or(ok.as_i32().map(f64::from))) {
+        Some(1.0) => Ok(answer),
+        _ => Err(Error::new(format!("MongoDB refuses: {answer}"))),
+    }
+}
+
+#[derive(Debug)]
 enum Stream {
     Plain(TcpStream),
     Tunnel(Tunnel),
@@ -123,6 +134,7 @@ impl Write for Stream {
 }
 
 /// `openssl` as a tunnel to the server, which avoids a TLS library here.
+#[derive(Debug)]
 struct Tunnel {
     process: Child,
     input: ChildStdin,
