@@ -46,6 +46,8 @@ pub enum Style {
     Mixed,
     /// Long holds, often without renewal, so that leases expire.
     Clingy,
+    /// Long holds that are neither verified nor extended, so that only renewals at their usual times repair a lease.
+    Steady,
     /// No waiting, and short holds.
     Hasty,
     /// No waiting, and holds until a renewal is due.
@@ -226,7 +228,9 @@ impl Worker {
         let planned = match self.random.below(100) {
             _ if matches!(self.plan.style, Style::Hasty | Style::Orderly) => self.random.millis(1, 20),
             _ if self.plan.style == Style::Brisk => self.random.millis(ttl / 4, ttl * 2 / 3),
-            0..70 if self.plan.style == Style::Clingy => self.random.millis(ttl / 2, ttl * 3),
+            0..70 if matches!(self.plan.style, Style::Clingy | Style::Steady) => {
+                self.random.millis(ttl / 2, ttl * 3)
+            }
             0..78 => self.random.millis(1, 50),
             78..94 => self.random.millis(ttl / 5, ttl),
             _ => self.random.millis(ttl, ttl * 5 / 2),
@@ -273,6 +277,7 @@ impl Worker {
                     drop(self.resources.set(lock, &owner, was));
                 }
             }
+            _ if self.plan.style == Style::Steady => {}
             65..72 => {
                 let event = Event { op: Some(Op::Verify), of: Some(of), ..Event::default() };
                 self.call(event, guard.verify()).await;

@@ -7,7 +7,8 @@ use std::time::Duration;
 use bson::{Bson, Document, doc};
 
 use super::Access;
-use super::transaction::Transaction;
+use super::transaction::{DATABASE, Open};
+use super::wire::Connection;
 use crate::error::Context as _;
 use crate::faults::Pick;
 use crate::{Error, Result};
@@ -15,9 +16,12 @@ use crate::{Error, Result};
 /// The collection of the locks.
 pub(super) const COLLECTION: &str = "leasehold";
 /// How long transactions stay open, in milliseconds: from less than a round trip to longer than most leases of a torture.
-const OPEN: [u64; 8] = [3, 20, 60, 150, 300, 600, 1_200, 2_500];
-/// How long nothing is pinned in between, in milliseconds.
-const PAUSES: [u64; 5] = [1, 5, 20, 60, 250];
+const OPEN: [u64; 10] = [3, 20, 50, 100, 150, 200, 300, 500, 900, 2_500];
+/// How long nothing is pinned in between, in milliseconds. A waiting command tries again every few milliseconds, and more
+/// seldom the longer it waits. So in a short pause newer ones overtake it.
+const PAUSES: [u64; 8] = [1, 1, 2, 4, 8, 15, 50, 200];
+/// How many documents a transaction pins: one, two, or all.
+const COUNTS: [usize; 5] = [1, 2, usize::MAX, usize::MAX, usize::MAX];
 /// The length of a plan, which then begins anew.
 const PLANNED: usize = 64;
 
@@ -62,41 +66,33 @@ impl Pin {
     fn random(pick: Pick<'_>) -> Self {
         Self {
             first: pick(PLANNED),
-            // Most of them pin a single document.
-            count: std::cmp::max(pick(4), 2) - 1,
+            count: COUNTS[pick(COUNTS.len())],
             open: Duration::from_millis(OPEN[pick(OPEN.len())]),
             pause: Duration::from_millis(PAUSES[pick(PAUSES.len())]),
             commits: pick(2) == 0,
         }
     }
 
-    /// Begins the transaction. Returns `None` if there is nothing to pin, or other clients write at this moment.
-    fn begin(self, access: &Access, port: u16) -> Result<Option<Transaction>> {
-        let find =
-            doc! { "find": COLLECTION, "projection": { "_id": 1 }, "sort": { "_id": 1 }, "batchSize": 1_000 };
-        let found = access.connect(port)?.command("leasehold", find)?;
-        let locks = found.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
-        let ids: Vec<_> = locks
-            .context("no list")?
-            .iter()
-            .filter_map(Bson::as_document)
-            .filter_map(|lock| lock.get("_id"))
-            .collect();
-        let chosen: Vec<_> = ids.iter().cycle().skip(self.first).take(self.count).copied().collect();
-        Transaction::begin(access, port, COLLECTION, &[pin(doc! { "_id": { "$in": chosen } })])
+    /// Returns the update that pins documents of these.
+    fn update(self, ids: &[Bson]) -> Document {
+        let count = std::cmp::min(self.count, ids.len());
+        let chosen: Vec<_> = ids.iter().cycle().skip(self.first).take(count).cloned().collect();
+        pin(doc! { "_id": { "$in": chosen } })
     }
 }
 
 fn pin_all(access: &Access, port: u16, plan: &[Pin], stopped: &mpsc::Receiver<()>) -> Result<()> {
     // Returns `true` if it was stopped before that.
     let rest = |time| stopped.recv_timeout(time) == Err(mpsc::RecvTimeoutError::Disconnected);
+    let mut connection = access.connect(port)?;
+    let ids = ids(&mut connection)?;
     for pin in plan.iter().cycle() {
-        if let Some(transaction) = pin.begin(access, port)? {
+        if let Some(open) = Open::begin(&mut connection, COLLECTION, &[pin.update(&ids)])? {
             let is_over = rest(pin.open);
             if pin.commits {
-                transaction.commit()?
+                open.commit(&mut connection)?
             } else {
-                transaction.abort()?
+                open.abort(&mut connection)?
             }
             if is_over {
                 return Ok(());
@@ -107,4 +103,14 @@ fn pin_all(access: &Access, port: u16, plan: &[Pin], stopped: &mpsc::Receiver<()
         }
     }
     Ok(())
+}
+
+/// Returns the names of all documents, in their order.
+fn ids(connection: &mut Connection) -> Result<Vec<Bson>> {
+    let find =
+        doc! { "find": COLLECTION, "projection": { "_id": 1 }, "sort": { "_id": 1 }, "batchSize": 1_000 };
+    let found = connection.command(DATABASE, find)?;
+    let locks = found.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
+    let locks = locks.context("no list")?.iter().filter_map(Bson::as_document);
+    Ok(locks.filter_map(|lock| lock.get("_id").cloned()).collect())
 }

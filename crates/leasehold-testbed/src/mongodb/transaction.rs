@@ -2,13 +2,13 @@
 
 use bson::{Document, doc};
 
+use super::MongoDb;
 use super::wire::{Connection, accepted};
-use super::{Access, MongoDb};
 use crate::wait::until;
 use crate::{Error, Result};
 
 /// The database of the locks.
-const DATABASE: &str = "leasehold";
+pub(super) const DATABASE: &str = "leasehold";
 /// The server's code if another command has written the same document.
 const WRITE_CONFLICT: i32 = 112;
 
@@ -16,8 +16,7 @@ const WRITE_CONFLICT: i32 = 112;
 #[derive(Debug)]
 pub struct Transaction {
     connection: Connection,
-    session: Document,
-    is_open: bool,
+    open: Option<Open>,
 }
 
 impl MongoDb {
@@ -28,23 +27,55 @@ impl MongoDb {
     ///
     /// If it is refused, or other clients write the same documents all the time.
     pub fn transaction(&self, collection: &str, updates: &[Document]) -> Result<Transaction> {
-        let port = self.primary()?.port();
-        until("a moment at which no other client writes the documents", || {
-            let begun = Transaction::begin(&self.access, port, collection, updates)?;
-            begun.ok_or_else(|| Error::new("another client has written them"))
-        })
+        let mut connection = self.access.connect(self.primary()?.port())?;
+        let open = until("a moment at which no other client writes the documents", || {
+            let open = Open::begin(&mut connection, collection, updates)?;
+            open.ok_or_else(|| Error::new("another client has written them"))
+        })?;
+        Ok(Transaction { connection, open: Some(open) })
     }
 }
 
 impl Transaction {
+    /// Commits the transaction, and waits until a majority has it.
+    ///
+    /// # Errors
+    ///
+    /// If it has ended already, or cannot be committed.
+    pub fn commit(mut self) -> Result<()> {
+        self.open.take().map_or(Ok(()), |open| open.commit(&mut self.connection))
+    }
+
+    /// Aborts the transaction.
+    ///
+    /// # Errors
+    ///
+    /// If it has ended already, or the server does not answer.
+    pub fn abort(mut self) -> Result<()> {
+        self.open.take().map_or(Ok(()), |open| open.abort(&mut self.connection))
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if let Some(open) = self.open.take() {
+            // It would outlive its connection. If the server is down, it has ended anyway.
+            let _ = open.abort(&mut self.connection);
+        }
+    }
+}
+
+/// An open transaction, which any connection can end.
+#[derive(Debug)]
+pub(super) struct Open(Document);
+
+impl Open {
     /// Begins a transaction. Returns `None` if another client writes the same documents at this moment.
     pub(super) fn begin(
-        access: &Access,
-        port: u16,
+        connection: &mut Connection,
         collection: &str,
         updates: &[Document],
     ) -> Result<Option<Self>> {
-        let mut connection = access.connect(port)?;
         let session = doc! { "lsid": { "id": bson::Uuid::new() }, "txnNumber": 1_i64, "autocommit": false };
         let mut update = doc! { "update": collection, "updates": updates, "startTransaction": true };
         update.extend(session.clone());
@@ -54,39 +85,19 @@ impl Transaction {
             return Ok(None);
         }
         accepted(reply)?;
-        Ok(Some(Self { connection, session, is_open: true }))
+        Ok(Some(Self(session)))
     }
 
-    /// Commits the transaction, and waits until a majority has it.
-    ///
-    /// # Errors
-    ///
-    /// If it has ended already, or cannot be committed.
-    pub fn commit(mut self) -> Result<()> {
-        self.end(doc! { "commitTransaction": 1, "writeConcern": { "w": "majority" } })
+    pub(super) fn commit(self, connection: &mut Connection) -> Result<()> {
+        self.end(connection, doc! { "commitTransaction": 1, "writeConcern": { "w": "majority" } })
     }
 
-    /// Aborts the transaction.
-    ///
-    /// # Errors
-    ///
-    /// If it has ended already, or the server does not answer.
-    pub fn abort(mut self) -> Result<()> {
-        self.end(doc! { "abortTransaction": 1 })
+    pub(super) fn abort(self, connection: &mut Connection) -> Result<()> {
+        self.end(connection, doc! { "abortTransaction": 1 })
     }
 
-    fn end(&mut self, mut command: Document) -> Result<()> {
-        self.is_open = false;
-        command.extend(self.session.clone());
-        self.connection.command("admin", command).map(drop)
-    }
-}
-
-impl Drop for Transaction {
-    fn drop(&mut self) {
-        if self.is_open {
-            // It outlives its connection. If the server is down, it has ended anyway.
-            let _ = self.end(doc! { "abortTransaction": 1 });
-        }
+    fn end(self, connection: &mut Connection, mut command: Document) -> Result<()> {
+        command.extend(self.0);
+        connection.command("admin", command).map(drop)
     }
 }
