@@ -152,14 +152,9 @@ impl Storage for MongoDb {
     async fn acquire(&self, claims: &[Claim]) -> Vec<Result<AcquireReply>> {
         let sent = self.link.primary.now();
         // A majority has each handover that the change stream reports, so it is valid whichever server made it.
-        let replies = match self.waiters.split(claims, sent, &()) {
-            None => self.send_acquire(claims, sent).await,
-            Some(split) if split.rest.is_empty() => split.merge(Vec::new()),
-            Some(split) => {
-                let of_rest = self.send_acquire(&split.rest, sent).await;
-                split.merge(of_rest)
-            }
-        };
+        let split = self.waiters.split(claims, sent, Some(&()));
+        let of_rest = self.send_acquire(&split.rest, sent).await;
+        let replies = split.merge(of_rest);
         self.waiters.remove_granted(claims, &replies);
         replies
     }

@@ -4,6 +4,7 @@
 //! knows. It learns the handover from a notification, or from a release of its own client. Its next claim is then
 //! answered from here, without a request.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -74,17 +75,20 @@ const NEAR_HEAD: u32 = 2;
 /// The shortest rest of a lease that is relied on: with less, a renewal might come too late.
 const REST_MIN: Duration = Duration::from_millis(250);
 
-/// The claims of a call, of which handovers answer some.
-pub(in crate::storage) struct SplitClaims {
+/// The claims of a call, of which handovers may answer some.
+pub(in crate::storage) struct SplitClaims<'a> {
     handed_over: Vec<(usize, AcquireReply)>,
     indexes: Vec<usize>,
     /// The claims that the server has to answer.
-    pub(in crate::storage) rest: Vec<Claim>,
+    pub(in crate::storage) rest: Cow<'a, [Claim]>,
 }
 
-impl SplitClaims {
+impl SplitClaims<'_> {
     /// Returns the replies to all claims, from those to the rest.
     pub(in crate::storage) fn merge(self, of_rest: Vec<Result<AcquireReply>>) -> Vec<Result<AcquireReply>> {
+        if self.handed_over.is_empty() {
+            return of_rest;
+        }
         let handed_over = self.handed_over.into_iter().map(|(index, granted)| (index, Ok(granted)));
         let mut replies: Vec<_> = handed_over.chain(self.indexes.into_iter().zip(of_rest)).collect();
         replies.sort_by_key(|(index, _)| *index);
@@ -139,17 +143,22 @@ impl<S: Copy + PartialEq> LocalWaiters<S> {
         }
     }
 
-    /// Finds the claims whose locks were handed over by that server. `None` if there are none. The lease counts from the claim
-    /// that the server has built on, so no clock is compared with another.
-    pub(in crate::storage) fn split(&self, claims: &[Claim], now: Moment, server: &S) -> Option<SplitClaims> {
-        let handed_over = self.handed_over(claims, now, server);
+    /// Finds the claims whose locks were handed over by that server, if one is known. The lease counts from the claim that the
+    /// server has built on, so no clock is compared with another.
+    pub(in crate::storage) fn split<'a>(
+        &self,
+        claims: &'a [Claim],
+        now: Moment,
+        server: Option<&S>,
+    ) -> SplitClaims<'a> {
+        let handed_over = server.map(|server| self.handed_over(claims, now, server)).unwrap_or_default();
         if handed_over.is_empty() {
-            return None;
+            return SplitClaims { handed_over, indexes: Vec::new(), rest: Cow::Borrowed(claims) };
         }
         let is_open = |i: usize| handed_over.iter().all(|(index, _)| *index != i);
         let rest = claims.iter().enumerate().filter(|(i, _)| is_open(*i));
-        let (indexes, rest) = rest.map(|(i, claim)| (i, claim.clone())).unzip();
-        Some(SplitClaims { handed_over, indexes, rest })
+        let (indexes, rest): (_, Vec<_>) = rest.map(|(i, claim)| (i, claim.clone())).unzip();
+        SplitClaims { handed_over, indexes, rest: Cow::Owned(rest) }
     }
 
     fn handed_over(&self, claims: &[Claim], now: Moment, server: &S) -> Vec<(usize, AcquireReply)> {

@@ -153,6 +153,9 @@ impl Postgres {
     }
 
     async fn send_acquire(&self, claims: &[Claim], sent: Moment) -> Vec<Result<AcquireReply>> {
+        if claims.is_empty() {
+            return Vec::new();
+        }
         let acquiring = async {
             // Without a connection nothing is sent.
             let (server, link) = self.links.for_acquire().await.map_err(Error::definite)?;
@@ -207,15 +210,9 @@ impl Storage for Postgres {
     async fn acquire(&self, claims: &[Claim]) -> Vec<Result<AcquireReply>> {
         let sent = self.clock.now();
         let link = self.links.main.open_link().filter(|link| link.facts.identity.is_known());
-        let split = link.and_then(|link| self.waiters.split(claims, sent, &link.facts.identity));
-        let replies = match split {
-            None => self.send_acquire(claims, sent).await,
-            Some(split) if split.rest.is_empty() => split.merge(Vec::new()),
-            Some(split) => {
-                let of_rest = self.send_acquire(&split.rest, sent).await;
-                split.merge(of_rest)
-            }
-        };
+        let split = self.waiters.split(claims, sent, link.as_ref().map(|link| &link.facts.identity));
+        let of_rest = self.send_acquire(&split.rest, sent).await;
+        let replies = split.merge(of_rest);
         self.waiters.remove_granted(claims, &replies);
         replies
     }
