@@ -2,34 +2,24 @@
 
 use std::thread;
 
-use leasehold::{ErrorKind, Renewal};
+use leasehold::Renewal;
 use leasehold_testbed::MongoDb;
 use leasehold_testbed::mongodb::bson::doc;
 
+use crate::databases;
 use crate::parity::distributed_locks as scenario;
-use crate::{DATABASE, LONG, client, document, documents, left, mongodb, place, take, time, with};
+use crate::{DATABASE, LONG, client, document, documents, left, mongodb, place, take, time};
 
 /// Bug 1 of PostgreSQL.
 #[test]
 fn distributed_locks_01_a_takeover_resets_the_lease() {
     let (url, prefix) = place();
-    let clients = [client(&url), client(&url), client(&url)];
-    let ttl = time(3_000);
-    let mut tokens = Vec::new();
-    for holder in &clients {
-        let guard =
-            holder.lock("job").ttl(ttl).renewal(Renewal::Never).acquire().expect("the last has ended");
+    databases::takeovers(&url, || {
         let held = document(&prefix);
         let [since, until] = ["since", "until"].map(|field| held.get_datetime(field).expect("set"));
         let lasts = until.timestamp_millis() - since.timestamp_millis();
-        assert_eq!(u128::try_from(lasts).ok(), Some(ttl.as_millis()));
-        for other in &clients {
-            assert!(other.lock("job").try_acquire().expect("answered").is_none());
-        }
-        tokens.push(guard.token());
-        guard.forget();
-    }
-    assert!(tokens.is_sorted_by(|a, b| a < b), "{tokens:?}");
+        u128::try_from(lasts).expect("positive") * 1_000
+    });
 }
 
 #[test]
@@ -40,23 +30,7 @@ fn distributed_locks_04_an_error_of_the_storage_ends_every_attempt() {
 
 #[test]
 fn distributed_locks_05_keys_and_labels_are_as_long_as_promised() {
-    let long = "é".repeat(128);
-    let url = with(&mongodb().url(), &format!("prefix={long}"));
-    let (locks, other) = (client(&url), client(&url));
-    // The names have 512 bytes each, and differ only in the last one.
-    let names = ["a", "b"].map(|last| format!("{}{last}", "n".repeat(511)));
-    let label = "ß".repeat(2048);
-    for name in &names {
-        let guard = locks.lock(name).ttl(LONG).label(&label).acquire().expect("free");
-        let seen = other.inspect(name).expect("answered").pop().expect("held");
-        assert_eq!((seen.name.as_str(), seen.label.as_deref()), (name.as_str(), Some(label.as_str())));
-        assert!(other.lock(name).try_acquire().expect("answered").is_none());
-        guard.forget();
-    }
-    assert_eq!(other.list("n").expect("answered").len(), 2);
-    // One more byte is refused before anything is sent.
-    let error = locks.lock("n".repeat(513)).try_acquire().expect_err("too long");
-    assert_eq!(error.kind(), ErrorKind::Invalid);
+    databases::longest_texts(&mongodb().url());
 }
 
 /// Bug 7: MongoDB's part of it cut the fraction off, so that a TTL below a second was over at once.
@@ -107,18 +81,7 @@ fn distributed_locks_09_a_refused_write_is_no_contention() {
         doc! { "createUser": "reader", "pwd": "S3CRET", "roles": [{ "role": "read", "db": DATABASE }] };
     server.command("admin", user).expect("a user");
     let locks = client(&server.url_as("reader", "S3CRET", ""));
-    for attempt in [
-        locks.lock("job").try_acquire().map(drop),
-        locks.lock("job").retries(2).acquire().map(drop),
-        locks.lock("job").wait(time(1_000)).acquire().map(drop),
-    ] {
-        let error = attempt.expect_err("it may not write");
-        assert!(
-            error.kind() == ErrorKind::Unsupported && error.to_string().contains("role `readWrite`"),
-            "{error}"
-        );
-        assert!(error.holder().is_none());
-    }
+    databases::refused_writes(&locks, "role `readWrite`");
     assert!(documents(&server, "leasehold", doc! {}).is_empty());
 }
 

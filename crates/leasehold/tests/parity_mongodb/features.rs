@@ -2,25 +2,18 @@
 
 use std::thread;
 
-use leasehold::blocking::Locks;
-use leasehold::{ErrorKind, Renewal};
+use leasehold::Renewal;
 use leasehold_testbed::MongoDb;
 use leasehold_testbed::mongodb::bson::{Bson, doc};
 
+use crate::databases;
 use crate::parity::distributed_locks as scenario;
-use crate::{
-    DATABASE, LONG, claims, client, document, documents, id, left, mongodb, place, take, time, timed, with,
-};
+use crate::{DATABASE, LONG, claims, client, document, documents, id, left, mongodb, place, take, with};
 
 /// Factory: `new LockFactory(storage, {machineId})`.
 #[test]
 fn a_client_says_which_machine_it_is() {
-    let (url, _) = place();
-    let named = Locks::builder().label("machine-7").connect(&url).expect("connected");
-    let guard = take(&named, "job");
-    let seen = client(&url).inspect("job").expect("answered").pop().expect("held");
-    assert_eq!(seen.label.as_deref(), Some("machine-7"));
-    guard.release().expect("released");
+    scenario::labels(&place().0);
 }
 
 /// Factory: `init()`, without which the original grants every client (bug 8).
@@ -84,53 +77,21 @@ fn a_release_says_whether_the_lock_was_held() {
 #[test]
 fn there_is_renewing_trying_waiting_leaving_events_tokens_and_looking() {
     let (url, prefix) = place();
-    let (locks, other, guard) = scenario::renewing_and_looking(&url, || left(&prefix));
-
+    let of_renewals = scenario::renewing_and_looking(&url, || left(&prefix));
     // The waiter is granted the lock next.
-    let token = guard.token();
-    thread::scope(|scope| {
-        let waiter = scope.spawn(|| other.lock("job").ttl(LONG).acquire().expect("free"));
-        crate::until(
-            "the waiter",
-            || matches!(locks.inspect("job"), Ok(seen) if seen.first().is_some_and(|seen| seen.waiters == Some(1))),
-        );
-        guard.release().expect("released");
-        let next = waiter.join().expect("no panic");
-        assert!(next.token() > token);
-        next.release().expect("released");
-    });
-    assert_eq!(other.inspect("job").expect("answered"), []);
+    databases::handover(of_renewals);
 }
 
 /// Error: `FailedToObtainKey`.
 #[test]
 fn a_refusal_names_the_lock_the_holder_and_the_wait() {
-    let (url, _) = place();
-    let (locks, other) = (client(&url), client(&url));
-    let guard = locks.lock("job").label("me").ttl(LONG).acquire().expect("free");
-    let error = other.lock("job").wait(time(200)).acquire().expect_err("held");
-    let text = error.to_string();
-    assert!(error.kind() == ErrorKind::Contended && text.contains("name=`job`"), "{text}");
-    let seen = error.holder().expect("seen");
-    assert_eq!((seen.owner, seen.label.as_deref()), (guard.owner(), Some("me")));
-    guard.release().expect("released");
+    scenario::refusal(&place().0);
 }
 
 /// Guarantee: no starvation, by the TTL.
 #[test]
 fn a_dead_holder_is_replaced_when_its_ttl_is_over() {
-    let (url, _) = place();
-    let (locks, other) = (client(&url), client(&url));
-    let ttl = time(2_000);
-    let ((token, guard), took) = timed(|| {
-        // The lease is neither renewed nor released.
-        let dead = locks.lock("job").ttl(ttl).acquire().expect("free");
-        let token = dead.token();
-        dead.forget();
-        (token, other.lock("job").ttl(LONG).acquire().expect("it ends"))
-    });
-    assert!(guard.token() > token && took >= ttl - ttl / 10, "{took:?}");
-    guard.release().expect("released");
+    databases::dead_holder(&place().0);
 }
 
 /// Mongo: `{url, database, collectionName}`.

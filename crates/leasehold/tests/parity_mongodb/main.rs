@@ -3,6 +3,8 @@
 #![cfg(all(unix, feature = "mongodb"))]
 
 mod bugs;
+#[path = "../common/parity/databases.rs"]
+mod databases;
 mod features;
 mod foreign;
 #[path = "../common/parity/mod.rs"]

@@ -3,34 +3,23 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use leasehold::{ErrorKind, Renewal};
+use leasehold::Renewal;
 use leasehold_testbed::{PgBouncer, Postgres};
 
+use crate::databases;
 use crate::parity::distributed_locks as scenario;
 use crate::{LONG, client, left, place, postgres, take, time, with};
 
 #[test]
 fn distributed_locks_01_a_takeover_resets_the_lease() {
     let (url, prefix) = place();
-    let clients = [client(&url), client(&url), client(&url)];
-    let ttl = time(3_000);
-    let mut tokens = Vec::new();
     let lasts = "select (extract(epoch from expires_at - granted_at) * 1000000)::bigint";
     let of_the_row = format!("{lasts} from leasehold where space = '{prefix}'");
-    // Three takeovers with equal TTLs. In the original, each client saw the first lease, which was over.
-    for holder in &clients {
-        let guard =
-            holder.lock("job").ttl(ttl).renewal(Renewal::Never).acquire().expect("the last has ended");
-        assert_eq!(postgres().sql(&of_the_row).expect("answered"), ttl.as_micros().to_string());
-        for other in &clients {
-            assert!(other.lock("job").try_acquire().expect("answered").is_none());
-        }
-        tokens.push(guard.token());
-        guard.forget();
-    }
-    assert!(tokens.is_sorted_by(|a, b| a < b), "{tokens:?}");
+    let locks = databases::takeovers(&url, || {
+        postgres().sql(&of_the_row).expect("answered").parse().expect("a number")
+    });
     // A takeover with a longer TTL, which counts from the takeover.
-    let guard = clients[0].lock("job").ttl(LONG).acquire().expect("the last has ended");
+    let guard = locks.lock("job").ttl(LONG).acquire().expect("the last has ended");
     assert!(left(&prefix) > 500_000);
     guard.release().expect("released");
 }
@@ -100,39 +89,12 @@ fn distributed_locks_04_a_refused_statement_settles() {
     take(&client(&server.url()), "job").release().expect("released");
     let url = server.user("app", "S3CRET").expect("a user");
     server.sql("grant select on leasehold, leasehold_waiters to app").expect("granted");
-    let locks = client(&url);
-    for attempt in [
-        locks.lock("job").try_acquire().map(drop),
-        locks.lock("job").retries(2).acquire().map(drop),
-        locks.lock("job").wait(time(1_000)).acquire().map(drop),
-    ] {
-        let error = attempt.expect_err("it may not write");
-        assert!(
-            error.kind() == ErrorKind::Unsupported && error.to_string().contains("doctor --sql"),
-            "{error}"
-        );
-    }
+    databases::refused_writes(&client(&url), "doctor --sql");
 }
 
 #[test]
 fn distributed_locks_05_keys_and_labels_are_as_long_as_promised() {
-    let long = "é".repeat(128);
-    let url = with(&postgres().url(), &format!("prefix={long}"));
-    let (locks, other) = (client(&url), client(&url));
-    // The names have 512 bytes each, and differ only in the last one.
-    let names = ["a", "b"].map(|last| format!("{}{last}", "n".repeat(511)));
-    let label = "ß".repeat(2048);
-    for name in &names {
-        let guard = locks.lock(name).ttl(LONG).label(&label).acquire().expect("free");
-        let seen = other.inspect(name).expect("answered").pop().expect("held");
-        assert_eq!((seen.name.as_str(), seen.label.as_deref()), (name.as_str(), Some(label.as_str())));
-        assert!(other.lock(name).try_acquire().expect("answered").is_none());
-        guard.forget();
-    }
-    assert_eq!(other.list("n").expect("answered").len(), 2);
-    // One more byte is refused before anything is sent.
-    let error = locks.lock("n".repeat(513)).try_acquire().expect_err("too long");
-    assert_eq!(error.kind(), ErrorKind::Invalid);
+    databases::longest_texts(&postgres().url());
 }
 
 #[test]

@@ -3,6 +3,8 @@
 #![cfg(all(unix, feature = "postgres"))]
 
 mod bugs;
+#[path = "../common/parity/databases.rs"]
+mod databases;
 mod features;
 #[path = "../common/parity/mod.rs"]
 mod parity;

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use leasehold::ErrorKind;
-use leasehold::blocking::Locks;
 use leasehold_testbed::Redis;
 
 use crate::parity::distributed_locks as scenario;
@@ -12,17 +10,7 @@ use crate::{client, left, place, redis, refusals, take, time};
 /// Factory: `new LockFactory(storage, {machineId})`.
 #[test]
 fn a_client_says_which_machine_it_is() {
-    let (url, _) = place();
-    let named = Locks::builder().label("machine-7").connect(&url).expect("connected");
-    let guard = take(&named, "named");
-    let unnamed = client(&url);
-    let seen = unnamed.inspect("named").expect("answered").pop().expect("held");
-    assert_eq!(seen.label.as_deref(), Some("machine-7"));
-    let other = take(&unnamed, "unnamed");
-    let seen = named.inspect("unnamed").expect("answered").pop().expect("held");
-    let label = seen.label.expect("a default");
-    assert!(label.contains('@') && label.ends_with(&format!(":{}", std::process::id())), "{label}");
-    drop((guard, other));
+    scenario::labels(&place().0);
 }
 
 /// Factory: `init()`.
@@ -96,17 +84,7 @@ fn there_is_renewing_trying_waiting_leaving_events_tokens_and_looking() {
 /// Error: `FailedToObtainKey`.
 #[test]
 fn a_refusal_names_the_lock_the_holder_and_the_wait() {
-    let (url, _) = place();
-    let holder = Locks::builder().label("nightly report").connect(&url).expect("connected");
-    let guard = take(&holder, "job");
-    let error = client(&url).lock("job").wait(time(100)).acquire().expect_err("held");
-    assert_eq!(error.kind(), ErrorKind::Contended);
-    let seen = error.holder().expect("a holder was seen");
-    assert_eq!((seen.name.as_str(), seen.owner, seen.token), ("job", guard.owner(), guard.token()));
-    assert!(error.waited().is_some_and(|waited| waited >= time(100)));
-    let text = error.to_string();
-    assert!(text.contains("name=`job`") && text.contains("nightly report"), "{text}");
-    guard.release().expect("released");
+    scenario::refusal(&place().0);
 }
 
 /// Redis: `{url, keyPrefix}`.

@@ -10,6 +10,35 @@ use leasehold_testbed::Server;
 
 use super::{LONG, client, take, time, timed, until};
 
+/// Gives the clients labels: one of its own, and the default.
+pub(crate) fn labels(url: &str) {
+    let named = Locks::builder().label("machine-7").connect(url).expect("connected");
+    let guard = take(&named, "named");
+    let unnamed = client(url);
+    let seen = unnamed.inspect("named").expect("answered").pop().expect("held");
+    assert_eq!(seen.label.as_deref(), Some("machine-7"));
+    let other = take(&unnamed, "unnamed");
+    let seen = named.inspect("unnamed").expect("answered").pop().expect("held");
+    let label = seen.label.expect("a default");
+    assert!(label.contains('@') && label.ends_with(&format!(":{}", std::process::id())), "{label}");
+    drop((guard, other));
+}
+
+/// Is refused by a holder that has a label.
+pub(crate) fn refusal(url: &str) {
+    let holder = Locks::builder().label("nightly report").connect(url).expect("connected");
+    let guard = take(&holder, "job");
+    let error = client(url).lock("job").wait(time(100)).acquire().expect_err("held");
+    assert_eq!(error.kind(), ErrorKind::Contended);
+    let seen = error.holder().expect("a holder was seen");
+    assert_eq!((seen.name.as_str(), seen.owner, seen.token), ("job", guard.owner(), guard.token()));
+    assert_eq!(seen.label.as_deref(), Some("nightly report"));
+    assert!(error.waited().is_some_and(|waited| waited >= time(100)));
+    let text = error.to_string();
+    assert!(text.contains("name=`job`") && text.contains("nightly report"), "{text}");
+    guard.release().expect("released");
+}
+
 /// Acquires one lock many times.
 pub(crate) fn owners_and_tokens(url: &str) {
     let lock = client(url).lock("job").ttl(LONG);
