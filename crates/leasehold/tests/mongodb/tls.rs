@@ -101,9 +101,23 @@ fn a_certificate_is_a_login() {
         tell(&server, "$external", user);
         works(&certified).await;
         works(&with(&certified, "authSource=%24external")).await;
-        // The name of another user does not help.
-        let error = refusal(&certified.replace("mongodb://", "mongodb://CN%3Danother@")).await;
+        // The user may be named: as the subject of the certificate, as the server writes it.
+        let named = |user: &str| certified.replace("mongodb://", &format!("mongodb://{user}@"));
+        works(&named("CN%3Dleasehold")).await;
+        works(&named("CN=leasehold")).await;
+        works(&with(&named("CN%3Dleasehold"), "authSource=%24external")).await;
+        // Another user exists, too, and is not that of the certificate.
+        let roles = vec![doc! { "role": "readWrite", "db": "leasehold" }];
+        tell(&server, "$external", doc! { "createUser": "CN=another", "roles": roles });
+        for user in ["CN%3Danother", "CN%3Dstranger", "cn%3Dleasehold", "leasehold"] {
+            let error = refusal(&named(user)).await;
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{user}: {error}");
+            assert!(error.to_string().contains("certificate"), "{user}: {error}");
+        }
+        // A certificate has no password.
+        let error = refusal(&named("CN%3Dleasehold:S3CRET")).await;
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        assert!(!error.to_string().contains("S3CRET"), "{error}");
         // Without a certificate, or with that of another authority.
         let error = refusal(&x509).await;
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");

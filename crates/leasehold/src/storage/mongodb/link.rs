@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use mongodb::bson::{Bson, Document, Timestamp, doc};
 use mongodb::event::EventHandler;
-use mongodb::options::{ClientOptions, ReadPreference, SelectionCriteria, ServerMonitoringMode};
+use mongodb::options::{
+    AuthMechanism, ClientOptions, Credential, ReadPreference, SelectionCriteria, ServerMonitoringMode,
+};
 use mongodb::{Client, Database};
 
 use super::config::Config;
@@ -27,6 +29,8 @@ pub(super) struct Link {
     pub(super) place: String,
     /// Whether the URL has a login.
     pub(super) logs_in: bool,
+    /// The user of a login by certificate, if the URL names one.
+    subject: Option<String>,
     pub(super) primary: Arc<Primary>,
 }
 
@@ -52,6 +56,7 @@ impl Link {
         let seen = Arc::clone(&primary);
         options.sdam_event_handler = Some(EventHandler::callback(move |event| seen.on_event(&event)));
         let logs_in = options.credential.is_some();
+        let subject = options.credential.as_mut().and_then(take_subject);
         // Whatever the URL says: each command has its own concerns, and goes to the primary.
         (options.read_concern, options.write_concern) = (None, None);
         options.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
@@ -66,7 +71,21 @@ impl Link {
         options.max_pool_size = options.max_pool_size.map(|most| std::cmp::max(most, POOL_MIN));
         let client = Client::with_options(options).map_err(|e| error_of_options(&e, &place))?;
         let database = client.database(&config.database);
-        Ok(Self { client, database, collection: config.collection.clone(), place, logs_in, primary })
+        Ok(Self { client, database, collection: config.collection.clone(), place, logs_in, subject, primary })
+    }
+
+    /// Fails if the URL names another user than the one to whom the certificate belongs.
+    pub(super) async fn check_subject(&self) -> Result<()> {
+        let Some(subject) = &self.subject else { return Ok(()) };
+        let status = self.admin(doc! { "connectionStatus": 1 }).await?;
+        let users = status.get_document("authInfo").and_then(|info| info.get_array("authenticatedUsers"));
+        let is_subject =
+            |user: &Bson| user.as_document().and_then(|user| user.get_str("user").ok()) == Some(subject);
+        if users.is_ok_and(|users| users.iter().any(is_subject)) {
+            return Ok(());
+        }
+        let text = "the certificate is not that of the user in the URL; write its subject as the server does, or no user";
+        Err(Error::new(ErrorKind::Invalid, format!("{text} server=`{}`", self.place)))
     }
 
     /// Sends a write to the primary. Returns its reply once a majority has the write in its journal, or when the server has
@@ -169,6 +188,13 @@ impl Link {
 /// Returns the `maxTimeMS` of a command. 0 would mean that there is no limit.
 fn time_limit(limit: Duration) -> i64 {
     millis(limit.clamp(COMMAND_MIN, COMMAND_MAX))
+}
+
+/// Takes the user out of a login by certificate. The driver sends it in a field that no server knows, `username` for `user`, and
+/// the server then refuses the login. [`Link::check_subject`] compares it instead.
+fn take_subject(credential: &mut Credential) -> Option<String> {
+    let is_by_certificate = credential.mechanism == Some(AuthMechanism::MongoDbX509);
+    credential.username.take_if(|_| is_by_certificate)
 }
 
 /// The reply to a write.

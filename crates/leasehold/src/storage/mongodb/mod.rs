@@ -83,7 +83,7 @@ impl MongoDb {
     ///
     /// # Errors
     ///
-    /// `Invalid` if a file of the URL cannot be used or the server refuses the password. `Unavailable` if no primary
+    /// `Invalid` if a file of the URL cannot be used or the server refuses the login. `Unavailable` if no primary
     /// answers. `Unsupported` if the server is too old, or if the collection cannot keep locks.
     ///
     /// # Cancel safety
@@ -94,6 +94,7 @@ impl MongoDb {
         let (hinter, received) = Hinter::new();
         let link = Link::open(&config, Arc::clone(&hinter)).await?;
         let facts = Facts::ask(&link).await?;
+        link.check_subject().await?;
         facts::check_collection(&link).await?;
         let mut client = Owner::random().to_string();
         client.truncate(16);
