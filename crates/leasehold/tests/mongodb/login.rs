@@ -1,7 +1,9 @@
 //! How a client logs in, and that no secret is shown.
 
+use std::time::Duration;
+
 use leasehold::storage::Storage as _;
-use leasehold::{ErrorKind, Locks, Tier};
+use leasehold::{ErrorKind, Event, Events, Locks, Lost, Tier};
 use leasehold_faultproxy::{End, Proxy, Which};
 use leasehold_testbed::MongoDb;
 
@@ -175,6 +177,100 @@ fn a_password_that_is_changed_while_connected_ends_no_hold() {
         change("first");
         answered(async || acquire(&storage, &mine).await).await;
         assert_eq!(take(&storage, &mine).await, token);
+    });
+}
+
+/// Returns a server with a user `app`, a client of it, and the proxy between them.
+async fn rotating(secret: &str) -> (MongoDb, Locks, Proxy) {
+    let server = server();
+    let role = doc! { "role": "readWrite", "db": "leasehold" };
+    user(&server, "app", secret, vec![role], &["SCRAM-SHA-256"]);
+    let direct = server.url_as("app", secret, "").replace("replicaSet=leasehold", "directConnection=true");
+    let proxy = Proxy::start(format!("127.0.0.1:{}", server.port())).await.expect("a proxy");
+    let locks = client(&proxy.url_for(&direct)).await;
+    (server, locks, proxy)
+}
+
+/// Has a hold put at risk by a change of its login, and ended at its deadline. Then has another one put at risk, and kept
+/// because the change is undone in time. Returns what the client said meanwhile.
+async fn risk_and_end(locks: &Locks, change: impl Fn(), undo: impl Fn()) -> Vec<String> {
+    let (mut events, mut said) = (locks.events(), Vec::new());
+    let guard = hold(locks, "job", time(1_500)).await;
+    change();
+    is_at_risk_saying(&mut events, &mut said).await;
+    assert!(guard.is_held());
+    assert_eq!(within(soon(), guard.lost()).await, Lost::Expired);
+    match locks.lock("job").wait(Duration::from_millis(500)).acquire().await {
+        Ok(guard) => panic!("granted: {guard:?}"),
+        Err(error) => said.push(format!("{error} {error:?}")),
+    }
+    undo();
+    let next = async {
+        loop {
+            match locks.lock("job").ttl(time(6_000)).acquire().await {
+                Ok(guard) => return guard,
+                Err(error) => said.push(error.to_string()),
+            }
+        }
+    };
+    let guard = within(LONG, next).await;
+    change();
+    is_at_risk_saying(&mut events, &mut said).await;
+    undo();
+    let renewed = async {
+        while let Err(error) = guard.ensure(time(5_000)).await {
+            assert_ne!(error.kind(), ErrorKind::Lost, "{said:?}");
+        }
+    };
+    within(LONG, renewed).await;
+    guard.release().await.expect("released");
+    said
+}
+
+/// Waits until a renewal has failed, and keeps what the events until then show.
+async fn is_at_risk_saying(events: &mut Events, said: &mut Vec<String>) {
+    let failing = async {
+        loop {
+            let event = events.next().await.expect("it goes on");
+            said.push(format!("{event:?}"));
+            if let Event::RenewFailed { .. } = event {
+                return;
+            }
+        }
+    };
+    within(LONG, failing).await;
+}
+
+#[test]
+fn a_password_that_is_changed_puts_holds_at_risk_and_then_ends_them() {
+    const OLD: &str = "0LDS3CRET";
+    const NEW: &str = "N3WS3CRET";
+    let logs = crate::net::logs::Logs::of_all();
+    let said = run(async {
+        let (server, locks, proxy) = rotating(OLD).await;
+        let set = |password: &str| {
+            tell(&server, "admin", doc! { "updateUser": "app", "pwd": password });
+            // A connection stays logged in.
+            proxy.faults().end(Which::All, End::Reset);
+        };
+        risk_and_end(&locks, || set(NEW), || set(OLD)).await
+    });
+    for secret in [OLD, NEW] {
+        logs.and_texts_hide(secret, &said);
+    }
+}
+
+#[test]
+fn a_user_that_is_removed_or_loses_its_role_puts_holds_at_risk_and_then_ends_them() {
+    run(async {
+        let (server, locks, _proxy) = rotating("first").await;
+        let roles = || vec![doc! { "role": "readWrite", "db": "leasehold" }];
+        let revoke = || drop(tell(&server, "admin", doc! { "revokeRolesFromUser": "app", "roles": roles() }));
+        let grant = || drop(tell(&server, "admin", doc! { "grantRolesToUser": "app", "roles": roles() }));
+        risk_and_end(&locks, revoke, grant).await;
+        let remove = || drop(tell(&server, "admin", doc! { "dropUser": "app" }));
+        let make = || user(&server, "app", "first", roles(), &["SCRAM-SHA-256"]);
+        risk_and_end(&locks, remove, make).await;
     });
 }
 

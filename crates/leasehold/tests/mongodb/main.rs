@@ -12,6 +12,7 @@ mod net;
 mod observers;
 mod oplog;
 mod options;
+mod runtimes;
 mod tls;
 mod tools;
 mod unknown;

@@ -1,6 +1,7 @@
 //! Connections over TLS, and logins by a certificate.
 
 use leasehold::ErrorKind;
+use leasehold_faultproxy::{End, Proxy, Which};
 use leasehold_testbed::{MongoDb, Tls};
 
 use crate::tools::*;
@@ -128,5 +129,58 @@ fn a_certificate_is_a_login() {
         let url = with(&x509, &format!("tlsCertificateKeyFile={}", stranger.display()));
         let error = refusal(&with(&url, "serverSelectionTimeoutMS=1500")).await;
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    });
+}
+
+/// Certificates and authorities are replaced while a lock is held, as often as they live for hours only.
+#[test]
+fn certificates_that_are_replaced_end_no_hold() {
+    run(async {
+        let server = MongoDb::options().tls().password("s3cret").start().expect("a server");
+        let tls = server.tls().expect("certificates");
+        let role = || vec![doc! { "role": "readWrite", "db": "leasehold" }];
+        tell(&server, "$external", doc! { "createUser": "CN=leasehold", "roles": role() });
+        tell(&server, "$external", doc! { "createUser": "CN=localhost", "roles": role() });
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = |name: &str| directory.path().join(name);
+        let copy = |from: std::path::PathBuf, to: &str| std::fs::copy(from, file(to)).expect("copied");
+        copy(tls.ca(), "ca.crt");
+        copy(tls.client_pem(), "client.pem");
+        let proxy = Proxy::start(format!("127.0.0.1:{}", server.port())).await.expect("a proxy");
+        let url = proxy.url_for(&format!("mongodb://127.0.0.1:{}/leasehold", server.port()));
+        let url = format!(
+            "{url}?directConnection=true&tls=true&authMechanism=MONGODB-X509&serverSelectionTimeoutMS=1000\
+             &tlsCAFile={}&tlsCertificateKeyFile={}",
+            file("ca.crt").display(),
+            file("client.pem").display()
+        );
+        let locks = client(&url).await;
+        let guard = hold(&locks, "job", time(20_000)).await;
+        let verified = async |what: &str| {
+            let verifying = async {
+                while let Err(error) = guard.verify().await {
+                    assert_ne!(error.kind(), ErrorKind::Lost, "{what}: {error}");
+                }
+            };
+            within(LONG, verifying).await;
+        };
+        // The certificate of another user, over the connections that are open and over others.
+        copy(tls.server_pem(), "client.pem");
+        tell(&server, "$external", doc! { "dropUser": "CN=leasehold" });
+        guard.verify().await.expect_err("that user is gone");
+        verified("another user").await;
+        tell(&server, "$external", doc! { "dropUser": "CN=localhost" });
+        tell(&server, "$external", doc! { "createUser": "CN=leasehold", "roles": role() });
+        copy(tls.client_pem(), "client.pem");
+        proxy.faults().end(Which::All, End::Reset);
+        verified("the first user again").await;
+        // Another authority has signed the server's certificate. Until it is known, the server is not trusted.
+        tls.use_unknown_authority().expect("replaced");
+        tell(&server, "admin", doc! { "rotateCertificates": 1 });
+        proxy.faults().end(Which::All, End::Reset);
+        guard.verify().await.expect_err("that authority is unknown");
+        copy(tls.other_ca(), "ca.crt");
+        verified("another authority").await;
+        guard.release().await.expect("released");
     });
 }

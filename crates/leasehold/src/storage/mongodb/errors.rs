@@ -4,6 +4,8 @@ use mongodb::error::{Error as DriverError, ErrorKind as DriverKind};
 
 use crate::error::{Error, ErrorKind};
 
+/// The user may not send the command. Or it was removed since it has logged in.
+pub(super) const UNAUTHORIZED: i32 = 13;
 /// Another client inserts the document at the same moment, or it belongs to another program.
 pub(super) const DUPLICATE_KEY: i32 = 11_000;
 /// The server has interrupted the command after its `maxTimeMS`.
@@ -24,7 +26,7 @@ const CODES: &[(i32, ErrorKind, &str)] = {
         (2, Internal, "the server refuses a value"),
         (9, Internal, "the server does not understand a command"),
         (
-            13,
+            UNAUTHORIZED,
             Unsupported,
             "the user may not do that; give it the role `readWrite` on the database of the locks",
         ),

@@ -2,6 +2,7 @@
 
 use mongodb::bson::{Bson, Document, doc};
 
+use super::errors::UNAUTHORIZED;
 use super::link::Link;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::{Guarantees, LeaseClock, Tier};
@@ -31,8 +32,6 @@ pub(super) enum Topology {
     Sharded,
 }
 
-/// The server's code for a command that the user may not send.
-const UNAUTHORIZED: i32 = 13;
 /// The wire version of MongoDB 6.0.
 const OLDEST: i32 = 17;
 

@@ -118,14 +118,19 @@ impl Listener {
             "operationType": 1, "ns": 1, "documentKey": 1, "handover": field("handover"), "ended": field("ended"),
         };
         let filter = observed.filter(&self.config, &self.client);
-        let collection = self.link.database.collection::<Document>(&self.link.collection);
+        let collection = self.link.database().ok()?.collection::<Document>(&self.link.collection);
         let watch = collection
             .watch()
             .pipeline([doc! { "$match": filter }, doc! { "$project": shown }])
             .max_await_time(HEARTBEAT)
             .resume_after(from);
-        let opened = timeout(OPENING_MAX, watch.into_future()).await;
-        opened.ok()?.ok().map(ChangeStream::with_type)
+        match timeout(OPENING_MAX, watch.into_future()).await.ok()? {
+            Ok(changes) => Some(changes.with_type()),
+            Err(error) => {
+                self.link.driver.on_error(&error);
+                None
+            }
+        }
     }
 
     /// Passes on an event. Returns `false` if it ends the stream.

@@ -1,16 +1,18 @@
-//! The driver's client, and the commands that are sent by it.
+//! The commands that are sent by the driver's client, and its options.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use mongodb::Database;
 use mongodb::bson::{Bson, Document, Timestamp, doc};
+use mongodb::error::Error as DriverError;
 use mongodb::event::EventHandler;
 use mongodb::options::{
     AuthMechanism, ClientOptions, Credential, ReadPreference, SelectionCriteria, ServerMonitoringMode,
 };
-use mongodb::{Client, Database};
 
 use super::config::Config;
+use super::driver::Driver;
 use super::errors::{
     NOT_PRIMARY, NOT_PRIMARY_OR_SECONDARY, TIME_OVER, UNCONFIRMED, WRITE_CONFLICT, code, error_of,
     error_of_code, error_of_options, unexpected_reply,
@@ -22,8 +24,8 @@ use crate::storage::net::hints::Hinter;
 
 /// The connections to the servers, which the driver opens and closes.
 pub(super) struct Link {
-    client: Client,
-    pub(super) database: Database,
+    pub(super) driver: Driver,
+    database: String,
     pub(super) collection: String,
     /// The servers, as errors name them.
     pub(super) place: String,
@@ -69,9 +71,20 @@ impl Link {
         options.server_monitoring_mode = options.server_monitoring_mode.or(Some(ServerMonitoringMode::Poll));
         // The change stream has one of them most of the time.
         options.max_pool_size = options.max_pool_size.map(|most| std::cmp::max(most, POOL_MIN));
-        let client = Client::with_options(options).map_err(|e| error_of_options(&e, &place))?;
-        let database = client.database(&config.database);
-        Ok(Self { client, database, collection: config.collection.clone(), place, logs_in, subject, primary })
+        Ok(Self {
+            driver: Driver::new(options).map_err(|e| error_of_options(&e, &place))?,
+            database: config.database.clone(),
+            collection: config.collection.clone(),
+            place,
+            logs_in,
+            subject,
+            primary,
+        })
+    }
+
+    /// Returns the database of the locks.
+    pub(super) fn database(&self) -> Result<Database, DriverError> {
+        self.driver.client().map(|client| client.database(&self.database))
     }
 
     /// Fails if the URL names another user than the one to whom the certificate belongs.
@@ -160,17 +173,21 @@ impl Link {
 
     /// Sends a command to the primary, of the database `admin`.
     pub(super) async fn admin(&self, command: Document) -> Result<Document> {
-        self.client.database("admin").run_command(command).await.map_err(|e| error_of(&e, &self.place))
+        let reply = async { self.driver.client()?.database("admin").run_command(command).await };
+        reply.await.map_err(|e| error_of(&e, &self.place))
     }
 
     pub(super) async fn send(&self, command: Document) -> Result<Document, Failure> {
-        let reply = self.database.run_command(command).await;
-        reply.map_err(|e| Failure { code: code(&e), error: self.error_of(&e) })
+        let reply = async { self.database()?.run_command(command).await };
+        reply.await.map_err(|e| {
+            self.driver.on_error(&e);
+            Failure { code: code(&e), error: self.error_of(&e) }
+        })
     }
 
     /// Returns the error for the caller. A password that the server has accepted before may be accepted again, for example
     /// while it is changed on every member; so its refusal is `Unavailable`.
-    pub(super) fn error_of(&self, error: &mongodb::error::Error) -> Error {
+    pub(super) fn error_of(&self, error: &DriverError) -> Error {
         let error = error_of(error, &self.place);
         match error.kind() {
             ErrorKind::Invalid if self.primary.is_known() => {

@@ -6,7 +6,7 @@
 //   the documents.
 // - The statements: `pipelines` and its folder, whose files explain themselves.
 // - Waiters: `net/waiters` knows those of this client, `hints` listens for them, `observed` has the observed names.
-// - The server: `link` has the driver's client. `primary` knows which server writes, and its clock. `facts` finds out what
+// - The server: `driver` has the driver's client, `link` sends commands by it. `primary` knows which server writes, and its clock. `facts` finds out what
 //   it promises, `findings` has the lines of `leasehold doctor`.
 // - The URL: `config`. Errors: `errors`.
 // - `fence` checks a token in a transaction of the caller's.
@@ -14,6 +14,7 @@
 mod acquire;
 mod call;
 mod config;
+mod driver;
 mod errors;
 mod facts;
 mod fence;
