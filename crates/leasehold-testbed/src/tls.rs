@@ -10,8 +10,8 @@ use crate::error::Context as _;
 use crate::scratch::Scratch;
 use crate::{Result, install};
 
-/// A certificate authority and its certificates: for a server on `localhost` and `127.0.0.1`, and for a
-/// client. There are also certificates that must not be trusted: expired, for another host, self-signed,
+/// A certificate authority and its certificates: for a server on `localhost`, `127.0.0.1` and
+/// `db.locks.test`, and for a client. There are also certificates that must not be trusted: expired, for another host, self-signed,
 /// and signed by another authority.
 #[derive(Clone, Debug)]
 pub struct Tls {
@@ -153,7 +153,7 @@ impl Tls {
         self.make_authority("otherca", "another authority")?;
         self.make_key("server")?;
         self.make_key("client")?;
-        let here = "DNS:localhost,IP:127.0.0.1";
+        let here = "DNS:localhost,DNS:db.locks.test,IP:127.0.0.1";
         self.sign("trusted", "server", "localhost", here, "30", "ca")?;
         self.sign("client", "client", "leasehold", "DNS:leasehold", "30", "ca")?;
         // All use the same key, so that only the certificate differs.

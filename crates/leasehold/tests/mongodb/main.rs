@@ -3,6 +3,7 @@
 
 mod clocks;
 mod cost;
+mod dns;
 mod edges;
 mod fitness;
 mod limits;
@@ -13,6 +14,7 @@ mod observers;
 mod oplog;
 mod options;
 mod runtimes;
+mod srv;
 mod tls;
 mod tools;
 mod unknown;
