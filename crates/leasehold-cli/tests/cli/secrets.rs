@@ -32,6 +32,11 @@ fn no_message_repeats_the_url() {
         format!("postgres://h/db?sslpassword={CANARY}"),
         format!("postgres://user:12?{CANARY}@127.0.0.1:1/db"),
         format!("postgres://u:{CANARY}@127.0.0.1:1/d?nonsense={CANARY}"),
+        format!("mongodb://{CANARY}:{CANARY}@127.0.0.1:1/d?serverSelectionTimeoutMS=100"),
+        format!("mongodb://u:{CANARY}@127.0.0.1:1/d?tlsCertificateKeyFilePassword={CANARY}"),
+        format!("mongodb://u@127.0.0.1:1/d?authMechanismProperties=AWS_SESSION_TOKEN:{CANARY}"),
+        format!("mongodb://u:{CANARY}@127.0.0.1:1/d?authMechanism={CANARY}"),
+        format!("mongodb+srv://u:{CANARY}@db.nowhere.invalid/d"),
     ];
     for url in &urls {
         let option = format!("--store={url}");

@@ -1,5 +1,7 @@
 //! Data at its bounds: names, labels, batches, and queues.
 
+use std::collections::HashSet;
+
 use futures_util::StreamExt;
 use leasehold::ErrorKind;
 use leasehold::storage::{AcquireReply, Claim, Cursor, Hint, ReleaseReply, RenewReply, Storage};
@@ -73,6 +75,183 @@ fn names_and_labels_are_data_and_nothing_else() {
                 let found = storage.list(name, None, 100).await.expect("answered");
                 let wanted = HOSTILE.iter().filter(|other| other.starts_with(name)).count();
                 assert_eq!(found.len(), wanted, "{name}");
+            }
+        }
+    });
+}
+
+/// Texts that mean something in a query, a pipeline, a path, a URL, a shell, or a document of BSON or JSON; and texts that are
+/// easily taken for another one.
+fn corpus() -> Vec<String> {
+    let marks = (1..=127_u8).map(char::from).filter(|c| !c.is_ascii_alphanumeric()).map(String::from);
+    let operators = "where expr literal regex in nin gt gte ne not nor exists type size all elemMatch mod jsonSchema text comment \
+        set unset inc push pull rename setOnInsert currentDate addToSet pop each slice sort project match function accumulator \
+        lookup out merge let cond switch map filter reduce concat toString convert getField setField rand ref id db";
+    let operators = operators.split_whitespace().map(|word| format!("${word}"));
+    let variables = ["NOW", "ROOT", "CURRENT", "REMOVE", "this", "value", "CLUSTER_TIME", "PRUNE"];
+    let variables = variables.into_iter().map(|word| format!("$${word}"));
+    let others = [
+        "{\"$gt\":\"\"}",
+        "{$gt:''}",
+        "[]",
+        "null",
+        "undefined",
+        "true",
+        "NaN",
+        "-0",
+        "0",
+        "1e308",
+        "ObjectId('0')",
+        "ISODate()",
+        "a.b",
+        "a..b",
+        ".a",
+        "a.",
+        "owner",
+        "_id",
+        "queue.0.owner",
+        "queue.$[].owner",
+        "a.$",
+        "a.$[]",
+        "leasehold",
+        "handover",
+        "../../etc/passwd",
+        "a/b",
+        "a\\b",
+        "%00",
+        "%24where",
+        "a%2Eb",
+        "a&b=c",
+        "?x=1",
+        "#",
+        "';drop table",
+        "\r\nSET a b\r\n",
+        "$(id)",
+        "`id`",
+        "${IFS}",
+        "\u{1b}[2J",
+        "__proto__",
+        "constructor",
+        "Infinity",
+        "0x1F",
+        "1n",
+        "-1",
+        "/a/i",
+        "/.*/",
+        "<script>",
+        "\\u0000",
+        "\\x00",
+        "_%",
+        "a,b",
+        "a:b",
+        "a;b",
+        "a b",
+        " a",
+        "a ",
+        "a",
+        "A",
+        "aa",
+        "e\u{301}",
+        "\u{e9}",
+        "ﬁ",
+        "fi",
+        "ß",
+        "ss",
+        "İ",
+        "i",
+        "\u{feff}",
+        "\u{200b}",
+        "\u{202e}a",
+        "\u{fffd}",
+        "\u{ffff}",
+        "\u{10ffff}",
+        "🔒",
+        "日本",
+    ];
+    let mut all: Vec<_> = marks.chain(operators).chain(variables).collect();
+    all.extend(others.map(str::to_owned));
+    // The longest name, and the same without its last byte.
+    all.extend(["$".repeat(512), "$".repeat(511)]);
+    all.sort();
+    all.dedup();
+    all
+}
+
+#[test]
+fn hostile_names_are_locks_of_their_own_and_make_no_documents_but_their_own() {
+    let corpus = corpus();
+    assert!(corpus.len() >= 200, "{}", corpus.len());
+    run(async {
+        for prefix in ["", "$where:", "a.b\\", "^.*$"] {
+            let encoded: String = prefix.bytes().map(|byte| format!("%{byte:02X}")).collect();
+            let url = with(&own(&common().url()), &format!("prefix={encoded}"));
+            let (storage, other) = (bare(&url).await, bare(&url).await);
+            let held: Vec<_> = corpus.iter().map(|name| claim(name).label(name.as_str())).collect();
+            for batch in held.chunks(50) {
+                for (answer, held) in storage.acquire(batch).await.into_iter().zip(batch) {
+                    assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{}: {answer:?}", held.name);
+                }
+            }
+            // Only these documents are there, and no collection beside theirs.
+            let id =
+                |name: &String| if prefix.is_empty() { name.clone() } else { format!("{prefix}\0{name}") };
+            let locks = locks_of(common(), database_of(&url));
+            let found = locks.iter().map(|lock| lock.get_str("_id").expect("a text").to_owned());
+            let (mut found, mut wanted): (Vec<_>, Vec<_>) =
+                (found.collect(), corpus.iter().map(id).collect());
+            found.sort();
+            wanted.sort();
+            assert_eq!(found, wanted);
+            let collections =
+                tell(common(), database_of(&url), doc! { "listCollections": 1, "nameOnly": true });
+            let collections =
+                collections.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
+            assert_eq!(collections.map(Vec::len).ok(), Some(1));
+            // Every second one is released, and no other.
+            let leaving: Vec<_> = held.iter().step_by(2).cloned().collect();
+            for batch in leaving.chunks(50) {
+                for answer in storage.release(batch).await {
+                    assert_eq!(answer.expect("answered"), ReleaseReply::Released);
+                }
+            }
+            for (i, held) in held.iter().enumerate() {
+                match (i % 2, acquire(&other, &claim(held.name.as_str())).await.expect("answered")) {
+                    (0, AcquireReply::Granted { .. }) => {}
+                    (1, AcquireReply::Held { holder: Some(holder), .. }) => {
+                        assert_eq!(
+                            (holder.owner, holder.label.as_deref()),
+                            (held.owner, Some(held.name.as_str()))
+                        );
+                    }
+                    (_, answer) => panic!("{}: {answer:?}", held.name),
+                }
+            }
+        }
+    });
+}
+
+/// Up to a hundred observed names are in the filter of the change stream.
+#[test]
+fn hostile_names_are_observed_as_they_are() {
+    let corpus = corpus();
+    run(async {
+        for (some, prefix) in
+            [(&corpus[..100], "prefix=%24"), (&corpus[100..200], ""), (&corpus[..], "prefix=%5E.*")]
+        {
+            let url = with(&own(&common().url()), prefix);
+            let ((observer, mut hints), other) = (listening(&url).await, bare(&url).await);
+            let observed: Vec<_> = some.iter().map(|text| name(text)).collect();
+            observer.watch(&observed, &[]);
+            let mut open: HashSet<_> = observed.iter().cloned().collect();
+            while !open.is_empty() {
+                match within(soon(), hints.next()).await {
+                    Some(Hint::Name(name)) => drop(open.remove(&name)),
+                    other => panic!("{other:?}"),
+                }
+            }
+            for name in &observed {
+                take(&other, &claim(name.as_str())).await;
+                assert_eq!(within(soon(), hints.next()).await, Some(Hint::Name(name.clone())));
             }
         }
     });
