@@ -1,7 +1,8 @@
 //! The hints of this storage: the events of one change stream over the collection.
 //!
 //! The server filters the stream ([`Observed::filter`]): it returns what is addressed to this client, and the changes of
-//! the names that this client observes. When that set changes, another stream continues where the last one stopped.
+//! the names that this client observes. When that set changes, another stream continues where the last one stopped. It
+//! does after an election, too: a member that was the primary keeps its streams, and may be one that hears nothing more.
 
 use std::future::IntoFuture as _;
 use std::sync::Arc;
@@ -35,8 +36,8 @@ pub(super) struct Listener {
 enum End {
     /// It broke, or did not open. `stood` says whether it was open for a while.
     Broken { stood: bool },
-    /// The observed names have changed. Another stream continues here.
-    Refiltered(Option<ResumeToken>),
+    /// The observed names have changed, or another primary was elected. Another stream continues here.
+    Continued(Option<ResumeToken>),
 }
 
 /// How long opening a stream may take.
@@ -57,7 +58,7 @@ impl Listener {
         loop {
             // A failure is not reported here: waiters ask again by themselves, and their calls return the error.
             match self.listen_once(&mut observed, from.take()).await {
-                End::Refiltered(token) => from = token,
+                End::Continued(token) => from = token,
                 End::Broken { stood } => pauses.pause(&self.hinter, stood).await,
             }
         }
@@ -65,6 +66,7 @@ impl Listener {
 
     async fn listen_once(&self, observed: &mut Observed, from: Option<ResumeToken>) -> End {
         observed.update();
+        let mut elections = self.link.primary.elections();
         let continues = from.is_some();
         let Some(mut changes) = self.open(observed, from).await else { return End::Broken { stood: false } };
         if !continues {
@@ -78,8 +80,9 @@ impl Listener {
             let next = timeout(HEARTBEAT * 2, changes.next_if_any());
             let next = tokio::select! {
                 next = next => next,
+                Ok(()) = elections.changed() => return End::Continued(changes.resume_token()),
                 needs_filter = observed.changed() => match needs_filter {
-                    true => return End::Refiltered(changes.resume_token()),
+                    true => return End::Continued(changes.resume_token()),
                     false => {
                         self.hint_added(observed);
                         continue;

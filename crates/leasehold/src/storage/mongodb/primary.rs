@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mongodb::bson::{Bson, Document};
 use mongodb::event::sdam::SdamEvent;
+use tokio::sync::watch;
 
 use crate::clock::{Clock, Moment};
 use crate::storage::Hint;
@@ -15,6 +16,8 @@ pub(super) struct Primary {
     hinter: Arc<Hinter>,
     clock: Clock,
     state: Mutex<State>,
+    /// Counts the elections that are known of.
+    elections: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -28,7 +31,7 @@ struct State {
 
 impl Primary {
     pub(super) fn new(hinter: Arc<Hinter>) -> Self {
-        Self { hinter, clock: Clock::boot(), state: Mutex::default() }
+        Self { hinter, clock: Clock::boot(), state: Mutex::default(), elections: watch::Sender::default() }
     }
 
     pub(super) fn now(&self) -> Moment {
@@ -54,6 +57,11 @@ impl Primary {
     /// Returns `true` if the server is neither a member of a set nor a router.
     pub(super) fn is_standalone(&self) -> bool {
         self.state().is_standalone
+    }
+
+    /// Returns a receiver that is told of each election from now on.
+    pub(super) fn elections(&self) -> watch::Receiver<u64> {
+        self.elections.subscribe()
     }
 
     /// Learns from an event of the driver.
@@ -96,6 +104,7 @@ impl Primary {
             self.learn(&self.time(), sent, time.timestamp_millis());
         }
         if is_another {
+            self.elections.send_modify(|count| *count += 1);
             self.hinter.send(Hint::Restarted);
         }
     }
