@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use leasehold::storage::{Hint, Storage as _, Token};
 use leasehold::{Locks, Lost};
 use leasehold_testbed::Faults as _;
+use leasehold_testbed::mongodb::bson::doc;
 use tokio::task::JoinHandle;
 
 use crate::tools::*;
@@ -42,6 +43,32 @@ fn an_election_has_every_hold_verified() {
         assert_eq!(within(soon(), gone.lost()).await, Lost::Taken);
         assert!(kept.is_held());
         verified(&kept).await;
+    });
+}
+
+/// A member that is no longer the primary keeps its change streams, and answers them also when it hears nothing more.
+#[test]
+fn after_an_election_a_handover_does_not_depend_on_the_member_that_was_the_primary() {
+    let set = three();
+    run(async {
+        let (url, _) = own(&set);
+        let (holder, (waiter, mut hints)) = (bare(&url).await, listening(&url).await);
+        let (held, mine) = (claim("job"), claim("job").wait(true));
+        take(&holder, &held).await;
+        let old = set.primary().expect("a primary");
+        set.failover().expect("another is elected");
+        within(soon(), awaited(&mut hints, &Hint::Restarted)).await;
+        let deafen = |mode: &str| {
+            let apply = doc! { "configureFailPoint": "rsSyncApplyStop", "mode": mode };
+            old.command("admin", apply).expect("set");
+        };
+        deafen("alwaysOn");
+        is_held(&waiter, &mine).await;
+        answered(async || release(&holder, &held).await).await;
+        let told = tokio::time::timeout(soon(), awaited(&mut hints, &Hint::Owner(mine.owner))).await;
+        deafen("off");
+        told.expect("it is told");
+        take(&waiter, &mine).await;
     });
 }
 
