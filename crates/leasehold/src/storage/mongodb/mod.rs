@@ -6,8 +6,8 @@
 //   the documents.
 // - The statements: `pipelines` and its folder, whose files explain themselves.
 // - Waiters: `net/waiters` knows those of this client, `hints` listens for them, `observed` has the observed names.
-// - The server: `driver` has the driver's client, `link` sends commands by it. `primary` knows which server writes, and its clock. `facts` finds out what
-//   it promises, `findings` has the lines of `leasehold doctor`.
+// - The server: `driver` has the driver's client, and `link` sends commands by it. `primary` knows which server writes, and
+//   its clock. `facts` finds out what it promises, `findings` has the lines of `leasehold doctor`.
 // - The URL: `config`. Errors: `errors`.
 // - `fence` checks a token in a transaction of the caller's.
 
@@ -68,10 +68,6 @@ pub struct MongoDb {
     /// The hints, until they are subscribed to.
     received: Mutex<Option<mpsc::UnboundedReceiver<Hint>>>,
 }
-
-/// How many claims a command has at most. The server takes up to 1 ms to read and execute a statement, and a command has
-/// 250 ms.
-const BATCH_MAX: usize = 64;
 
 /// Reads a URL of this storage.
 pub(super) fn target(scheme: &str, url: Url) -> Result<Target> {
@@ -148,7 +144,7 @@ impl Storage for MongoDb {
     }
 
     fn limits(&self) -> Limits {
-        Limits { batch_max: BATCH_MAX, ..Limits::default() }
+        Limits::default()
     }
 
     async fn acquire(&self, claims: &[Claim]) -> Vec<Result<AcquireReply>> {
