@@ -53,8 +53,6 @@ fn documents_that_a_transaction_has_written_delay_no_claim_of_another_lock() {
         for (i, answer) in within(limit, storage.renew(&claims)).await.into_iter().enumerate() {
             match answer {
                 Ok(RenewReply::Renewed { .. }) if !is_pinned(i) => {}
-                // The lease is as it was.
-                Ok(RenewReply::Renewed { ttl }) => assert!(ttl < claims[i].ttl, "{i}: {ttl:?}"),
                 Err(error) if is_pinned(i) => assert_eq!(error.kind(), ErrorKind::Unavailable),
                 other => panic!("{i}: {other:?}"),
             }
@@ -62,7 +60,6 @@ fn documents_that_a_transaction_has_written_delay_no_claim_of_another_lock() {
         for (i, answer) in within(limit, storage.acquire(&claims)).await.into_iter().enumerate() {
             match answer {
                 Ok(AcquireReply::Granted { .. }) if !is_pinned(i) => {}
-                Ok(AcquireReply::Granted { ttl, .. }) => assert!(ttl < claims[i].ttl, "{i}: {ttl:?}"),
                 Err(error) if is_pinned(i) => assert_eq!(error.kind(), ErrorKind::Unavailable),
                 other => panic!("{i}: {other:?}"),
             }

@@ -17,8 +17,7 @@ use super::errors::{DUPLICATE_KEY, error_of_code};
 use super::link::{Failure, Written};
 use super::pipelines::{self, REFUSED, VERSION, projection};
 use super::replies::{
-    Entry, between, entry, foreign, holder, id, is_foreign, late, lease_ttl, locked, now, raced, waiters,
-    whole,
+    Entry, between, entry, foreign, holder, is_foreign, late, lease_ttl, locked, now, raced, waiters, whole,
 };
 use crate::error::{Error, Result};
 use crate::storage::{AcquireReply, Claim, Holder};
@@ -50,7 +49,7 @@ async fn acquire_one(call: Call<'_>, claim: &Claim, limit: Duration) -> Result<A
     let (claims, owner) = (call.claims([claim]), claim.owner.to_string());
     let command = doc! {
         "findAndModify": &link.collection,
-        "query": { "_id": call.id(claim), "leasehold": VERSION },
+        "query": { "_id": call.id_of(claim), "leasehold": VERSION },
         "update": claims.pipeline_unless_late(pipelines::acquire(call.params())),
         "upsert": true,
         "new": true,
@@ -78,7 +77,7 @@ async fn acquire_one(call: Call<'_>, claim: &Claim, limit: Duration) -> Result<A
         // The document says no more.
         return Err(error_of(claim, failure, None));
     }
-    let found = call.find(&[call.id(claim)], &[owner], None).await?;
+    let found = call.find(&[call.id_of(claim)], &[owner], None).await?;
     read_failed(call, claim, failure, found.first())
 }
 
@@ -87,7 +86,7 @@ async fn confirm(call: Call<'_>, claim: &Claim, written: &Written) -> Result<Acq
     if let (false, Some(code)) = (written.may_be_confirmed(), written.unconfirmed) {
         return Err(error_of_code(code, &call.link.place));
     }
-    let found = call.find(&[call.id(claim)], &[claim.owner.to_string()], written.time).await?;
+    let found = call.find(&[call.id_of(claim)], &[claim.owner.to_string()], written.time).await?;
     read(call, claim, found.first().ok_or_else(|| call.link.unexpected_reply())?)
 }
 
@@ -145,12 +144,11 @@ async fn acquire_existing(
     let mut is_any_late = false;
     for (i, index) in indexes.iter().enumerate() {
         let claim = &claims[*index];
-        let Some(found) = found.iter().find(|found| id(found) == Some(&of_call.ids()[i])) else { continue };
+        let Some(found) = call.document(claim, &found) else { continue };
         states[*index] = if is_foreign(found) {
             State::Answered(Err(foreign(&claim.name)))
-        } else if failure.is_some() {
-            // An entry in the queue may be from an earlier claim.
-            read_grant(call, claim, found)?.map_or(State::Open, |granted| State::Answered(Ok(granted)))
+        } else if failure.is_some() && !call.has_written(found) {
+            State::Open
         } else {
             let reply = read(call, claim, found);
             let is_late =
@@ -184,7 +182,8 @@ async fn insert_missing(call: Call<'_>, claims: &[Claim], states: &mut [State]) 
         return Ok(());
     }
     let ended = DateTime::from_millis(0);
-    let free = |index: &usize| doc! { "_id": call.id(&claims[*index]), "leasehold": VERSION, "until": ended };
+    let free =
+        |index: &usize| doc! { "_id": call.id_of(&claims[*index]), "leasehold": VERSION, "until": ended };
     let documents: Vec<_> = missing.iter().map(free).collect();
     let command = doc! { "insert": &call.link.collection, "documents": documents, "ordered": false };
     let written =
@@ -255,13 +254,6 @@ fn read(call: Call<'_>, claim: &Claim, found: &Document) -> Result<AcquireReply>
         retry_after = [retry_after, pause.filter(|_| polls)].into_iter().flatten().min();
     }
     Ok(AcquireReply::Held { retry_after, holder })
-}
-
-/// Reads the grant to a claim that may not have been executed. The lease lasts until the end that the document has.
-fn read_grant(call: Call<'_>, claim: &Claim, found: &Document) -> Result<Option<AcquireReply>> {
-    let holder = read_holder(call, claim, found)?
-        .filter(|holder| holder.owner == claim.owner && call.is_fresh(holder.remaining, whole(claim.ttl)));
-    Ok(holder.map(|holder| AcquireReply::Granted { token: holder.token, ttl: holder.remaining }))
 }
 
 fn read_holder(call: Call<'_>, claim: &Claim, found: &Document) -> Result<Option<Holder>> {

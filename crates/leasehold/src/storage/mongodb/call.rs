@@ -13,6 +13,7 @@ use mongodb::bson::{Document, Timestamp, doc};
 use super::config::Config;
 use super::link::{Failure, Link};
 use super::pipelines::{COMMAND_MAX, Claims, Params, projection};
+use super::replies::id;
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::storage::Claim;
@@ -33,6 +34,8 @@ pub(super) struct Call<'a> {
     pub(super) limit: Duration,
     /// The id of this client.
     pub(super) client: &'a str,
+    /// The id of this call, random. What the call writes has it, so a read tells what was executed.
+    pub(super) id: &'a str,
     pub(super) hinter: &'a Hinter,
     pub(super) waiters: &'a LocalWaiters<()>,
 }
@@ -62,17 +65,17 @@ impl<'a> Call<'a> {
         Self { limit: std::cmp::min(self.limit, limit.clamp(*bounds.start(), *bounds.end())), ..self }
     }
 
-    pub(super) fn id(&self, claim: &Claim) -> String {
+    pub(super) fn id_of(&self, claim: &Claim) -> String {
         self.config.id(claim.name.as_str())
     }
 
     pub(super) fn params(&self) -> Params<'a> {
-        Params { client: self.client, listens: self.hinter.is_listening() }
+        Params { client: self.client, call: self.id, listens: self.hinter.is_listening() }
     }
 
     /// Returns the claims as a statement has them.
     pub(super) fn claims<'b>(&self, claims: impl IntoIterator<Item = &'b Claim>) -> Claims {
-        let claim = |claim: &'b Claim| (self.id(claim), claim, self.not_after(claim));
+        let claim = |claim: &'b Claim| (self.id_of(claim), claim, self.not_after(claim));
         Claims::new(claims.into_iter().map(claim))
     }
 
@@ -100,9 +103,15 @@ impl<'a> Call<'a> {
         self.link.primary.learn(self.time, self.sent, server_ms);
     }
 
-    /// Returns `true` if a lease that lasts for `rest` from now on ends no earlier than one that this call has written.
-    pub(super) fn is_fresh(&self, rest: Duration, ttl: Duration) -> bool {
-        rest + self.link.primary.now().since(self.sent) >= ttl
+    /// Returns the lock's document.
+    pub(super) fn document<'b>(&self, claim: &Claim, found: &'b [Document]) -> Option<&'b Document> {
+        let id_of_lock = self.id_of(claim);
+        found.iter().find(|found| id(found) == Some(&id_of_lock))
+    }
+
+    /// Returns `true` if this call was the last one that has written a document.
+    pub(super) fn has_written(&self, found: &Document) -> bool {
+        found.get_str("call").is_ok_and(|call| call == self.id)
     }
 
     /// Returns how long the server may take for the first command, so that there is time for others if it is held up.
@@ -172,7 +181,7 @@ impl<'a> Call<'a> {
 
     /// Reads the latest documents of these claims. Fails if the primary was deposed.
     pub(super) async fn find_latest(&self, claims: &[&Claim]) -> Result<Vec<Document>> {
-        let ids: Vec<_> = claims.iter().map(|claim| self.id(claim)).collect();
+        let ids: Vec<_> = claims.iter().map(|claim| self.id_of(claim)).collect();
         self.link.read_latest(self.query(&ids, &[]), self.left()).await
     }
 

@@ -93,12 +93,10 @@ impl MongoDb {
         let facts = Facts::ask(&link).await?;
         link.check_subject().await?;
         facts::check_collection(&link).await?;
-        let mut client = Owner::random().to_string();
-        client.truncate(16);
         Ok(Self {
             guarantees: facts.guarantees(facts.pushes() && config.notify),
             link: Arc::new(link),
-            client,
+            client: random_id(),
             hinter,
             waiters: Arc::default(),
             received: Mutex::new(Some(received)),
@@ -106,8 +104,9 @@ impl MongoDb {
         })
     }
 
-    fn call<'a>(&'a self, time: &'a ServerClock, sent: Moment) -> Call<'a> {
+    fn call<'a>(&'a self, id: &'a str, time: &'a ServerClock, sent: Moment) -> Call<'a> {
         Call {
+            id,
             time,
             limit: COMMAND_MAX,
             link: &self.link,
@@ -120,9 +119,16 @@ impl MongoDb {
     }
 
     async fn send_acquire(&self, claims: &[Claim], sent: Moment) -> Vec<Result<AcquireReply>> {
-        let time = self.link.primary.time();
-        for_each_claim(claims, acquire::acquire(self.call(&time, sent), claims).await)
+        let (id, time) = (random_id(), self.link.primary.time());
+        for_each_claim(claims, acquire::acquire(self.call(&id, &time, sent), claims).await)
     }
+}
+
+/// Makes the id of a client or of a call.
+fn random_id() -> String {
+    let mut id = Owner::random().to_string();
+    id.truncate(16);
+    id
 }
 
 impl fmt::Debug for MongoDb {
@@ -158,14 +164,14 @@ impl Storage for MongoDb {
     }
 
     async fn renew(&self, claims: &[Claim]) -> Vec<Result<RenewReply>> {
-        let time = self.link.primary.time();
-        for_each_claim(claims, renew::renew(self.call(&time, self.link.primary.now()), claims).await)
+        let (id, time) = (random_id(), self.link.primary.time());
+        for_each_claim(claims, renew::renew(self.call(&id, &time, self.link.primary.now()), claims).await)
     }
 
     async fn release(&self, claims: &[Claim]) -> Vec<Result<ReleaseReply>> {
         self.waiters.remove(claims.iter().map(|claim| &claim.owner));
-        let time = self.link.primary.time();
-        for_each_claim(claims, release::release(self.call(&time, self.link.primary.now()), claims).await)
+        let (id, time) = (random_id(), self.link.primary.time());
+        for_each_claim(claims, release::release(self.call(&id, &time, self.link.primary.now()), claims).await)
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Holder>> {

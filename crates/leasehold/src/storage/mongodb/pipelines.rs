@@ -43,6 +43,8 @@ const LABEL: &str = "$t.claim.label";
 pub(super) struct Params<'a> {
     /// The id of this client.
     pub(super) client: &'a str,
+    /// The id of the call.
+    pub(super) call: &'a str,
     /// Whether this client's change stream is open.
     pub(super) listens: bool,
 }

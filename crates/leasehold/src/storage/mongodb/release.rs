@@ -9,23 +9,18 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::call::{Call, Updated};
-use super::pipelines::Claims;
-use super::replies::id;
 use crate::error::Result;
-use crate::storage::{Claim, Owner, ReleaseReply};
+use crate::storage::{Claim, ReleaseReply};
 
 /// The bounds of the time that the server may take for a call. The client's other releases wait for its reply.
 const LIMITS: RangeInclusive<Duration> = Duration::from_millis(250)..=Duration::from_secs(2);
 
 pub(super) async fn release(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Result<ReleaseReply>>> {
     let call = call.limited(claims, |claim| claim.patience / 2, LIMITS);
-    let mut id_of_call = Owner::random().to_string();
-    id_of_call.truncate(16);
-    let known = release_together(call, claims, &id_of_call).await?;
+    let known = release_together(call, claims).await?;
     let open: Vec<_> = claims.iter().zip(&known).filter(|(_, known)| known.is_none()).collect();
     let open: Vec<_> = open.into_iter().map(|(claim, _)| claim).collect();
-    let release = |claims: &Claims| claims.release(call.params(), &id_of_call);
-    let mut sent = call.update_each(&open, release).await.into_iter();
+    let mut sent = call.update_each(&open, |claim| claim.release(call.params())).await.into_iter();
     let unanswered = || Err(call.link.unexpected_reply());
     let is_released = |known: Option<bool>| known.map_or_else(|| sent.next().unwrap_or_else(unanswered), Ok);
     let are_released: Vec<_> = known.into_iter().map(is_released).collect();
@@ -40,24 +35,22 @@ pub(super) async fn release(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Resu
 }
 
 /// Sends all claims in one command. Returns whether each has ended a lease; `None` if it may not have been executed.
-async fn release_together(call: Call<'_>, claims: &[Claim], id_of_call: &str) -> Result<Vec<Option<bool>>> {
+async fn release_together(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Option<bool>>> {
     if claims.is_empty() {
         return Ok(Vec::new());
     }
-    let statement = call.claims(claims).release(call.params(), id_of_call);
+    let statement = call.claims(claims).release(call.params());
     let Updated { count, failure, .. } = call.update(statement, call.first_part(claims.len())).await?;
     if failure.is_none() && (count == claims.len() || count == 0) {
         return Ok(vec![Some(count > 0); claims.len()]);
     }
     let found = call.find_latest(&claims.iter().collect::<Vec<_>>()).await?;
     let is_released = |claim: &Claim| {
-        let found = found.iter().find(|found| id(found) == Some(&call.id(claim)));
-        let has = |field: &str, text: &str| {
-            found.is_some_and(|found| found.get_str(field).is_ok_and(|found| found == text))
-        };
-        match has("call", id_of_call) {
+        let found = call.document(claim, &found);
+        let owner = found.and_then(|found| found.get_str("owner").ok());
+        match found.is_some_and(|found| call.has_written(found)) {
             true => Some(true),
-            false if has("owner", &claim.owner.to_string()) => None,
+            false if owner == Some(&claim.owner.to_string()) => None,
             false => Some(false),
         }
     };

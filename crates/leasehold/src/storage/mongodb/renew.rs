@@ -12,9 +12,9 @@ use mongodb::bson::Document;
 use super::call::{Call, Updated};
 use super::errors::{NOT_PRIMARY, error_of_code};
 use super::pipelines::COMMAND_MAX;
-use super::replies::{holder, id, late, lease_ttl, whole};
+use super::replies::{holder, late, whole};
 use crate::error::Result;
-use crate::storage::{Claim, Holder, RenewReply};
+use crate::storage::{Claim, RenewReply};
 
 /// The bounds of the time that the server may take for a call.
 const LIMITS: RangeInclusive<Duration> = Duration::from_millis(250)..=COMMAND_MAX;
@@ -64,15 +64,12 @@ async fn renew_together(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Option<R
     Ok(claims.iter().map(|claim| read(call, claim, &found)).collect())
 }
 
-/// Reads whether a claim was executed. The lease lasts until the end that the document has, by whatever claim.
+/// Reads whether a claim was executed.
 fn read(call: Call<'_>, claim: &Claim, found: &[Document]) -> Option<RenewReply> {
-    let Some((found, holder)) = of_owner(call, claim, found) else { return Some(RenewReply::NotHeld) };
-    let (ttl, rest) = (whole(claim.ttl), holder.remaining);
-    let is_renewed = match claim.shorten {
-        true => rest <= ttl && lease_ttl(found) == Some(ttl),
-        false => call.is_fresh(rest, ttl),
-    };
-    is_renewed.then_some(RenewReply::Renewed { ttl: std::cmp::min(rest, ttl) })
+    match of_owner(call, claim, found) {
+        None => Some(RenewReply::NotHeld),
+        Some(found) => call.has_written(found).then(|| renewed(claim)),
+    }
 }
 
 /// Finds out why claims were refused.
@@ -92,9 +89,9 @@ async fn look_up(call: Call<'_>, claims: &[&Claim]) -> Vec<Result<RenewReply>> {
     claims.iter().map(reply).collect()
 }
 
-/// Returns the lock's document and its holder, if that is the claim's owner.
-fn of_owner<'a>(call: Call<'_>, claim: &Claim, found: &'a [Document]) -> Option<(&'a Document, Holder)> {
-    let found = found.iter().find(|found| id(found) == Some(&call.id(claim)))?;
+/// Returns the lock's document, if the claim's owner holds the lock.
+fn of_owner<'a>(call: Call<'_>, claim: &Claim, found: &'a [Document]) -> Option<&'a Document> {
+    let found = call.document(claim, found)?;
     let holder = holder(found, claim.name.clone()).flatten()?;
-    (holder.owner == claim.owner).then_some((found, holder))
+    (holder.owner == claim.owner).then_some(found)
 }

@@ -13,6 +13,7 @@ use super::{
 /// 3. Grant the lock (`granted`); or renew the owner's lease (`again`); or end the lease of another owner a TTL from now,
 ///    if it ends so late that the server's clock was set back.
 /// 4. Take the owner out of the queue if it was granted. Refresh or append its entry if it waits (`waits`).
+/// 5. If it was granted or waits, leave the id of the call in the document.
 pub(in crate::storage::mongodb) fn acquire(params: Params<'_>) -> Vec<Document> {
     let timely = doc! { "$lt": ["$$NOW", "$t.claim.not_after"] };
     let is_owner = doc! { "$eq": [or_null("$owner"), OWNER] };
@@ -31,7 +32,11 @@ pub(in crate::storage::mongodb) fn acquire(params: Params<'_>) -> Vec<Document> 
             "t.granted": { "$and": ["$t.timely", { "$not": ["$t.held"] }, "$t.turn"] },
         } },
         lease(params),
-        doc! { "$set": { "queue": { "$switch": { "branches": [
+        doc! { "$set": { "call": { "$cond": [
+            { "$or": ["$t.granted", "$t.again", "$t.waits"] },
+            literal(params.call),
+            "$call",
+        ] }, "queue": { "$switch": { "branches": [
             { "case": "$t.granted", "then": left() },
             { "case": "$t.waits", "then": entered(params) },
         ], "default": queue() } } } },

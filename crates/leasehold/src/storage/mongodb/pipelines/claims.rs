@@ -76,8 +76,8 @@ impl Claims {
     }
 
     /// Makes the statement that ends the leases of the owners that hold their locks.
-    pub(in crate::storage::mongodb) fn release(&self, params: Params<'_>, id_of_call: &str) -> Document {
-        self.statement_where(Some(doc! { "$and": self.holds() }), release(params, id_of_call))
+    pub(in crate::storage::mongodb) fn release(&self, params: Params<'_>) -> Document {
+        self.statement_where(Some(doc! { "$and": self.holds() }), release(params))
     }
 
     /// Makes the statement that removes what is left of owners. It matches no document that has nothing of its claim's owner.

@@ -11,8 +11,8 @@ use crate::storage::WAITER_TTL;
 const SHORTEST_HANDOVER: i64 = 2_000;
 
 /// Ends the lease of a holder and its waiter's entry, hands the lock over, and leaves the id of the call in the document.
-pub(super) fn release(params: Params<'_>, id_of_call: &str) -> Vec<Document> {
-    let mark = doc! { "$set": { "call": literal(id_of_call) } };
+pub(super) fn release(params: Params<'_>) -> Vec<Document> {
+    let mark = doc! { "$set": { "call": literal(params.call) } };
     std::iter::once(mark).chain(withdraw(params)).collect()
 }
 

@@ -1,14 +1,15 @@
 use mongodb::bson::{Bson, Document, doc};
 
-use super::{Params, TTL, ended, extended_ttl, extended_until, is_of_another_client};
+use super::{Params, TTL, ended, extended_ttl, extended_until, is_of_another_client, literal};
 
-/// Lets the lease of a holder end a TTL from now. Never shortens it, unless the claim says so.
+/// Lets the lease of a holder end a TTL from now, and leaves the id of the call in the document. Never shortens the lease, unless
+/// the claim says so.
 ///
 /// The holder's client is told if another client shortens its lease. `may_shorten` says whether any claim may.
 pub(super) fn renew(params: Params<'_>, may_shorten: bool) -> Vec<Document> {
     if !may_shorten {
         return vec![
-            doc! { "$set": { "ttl": extended_ttl(), "until": extended_until() } },
+            doc! { "$set": { "ttl": extended_ttl(), "until": extended_until(), "call": literal(params.call) } },
             doc! { "$unset": "t" },
         ];
     }
@@ -20,6 +21,7 @@ pub(super) fn renew(params: Params<'_>, may_shorten: bool) -> Vec<Document> {
     vec![
         doc! { "$set": {
             "ttl": shortens(TTL.into(), extended_ttl()),
+            "call": literal(params.call),
             "until": shortens(doc! { "$add": ["$$NOW", TTL] }.into(), extended_until()),
             "ended": { "$cond": [tells, ended(), "$ended"] },
         } },
