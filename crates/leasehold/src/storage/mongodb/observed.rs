@@ -69,7 +69,9 @@ impl Observed {
         }
         let is_locked_or_unlocked = doc! { "$or": [
             { "updateDescription.updatedFields.owner": { "$exists": true } },
-            { "operationType": { "$in": ["insert", "replace", "delete"] } },
+            // Several claims insert the documents of free locks first.
+            { "operationType": "insert", "fullDocument.owner": { "$exists": true } },
+            { "operationType": { "$in": ["replace", "delete"] } },
         ] };
         if self.is_wide {
             wanted.push(is_locked_or_unlocked);
