@@ -181,8 +181,8 @@ fn ten_thousand_holds_are_renewed_in_batches() {
         let updates = u32::try_from(updates).expect("few");
         assert_eq!(single, 0);
         assert!(guards.iter().all(leasehold::Guard::is_held));
-        // 40 batches are full. On a slow machine most are not, and the holds were granted in about as many.
-        assert!(f64::from(updates) <= (rounds + 1.0) * 4.0 * 40.0, "{updates} in {rounds} rounds");
+        // 40 batches of 256 are full. On a slow machine most are not, and some are sent in parts.
+        assert!(f64::from(updates) <= (rounds + 1.0) * 16.0 * 40.0, "{updates} in {rounds} rounds");
         // Each hold was renewed at least once.
         assert!(updates >= 40, "{updates}");
     });
