@@ -1,7 +1,7 @@
 //! Claims that are sent together: what befalls one of them does not befall the others.
 
 use leasehold::ErrorKind;
-use leasehold::storage::{AcquireReply, Claim, Owner, ReleaseReply, RenewReply, Storage as _};
+use leasehold::storage::{AcquireReply, Claim, Hint, Owner, ReleaseReply, RenewReply, Storage as _};
 use leasehold_testbed::MongoDb;
 use leasehold_testbed::mongodb::bson::spec::BinarySubtype;
 use leasehold_testbed::mongodb::bson::{Binary, Document, doc};
@@ -91,6 +91,33 @@ fn a_hold_is_not_lost_beside_one_that_a_transaction_pins() {
         open.end();
         verified(&kept).await;
         kept.release().await.expect("released");
+    });
+}
+
+/// The next owner of a lock writes its document at once.
+#[test]
+fn a_release_is_not_taken_for_a_loss_because_the_next_owner_has_renewed() {
+    let set = one();
+    run(async {
+        let (url, _) = own(&set);
+        let (storage, (other, mut hints)) = (bare(&url).await, listening(&url).await);
+        for round in 0..40 {
+            let (mine, lost) = (claim(&format!("job{round}")), claim(&format!("lost{round}")));
+            take(&storage, &mine).await;
+            take(&storage, &lost).await;
+            answered(async || release(&storage, &lost).await).await;
+            let theirs = claim(&format!("job{round}")).wait(true);
+            is_held(&other, &theirs).await;
+            let renewing = async {
+                awaited(&mut hints, &Hint::Owner(theirs.owner)).await;
+                answered(async || renew(&other, &theirs).await).await
+            };
+            let several = [mine.clone(), lost.clone()];
+            let (released, renewed) = tokio::join!(storage.release(&several), renewing);
+            assert_eq!(released[0].as_ref().expect("answered"), &ReleaseReply::Released, "{round}");
+            assert_eq!(released[1].as_ref().expect("answered"), &ReleaseReply::NotHeld, "{round}");
+            assert!(matches!(renewed, RenewReply::Renewed { .. }), "{round}: {renewed:?}");
+        }
     });
 }
 

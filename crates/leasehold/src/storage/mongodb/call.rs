@@ -109,9 +109,14 @@ impl<'a> Call<'a> {
         found.iter().find(|found| id(found) == Some(&id_of_lock))
     }
 
-    /// Returns `true` if this call was the last one that has written a document.
+    /// Returns `true` if this call was the last one that has granted or renewed the lock, or entered an owner in its queue.
     pub(super) fn has_written(&self, found: &Document) -> bool {
         found.get_str("call").is_ok_and(|call| call == self.id)
+    }
+
+    /// Returns `true` if this call was the last one that has released the lock.
+    pub(super) fn has_released(&self, found: &Document) -> bool {
+        found.get_str("released").is_ok_and(|call| call == self.id)
     }
 
     /// Returns how long the server may take for the first command, so that there is time for others if it is held up.

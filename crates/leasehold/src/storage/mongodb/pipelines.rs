@@ -55,7 +55,7 @@ pub(super) fn projection(owners: &[String]) -> Document {
     let queue = doc! { "$cond": [{ "$eq": ["$leasehold", VERSION] }, queue(), []] };
     let live = live_of(&queue);
     doc! {
-        "_id": 1, "leasehold": 1, "owner": 1, "token": 1, "since": 1, "until": 1, "ttl": 1, "label": 1, "call": 1,
+        "_id": 1, "leasehold": 1, "owner": 1, "token": 1, "since": 1, "until": 1, "ttl": 1, "label": 1, "call": 1, "released": 1,
         "now": "$$NOW",
         "waiters": { "$size": &live },
         "entries": { "$map": {

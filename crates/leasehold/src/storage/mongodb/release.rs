@@ -48,7 +48,7 @@ async fn release_together(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Option
     let is_released = |claim: &Claim| {
         let found = call.document(claim, &found);
         let owner = found.and_then(|found| found.get_str("owner").ok());
-        match found.is_some_and(|found| call.has_written(found)) {
+        match found.is_some_and(|found| call.has_released(found)) {
             true => Some(true),
             false if owner == Some(&claim.owner.to_string()) => None,
             false => Some(false),

@@ -10,9 +10,10 @@ use crate::storage::WAITER_TTL;
 /// the lease would end before its client has renewed it.
 const SHORTEST_HANDOVER: i64 = 2_000;
 
-/// Ends the lease of a holder and its waiter's entry, hands the lock over, and leaves the id of the call in the document.
+/// Ends the lease of a holder and its waiter's entry, hands the lock over, and leaves the id of the call in the document, in a field
+/// of its own: the next owner writes the other one at once.
 pub(super) fn release(params: Params<'_>) -> Vec<Document> {
-    let mark = doc! { "$set": { "call": literal(params.call) } };
+    let mark = doc! { "$set": { "released": literal(params.call) } };
     std::iter::once(mark).chain(withdraw(params)).collect()
 }
 
