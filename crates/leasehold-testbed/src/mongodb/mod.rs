@@ -416,7 +416,7 @@ impl MongoDbOptions {
         retry_ports(|| self.try_start(1, false))
     }
 
-    /// Starts one server that is no member of a set. It asks for no password.
+    /// Starts one server that is no member of a set.
     ///
     /// # Errors
     ///
@@ -440,7 +440,7 @@ impl MongoDbOptions {
             install::program("openssl")?;
         }
         let tls = if self.tls { Some(Tls::in_scratch(&scratch)?) } else { None };
-        let access = Access { password: self.password.clone().filter(|_| !standalone), tls };
+        let access = Access { password: self.password.clone(), tls };
         // The members authenticate each other with this key.
         scratch.file("keyfile", "bGVhc2Vob2xkbGVhc2Vob2xk", &User::Own)?;
         let members = (0..n).map(|i| {
@@ -471,7 +471,10 @@ impl MongoDbOptions {
             arbiter: self.arbiter,
         };
         match standalone {
-            true => set.members.iter().try_for_each(|member| member.await_ready())?,
+            true => {
+                set.members.iter().try_for_each(|member| member.await_ready())?;
+                set.create_user(&set.members[0])?;
+            }
             false => set.initiate()?,
         }
         Ok(set)
@@ -506,8 +509,7 @@ impl MongoDbOptions {
 }
 
 impl MongoDb {
-    /// Makes the members a replica set, and creates the first user. Until then MongoDB trusts connections
-    /// from this machine.
+    /// Makes the members a replica set, and creates the first user.
     fn initiate(&self) -> Result<()> {
         for member in &self.members {
             member.await_ready()?;
@@ -521,20 +523,9 @@ impl MongoDb {
             "members": members.collect::<Vec<_>>(),
             "settings": { "electionTimeoutMillis": 2000, "heartbeatIntervalMillis": 500 },
         };
-        let open = Access { password: None, tls: self.access.tls.clone() };
-        let mut connection = open.connect(self.members[0].port())?;
+        let mut connection = self.connect_without_login(&self.members[0])?;
         connection.command("admin", doc! { "replSetInitiate": config })?;
-        let primary = self.primary()?;
-        if let Some(password) = &self.access.password {
-            let user = doc! {
-                "createUser": USER,
-                "pwd": password,
-                "roles": ["root"],
-                "mechanisms": ["SCRAM-SHA-256"],
-                "writeConcern": { "w": "majority" },
-            };
-            open.connect(primary.port())?.command("admin", user)?;
-        }
+        self.create_user(self.primary()?)?;
         for member in &self.members {
             until("the member to be primary or secondary", || {
                 is_settled(&self.access.hello(member.port())?)?;
@@ -542,6 +533,24 @@ impl MongoDb {
             })?;
         }
         Ok(())
+    }
+
+    /// Creates the first user, if there is a password.
+    fn create_user(&self, member: &MongoDbMember) -> Result<()> {
+        let Some(password) = &self.access.password else { return Ok(()) };
+        let user = doc! {
+            "createUser": USER,
+            "pwd": password,
+            "roles": ["root"],
+            "mechanisms": ["SCRAM-SHA-256"],
+            "writeConcern": { "w": "majority" },
+        };
+        self.connect_without_login(member)?.command("admin", user).map(drop)
+    }
+
+    /// Connects to a member that has no users yet. Until then MongoDB trusts connections from this machine.
+    fn connect_without_login(&self, member: &MongoDbMember) -> Result<Connection> {
+        Access { password: None, tls: self.access.tls.clone() }.connect(member.port())
     }
 }
 

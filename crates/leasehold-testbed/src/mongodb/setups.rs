@@ -29,11 +29,9 @@ pub(crate) const SETUPS: &[Entry] = &[
         "failover,primary kill,primary alone,secondaries stop,primary stop,streams killed,writes unconfirmed,writes locked,\
          documents pinned,kill",
     ])]),
-    Entry::new(
-        "mongodb-alone",
-        "a MongoDB that is no member of a replica set, and asks for no password",
-        |wanted| Ok(Box::new(options(wanted).start_standalone()?)),
-    )
+    Entry::new("mongodb-alone", "a MongoDB that is no member of a replica set", |wanted| {
+        Ok(Box::new(options(wanted).start_standalone()?))
+    })
     .scheme(SCHEME)
     .suite_without_push(),
 ];

@@ -10,6 +10,7 @@ mod connections;
 mod elections;
 mod fail_points;
 mod majority;
+mod repeated;
 mod rollback;
 mod streams;
 mod tools;

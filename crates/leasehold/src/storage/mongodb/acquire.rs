@@ -3,7 +3,7 @@
 //! 1. A single claim is one `findAndModify`, which inserts the document if there is none, and returns it as it is afterward.
 //! 2. Several claims are one `update`, and a read behind it of all their documents. For documents that do not exist, an `insert`
 //!    adds empty ones, and both commands are sent again.
-//! 3. If the `update` has failed, the claims that are not granted are sent one by one.
+//! 3. Claims that came too late, or were not executed for another reason, are sent one by one.
 //! 4. A claim whose document a transaction has changed, as a [`Fence`](super::Fence) does, is *locked*. It is not granted,
 //!    and leaves no entry in the queue. It asks again soon.
 
@@ -11,6 +11,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use mongodb::bson::{DateTime, Document, doc};
+use tokio::time::timeout;
 
 use super::call::{Call, Updated, each};
 use super::errors::{DUPLICATE_KEY, error_of_code};
@@ -93,18 +94,25 @@ async fn confirm(call: Call<'_>, claim: &Claim, written: &Written) -> Result<Acq
 async fn acquire_many(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Result<AcquireReply>>> {
     let mut states: Vec<_> = claims.iter().map(|_| State::Missing).collect();
     for round in 0..=INSERTS_MAX {
-        if round > 0 {
-            insert_missing(call, claims, &mut states).await?;
+        let executed = async {
+            if round > 0 {
+                insert_missing(call, claims, &mut states).await?;
+            }
+            acquire_existing(call, claims, &mut states).await
+        };
+        if let Err(error) = executed.await {
+            // The others are answered.
+            indexes(&states, is_missing)
+                .into_iter()
+                .for_each(|i| states[i] = State::Answered(Err(error.clone())));
         }
-        let missing = indexes(&states, |state| matches!(state, State::Missing));
-        if missing.is_empty() {
+        if indexes(&states, is_missing).is_empty() {
             break;
         }
-        acquire_existing(call, claims, &missing, &mut states).await?;
     }
     let open = indexes(&states, |state| matches!(state, State::Open));
     let limit = call.share(open.len());
-    let replies = each(open.iter().map(|index| acquire_one(call, &claims[*index], limit)).collect()).await;
+    let replies = each(open.iter().map(|index| acquire_open(call, &claims[*index], limit)).collect()).await;
     for (index, reply) in open.into_iter().zip(replies) {
         states[index] = State::Answered(reply);
     }
@@ -113,6 +121,17 @@ async fn acquire_many(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Result<Acq
         State::Missing | State::Open => Err(raced(&claim.name)),
     };
     Ok(claims.iter().zip(states).map(reply).collect())
+}
+
+/// Sends a claim that may have been executed already, unless it comes too late.
+///
+/// The server does not interrupt an insert that waits for a transaction which inserts the same document.
+async fn acquire_open(call: Call<'_>, claim: &Claim, limit: Duration) -> Result<AcquireReply> {
+    if call.is_late(claim) {
+        return Err(late(&claim.name));
+    }
+    let reply = timeout(limit + limit / 2, acquire_one(call, claim, limit)).await;
+    reply.unwrap_or_else(|_| Err(locked(&claim.name)))
 }
 
 /// What is known of one claim of several.
@@ -124,57 +143,53 @@ enum State {
     Answered(Result<AcquireReply>),
 }
 
+fn is_missing(state: &State) -> bool {
+    matches!(state, State::Missing)
+}
+
 fn indexes(states: &[State], is_wanted: fn(&State) -> bool) -> Vec<usize> {
     (0..states.len()).filter(|index| is_wanted(&states[*index])).collect()
 }
 
-/// Executes the claims at these indexes on the documents that exist.
-async fn acquire_existing(
-    call: Call<'_>,
-    claims: &[Claim],
-    indexes: &[usize],
-    states: &mut [State],
-) -> Result<()> {
+/// Executes the claims without an answer on the documents that exist.
+async fn acquire_existing(call: Call<'_>, claims: &[Claim], states: &mut [State]) -> Result<()> {
+    let indexes = indexes(states, is_missing);
+    if indexes.is_empty() {
+        return Ok(());
+    }
     let of_call = call.claims(indexes.iter().map(|index| &claims[*index]));
     let owners: Vec<_> = indexes.iter().map(|index| claims[*index].owner.to_string()).collect();
     let statement = of_call.statement(pipelines::acquire(call.params()));
-    let Updated { time, failure, .. } = call.update(statement, call.first_part(indexes.len())).await?;
+    let Updated { time, .. } = call.update(statement, call.first_part(claims)).await?;
     // The read waits until a majority has the writes.
     let found = call.find(of_call.ids(), &owners, time).await?;
-    let mut is_any_late = false;
-    for (i, index) in indexes.iter().enumerate() {
-        let claim = &claims[*index];
+    for index in indexes {
+        let claim = &claims[index];
         let Some(found) = call.document(claim, &found) else { continue };
-        states[*index] = if is_foreign(found) {
+        states[index] = if is_foreign(found) {
             State::Answered(Err(foreign(&claim.name)))
-        } else if failure.is_some() && !call.has_written(found) {
-            State::Open
+        } else if call.has_written(found) || (!claim.wait && is_for_another(call, claim, found)?) {
+            State::Answered(read(call, claim, found))
         } else {
-            let reply = read(call, claim, found);
-            let is_late =
-                reply.as_ref().is_ok_and(|reply| is_late(claim, reply, found, of_call.not_after(i)));
-            is_any_late |= is_late;
-            State::Answered(if is_late { Err(late(&claim.name)) } else { reply })
+            // It came too late, or was not executed. A lease or an entry of its owner may be from an earlier claim.
+            State::Open
         };
-    }
-    if is_any_late {
-        call.refresh_clock().await;
     }
     Ok(())
 }
 
-/// Returns `true` if the claim came too late, and so has changed nothing. The server does not tell.
-fn is_late(claim: &Claim, reply: &AcquireReply, found: &Document, not_after: i64) -> bool {
-    match reply {
-        AcquireReply::Granted { .. } => false,
-        AcquireReply::Held { .. } if claim.wait => entry(found, claim.owner).is_none(),
-        AcquireReply::Held { .. } => now(found).is_none_or(|now| now >= not_after),
+/// Returns `true` if another owner holds the lock, or waits for it before the claim's owner.
+fn is_for_another(call: Call<'_>, claim: &Claim, found: &Document) -> Result<bool> {
+    if let Some(holder) = read_holder(call, claim, found)? {
+        return Ok(holder.owner != claim.owner);
     }
+    let before = entry(found, claim.owner).map_or(waiters(found), |entry| entry.before.map(u64::from));
+    Ok(before.is_some_and(|before| before > 0))
 }
 
 /// Inserts the documents that do not exist, as those of free locks.
 async fn insert_missing(call: Call<'_>, claims: &[Claim], states: &mut [State]) -> Result<()> {
-    let mut missing = indexes(states, |state| matches!(state, State::Missing));
+    let mut missing = indexes(states, is_missing);
     for index in missing.extract_if(.., |index| call.is_late(&claims[*index])) {
         states[index] = State::Answered(Err(late(&claims[index].name)));
     }
@@ -186,8 +201,14 @@ async fn insert_missing(call: Call<'_>, claims: &[Claim], states: &mut [State]) 
         |index: &usize| doc! { "_id": call.id_of(&claims[*index]), "leasehold": VERSION, "until": ended };
     let documents: Vec<_> = missing.iter().map(free).collect();
     let command = doc! { "insert": &call.link.collection, "documents": documents, "ordered": false };
-    let written =
-        call.link.write(command, call.first_part(claims.len())).await.map_err(|failure| failure.error)?;
+    let written = match call.link.write(command, call.first_part(claims)).await {
+        Err(failure) if failure.is_delay() => {
+            // For example, a transaction inserts one of them.
+            missing.into_iter().for_each(|index| states[index] = State::Open);
+            return Ok(());
+        }
+        written => written.map_err(|failure| failure.error)?,
+    };
     for (i, failure) in written.refused(&call.link.place)? {
         // Another client has inserted it, or it belongs to another program.
         if failure.code != Some(DUPLICATE_KEY)
@@ -210,12 +231,10 @@ fn read_failed(
     let Some(found) = found.filter(|found| failure.is_delay() && !is_foreign(found)) else {
         return Err(error_of(claim, failure, found));
     };
-    let holder = read_holder(call, claim, found)?;
-    let is_owner = holder.as_ref().is_some_and(|holder| holder.owner == claim.owner);
-    let before = entry(found, claim.owner).map_or(waiters(found), |entry| entry.before.map(u64::from));
-    if is_owner || (holder.is_none() && before.is_none_or(|before| before == 0)) {
+    if !is_for_another(call, claim, found)? {
         return Err(error_of(claim, failure, None));
     }
+    let holder = read_holder(call, claim, found)?;
     let remaining = holder.as_ref().map(|holder| holder.remaining);
     let retry_after = remaining.map_or(RETRY_AFTER_LOCKED, |rest| std::cmp::min(rest, RETRY_AFTER_LOCKED));
     Ok(AcquireReply::Held { retry_after: Some(retry_after), holder })

@@ -46,8 +46,10 @@ pub(super) struct Updated {
     pub(super) count: usize,
     /// The time of the last write. `None` if the server is standalone.
     pub(super) time: Option<Timestamp>,
-    /// Why the server has stopped before the last document, or why no majority has confirmed what it did.
+    /// Why the server has stopped before the last document.
     pub(super) failure: Option<Failure>,
+    /// Why no majority has confirmed what it did.
+    pub(super) unconfirmed: Option<Failure>,
 }
 
 /// How many commands are in flight at once when each claim has one.
@@ -114,14 +116,14 @@ impl<'a> Call<'a> {
         found.get_str("call").is_ok_and(|call| call == self.id)
     }
 
-    /// Returns `true` if this call was the last one that has released the lock.
+    /// Returns `true` if this call was one of the last that have released the lock.
     pub(super) fn has_released(&self, found: &Document) -> bool {
-        found.get_str("released").is_ok_and(|call| call == self.id)
+        found.get_array("released").is_ok_and(|calls| calls.iter().any(|call| call.as_str() == Some(self.id)))
     }
 
-    /// Returns how long the server may take for the first command, so that there is time for others if it is held up.
-    pub(super) fn first_part(&self, claims: usize) -> Duration {
-        if claims > 1 { self.limit / 2 } else { self.limit }
+    /// Returns how long the server may take for a command of these claims, so that there is time for others if it is held up.
+    pub(super) fn first_part(&self, claims: &[Claim]) -> Duration {
+        if claims.len() > 1 { self.left() / 2 } else { self.left() }
     }
 
     /// Returns how much of the limit is left.
@@ -134,7 +136,7 @@ impl<'a> Call<'a> {
         let command = doc! { "update": &self.link.collection, "updates": [statement] };
         let written = match self.link.write(command, limit).await {
             Err(failure) if failure.is_delay() => {
-                return Ok(Updated { count: 0, time: None, failure: Some(failure) });
+                return Ok(Updated { count: 0, time: None, failure: Some(failure), unconfirmed: None });
             }
             written => written.map_err(|failure| failure.error)?,
         };
@@ -147,8 +149,17 @@ impl<'a> Call<'a> {
         Ok(Updated {
             count: count.ok_or_else(|| self.link.unexpected_reply())?,
             time: written.time,
-            failure: refused.or(unconfirmed),
+            failure: refused,
+            unconfirmed,
         })
+    }
+
+    /// Waits until a majority has what a statement for these claims has written, if no majority has confirmed it yet.
+    pub(super) async fn confirm(&self, claims: &[Claim], updated: &Updated) -> Result<()> {
+        if let (Some(_), Some(claim)) = (&updated.unconfirmed, claims.first()) {
+            self.find(&[self.id_of(claim)], &[], updated.time).await?;
+        }
+        Ok(())
     }
 
     /// Sends a statement for each claim, in a command of its own. Returns whether it has updated the document.
@@ -160,8 +171,8 @@ impl<'a> Call<'a> {
         let limit = self.share(claims.len());
         let command = |claim: &&Claim| self.update(statement(&self.claims([*claim])), limit);
         let updated = each(claims.iter().map(command).collect()).await.into_iter();
-        let has_updated = |Updated { count, failure, .. }: Updated| match failure {
-            None => Ok(count == 1),
+        let has_updated = |updated: Updated| match updated.failure.or(updated.unconfirmed) {
+            None => Ok(updated.count == 1),
             Some(failure) => Err(failure.error),
         };
         updated.map(|updated| updated.and_then(has_updated)).collect()

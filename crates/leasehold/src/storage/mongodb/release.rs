@@ -8,7 +8,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::call::{Call, Updated};
+use super::call::Call;
 use crate::error::Result;
 use crate::storage::{Claim, ReleaseReply};
 
@@ -40,9 +40,10 @@ async fn release_together(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Option
         return Ok(Vec::new());
     }
     let statement = call.claims(claims).release(call.params());
-    let Updated { count, failure, .. } = call.update(statement, call.first_part(claims.len())).await?;
-    if failure.is_none() && (count == claims.len() || count == 0) {
-        return Ok(vec![Some(count > 0); claims.len()]);
+    let updated = call.update(statement, call.first_part(claims)).await?;
+    if updated.failure.is_none() && (updated.count == claims.len() || updated.count == 0) {
+        call.confirm(claims, &updated).await?;
+        return Ok(vec![Some(updated.count > 0); claims.len()]);
     }
     let found = call.find_latest(&claims.iter().collect::<Vec<_>>()).await?;
     let is_released = |claim: &Claim| {
@@ -61,11 +62,8 @@ async fn release_together(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Option
 async fn withdraw(call: Call<'_>, claims: &[&Claim]) -> Vec<Result<bool>> {
     if claims.len() > 1 {
         let statement = call.claims(claims.iter().copied()).withdrawal(call.params());
-        if call
-            .update(statement, call.first_part(claims.len()))
-            .await
-            .is_ok_and(|updated| updated.failure.is_none())
-        {
+        let updated = call.update(statement, call.left() / 2).await;
+        if updated.is_ok_and(|updated| updated.failure.or(updated.unconfirmed).is_none()) {
             return claims.iter().map(|_| Ok(true)).collect();
         }
     }

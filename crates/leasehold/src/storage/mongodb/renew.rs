@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use mongodb::bson::Document;
 
-use super::call::{Call, Updated};
+use super::call::Call;
 use super::errors::{NOT_PRIMARY, error_of_code};
 use super::pipelines::COMMAND_MAX;
 use super::replies::{holder, late, whole};
@@ -21,7 +21,7 @@ const LIMITS: RangeInclusive<Duration> = Duration::from_millis(250)..=COMMAND_MA
 /// The same for several claims, and what part of the TTL it is. The engine waits for a sixth, and for 20 ms at least. Then it
 /// gives up all of them, also those that are not held up.
 const LIMITS_OF_SEVERAL: RangeInclusive<Duration> = Duration::from_millis(10)..=COMMAND_MAX;
-const LIMIT_PART_OF_TTL: u32 = 8;
+const LIMIT_PART_OF_TTL: u32 = 7;
 
 pub(super) async fn renew(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Result<RenewReply>>> {
     let limit = |claim: &Claim| if claim.shorten { claim.patience / 2 } else { COMMAND_MAX };
@@ -55,8 +55,9 @@ async fn renew_together(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Option<R
         return Ok(Vec::new());
     }
     let statement = call.claims(claims).renewal(call.params());
-    let Updated { count, failure, .. } = call.update(statement, call.first_part(claims.len())).await?;
-    if failure.is_none() && count == claims.len() {
+    let updated = call.update(statement, call.first_part(claims)).await?;
+    if updated.failure.is_none() && updated.count == claims.len() {
+        call.confirm(claims, &updated).await?;
         return Ok(claims.iter().map(|claim| Some(renewed(claim))).collect());
     }
     let claims: Vec<_> = claims.iter().collect();

@@ -54,11 +54,6 @@ impl Claims {
         &self.ids
     }
 
-    /// Returns the moment before which a claim may be executed.
-    pub(in crate::storage::mongodb) fn not_after(&self, index: usize) -> i64 {
-        self.not_after[index]
-    }
-
     /// Makes the statement that executes these stages on each document.
     pub(in crate::storage::mongodb) fn statement(&self, stages: Vec<Document>) -> Document {
         self.statement_where(None, stages)

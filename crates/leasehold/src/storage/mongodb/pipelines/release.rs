@@ -10,10 +10,14 @@ use crate::storage::WAITER_TTL;
 /// the lease would end before its client has renewed it.
 const SHORTEST_HANDOVER: i64 = 2_000;
 
-/// Ends the lease of a holder and its waiter's entry, hands the lock over, and leaves the id of the call in the document, in a field
-/// of its own: the next owner writes the other one at once.
+/// How many calls a document names that have released its lock.
+const MARKS_MAX: i32 = 4;
+
+/// Ends the lease of a holder and its waiter's entry, hands the lock over, and leaves the id of the call in the document. The
+/// next owners may write the document at once, and release the lock, too; so it is in a field of its own, which has the last ids.
 pub(super) fn release(params: Params<'_>) -> Vec<Document> {
-    let mark = doc! { "$set": { "released": literal(params.call) } };
+    let released = doc! { "$concatArrays": [{ "$ifNull": ["$released", []] }, [literal(params.call)]] };
+    let mark = doc! { "$set": { "released": { "$slice": [released, -MARKS_MAX] } } };
     std::iter::once(mark).chain(withdraw(params)).collect()
 }
 
