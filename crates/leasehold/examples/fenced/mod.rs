@@ -34,7 +34,7 @@ pub(crate) fn tell(url: &str) -> Result<()> {
     eve.tells("read 70")?;
     eve.goes_on("pinned")?;
     eve.stop()?;
-    Worker::start("bob", url, 30)?.tells("contended")?;
+    Worker::start("bob", url, 30)?.tells("not granted")?;
     eve.wakes_up()?;
     eve.goes_on("wrote 65")?;
     Worker::start("bob", url, 0)?.tells("read 65")
@@ -46,16 +46,21 @@ pub(crate) fn check(balance: i64) -> Result<()> {
     if balance == 65 { Ok(()) } else { Err("a stale holder has written".into()) }
 }
 
-/// Acquires the lock of the account, in a worker process. Returns `None` if another process holds it.
+/// Acquires the lock of the account, in a worker process. Returns `None` if another process holds it, or if a transaction
+/// pins it.
 pub(crate) async fn acquire(locks: &Locks, name: &str) -> Result<Option<Guard>> {
-    match locks.lock("account/1").label(name).ttl(TTL).wait(PATIENCE).acquire().await {
-        Ok(guard) => Ok(Some(guard)),
-        Err(error) if error.kind() == ErrorKind::Contended => {
-            println!("contended: {error}");
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
+    let error = match locks.lock("account/1").label(name).ttl(TTL).wait(PATIENCE).acquire().await {
+        Ok(guard) => return Ok(Some(guard)),
+        Err(error) => error,
+    };
+    match error.kind() {
+        // The place in the queue must not outlive this process.
+        ErrorKind::Contended => locks.close().await?,
+        ErrorKind::Unavailable => {}
+        _ => return Err(error.into()),
     }
+    println!("not granted: {error}");
+    Ok(None)
 }
 
 /// Waits in a worker process until it is told to go on.
