@@ -64,6 +64,14 @@ fn a_runtime_may_end_in_the_middle_of_calls() {
     until_connections(common(), &application, 0);
 }
 
+/// Waits until a client of that URL has a change stream.
+fn until_a_stream(url: &str) {
+    until("its change stream", || match streams(common(), database_of(url)).len() {
+        0 => Err(leasehold_testbed::Error::new("there is none")),
+        _ => Ok(()),
+    });
+}
+
 #[test]
 fn a_client_that_is_closed_leaves_no_change_stream() {
     let url = own(&common().url());
@@ -73,10 +81,7 @@ fn a_client_that_is_closed_leaves_no_change_stream() {
             let guard = hold(&holder, "job", LONG).await;
             let next = waiting(locks.lock("job"));
             waiters(&holder, "job", 1).await;
-            until("its change stream", || match streams(common(), database_of(&url)).len() {
-                0 => Err(leasehold_testbed::Error::new("there is none")),
-                _ => Ok(()),
-            });
+            until_a_stream(&url);
             guard.release().await.expect("released");
             within(LONG, next).await.expect("no panic").expect("granted").release().await.expect("released");
             if closes {
@@ -138,10 +143,7 @@ fn locks_outlive_the_runtime_that_connected_their_storage() {
             let theirs = hold(&other, "other", LONG).await;
             let next = waiting(locks.lock("other"));
             waiters(&other, "other", 1).await;
-            until("its change stream", || match streams(common(), database_of(&url)).len() {
-                0 => Err(leasehold_testbed::Error::new("there is none")),
-                _ => Ok(()),
-            });
+            until_a_stream(&url);
             theirs.release().await.expect("released");
             within(soon(), next)
                 .await

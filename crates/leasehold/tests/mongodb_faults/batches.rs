@@ -1,36 +1,20 @@
 //! Claims that are sent together: what befalls one of them does not befall the others.
 
 use leasehold::ErrorKind;
-use leasehold::storage::{AcquireReply, Claim, Hint, Owner, ReleaseReply, RenewReply, Storage as _};
+use leasehold::storage::{AcquireReply, Claim, ReleaseReply, RenewReply, Storage as _};
 use leasehold_testbed::MongoDb;
-use leasehold_testbed::mongodb::bson::spec::BinarySubtype;
-use leasehold_testbed::mongodb::bson::{Binary, Document, doc};
+use leasehold_testbed::mongodb::Transaction;
+use leasehold_testbed::mongodb::bson::{Document, doc};
 
 use crate::tools::*;
 
-/// An open transaction that has written documents.
-struct Transaction<'a> {
-    set: &'a MongoDb,
-    session: Document,
-}
-
-impl<'a> Transaction<'a> {
-    fn begin(set: &'a MongoDb, collection: &str, locks: &[&str]) -> Self {
-        let id = Binary { subtype: BinarySubtype::Uuid, bytes: Owner::random().to_bytes().to_vec() };
-        let session = doc! { "lsid": { "id": id }, "txnNumber": 1_i64, "autocommit": false };
-        let write = doc! { "q": { "_id": { "$in": locks } }, "u": { "$inc": { "pins": 1 } }, "multi": true };
-        let mut update = doc! { "update": collection, "updates": [write], "startTransaction": true };
-        update.extend(session.clone());
-        let pinned = command(set, update).get_i32("n").expect("a number");
-        assert_eq!(usize::try_from(pinned), Ok(locks.len()));
-        Self { set, session }
-    }
-
-    fn end(self) {
-        let mut abort = doc! { "abortTransaction": 1 };
-        abort.extend(self.session);
-        self.set.command("admin", abort).expect("ended");
-    }
+/// Begins a transaction that has written the documents of these locks.
+fn pin(set: &MongoDb, collection: &str, locks: &[&str]) -> Transaction {
+    let filter = doc! { "_id": { "$in": locks } };
+    let found = command(set, doc! { "count": collection, "query": &filter }).get_i32("n").expect("a number");
+    assert_eq!(usize::try_from(found), Ok(locks.len()));
+    let write = doc! { "q": filter, "u": { "$inc": { "pins": 1 } }, "multi": true };
+    set.transaction(collection, &[write]).expect("begun")
 }
 
 fn claims() -> Vec<Claim> {
@@ -46,7 +30,7 @@ fn documents_that_a_transaction_has_written_delay_no_claim_of_another_lock() {
         for answer in storage.acquire(&claims).await {
             assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{answer:?}");
         }
-        let open = Transaction::begin(&set, &collection, &["job00", "job20"]);
+        let open = pin(&set, &collection, &["job00", "job20"]);
         let is_pinned = |i: usize| i.is_multiple_of(20);
         // The engine gives up a call after five seconds.
         let limit = time(4_000);
@@ -69,7 +53,7 @@ fn documents_that_a_transaction_has_written_delay_no_claim_of_another_lock() {
             let is_free = storage.inspect(&claim.name).await.expect("answered").is_empty();
             assert_eq!(is_free, !is_pinned(i), "{i}");
         }
-        open.end();
+        open.abort().expect("ended");
         // A release that was not answered may be executed then.
         answered(async || release(&storage, &claims[0]).await).await;
         take(&storage, &claim("job00")).await;
@@ -84,40 +68,13 @@ fn a_hold_is_not_lost_beside_one_that_a_transaction_pins() {
         let locks = client(&url).await;
         let ttl = time(6_000);
         let (kept, pinned) = (hold(&locks, "kept", ttl).await, hold(&locks, "pinned", ttl).await);
-        let open = Transaction::begin(&set, &collection, &["pinned"]);
+        let open = pin(&set, &collection, &["pinned"]);
         within(LONG, pinned.lost()).await;
         // It has been renewed meanwhile, for longer than its TTL.
         assert!(kept.is_held());
-        open.end();
+        open.abort().expect("ended");
         verified(&kept).await;
         kept.release().await.expect("released");
-    });
-}
-
-/// The next owner of a lock writes its document at once.
-#[test]
-fn a_release_is_not_taken_for_a_loss_because_the_next_owner_has_renewed() {
-    let set = one();
-    run(async {
-        let (url, _) = own(&set);
-        let (storage, (other, mut hints)) = (bare(&url).await, listening(&url).await);
-        for round in 0..40 {
-            let (mine, lost) = (claim(&format!("job{round}")), claim(&format!("lost{round}")));
-            take(&storage, &mine).await;
-            take(&storage, &lost).await;
-            answered(async || release(&storage, &lost).await).await;
-            let theirs = claim(&format!("job{round}")).wait(true);
-            is_held(&other, &theirs).await;
-            let renewing = async {
-                awaited(&mut hints, &Hint::Owner(theirs.owner)).await;
-                answered(async || renew(&other, &theirs).await).await
-            };
-            let several = [mine.clone(), lost.clone()];
-            let (released, renewed) = tokio::join!(storage.release(&several), renewing);
-            assert_eq!(released[0].as_ref().expect("answered"), &ReleaseReply::Released, "{round}");
-            assert_eq!(released[1].as_ref().expect("answered"), &ReleaseReply::NotHeld, "{round}");
-            assert!(matches!(renewed, RenewReply::Renewed { .. }), "{round}: {renewed:?}");
-        }
     });
 }
 
@@ -136,14 +93,14 @@ fn holds_of_short_leases_are_not_lost_beside_many_that_a_transaction_pins() {
             pinned.push(hold(&locks, &names[i], ttl).await);
         }
         let names: Vec<_> = names.iter().map(String::as_str).collect();
-        let open = Transaction::begin(&set, &collection, &names);
+        let open = pin(&set, &collection, &names);
         for pinned in &pinned {
             within(LONG, pinned.lost()).await;
         }
         // They have been renewed meanwhile, for longer than their TTL.
         let lost: Vec<_> = kept.iter().filter(|guard| !guard.is_held()).map(|guard| guard.name()).collect();
         assert!(lost.is_empty(), "{lost:?}");
-        open.end();
+        open.abort().expect("ended");
     });
 }
 
@@ -155,7 +112,7 @@ fn a_claim_for_a_pinned_lock_does_not_keep_other_locks_waiting_for_long() {
         let (url, collection) = own(&set);
         let locks = client(&url).await;
         hold(&locks, "pinned", LONG).await.release().await.expect("released");
-        let open = Transaction::begin(&set, &collection, &["pinned"]);
+        let open = pin(&set, &collection, &["pinned"]);
         let waiting = waiting(locks.lock("pinned").ttl(LONG));
         let mut longest = std::time::Duration::ZERO;
         for i in 0..6 {
@@ -164,7 +121,7 @@ fn a_claim_for_a_pinned_lock_does_not_keep_other_locks_waiting_for_long() {
             longest = std::cmp::max(longest, begun.elapsed());
         }
         assert!(longest < time(3_000), "{longest:?}");
-        open.end();
+        open.abort().expect("ended");
         drop(within(LONG, waiting).await.expect("no panic").expect("granted"));
     });
 }

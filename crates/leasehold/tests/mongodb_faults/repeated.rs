@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use leasehold::ErrorKind;
-use leasehold::storage::{AcquireReply, Claim, Hint, Owner, ReleaseReply, Storage as _};
+use leasehold::storage::{AcquireReply, Claim, Hint, Owner, ReleaseReply, RenewReply, Storage as _};
 use leasehold_testbed::MongoDb;
 use leasehold_testbed::mongodb::bson::doc;
 
@@ -90,8 +90,8 @@ fn a_handover_after_a_late_batch_counts_from_the_claim_before() {
     });
 }
 
-#[test]
-fn a_release_is_not_taken_for_a_loss_because_the_next_owner_has_released() {
+/// Releases a lock in a batch, beside one that is not held. Its next owner does something at once.
+fn release_before(was_held: bool, next: impl AsyncFn(&Bare, &Claim)) {
     let set = one();
     run(async {
         let (url, _) = own(&set);
@@ -99,17 +99,36 @@ fn a_release_is_not_taken_for_a_loss_because_the_next_owner_has_released() {
         for round in 0..40 {
             let (mine, lost) = (claim(&format!("job{round}")), claim(&format!("lost{round}")));
             take(&storage, &mine).await;
+            if was_held {
+                take(&storage, &lost).await;
+                answered(async || release(&storage, &lost).await).await;
+            }
             let theirs = claim(&format!("job{round}")).wait(true);
             is_held(&other, &theirs).await;
-            let releasing = async {
+            let owning = async {
                 awaited(&mut hints, &Hint::Owner(theirs.owner)).await;
-                answered(async || release(&other, &theirs).await).await
+                next(&other, &theirs).await;
             };
             let several = [mine.clone(), lost.clone()];
-            let (released, _) = tokio::join!(storage.release(&several), releasing);
+            let (released, ()) = tokio::join!(storage.release(&several), owning);
             assert_eq!(released[0].as_ref().expect("answered"), &ReleaseReply::Released, "{round}");
             assert_eq!(released[1].as_ref().expect("answered"), &ReleaseReply::NotHeld, "{round}");
         }
+    });
+}
+
+#[test]
+fn a_release_is_not_taken_for_a_loss_because_the_next_owner_has_renewed() {
+    release_before(true, async |other, theirs| {
+        let renewed = answered(async || renew(other, theirs).await).await;
+        assert!(matches!(renewed, RenewReply::Renewed { .. }), "{renewed:?}");
+    });
+}
+
+#[test]
+fn a_release_is_not_taken_for_a_loss_because_the_next_owner_has_released() {
+    release_before(false, async |other, theirs| {
+        answered(async || release(other, theirs).await).await;
     });
 }
 

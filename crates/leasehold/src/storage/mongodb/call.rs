@@ -215,3 +215,8 @@ impl<'a> Call<'a> {
 pub(super) async fn each<F: Future>(commands: Vec<F>) -> Vec<F::Output> {
     stream::iter(commands).buffered(COMMANDS_MAX).collect().await
 }
+
+/// Returns the claims that may not have been executed.
+pub(super) fn unknown<'a, T>(claims: &'a [Claim], known: &[Option<T>]) -> Vec<&'a Claim> {
+    claims.iter().zip(known).filter(|(_, known)| known.is_none()).map(|(claim, _)| claim).collect()
+}

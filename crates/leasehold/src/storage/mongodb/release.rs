@@ -8,7 +8,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::call::Call;
+use super::call::{Call, unknown};
 use crate::error::Result;
 use crate::storage::{Claim, ReleaseReply};
 
@@ -18,8 +18,7 @@ const LIMITS: RangeInclusive<Duration> = Duration::from_millis(250)..=Duration::
 pub(super) async fn release(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Result<ReleaseReply>>> {
     let call = call.limited(claims, |claim| claim.patience / 2, LIMITS);
     let known = release_together(call, claims).await?;
-    let open: Vec<_> = claims.iter().zip(&known).filter(|(_, known)| known.is_none()).collect();
-    let open: Vec<_> = open.into_iter().map(|(claim, _)| claim).collect();
+    let open = unknown(claims, &known);
     let mut sent = call.update_each(&open, |claim| claim.release(call.params())).await.into_iter();
     let unanswered = || Err(call.link.unexpected_reply());
     let is_released = |known: Option<bool>| known.map_or_else(|| sent.next().unwrap_or_else(unanswered), Ok);

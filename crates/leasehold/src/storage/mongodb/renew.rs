@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use mongodb::bson::Document;
 
-use super::call::Call;
+use super::call::{Call, unknown};
 use super::errors::{NOT_PRIMARY, error_of_code};
 use super::pipelines::COMMAND_MAX;
 use super::replies::{holder, late, whole};
@@ -29,8 +29,7 @@ pub(super) async fn renew(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Result
     let limit = |claim: &Claim| claim.ttl / LIMIT_PART_OF_TTL;
     let call = if claims.len() > 1 { call.limited(claims, limit, LIMITS_OF_SEVERAL) } else { call };
     let known = renew_together(call, claims).await?;
-    let open: Vec<_> = claims.iter().zip(&known).filter(|(_, known)| known.is_none()).collect();
-    let open: Vec<_> = open.into_iter().map(|(claim, _)| claim).collect();
+    let open = unknown(claims, &known);
     let sent = call.update_each(&open, |claim| claim.renewal(call.params())).await;
     let refused = open.iter().zip(&sent).filter(|(_, sent)| matches!(sent, Ok(false)));
     let refused: Vec<_> = refused.map(|(claim, _)| *claim).collect();
