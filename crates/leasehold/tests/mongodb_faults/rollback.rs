@@ -1,9 +1,10 @@
 //! A primary without a majority goes on writing, is killed, and is rolled back: none of that was ever told.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{FutureExt as _, StreamExt as _};
-use leasehold::storage::{Hint, ReleaseReply, Storage as _};
+use leasehold::storage::{AcquireReply, Claim, Hint, Owner, ReleaseReply, RenewReply, Storage as _};
 use leasehold_testbed::mongodb::MongoDbMember;
 use leasehold_testbed::mongodb::bson::doc;
 use leasehold_testbed::{Error, Faults as _, MongoDb, until};
@@ -84,5 +85,108 @@ fn what_a_minority_has_written_is_rolled_back_and_was_never_told() {
         assert!(rollbacks(primary) > before, "it was rolled back");
         is_held(&*storage, &ghost).await;
         assert_eq!(take(&*storage, &kept).await, kept_token);
+    });
+}
+
+/// Runs a call whose write the primary executes and no other member has. Then another one is elected without it, and the old
+/// one goes on after it has given up to wait for a majority. Returns the reply, and the time of the server before the call.
+async fn elected_without<T>(set: &MongoDb, collection: &str, call: impl Future<Output = T>) -> (T, i64) {
+    let old = set.primary().expect("a primary");
+    let next = others(set, old).next().expect("another member");
+    let fail_point = |mode: &str| {
+        for member in others(set, old) {
+            let command = doc! { "configureFailPoint": "stopReplProducer", "mode": mode };
+            member.command("admin", command).expect("set");
+        }
+    };
+    let is_primary = || {
+        next.command("admin", doc! { "hello": 1 })?
+            .get_bool("isWritablePrimary")
+            .map_err(|e| Error::new(e.to_string()))
+    };
+    fail_point("alwaysOn");
+    let before = document(old, collection, "job0").expect("there");
+    let hello = old.command("admin", doc! { "hello": 1 }).expect("answered");
+    let time = hello.get_datetime("localTime").expect("a time").timestamp_millis();
+    let electing = async {
+        while document(old, collection, "job0").expect("there") == before {
+            tokio::task::yield_now().await;
+        }
+        old.stop();
+        drop(next.command("admin", doc! { "replSetStepUp": 1, "skipDryRun": true }));
+        until("another primary", || {
+            drop(next.command("admin", doc! { "replSetAbortPrimaryCatchUp": 1 }));
+            if is_primary()? { Ok(()) } else { Err(Error::new("not yet")) }
+        })
+        .expect("elected");
+        fail_point("off");
+        // It has less time than that for a call.
+        tokio::time::sleep(Duration::from_millis(2_400)).await;
+        old.cont();
+    };
+    let (reply, ()) = tokio::join!(call, electing);
+    set.await_whole().expect("it catches up");
+    (reply, time)
+}
+
+/// Returns the owner of a lock at the primary, and when its lease ends.
+fn lease(set: &MongoDb, collection: &str, lock: &str) -> (Option<String>, i64) {
+    let document = document(set.primary().expect("a primary"), collection, lock).expect("there");
+    let until = document.get_datetime("until").expect("a time").timestamp_millis();
+    (document.get_str("owner").ok().map(str::to_owned), until)
+}
+
+#[test]
+fn what_the_next_primary_does_not_have_is_not_taken_for_confirmed() {
+    let set = three();
+    run(async {
+        let ttl = Duration::from_secs(24);
+        for round in 0..6 {
+            let (url, collection) = own(&set);
+            // The driver learns of the election while the old primary is stopped.
+            let storage = bare(&format!("{url}&heartbeatFrequencyMS=500&connectTimeoutMS=20000")).await;
+            let claims = ["job0", "job1"].map(|lock| Claim::new(name(lock), Owner::random(), ttl));
+            for claim in &claims {
+                take(&storage, claim).await;
+            }
+            // The leases are older than what follows.
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            let several = if round < 3 { &claims[..] } else { &claims[..1] };
+            let lasts = |replied: Option<Duration>, time: i64| {
+                let Some(ttl) = replied.and_then(|ttl| i64::try_from(ttl.as_millis()).ok()) else { return };
+                let (owner, until) = lease(&set, &collection, "job0");
+                assert_eq!(owner, Some(claims[0].owner.to_string()), "{round}");
+                assert!(until >= time + ttl, "{round}: {} ms too long", time + ttl - until);
+            };
+            match round % 3 {
+                0 => {
+                    let (replies, time) = elected_without(&set, &collection, storage.renew(several)).await;
+                    lasts(
+                        replies[0].as_ref().ok().map(|reply| match reply {
+                            RenewReply::Renewed { ttl } => *ttl,
+                            other => panic!("{round}: {other:?}"),
+                        }),
+                        time,
+                    );
+                }
+                1 => {
+                    let (replies, _) = elected_without(&set, &collection, storage.release(several)).await;
+                    let (owner, _) = lease(&set, &collection, "job0");
+                    if let Ok(reply) = &replies[0] {
+                        assert!(owner.is_none(), "{round}: {reply:?}, and it is held");
+                    }
+                }
+                _ => {
+                    let (replies, time) = elected_without(&set, &collection, storage.acquire(several)).await;
+                    lasts(
+                        replies[0].as_ref().ok().map(|reply| match reply {
+                            AcquireReply::Granted { ttl, .. } => *ttl,
+                            other => panic!("{round}: {other:?}"),
+                        }),
+                        time,
+                    );
+                }
+            }
+        }
     });
 }

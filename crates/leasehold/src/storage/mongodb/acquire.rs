@@ -14,7 +14,7 @@ use mongodb::bson::{DateTime, Document, doc};
 use tokio::time::timeout;
 
 use super::call::{Call, Updated, each};
-use super::errors::{DUPLICATE_KEY, error_of_code};
+use super::errors::{DUPLICATE_KEY, UNCONFIRMED, error_of_code};
 use super::link::{Failure, Written};
 use super::pipelines::{self, REFUSED, VERSION, projection};
 use super::replies::{
@@ -88,7 +88,11 @@ async fn confirm(call: Call<'_>, claim: &Claim, written: &Written) -> Result<Acq
         return Err(error_of_code(code, &call.link.place));
     }
     let found = call.find(&[call.id_of(claim)], &[claim.owner.to_string()], written.time).await?;
-    read(call, claim, found.first().ok_or_else(|| call.link.unexpected_reply())?)
+    match found.first() {
+        Some(found) if is_answer(call, claim, found)? => read(call, claim, found),
+        // Another server was elected meanwhile, and does not have the write.
+        _ => Err(error_of_code(UNCONFIRMED, &call.link.place)),
+    }
 }
 
 async fn acquire_many(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Result<AcquireReply>>> {
@@ -168,14 +172,20 @@ async fn acquire_existing(call: Call<'_>, claims: &[Claim], states: &mut [State]
         let Some(found) = call.document(claim, &found) else { continue };
         states[index] = if is_foreign(found) {
             State::Answered(Err(foreign(&claim.name)))
-        } else if call.has_written(found) || (!claim.wait && is_for_another(call, claim, found)?) {
+        } else if is_answer(call, claim, found)? {
             State::Answered(read(call, claim, found))
         } else {
-            // It came too late, or was not executed. A lease or an entry of its owner may be from an earlier claim.
+            // It came too late, or was not executed.
             State::Open
         };
     }
     Ok(())
+}
+
+/// Returns `true` if the document answers the claim: this call has written it, or would not have. A lease or an entry of the
+/// claim's owner may be from an earlier claim.
+fn is_answer(call: Call<'_>, claim: &Claim, found: &Document) -> Result<bool> {
+    Ok(call.has_written(found) || (!claim.wait && is_for_another(call, claim, found)?))
 }
 
 /// Returns `true` if another owner holds the lock, or waits for it before the claim's owner.

@@ -154,12 +154,11 @@ impl<'a> Call<'a> {
         })
     }
 
-    /// Waits until a majority has what a statement for these claims has written, if no majority has confirmed it yet.
-    pub(super) async fn confirm(&self, claims: &[Claim], updated: &Updated) -> Result<()> {
-        if let (Some(_), Some(claim)) = (&updated.unconfirmed, claims.first()) {
-            self.find(&[self.id_of(claim)], &[], updated.time).await?;
-        }
-        Ok(())
+    /// Waits until a majority has what a statement for these claims has written, and returns the documents as a majority has
+    /// them. If another server was elected meanwhile, these are its documents, and the writes may be lost.
+    pub(super) async fn confirmed(&self, claims: &[Claim], updated: &Updated) -> Result<Vec<Document>> {
+        let ids: Vec<_> = claims.iter().map(|claim| self.id_of(claim)).collect();
+        self.find(&ids, &[], updated.time).await
     }
 
     /// Sends a statement for each claim, in a command of its own. Returns whether it has updated the document.

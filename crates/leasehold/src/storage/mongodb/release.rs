@@ -41,8 +41,13 @@ async fn release_together(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Option
     let statement = call.claims(claims).release(call.params());
     let updated = call.update(statement, call.first_part(claims)).await?;
     if updated.failure.is_none() && (updated.count == claims.len() || updated.count == 0) {
-        call.confirm(claims, &updated).await?;
-        return Ok(vec![Some(updated.count > 0); claims.len()]);
+        if updated.unconfirmed.is_none() {
+            return Ok(vec![Some(updated.count > 0); claims.len()]);
+        }
+        let found = call.confirmed(claims, &updated).await?;
+        let has_released =
+            |claim: &Claim| call.document(claim, &found).is_some_and(|found| call.has_released(found));
+        return Ok(claims.iter().map(|claim| has_released(claim).then_some(true)).collect());
     }
     let found = call.find_latest(&claims.iter().collect::<Vec<_>>()).await?;
     let is_released = |claim: &Claim| {

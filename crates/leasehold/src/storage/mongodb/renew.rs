@@ -56,20 +56,28 @@ async fn renew_together(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Option<R
     let statement = call.claims(claims).renewal(call.params());
     let updated = call.update(statement, call.first_part(claims)).await?;
     if updated.failure.is_none() && updated.count == claims.len() {
-        call.confirm(claims, &updated).await?;
-        return Ok(claims.iter().map(|claim| Some(renewed(claim))).collect());
+        if updated.unconfirmed.is_none() {
+            return Ok(claims.iter().map(|claim| Some(renewed(claim))).collect());
+        }
+        let found = call.confirmed(claims, &updated).await?;
+        return Ok(claims.iter().map(|claim| read_renewed(call, claim, &found)).collect());
     }
     let claims: Vec<_> = claims.iter().collect();
     let found = call.find_latest(&claims).await?;
     Ok(claims.iter().map(|claim| read(call, claim, &found)).collect())
 }
 
-/// Reads whether a claim was executed.
+/// Reads whether a claim was executed, from the latest document.
 fn read(call: Call<'_>, claim: &Claim, found: &[Document]) -> Option<RenewReply> {
     match of_owner(call, claim, found) {
         None => Some(RenewReply::NotHeld),
-        Some(found) => call.has_written(found).then(|| renewed(claim)),
+        Some(_) => read_renewed(call, claim, found),
     }
+}
+
+/// Reads the renewal, if the document has it.
+fn read_renewed(call: Call<'_>, claim: &Claim, found: &[Document]) -> Option<RenewReply> {
+    of_owner(call, claim, found).filter(|found| call.has_written(found)).map(|_| renewed(claim))
 }
 
 /// Finds out why claims were refused.
