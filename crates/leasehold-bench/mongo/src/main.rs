@@ -7,7 +7,6 @@ use std::time::Duration;
 use distributed_lock_core::traits::{DistributedLock as _, LockHandle as _};
 use distributed_lock_mongo::handle::MongoLockHandle;
 use distributed_lock_mongo::{MongoDistributedLock, MongoDistributedLockOptions};
-use leasehold_bench::Result;
 use leasehold_bench::outside::{self, Boxed, Client, Held, Lock};
 use mongodb::Database;
 use mongodb::options::{Acknowledgment, ClientOptions, WriteConcern};

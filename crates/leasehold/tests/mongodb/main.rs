@@ -17,5 +17,6 @@ mod runtimes;
 mod srv;
 mod tls;
 mod tools;
+mod uncontended;
 mod unknown;
 mod waking;

@@ -1,6 +1,8 @@
 //! `acquire`: grants each claim, or enters it in the queue.
 //!
 //! 1. A single claim is one `findAndModify`, which inserts the document if there is none, and returns it as it is afterward.
+//!    For a lock that is likely to be free, and to have no waiters, a short one is sent first; so is a short `update` for
+//!    several.
 //! 2. Several claims are one `update`, and a read behind it of all their documents. For documents that do not exist, an `insert`
 //!    adds empty ones, and both commands are sent again.
 //! 3. Claims that came too late, or were not executed for another reason, are sent one by one.
@@ -10,15 +12,15 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use mongodb::bson::{DateTime, Document, doc};
+use mongodb::bson::{Bson, DateTime, Document, doc};
 use tokio::time::timeout;
 
 use super::call::{Call, Updated, each};
 use super::errors::{DUPLICATE_KEY, UNCONFIRMED, error_of_code};
 use super::link::{Failure, Written};
-use super::pipelines::{self, REFUSED, VERSION, projection};
+use super::pipelines::{self, REFUSED, VERSION, projection, projection_without_queue};
 use super::replies::{
-    Entry, between, entry, foreign, holder, is_foreign, late, lease_ttl, locked, now, raced, waiters, whole,
+    self, Entry, between, entry, foreign, holder, is_foreign, late, lease_ttl, locked, now, raced, whole,
 };
 use crate::error::{Error, Result};
 use crate::storage::{AcquireReply, Claim, Holder};
@@ -46,6 +48,59 @@ pub(super) async fn acquire(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Resu
 }
 
 async fn acquire_one(call: Call<'_>, claim: &Claim, limit: Duration) -> Result<AcquireReply> {
+    let owner = claim.owner.to_string();
+    let sent = match send_uncontended(call, claim, limit).await {
+        Some(sent) => sent,
+        None => send(call, claim, std::cmp::min(limit, call.left())).await,
+    };
+    let failure = match sent {
+        Ok(Written { unconfirmed: None, reply, .. }) => {
+            let found = reply.get_document("value").map_err(|_| call.link.unexpected_reply())?;
+            return read(call, claim, found);
+        }
+        Ok(written) => return confirm(call, claim, &written).await,
+        Err(failure) => failure,
+    };
+    if failure.code == Some(REFUSED) {
+        call.refresh_clock().await;
+    }
+    if !(failure.is_delay() || failure.code == Some(DUPLICATE_KEY)) {
+        // The document says no more.
+        return Err(error_of(claim, failure, None));
+    }
+    let found = call.find(&[call.id_of(claim)], &[owner], None).await?;
+    read_failed(call, claim, failure, found.first())
+}
+
+/// Sends a claim that is likely to find its lock free, and no owner that waits for it. Returns `None` if it finds another one.
+async fn send_uncontended(
+    call: Call<'_>,
+    claim: &Claim,
+    limit: Duration,
+) -> Option<Result<Written, Failure>> {
+    if !call.uncontended.are_all(std::slice::from_ref(claim)) {
+        return None;
+    }
+    let (query, pipeline) = call.claims([claim]).grant(call.params());
+    let command = doc! {
+        "findAndModify": &call.link.collection,
+        "query": query,
+        "update": pipeline,
+        "new": true,
+        "fields": projection_without_queue(),
+    };
+    // The other half is for the long one. Even one that matches nothing waits for a majority.
+    let sent = call.link.write(command, limit / 2).await;
+    let is_another = |written: &Written| written.reply.get("value").is_none_or(|value| *value == Bson::Null);
+    if sent.as_ref().is_ok_and(is_another) {
+        call.uncontended.note(&claim.name, false);
+        return None;
+    }
+    Some(sent)
+}
+
+/// Sends a claim for any lock.
+async fn send(call: Call<'_>, claim: &Claim, limit: Duration) -> Result<Written, Failure> {
     let Call { link, .. } = call;
     let (claims, owner) = (call.claims([claim]), claim.owner.to_string());
     let command = doc! {
@@ -63,23 +118,7 @@ async fn acquire_one(call: Call<'_>, claim: &Claim, limit: Duration) -> Result<A
         }
         sent = link.write(command.clone(), limit).await;
     }
-    let failure = match sent {
-        Ok(Written { unconfirmed: None, reply, .. }) => {
-            let found = reply.get_document("value").map_err(|_| link.unexpected_reply())?;
-            return read(call, claim, found);
-        }
-        Ok(written) => return confirm(call, claim, &written).await,
-        Err(failure) => failure,
-    };
-    if failure.code == Some(REFUSED) {
-        call.refresh_clock().await;
-    }
-    if !(failure.is_delay() || failure.code == Some(DUPLICATE_KEY)) {
-        // The document says no more.
-        return Err(error_of(claim, failure, None));
-    }
-    let found = call.find(&[call.id_of(claim)], &[owner], None).await?;
-    read_failed(call, claim, failure, found.first())
+    sent
 }
 
 /// Finds out what has become of a claim that no majority has confirmed in its time.
@@ -99,8 +138,9 @@ async fn acquire_many(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Result<Acq
     let mut states: Vec<_> = claims.iter().map(|_| State::Missing).collect();
     for round in 0..=INSERTS_MAX {
         let executed = async {
-            if round > 0 {
-                insert_missing(call, claims, &mut states).await?;
+            match round {
+                0 => acquire_uncontended(call, claims, &mut states).await?,
+                _ => insert_missing(call, claims, &mut states).await?,
             }
             acquire_existing(call, claims, &mut states).await
         };
@@ -140,7 +180,7 @@ async fn acquire_open(call: Call<'_>, claim: &Claim, limit: Duration) -> Result<
 
 /// What is known of one claim of several.
 enum State {
-    /// Its document does not exist.
+    /// Its document was not found.
     Missing,
     /// It may not have been executed.
     Open,
@@ -153,6 +193,30 @@ fn is_missing(state: &State) -> bool {
 
 fn indexes(states: &[State], is_wanted: fn(&State) -> bool) -> Vec<usize> {
     (0..states.len()).filter(|index| is_wanted(&states[*index])).collect()
+}
+
+/// Executes the claims on the documents of free locks for which no owner waits, if all are likely to be that.
+async fn acquire_uncontended(call: Call<'_>, claims: &[Claim], states: &mut [State]) -> Result<()> {
+    if !call.uncontended.are_all(claims) {
+        return Ok(());
+    }
+    let of_call = call.claims(claims);
+    let (query, pipeline) = of_call.grant(call.params());
+    let statement = doc! { "q": query, "u": pipeline, "multi": true };
+    let updated = call.update(statement, call.first_part(claims)).await?;
+    let has_stopped = updated.failure.is_some();
+    let found = match updated.count {
+        0 if !has_stopped => Vec::new(),
+        _ => call.find_without_queue(of_call.ids(), updated.time).await?,
+    };
+    for (claim, state) in claims.iter().zip(states) {
+        match call.document(claim, &found).filter(|found| call.has_written(found)) {
+            Some(found) => *state = State::Answered(read(call, claim, found)),
+            None if has_stopped => *state = State::Open,
+            None => call.uncontended.note(&claim.name, false),
+        }
+    }
+    Ok(())
 }
 
 /// Executes the claims without an answer on the documents that exist.
@@ -193,7 +257,8 @@ fn is_for_another(call: Call<'_>, claim: &Claim, found: &Document) -> Result<boo
     if let Some(holder) = read_holder(call, claim, found)? {
         return Ok(holder.owner != claim.owner);
     }
-    let before = entry(found, claim.owner).map_or(waiters(found), |entry| entry.before.map(u64::from));
+    let before =
+        entry(found, claim.owner).map_or(replies::waiters(found), |entry| entry.before.map(u64::from));
     Ok(before.is_some_and(|before| before > 0))
 }
 
@@ -270,8 +335,10 @@ fn read(call: Call<'_>, claim: &Claim, found: &Document) -> Result<AcquireReply>
         // This claim made the lease as long as it asks for, unless the lock was handed over to it just before the read.
         let is_full = lease_ttl(found) >= Some(whole(claim.ttl));
         let ttl = if is_full { whole(claim.ttl) } else { holder.remaining };
+        call.uncontended.note(&claim.name, replies::waiters(found).is_none_or(|waiters| waiters == 0));
         return Ok(AcquireReply::Granted { token: holder.token, ttl });
     }
+    call.uncontended.note(&claim.name, false);
     let mut retry_after = holder.as_ref().map(|holder| holder.remaining);
     if let (Some(entry), true) = (entry(found, claim.owner), claim.wait) {
         let polls = !hinter.is_listening();

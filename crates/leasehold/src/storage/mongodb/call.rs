@@ -12,8 +12,9 @@ use mongodb::bson::{Document, Timestamp, doc};
 
 use super::config::Config;
 use super::link::{Failure, Link};
-use super::pipelines::{COMMAND_MAX, Claims, Params, projection};
+use super::pipelines::{COMMAND_MAX, Claims, Params, projection, projection_without_queue};
 use super::replies::id;
+use super::uncontended::Uncontended;
 use crate::clock::Moment;
 use crate::error::Result;
 use crate::storage::Claim;
@@ -38,9 +39,11 @@ pub(super) struct Call<'a> {
     pub(super) id: &'a str,
     pub(super) hinter: &'a Hinter,
     pub(super) waiters: &'a LocalWaiters<()>,
+    pub(super) uncontended: &'a Uncontended,
 }
 
 /// The reply to a statement.
+#[derive(Default)]
 pub(super) struct Updated {
     /// How many documents the server has updated.
     pub(super) count: usize,
@@ -50,6 +53,18 @@ pub(super) struct Updated {
     pub(super) failure: Option<Failure>,
     /// Why no majority has confirmed what it did.
     pub(super) unconfirmed: Option<Failure>,
+}
+
+impl Updated {
+    /// Returns the reply to both of two statements. The second was executed later.
+    pub(super) fn and(self, second: Self) -> Self {
+        Self {
+            count: self.count + second.count,
+            time: second.time.or(self.time),
+            failure: second.failure.or(self.failure),
+            unconfirmed: second.unconfirmed.or(self.unconfirmed),
+        }
+    }
 }
 
 /// How many commands are in flight at once when each claim has one.
@@ -136,7 +151,7 @@ impl<'a> Call<'a> {
         let command = doc! { "update": &self.link.collection, "updates": [statement] };
         let written = match self.link.write(command, limit).await {
             Err(failure) if failure.is_delay() => {
-                return Ok(Updated { count: 0, time: None, failure: Some(failure), unconfirmed: None });
+                return Ok(Updated { failure: Some(failure), ..Updated::default() });
             }
             written => written.map_err(|failure| failure.error)?,
         };
@@ -191,20 +206,29 @@ impl<'a> Call<'a> {
         owners: &[String],
         after: Option<Timestamp>,
     ) -> Result<Vec<Document>> {
-        self.link.read(self.query(ids, owners), after, self.left()).await
+        self.link.read(self.query(ids, projection(owners)), after, self.left()).await
+    }
+
+    /// Reads documents without their queues. They are not older than `after`.
+    pub(super) async fn find_without_queue(
+        &self,
+        ids: &[String],
+        after: Option<Timestamp>,
+    ) -> Result<Vec<Document>> {
+        self.link.read(self.query(ids, projection_without_queue()), after, self.left()).await
     }
 
     /// Reads the latest documents of these claims. Fails if the primary was deposed.
     pub(super) async fn find_latest(&self, claims: &[&Claim]) -> Result<Vec<Document>> {
         let ids: Vec<_> = claims.iter().map(|claim| self.id_of(claim)).collect();
-        self.link.read_latest(self.query(&ids, &[]), self.left()).await
+        self.link.read_latest(self.query(&ids, projection(&[])), self.left()).await
     }
 
-    fn query(&self, ids: &[String], owners: &[String]) -> Document {
+    fn query(&self, ids: &[String], projection: Document) -> Document {
         doc! {
             "find": &self.link.collection,
             "filter": { "_id": { "$in": ids } },
-            "projection": projection(owners),
+            "projection": projection,
             "batchSize": i64::try_from(ids.len()).unwrap_or(i64::MAX),
         }
     }

@@ -6,6 +6,7 @@
 //   the documents.
 // - The statements: `pipelines` and its folder, whose files explain themselves.
 // - Waiters: `net/waiters` knows those of this client, `hints` listens for them, `observed` has the observed names.
+//   `uncontended` knows which locks have none.
 // - The server: `driver` has the driver's client, and `link` sends commands by it. `primary` knows which server writes, and
 //   its clock. `facts` finds out what it promises, `findings` has the lines of `leasehold doctor`.
 // - The URL: `config`. Errors: `errors`.
@@ -28,6 +29,7 @@ mod primary;
 mod release;
 mod renew;
 mod replies;
+mod uncontended;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,6 +45,7 @@ pub use self::fence::Fence;
 use self::hints::Listener;
 use self::link::Link;
 use self::pipelines::COMMAND_MAX;
+use self::uncontended::Uncontended;
 use super::net::clock::ServerClock;
 use super::net::for_each_claim;
 use super::net::hints::Hinter;
@@ -65,6 +68,7 @@ pub struct MongoDb {
     client: String,
     hinter: Arc<Hinter>,
     waiters: Arc<LocalWaiters<()>>,
+    uncontended: Uncontended,
     /// The hints, until they are subscribed to.
     received: Mutex<Option<mpsc::UnboundedReceiver<Hint>>>,
 }
@@ -99,6 +103,7 @@ impl MongoDb {
             client: random_id(),
             hinter,
             waiters: Arc::default(),
+            uncontended: Uncontended::default(),
             received: Mutex::new(Some(received)),
             config,
         })
@@ -115,6 +120,7 @@ impl MongoDb {
             client: &self.client,
             hinter: &self.hinter,
             waiters: &self.waiters,
+            uncontended: &self.uncontended,
         }
     }
 

@@ -1,6 +1,7 @@
 //! What the server is asked to do with a lock's document: pipelines, each of which is one atomic update.
 //!
 //! - `acquire`, `renew` and `release` have the pipelines of those calls, `queue` has what they share about the queue.
+//!   `uncontended` has short ones, which are tried first if it is likely that no owner waits.
 //! - A statement has the claims of a call as a table, and one pipeline for all of their documents (`claims`). The server
 //!   takes several times as long to read a pipeline as to execute it. `t.claim` is the claim of the document.
 //! - Every value of a caller stands in a `$literal`. Without it a text that begins with `$` would be read as a path.
@@ -15,6 +16,7 @@ mod claims;
 mod queue;
 mod release;
 mod renew;
+mod uncontended;
 
 use std::time::Duration;
 
@@ -54,9 +56,7 @@ pub(super) fn projection(owners: &[String]) -> Document {
     // A document of another program may have anything in its fields, and must not fail the reads of others.
     let queue = doc! { "$cond": [{ "$eq": ["$leasehold", VERSION] }, queue(), []] };
     let live = live_of(&queue);
-    doc! {
-        "_id": 1, "leasehold": 1, "owner": 1, "token": 1, "since": 1, "until": 1, "ttl": 1, "label": 1, "call": 1, "released": 1,
-        "now": "$$NOW",
+    let of_queue = doc! {
         "waiters": { "$size": &live },
         "entries": { "$map": {
             "input": { "$filter": { "input": queue, "cond": { "$in": ["$$this.owner", literal(owners.to_vec())] } } },
@@ -67,6 +67,15 @@ pub(super) fn projection(owners: &[String]) -> Document {
                 "before": { "$indexOfArray": [{ "$map": { "input": live, "as": "l", "in": "$$l.owner" } }, "$$this.owner"] },
             },
         } },
+    };
+    projection_without_queue().into_iter().chain(of_queue).collect()
+}
+
+/// Returns the fields that are read of a document for whose lock no owner waits.
+pub(super) fn projection_without_queue() -> Document {
+    doc! {
+        "_id": 1, "leasehold": 1, "owner": 1, "token": 1, "since": 1, "until": 1, "ttl": 1, "label": 1, "call": 1, "released": 1,
+        "now": "$$NOW",
     }
 }
 

@@ -16,9 +16,13 @@ const MARKS_MAX: i32 = 4;
 /// Ends the lease of a holder and its waiter's entry, hands the lock over, and leaves the id of the call in the document. The
 /// next owners may write the document at once, and release the lock, too; so it is in a field of its own, which has the last ids.
 pub(super) fn release(params: Params<'_>) -> Vec<Document> {
+    std::iter::once(doc! { "$set": { "released": mark(params) } }).chain(withdraw(params)).collect()
+}
+
+/// Returns the ids of the last calls that have released the lock, with this one.
+pub(super) fn mark(params: Params<'_>) -> Document {
     let released = doc! { "$concatArrays": [{ "$ifNull": ["$released", []] }, [literal(params.call)]] };
-    let mark = doc! { "$set": { "released": { "$slice": [released, -MARKS_MAX] } } };
-    std::iter::once(mark).chain(withdraw(params)).collect()
+    doc! { "$slice": [released, -MARKS_MAX] }
 }
 
 /// Ends what is left of the owner: its lease, or its waiter's entry. A lock that is free then is handed over.
