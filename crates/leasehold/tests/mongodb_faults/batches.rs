@@ -85,7 +85,7 @@ fn holds_of_short_leases_are_not_lost_beside_many_that_a_transaction_pins() {
     run(async {
         let (url, collection) = own(&set);
         let locks = client(&url).await;
-        let ttl = time(2_400);
+        let ttl = time(4_800);
         let (mut kept, mut pinned, mut names) = (Vec::new(), Vec::new(), Vec::new());
         for i in 0..24 {
             kept.push(hold(&locks, &format!("kept{i:02}"), ttl).await);

@@ -1,6 +1,8 @@
 //! A primary without a majority: it grants nothing, and ends nothing.
 
-use leasehold::storage::{AcquireReply, ReleaseReply, RenewReply, Storage as _};
+use std::time::Duration;
+
+use leasehold::storage::{AcquireReply, Claim, Owner, ReleaseReply, RenewReply, Storage as _};
 use leasehold::{ErrorKind, Lost};
 use leasehold_testbed::mongodb::MongoDbMember;
 use leasehold_testbed::{Faults as _, MongoDb};
@@ -11,7 +13,7 @@ use crate::tools::*;
 /// Stops the other members, and returns the primary and them.
 fn stop_secondaries(set: &MongoDb) -> (&MongoDbMember, Vec<&MongoDbMember>) {
     let primary = set.primary().expect("a primary");
-    let others: Vec<_> = set.members().iter().filter(|member| member.port() != primary.port()).collect();
+    let others: Vec<_> = others(set, primary).collect();
     others.iter().for_each(|member| member.stop());
     (primary, others)
 }
@@ -65,6 +67,30 @@ fn a_claim_that_was_unknown_without_a_majority_is_granted_once_with_its_token() 
         assert_eq!(i64::try_from(token.get()).ok(), written.ok());
         is_held(&storage, &claim("job")).await;
         assert_eq!(answered(async || release(&storage, &mine).await).await, ReleaseReply::Released);
+    });
+}
+
+/// A batch has no second chance that would be faster.
+#[test]
+fn a_majority_that_takes_longer_than_half_of_a_batchs_time_renews_all_of_it() {
+    let set = three();
+    run(async {
+        let storage = bare(&own(&set).0).await;
+        // The server has a seventh of that for a batch, which is 700 ms, and half of it for the statement.
+        let (ttl, slow) = (Duration::from_millis(4_900), Duration::from_millis(500));
+        let claims: Vec<_> =
+            (0..24).map(|i| Claim::new(name(&format!("job{i}")), Owner::random(), ttl)).collect();
+        for answer in storage.acquire(&claims).await {
+            assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{answer:?}");
+        }
+        let (_, stopped) = stop_secondaries(&set);
+        let (answers, ()) = tokio::join!(storage.renew(&claims), async {
+            tokio::time::sleep(slow).await;
+            go_on(&set, &stopped);
+        });
+        for answer in answers {
+            assert!(matches!(answer, Ok(RenewReply::Renewed { .. })), "{answer:?}");
+        }
     });
 }
 

@@ -17,11 +17,6 @@ fn rollbacks(member: &MongoDbMember) -> i32 {
     reply.get_i32("rbid").expect("a number")
 }
 
-fn others<'a>(set: &'a MongoDb, primary: &MongoDbMember) -> impl Iterator<Item = &'a MongoDbMember> {
-    let primary = primary.port();
-    set.members().iter().filter(move |member| member.port() != primary)
-}
-
 /// Lets the others elect a primary that does not have what this one has written alone.
 fn replace(set: &MongoDb, primary: &MongoDbMember) {
     // What it has written is in its journal then. If it has stepped down already, that was long ago.
@@ -93,18 +88,12 @@ fn what_a_minority_has_written_is_rolled_back_and_was_never_told() {
 async fn elected_without<T>(set: &MongoDb, collection: &str, call: impl Future<Output = T>) -> (T, i64) {
     let old = set.primary().expect("a primary");
     let next = others(set, old).next().expect("another member");
-    let fail_point = |mode: &str| {
-        for member in others(set, old) {
-            let command = doc! { "configureFailPoint": "stopReplProducer", "mode": mode };
-            member.command("admin", command).expect("set");
-        }
-    };
     let is_primary = || {
         next.command("admin", doc! { "hello": 1 })?
             .get_bool("isWritablePrimary")
             .map_err(|e| Error::new(e.to_string()))
     };
-    fail_point("alwaysOn");
+    others(set, old).for_each(|member| hold_up_replication(member, true));
     let before = document(old, collection, "job0").expect("there");
     let hello = old.command("admin", doc! { "hello": 1 }).expect("answered");
     let time = hello.get_datetime("localTime").expect("a time").timestamp_millis();
@@ -123,7 +112,7 @@ async fn elected_without<T>(set: &MongoDb, collection: &str, call: impl Future<O
             Err(Error::new("not yet"))
         })
         .expect("elected");
-        fail_point("off");
+        others(set, old).for_each(|member| hold_up_replication(member, false));
         // It has less time than that for a call.
         tokio::time::sleep(Duration::from_millis(2_400)).await;
         old.cont();

@@ -9,6 +9,7 @@ use leasehold::storage::mongodb::Config;
 pub(crate) use leasehold::storage::mongodb::MongoDb as Bare;
 use leasehold::storage::{AcquireReply, Claim, Hint, Storage, Token};
 use leasehold::{ErrorKind, Guard};
+use leasehold_testbed::mongodb::MongoDbMember;
 use leasehold_testbed::mongodb::bson::{Bson, Document, doc};
 use leasehold_testbed::{Faults as _, MongoDb};
 
@@ -40,6 +41,7 @@ fn healed(set: &'static Mutex<MongoDb>) -> MutexGuard<'static, MongoDb> {
             member.restart().expect("started");
         }
         member.fail_commands("off", &[], doc! {}).expect("answered");
+        hold_up_replication(member, false);
     }
     set.await_whole().expect("it recovers");
     set
@@ -127,4 +129,20 @@ pub(crate) async fn verified(guard: &Guard) {
         }
     };
     within(LONG, verifying).await;
+}
+
+/// Returns the members besides the primary.
+pub(crate) fn others<'a>(
+    set: &'a MongoDb,
+    primary: &MongoDbMember,
+) -> impl Iterator<Item = &'a MongoDbMember> {
+    let primary = primary.port();
+    set.members().iter().filter(move |member| member.port() != primary)
+}
+
+/// Has a member fetch nothing from the primary until this is called with `false`. It votes and answers.
+pub(crate) fn hold_up_replication(member: &MongoDbMember, is_held_up: bool) {
+    let mode = if is_held_up { "alwaysOn" } else { "off" };
+    let command = doc! { "configureFailPoint": "stopReplProducer", "mode": mode };
+    member.command("admin", command).expect("set");
 }
