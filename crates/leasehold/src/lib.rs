@@ -103,6 +103,7 @@
 //! | `redis` | the storages `redis:` and `redis+quorum:`, with Sentinel, Cluster and TLS | no |
 //! | `postgres` | the storage `postgres:`, also behind PgBouncer, with TLS | no |
 //! | `mongodb` | the storage `mongodb:`, with TLS and `mongodb+srv:` | no |
+//! | `etcd` | the storage `etcd:`, with TLS | no |
 //! | `full` | every storage | no |
 //!
 //! Features only add storages. Your own storage needs none: implement [`Storage`] and pass it to [`Locks::new`].

@@ -37,6 +37,7 @@ impl Locks {
     /// | `redis+quorum://A,B,C`, `rediss+quorum://` | a majority of independent Redis servers |
     /// | `postgres://HOST/DATABASE`, `postgresql://` | a PostgreSQL, directly or behind a pooler |
     /// | `mongodb://HOSTS/DATABASE`, `mongodb+srv://` | a MongoDB: a replica set, or a standalone server |
+    /// | `etcd://HOSTS`, `etcds://` | an etcd |
     /// | `memory:` | this client alone; `memory:NAME` is shared by the clients of this process |
     ///
     /// # Errors

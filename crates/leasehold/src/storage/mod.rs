@@ -6,6 +6,8 @@
 
 mod any;
 mod cursor;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 mod finding;
 mod holder;
 mod memory;

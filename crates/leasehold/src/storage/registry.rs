@@ -40,6 +40,7 @@ const STORAGES: &[Entry] = &[
     entry!(redis::quorum, "redis", ["redis+quorum", "rediss+quorum"]),
     entry!(postgres, "postgres", ["postgres", "postgresql"]),
     entry!(mongodb, "mongodb", ["mongodb", "mongodb+srv"]),
+    entry!(etcd, "etcd", ["etcd", "etcds"]),
 ];
 
 /// Lists the schemes of all storage URLs, including those of storages whose feature is off.

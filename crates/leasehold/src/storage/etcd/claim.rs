@@ -1,0 +1,159 @@
+//! The transaction that claims a lock, and what its answer means.
+//!
+//! 1. If the gates of the leases are as they were, and the owner has no key:
+//!    - If the lock has no keys at all, create the owner's key on the lease of a holder: it holds the lock.
+//!    - Otherwise a claim that waits creates its key on the lease of a waiter, and reads the oldest key and the one before
+//!      its own. A claim that does not wait only reads the oldest key.
+//! 2. Otherwise read the owner's key, and the gates.
+
+use super::errors::Fault;
+use super::keys::Value;
+use super::ops::{Answers, changed_by, created_by, empty, nested, oldest, one, put, read, youngest};
+use super::proto::{KeyValue, TxnRequest, TxnResponse};
+use super::session::{Planned, Session};
+
+/// What the answer says.
+pub(super) enum Outcome {
+    /// The key was created by the transaction, and it is the only one.
+    Created,
+    /// The key was created by the transaction, behind others: the oldest, and the one before it.
+    Queued { oldest: Option<KeyValue>, before: Option<KeyValue> },
+    /// No key was created, because there are others. The oldest may belong to a lock with a longer name.
+    Refused { oldest: Option<KeyValue> },
+    /// The owner has a key already.
+    Exists(KeyValue),
+    /// A gate was shut meanwhile. The claim can be sent again.
+    Shut,
+}
+
+/// Makes the transaction. `waits` says whether the claim leaves a key if others have one.
+pub(super) fn request(session: &Session, plan: &Planned<'_>, waits: bool) -> TxnRequest {
+    let claim = plan.claim;
+    let key = session.keys.key(&claim.name, claim.owner);
+    let value = Value::write(claim.ttl, claim.label.as_deref());
+    let range = session.keys.range(&claim.name);
+    let leases = plan.gates();
+    let gate = |lease: &super::leases::Lease| session.keys.gate(lease.id);
+    let others = if waits {
+        vec![
+            put(key.clone(), value.clone(), plan.waiting.id),
+            read(oldest(range.clone(), 1)),
+            read(youngest(range.clone(), 2, 0)),
+        ]
+    } else {
+        vec![read(oldest(range.clone(), 1))]
+    };
+    let create = TxnRequest {
+        compare: vec![empty(range)],
+        success: vec![put(key.clone(), value, plan.holding.id)],
+        failure: others,
+    };
+    let gates = leases.iter().map(|(lease, revision)| changed_by(gate(lease), *revision));
+    TxnRequest {
+        compare: [created_by(key.clone(), 0)].into_iter().chain(gates).collect(),
+        success: vec![nested(create)],
+        failure: [read(one(key))]
+            .into_iter()
+            .chain(leases.iter().map(|(lease, _)| read(one(gate(lease)))))
+            .collect(),
+    }
+}
+
+/// Reads the answer.
+pub(super) fn outcome(
+    session: &Session,
+    plan: &Planned<'_>,
+    waits: bool,
+    answer: TxnResponse,
+) -> Result<Outcome, Fault> {
+    let mut answers = Answers::of(answer.responses);
+    if !answer.succeeded {
+        if let Some(kv) = answers.kv()? {
+            return Ok(Outcome::Exists(kv));
+        }
+        for (lease, _) in plan.gates() {
+            lease.learn_gate(answers.kv()?.map_or(0, |gate| gate.mod_revision));
+        }
+        return Ok(Outcome::Shut);
+    }
+    let inner = answers.txn()?;
+    let mut answers = Answers::of(inner.responses);
+    if inner.succeeded {
+        return Ok(Outcome::Created);
+    }
+    if !waits {
+        return Ok(Outcome::Refused { oldest: answers.kv()? });
+    }
+    answers.skip()?;
+    let oldest = answers.kv()?;
+    let key = session.keys.key(&plan.claim.name, plan.claim.owner);
+    let before = answers.kvs()?.into_iter().find(|kv| kv.key != key);
+    Ok(Outcome::Queued { oldest, before })
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::time::Duration;
+
+    use leasehold_testbed::Etcd as Server;
+
+    use super::*;
+    use crate::storage::etcd::{Config, Etcd};
+    use crate::storage::{Claim, Name, Owner, Storage as _};
+
+    const TTL: Duration = Duration::from_secs(30);
+
+    fn claim(name: &str) -> Claim {
+        Claim::new(Name::new(name).expect("valid"), Owner::random(), TTL).patience(Duration::ZERO)
+    }
+
+    /// Makes the transaction of a claim, and gives it up before it is executed. `give_up` does the rest of that.
+    async fn is_late(wait: bool, give_up: impl AsyncFn(&Session, &Claim)) {
+        let server = Server::start().expect("a server");
+        let storage = Etcd::connect(Config::new(&server.url()).expect("valid")).await.expect("connected");
+        let session = &storage.session;
+        // The lease of the claim stays alive.
+        let kept = claim("kept").patience(TTL);
+        assert!(storage.acquire(std::slice::from_ref(&kept)).await[0].is_ok());
+        for round in 0..3 {
+            let claim = claim("job").wait(wait);
+            let plan = session.plan(&claim).await.expect("planned");
+            let late = request(session, &plan, wait);
+            let sent = Session::sent(plan.gates(), &claim, session.api.now());
+            drop(session.holds.send(vec![(plan.id.clone(), sent)]));
+            give_up(session, &claim).await;
+            let (_, mut answers) = session.together(vec![late], true).await.expect("executed");
+            let answer = answers.pop().expect("an answer");
+            assert!(!answer.succeeded, "round {round}: a claim that was given up creates its key");
+            assert!(session.owners(&claim.name).await.expect("read").1.is_empty(), "round {round}");
+            // The same owner may claim again.
+            let again = claim.patience(TTL);
+            let again = std::slice::from_ref(&again);
+            assert!(storage.acquire(again).await[0].is_ok() && storage.release(again).await[0].is_ok());
+        }
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        tokio::runtime::Runtime::new().expect("a runtime").block_on(test);
+    }
+
+    #[test]
+    fn a_claim_that_is_executed_after_its_release_changes_nothing() {
+        for wait in [false, true] {
+            run(is_late(wait, async |session, claim| {
+                assert!(session.release(std::slice::from_ref(claim)).await[0].is_ok());
+            }));
+        }
+    }
+
+    #[test]
+    fn a_claim_that_is_executed_after_its_patience_changes_nothing_without_a_release() {
+        run(is_late(false, async |session, claim| {
+            let id = crate::storage::etcd::holds::Id::of(claim);
+            // The sweep ends what no call releases.
+            while session.holds.get(&id).is_some() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }));
+    }
+}

@@ -1,0 +1,327 @@
+//! What this client may have at the servers: for each of its owners, its key, and when that key must be gone.
+//!
+//! A lease ends all keys that are attached to it, or none. So a key whose owner is not renewed would live as long as the lease
+//! is kept alive for others. This table knows when each key must be gone, and `sweep.rs` deletes it then. A lease is kept
+//! alive only if no key on it is overdue.
+//!
+//! | Event | `in_flight` | `created` | `unknown` | `end` |
+//! |---|---|---|---|---|
+//! | a claim is sent | + 1 | | | |
+//! | it is answered: there is a key | - 1 | its revision | | as long as the key is promised |
+//! | it is answered: there is none | - 1 | `None` | | |
+//! | it is not answered | - 1 | | + the claim | |
+//! | the gate of its leases is shut | | | - the claim | |
+//! | the key was deleted | | | | the entry goes |
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::leases::Lease;
+use crate::clock::Moment;
+use crate::storage::{Claim, Name, Owner};
+
+/// An owner of a lock.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Id {
+    pub(super) name: Name,
+    pub(super) owner: Owner,
+}
+
+/// What is known of the key of an owner.
+#[derive(Clone, Debug)]
+pub(super) struct Hold {
+    /// The revision that created the key, if there is one.
+    pub(super) created: Option<i64>,
+    /// Whether the owner holds the lock, and is told so.
+    pub(super) is_granted: bool,
+    /// The lease to which the key is attached.
+    pub(super) lease: Option<Arc<Lease>>,
+    /// The label in the key, which is that of the claim that created it.
+    pub(super) label: Option<Arc<str>>,
+    /// When the key must be gone.
+    pub(super) end: Moment,
+    /// The writes whose outcome is unknown.
+    pub(super) unknown: Vec<Sent>,
+    in_flight: u32,
+    /// Whether the key is being deleted, because it is overdue.
+    pub(super) is_swept: bool,
+}
+
+/// A write that attaches a key to one of these leases.
+#[derive(Clone, Debug)]
+pub(super) struct Sent {
+    /// Each with the revision of its gate.
+    pub(super) leases: Vec<(Arc<Lease>, i64)>,
+    /// When nothing of it may be left, if it was not answered.
+    pub(super) until: Moment,
+}
+
+impl Sent {
+    /// Returns `true` if it cannot be executed any more.
+    fn is_over(&self) -> bool {
+        self.leases.iter().any(|(lease, gate)| lease.has_ended() || lease.gate() > *gate)
+    }
+}
+
+/// The table.
+#[derive(Default)]
+pub(super) struct Holds {
+    state: Mutex<State>,
+    /// Notified when a key is due earlier than any before.
+    pub(super) changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    holds: HashMap<Id, Hold>,
+    /// When each is due.
+    due: BTreeSet<(Moment, Id)>,
+}
+
+impl Hold {
+    /// Returns when its key must be deleted, if nothing happens until then.
+    fn due(&self) -> Moment {
+        let unknown = self.unknown.iter().map(|sent| sent.until).min();
+        match (self.in_flight, self.created, unknown) {
+            (1.., ..) => Moment::FAR,
+            // No answer has promised a key.
+            (0, None, Some(until)) => until,
+            (0, ..) => self.end,
+        }
+    }
+
+    /// Returns the leases to which its key may be attached.
+    pub(super) fn leases(&self) -> Vec<Arc<Lease>> {
+        let unknown = self.unknown.iter().flat_map(|sent| &sent.leases).map(|(lease, _)| lease);
+        let mut all: Vec<Arc<Lease>> = Vec::new();
+        for lease in self.lease.iter().chain(unknown) {
+            if all.iter().all(|known| known.id != lease.id) {
+                all.push(Arc::clone(lease));
+            }
+        }
+        all
+    }
+
+    /// Returns `true` if there is no key, and none will be created.
+    fn is_over(&self) -> bool {
+        self.created.is_none() && self.unknown.is_empty() && self.in_flight == 0
+    }
+}
+
+impl Id {
+    pub(super) fn of(claim: &Claim) -> Self {
+        Self { name: claim.name.clone(), owner: claim.owner }
+    }
+}
+
+impl Holds {
+    /// Returns what is known of an owner.
+    pub(super) fn get(&self, id: &Id) -> Option<Hold> {
+        let mut hold = self.state().holds.get(id).cloned()?;
+        hold.unknown.retain(|sent| !sent.is_over());
+        Some(hold)
+    }
+
+    /// Records that a write for each of these owners is sent. Until the result is settled, the outcome is unknown.
+    pub(super) fn send(&self, writes: Vec<(Id, Sent)>) -> InFlight<'_> {
+        for (id, _) in &writes {
+            self.change(id, |hold| hold.in_flight += 1);
+        }
+        InFlight { holds: self, writes }
+    }
+
+    /// Changes what is known of an owner, or begins to know it.
+    pub(super) fn change(&self, id: &Id, change: impl FnOnce(&mut Hold)) {
+        let mut state = self.state();
+        let known = state.holds.remove(id);
+        let mut hold = match known {
+            Some(hold) => {
+                state.due.remove(&(hold.due(), id.clone()));
+                hold
+            }
+            None => Hold::new(),
+        };
+        change(&mut hold);
+        hold.unknown.retain(|sent| !sent.is_over());
+        if hold.is_over() {
+            return;
+        }
+        let due = (hold.due(), id.clone());
+        let is_first = state.due.first().is_none_or(|first| due < *first);
+        state.due.insert(due);
+        state.holds.insert(id.clone(), hold);
+        drop(state);
+        if is_first {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Changes what is known of an owner, if anything is.
+    pub(super) fn change_known(&self, id: &Id, change: impl FnOnce(&mut Hold)) {
+        if self.state().holds.contains_key(id) {
+            self.change(id, change);
+        }
+    }
+
+    /// Forgets the key of an owner, which was deleted for good.
+    pub(super) fn forget(&self, id: &Id) {
+        let mut state = self.state();
+        if let Some(hold) = state.holds.remove(id) {
+            state.due.remove(&(hold.due(), id.clone()));
+            // A write that is still in flight finds the entry again when it is settled.
+            if hold.in_flight > 0 {
+                let kept = Hold { created: None, is_granted: false, unknown: Vec::new(), ..hold };
+                state.due.insert((kept.due(), id.clone()));
+                state.holds.insert(id.clone(), kept);
+            }
+        }
+    }
+
+    /// Keeps only the owners of writes whose outcome is unknown, which no answer has promised a key.
+    pub(super) fn keep_unknown(&self) {
+        let mut state = self.state();
+        let is_kept = |hold: &Hold| hold.created.is_none() && !hold.unknown.is_empty();
+        state.holds.retain(|_, hold| is_kept(hold));
+        let State { holds, due } = &mut *state;
+        due.retain(|(_, id)| holds.contains_key(id));
+    }
+
+    /// Returns when the first key is due.
+    pub(super) fn next_due(&self) -> Moment {
+        self.state().due.first().map_or(Moment::FAR, |(due, _)| *due)
+    }
+
+    /// Returns `true` if a key that may be attached to that lease is overdue.
+    pub(super) fn is_overdue(&self, lease: &Lease, now: Moment) -> bool {
+        let state = self.state();
+        let mut overdue = state.due.iter().take_while(|(due, _)| *due <= now);
+        overdue.any(|(_, id)| {
+            state.holds.get(id).is_some_and(|hold| hold.leases().iter().any(|of| of.id == lease.id))
+        })
+    }
+
+    /// Returns up to `limit` owners whose keys are overdue, and marks them.
+    pub(super) fn overdue(&self, now: Moment, limit: usize) -> Vec<(Id, Hold)> {
+        let mut state = self.state();
+        let ids: Vec<_> = state.due.iter().take_while(|(due, _)| *due <= now).take(limit).cloned().collect();
+        let mark = |(_, id): (Moment, Id)| {
+            let hold = state.holds.get_mut(&id)?;
+            hold.is_swept = true;
+            Some((id, hold.clone()))
+        };
+        ids.into_iter().filter_map(mark).collect()
+    }
+
+    /// Returns the owners with a key on that lease, which has ended.
+    pub(super) fn on(&self, lease: &Lease) -> Vec<Id> {
+        let state = self.state();
+        let on = |hold: &Hold| hold.lease.as_ref().is_some_and(|of| of.id == lease.id);
+        state.holds.iter().filter(|(_, hold)| on(hold)).map(|(id, _)| id.clone()).collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Hold {
+    fn new() -> Self {
+        Self {
+            created: None,
+            is_granted: false,
+            lease: None,
+            label: None,
+            end: Moment::ZERO,
+            unknown: Vec::new(),
+            in_flight: 0,
+            is_swept: false,
+        }
+    }
+}
+
+/// Writes in flight. If this is dropped, their outcome is unknown.
+pub(super) struct InFlight<'a> {
+    holds: &'a Holds,
+    writes: Vec<(Id, Sent)>,
+}
+
+impl InFlight<'_> {
+    /// Records that the outcome is known. What it is, the caller records next.
+    pub(super) fn settle(mut self) {
+        for (id, _) in std::mem::take(&mut self.writes) {
+            self.holds.change(&id, |hold| hold.in_flight = hold.in_flight.saturating_sub(1));
+        }
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        for (id, sent) in std::mem::take(&mut self.writes) {
+            self.holds.change(&id, |hold| {
+                hold.in_flight = hold.in_flight.saturating_sub(1);
+                hold.unknown.push(sent);
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn at(seconds: u64) -> Moment {
+        Moment::ZERO.after(Duration::from_secs(seconds))
+    }
+
+    fn id(name: &str) -> Id {
+        Id { name: Name::new(name).expect("valid"), owner: Owner::random() }
+    }
+
+    fn lease() -> Arc<Lease> {
+        Arc::new(Lease::new_for_tests(1))
+    }
+
+    fn write(id: &Id, lease: &Arc<Lease>, until: u64) -> (Id, Sent) {
+        (id.clone(), Sent { leases: vec![(Arc::clone(lease), lease.gate())], until: at(until) })
+    }
+
+    #[test]
+    fn a_claim_without_an_answer_is_due_when_its_patience_is_over() {
+        let (holds, lease, id) = (Holds::default(), lease(), id("a"));
+        let sent = holds.send(vec![write(&id, &lease, 5)]);
+        assert_eq!(holds.next_due(), Moment::FAR);
+        drop(sent);
+        assert_eq!(holds.next_due(), at(5));
+        assert!(holds.is_overdue(&lease, at(5)) && !holds.is_overdue(&lease, at(4)));
+        // After its gate was shut, nothing of it can be left.
+        lease.learn_gate(1);
+        holds.change(&id, |_| {});
+        assert!(holds.get(&id).is_none());
+    }
+
+    #[test]
+    fn a_key_is_due_at_its_end_also_if_an_earlier_claim_is_unknown() {
+        let (holds, lease, id) = (Holds::default(), lease(), id("a"));
+        drop(holds.send(vec![write(&id, &lease, 5)]));
+        holds.send(vec![write(&id, &lease, 6)]).settle();
+        holds.change(&id, |hold| (hold.created, hold.end) = (Some(7), at(31)));
+        assert_eq!(holds.next_due(), at(31));
+        let due = holds.overdue(at(31), 10);
+        assert_eq!((due.len(), due[0].1.unknown.len()), (1, 1));
+        holds.forget(&id);
+        assert_eq!(holds.next_due(), Moment::FAR);
+    }
+
+    #[test]
+    fn what_is_deleted_while_a_claim_is_in_flight_is_found_when_that_is_answered() {
+        let (holds, lease, id) = (Holds::default(), lease(), id("a"));
+        let sent = holds.send(vec![write(&id, &lease, 5)]);
+        holds.forget(&id);
+        drop(sent);
+        assert_eq!(holds.next_due(), at(5));
+    }
+}

@@ -1,0 +1,106 @@
+//! Releases locks: deletes the keys of owners.
+
+use std::sync::Arc;
+
+use super::errors::Fault;
+use super::facts::GATES_MAX;
+use super::holds::Id;
+use super::leases::Lease;
+use super::ops::{Answers, all, changed_by, delete, nested, oldest, one, put, read, revision};
+use super::proto::{RequestOp, TxnRequest};
+use super::session::Session;
+use crate::storage::{Claim, ReleaseReply};
+
+/// How often a release is sent in one call, if a lease has ended meanwhile.
+const ROUNDS: u32 = 4;
+
+impl Session {
+    /// Answers each claim.
+    pub(super) async fn release(&self, claims: &[Claim]) -> Vec<Result<ReleaseReply, Fault>> {
+        let ids: Vec<_> = claims.iter().map(Id::of).collect();
+        ids.iter().for_each(|id| self.interests.remove(id));
+        for _ in 0..ROUNDS {
+            let mut leases = self.unknown(&ids);
+            if leases.len() > GATES_MAX {
+                // Claims for many different TTLs are unknown, and their gates are too many for one transaction.
+                if let Err(fault) = self.shut(&leases).await {
+                    return claims.iter().map(|_| Err(fault.clone())).collect();
+                }
+                leases.clear();
+            }
+            match self.release_once(&ids, &leases).await {
+                Err(fault) if fault.is_lease_gone() => {
+                    if let Err(fault) = self.find_ended(leases.into_iter()).await {
+                        return claims.iter().map(|_| Err(fault.clone())).collect();
+                    }
+                }
+                Err(fault) => return claims.iter().map(|_| Err(fault.clone())).collect(),
+                Ok(replies) => {
+                    ids.iter().for_each(|id| self.holds.forget(id));
+                    return replies.into_iter().map(Ok).collect();
+                }
+            }
+        }
+        claims.iter().map(|_| Err(Fault::Broken)).collect()
+    }
+
+    /// Returns the leases under which a claim of one of these owners may still be executed.
+    fn unknown(&self, ids: &[Id]) -> Vec<Arc<Lease>> {
+        let mut leases: Vec<Arc<Lease>> = Vec::new();
+        let unknown = ids.iter().filter_map(|id| self.holds.get(id)).filter(|hold| !hold.unknown.is_empty());
+        for lease in unknown.flat_map(|hold| hold.leases()) {
+            if !lease.has_ended() && leases.iter().all(|known| known.id != lease.id) {
+                leases.push(lease);
+            }
+        }
+        leases
+    }
+
+    /// Deletes the keys, and in the same step shuts the gates of these leases. So no claim that was sent before is executed
+    /// afterward.
+    async fn release_once(&self, ids: &[Id], leases: &[Arc<Lease>]) -> Result<Vec<ReleaseReply>, Fault> {
+        let is_granted: Vec<_> =
+            ids.iter().map(|id| self.holds.get(id).is_some_and(|hold| hold.is_granted)).collect();
+        let shut = leases.iter().map(|lease| self.shutting(lease));
+        let deletions = ids.iter().zip(&is_granted).flat_map(|(id, is_granted)| {
+            let key = self.keys.key(&id.name, id.owner);
+            // Whether it holds or waits is known if it was granted.
+            let first = (!is_granted).then(|| read(oldest(self.keys.range(&id.name), 1)));
+            first.into_iter().chain([delete(key)])
+        });
+        let answer = self.api.txn(&all(shut.chain(deletions).collect())).await?;
+        let revision = revision(&answer)?;
+        let mut answers = Answers::of(answer.responses);
+        for lease in leases {
+            let shut = answers.txn()?;
+            let gate = if shut.succeeded {
+                revision
+            } else {
+                Answers::of(shut.responses).kv()?.map_or(0, |gate| gate.mod_revision)
+            };
+            lease.learn_gate(gate);
+        }
+        let mut replies = Vec::with_capacity(ids.len());
+        for (id, is_granted) in ids.iter().zip(is_granted) {
+            let first = if is_granted { None } else { answers.kv()? };
+            let key = self.keys.key(&id.name, id.owner);
+            // Behind the keys of locks with longer names, it stays open whether it held. It has ended in any case.
+            let held = first.is_none_or(|first| first.key == key || !self.keys.is_of(&id.name, &first.key));
+            replies.push(if answers.deleted()? && held {
+                ReleaseReply::Released
+            } else {
+                ReleaseReply::NotHeld
+            });
+        }
+        Ok(replies)
+    }
+
+    fn shutting(&self, lease: &Lease) -> RequestOp {
+        let gate = self.keys.gate(lease.id);
+        nested(TxnRequest {
+            compare: vec![changed_by(gate.clone(), lease.gate())],
+            success: vec![put(gate.clone(), Vec::new(), lease.id)],
+            failure: vec![read(one(gate))],
+        })
+    }
+}

@@ -1,0 +1,262 @@
+//! Renews leases: keeps etcd's leases alive, and sees that the keys are still there. A key moves to another lease where its
+//! own does not fit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{join, join_all};
+
+use super::errors::Fault;
+use super::holds::{Hold, Id};
+use super::keep::fault_of;
+use super::keys::Value;
+use super::leases::Lease;
+use super::ops::{Answers, all, changed_by, created_by, oldest, one, put, read};
+use super::proto::{KeyValue, TxnRequest};
+use super::session::{Key, Session};
+use crate::clock::Moment;
+use crate::storage::{Claim, RenewReply};
+
+/// How often a key is moved in one call, if it changes meanwhile or a gate was shut.
+const ROUNDS: u32 = 8;
+/// How much longer than the TTL the lease of a key may be before the key moves to a shorter one.
+const SURPLUS: Duration = Duration::from_secs(4);
+
+/// What is known of the key that is to be moved.
+struct Move<'a> {
+    claim: &'a Claim,
+    id: Id,
+    created: i64,
+    /// The revision of its last change, if it was read.
+    changed: Option<i64>,
+    label: Option<Arc<str>>,
+    ttl: Duration,
+}
+
+/// What was read for an owner: its key, and the oldest of its lock.
+type Seen = (Option<KeyValue>, Option<KeyValue>);
+
+/// How a claim is renewed.
+enum Way {
+    /// Its lease is kept alive.
+    Keep(Arc<Lease>),
+    /// It is read, and then moved.
+    Look,
+    /// It is moved. What is known of it suffices: the revision that created it, and its label.
+    Move(i64, Option<Arc<str>>),
+}
+
+impl Session {
+    /// Answers each claim. They were sent at `sent`.
+    pub(super) async fn renew(&self, claims: &[Claim], sent: Moment) -> Vec<Result<RenewReply, Fault>> {
+        let mut replies: Vec<Option<Result<RenewReply, Fault>>> = vec![None; claims.len()];
+        let mut ways = Vec::new();
+        for (i, claim) in claims.iter().enumerate() {
+            let id = Id::of(claim);
+            match self.way(claim, &id, sent).await {
+                Ok(Some(way)) => ways.push((i, claim, id, way)),
+                Ok(None) => replies[i] = Some(Ok(RenewReply::NotHeld)),
+                Err(fault) => replies[i] = Some(Err(fault)),
+            }
+        }
+        let (direct, looked): (Vec<_>, Vec<_>) =
+            ways.into_iter().partition(|(.., way)| matches!(way, Way::Move(..)));
+        let direct = direct.into_iter().filter_map(|(i, claim, id, way)| {
+            let Way::Move(created, label) = way else { return None };
+            let (changed, ttl) = (None, claim.ttl);
+            Some((i, Move { claim, id, created, changed, label, ttl }))
+        });
+        let moves = join_all(direct.map(async |(i, r#move)| (i, self.move_key(r#move, sent).await)));
+        let (moved, kept) = join(moves, self.keep_and_look(looked, sent)).await;
+        for (i, reply) in moved.into_iter().chain(kept) {
+            replies[i] = Some(reply);
+        }
+        replies.into_iter().map(|reply| reply.unwrap_or(Err(Fault::Broken))).collect()
+    }
+
+    /// Decides how to renew; `None` if the lease has ended.
+    async fn way(&self, claim: &Claim, id: &Id, sent: Moment) -> Result<Option<Way>, Fault> {
+        if claim.shorten && (claim.patience.is_zero() || self.api.now() > sent.after(claim.patience)) {
+            return Err(Fault::Late);
+        }
+        let Some(hold) = self.holds.get(id) else { return Ok(Some(Way::Look)) };
+        if hold.is_swept || (hold.created.is_some() && hold.end <= self.api.now()) {
+            return Ok(None);
+        }
+        if !hold.unknown.is_empty() {
+            // An earlier claim or renewal may be executed after this one.
+            self.shut(&hold.leases()).await?;
+        }
+        let Hold { created: Some(created), is_granted: true, lease: Some(lease), end, label, .. } = hold
+        else {
+            return Ok(Some(Way::Look));
+        };
+        let new_end = sent.after(claim.ttl);
+        let is_too_long = lease.span > claim.ttl * 2 + SURPLUS && end <= new_end;
+        if claim.shorten || is_too_long {
+            return Ok(Some(Way::Look));
+        }
+        if lease.span < claim.ttl {
+            return Ok(Some(Way::Move(created, label)));
+        }
+        self.holds.change_known(id, |hold| hold.end = std::cmp::max(hold.end, new_end));
+        Ok(Some(Way::Keep(lease)))
+    }
+
+    /// Keeps the leases alive, and then reads the keys: a key that is there then has lived until then.
+    async fn keep_and_look(
+        &self,
+        claims: Vec<(usize, &Claim, Id, Way)>,
+        sent: Moment,
+    ) -> Vec<(usize, Result<RenewReply, Fault>)> {
+        let need = |(_, claim, _, way): &(usize, &Claim, Id, Way)| match way {
+            Way::Keep(lease) => Some((Arc::clone(lease), sent.after(claim.ttl))),
+            _ => None,
+        };
+        let needs: Vec<_> = claims.iter().filter_map(need).collect();
+        let kept = self.keep_all(&needs).await;
+        let mut replies = Vec::new();
+        let seen = match self.read_keys(&claims).await {
+            Ok(seen) => seen,
+            Err(fault) => return claims.iter().map(|(i, ..)| (*i, Err(fault.clone()))).collect(),
+        };
+        let mut moves = Vec::new();
+        for ((i, claim, id, way), (own, first)) in claims.into_iter().zip(seen) {
+            match (own, way) {
+                (None, _) => {
+                    self.has_none(&id);
+                    replies.push((i, Ok(RenewReply::NotHeld)));
+                }
+                (Some(own), Way::Keep(lease)) if own.lease == lease.id => {
+                    let renewed = Ok(RenewReply::Renewed { ttl: claim.ttl });
+                    replies.push((i, fault_of(&kept, Some(&lease)).map_or(renewed, Err)));
+                }
+                (Some(own), _) => moves.push((i, claim, id, own, first)),
+            }
+        }
+        let moving = moves.into_iter().map(async |(i, claim, id, own, first)| {
+            (i, self.move_if_held(claim, id, own, first, sent).await)
+        });
+        replies.extend(join_all(moving).await);
+        replies
+    }
+
+    /// Reads the key of each owner. Reads the oldest key of the lock, too, where it is unknown whether the owner holds it.
+    async fn read_keys(&self, claims: &[(usize, &Claim, Id, Way)]) -> Result<Vec<Seen>, Fault> {
+        let reads = claims.iter().flat_map(|(_, claim, id, way)| {
+            let own = read(one(self.keys.key(&id.name, id.owner)));
+            let first = matches!(way, Way::Look).then(|| read(oldest(self.keys.range(&claim.name), 1)));
+            [own].into_iter().chain(first)
+        });
+        let reads: Vec<_> = reads.collect();
+        if reads.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut answers = Answers::of(self.api.txn(&all(reads)).await?.responses);
+        let seen = claims.iter().map(|(.., way)| {
+            let own = answers.kv()?;
+            let first = if matches!(way, Way::Look) { answers.kv()? } else { own.clone() };
+            Ok((own, first))
+        });
+        seen.collect()
+    }
+
+    /// Moves a key that was read, if its owner holds the lock.
+    async fn move_if_held(
+        &self,
+        claim: &Claim,
+        id: Id,
+        own: KeyValue,
+        first: Option<KeyValue>,
+        sent: Moment,
+    ) -> Result<RenewReply, Fault> {
+        let first = match first {
+            Some(first) if self.keys.is_of(&id.name, &first.key) => Some(first),
+            _ => self.owners(&id.name).await?.1.into_iter().next(),
+        };
+        if first.is_none_or(|first| first.key != own.key) {
+            return Ok(RenewReply::NotHeld);
+        }
+        let value = Value::read(&own.value);
+        let mut ttl = claim.ttl;
+        if !claim.shorten {
+            ttl = std::cmp::max(ttl, self.promised(&id, &own, value.as_ref(), sent).await?);
+        }
+        // The label is that of the claim that was granted. Another process, with a ticket, has one of its own.
+        let label = value.map_or_else(|| claim.label.clone(), |value| value.label);
+        let (created, changed) = (own.create_revision, Some(own.mod_revision));
+        self.move_key(Move { claim, id, created, changed, label, ttl }, sent).await
+    }
+
+    /// Returns how long the owner may rely on its key already, by what this client or another one has promised.
+    async fn promised(
+        &self,
+        id: &Id,
+        own: &KeyValue,
+        value: Option<&Value>,
+        sent: Moment,
+    ) -> Result<Duration, Fault> {
+        if let Some(hold) = self.holds.get(id)
+            && hold.lease.is_some_and(|lease| lease.id == own.lease)
+        {
+            return Ok(hold.end.since(sent));
+        }
+        let left = self.api.time_to_live(own.lease).await?;
+        let left = Duration::from_secs(u64::try_from(left).unwrap_or(0));
+        Ok(value.map_or(left, |value| std::cmp::min(value.ttl, left)))
+    }
+
+    /// Attaches a key to the lease for a TTL. The key stays as old as it is.
+    async fn move_key(&self, r#move: Move<'_>, sent: Moment) -> Result<RenewReply, Fault> {
+        let Move { claim, id, created, mut changed, label, ttl } = r#move;
+        let key = self.keys.key(&id.name, id.owner);
+        let end = sent.after(ttl);
+        for _ in 0..ROUNDS {
+            let lease = self.leases.get(&self.api, ttl).await?;
+            if lease.is_unsettled() {
+                self.shut(&[Arc::clone(&lease)]).await?;
+            }
+            let gates = vec![(Arc::clone(&lease), lease.gate())];
+            let (gate, gate_revision) = (self.keys.gate(lease.id), lease.gate());
+            let unchanged = changed.map(|revision| changed_by(key.clone(), revision));
+            let compare = [created_by(key.clone(), created), changed_by(gate.clone(), gate_revision)];
+            let request = TxnRequest {
+                compare: compare.into_iter().chain(unchanged).collect(),
+                success: vec![put(key.clone(), Value::write(ttl, label.as_deref()), lease.id)],
+                failure: vec![read(one(key.clone())), read(one(gate))],
+            };
+            let in_flight = self.holds.send(vec![(id.clone(), Self::sent(gates, claim, sent))]);
+            let (kept, answer) = join(self.keep_alive(&lease, end), self.alone(request)).await;
+            let answer = match answer {
+                Ok((_, answer)) => answer,
+                Err(fault) => {
+                    if fault.is_definite() {
+                        in_flight.settle();
+                    }
+                    if !fault.is_lease_gone() {
+                        return Err(fault);
+                    }
+                    self.find_ended([lease].into_iter()).await?;
+                    continue;
+                }
+            };
+            in_flight.settle();
+            if answer.succeeded {
+                self.has_key(&id, &Key { created, lease: Some(lease), label, holds: true }, end);
+                if claim.shorten {
+                    self.holds.change_known(&id, |hold| hold.end = end);
+                }
+                return kept.map(|()| RenewReply::Renewed { ttl });
+            }
+            let mut answers = Answers::of(answer.responses);
+            let own = answers.kv()?.filter(|own| own.create_revision == created);
+            lease.learn_gate(answers.kv()?.map_or(0, |gate| gate.mod_revision));
+            let Some(own) = own else {
+                self.has_none(&id);
+                return Ok(RenewReply::NotHeld);
+            };
+            changed = changed.map(|_| own.mod_revision);
+        }
+        Err(Fault::Status { code: 10, text: "the key changed again and again".to_owned() })
+    }
+}

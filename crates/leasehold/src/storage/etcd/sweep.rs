@@ -1,0 +1,142 @@
+//! Deletes the keys that are overdue: etcd ends leases, and the keys of one lease have different ends.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use super::errors::Fault;
+use super::holds::{Hold, Id};
+use super::leases::Lease;
+use super::ops::{Answers, attached_to, changed_by, created_by, delete, nested, one, put, read};
+use super::proto::TxnRequest;
+use super::session::Session;
+use crate::clock::Moment;
+
+/// How many keys one transaction deletes.
+const BATCH_MAX: usize = 32;
+/// How long deleting them may take before it is tried again.
+const LIMIT: Duration = Duration::from_secs(3);
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long after the storage is gone claims are undone. After that, what they may have left ends with its lease.
+const CLOSING_MAX: Duration = Duration::from_secs(60);
+
+/// Deletes each key when it is due, until the storage is gone. Then it deletes what claims without an answer may have left.
+/// All other keys stay until their leases end, since they may belong to locks that outlive their process.
+pub(super) async fn run(session: Arc<Session>) {
+    let mut pause = FIRST_PAUSE;
+    let mut end = Moment::FAR;
+    loop {
+        if session.is_closing.load(Ordering::Acquire) {
+            session.holds.keep_unknown();
+            end = std::cmp::min(end, session.api.now().after(CLOSING_MAX));
+            if session.holds.next_due() == Moment::FAR || session.api.now() >= end {
+                return;
+            }
+        }
+        let due = session.holds.next_due();
+        let left = due.since(session.api.now());
+        if !left.is_zero() {
+            tokio::select! {
+                () = sleep(left) => {}
+                () = session.holds.changed.notified() => {}
+            }
+            continue;
+        }
+        match timeout(LIMIT, session.sweep()).await {
+            Ok(Ok(())) => pause = FIRST_PAUSE,
+            Ok(Err(_)) | Err(_) => {
+                sleep(pause).await;
+                pause = std::cmp::min(pause * 2, LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+impl Session {
+    /// Deletes all keys that are overdue.
+    pub(super) async fn sweep(&self) -> Result<(), Fault> {
+        let _turn = self.sweeping.lock().await;
+        loop {
+            let overdue = self.holds.overdue(self.api.now(), BATCH_MAX);
+            if overdue.is_empty() {
+                return Ok(());
+            }
+            let (unknown, known): (Vec<_>, Vec<_>) =
+                overdue.into_iter().partition(|(_, hold)| !hold.unknown.is_empty());
+            self.delete_known(&known).await?;
+            for (id, hold) in unknown {
+                self.delete_unknown(&id, &hold).await?;
+            }
+        }
+    }
+
+    /// Deletes keys that are known, unless they have been attached to another lease, by another client.
+    async fn delete_known(&self, known: &[(Id, Hold)]) -> Result<(), Fault> {
+        let deletion = |(id, hold): &(Id, Hold)| {
+            let key = self.keys.key(&id.name, id.owner);
+            let created = created_by(key.clone(), hold.created.unwrap_or_default());
+            let attached = attached_to(key.clone(), hold.lease.as_ref().map_or(0, |lease| lease.id));
+            TxnRequest { compare: vec![created, attached], success: vec![delete(key)], failure: Vec::new() }
+        };
+        if !known.is_empty() {
+            self.together(known.iter().map(deletion).collect(), false).await?;
+        }
+        for (id, _) in known {
+            self.gone(id);
+        }
+        Ok(())
+    }
+
+    /// Deletes a key that a write may still create: in the same step, it shuts the gates of the leases.
+    async fn delete_unknown(&self, id: &Id, hold: &Hold) -> Result<(), Fault> {
+        let leases: Vec<_> = hold.leases().into_iter().filter(|lease| !lease.has_ended()).collect();
+        if leases.is_empty() {
+            self.gone(id);
+            return Ok(());
+        }
+        loop {
+            let request = self.shutting_deletion(id, &leases);
+            // If there is no answer, it may be executed later, and delete what a later claim has created.
+            leases.iter().for_each(|lease| lease.set_unsettled(true));
+            let (revision, answer) = match self.alone(request).await {
+                Err(fault) if fault.is_lease_gone() => return self.find_ended(leases.into_iter()).await,
+                answer => answer?,
+            };
+            leases.iter().for_each(|lease| lease.set_unsettled(false));
+            if answer.succeeded {
+                leases.iter().for_each(|lease| lease.learn_gate(revision));
+                self.gone(id);
+                return Ok(());
+            }
+            let mut answers = Answers::of(answer.responses);
+            for lease in &leases {
+                lease.learn_gate(answers.kv()?.map_or(0, |gate| gate.mod_revision));
+            }
+        }
+    }
+
+    fn shutting_deletion(&self, id: &Id, leases: &[Arc<Lease>]) -> TxnRequest {
+        let key = self.keys.key(&id.name, id.owner);
+        let gate = |lease: &Arc<Lease>| self.keys.gate(lease.id);
+        let shut = leases.iter().map(|lease| put(gate(lease), Vec::new(), lease.id));
+        TxnRequest {
+            compare: leases.iter().map(|lease| changed_by(gate(lease), lease.gate())).collect(),
+            success: shut.chain(leases.iter().map(|lease| delete_on(&key, lease))).collect(),
+            failure: leases.iter().map(|lease| read(one(gate(lease)))).collect(),
+        }
+    }
+
+    fn gone(&self, id: &Id) {
+        self.holds.forget(id);
+        self.interests.remove(id);
+    }
+}
+
+/// Deletes a key if it is attached to that lease.
+fn delete_on(key: &[u8], lease: &Lease) -> super::proto::RequestOp {
+    let compare = vec![attached_to(key.to_vec(), lease.id)];
+    nested(TxnRequest { compare, success: vec![delete(key.to_vec())], failure: Vec::new() })
+}
