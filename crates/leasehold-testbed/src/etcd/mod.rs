@@ -1,5 +1,7 @@
 //! etcd: one member, or three.
 
+mod faults;
+mod lock;
 mod setups;
 
 use std::collections::BTreeMap;
@@ -9,6 +11,7 @@ use std::sync::Arc;
 
 use rustix::process::Signal;
 
+pub use self::lock::EtcdctlLock;
 pub(crate) use self::setups::SETUPS;
 use crate::client::ask;
 use crate::install::{self, User};
@@ -72,6 +75,12 @@ impl Etcd {
         format!("{scheme}://{credentials}{}", hosts.join(","))
     }
 
+    /// Returns the port of the first member.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.members[0].port()
+    }
+
     /// Returns the certificates, if it uses TLS.
     #[must_use]
     pub fn tls(&self) -> Option<&Tls> {
@@ -94,6 +103,16 @@ impl Etcd {
         self.access.command(&ports, args)
     }
 
+    /// Runs `etcdctl lock`, which waits for the lock, and holds it until it is released.
+    ///
+    /// # Errors
+    ///
+    /// If `etcdctl` does not start.
+    pub fn lock(&self, name: &str, ttl: u32) -> Result<EtcdctlLock> {
+        let ports: Vec<_> = self.members.iter().map(EtcdMember::port).collect();
+        EtcdctlLock::start(self.access.etcdctl(&ports)?.args(["lock", "--ttl", &ttl.to_string(), name]))
+    }
+
     /// Counts the connections of clients to all members.
     ///
     /// # Errors
@@ -110,6 +129,15 @@ impl Etcd {
     /// If a member does not report them.
     pub fn commands(&self) -> Result<u64> {
         self.members.iter().map(EtcdMember::commands).sum()
+    }
+
+    /// Counts the open watches of all members.
+    ///
+    /// # Errors
+    ///
+    /// If a member does not report them.
+    pub fn watchers(&self) -> Result<u64> {
+        self.members.iter().map(|member| member.metric("etcd_debugging_mvcc_watcher_total")).sum()
     }
 
     /// Waits until there is a leader, and returns it.
@@ -217,6 +245,14 @@ impl EtcdMember {
             }
         }
         Ok(counts)
+    }
+
+    /// Returns a whole number that it measures.
+    fn metric(&self, name: &str) -> Result<u64> {
+        let metrics = count::metrics(self.ports.metrics.number())?;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.parse().ok())
+            .ok_or_else(|| Error::new(format!("no metric name=`{name}`")))
     }
 
     fn leads(&self) -> bool {
@@ -404,6 +440,10 @@ impl Access {
     }
 
     fn command(&self, ports: &[u16], args: &[&str]) -> Result<String> {
+        ask(self.etcdctl(ports)?.args(args))
+    }
+
+    fn etcdctl(&self, ports: &[u16]) -> Result<Command> {
         let endpoints: Vec<_> =
             ports.iter().map(|port| format!("{}://127.0.0.1:{port}", self.scheme())).collect();
         let mut command = Command::new(install::program("etcdctl")?);
@@ -417,6 +457,6 @@ impl Access {
         if let Some(tls) = &self.tls {
             command.env("ETCDCTL_CACERT", tls.ca());
         }
-        ask(command.args(args))
+        Ok(command)
     }
 }
