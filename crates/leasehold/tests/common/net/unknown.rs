@@ -264,7 +264,7 @@ pub(crate) async fn paused_holder() {
 pub(crate) async fn late_renewal() {
     let (proxy, through, _) = proxied(common()).await;
     let locks = client(&through).await;
-    let guard = hold(&locks, "job", time(900)).await;
+    let guard = hold(&locks, "job", std::cmp::max(time(900), locks.limits().ttl_min)).await;
     let late = proxy.faults().arm(Trap::on_request(marker(guard.owner())).hold_reply().times(u64::MAX));
     within(LONG, late.sprung()).await.expect("it renews");
     assert_eq!(within(soon(), guard.lost()).await, Lost::Expired);
@@ -299,13 +299,14 @@ pub(crate) async fn releases_among_renewals(url: &str) {
     for worker in 0..40_u64 {
         let locks = locks.clone();
         turns.push(tokio::spawn(async move {
-            let ttl = Duration::from_millis(100);
+            let ttl = std::cmp::max(Duration::from_millis(100), locks.limits().ttl_min);
             for turn in 0..8_u64 {
                 let Ok(guard) = locks.lock(format!("job{worker}")).ttl(ttl).acquire().await else {
                     continue;
                 };
                 // Renewals are sent at a third of the TTL.
-                let wait = Duration::from_micros(30_000 + (worker * 8 + turn) * 20);
+                let later = u32::try_from(worker * 8 + turn).expect("few");
+                let wait = ttl * 3 / 10 + ttl / 5_000 * later;
                 tokio::time::sleep(wait).await;
                 let _lost_on_a_slow_machine = guard.release().await;
             }

@@ -1,0 +1,85 @@
+//! Claims that a stopped server executes when it continues: none may leave a key.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use leasehold::storage::{ReleaseReply, RenewReply};
+use leasehold_testbed::Etcd;
+
+use crate::net::unknown as scenario;
+use crate::tools::*;
+
+/// How many rounds each test has; more with this variable in the environment.
+fn rounds() -> u32 {
+    std::env::var("LEASEHOLD_TEST_GHOSTS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(30)
+}
+
+/// Stops the server, sends claims, gives them up, and releases. A lock that is renewed keeps the lease alive all the time.
+#[test]
+fn a_stopped_server_leaves_no_key_on_a_lease_that_is_kept_alive() {
+    run(async {
+        let server = Etcd::start().expect("a server");
+        let url = own(&server.url());
+        let (storage, other) = (bare(&url).await, bare(&url).await);
+        let kept = claim("kept");
+        take(&storage, &kept).await;
+        for round in 0..rounds() {
+            let claims: Vec<_> = (0..4)
+                .map(|i| claim(&format!("job{i}")).patience(Duration::from_millis(30)).wait(i % 2 == 0))
+                .collect();
+            server.stop();
+            {
+                let mut asking = Box::pin(leasehold::storage::Storage::acquire(&storage, &claims));
+                assert!(tokio::time::timeout(Duration::from_millis(20), &mut asking).await.is_err());
+            }
+            // Half of the releases are sent while it is stopped, and behind the claims.
+            let early = async {
+                if round % 2 == 0 {
+                    tokio::time::sleep(Duration::from_millis(30)).await;
+                }
+                answered(async || release_all(&storage, &claims).await).await;
+            };
+            let go_on = async {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                server.cont();
+            };
+            within(LONG, futures_util::future::join(early, go_on)).await;
+            assert!(matches!(
+                answered(async || renew(&storage, &kept).await).await,
+                RenewReply::Renewed { .. }
+            ));
+            let free = claims.iter().map(|claimed| async {
+                let theirs = claim(claimed.name.as_str());
+                take(&other, &theirs).await;
+                assert_eq!(release(&other, &theirs).await.expect("answered"), ReleaseReply::Released);
+            });
+            within(soon(), join_all(free)).await;
+            assert_eq!(keys(&server, &url).len(), 1, "round {round}");
+        }
+    });
+}
+
+async fn release_all(storage: &Bare, claims: &[leasehold::storage::Claim]) -> leasehold::Result<()> {
+    leasehold::storage::Storage::release(storage, claims)
+        .await
+        .into_iter()
+        .try_for_each(|reply| reply.map(drop))
+}
+
+/// No release follows: the storage itself undoes what its claims may have left.
+#[test]
+fn a_claim_that_a_stopped_server_executes_late_takes_nothing_from_another_owner() {
+    run(async {
+        let server = Etcd::start().expect("a server");
+        let take_again = async |storage: &Bare, claim: &leasehold::storage::Claim| {
+            within(soon(), take_over(storage, claim)).await
+        };
+        scenario::claims_to_a_stopped_server(&server, &server.url(), 12, take_again).await;
+    });
+}
+
+#[test]
+fn an_acquire_that_fails_on_a_stopped_server_leaves_no_lease() {
+    let server = Etcd::start().expect("a server");
+    run(scenario::acquires_from_a_stopped_server(&server, &server.url()));
+}
