@@ -106,6 +106,9 @@ enum Scenario {
     /// Measures everything beside the rival on a MongoDB of its own, and its writes; ends with Markdown tables.
     #[cfg(all(feature = "rivals", feature = "mongodb"))]
     Mongodb(rivals::mongodb::Options),
+    /// Measures everything beside the lock service of an etcd of its own; ends with Markdown tables.
+    #[cfg(all(feature = "rivals", feature = "etcd"))]
+    Etcd(rivals::etcd::Options),
     /// Runs one process of `handover`.
     #[command(hide = true)]
     HandoverWorker {
@@ -153,6 +156,8 @@ async fn run(args: Args) -> Result {
         Scenario::Postgres(options) => return rivals::postgres::compare(&options, span).await,
         #[cfg(all(feature = "rivals", feature = "mongodb"))]
         Scenario::Mongodb(options) => return rivals::mongodb::compare(&options, span).await,
+        #[cfg(all(feature = "rivals", feature = "etcd"))]
+        Scenario::Etcd(options) => return rivals::etcd::compare(&options, span).await,
         Scenario::HandoverWorker { lock } => return handover::worker(contestant, &store, &lock).await,
         Scenario::ContendWorker { lock, millis } => {
             return contend::worker(contestant, &store, &lock, Duration::from_millis(millis)).await;

@@ -51,6 +51,9 @@ pub(crate) enum Contestant {
     /// The same with one connection per worker.
     #[cfg(feature = "rivals")]
     MongoPool,
+    /// The lock service of etcd by the crate `etcd-client`, with one lease per process.
+    #[cfg(feature = "rivals")]
+    EtcdLock,
 }
 
 /// The largest pool of the MongoDB driver, unless it is told another one.
@@ -79,6 +82,8 @@ impl Contestant {
             Self::Mongo => "mongo",
             #[cfg(feature = "rivals")]
             Self::MongoPool => "mongo-pool",
+            #[cfg(feature = "rivals")]
+            Self::EtcdLock => "etcd-lock",
         }
     }
 
@@ -105,6 +110,8 @@ impl Contestant {
             Self::Mongo => Client::Outside(outside::connect(store, MONGO_POOL).await?),
             #[cfg(feature = "rivals")]
             Self::MongoPool => Client::Outside(outside::connect(store, workers).await?),
+            #[cfg(feature = "rivals")]
+            Self::EtcdLock => Client::Outside(outside::connect(store, 1).await?),
         })
     }
 }

@@ -1,5 +1,5 @@
-//! The crates `distributed-lock-postgres` and `distributed-lock-mongo`, passed in by the programs in `advisory/`
-//! and `mongo/`, because they cannot be built together with the workspace. Their futures are boxed, which costs
+//! The crates `distributed-lock-postgres`, `distributed-lock-mongo` and `etcd-client`, passed in by the programs in
+//! `advisory/`, `mongo/` and `etcd/`, because they cannot be built together with the workspace. Their futures are boxed, which costs
 //! nothing compared with their requests.
 
 use std::pin::Pin;
@@ -57,6 +57,7 @@ pub(crate) fn driver() -> Option<&'static dyn Driver> {
 }
 
 pub(super) async fn connect(store: &str, connections: usize) -> Result<Box<dyn Client>> {
-    let driver = driver().ok_or("this contestant is not built in; use scripts/bench postgres or mongodb")?;
+    let driver =
+        driver().ok_or("this contestant is not built in; use scripts/bench postgres, mongodb or etcd")?;
     driver.connect(store, u32::try_from(connections)?).await
 }

@@ -4,6 +4,8 @@
 //! round. Other load on the machine therefore affects all alike. Ratios compare figures of the same round.
 
 mod disk;
+#[cfg(feature = "etcd")]
+pub(crate) mod etcd;
 #[cfg(feature = "mongodb")]
 pub(crate) mod mongodb;
 pub(crate) mod postgres;
