@@ -7,7 +7,7 @@ use futures_util::future::join;
 
 use super::claim::{self, Outcome};
 use super::errors::Fault;
-use super::holds::Id;
+use super::holds::{Id, InFlight};
 use super::keep::fault_of;
 use super::keys::{Keys, Value};
 use super::leases::Lease;
@@ -35,9 +35,23 @@ struct Step<'a> {
     as_waiters: Vec<Item<'a>>,
 }
 
+/// The answer to a claim.
+struct Answered<'a> {
+    plan: &'a Planned<'a>,
+    outcome: Outcome,
+    revision: i64,
+    /// Why a lease of it was not kept alive, if it was not.
+    not_kept: Option<Fault>,
+}
+
 impl Session {
     /// Answers each claim. They were sent at `sent`.
     pub(super) async fn acquire(&self, claims: &[Claim], sent: Moment) -> Vec<Result<AcquireReply, Fault>> {
+        // An owner whose key is overdue has lost its place.
+        let is_overdue = |claim: &Claim| {
+            self.holds.get(&Id::of(claim)).is_some_and(|hold| hold.is_overdue(self.api.now()))
+        };
+        let swept = if claims.iter().any(is_overdue) { self.sweep().await } else { Ok(()) };
         let mut replies: Vec<Reply> = Vec::with_capacity(claims.len());
         let (mut new, mut queued, mut held) = (Vec::new(), Vec::new(), Vec::new());
         for item in claims.iter().enumerate() {
@@ -47,12 +61,8 @@ impl Session {
                 continue;
             }
             match self.holds.get(&Id::of(claim)) {
-                Some(hold) if hold.is_swept || (hold.created.is_some() && hold.end <= self.api.now()) => {
-                    // Its key is overdue: it has lost its place.
-                    match self.sweep().await {
-                        Ok(()) => new.push(item),
-                        Err(fault) => replies.push((i, Err(fault))),
-                    }
+                Some(hold) if hold.is_overdue(self.api.now()) => {
+                    replies.push((i, Err(swept.clone().err().unwrap_or(Fault::Broken))));
                 }
                 Some(hold) if hold.is_granted => held.push(item),
                 Some(hold) if hold.created.is_some() => queued.push(item),
@@ -109,13 +119,18 @@ impl Session {
         let txns = plans.iter().map(|(_, plan)| claim::request(self, plan, waits(plan.claim))).collect();
         let writes =
             plans.iter().map(|(_, plan)| (plan.id.clone(), Self::sent(plan.gates(), plan.claim, sent)));
-        let in_flight = self.holds.send(writes.collect());
+        let Some(mut in_flight) = self.holds.send(writes.collect()) else {
+            return match self.sweep().await {
+                Ok(()) => Step { again: items.to_vec(), ..step },
+                Err(fault) => Step { replies: to_all(items, &fault), ..step },
+            };
+        };
         let (kept, answered) = join(self.keep_all(&needs), self.together(txns, true)).await;
         let (revision, answers) = match answered {
             Ok(answered) => answered,
             Err(fault) => {
                 if fault.is_definite() {
-                    in_flight.settle();
+                    in_flight.refused();
                 }
                 if !fault.is_lease_gone() {
                     return Step { replies: to_all(items, &fault), ..step };
@@ -127,52 +142,54 @@ impl Session {
                 };
             }
         };
-        in_flight.settle();
         for ((item, plan), answer) in plans.iter().zip(answers) {
-            let fault = plan.gates().iter().find_map(|(lease, _)| fault_of(&kept, Some(lease)));
-            match claim::outcome(self, plan, waits(plan.claim), answer) {
+            let not_kept = plan.gates().iter().find_map(|(lease, _)| fault_of(&kept, Some(lease)));
+            match claim::outcome(self, plan, waits(plan.claim), answer, revision) {
                 Err(fault) => step.replies.push((item.0, Err(fault))),
-                Ok(outcome) => self.take(*item, plan, outcome, revision, sent, fault, &mut step).await,
+                Ok(outcome) => {
+                    let answered = Answered { plan, outcome, revision, not_kept };
+                    self.take(*item, answered, sent, &mut in_flight, &mut step).await;
+                }
             }
         }
         step
     }
 
     /// Records what an answer says, and answers the claim.
-    #[expect(clippy::too_many_arguments, reason = "what is known of one claim, and nothing else")]
     async fn take<'a>(
         &self,
         item: Item<'a>,
-        plan: &Planned<'_>,
-        outcome: Outcome,
-        revision: i64,
+        answered: Answered<'_>,
         sent: Moment,
-        not_kept: Option<Fault>,
+        in_flight: &mut InFlight<'_>,
         step: &mut Step<'a>,
     ) {
+        let Answered { plan, outcome, revision, not_kept } = answered;
         let (i, claim) = item;
         let (id, waiting, label) = (&plan.id, waiting_ttl(claim), claim.label.clone());
         let reply = match outcome {
-            Outcome::Shut => return step.again.push(item),
+            Outcome::Shut => {
+                in_flight.answered(id, |_| {});
+                return step.again.push(item);
+            }
             Outcome::Exists(kv) => {
                 let lease = plan.lease(kv.lease);
                 let (created, label) =
                     (kv.create_revision, Value::read(&kv.value).and_then(|value| value.label));
-                self.has_key(id, &Key { created, lease, label, holds: false }, sent.after(waiting));
+                let key = Key { created, lease, label, holds: false };
+                self.has_key(Some(in_flight), id, &key, sent.after(waiting));
                 return step.exist.push(item);
             }
             Outcome::Created => {
                 let lease = Some(plan.holding.clone());
-                self.has_key(
-                    id,
-                    &Key { created: revision, lease, label, holds: true },
-                    sent.after(claim.ttl),
-                );
+                let key = Key { created: revision, lease, label, holds: true };
+                self.has_key(Some(in_flight), id, &key, sent.after(claim.ttl));
                 granted(revision, claim.ttl)
             }
             Outcome::Queued { oldest, before } => {
                 let lease = Some(plan.waiting.clone());
-                self.has_key(id, &Key { created: revision, lease, label, holds: false }, sent.after(waiting));
+                let key = Key { created: revision, lease, label, holds: false };
+                self.has_key(Some(in_flight), id, &key, sent.after(waiting));
                 match self.queued(claim, revision, oldest, before).await {
                     Ok(Some(held)) => held,
                     // Only locks with longer names have keys.
@@ -181,10 +198,13 @@ impl Session {
                 }
             }
             Outcome::Refused { oldest: Some(kv) } if self.keys.is_of(&claim.name, &kv.key) => {
-                self.has_none(id);
+                self.has_none(Some(in_flight), id);
                 held(self.holder(&claim.name, &kv))
             }
-            Outcome::Refused { .. } => return step.as_waiters.push(item),
+            Outcome::Refused { .. } => {
+                in_flight.answered(id, |_| {});
+                return step.as_waiters.push(item);
+            }
         };
         let has_key = !matches!(reply, AcquireReply::Held { .. }) || claim.wait;
         if has_key && is_late(claim, sent, self.api.now()) {

@@ -7,13 +7,18 @@ use prost::Message;
 use super::connect::Connector;
 use super::errors::Fault;
 use super::link::{GRANT, KEEP_ALIVE, Link, RANGE, TIME_TO_LIVE, TXN};
+use super::ops::one;
 use super::proto::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
-    LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, RangeRequest, RangeResponse, TxnRequest, TxnResponse,
+    LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, RangeRequest, RangeResponse, ResponseHeader, TxnRequest,
+    TxnResponse,
 };
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::storage::net::server::Server;
+
+/// A member, and the term of its leader.
+pub(super) type Term = (u64, u64);
 
 /// The members, as one server.
 #[derive(Clone)]
@@ -65,10 +70,17 @@ impl Api {
         self.call(GRANT, &LeaseGrantRequest { ttl }).await
     }
 
-    /// Keeps a lease alive. Returns how long it lives from now on, in seconds; zero if it has ended.
-    pub(super) async fn keep_alive(&self, id: i64) -> Result<i64, Fault> {
+    /// Keeps a lease alive. Returns how long it lives from now on, in seconds, and by which member and leader; zero if it has
+    /// ended.
+    pub(super) async fn keep_alive(&self, id: i64) -> Result<(i64, Term), Fault> {
         let answer: LeaseKeepAliveResponse = self.call(KEEP_ALIVE, &LeaseKeepAliveRequest { id }).await?;
-        Ok(answer.ttl)
+        Ok((answer.ttl, term(answer.header)?))
+    }
+
+    /// Returns which member and leader answer what needs a majority.
+    pub(super) async fn term(&self, probe: Vec<u8>) -> Result<Term, Fault> {
+        let answer = self.range(&RangeRequest { count_only: true, ..one(probe) }).await?;
+        term(answer.header)
     }
 
     /// Returns how long a lease still lives, in seconds; -1 if it has ended.
@@ -76,4 +88,8 @@ impl Api {
         let answer: LeaseTimeToLiveResponse = self.call(TIME_TO_LIVE, &LeaseTimeToLiveRequest { id }).await?;
         Ok(answer.ttl)
     }
+}
+
+fn term(header: Option<ResponseHeader>) -> Result<Term, Fault> {
+    header.map(|header| (header.member_id, header.raft_term)).ok_or(Fault::Broken)
 }

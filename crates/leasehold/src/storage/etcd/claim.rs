@@ -59,12 +59,13 @@ pub(super) fn request(session: &Session, plan: &Planned<'_>, waits: bool) -> Txn
     }
 }
 
-/// Reads the answer.
+/// Reads the answer, and the revision of the store that it shows.
 pub(super) fn outcome(
     session: &Session,
     plan: &Planned<'_>,
     waits: bool,
     answer: TxnResponse,
+    revision: i64,
 ) -> Result<Outcome, Fault> {
     let mut answers = Answers::of(answer.responses);
     if !answer.succeeded {
@@ -72,7 +73,7 @@ pub(super) fn outcome(
             return Ok(Outcome::Exists(kv));
         }
         for (lease, _) in plan.gates() {
-            lease.learn_gate(answers.kv()?.map_or(0, |gate| gate.mod_revision));
+            lease.saw_gate(answers.kv()?.map_or(0, |gate| gate.mod_revision), revision);
         }
         return Ok(Outcome::Shut);
     }

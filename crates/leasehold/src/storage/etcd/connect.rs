@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
@@ -14,7 +14,7 @@ use super::config::{Config, shown};
 use super::errors::Fault;
 use super::grpc::Channel;
 use super::link::{AUTHENTICATE, Identity, Link, RANGE};
-use super::proto::{AuthenticateRequest, AuthenticateResponse, RangeRequest, RangeResponse};
+use super::proto::{AuthenticateRequest, AuthenticateResponse, RangeRequest, RangeResponse, ResponseHeader};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::Owner;
@@ -30,6 +30,8 @@ pub(super) struct Connector {
     clock: Clock,
     /// The largest revision that a member has shown.
     revision: AtomicI64,
+    /// The term of the leader when a connection was opened last.
+    term: AtomicU64,
     restores: AtomicU32,
 }
 
@@ -39,8 +41,8 @@ const LIMIT: Duration = Duration::from_secs(3);
 impl Connector {
     pub(super) fn new(config: &Arc<Config>) -> Result<Self> {
         let tls = config.tls.as_ref().map(crate::storage::net::tls::Tls::connector).transpose()?;
-        let (revision, restores) = (AtomicI64::new(0), AtomicU32::new(0));
-        Ok(Self { config: Arc::clone(config), tls, clock: Clock::boot(), revision, restores })
+        let (revision, term, restores) = (AtomicI64::new(0), AtomicU64::new(0), AtomicU32::new(0));
+        Ok(Self { config: Arc::clone(config), tls, clock: Clock::boot(), revision, term, restores })
     }
 
     /// Records a revision that a member has shown.
@@ -97,16 +99,18 @@ impl Connector {
             let _broken = connection.await;
         };
         let mut driver = Box::pin(driver);
-        let (channel, revision) = tokio::select! {
+        // Another connection may show a later revision before this one is open.
+        let known = self.revision.load(Ordering::Relaxed);
+        let (channel, header) = tokio::select! {
             opened = self.greet(channel) => opened.map_err(explain)?,
             () = &mut driver => return Err(explain(Fault::Broken)),
         };
         let pulse = Pulse::new(&self.clock, self.clock.now(), false);
-        Ok(Link::new(channel, self.identify(revision), pulse, self.config.keys.probe(), driver))
+        Ok(Link::new(channel, self.identify(header, known), pulse, self.config.keys.probe(), driver))
     }
 
     /// Logs in, and reads what only a majority can answer: the cluster, and its revision.
-    async fn greet(&self, mut channel: Channel) -> Result<(Channel, (u64, i64)), Fault> {
+    async fn greet(&self, mut channel: Channel) -> Result<(Channel, ResponseHeader), Fault> {
         if let Some((user, password)) = &self.config.login {
             let request = AuthenticateRequest { name: user.clone(), password: password.clone() };
             match channel.call::<AuthenticateResponse>(AUTHENTICATE, &request).await {
@@ -119,18 +123,19 @@ impl Connector {
             RangeRequest { key: self.config.keys.probe(), count_only: true, ..RangeRequest::default() };
         let answer: RangeResponse = channel.call(RANGE, &request).await?;
         let header = answer.header.ok_or(Fault::NotGrpc)?;
-        Ok((channel, (header.cluster_id, header.revision)))
+        Ok((channel, header))
     }
 
-    /// Returns the identity of the cluster. It changes when the revision has gone back: then a backup was restored, which does not
-    /// have the latest leases.
-    fn identify(&self, (cluster, revision): (u64, i64)) -> Identity {
-        if revision < self.revision.load(Ordering::Relaxed) {
-            self.revision.store(revision, Ordering::Relaxed);
+    /// Returns the identity of the cluster. It changes when the revision or the leader's term has gone back: then a backup was
+    /// restored, which does not have the latest leases. `known` is the revision before that was asked.
+    fn identify(&self, header: ResponseHeader, known: i64) -> Identity {
+        let term = self.term.swap(header.raft_term, Ordering::Relaxed);
+        if header.revision < known || header.raft_term < term {
+            self.revision.store(header.revision, Ordering::Relaxed);
             self.restores.fetch_add(1, Ordering::Relaxed);
         }
-        self.saw(revision);
-        Identity { cluster, restores: self.restores.load(Ordering::Relaxed) }
+        self.saw(header.revision);
+        Identity { cluster: header.cluster_id, restores: self.restores.load(Ordering::Relaxed) }
     }
 }
 

@@ -61,7 +61,10 @@ pub(super) struct Sent {
 impl Sent {
     /// Returns `true` if it cannot be executed any more.
     fn is_over(&self) -> bool {
-        self.leases.iter().any(|(lease, gate)| lease.has_ended() || lease.gate() > *gate)
+        // What is executed under a forgotten lease ends with it.
+        self.leases
+            .iter()
+            .any(|(lease, gate)| lease.has_ended() || lease.is_forgotten() || lease.gate() > *gate)
     }
 }
 
@@ -104,6 +107,11 @@ impl Hold {
         all
     }
 
+    /// Returns `true` if its key must be gone, or is being deleted.
+    pub(super) fn is_overdue(&self, now: Moment) -> bool {
+        self.is_swept || (self.created.is_some() && self.end <= now)
+    }
+
     /// Returns `true` if there is no key, and none will be created.
     fn is_over(&self) -> bool {
         self.created.is_none() && self.unknown.is_empty() && self.in_flight == 0
@@ -124,35 +132,26 @@ impl Holds {
         Some(hold)
     }
 
-    /// Records that a write for each of these owners is sent. Until the result is settled, the outcome is unknown.
-    pub(super) fn send(&self, writes: Vec<(Id, Sent)>) -> InFlight<'_> {
-        for (id, _) in &writes {
-            self.change(id, |hold| hold.in_flight += 1);
+    /// Records that a write for each of these owners is sent. Until it is answered, its outcome is unknown.
+    ///
+    /// Returns `None` if the key of one of them is being deleted. That might be executed after the write, and is answered
+    /// before or after it.
+    pub(super) fn send(&self, writes: Vec<(Id, Sent)>) -> Option<InFlight<'_>> {
+        let mut state = self.state();
+        if writes.iter().any(|(id, _)| state.holds.get(id).is_some_and(|hold| hold.is_swept)) {
+            return None;
         }
-        InFlight { holds: self, writes }
+        for (id, _) in &writes {
+            // It is due later than before.
+            let _is_first = state.change(id, |hold| hold.in_flight += 1);
+        }
+        drop(state);
+        Some(InFlight { holds: self, writes })
     }
 
     /// Changes what is known of an owner, or begins to know it.
     pub(super) fn change(&self, id: &Id, change: impl FnOnce(&mut Hold)) {
-        let mut state = self.state();
-        let known = state.holds.remove(id);
-        let mut hold = match known {
-            Some(hold) => {
-                state.due.remove(&(hold.due(), id.clone()));
-                hold
-            }
-            None => Hold::new(),
-        };
-        change(&mut hold);
-        hold.unknown.retain(|sent| !sent.is_over());
-        if hold.is_over() {
-            return;
-        }
-        let due = (hold.due(), id.clone());
-        let is_first = state.due.first().is_none_or(|first| due < *first);
-        state.due.insert(due);
-        state.holds.insert(id.clone(), hold);
-        drop(state);
+        let is_first = self.state().change(id, change);
         if is_first {
             self.changed.notify_one();
         }
@@ -172,7 +171,8 @@ impl Holds {
             state.due.remove(&(hold.due(), id.clone()));
             // A write that is still in flight finds the entry again when it is settled.
             if hold.in_flight > 0 {
-                let kept = Hold { created: None, is_granted: false, unknown: Vec::new(), ..hold };
+                let kept =
+                    Hold { created: None, is_granted: false, is_swept: false, unknown: Vec::new(), ..hold };
                 state.due.insert((kept.due(), id.clone()));
                 state.holds.insert(id.clone(), kept);
             }
@@ -209,7 +209,9 @@ impl Holds {
         let mark = |(_, id): (Moment, Id)| {
             let hold = state.holds.get_mut(&id)?;
             hold.is_swept = true;
-            Some((id, hold.clone()))
+            let mut hold = hold.clone();
+            hold.unknown.retain(|sent| !sent.is_over());
+            Some((id, hold))
         };
         ids.into_iter().filter_map(mark).collect()
     }
@@ -223,6 +225,29 @@ impl Holds {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Changes what is known of an owner. Returns `true` if it is due earlier than any other.
+    fn change(&mut self, id: &Id, change: impl FnOnce(&mut Hold)) -> bool {
+        let mut hold = match self.holds.remove(id) {
+            Some(hold) => {
+                self.due.remove(&(hold.due(), id.clone()));
+                hold
+            }
+            None => Hold::new(),
+        };
+        change(&mut hold);
+        hold.unknown.retain(|sent| !sent.is_over());
+        if hold.is_over() {
+            return false;
+        }
+        let due = (hold.due(), id.clone());
+        let is_first = self.due.first().is_none_or(|first| due < *first);
+        self.due.insert(due);
+        self.holds.insert(id.clone(), hold);
+        is_first
     }
 }
 
@@ -248,10 +273,21 @@ pub(super) struct InFlight<'a> {
 }
 
 impl InFlight<'_> {
-    /// Records that the outcome is known. What it is, the caller records next.
-    pub(super) fn settle(mut self) {
-        for (id, _) in std::mem::take(&mut self.writes) {
-            self.holds.change(&id, |hold| hold.in_flight = hold.in_flight.saturating_sub(1));
+    /// Records the outcome of the write of one owner. Both are one step, because a key that no write is in flight for may be
+    /// overdue.
+    pub(super) fn answered(&mut self, id: &Id, change: impl FnOnce(&mut Hold)) {
+        let Some(i) = self.writes.iter().position(|(of, _)| of == id) else { return };
+        self.writes.swap_remove(i);
+        self.holds.change(id, |hold| {
+            hold.in_flight = hold.in_flight.saturating_sub(1);
+            change(hold);
+        });
+    }
+
+    /// Records that nothing was executed, and nothing will be.
+    pub(super) fn refused(mut self) {
+        while let Some((id, _)) = self.writes.first().cloned() {
+            self.answered(&id, |_| {});
         }
     }
 }
@@ -298,7 +334,7 @@ mod tests {
         assert_eq!(holds.next_due(), at(5));
         assert!(holds.is_overdue(&lease, at(5)) && !holds.is_overdue(&lease, at(4)));
         // After its gate was shut, nothing of it can be left.
-        lease.learn_gate(1);
+        lease.shut(1);
         holds.change(&id, |_| {});
         assert!(holds.get(&id).is_none());
     }
@@ -307,8 +343,9 @@ mod tests {
     fn a_key_is_due_at_its_end_also_if_an_earlier_claim_is_unknown() {
         let (holds, lease, id) = (Holds::default(), lease(), id("a"));
         drop(holds.send(vec![write(&id, &lease, 5)]));
-        holds.send(vec![write(&id, &lease, 6)]).settle();
-        holds.change(&id, |hold| (hold.created, hold.end) = (Some(7), at(31)));
+        let mut sent = holds.send(vec![write(&id, &lease, 6)]).expect("nothing is deleted");
+        sent.answered(&id, |hold| (hold.created, hold.end) = (Some(7), at(31)));
+        drop(sent);
         assert_eq!(holds.next_due(), at(31));
         let due = holds.overdue(at(31), 10);
         assert_eq!((due.len(), due[0].1.unknown.len()), (1, 1));
@@ -323,5 +360,26 @@ mod tests {
         holds.forget(&id);
         drop(sent);
         assert_eq!(holds.next_due(), at(5));
+    }
+
+    #[test]
+    fn nothing_is_sent_for_an_owner_whose_key_is_being_deleted() {
+        let (holds, lease, id) = (Holds::default(), lease(), id("a"));
+        drop(holds.send(vec![write(&id, &lease, 5)]));
+        assert_eq!(holds.overdue(at(5), 10).len(), 1);
+        assert!(holds.send(vec![write(&id, &lease, 9)]).is_none());
+        holds.forget(&id);
+        assert!(holds.send(vec![write(&id, &lease, 9)]).is_some());
+    }
+
+    #[test]
+    fn a_key_that_is_renewed_is_not_due_in_the_moment_of_the_answer() {
+        let (holds, lease, id) = (Holds::default(), lease(), id("a"));
+        holds.change(&id, |hold| (hold.created, hold.end) = (Some(7), at(5)));
+        let mut sent = holds.send(vec![write(&id, &lease, 9)]).expect("nothing is deleted");
+        assert_eq!(holds.overdue(at(6), 10).len(), 0);
+        sent.answered(&id, |hold| hold.end = at(11));
+        drop(sent);
+        assert_eq!((holds.overdue(at(10), 10).len(), holds.next_due()), (0, at(11)));
     }
 }

@@ -19,28 +19,37 @@ pub(super) fn fault_of(kept: &Kept, lease: Option<&Lease>) -> Option<Fault> {
     kept.as_ref().err().cloned()
 }
 
+/// How often a lease is kept alive in one call, if the leader changes meanwhile.
+const ROUNDS: u32 = 3;
+
 impl Session {
     /// Keeps a lease alive until then, unless it is alive for as long anyway.
     pub(super) async fn keep_alive(&self, lease: &Lease, need: Moment) -> Result<(), Fault> {
-        if lease.lives_until() >= need {
+        if is_alive(lease, need)? {
             return Ok(());
         }
         let _turn = lease.keeping.lock().await;
-        if lease.lives_until() >= need {
+        if is_alive(lease, need)? {
             return Ok(());
         }
         if self.holds.is_overdue(lease, self.api.now()) {
             self.sweep().await?;
         }
-        let sent = self.api.now();
-        let seconds = self.api.keep_alive(lease.id).await?;
-        if seconds <= 0 {
-            self.lease_ended(lease);
-            let text = "etcdserver: requested lease not found".to_owned();
-            return Err(Fault::Status { code: 5, text });
+        for _ in 0..ROUNDS {
+            let sent = self.api.now();
+            let (seconds, by) = self.api.keep_alive(lease.id).await?;
+            if seconds <= 0 {
+                self.lease_ended(lease);
+                return Err(not_found());
+            }
+            // A former leader that has not noticed the election yet answers, too, and the next one does not know of it. So the
+            // lease was kept alive only if the leader could still reach a majority afterward.
+            if self.api.term(self.keys.probe()).await? == by {
+                lease.kept(sent, Duration::from_secs(seconds.unsigned_abs()));
+                return Ok(());
+            }
         }
-        lease.kept(sent, Duration::from_secs(seconds.unsigned_abs()));
-        Ok(())
+        Err(Fault::Status { code: 14, text: "etcdserver: leader changed".to_owned() })
     }
 
     /// Keeps several leases alive. Returns the result for each, once.
@@ -55,4 +64,13 @@ impl Session {
         join_all(distinct.iter().map(async |(lease, need)| (lease.id, self.keep_alive(lease, *need).await)))
             .await
     }
+}
+
+fn is_alive(lease: &Lease, need: Moment) -> Result<bool, Fault> {
+    if lease.has_ended() || lease.is_forgotten() { Err(not_found()) } else { Ok(lease.lives_until() >= need) }
+}
+
+/// Returns what the server says of a lease that has ended.
+fn not_found() -> Fault {
+    Fault::Status { code: 5, text: "etcdserver: requested lease not found".to_owned() }
 }

@@ -8,6 +8,12 @@
 //! it: whatever was sent before and is executed later changes nothing. The next claims compare the new revision.
 //!
 //! If the lease ends, its gate goes, too, and looks as at first. But then nothing can be attached to the lease.
+//!
+//! # Forgotten leases
+//!
+//! A lease is forgotten if another program has deleted its gate, or if the servers were restored from a backup: then claims that
+//! were given up, or keys that were deleted, may come back on it. A forgotten lease is not kept alive any more, so whatever
+//! is on it ends. The locks that are held move to a new one.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -31,6 +37,9 @@ pub(super) struct Lease {
     /// Whether a transaction whose outcome is unknown may still shut the gate and delete keys.
     is_unsettled: AtomicBool,
     has_ended: AtomicBool,
+    is_forgotten: AtomicBool,
+    /// Which servers have granted it, and which ones answer now.
+    era: (u64, Arc<AtomicU64>),
     /// Held while it is kept alive, so that one request serves all who need it.
     pub(super) keeping: tokio::sync::Mutex<()>,
 }
@@ -39,6 +48,8 @@ pub(super) struct Lease {
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     classes: Mutex<HashMap<u64, Arc<Class>>>,
+    /// How often all leases were forgotten.
+    era: Arc<AtomicU64>,
 }
 
 type Class = tokio::sync::Mutex<Option<Arc<Lease>>>;
@@ -48,7 +59,7 @@ type Class = tokio::sync::Mutex<Option<Arc<Lease>>>;
 const SLACK: Duration = Duration::from_millis(500);
 
 impl Lease {
-    fn new(id: i64, span: Duration, sent: Moment) -> Self {
+    fn new(id: i64, span: Duration, sent: Moment, era: (u64, Arc<AtomicU64>)) -> Self {
         Self {
             id,
             span,
@@ -56,13 +67,15 @@ impl Lease {
             gate: AtomicI64::new(0),
             is_unsettled: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
+            is_forgotten: AtomicBool::new(false),
+            era,
             keeping: tokio::sync::Mutex::default(),
         }
     }
 
     #[cfg(test)]
     pub(super) fn new_for_tests(id: i64) -> Self {
-        Self::new(id, Duration::from_secs(60), Moment::ZERO)
+        Self::new(id, Duration::from_secs(60), Moment::ZERO, (0, Arc::default()))
     }
 
     pub(super) fn lives_until(&self) -> Moment {
@@ -78,9 +91,24 @@ impl Lease {
         self.gate.load(Ordering::Acquire)
     }
 
-    /// Records a revision of its gate, which only grows.
-    pub(super) fn learn_gate(&self, revision: i64) {
+    /// Records the revision that has shut its gate.
+    pub(super) fn shut(&self, revision: i64) {
         self.gate.fetch_max(revision, Ordering::AcqRel);
+    }
+
+    /// Records the revision of its gate that was read when the store had the revision `at`. It only grows, unless another program
+    /// has deleted it.
+    pub(super) fn saw_gate(&self, revision: i64, at: i64) {
+        let known = self.gate.fetch_max(revision, Ordering::AcqRel);
+        if revision < known && known <= at {
+            self.is_forgotten.store(true, Ordering::Release);
+        }
+    }
+
+    /// Returns `true` if it must not be used any more, although it may be alive.
+    pub(super) fn is_forgotten(&self) -> bool {
+        let (born, now) = &self.era;
+        self.is_forgotten.load(Ordering::Acquire) || *born != now.load(Ordering::Acquire)
     }
 
     pub(super) fn is_unsettled(&self) -> bool {
@@ -101,9 +129,9 @@ impl Lease {
 }
 
 impl Leases {
-    /// Forgets all leases, which other servers may not have.
-    pub(super) fn clear(&self) {
-        self.classes.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    /// Forgets all leases: other servers answer now, or older data.
+    pub(super) fn forget_all(&self) {
+        self.era.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Returns the lease for locks with that TTL. Grants one, if there is none.
@@ -116,14 +144,16 @@ impl Leases {
         let mut lease = class.lock().await;
         if let Some(lease) = &*lease
             && !lease.has_ended()
+            && !lease.is_forgotten()
             && api.now() < lease.lives_until()
         {
             return Ok(Arc::clone(lease));
         }
+        let era = (self.era.load(Ordering::Acquire), Arc::clone(&self.era));
         let sent = api.now();
         let granted = api.grant(i64::try_from(seconds).unwrap_or(i64::MAX)).await?;
         let span = Duration::from_secs(u64::try_from(granted.ttl).map_err(|_| Fault::Broken)?);
-        let new = Arc::new(Lease::new(granted.id, span, sent));
+        let new = Arc::new(Lease::new(granted.id, span, sent, era));
         *lease = Some(Arc::clone(&new));
         Ok(new)
     }
@@ -158,11 +188,33 @@ mod tests {
     #[test]
     fn a_gate_and_an_end_only_grow() {
         let at = |s| Moment::ZERO.after(Duration::from_secs(s));
-        let lease = Lease::new(1, Duration::from_secs(3), at(10));
+        let lease = Lease::new(1, Duration::from_secs(3), at(10), (0, Arc::default()));
         lease.kept(at(9), Duration::from_secs(3));
         assert_eq!(lease.lives_until(), at(13));
-        lease.learn_gate(7);
-        lease.learn_gate(5);
+        lease.shut(7);
+        lease.shut(5);
         assert_eq!(lease.gate(), 7);
+    }
+
+    #[test]
+    fn a_lease_whose_gate_is_gone_is_forgotten_and_one_whose_gate_was_read_earlier_is_not() {
+        let lease = Lease::new_for_tests(1);
+        lease.saw_gate(0, 3);
+        lease.shut(7);
+        lease.saw_gate(0, 6);
+        lease.saw_gate(7, 9);
+        assert!(!lease.is_forgotten());
+        lease.saw_gate(0, 9);
+        assert!(lease.is_forgotten() && lease.gate() == 7);
+    }
+
+    #[test]
+    fn what_was_granted_before_other_servers_answered_is_forgotten() {
+        let leases = Leases::default();
+        let granted =
+            |era| Lease::new(1, Duration::from_secs(3), Moment::ZERO, (era, Arc::clone(&leases.era)));
+        let old = granted(0);
+        leases.forget_all();
+        assert!(old.is_forgotten() && !granted(1).is_forgotten());
     }
 }

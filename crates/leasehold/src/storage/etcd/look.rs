@@ -6,7 +6,7 @@ use futures_util::future::join;
 
 use super::acquire::{Item, Reply, granted, held};
 use super::errors::Fault;
-use super::holds::Id;
+use super::holds::{Hold, Id};
 use super::interests::Interest;
 use super::keep::fault_of;
 use super::leases::Lease;
@@ -55,9 +55,12 @@ impl Session {
             let id = Id::of(item.1);
             let end = sent.after(waiting_ttl(item.1));
             self.holds.change_known(&id, |hold| hold.end = std::cmp::max(hold.end, end));
-            match self.holds.get(&id).and_then(|hold| Some((hold.created?, hold.lease, hold.label))) {
-                Some((created, lease, label)) => owned.push(Owned { item, id, created, lease, label }),
-                None => missing.push(item),
+            match self.holds.get(&id).filter(|hold| !hold.is_swept) {
+                Some(Hold { created: Some(created), lease, label, .. }) => {
+                    let lease = lease.filter(|lease| !lease.is_forgotten());
+                    owned.push(Owned { item, id, created, lease, label });
+                }
+                _ => missing.push(item),
             }
         }
         if owned.is_empty() {
@@ -118,7 +121,11 @@ impl Session {
     ) -> Result<Standing, Fault> {
         let claim = one.item.1;
         if own.is_none_or(|own| own.create_revision != one.created) {
-            self.has_none(&one.id);
+            self.has_none(None, &one.id);
+            return Ok(Standing::Missing);
+        }
+        if self.holds.get(&one.id).is_none_or(|hold| hold.is_swept) {
+            // It is deleted meanwhile.
             return Ok(Standing::Missing);
         }
         if let Some(held) = self.stand(claim, one.created, oldest, before, revision).await? {
@@ -129,7 +136,7 @@ impl Session {
             (Some(ttl), Some(lease)) if ttl == claim.ttl || claim.wait => {
                 let (lease, label) = (Some(Arc::clone(lease)), one.label.clone());
                 let key = Key { created: one.created, lease, label, holds: true };
-                self.has_key(&one.id, &key, sent.after(ttl));
+                self.has_key(None, &one.id, &key, sent.after(ttl));
                 Ok(Standing::Answered(granted(one.created, ttl)))
             }
             _ => Ok(Standing::First),

@@ -107,7 +107,7 @@ impl Etcd {
         let leases = Arc::new(Leases::default());
         let (told, forgotten) = (Arc::clone(&hinter), Arc::clone(&leases));
         let server = Server::new(Connector::new(&config)?, move || {
-            forgotten.clear();
+            forgotten.forget_all();
             told.send(Hint::Restarted);
         });
         let api = Api { server, place: config.to_string().into() };

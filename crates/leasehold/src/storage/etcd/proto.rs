@@ -3,7 +3,7 @@
 
 use prost::{Message, Oneof};
 
-/// A member that answers, and the revision of its store.
+/// A member that answers, the revision of its store, and the term of its leader.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(super) struct ResponseHeader {
     #[prost(uint64, tag = "1")]
@@ -12,6 +12,8 @@ pub(super) struct ResponseHeader {
     pub(super) member_id: u64,
     #[prost(int64, tag = "3")]
     pub(super) revision: i64,
+    #[prost(uint64, tag = "4")]
+    pub(super) raft_term: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -259,6 +261,8 @@ pub(super) struct LeaseKeepAliveRequest {
 
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(super) struct LeaseKeepAliveResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(super) header: Option<ResponseHeader>,
     #[prost(int64, tag = "2")]
     pub(super) id: i64,
     #[prost(int64, tag = "3")]

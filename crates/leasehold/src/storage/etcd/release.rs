@@ -73,12 +73,12 @@ impl Session {
         let mut answers = Answers::of(answer.responses);
         for lease in leases {
             let shut = answers.txn()?;
-            let gate = if shut.succeeded {
-                revision
+            if shut.succeeded {
+                lease.shut(revision);
             } else {
-                Answers::of(shut.responses).kv()?.map_or(0, |gate| gate.mod_revision)
-            };
-            lease.learn_gate(gate);
+                let gate = Answers::of(shut.responses).kv()?;
+                lease.saw_gate(gate.map_or(0, |gate| gate.mod_revision), revision);
+            }
         }
         let mut replies = Vec::with_capacity(ids.len());
         for (id, is_granted) in ids.iter().zip(is_granted) {

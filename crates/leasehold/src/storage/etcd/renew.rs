@@ -79,13 +79,13 @@ impl Session {
         if claim.shorten && (claim.patience.is_zero() || self.api.now() > sent.after(claim.patience)) {
             return Err(Fault::Late);
         }
-        let Some(hold) = self.holds.get(id) else { return Ok(Some(Way::Look)) };
-        if hold.is_swept || (hold.created.is_some() && hold.end <= self.api.now()) {
-            return Ok(None);
-        }
-        if !hold.unknown.is_empty() {
+        if let Some(hold) = self.holds.get(id).filter(|hold| !hold.unknown.is_empty()) {
             // An earlier claim or renewal may be executed after this one.
             self.shut(&hold.leases()).await?;
+        }
+        let Some(hold) = self.holds.get(id) else { return Ok(Some(Way::Look)) };
+        if hold.is_overdue(self.api.now()) {
+            return Ok(None);
         }
         let Hold { created: Some(created), is_granted: true, lease: Some(lease), end, label, .. } = hold
         else {
@@ -93,7 +93,7 @@ impl Session {
         };
         let new_end = sent.after(claim.ttl);
         let is_too_long = lease.span > claim.ttl * 2 + SURPLUS && end <= new_end;
-        if claim.shorten || is_too_long {
+        if claim.shorten || is_too_long || lease.is_forgotten() {
             return Ok(Some(Way::Look));
         }
         if lease.span < claim.ttl {
@@ -122,9 +122,12 @@ impl Session {
         };
         let mut moves = Vec::new();
         for ((i, claim, id, way), (own, first)) in claims.into_iter().zip(seen) {
+            let granted = self.holds.get(&id).filter(|hold| hold.is_granted).and_then(|hold| hold.created);
+            // A key of this owner that is of another time is not the one that was granted.
+            let own = own.filter(|own| granted.is_none_or(|created| created == own.create_revision));
             match (own, way) {
                 (None, _) => {
-                    self.has_none(&id);
+                    self.has_none(None, &id);
                     replies.push((i, Ok(RenewReply::NotHeld)));
                 }
                 (Some(own), Way::Keep(lease)) if own.lease == lease.id => {
@@ -225,13 +228,14 @@ impl Session {
                 success: vec![put(key.clone(), Value::write(ttl, label.as_deref()), lease.id)],
                 failure: vec![read(one(key.clone())), read(one(gate))],
             };
-            let in_flight = self.holds.send(vec![(id.clone(), Self::sent(gates, claim, sent))]);
+            let writes = vec![(id.clone(), Self::sent(gates, claim, sent))];
+            let Some(mut in_flight) = self.holds.send(writes) else { return Ok(RenewReply::NotHeld) };
             let (kept, answer) = join(self.keep_alive(&lease, end), self.alone(request)).await;
-            let answer = match answer {
-                Ok((_, answer)) => answer,
+            let (revision, answer) = match answer {
+                Ok(answer) => answer,
                 Err(fault) => {
                     if fault.is_definite() {
-                        in_flight.settle();
+                        in_flight.refused();
                     }
                     if !fault.is_lease_gone() {
                         return Err(fault);
@@ -240,9 +244,9 @@ impl Session {
                     continue;
                 }
             };
-            in_flight.settle();
             if answer.succeeded {
-                self.has_key(&id, &Key { created, lease: Some(lease), label, holds: true }, end);
+                let key = Key { created, lease: Some(lease), label, holds: true };
+                self.has_key(Some(&mut in_flight), &id, &key, end);
                 if claim.shorten {
                     self.holds.change_known(&id, |hold| hold.end = end);
                 }
@@ -250,11 +254,12 @@ impl Session {
             }
             let mut answers = Answers::of(answer.responses);
             let own = answers.kv()?.filter(|own| own.create_revision == created);
-            lease.learn_gate(answers.kv()?.map_or(0, |gate| gate.mod_revision));
+            lease.saw_gate(answers.kv()?.map_or(0, |gate| gate.mod_revision), revision);
             let Some(own) = own else {
-                self.has_none(&id);
+                self.has_none(Some(&mut in_flight), &id);
                 return Ok(RenewReply::NotHeld);
             };
+            in_flight.answered(&id, |_| {});
             changed = changed.map(|_| own.mod_revision);
         }
         Err(Fault::Status { code: 10, text: "the key changed again and again".to_owned() })

@@ -8,7 +8,7 @@ use futures_util::future::try_join_all;
 
 use super::api::Api;
 use super::errors::Fault;
-use super::holds::{Holds, Id, Sent};
+use super::holds::{Hold, Holds, Id, InFlight, Sent};
 use super::interests::{Interest, Interests};
 use super::keys::Keys;
 use super::leases::{Lease, Leases};
@@ -85,7 +85,7 @@ impl Session {
         let request = all(vec![put(self.keys.gate(lease.id), Vec::new(), lease.id)]);
         match self.alone(request).await {
             Ok((revision, _)) => {
-                lease.learn_gate(revision);
+                lease.shut(revision);
                 lease.set_unsettled(false);
                 Ok(())
             }
@@ -117,25 +117,31 @@ impl Session {
         Ok(())
     }
 
-    /// Records that an owner has a key.
-    pub(super) fn has_key(&self, id: &Id, kv: &Key, end: Moment) {
-        self.holds.change(id, |hold| {
+    /// Records that an owner has a key, as the answer to a write in flight or to a read.
+    pub(super) fn has_key(&self, in_flight: Option<&mut InFlight<'_>>, id: &Id, kv: &Key, end: Moment) {
+        let record = |hold: &mut Hold| {
             (hold.created, hold.lease) = (Some(kv.created), kv.lease.clone());
             hold.label.clone_from(&kv.label);
             hold.end = std::cmp::max(hold.end, end);
             hold.is_granted |= kv.holds;
-        });
+        };
+        match in_flight {
+            Some(in_flight) => in_flight.answered(id, record),
+            None => self.holds.change(id, record),
+        }
         if kv.holds {
             let lease = kv.lease.as_ref().map_or(0, |lease| lease.id);
             self.interests.set(id, Interest::Hold { lease });
         }
     }
 
-    /// Records that an owner has no key.
-    pub(super) fn has_none(&self, id: &Id) {
-        self.holds.change_known(id, |hold| {
-            (hold.created, hold.lease, hold.is_granted) = (None, None, false);
-        });
+    /// Records that an owner has no key, as the answer to a write in flight or to a read.
+    pub(super) fn has_none(&self, in_flight: Option<&mut InFlight<'_>>, id: &Id) {
+        let record = |hold: &mut Hold| (hold.created, hold.lease, hold.is_granted) = (None, None, false);
+        match in_flight {
+            Some(in_flight) => in_flight.answered(id, record),
+            None => self.holds.change_known(id, record),
+        }
         self.interests.remove(id);
     }
 

@@ -92,39 +92,41 @@ impl Session {
 
     /// Deletes a key that a write may still create: in the same step, it shuts the gates of the leases.
     async fn delete_unknown(&self, id: &Id, hold: &Hold) -> Result<(), Fault> {
-        let leases: Vec<_> = hold.leases().into_iter().filter(|lease| !lease.has_ended()).collect();
-        if leases.is_empty() {
-            self.gone(id);
-            return Ok(());
-        }
         loop {
-            let request = self.shutting_deletion(id, &leases);
+            let on: Vec<_> = hold.leases().into_iter().filter(|lease| !lease.has_ended()).collect();
+            if on.is_empty() {
+                self.gone(id);
+                return Ok(());
+            }
+            let leases: Vec<_> = on.iter().filter(|lease| !lease.is_forgotten()).cloned().collect();
+            let request = self.shutting_deletion(id, &on, &leases);
             // If there is no answer, it may be executed later, and delete what a later claim has created.
             leases.iter().for_each(|lease| lease.set_unsettled(true));
             let (revision, answer) = match self.alone(request).await {
-                Err(fault) if fault.is_lease_gone() => return self.find_ended(leases.into_iter()).await,
+                Err(fault) if fault.is_lease_gone() => return self.find_ended(on.into_iter()).await,
                 answer => answer?,
             };
             leases.iter().for_each(|lease| lease.set_unsettled(false));
             if answer.succeeded {
-                leases.iter().for_each(|lease| lease.learn_gate(revision));
+                leases.iter().for_each(|lease| lease.shut(revision));
                 self.gone(id);
                 return Ok(());
             }
             let mut answers = Answers::of(answer.responses);
             for lease in &leases {
-                lease.learn_gate(answers.kv()?.map_or(0, |gate| gate.mod_revision));
+                lease.saw_gate(answers.kv()?.map_or(0, |gate| gate.mod_revision), revision);
             }
         }
     }
 
-    fn shutting_deletion(&self, id: &Id, leases: &[Arc<Lease>]) -> TxnRequest {
+    /// Deletes a key on one of the leases `on`, and shuts the gates of those that are still used.
+    fn shutting_deletion(&self, id: &Id, on: &[Arc<Lease>], leases: &[Arc<Lease>]) -> TxnRequest {
         let key = self.keys.key(&id.name, id.owner);
         let gate = |lease: &Arc<Lease>| self.keys.gate(lease.id);
         let shut = leases.iter().map(|lease| put(gate(lease), Vec::new(), lease.id));
         TxnRequest {
             compare: leases.iter().map(|lease| changed_by(gate(lease), lease.gate())).collect(),
-            success: shut.chain(leases.iter().map(|lease| delete_on(&key, lease))).collect(),
+            success: shut.chain(on.iter().map(|lease| delete_on(&key, lease))).collect(),
             failure: leases.iter().map(|lease| read(one(gate(lease)))).collect(),
         }
     }
