@@ -13,8 +13,11 @@ use tokio_rustls::TlsConnector;
 use super::config::{Config, shown};
 use super::errors::Fault;
 use super::grpc::Channel;
-use super::link::{AUTHENTICATE, Identity, Link, RANGE};
-use super::proto::{AuthenticateRequest, AuthenticateResponse, RangeRequest, RangeResponse, ResponseHeader};
+use super::link::{AUTHENTICATE, Identity, Link, RANGE, STATUS};
+use super::proto::{
+    AuthenticateRequest, AuthenticateResponse, RangeRequest, RangeResponse, ResponseHeader, StatusRequest,
+    StatusResponse,
+};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::Owner;
@@ -30,9 +33,16 @@ pub(super) struct Connector {
     clock: Clock,
     /// The largest revision that a member has shown.
     revision: AtomicI64,
-    /// The term of the leader when a connection was opened last.
-    term: AtomicU64,
+    /// How many entries the log of the cluster had when a connection was opened last.
+    log: AtomicU64,
     restores: AtomicU32,
+}
+
+/// What a member has shown when it was connected.
+struct Seen {
+    header: ResponseHeader,
+    /// How many entries the log has.
+    log: u64,
 }
 
 /// How long opening a connection may take, including every request that belongs to it.
@@ -41,8 +51,8 @@ const LIMIT: Duration = Duration::from_secs(3);
 impl Connector {
     pub(super) fn new(config: &Arc<Config>) -> Result<Self> {
         let tls = config.tls.as_ref().map(crate::storage::net::tls::Tls::connector).transpose()?;
-        let (revision, term, restores) = (AtomicI64::new(0), AtomicU64::new(0), AtomicU32::new(0));
-        Ok(Self { config: Arc::clone(config), tls, clock: Clock::boot(), revision, term, restores })
+        let (revision, log, restores) = (AtomicI64::new(0), AtomicU64::new(0), AtomicU32::new(0));
+        Ok(Self { config: Arc::clone(config), tls, clock: Clock::boot(), revision, log, restores })
     }
 
     /// Records a revision that a member has shown.
@@ -99,18 +109,18 @@ impl Connector {
             let _broken = connection.await;
         };
         let mut driver = Box::pin(driver);
-        // Another connection may show a later revision before this one is open.
-        let known = self.revision.load(Ordering::Relaxed);
-        let (channel, header) = tokio::select! {
+        // Another connection may show something later before this one is open.
+        let known = (self.revision.load(Ordering::Relaxed), self.log.load(Ordering::Relaxed));
+        let (channel, seen) = tokio::select! {
             opened = self.greet(channel) => opened.map_err(explain)?,
             () = &mut driver => return Err(explain(Fault::Broken)),
         };
         let pulse = Pulse::new(&self.clock, self.clock.now(), false);
-        Ok(Link::new(channel, self.identify(header, known), pulse, self.config.keys.probe(), driver))
+        Ok(Link::new(channel, self.identify(&seen, known), pulse, self.config.keys.probe(), driver))
     }
 
     /// Logs in, and reads what only a majority can answer: the cluster, and its revision.
-    async fn greet(&self, mut channel: Channel) -> Result<(Channel, ResponseHeader), Fault> {
+    async fn greet(&self, mut channel: Channel) -> Result<(Channel, Seen), Fault> {
         if let Some((user, password)) = &self.config.login {
             let request = AuthenticateRequest { name: user.clone(), password: password.clone() };
             match channel.call::<AuthenticateResponse>(AUTHENTICATE, &request).await {
@@ -123,18 +133,23 @@ impl Connector {
             RangeRequest { key: self.config.keys.probe(), count_only: true, ..RangeRequest::default() };
         let answer: RangeResponse = channel.call(RANGE, &request).await?;
         let header = answer.header.ok_or(Fault::NotGrpc)?;
-        Ok((channel, header))
+        // After the read, the member has all that a majority has confirmed.
+        let status: StatusResponse = channel.call(STATUS, &StatusRequest {}).await?;
+        Ok((channel, Seen { header, log: status.raft_index }))
     }
 
-    /// Returns the identity of the cluster. It changes when the revision or the leader's term has gone back: then a backup was
-    /// restored, which does not have the latest leases. `known` is the revision before that was asked.
-    fn identify(&self, header: ResponseHeader, known: i64) -> Identity {
-        let term = self.term.swap(header.raft_term, Ordering::Relaxed);
-        if header.revision < known || header.raft_term < term {
+    /// Returns the identity of the cluster. It changes when the revision or the log has gone back: then a backup was restored,
+    /// which does not have the latest leases. The revision alone does not show it if others have written since then, and the
+    /// log of a restored cluster begins anew. `known` is what was known of both before that was asked.
+    fn identify(&self, seen: &Seen, known: (i64, u64)) -> Identity {
+        let Seen { header, log } = seen;
+        if header.revision < known.0 || *log < known.1 {
             self.revision.store(header.revision, Ordering::Relaxed);
+            self.log.store(*log, Ordering::Relaxed);
             self.restores.fetch_add(1, Ordering::Relaxed);
         }
         self.saw(header.revision);
+        self.log.fetch_max(*log, Ordering::Relaxed);
         Identity { cluster: header.cluster_id, restores: self.restores.load(Ordering::Relaxed) }
     }
 }

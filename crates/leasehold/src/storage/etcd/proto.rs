@@ -309,6 +309,8 @@ pub(super) struct StatusResponse {
     pub(super) db_size: i64,
     #[prost(uint64, tag = "4")]
     pub(super) leader: u64,
+    #[prost(uint64, tag = "5")]
+    pub(super) raft_index: u64,
     #[prost(string, repeated, tag = "8")]
     pub(super) errors: Vec<String>,
 }
