@@ -1,7 +1,9 @@
 //! etcd: one member, or three.
 
+mod changes;
 mod faults;
 mod lock;
+mod options;
 mod setups;
 
 use std::collections::BTreeMap;
@@ -9,14 +11,14 @@ use std::ops::Deref;
 use std::process::Command;
 use std::sync::Arc;
 
-use rustix::process::Signal;
-
+pub use self::changes::Backup;
 pub use self::lock::EtcdctlLock;
+pub use self::options::EtcdOptions;
 pub(crate) use self::setups::SETUPS;
 use crate::client::ask;
-use crate::install::{self, User};
-use crate::ports::{Port, retry_ports};
-use crate::process::{Program, Server};
+use crate::install;
+use crate::ports::Port;
+use crate::process::Server;
 use crate::scratch::Scratch;
 use crate::tls::Tls;
 use crate::wait::until;
@@ -27,23 +29,17 @@ use crate::{Error, Result, count};
 pub struct Etcd {
     members: Vec<EtcdMember>,
     access: Access,
+    options: EtcdOptions,
+    scratch: Scratch,
 }
 
 /// One member. Dereferences to its [`Server`].
 #[derive(Debug)]
 pub struct EtcdMember {
+    name: String,
     server: Server,
     ports: Arc<Ports>,
     access: Access,
-}
-
-/// The options of an [`Etcd`]. By default it needs no password, speaks plain HTTP/2, and keeps etcd's
-/// timing: a new leader is elected after a second.
-#[derive(Clone, Debug, Default)]
-pub struct EtcdOptions {
-    password: Option<String>,
-    tls: bool,
-    args: Vec<String>,
 }
 
 impl Etcd {
@@ -284,131 +280,6 @@ impl Deref for EtcdMember {
     }
 }
 
-impl EtcdOptions {
-    /// Sets the password of the user `root`.
-    #[must_use]
-    pub fn password(mut self, password: &str) -> Self {
-        self.password = Some(password.to_owned());
-        self
-    }
-
-    /// Requires TLS of clients.
-    #[must_use]
-    pub fn tls(mut self) -> Self {
-        self.tls = true;
-        self
-    }
-
-    /// Adds an argument, such as `--quota-backend-bytes=1000000`.
-    #[must_use]
-    pub fn arg(mut self, arg: &str) -> Self {
-        self.args.push(arg.to_owned());
-        self
-    }
-
-    /// Starts one member.
-    ///
-    /// # Errors
-    ///
-    /// If etcd is not installed, or does not start.
-    pub fn start(&self) -> Result<Etcd> {
-        self.start_members(1)
-    }
-
-    /// Starts three members.
-    ///
-    /// # Errors
-    ///
-    /// If a member does not start.
-    pub fn start_three(&self) -> Result<Etcd> {
-        self.start_members(3)
-    }
-
-    fn start_members(&self, n: usize) -> Result<Etcd> {
-        install::program("etcdctl")?;
-        retry_ports(|| self.try_start(n))
-    }
-
-    fn try_start(&self, n: usize) -> Result<Etcd> {
-        let scratch = Scratch::new()?;
-        let tls = if self.tls { Some(Tls::in_scratch(&scratch)?) } else { None };
-        let access = Access { password: self.password.clone(), tls };
-        let ports = (0..n).map(|_| Ports::free().map(Arc::new)).collect::<Result<Vec<_>>>()?;
-        let cluster: Vec<_> =
-            ports.iter().enumerate().map(|(i, ports)| format!("member-{i}={}", ports.peer_url())).collect();
-        let cluster = cluster.join(",");
-        let members = ports.iter().enumerate().map(|(i, ports)| {
-            let name = format!("member-{i}");
-            let directory = scratch.directory(&name, &User::Own)?;
-            let program = Program {
-                name: "etcd",
-                args: self.args(&name, &cluster, ports, &access).into_iter().map(Into::into).collect(),
-                user: User::Own,
-                env: Vec::new(),
-                stale: Vec::new(),
-                terminate: Signal::TERM,
-                directory,
-            };
-            let (asked, port) = (access.clone(), ports.client.number());
-            let ready = move || asked.command(&[port], &["endpoint", "health"]).map(drop);
-            let server = Server::prepare(&scratch, program, ready);
-            // A member answers only once most members run, so this does not wait.
-            server.launch()?;
-            Ok(EtcdMember { server, ports: ports.clone(), access: access.clone() })
-        });
-        let etcd = Etcd { members: members.collect::<Result<_>>()?, access };
-        if let Some(password) = &self.password {
-            etcd.protect(password)?;
-        }
-        for member in &etcd.members {
-            member.await_ready()?;
-        }
-        Ok(etcd)
-    }
-
-    fn args(&self, name: &str, cluster: &str, ports: &Ports, access: &Access) -> Vec<String> {
-        let client = format!("{}://127.0.0.1:{}", access.scheme(), ports.client.number());
-        let mut args = vec![
-            format!("--name={name}"),
-            "--data-dir=data".to_owned(),
-            format!("--listen-client-urls={client}"),
-            format!("--advertise-client-urls={client}"),
-            format!("--listen-peer-urls={}", ports.peer_url()),
-            format!("--initial-advertise-peer-urls={}", ports.peer_url()),
-            format!("--initial-cluster={cluster}"),
-            format!("--listen-metrics-urls=http://127.0.0.1:{}", ports.metrics.number()),
-            "--logger=zap".to_owned(),
-            // The gateway is a client itself, which would be counted.
-            "--enable-grpc-gateway=false".to_owned(),
-        ];
-        if let Some(tls) = &access.tls {
-            args.push(format!("--cert-file={}", tls.server_cert().display()));
-            args.push(format!("--key-file={}", tls.server_key().display()));
-        }
-        args.extend(self.args.iter().cloned());
-        args
-    }
-}
-
-impl Etcd {
-    /// Sets the password, which requires a running server.
-    fn protect(&self, password: &str) -> Result<()> {
-        let ports: Vec<_> = self.members.iter().map(EtcdMember::port).collect();
-        let open = Access { password: None, tls: self.access.tls.clone() };
-        until("etcd to answer", || match self.members.iter().find(|member| !member.is_running()) {
-            // `await_ready` reports this error together with the log.
-            Some(_) => Ok(String::new()),
-            None => open.command(&ports, &["endpoint", "health"]),
-        })?;
-        if let Some(ended) = self.members.iter().find(|member| !member.is_running()) {
-            return ended.await_ready();
-        }
-        open.command(&ports, &["user", "add", &format!("root:{password}")])?;
-        open.command(&ports, &["user", "grant-role", "root", "root"])?;
-        open.command(&ports, &["auth", "enable"]).map(drop)
-    }
-}
-
 /// The ports of one member.
 #[derive(Debug)]
 struct Ports {
@@ -455,7 +326,10 @@ impl Access {
             command.env("ETCDCTL_USER", format!("root:{password}"));
         }
         if let Some(tls) = &self.tls {
-            command.env("ETCDCTL_CACERT", tls.ca());
+            command
+                .env("ETCDCTL_CACERT", tls.ca())
+                .env("ETCDCTL_CERT", tls.client_cert())
+                .env("ETCDCTL_KEY", tls.client_key());
         }
         Ok(command)
     }
