@@ -1,6 +1,7 @@
 //! The etcd storage against real servers, one test per promise.
 #![cfg(all(unix, feature = "etcd"))]
 
+mod changes;
 mod cost;
 mod endings;
 mod ghosts;

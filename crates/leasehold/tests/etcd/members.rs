@@ -129,6 +129,31 @@ fn without_a_majority_a_hold_is_lost_at_its_deadline_and_nothing_is_granted() {
     });
 }
 
+/// Until it notices that it has lost the others, a leader keeps leases alive that the next leader ends.
+#[test]
+fn a_lease_that_a_leader_without_a_majority_keeps_alive_is_kept_alive_again() {
+    run(async {
+        let server = three();
+        let leader = server.leader().expect("a leader");
+        let storage = bare(&own(&format!("etcd://127.0.0.1:{}", leader.port()))).await;
+        let mut mine = claim("job");
+        mine.ttl = time(4_000);
+        take(&storage, &mine).await;
+        // Then the lease needs to be kept alive for a renewal.
+        tokio::time::sleep(time(1_600)).await;
+        let followers = server.members().iter().filter(|member| member.port() != leader.port());
+        followers.clone().for_each(|member| member.stop());
+        let renewing = [mine.clone()];
+        assert!(tokio::time::timeout(Duration::from_millis(300), storage.renew(&renewing)).await.is_err());
+        followers.for_each(|member| member.cont());
+        let kept = || leader.command_counts().expect("counted").get("LeaseKeepAlive").copied();
+        let before = kept();
+        assert!(before.is_some());
+        answered(async || renew(&storage, &mine).await).await;
+        assert!(kept() > before);
+    });
+}
+
 #[test]
 fn a_member_that_is_down_or_silent_holds_nobody_up() {
     run(async {

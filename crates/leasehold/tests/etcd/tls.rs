@@ -27,6 +27,21 @@ fn a_server_with_a_certificate_of_the_named_authority_is_trusted_and_others_are_
 }
 
 #[test]
+fn a_server_that_requires_a_client_certificate_gets_one() {
+    run(async {
+        let server = Etcd::options().client_certificates().start().expect("a server");
+        let (tls, trusting) = (server.tls().expect("TLS"), trusting(&server));
+        assert_eq!(refusal(&trusting).await.kind(), ErrorKind::Unavailable);
+        let half = with(&trusting, &format!("cert={}", tls.client_cert().display()));
+        assert_eq!(refusal(&half).await.kind(), ErrorKind::Invalid);
+        works(&with(&half, &format!("key={}", tls.client_key().display()))).await;
+        // Its key is the client's, and its authority is another one.
+        let key = format!("cert={}&key={}", tls.stranger_cert().display(), tls.client_key().display());
+        assert_eq!(refusal(&with(&trusting, &key)).await.kind(), ErrorKind::Unavailable);
+    });
+}
+
+#[test]
 fn a_certificate_that_is_wrong_is_refused() {
     let server = Etcd::options().tls().start().expect("a server");
     for (uses, about) in [
