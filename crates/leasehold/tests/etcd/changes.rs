@@ -27,7 +27,8 @@ fn after_a_backup_is_restored_its_old_keys_end_and_later_holds_are_lost() {
             crate::net::unknown::warm_up(&busy).await;
         }
         let (locks, other) = (client(&url).await, client(&url).await);
-        let ttl = time(8_000);
+        // No renewal is due before the others have written.
+        let ttl = time(12_000);
         let (kept, old) = (hold(&locks, "kept", ttl).await, hold(&locks, "old", ttl).await);
         let (key, lease) = (key_of(&url, &kept), lease_of(&server, &key_of(&url, &old)));
         assert_eq!(lease_of(&server, &key), lease);
@@ -38,6 +39,7 @@ fn after_a_backup_is_restored_its_old_keys_end_and_later_holds_are_lost() {
         for _ in 0..10 {
             tell(&server, &["put", "written", ""]);
         }
+        later.verify().await.expect_err("the backup does not have it");
         assert_eq!(within(soon(), later.lost()).await, Lost::Taken);
         is_free(&other, "later").await;
         // The key of the lock that was released is back. Nothing keeps its lease alive.

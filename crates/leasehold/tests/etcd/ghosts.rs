@@ -1,17 +1,67 @@
-//! Claims that a stopped server executes when it continues: none may leave a key.
+//! Claims that are executed after their client has given them up: none may leave a key on a lease that is kept alive.
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use leasehold::storage::{ReleaseReply, RenewReply};
+use leasehold::storage::{Claim, ReleaseReply, RenewReply, Storage};
 use leasehold_testbed::Etcd;
 
 use crate::net::unknown as scenario;
+use crate::replay::Recorder;
 use crate::tools::*;
 
 /// How many rounds each test has; more with this variable in the environment.
 fn rounds() -> u32 {
     std::env::var("LEASEHOLD_TEST_GHOSTS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(30)
+}
+
+/// Keeps the requests of a client from the server, and delivers them when the claim was given up. Another lock keeps the lease
+/// alive. `give_up` ends with the gate shut.
+async fn is_late(wait: bool, give_up: impl AsyncFn(&Etcd, &Bare, &Claim)) {
+    let server = Etcd::start().expect("a server");
+    let recorder = Recorder::start(server.port());
+    let url = own(&format!("etcd://127.0.0.1:{}", recorder.port));
+    let (storage, other) = (bare(&url).await, bare(&url).await);
+    let kept = claim("kept");
+    take(&storage, &kept).await;
+    recorder.keep();
+    let mine = [claim("job").patience(Duration::from_millis(30)).wait(wait)];
+    let mark = marker(mine[0].owner);
+    let sent = {
+        let mut asking = Box::pin(storage.acquire(&mine));
+        tokio::select! {
+            answer = &mut asking => panic!("{answer:?}"),
+            sent = within(LONG, recorder.sent(&mark)) => sent,
+        }
+    };
+    give_up(&server, &storage, &mine[0]).await;
+    assert!(matches!(answered(async || renew(&storage, &kept).await).await, RenewReply::Renewed { .. }));
+    recorder.deliver(&sent);
+    assert_eq!(keys(&server, &url).len(), 1, "a claim that was given up has created its key");
+    take(&other, &claim("job")).await;
+    // The same owner may claim again.
+    let again = mine[0].clone().patience(LONG);
+    is_held(&storage, &again).await;
+}
+
+#[test]
+fn a_claim_that_is_executed_after_its_release_changes_nothing() {
+    for wait in [false, true] {
+        run(is_late(wait, async |_, storage, claim| {
+            answered(async || release(storage, claim).await).await;
+        }));
+    }
+}
+
+#[test]
+fn a_claim_that_is_executed_after_its_patience_changes_nothing_without_a_release() {
+    run(is_late(false, async |server, _, _| {
+        // The storage shuts the gates by itself.
+        until("the gates", || match server.command(&["get", "--prefix", "--keys-only", ""])? {
+            keys if keys.contains("\0leasehold/") => Ok(()),
+            keys => Err(leasehold_testbed::Error::new(keys)),
+        });
+    }));
 }
 
 /// Stops the server, sends claims, gives them up, and releases. A lock that is renewed keeps the lease alive all the time.

@@ -16,6 +16,7 @@ mod members;
 mod net;
 mod options;
 mod others;
+mod replay;
 mod tls;
 mod tools;
 mod unknown;

@@ -166,7 +166,8 @@ impl Session {
     ) {
         let Answered { plan, outcome, revision, not_kept } = answered;
         let (i, claim) = item;
-        let (id, waiting, label) = (&plan.id, waiting_ttl(claim), claim.label.clone());
+        let (id, label) = (&plan.id, claim.label.clone());
+        let (holding, waiting) = (sent.after(claim.ttl), sent.after(waiting_ttl(claim)));
         let reply = match outcome {
             Outcome::Shut => {
                 in_flight.answered(id, |_| {});
@@ -174,22 +175,21 @@ impl Session {
             }
             Outcome::Exists(kv) => {
                 let lease = plan.lease(kv.lease);
-                let (created, label) =
-                    (kv.create_revision, Value::read(&kv.value).and_then(|value| value.label));
-                let key = Key { created, lease, label, holds: false };
-                self.has_key(Some(in_flight), id, &key, sent.after(waiting));
+                let label = Value::read(&kv.value).and_then(|value| value.label);
+                let key = Key { created: kv.create_revision, lease, label, holds: false };
+                self.has_key(Some(in_flight), id, &key, waiting);
                 return step.exist.push(item);
             }
             Outcome::Created => {
                 let lease = Some(plan.holding.clone());
                 let key = Key { created: revision, lease, label, holds: true };
-                self.has_key(Some(in_flight), id, &key, sent.after(claim.ttl));
+                self.has_key(Some(in_flight), id, &key, holding);
                 granted(revision, claim.ttl)
             }
             Outcome::Queued { oldest, before } => {
                 let lease = Some(plan.waiting.clone());
                 let key = Key { created: revision, lease, label, holds: false };
-                self.has_key(Some(in_flight), id, &key, sent.after(waiting));
+                self.has_key(Some(in_flight), id, &key, waiting);
                 match self.queued(claim, revision, oldest, before).await {
                     Ok(Some(held)) => held,
                     // Only locks with longer names have keys.
@@ -206,13 +206,24 @@ impl Session {
                 return step.as_waiters.push(item);
             }
         };
+        step.replies.push((i, self.conclude(claim, reply, not_kept, sent).await));
+    }
+
+    /// Returns the reply to a claim that was executed in time. Undoes one that may have been executed too late.
+    async fn conclude(
+        &self,
+        claim: &Claim,
+        reply: AcquireReply,
+        not_kept: Option<Fault>,
+        sent: Moment,
+    ) -> Result<AcquireReply, Fault> {
         let has_key = !matches!(reply, AcquireReply::Held { .. }) || claim.wait;
         if has_key && is_late(claim, sent, self.api.now()) {
-            self.undo(id).await;
-            return step.replies.push((i, Err(Fault::Late)));
+            self.undo(&Id::of(claim)).await;
+            return Err(Fault::Late);
         }
         // Without the lease it is not known how long the key lives. The engine asks again.
-        step.replies.push((i, not_kept.map_or(Ok(reply), Err)));
+        not_kept.map_or(Ok(reply), Err)
     }
 
     /// Answers a claim whose key was created behind others; `None` if these are of other locks.

@@ -1,0 +1,109 @@
+//! A connection whose requests can be kept from the server, and delivered to it later, after their client has given up.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Forwards connections to a server. It records what the client sends on the first one.
+pub(crate) struct Recorder {
+    pub(crate) port: u16,
+    server: u16,
+    first: Arc<First>,
+}
+
+#[derive(Default)]
+struct First {
+    sent: Mutex<Vec<u8>>,
+    /// Whether what is sent is only recorded.
+    is_kept: AtomicBool,
+}
+
+/// What precedes the frames of HTTP/2.
+const PREFACE: usize = 24;
+const HEADERS: u8 = 1;
+const END_STREAM: u8 = 1;
+
+impl Recorder {
+    pub(crate) fn start(server: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let port = listener.local_addr().expect("a port").port();
+        let first = Arc::new(First::default());
+        let recorded = Arc::clone(&first);
+        std::thread::spawn(move || {
+            for (i, client) in listener.incoming().map_while(Result::ok).enumerate() {
+                let Ok(to) = TcpStream::connect(("127.0.0.1", server)) else { return };
+                let (back, answered) =
+                    (to.try_clone().expect("a socket"), client.try_clone().expect("a socket"));
+                let record = (i == 0).then(|| Arc::clone(&recorded));
+                std::thread::spawn(move || forward(client, to, record.as_deref()));
+                std::thread::spawn(move || forward(back, answered, None));
+            }
+        });
+        Self { port, server, first }
+    }
+
+    /// Keeps what is sent on the first connection from now on.
+    pub(crate) fn keep(&self) {
+        self.first.is_kept.store(true, Ordering::Release);
+    }
+
+    /// Waits until a whole request with these bytes was sent. Returns all that was sent until then.
+    pub(crate) async fn sent(&self, bytes: &str) -> Vec<u8> {
+        loop {
+            let sent = self.first.sent.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let is_whole = frames(sent.get(PREFACE..).unwrap_or_default()).1;
+            if is_whole && sent.windows(bytes.len()).any(|window| window == bytes.as_bytes()) {
+                return sent;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Delivers all requests again, on another connection, and waits until the last one is answered.
+    pub(crate) fn deliver(&self, sent: &[u8]) {
+        let last = frames(&sent[PREFACE..]).0.into_iter().map(|(_, _, stream)| stream).max();
+        let mut server = TcpStream::connect(("127.0.0.1", self.server)).expect("the server listens");
+        server.set_read_timeout(Some(crate::tools::LONG)).expect("a limit");
+        server.write_all(sent).expect("delivered");
+        let (mut answers, mut buffer) = (Vec::new(), [0; 4096]);
+        let is_end = |(kind, flags, stream): &(u8, u8, u32)| {
+            *kind == HEADERS && flags & END_STREAM != 0 && Some(*stream) == last
+        };
+        while !frames(&answers).0.iter().any(is_end) {
+            let n = server.read(&mut buffer).expect("an answer");
+            assert_ne!(n, 0, "the server has refused the connection");
+            answers.extend_from_slice(&buffer[..n]);
+        }
+    }
+}
+
+fn forward(mut from: TcpStream, mut to: TcpStream, record: Option<&First>) {
+    let mut buffer = [0; 4096];
+    while let Ok(n @ 1..) = from.read(&mut buffer) {
+        let is_kept = record.is_some_and(|first| {
+            first.sent.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..n]);
+            first.is_kept.load(Ordering::Acquire)
+        });
+        if !is_kept && to.write_all(&buffer[..n]).is_err() {
+            break;
+        }
+    }
+    // A client that has gone away is not followed by its end, so that its connection stays open at the server.
+    if record.is_none() {
+        let _closed_already = to.shutdown(Shutdown::Write);
+    }
+}
+
+/// Returns the kind, the flags and the stream of each frame, and whether the last one is whole.
+fn frames(mut bytes: &[u8]) -> (Vec<(u8, u8, u32)>, bool) {
+    let mut all = Vec::new();
+    while let [a, b, c, kind, flags, d, e, f, g, rest @ ..] = bytes {
+        let length = usize::try_from(u32::from_be_bytes([0, *a, *b, *c])).expect("a length");
+        let Some(rest) = rest.get(length..) else { return (all, false) };
+        all.push((*kind, *flags, u32::from_be_bytes([*d, *e, *f, *g])));
+        bytes = rest;
+    }
+    (all, bytes.is_empty())
+}
