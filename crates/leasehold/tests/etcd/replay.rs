@@ -1,20 +1,20 @@
-//! A connection whose requests can be kept from the server, and delivered to it later, after their client has given up.
+//! Connections whose requests can be kept from the server, and delivered to it later, after their client has given up.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Forwards connections to a server. It records what the client sends on the first one.
+/// Forwards connections to a server, and records what clients send.
 pub(crate) struct Recorder {
     pub(crate) port: u16,
     server: u16,
-    first: Arc<First>,
+    connections: Arc<Mutex<Vec<Arc<Connection>>>>,
 }
 
 #[derive(Default)]
-struct First {
+struct Connection {
     sent: Mutex<Vec<u8>>,
     /// Whether what is sent is only recorded.
     is_kept: AtomicBool,
@@ -29,32 +29,38 @@ impl Recorder {
     pub(crate) fn start(server: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
         let port = listener.local_addr().expect("a port").port();
-        let first = Arc::new(First::default());
-        let recorded = Arc::clone(&first);
+        let connections: Arc<Mutex<Vec<Arc<Connection>>>> = Arc::default();
+        let all = Arc::clone(&connections);
         std::thread::spawn(move || {
-            for (i, client) in listener.incoming().map_while(Result::ok).enumerate() {
+            for client in listener.incoming().map_while(Result::ok) {
                 let Ok(to) = TcpStream::connect(("127.0.0.1", server)) else { return };
                 let (back, answered) =
                     (to.try_clone().expect("a socket"), client.try_clone().expect("a socket"));
-                let record = (i == 0).then(|| Arc::clone(&recorded));
-                std::thread::spawn(move || forward(client, to, record.as_deref()));
+                let connection = Arc::new(Connection::default());
+                locked(&all).push(Arc::clone(&connection));
+                std::thread::spawn(move || forward(client, to, Some(&connection)));
                 std::thread::spawn(move || forward(back, answered, None));
             }
         });
-        Self { port, server, first }
+        Self { port, server, connections }
     }
 
-    /// Keeps what is sent on the first connection from now on.
+    /// Keeps what is sent from now on, on the connections that are open.
     pub(crate) fn keep(&self) {
-        self.first.is_kept.store(true, Ordering::Release);
+        locked(&self.connections)
+            .iter()
+            .for_each(|connection| connection.is_kept.store(true, Ordering::Release));
     }
 
-    /// Waits until a whole request with these bytes was sent. Returns all that was sent until then.
+    /// Waits until a whole request with these bytes was sent. Returns all that was sent on its connection until then.
     pub(crate) async fn sent(&self, bytes: &str) -> Vec<u8> {
         loop {
-            let sent = self.first.sent.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let is_whole = frames(sent.get(PREFACE..).unwrap_or_default()).1;
-            if is_whole && sent.windows(bytes.len()).any(|window| window == bytes.as_bytes()) {
+            let has = |sent: &Vec<u8>| {
+                let is_whole = frames(sent.get(PREFACE..).unwrap_or_default()).1;
+                is_whole && sent.windows(bytes.len()).any(|window| window == bytes.as_bytes())
+            };
+            let sent = locked(&self.connections).iter().map(|one| locked(&one.sent).clone()).find(has);
+            if let Some(sent) = sent {
                 return sent;
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -79,12 +85,12 @@ impl Recorder {
     }
 }
 
-fn forward(mut from: TcpStream, mut to: TcpStream, record: Option<&First>) {
+fn forward(mut from: TcpStream, mut to: TcpStream, record: Option<&Connection>) {
     let mut buffer = [0; 4096];
     while let Ok(n @ 1..) = from.read(&mut buffer) {
-        let is_kept = record.is_some_and(|first| {
-            first.sent.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..n]);
-            first.is_kept.load(Ordering::Acquire)
+        let is_kept = record.is_some_and(|connection| {
+            locked(&connection.sent).extend_from_slice(&buffer[..n]);
+            connection.is_kept.load(Ordering::Acquire)
         });
         if !is_kept && to.write_all(&buffer[..n]).is_err() {
             break;
@@ -94,6 +100,10 @@ fn forward(mut from: TcpStream, mut to: TcpStream, record: Option<&First>) {
     if record.is_none() {
         let _closed_already = to.shutdown(Shutdown::Write);
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns the kind, the flags and the stream of each frame, and whether the last one is whole.
