@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use etcd_client::{Client as EtcdClient, Compare, CompareOp, LockOptions, Txn, TxnOp};
-use leasehold_bench::Result;
 use leasehold_bench::outside::{self, Boxed, Client, Held, Lock};
 use tokio::task::JoinHandle;
 

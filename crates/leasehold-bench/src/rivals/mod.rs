@@ -155,7 +155,9 @@ impl<'a> Run<'a> {
         table.add(of("acquire + release", "p99 µs"), contestant, cycles.cycle.us(99));
         table.add(of("acquire", "p50 µs"), contestant, cycles.acquire.us(50));
         table.add(of("CPU of the client", "µs per cycle"), contestant, cycles.client_cpu_us);
-        table.add(of("CPU of the server", "µs per cycle"), contestant, cycles.server_cpu_us.unwrap_or(0.0));
+        if let Some(cpu) = cycles.server_cpu_us {
+            table.add(of("CPU of the server", "µs per cycle"), contestant, cpu);
+        }
         if let Some(bytes) = cycles.log_bytes {
             table.add(of("written to the log", "bytes per cycle"), contestant, bytes);
         }
@@ -252,8 +254,10 @@ impl<'a> Run<'a> {
             ("lost", "/lost"),
         ];
         for (what, path) in rows {
-            let value = held.pointer(path).and_then(Value::as_f64);
-            self.table.add(format!("{locks} held locks, {what}"), Leasehold, value.unwrap_or(0.0));
+            // Not every server tells what it uses.
+            if let Some(value) = held.pointer(path).and_then(Value::as_f64) {
+                self.table.add(format!("{locks} held locks, {what}"), Leasehold, value);
+            }
         }
         Ok(())
     }
