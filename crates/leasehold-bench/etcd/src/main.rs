@@ -85,7 +85,8 @@ impl Lock for RivalLock {
         Box::pin(async {
             let key = format!("{}/{:x}", self.name, self.lease).into_bytes();
             let free = Compare::create_revision(key.clone(), CompareOp::Equal, 0);
-            let put = TxnOp::put(key.clone(), "", Some(etcd_client::PutOptions::new().with_lease(self.lease)));
+            let put =
+                TxnOp::put(key.clone(), "", Some(etcd_client::PutOptions::new().with_lease(self.lease)));
             let done = self.client.kv_client().txn(Txn::new().when([free]).and_then([put])).await?;
             let held = RivalHeld { client: self.client.clone(), key };
             Ok(done.succeeded().then(|| Box::new(held) as Box<dyn Held>))
