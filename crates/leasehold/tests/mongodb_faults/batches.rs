@@ -2,20 +2,9 @@
 
 use leasehold::ErrorKind;
 use leasehold::storage::{AcquireReply, Claim, ReleaseReply, RenewReply, Storage as _};
-use leasehold_testbed::MongoDb;
-use leasehold_testbed::mongodb::Transaction;
 use leasehold_testbed::mongodb::bson::{Document, doc};
 
 use crate::tools::*;
-
-/// Begins a transaction that has written the documents of these locks.
-fn pin(set: &MongoDb, collection: &str, locks: &[&str]) -> Transaction {
-    let filter = doc! { "_id": { "$in": locks } };
-    let found = command(set, doc! { "count": collection, "query": &filter }).get_i32("n").expect("a number");
-    assert_eq!(usize::try_from(found), Ok(locks.len()));
-    let write = doc! { "q": filter, "u": { "$inc": { "pins": 1 } }, "multi": true };
-    set.transaction(collection, &[write]).expect("begun")
-}
 
 fn claims() -> Vec<Claim> {
     (0..40).map(|i| claim(&format!("job{i:02}"))).collect()

@@ -14,3 +14,4 @@ mod repeated;
 mod rollback;
 mod streams;
 mod tools;
+mod uncontended;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use leasehold::storage::{AcquireReply, Claim, Owner, ReleaseReply, RenewReply, Storage as _};
 use leasehold::{ErrorKind, Lost};
 use leasehold_testbed::mongodb::MongoDbMember;
-use leasehold_testbed::{Faults as _, MongoDb};
+use leasehold_testbed::mongodb::bson::doc;
+use leasehold_testbed::{Error, Faults as _, MongoDb, until};
 use tokio::time::Instant;
 
 use crate::tools::*;
@@ -34,10 +35,10 @@ fn without_a_majority_nothing_is_granted_and_what_was_written_is_cleaned_up() {
         let lock = locks.lock("job").ttl(LONG);
         let trying = tokio::spawn(async move { lock.try_acquire().await });
         // The primary executes the claim, and no majority has it.
-        leasehold_testbed::until("the claim", || {
+        until("the claim", || {
             document(primary, &collection, "job").and_then(|found| match found.get_str("owner") {
                 Ok(_) => Ok(()),
-                Err(error) => Err(leasehold_testbed::Error::new(error.to_string())),
+                Err(error) => Err(Error::new(error.to_string())),
             })
         })
         .expect("executed");
@@ -139,5 +140,46 @@ fn without_a_majority_a_refusal_is_no_answer() {
         let renewed = answered(async || renew(&storage, &mine).await).await;
         assert!(matches!(renewed, RenewReply::Renewed { .. }), "{renewed:?}");
         assert!(storage.inspect(&name("job")).await.expect("answered")[0].owner == mine.owner);
+    });
+}
+
+/// A statement that was interrupted has written all the same, and no majority has that yet.
+#[test]
+fn what_a_majority_had_before_an_interrupted_batch_is_no_answer_to_it() {
+    let set = three();
+    run(async {
+        for guesses in [false, true] {
+            let (url, collection) = own(&set);
+            let (storage, other) = (bare(&url).await, bare(&url).await);
+            let (theirs, filler) = (claim("a"), if guesses { &storage } else { &other });
+            for lock in ["a", "b"].map(claim) {
+                take(filler, &lock).await;
+                answered(async || release(filler, &lock).await).await;
+            }
+            take(&other, &theirs).await;
+            let primary = set.primary().expect("a primary");
+            others(&set, primary).for_each(|member| hold_up_replication(member, true));
+            // The primary frees the first lock, and then a transaction pins the second one.
+            let releasing = release(&other, &theirs);
+            let mine = ["a", "b"].map(claim);
+            let acquiring = async {
+                while document(primary, &collection, "a").expect("there").get_str("owner").is_ok() {
+                    tokio::task::yield_now().await;
+                }
+                let open = pin(&set, &collection, &["b"]);
+                let slow = doc! { "blockConnection": true, "blockTimeMS": 600 };
+                primary.fail_commands("alwaysOn", &["findAndModify"], slow).expect("set");
+                let answers = storage.acquire(&mine).await;
+                primary.fail_commands("off", &[], doc! {}).expect("set");
+                open.abort().expect("ended");
+                answers
+            };
+            let (_, answers) = tokio::join!(releasing, acquiring);
+            let written = document(primary, &collection, "a").expect("there");
+            assert_eq!(written.get_str("owner").ok(), Some(&*mine[0].owner.to_string()), "it is executed");
+            assert!(!matches!(answers[0], Ok(AcquireReply::Held { .. })), "{:?}", answers[0]);
+            others(&set, primary).for_each(|member| hold_up_replication(member, false));
+            set.await_whole().expect("a majority");
+        }
     });
 }

@@ -9,8 +9,8 @@ use leasehold::storage::mongodb::Config;
 pub(crate) use leasehold::storage::mongodb::MongoDb as Bare;
 use leasehold::storage::{AcquireReply, Claim, Hint, Storage, Token};
 use leasehold::{ErrorKind, Guard};
-use leasehold_testbed::mongodb::MongoDbMember;
 use leasehold_testbed::mongodb::bson::{Bson, Document, doc};
+use leasehold_testbed::mongodb::{MongoDbMember, Transaction};
 use leasehold_testbed::{Faults as _, MongoDb};
 
 pub(crate) use crate::calls::*;
@@ -145,4 +145,13 @@ pub(crate) fn hold_up_replication(member: &MongoDbMember, is_held_up: bool) {
     let mode = if is_held_up { "alwaysOn" } else { "off" };
     let command = doc! { "configureFailPoint": "stopReplProducer", "mode": mode };
     member.command("admin", command).expect("set");
+}
+
+/// Begins a transaction that has written the documents of these locks.
+pub(crate) fn pin(set: &MongoDb, collection: &str, locks: &[&str]) -> Transaction {
+    let filter = doc! { "_id": { "$in": locks } };
+    let found = command(set, doc! { "count": collection, "query": &filter }).get_i32("n").expect("a number");
+    assert_eq!(usize::try_from(found), Ok(locks.len()));
+    let write = doc! { "q": filter, "u": { "$inc": { "pins": 1 } }, "multi": true };
+    set.transaction(collection, &[write]).expect("begun")
 }

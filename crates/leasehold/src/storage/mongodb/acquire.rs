@@ -48,7 +48,6 @@ pub(super) async fn acquire(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Resu
 }
 
 async fn acquire_one(call: Call<'_>, claim: &Claim, limit: Duration) -> Result<AcquireReply> {
-    let owner = claim.owner.to_string();
     let sent = match send_uncontended(call, claim, limit).await {
         Some(sent) => sent,
         None => send(call, claim, std::cmp::min(limit, call.left())).await,
@@ -68,7 +67,7 @@ async fn acquire_one(call: Call<'_>, claim: &Claim, limit: Duration) -> Result<A
         // The document says no more.
         return Err(error_of(claim, failure, None));
     }
-    let found = call.find(&[call.id_of(claim)], &[owner], None).await?;
+    let found = call.find_latest([claim]).await?;
     read_failed(call, claim, failure, found.first())
 }
 
@@ -92,11 +91,12 @@ async fn send_uncontended(
     // The other half is for the long one. Even one that matches nothing waits for a majority.
     let sent = call.link.write(command, limit / 2).await;
     let is_another = |written: &Written| written.reply.get("value").is_none_or(|value| *value == Bson::Null);
-    if sent.as_ref().is_ok_and(is_another) {
+    let is_wrong = sent.as_ref().is_ok_and(is_another);
+    if is_wrong || sent.is_err() {
+        // Also if the server was only slow: the next call has all of its time for the long one.
         call.uncontended.note(&claim.name, false);
-        return None;
     }
-    Some(sent)
+    if is_wrong { None } else { Some(sent) }
 }
 
 /// Sends a claim for any lock.
@@ -210,10 +210,13 @@ async fn acquire_uncontended(call: Call<'_>, claims: &[Claim], states: &mut [Sta
         _ => call.find_without_queue(of_call.ids(), updated.time).await?,
     };
     for (claim, state) in claims.iter().zip(states) {
-        match call.document(claim, &found).filter(|found| call.has_written(found)) {
-            Some(found) => *state = State::Answered(read(call, claim, found)),
-            None if has_stopped => *state = State::Open,
-            None => call.uncontended.note(&claim.name, false),
+        if let Some(found) = call.document(claim, &found).filter(|found| call.has_written(found)) {
+            *state = State::Answered(read(call, claim, found));
+            continue;
+        }
+        call.uncontended.note(&claim.name, false);
+        if has_stopped {
+            *state = State::Open;
         }
     }
     Ok(())
@@ -228,9 +231,12 @@ async fn acquire_existing(call: Call<'_>, claims: &[Claim], states: &mut [State]
     let of_call = call.claims(indexes.iter().map(|index| &claims[*index]));
     let owners: Vec<_> = indexes.iter().map(|index| claims[*index].owner.to_string()).collect();
     let statement = of_call.statement(pipelines::acquire(call.params()));
-    let Updated { time, .. } = call.update(statement, call.first_part(claims)).await?;
-    // The read waits until a majority has the writes.
-    let found = call.find(of_call.ids(), &owners, time).await?;
+    let Updated { time, failure, .. } = call.update(statement, call.first_part(claims)).await?;
+    let found = match failure {
+        // The read waits until a majority has the writes.
+        None => call.find(of_call.ids(), &owners, time).await?,
+        Some(_) => call.find_latest(indexes.iter().map(|index| &claims[*index])).await?,
+    };
     for index in indexes {
         let claim = &claims[index];
         let Some(found) = call.document(claim, &found) else { continue };

@@ -219,9 +219,16 @@ impl<'a> Call<'a> {
     }
 
     /// Reads the latest documents of these claims. Fails if the primary was deposed.
-    pub(super) async fn find_latest(&self, claims: &[&Claim]) -> Result<Vec<Document>> {
-        let ids: Vec<_> = claims.iter().map(|claim| self.id_of(claim)).collect();
-        self.link.read_latest(self.query(&ids, projection(&[])), self.left()).await
+    ///
+    /// A command that has failed tells no time, and may have written all the same: a statement for several claims is
+    /// interrupted as a whole. A majority may not have that yet, so what it has may be older than what this call wrote.
+    pub(super) async fn find_latest<'b>(
+        &self,
+        claims: impl IntoIterator<Item = &'b Claim> + Clone,
+    ) -> Result<Vec<Document>> {
+        let ids: Vec<_> = claims.clone().into_iter().map(|claim| self.id_of(claim)).collect();
+        let owners: Vec<_> = claims.into_iter().map(|claim| claim.owner.to_string()).collect();
+        self.link.read_latest(self.query(&ids, projection(&owners)), self.left()).await
     }
 
     fn query(&self, ids: &[String], projection: Document) -> Document {

@@ -62,8 +62,7 @@ async fn renew_together(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Option<R
         let found = call.confirmed(claims, &updated).await?;
         return Ok(claims.iter().map(|claim| read_renewed(call, claim, &found)).collect());
     }
-    let claims: Vec<_> = claims.iter().collect();
-    let found = call.find_latest(&claims).await?;
+    let found = call.find_latest(claims).await?;
     Ok(claims.iter().map(|claim| read(call, claim, &found)).collect())
 }
 
@@ -85,7 +84,7 @@ async fn look_up(call: Call<'_>, claims: &[&Claim]) -> Vec<Result<RenewReply>> {
     if claims.is_empty() {
         return Vec::new();
     }
-    let found = match call.find_latest(claims).await {
+    let found = match call.find_latest(claims.iter().copied()).await {
         Ok(found) => found,
         Err(error) => return claims.iter().map(|_| Err(error.clone())).collect(),
     };

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::storage::{Claim, Name};
 
-/// A guess for each lock, in a table of fixed size: locks with the same slot share theirs. A wrong guess costs one command.
+/// A guess for each lock, in a table of fixed size: locks with the same slot share theirs. A wrong guess costs one command, and in a batch of
+/// acquires a read, too.
 pub(super) struct Uncontended {
     slots: Box<[AtomicBool]>,
 }
