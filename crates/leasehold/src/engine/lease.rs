@@ -355,13 +355,13 @@ impl Lease {
     }
 
     /// Notes that an inspection, executed between `sent` and now, has shown `remaining`. If that is less than what was
-    /// confirmed, another client has brought the end forward.
+    /// confirmed, and than what a renewal of its own may have left, another client has brought the end forward.
     ///
     /// The remaining time of a fast inspection counts from when it was sent. For a lease that nothing has shortened,
     /// that costs no more than the duration of the inspection. A slow inspection has to show an end that is too early
     /// even if it was executed just now: a slow inspection alone must not lose a lease.
     fn inspected(&mut self, now: Moment, sent: Moment, remaining: Duration) -> Action {
-        let relied_on = self.confirmed.deadline();
+        let relied_on = self.storage_deadline();
         let seen = Confirmed { sent, given: remaining, asked: self.confirmed.asked, partial: true };
         if sent < self.confirmed.sent || seen.deadline() >= relied_on {
             return Action::None;

@@ -258,6 +258,26 @@ fn a_slow_inspection_does_not_lose_a_lease_that_nothing_has_shortened() {
 }
 
 #[test]
+fn a_slow_inspection_does_not_lose_a_lease_that_its_own_renewal_has_shortened() {
+    let mut lease = lease();
+    let short = Duration::from_secs(1);
+    assert_eq!(lease.step(at(100), Input::Extend(short)), Action::Renew);
+    lease.sent(Call::at(at(100)));
+    // No answer comes. An inspection takes half a second, and is executed at its end.
+    lease.step(at(110), Input::Answer { call: Call::at(at(100)), answer: None });
+    let before = lease.deadline();
+    assert_ne!(
+        inspected(&mut lease, at(650), at(150), Duration::from_millis(450)),
+        Action::Lost(Lost::Expired)
+    );
+    assert_eq!(lease.deadline(), before);
+    // Another client has shortened it further.
+    let left = Duration::from_millis(200);
+    inspected(&mut lease, at(660), at(655), left);
+    assert_eq!(lease.deadline(), at(655).after(left - margin(left)));
+}
+
+#[test]
 fn an_inspection_that_shows_nothing_new_changes_nothing() {
     let mut lease = lease();
     let before = lease.deadline();
