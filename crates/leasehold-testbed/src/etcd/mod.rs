@@ -7,8 +7,9 @@ mod options;
 mod setups;
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::ops::Deref;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 pub use self::changes::Backup;
@@ -16,6 +17,7 @@ pub use self::lock::EtcdctlLock;
 pub use self::options::EtcdOptions;
 pub(crate) use self::setups::SETUPS;
 use crate::client::ask;
+use crate::error::Context as _;
 use crate::install;
 use crate::ports::Port;
 use crate::process::Server;
@@ -97,6 +99,27 @@ impl Etcd {
     pub fn command(&self, args: &[&str]) -> Result<String> {
         let ports: Vec<_> = self.members.iter().map(EtcdMember::port).collect();
         self.access.command(&ports, args)
+    }
+
+    /// Sends a transaction, in the form in which `etcdctl txn` reads it. Returns whether its compares held.
+    ///
+    /// # Errors
+    ///
+    /// If it is refused, or no member answers.
+    pub fn transaction(&self, text: &str) -> Result<bool> {
+        let ports: Vec<_> = self.members.iter().map(EtcdMember::port).collect();
+        let mut command = self.access.etcdctl(&ports)?;
+        let command = command.arg("txn").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = command.spawn().context("cannot start etcdctl")?;
+        let mut stdin = process.stdin.take().ok_or_else(|| Error::new("etcdctl has no input"))?;
+        stdin.write_all(text.as_bytes()).context("cannot write to etcdctl")?;
+        drop(stdin);
+        let output = process.wait_with_output().context("etcdctl does not end")?;
+        match String::from_utf8_lossy(&output.stdout).lines().next() {
+            Some("SUCCESS") => Ok(true),
+            Some("FAILURE") => Ok(false),
+            _ => Err(Error::new(String::from_utf8_lossy(&output.stderr).into_owned())),
+        }
     }
 
     /// Runs `etcdctl lock`, which waits for the lock, and holds it until it is released.

@@ -4,6 +4,7 @@
 mod changes;
 mod cost;
 mod endings;
+mod fence;
 mod ghosts;
 mod limits;
 mod login;
