@@ -98,14 +98,19 @@ impl Fault {
     /// Returns `true` if the call was not executed and never will be.
     pub(super) fn is_definite(&self) -> bool {
         match self {
-            Self::Unopened(_) | Self::Late | Self::NotGrpc => true,
-            Self::Broken => false,
+            Self::Unopened(_) | Self::Late => true,
+            Self::Broken | Self::NotGrpc => false,
             Self::Status { .. } => {
                 let refusals =
                     ["space exceeded", "too many", "lease not found", "permission denied", "duplicate key"];
                 self.is_logged_out() || refusals.into_iter().any(|text| self.says(text))
             }
         }
+    }
+
+    /// Returns `true` if the server has no space left.
+    pub(super) fn is_full(&self) -> bool {
+        self.says("space exceeded")
     }
 
     fn says(&self, words: &str) -> bool {

@@ -126,7 +126,7 @@ impl Exchange {
                 Answer::Awaited(answer) => {
                     let (head, body) = answer.await.map_err(|_| Fault::Broken)?.into_parts();
                     if head.status != StatusCode::OK {
-                        return Err(Fault::NotGrpc);
+                        return Err(fault_of(head.status));
                     }
                     // An answer without messages has its status here.
                     if head.headers.contains_key("grpc-status") {
@@ -167,6 +167,13 @@ impl Exchange {
         self.received.advance(HEADER);
         Ok(Some(self.received.split_to(length).freeze()))
     }
+}
+
+/// Returns what an answer without gRPC means. A gateway that gives up may have passed the request on.
+fn fault_of(status: StatusCode) -> Fault {
+    let gives_up = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
+        || [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].contains(&status);
+    if gives_up { Fault::Broken } else { Fault::NotGrpc }
 }
 
 /// Reads the status at the end of an answer.
