@@ -12,9 +12,9 @@ use super::keep::fault_of;
 use super::keys::{Keys, Value};
 use super::leases::Lease;
 use super::proto::KeyValue;
-use super::session::{Key, Planned, Session, waiting_ttl};
+use super::session::{Key, Planned, Session};
 use crate::clock::Moment;
-use crate::storage::{AcquireReply, Claim, Holder, Name, Token};
+use crate::storage::{AcquireReply, Claim, Holder, Name, Token, WAITER_TTL};
 
 /// A claim of a call, with its number.
 pub(super) type Item<'a> = (usize, &'a Claim);
@@ -167,7 +167,7 @@ impl Session {
         let Answered { plan, outcome, revision, not_kept } = answered;
         let (i, claim) = item;
         let (id, label) = (&plan.id, claim.label.clone());
-        let (holding, waiting) = (sent.after(claim.ttl), sent.after(waiting_ttl(claim)));
+        let (holding, waiting) = (sent.after(claim.ttl), sent.after(WAITER_TTL));
         let reply = match outcome {
             Outcome::Shut => {
                 in_flight.answered(id, |_| {});
@@ -277,8 +277,7 @@ impl Session {
 
 /// Returns how long the leases of a claim must live.
 fn needs(plan: &Planned<'_>, sent: Moment) -> [(Arc<Lease>, Moment); 2] {
-    let (ttl, waiting) = (plan.claim.ttl, waiting_ttl(plan.claim));
-    [(plan.holding.clone(), sent.after(ttl)), (plan.waiting.clone(), sent.after(waiting))]
+    [(plan.holding.clone(), sent.after(plan.claim.ttl)), (plan.waiting.clone(), sent.after(WAITER_TTL))]
 }
 
 fn is_late(claim: &Claim, sent: Moment, now: Moment) -> bool {

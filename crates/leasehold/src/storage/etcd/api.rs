@@ -1,6 +1,7 @@
 //! The calls to the members, over whichever connection is open.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Message;
 
@@ -87,6 +88,13 @@ impl Api {
     pub(super) async fn time_to_live(&self, id: i64) -> Result<i64, Fault> {
         let answer: LeaseTimeToLiveResponse = self.call(TIME_TO_LIVE, &LeaseTimeToLiveRequest { id }).await?;
         Ok(answer.ttl)
+    }
+
+    /// Returns how long a lease lives after it was kept alive; zero, if it has ended.
+    pub(super) async fn granted_ttl(&self, id: i64) -> Result<Duration, Fault> {
+        let answer: LeaseTimeToLiveResponse = self.call(TIME_TO_LIVE, &LeaseTimeToLiveRequest { id }).await?;
+        let granted = if answer.ttl < 0 { 0 } else { answer.granted_ttl };
+        Ok(Duration::from_secs(u64::try_from(granted).unwrap_or(0)))
     }
 }
 

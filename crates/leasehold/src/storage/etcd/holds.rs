@@ -6,12 +6,14 @@
 //!
 //! | Event | `in_flight` | `created` | `unknown` | `end` |
 //! |---|---|---|---|---|
-//! | a claim is sent | + 1 | | | |
-//! | it is answered: there is a key | - 1 | its revision | | as long as the key is promised |
-//! | it is answered: there is none | - 1 | `None` | | |
-//! | it is not answered | - 1 | | + the claim | |
-//! | the gate of its leases is shut | | | - the claim | |
-//! | the key was deleted | | | | the entry goes |
+//! | a claim is sent | + the claim | | | |
+//! | it is answered: there is a key | - the claim | its revision | | as long as the key is promised |
+//! | it is answered: there is none | - the claim | `None` | | |
+//! | it is not answered | - the claim | | + the claim | |
+//! | all of its leases end | | | - the claim | |
+//! | the key was deleted, after the gates were shut | | `None` | - the claims that were known then | |
+//!
+//! A claim that cannot be executed any more may have been executed before. So its entry stays until the key was deleted.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,14 +45,16 @@ pub(super) struct Hold {
     /// When the key must be gone.
     pub(super) end: Moment,
     /// The writes whose outcome is unknown.
-    pub(super) unknown: Vec<Sent>,
-    in_flight: u32,
+    pub(super) unknown: Vec<Arc<Sent>>,
+    pub(super) in_flight: Vec<Arc<Sent>>,
     /// Whether the key is being deleted, because it is overdue.
     pub(super) is_swept: bool,
+    /// When the table looks at it next.
+    filed: Moment,
 }
 
 /// A write that attaches a key to one of these leases.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Sent {
     /// Each with the revision of its gate.
     pub(super) leases: Vec<(Arc<Lease>, i64)>,
@@ -59,13 +63,20 @@ pub(super) struct Sent {
 }
 
 impl Sent {
-    /// Returns `true` if it cannot be executed any more.
-    fn is_over(&self) -> bool {
-        // What is executed under a forgotten lease ends with it.
-        self.leases
-            .iter()
-            .any(|(lease, gate)| lease.has_ended() || lease.is_forgotten() || lease.gate() > *gate)
+    /// Returns `true` if it may still be executed.
+    pub(super) fn may_come(&self) -> bool {
+        !self.leases.iter().any(|(lease, gate)| is_over(lease) || lease.gate() > *gate)
     }
+
+    /// Returns `true` if nothing of it is left, whether it was executed or not.
+    fn is_gone(&self) -> bool {
+        self.leases.iter().all(|(lease, _)| is_over(lease))
+    }
+}
+
+/// Returns `true` if what is on a lease is gone, or ends with it.
+fn is_over(lease: &Lease) -> bool {
+    lease.has_ended() || lease.is_forgotten()
 }
 
 /// The table.
@@ -84,27 +95,44 @@ struct State {
 }
 
 impl Hold {
-    /// Returns when its key must be deleted, if nothing happens until then.
+    /// Returns when its key must be deleted, or gates be shut, if nothing happens until then.
     fn due(&self) -> Moment {
-        let unknown = self.unknown.iter().map(|sent| sent.until).min();
-        match (self.in_flight, self.created, unknown) {
-            (1.., ..) => Moment::FAR,
-            // No answer has promised a key.
-            (0, None, Some(until)) => until,
-            (0, ..) => self.end,
+        if !self.in_flight.is_empty() {
+            return Moment::FAR;
         }
+        match self.created {
+            // No answer has promised a key.
+            None => self.unknown.iter().map(|sent| sent.until).min().unwrap_or(self.end),
+            // A renewal that comes late may attach the key to a shorter lease.
+            Some(_) => self.late().map(|sent| sent.until).fold(self.end, std::cmp::min),
+        }
+    }
+
+    /// Returns the writes without an answer that may still be executed.
+    fn late(&self) -> impl Iterator<Item = &Arc<Sent>> {
+        self.unknown.iter().filter(|sent| sent.may_come())
+    }
+
+    /// Returns the leases whose gates must be shut before nothing that was sent can be executed any more.
+    pub(super) fn open_leases(&self) -> Vec<Arc<Lease>> {
+        let sent = self.late().chain(self.in_flight.iter().filter(|sent| sent.may_come()));
+        distinct(sent.flat_map(|sent| &sent.leases).map(|(lease, _)| lease))
+    }
+
+    /// Returns `true` if only gates have to be shut now.
+    pub(super) fn is_kept(&self, now: Moment) -> bool {
+        self.created.is_some() && self.end > now
+    }
+
+    /// Returns all writes whose outcome is unknown.
+    pub(super) fn sent(&self) -> Vec<Arc<Sent>> {
+        self.unknown.iter().chain(&self.in_flight).cloned().collect()
     }
 
     /// Returns the leases to which its key may be attached.
     pub(super) fn leases(&self) -> Vec<Arc<Lease>> {
         let unknown = self.unknown.iter().flat_map(|sent| &sent.leases).map(|(lease, _)| lease);
-        let mut all: Vec<Arc<Lease>> = Vec::new();
-        for lease in self.lease.iter().chain(unknown) {
-            if all.iter().all(|known| known.id != lease.id) {
-                all.push(Arc::clone(lease));
-            }
-        }
-        all
+        distinct(self.lease.iter().chain(unknown))
     }
 
     /// Returns `true` if its key must be gone, or is being deleted.
@@ -114,8 +142,18 @@ impl Hold {
 
     /// Returns `true` if there is no key, and none will be created.
     fn is_over(&self) -> bool {
-        self.created.is_none() && self.unknown.is_empty() && self.in_flight == 0
+        self.created.is_none() && self.unknown.is_empty() && self.in_flight.is_empty()
     }
+}
+
+fn distinct<'a>(leases: impl Iterator<Item = &'a Arc<Lease>>) -> Vec<Arc<Lease>> {
+    let mut all: Vec<Arc<Lease>> = Vec::new();
+    for lease in leases {
+        if all.iter().all(|known| known.id != lease.id) {
+            all.push(Arc::clone(lease));
+        }
+    }
+    all
 }
 
 impl Id {
@@ -128,7 +166,7 @@ impl Holds {
     /// Returns what is known of an owner.
     pub(super) fn get(&self, id: &Id) -> Option<Hold> {
         let mut hold = self.state().holds.get(id).cloned()?;
-        hold.unknown.retain(|sent| !sent.is_over());
+        hold.unknown.retain(|sent| !sent.is_gone());
         Some(hold)
     }
 
@@ -141,9 +179,10 @@ impl Holds {
         if writes.iter().any(|(id, _)| state.holds.get(id).is_some_and(|hold| hold.is_swept)) {
             return None;
         }
-        for (id, _) in &writes {
+        let writes: Vec<_> = writes.into_iter().map(|(id, sent)| (id, Arc::new(sent))).collect();
+        for (id, sent) in &writes {
             // It is due later than before.
-            let _is_first = state.change(id, |hold| hold.in_flight += 1);
+            let _is_first = state.change(id, |hold| hold.in_flight.push(Arc::clone(sent)));
         }
         drop(state);
         Some(InFlight { holds: self, writes })
@@ -164,19 +203,16 @@ impl Holds {
         }
     }
 
-    /// Forgets the key of an owner, which was deleted for good.
-    pub(super) fn forget(&self, id: &Id) {
-        let mut state = self.state();
-        if let Some(hold) = state.holds.remove(id) {
-            state.due.remove(&(hold.due(), id.clone()));
-            // A write that is still in flight finds the entry again when it is settled.
-            if hold.in_flight > 0 {
-                let kept =
-                    Hold { created: None, is_granted: false, is_swept: false, unknown: Vec::new(), ..hold };
-                state.due.insert((kept.due(), id.clone()));
-                state.holds.insert(id.clone(), kept);
+    /// Forgets the key of an owner, which was deleted by that revision, and these writes, which cannot be executed any more.
+    pub(super) fn forget(&self, id: &Id, revision: i64, settled: &[Arc<Sent>]) {
+        self.change_known(id, |hold| {
+            hold.is_swept = false;
+            hold.unknown.retain(|sent| !settled.iter().any(|of| Arc::ptr_eq(of, sent)));
+            // A write that was in flight may have created another one since.
+            if hold.created.is_none_or(|created| created <= revision) {
+                (hold.created, hold.lease, hold.is_granted) = (None, None, false);
             }
-        }
+        });
     }
 
     /// Keeps only the owners of writes whose outcome is unknown, which no answer has promised a key.
@@ -202,18 +238,29 @@ impl Holds {
         })
     }
 
-    /// Returns up to `limit` owners whose keys are overdue, and marks them.
+    /// Returns up to `limit` owners whose keys are overdue, or whose renewals may come late. Marks those whose keys are.
     pub(super) fn overdue(&self, now: Moment, limit: usize) -> Vec<(Id, Hold)> {
         let mut state = self.state();
-        let ids: Vec<_> = state.due.iter().take_while(|(due, _)| *due <= now).take(limit).cloned().collect();
-        let mark = |(_, id): (Moment, Id)| {
-            let hold = state.holds.get_mut(&id)?;
-            hold.is_swept = true;
-            let mut hold = hold.clone();
-            hold.unknown.retain(|sent| !sent.is_over());
-            Some((id, hold))
-        };
-        ids.into_iter().filter_map(mark).collect()
+        loop {
+            let due = state.due.iter().take_while(|(due, _)| *due <= now).take(limit);
+            let ids: Vec<_> = due.map(|(_, id)| id.clone()).collect();
+            // Some may be due later by now, because their gates were shut, or not at all, because their leases have ended.
+            let filed = state.due.len();
+            for id in &ids {
+                let _is_first = state.change(id, |_| {});
+            }
+            let is_due = |id: &Id| state.holds.get(id).is_some_and(|hold| hold.filed <= now);
+            if filed != state.due.len() || !ids.iter().all(is_due) {
+                continue;
+            }
+            let mark = |id: Id| {
+                let hold = state.holds.get_mut(&id)?;
+                hold.is_swept = !hold.is_kept(now);
+                let hold = hold.clone();
+                Some((id, hold))
+            };
+            return ids.into_iter().filter_map(mark).collect();
+        }
     }
 
     /// Returns the owners with a key on that lease, which has ended.
@@ -233,17 +280,18 @@ impl State {
     fn change(&mut self, id: &Id, change: impl FnOnce(&mut Hold)) -> bool {
         let mut hold = match self.holds.remove(id) {
             Some(hold) => {
-                self.due.remove(&(hold.due(), id.clone()));
+                self.due.remove(&(hold.filed, id.clone()));
                 hold
             }
             None => Hold::new(),
         };
         change(&mut hold);
-        hold.unknown.retain(|sent| !sent.is_over());
+        hold.unknown.retain(|sent| !sent.is_gone());
         if hold.is_over() {
             return false;
         }
-        let due = (hold.due(), id.clone());
+        hold.filed = hold.due();
+        let due = (hold.filed, id.clone());
         let is_first = self.due.first().is_none_or(|first| due < *first);
         self.due.insert(due);
         self.holds.insert(id.clone(), hold);
@@ -260,8 +308,9 @@ impl Hold {
             label: None,
             end: Moment::ZERO,
             unknown: Vec::new(),
-            in_flight: 0,
+            in_flight: Vec::new(),
             is_swept: false,
+            filed: Moment::FAR,
         }
     }
 }
@@ -269,7 +318,7 @@ impl Hold {
 /// Writes in flight. If this is dropped, their outcome is unknown.
 pub(super) struct InFlight<'a> {
     holds: &'a Holds,
-    writes: Vec<(Id, Sent)>,
+    writes: Vec<(Id, Arc<Sent>)>,
 }
 
 impl InFlight<'_> {
@@ -277,9 +326,9 @@ impl InFlight<'_> {
     /// overdue.
     pub(super) fn answered(&mut self, id: &Id, change: impl FnOnce(&mut Hold)) {
         let Some(i) = self.writes.iter().position(|(of, _)| of == id) else { return };
-        self.writes.swap_remove(i);
+        let (_, sent) = self.writes.swap_remove(i);
         self.holds.change(id, |hold| {
-            hold.in_flight = hold.in_flight.saturating_sub(1);
+            hold.in_flight.retain(|of| !Arc::ptr_eq(of, &sent));
             change(hold);
         });
     }
@@ -296,7 +345,7 @@ impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         for (id, sent) in std::mem::take(&mut self.writes) {
             self.holds.change(&id, |hold| {
-                hold.in_flight = hold.in_flight.saturating_sub(1);
+                hold.in_flight.retain(|of| !Arc::ptr_eq(of, &sent));
                 hold.unknown.push(sent);
             });
         }
@@ -333,10 +382,42 @@ mod tests {
         drop(sent);
         assert_eq!(holds.next_due(), at(5));
         assert!(holds.is_overdue(&lease, at(5)) && !holds.is_overdue(&lease, at(4)));
-        // After its gate was shut, nothing of it can be left.
+        // After its gate was shut, it may have been executed before.
         lease.shut(1);
-        holds.change(&id, |_| {});
+        let due = holds.overdue(at(5), 10);
+        assert_eq!((due.len(), due[0].1.unknown.len(), due[0].1.open_leases().len()), (1, 1, 0));
+        holds.forget(&id, 2, &due[0].1.unknown);
         assert!(holds.get(&id).is_none());
+    }
+
+    #[test]
+    fn a_renewal_without_an_answer_has_its_gate_shut_and_its_key_stays() {
+        let (holds, lease, id) = (Holds::default(), lease(), id("a"));
+        holds.change(&id, |hold| (hold.created, hold.end) = (Some(7), at(60)));
+        drop(holds.send(vec![write(&id, &lease, 5)]));
+        let due = holds.overdue(at(5), 10);
+        assert!(due.len() == 1 && due[0].1.is_kept(at(5)) && !due[0].1.is_swept);
+        assert_eq!(due[0].1.open_leases().len(), 1);
+        lease.shut(9);
+        assert!(holds.overdue(at(5), 10).is_empty());
+        assert_eq!(holds.next_due(), at(60));
+    }
+
+    #[test]
+    fn what_was_sent_after_a_release_is_not_forgotten_with_it() {
+        let (holds, lease, id) = (Holds::default(), lease(), id("a"));
+        let first = holds.send(vec![write(&id, &lease, 5)]);
+        let known = holds.get(&id).expect("known").sent();
+        assert_eq!(known.len(), 1);
+        let second = holds.send(vec![write(&id, &lease, 6)]);
+        drop((first, second));
+        holds.forget(&id, 9, &known);
+        assert_eq!(holds.get(&id).expect("known").unknown.len(), 1);
+        // A key that was created after the deletion stays, too.
+        let mut third = holds.send(vec![write(&id, &lease, 7)]).expect("nothing is deleted");
+        third.answered(&id, |hold| (hold.created, hold.end) = (Some(12), at(31)));
+        holds.forget(&id, 9, &known);
+        assert_eq!(holds.get(&id).expect("known").created, Some(12));
     }
 
     #[test]
@@ -346,10 +427,14 @@ mod tests {
         let mut sent = holds.send(vec![write(&id, &lease, 6)]).expect("nothing is deleted");
         sent.answered(&id, |hold| (hold.created, hold.end) = (Some(7), at(31)));
         drop(sent);
+        // The gate of the earlier one has to be shut first.
+        assert_eq!(holds.next_due(), at(5));
+        lease.shut(8);
+        assert!(holds.overdue(at(6), 10).is_empty());
         assert_eq!(holds.next_due(), at(31));
         let due = holds.overdue(at(31), 10);
         assert_eq!((due.len(), due[0].1.unknown.len()), (1, 1));
-        holds.forget(&id);
+        holds.forget(&id, 9, &due[0].1.unknown);
         assert_eq!(holds.next_due(), Moment::FAR);
     }
 
@@ -357,7 +442,7 @@ mod tests {
     fn what_is_deleted_while_a_claim_is_in_flight_is_found_when_that_is_answered() {
         let (holds, lease, id) = (Holds::default(), lease(), id("a"));
         let sent = holds.send(vec![write(&id, &lease, 5)]);
-        holds.forget(&id);
+        holds.forget(&id, 9, &[]);
         drop(sent);
         assert_eq!(holds.next_due(), at(5));
     }
@@ -368,7 +453,8 @@ mod tests {
         drop(holds.send(vec![write(&id, &lease, 5)]));
         assert_eq!(holds.overdue(at(5), 10).len(), 1);
         assert!(holds.send(vec![write(&id, &lease, 9)]).is_none());
-        holds.forget(&id);
+        let unknown = holds.get(&id).expect("known").unknown;
+        holds.forget(&id, 9, &unknown);
         assert!(holds.send(vec![write(&id, &lease, 9)]).is_some());
     }
 

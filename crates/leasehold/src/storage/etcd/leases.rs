@@ -56,7 +56,7 @@ type Class = tokio::sync::Mutex<Option<Arc<Lease>>>;
 
 /// How much longer than the locks that are attached to it a lease lives at least. So a lease that was kept alive a moment
 /// ago is long enough for the next lock.
-const SLACK: Duration = Duration::from_millis(500);
+pub(super) const SLACK: Duration = Duration::from_millis(500);
 
 impl Lease {
     fn new(id: i64, span: Duration, sent: Moment, era: (u64, Arc<AtomicU64>)) -> Self {

@@ -12,9 +12,9 @@ use super::keep::fault_of;
 use super::leases::Lease;
 use super::ops::{Answers, all, oldest, one, read, revision, youngest};
 use super::proto::{KeyValue, RequestOp};
-use super::session::{Key, Session, waiting_ttl};
+use super::session::{Key, Session};
 use crate::clock::Moment;
-use crate::storage::{AcquireReply, Claim, RenewReply};
+use crate::storage::{AcquireReply, Claim, RenewReply, WAITER_TTL};
 
 /// An owner with a key.
 struct Owned<'a> {
@@ -42,7 +42,7 @@ impl Owned<'_> {
     /// Returns how long its lease lets it hold, if that is one of this client.
     fn ttl(&self) -> Option<std::time::Duration> {
         let (lease, claim) = (self.lease.as_ref()?, self.item.1);
-        Some(if lease.span >= claim.ttl { claim.ttl } else { waiting_ttl(claim) })
+        Some(if lease.span >= claim.ttl { claim.ttl } else { WAITER_TTL })
     }
 }
 
@@ -53,7 +53,7 @@ impl Session {
         let mut owned = Vec::with_capacity(items.len());
         for item in items {
             let id = Id::of(item.1);
-            let end = sent.after(waiting_ttl(item.1));
+            let end = sent.after(WAITER_TTL);
             self.holds.change_known(&id, |hold| hold.end = std::cmp::max(hold.end, end));
             match self.holds.get(&id).filter(|hold| !hold.is_swept) {
                 Some(Hold { created: Some(created), lease, label, .. }) => {

@@ -72,7 +72,6 @@ use crate::error::Result;
 pub struct Etcd {
     config: Arc<Config>,
     guarantees: Guarantees,
-    batch_max: usize,
     session: Arc<Session>,
     hinter: Arc<Hinter>,
     /// The hints, until they are subscribed to.
@@ -115,6 +114,7 @@ impl Etcd {
         let batch_max = Facts::batch_max(&api, &config.keys.probe()).await?;
         let session = Arc::new(Session {
             api,
+            batch_max,
             keys: config.keys.clone(),
             holds: Holds::default(),
             leases,
@@ -125,7 +125,7 @@ impl Etcd {
         // It ends soon after the storage, when nothing is left to delete.
         tokio::spawn(sweep::run(Arc::clone(&session)));
         let received = Mutex::new(Some(received));
-        Ok(Self { guarantees: facts.guarantees(), batch_max, hinter, received, session, config })
+        Ok(Self { guarantees: facts.guarantees(), hinter, received, session, config })
     }
 
     fn explain_all<T>(&self, replies: Vec<Result<T, Fault>>) -> Vec<Result<T>> {
@@ -162,7 +162,7 @@ impl Storage for Etcd {
     fn limits(&self) -> Limits {
         Limits {
             ttl_min: TTL_MIN,
-            batch_max: self.batch_max,
+            batch_max: self.session.batch_max,
             batches_in_flight: BATCHES_IN_FLIGHT,
             ..Limits::default()
         }

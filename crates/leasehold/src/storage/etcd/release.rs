@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::errors::Fault;
 use super::facts::GATES_MAX;
-use super::holds::Id;
+use super::holds::{Hold, Id};
 use super::leases::Lease;
 use super::ops::{Answers, all, changed_by, delete, nested, oldest, one, put, read, revision};
 use super::proto::{RequestOp, TxnRequest};
@@ -20,7 +20,8 @@ impl Session {
         let ids: Vec<_> = claims.iter().map(Id::of).collect();
         ids.iter().for_each(|id| self.interests.remove(id));
         for _ in 0..ROUNDS {
-            let mut leases = self.unknown(&ids);
+            let holds: Vec<_> = ids.iter().map(|id| self.holds.get(id)).collect();
+            let mut leases = open_leases(holds.iter().flatten());
             if leases.len() > GATES_MAX {
                 // Claims for many different TTLs are unknown, and their gates are too many for one transaction.
                 if let Err(fault) = self.shut(&leases).await {
@@ -35,8 +36,11 @@ impl Session {
                     }
                 }
                 Err(fault) => return claims.iter().map(|_| Err(fault.clone())).collect(),
-                Ok(replies) => {
-                    ids.iter().for_each(|id| self.holds.forget(id));
+                Ok((revision, replies)) => {
+                    for (id, hold) in ids.iter().zip(holds) {
+                        let sent = hold.map(|hold| hold.sent()).unwrap_or_default();
+                        self.holds.forget(id, revision, &sent);
+                    }
                     return replies.into_iter().map(Ok).collect();
                 }
             }
@@ -44,21 +48,13 @@ impl Session {
         claims.iter().map(|_| Err(Fault::Broken)).collect()
     }
 
-    /// Returns the leases under which a claim of one of these owners may still be executed.
-    fn unknown(&self, ids: &[Id]) -> Vec<Arc<Lease>> {
-        let mut leases: Vec<Arc<Lease>> = Vec::new();
-        let unknown = ids.iter().filter_map(|id| self.holds.get(id)).filter(|hold| !hold.unknown.is_empty());
-        for lease in unknown.flat_map(|hold| hold.leases()) {
-            if !lease.has_ended() && leases.iter().all(|known| known.id != lease.id) {
-                leases.push(lease);
-            }
-        }
-        leases
-    }
-
     /// Deletes the keys, and in the same step shuts the gates of these leases. So no claim that was sent before is executed
     /// afterward.
-    async fn release_once(&self, ids: &[Id], leases: &[Arc<Lease>]) -> Result<Vec<ReleaseReply>, Fault> {
+    async fn release_once(
+        &self,
+        ids: &[Id],
+        leases: &[Arc<Lease>],
+    ) -> Result<(i64, Vec<ReleaseReply>), Fault> {
         let is_granted: Vec<_> =
             ids.iter().map(|id| self.holds.get(id).is_some_and(|hold| hold.is_granted)).collect();
         let shut = leases.iter().map(|lease| self.shutting(lease));
@@ -92,7 +88,7 @@ impl Session {
                 ReleaseReply::NotHeld
             });
         }
-        Ok(replies)
+        Ok((revision, replies))
     }
 
     fn shutting(&self, lease: &Lease) -> RequestOp {
@@ -103,4 +99,15 @@ impl Session {
             failure: vec![read(one(gate))],
         })
     }
+}
+
+/// Returns the leases under which a claim of one of these owners may still be executed.
+fn open_leases<'a>(holds: impl Iterator<Item = &'a Hold>) -> Vec<Arc<Lease>> {
+    let mut leases: Vec<Arc<Lease>> = Vec::new();
+    for lease in holds.flat_map(Hold::open_leases) {
+        if leases.iter().all(|known| known.id != lease.id) {
+            leases.push(lease);
+        }
+    }
+    leases
 }

@@ -10,7 +10,7 @@ use super::errors::Fault;
 use super::holds::{Hold, Id};
 use super::keep::fault_of;
 use super::keys::Value;
-use super::leases::Lease;
+use super::leases::{Lease, SLACK};
 use super::ops::{Answers, all, changed_by, created_by, oldest, one, put, read};
 use super::proto::{KeyValue, TxnRequest};
 use super::session::{Key, Session};
@@ -19,8 +19,8 @@ use crate::storage::{Claim, RenewReply};
 
 /// How often a key is moved in one call, if it changes meanwhile or a gate was shut.
 const ROUNDS: u32 = 8;
-/// How much longer than the TTL the lease of a key may be before the key moves to a shorter one.
-const SURPLUS: Duration = Duration::from_secs(4);
+/// How much longer than the TTL, and an eighth, the lease of a key may be before the key moves to a shorter one.
+const SURPLUS: Duration = Duration::from_secs(1);
 
 /// What is known of the key that is to be moved.
 struct Move<'a> {
@@ -31,6 +31,8 @@ struct Move<'a> {
     changed: Option<i64>,
     label: Option<Arc<str>>,
     ttl: Duration,
+    /// Whether another client has promised the TTL, and may have done so until the key was moved.
+    is_of_another: bool,
 }
 
 /// What was read for an owner: its key, and the oldest of its lock.
@@ -64,11 +66,14 @@ impl Session {
         let direct = direct.into_iter().filter_map(|(i, claim, id, way)| {
             let Way::Move(created, label) = way else { return None };
             let (changed, ttl) = (None, claim.ttl);
-            Some((i, Move { claim, id, created, changed, label, ttl }))
+            Some((i, Move { claim, id, created, changed, label, ttl, is_of_another: false }))
         });
         let moves = join_all(direct.map(async |(i, r#move)| (i, self.move_key(r#move, sent).await)));
         let (moved, kept) = join(moves, self.keep_and_look(looked, sent)).await;
-        for (i, reply) in moved.into_iter().chain(kept) {
+        let is_full = |(_, reply): &(usize, Result<_, Fault>)| matches!(reply, Err(fault) if fault.is_full());
+        let (full, moved): (Vec<_>, Vec<_>) = moved.into_iter().partition(is_full);
+        let stayed = self.keep_where_they_are(claims, full, sent).await;
+        for (i, reply) in moved.into_iter().chain(kept).chain(stayed) {
             replies[i] = Some(reply);
         }
         replies.into_iter().map(|reply| reply.unwrap_or(Err(Fault::Broken))).collect()
@@ -79,9 +84,9 @@ impl Session {
         if claim.shorten && (claim.patience.is_zero() || self.api.now() > sent.after(claim.patience)) {
             return Err(Fault::Late);
         }
-        if let Some(hold) = self.holds.get(id).filter(|hold| !hold.unknown.is_empty()) {
+        if let Some(hold) = self.holds.get(id) {
             // An earlier claim or renewal may be executed after this one.
-            self.shut(&hold.leases()).await?;
+            self.shut(&hold.open_leases()).await?;
         }
         let Some(hold) = self.holds.get(id) else { return Ok(Some(Way::Look)) };
         if hold.is_overdue(self.api.now()) {
@@ -92,7 +97,7 @@ impl Session {
             return Ok(Some(Way::Look));
         };
         let new_end = sent.after(claim.ttl);
-        let is_too_long = lease.span > claim.ttl * 2 + SURPLUS && end <= new_end;
+        let is_too_long = lease.span > claim.ttl + claim.ttl / 8 + SURPLUS && end <= new_end;
         if claim.shorten || is_too_long || lease.is_forgotten() {
             return Ok(Some(Way::Look));
         }
@@ -101,6 +106,31 @@ impl Session {
         }
         self.holds.change_known(id, |hold| hold.end = std::cmp::max(hold.end, new_end));
         Ok(Some(Way::Keep(lease)))
+    }
+
+    /// Renews locks that a full server grants no longer lease: as long as the one lasts that they have.
+    async fn keep_where_they_are(
+        &self,
+        claims: &[Claim],
+        full: Vec<(usize, Result<RenewReply, Fault>)>,
+        sent: Moment,
+    ) -> Vec<(usize, Result<RenewReply, Fault>)> {
+        let (mut replies, mut kept) = (Vec::new(), Vec::new());
+        for (i, reply) in full {
+            let id = Id::of(&claims[i]);
+            match self.holds.get(&id).and_then(|hold| hold.lease) {
+                Some(lease) => {
+                    let ttl = lease.span.saturating_sub(SLACK);
+                    let end = sent.after(ttl);
+                    self.holds.change_known(&id, |hold| hold.end = std::cmp::max(hold.end, end));
+                    kept.push((i, Claim { ttl, ..claims[i].clone() }, id, lease));
+                }
+                None => replies.push((i, reply)),
+            }
+        }
+        let ways = kept.iter().map(|(i, claim, id, lease)| (*i, claim, id.clone(), Way::Keep(lease.clone())));
+        replies.extend(self.keep_and_look(ways.collect(), sent).await);
+        replies
     }
 
     /// Keeps the leases alive, and then reads the keys: a key that is there then has lived until then.
@@ -181,37 +211,35 @@ impl Session {
             return Ok(RenewReply::NotHeld);
         }
         let value = Value::read(&own.value);
-        let mut ttl = claim.ttl;
+        let (mut ttl, mut is_of_another) = (claim.ttl, false);
         if !claim.shorten {
-            ttl = std::cmp::max(ttl, self.promised(&id, &own, value.as_ref(), sent).await?);
+            let promised = self.promised(&id, &own, sent);
+            is_of_another = promised.is_none();
+            ttl = std::cmp::max(
+                ttl,
+                match promised {
+                    Some(promised) => promised,
+                    // The other client may renew it until the key is moved. Each of its leases is longer than its locks.
+                    None => self.api.granted_ttl(own.lease).await?.saturating_sub(SLACK),
+                },
+            );
         }
         // The label is that of the claim that was granted. Another process, with a ticket, has one of its own.
         let label = value.map_or_else(|| claim.label.clone(), |value| value.label);
         let (created, changed) = (own.create_revision, Some(own.mod_revision));
-        self.move_key(Move { claim, id, created, changed, label, ttl }, sent).await
+        self.move_key(Move { claim, id, created, changed, label, ttl, is_of_another }, sent).await
     }
 
-    /// Returns how long the owner may rely on its key already, by what this client or another one has promised.
-    async fn promised(
-        &self,
-        id: &Id,
-        own: &KeyValue,
-        value: Option<&Value>,
-        sent: Moment,
-    ) -> Result<Duration, Fault> {
-        if let Some(hold) = self.holds.get(id)
-            && hold.lease.is_some_and(|lease| lease.id == own.lease)
-        {
-            return Ok(hold.end.since(sent));
-        }
-        let left = self.api.time_to_live(own.lease).await?;
-        let left = Duration::from_secs(u64::try_from(left).unwrap_or(0));
-        Ok(value.map_or(left, |value| std::cmp::min(value.ttl, left)))
+    /// Returns how long the owner may rely on its key already, if this client has promised that.
+    fn promised(&self, id: &Id, own: &KeyValue, sent: Moment) -> Option<Duration> {
+        let hold = self.holds.get(id)?;
+        let is_own = hold.lease.is_some_and(|lease| lease.id == own.lease);
+        is_own.then(|| hold.end.since(sent))
     }
 
     /// Attaches a key to the lease for a TTL. The key stays as old as it is.
     async fn move_key(&self, r#move: Move<'_>, sent: Moment) -> Result<RenewReply, Fault> {
-        let Move { claim, id, created, mut changed, label, ttl } = r#move;
+        let Move { claim, id, created, mut changed, label, ttl, is_of_another } = r#move;
         let key = self.keys.key(&id.name, id.owner);
         let end = sent.after(ttl);
         for _ in 0..ROUNDS {
@@ -219,8 +247,8 @@ impl Session {
             if lease.is_unsettled() {
                 self.shut(&[Arc::clone(&lease)]).await?;
             }
-            let gates = vec![(Arc::clone(&lease), lease.gate())];
             let (gate, gate_revision) = (self.keys.gate(lease.id), lease.gate());
+            let gates = vec![(Arc::clone(&lease), gate_revision)];
             let unchanged = changed.map(|revision| changed_by(key.clone(), revision));
             let compare = [created_by(key.clone(), created), changed_by(gate.clone(), gate_revision)];
             let request = TxnRequest {
@@ -245,8 +273,12 @@ impl Session {
                 }
             };
             if answer.succeeded {
-                let key = Key { created, lease: Some(lease), label, holds: true };
+                let end = if is_of_another { self.api.now().after(ttl) } else { end };
+                let key = Key { created, lease: Some(Arc::clone(&lease)), label, holds: true };
                 self.has_key(Some(&mut in_flight), &id, &key, end);
+                if is_of_another {
+                    self.keep_alive(&lease, end).await?;
+                }
                 if claim.shorten {
                     self.holds.change_known(&id, |hold| hold.end = end);
                 }

@@ -20,6 +20,8 @@ use crate::storage::{Claim, WAITER_TTL};
 /// The state of this client.
 pub(super) struct Session {
     pub(super) api: Api,
+    /// How many claims a transaction may have at this server.
+    pub(super) batch_max: usize,
     pub(super) keys: Keys,
     pub(super) holds: Holds,
     pub(super) leases: Arc<Leases>,
@@ -37,7 +39,7 @@ pub(super) struct Planned<'a> {
     pub(super) id: Id,
     /// The lease of a holder.
     pub(super) holding: Arc<Lease>,
-    /// The lease of a waiter; that of a holder, if that is as short.
+    /// The lease of a waiter; the same, if both are as long.
     pub(super) waiting: Arc<Lease>,
 }
 
@@ -55,18 +57,11 @@ impl Planned<'_> {
     }
 }
 
-/// Returns how long the key of a waiter lives after its claim.
-pub(super) fn waiting_ttl(claim: &Claim) -> Duration {
-    std::cmp::min(claim.ttl, WAITER_TTL)
-}
-
 impl Session {
     /// Finds the leases for a claim.
     pub(super) async fn plan<'a>(&self, claim: &'a Claim) -> Result<Planned<'a>, Fault> {
-        let (holding, waiting) = tokio::try_join!(
-            self.leases.get(&self.api, claim.ttl),
-            self.leases.get(&self.api, waiting_ttl(claim)),
-        )?;
+        let (holding, waiting) =
+            tokio::try_join!(self.leases.get(&self.api, claim.ttl), self.leases.get(&self.api, WAITER_TTL),)?;
         Ok(Planned { claim, id: Id::of(claim), holding, waiting })
     }
 

@@ -60,9 +60,13 @@ impl Session {
     pub(super) async fn sweep(&self) -> Result<(), Fault> {
         let _turn = self.sweeping.lock().await;
         loop {
-            let overdue = self.holds.overdue(self.api.now(), BATCH_MAX);
+            let overdue = self.holds.overdue(self.api.now(), std::cmp::min(self.batch_max, BATCH_MAX));
             if overdue.is_empty() {
                 return Ok(());
+            }
+            let (kept, overdue): (Vec<_>, Vec<_>) = overdue.into_iter().partition(|(_, hold)| !hold.is_swept);
+            for (_, hold) in kept {
+                self.shut(&hold.open_leases()).await?;
             }
             let (unknown, known): (Vec<_>, Vec<_>) =
                 overdue.into_iter().partition(|(_, hold)| !hold.unknown.is_empty());
@@ -81,25 +85,25 @@ impl Session {
             let attached = attached_to(key.clone(), hold.lease.as_ref().map_or(0, |lease| lease.id));
             TxnRequest { compare: vec![created, attached], success: vec![delete(key)], failure: Vec::new() }
         };
-        if !known.is_empty() {
-            self.together(known.iter().map(deletion).collect(), false).await?;
+        if known.is_empty() {
+            return Ok(());
         }
-        for (id, _) in known {
-            self.gone(id);
-        }
+        let (revision, _) = self.together(known.iter().map(deletion).collect(), false).await?;
+        known.iter().for_each(|(id, hold)| self.gone(id, revision, hold));
         Ok(())
     }
 
-    /// Deletes a key that a write may still create: in the same step, it shuts the gates of the leases.
+    /// Deletes a key that a write may have created, or may still create: in the same step, it shuts the gates that are open.
     async fn delete_unknown(&self, id: &Id, hold: &Hold) -> Result<(), Fault> {
         loop {
             let on: Vec<_> = hold.leases().into_iter().filter(|lease| !lease.has_ended()).collect();
             if on.is_empty() {
-                self.gone(id);
+                self.gone(id, i64::MAX, hold);
                 return Ok(());
             }
             let leases: Vec<_> = on.iter().filter(|lease| !lease.is_forgotten()).cloned().collect();
-            let request = self.shutting_deletion(id, &on, &leases);
+            let open = hold.open_leases();
+            let request = self.shutting_deletion(id, &on, &leases, &open);
             // If there is no answer, it may be executed later, and delete what a later claim has created.
             leases.iter().for_each(|lease| lease.set_unsettled(true));
             let (revision, answer) = match self.alone(request).await {
@@ -108,8 +112,8 @@ impl Session {
             };
             leases.iter().for_each(|lease| lease.set_unsettled(false));
             if answer.succeeded {
-                leases.iter().for_each(|lease| lease.shut(revision));
-                self.gone(id);
+                open.iter().for_each(|lease| lease.shut(revision));
+                self.gone(id, revision, hold);
                 return Ok(());
             }
             let mut answers = Answers::of(answer.responses);
@@ -119,11 +123,17 @@ impl Session {
         }
     }
 
-    /// Deletes a key on one of the leases `on`, and shuts the gates of those that are still used.
-    fn shutting_deletion(&self, id: &Id, on: &[Arc<Lease>], leases: &[Arc<Lease>]) -> TxnRequest {
+    /// Deletes a key on one of the leases `on`, if the gates of `leases` are as they were, and shuts those of `open`.
+    fn shutting_deletion(
+        &self,
+        id: &Id,
+        on: &[Arc<Lease>],
+        leases: &[Arc<Lease>],
+        open: &[Arc<Lease>],
+    ) -> TxnRequest {
         let key = self.keys.key(&id.name, id.owner);
         let gate = |lease: &Arc<Lease>| self.keys.gate(lease.id);
-        let shut = leases.iter().map(|lease| put(gate(lease), Vec::new(), lease.id));
+        let shut = open.iter().map(|lease| put(gate(lease), Vec::new(), lease.id));
         TxnRequest {
             compare: leases.iter().map(|lease| changed_by(gate(lease), lease.gate())).collect(),
             success: shut.chain(on.iter().map(|lease| delete_on(&key, lease))).collect(),
@@ -131,8 +141,8 @@ impl Session {
         }
     }
 
-    fn gone(&self, id: &Id) {
-        self.holds.forget(id);
+    fn gone(&self, id: &Id, revision: i64, hold: &Hold) {
+        self.holds.forget(id, revision, &hold.unknown);
         self.interests.remove(id);
     }
 }
