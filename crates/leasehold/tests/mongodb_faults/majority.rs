@@ -107,7 +107,8 @@ fn without_a_majority_a_hold_lasts_until_its_own_deadline() {
         let (_, stopped) = stop_secondaries(&set);
         assert_eq!(within(LONG, guard.lost()).await, Lost::Expired);
         let lasted = since.elapsed();
-        assert!(remaining <= lasted && lasted <= ttl, "{remaining:?} {lasted:?}");
+        // A look at the lease may have brought its deadline forward, by as long as it took.
+        assert!(remaining <= lasted + ttl / 100 && lasted <= ttl, "{remaining:?} {lasted:?}");
         // The lease may be over at the primary, but no other client can be granted the lock.
         let theirs = claim("job");
         acquire(&other, &theirs).await.expect_err("no majority");

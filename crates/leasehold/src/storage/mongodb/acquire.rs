@@ -30,6 +30,8 @@ use crate::storage::{AcquireReply, Claim, Holder};
 /// A claim with less patience may be executed as much too late, if a transaction has changed its document. Such a lease is
 /// short, too, and ends by itself.
 const LIMITS: RangeInclusive<Duration> = Duration::from_millis(250)..=Duration::from_secs(2);
+/// What part of a single claim's time is for the read behind a command that failed.
+const READ_PART: u32 = 8;
 /// How often a document is inserted that another client inserts or deletes at the same moment.
 const INSERTS_MAX: usize = 3;
 /// When to ask again if a transaction has changed the document.
@@ -48,9 +50,11 @@ pub(super) async fn acquire(call: Call<'_>, claims: &[Claim]) -> Result<Vec<Resu
 }
 
 async fn acquire_one(call: Call<'_>, claim: &Claim, limit: Duration) -> Result<AcquireReply> {
+    // The rest is for the read that tells why it was held up.
+    let limit = limit - limit / READ_PART;
     let sent = match send_uncontended(call, claim, limit).await {
         Some(sent) => sent,
-        None => send(call, claim, std::cmp::min(limit, call.left())).await,
+        None => send(call, claim, std::cmp::min(limit, call.left() - call.left() / READ_PART)).await,
     };
     let failure = match sent {
         Ok(Written { unconfirmed: None, reply, .. }) => {
