@@ -12,7 +12,7 @@ use super::keep::fault_of;
 use super::keys::Value;
 use super::leases::{Lease, SLACK};
 use super::ops::{Answers, all, changed_by, created_by, oldest, one, put, read};
-use super::proto::{KeyValue, TxnRequest};
+use super::proto::{KeyValue, RequestOp, TxnRequest};
 use super::session::{Key, Session};
 use crate::clock::Moment;
 use crate::storage::{Claim, RenewReply};
@@ -247,15 +247,10 @@ impl Session {
             if lease.is_unsettled() {
                 self.shut(&[Arc::clone(&lease)]).await?;
             }
-            let (gate, gate_revision) = (self.keys.gate(lease.id), lease.gate());
-            let gates = vec![(Arc::clone(&lease), gate_revision)];
-            let unchanged = changed.map(|revision| changed_by(key.clone(), revision));
-            let compare = [created_by(key.clone(), created), changed_by(gate.clone(), gate_revision)];
-            let request = TxnRequest {
-                compare: compare.into_iter().chain(unchanged).collect(),
-                success: vec![put(key.clone(), Value::write(ttl, label.as_deref()), lease.id)],
-                failure: vec![read(one(key.clone())), read(one(gate))],
-            };
+            let gate = (self.keys.gate(lease.id), lease.gate());
+            let gates = vec![(Arc::clone(&lease), gate.1)];
+            let value = Value::write(ttl, label.as_deref());
+            let request = moving(&key, created, changed, gate, put(key.clone(), value, lease.id));
             let writes = vec![(id.clone(), Self::sent(gates, claim, sent))];
             let Some(mut in_flight) = self.holds.send(writes) else { return Ok(RenewReply::NotHeld) };
             let (kept, answer) = join(self.keep_alive(&lease, end), self.alone(request)).await;
@@ -295,5 +290,17 @@ impl Session {
             changed = changed.map(|_| own.mod_revision);
         }
         Err(Fault::Status { code: 10, text: "the key changed again and again".to_owned() })
+    }
+}
+
+/// Makes the transaction that moves a key, if that is the one that was created then, and last changed then. The gate of its new
+/// lease must be as it was.
+fn moving(key: &[u8], created: i64, changed: Option<i64>, gate: (Vec<u8>, i64), to: RequestOp) -> TxnRequest {
+    let unchanged = changed.map(|revision| changed_by(key.to_vec(), revision));
+    let compare = [created_by(key.to_vec(), created), changed_by(gate.0.clone(), gate.1)];
+    TxnRequest {
+        compare: compare.into_iter().chain(unchanged).collect(),
+        success: vec![to],
+        failure: vec![read(one(key.to_vec())), read(one(gate.0))],
     }
 }
