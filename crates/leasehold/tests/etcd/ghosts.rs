@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, poll_immediate};
 use leasehold::storage::{Claim, ReleaseReply, RenewReply, Storage};
 use leasehold_testbed::Etcd;
 
@@ -92,6 +92,38 @@ fn a_claim_that_is_executed_after_its_patience_changes_nothing_without_a_release
             }
         });
     }));
+}
+
+/// The release is sent while the claim is in flight, and answered after the claim was given up.
+#[test]
+fn a_claim_that_is_executed_after_a_release_that_was_sent_beside_it_leaves_nothing() {
+    run(async {
+        let server = Etcd::start().expect("a server");
+        let recorder = Recorder::start(server.port());
+        let url = own(&format!("etcd://127.0.0.1:{}", recorder.port));
+        let storage = bare(&url).await;
+        let ttl = time(4_000);
+        let kept = with_ttl("kept", ttl);
+        take(&storage, &kept).await;
+        let mine = [with_ttl("job", ttl).patience(Duration::from_millis(300))];
+        let mark = marker(mine[0].owner);
+        recorder.keep();
+        let mut asking = Box::pin(storage.acquire(&mine));
+        let sent = tokio::select! {
+            answer = &mut asking => panic!("{answer:?}"),
+            sent = within(LONG, recorder.sent(&mark)) => sent,
+        };
+        recorder.go_on();
+        // After another answer, the connection stays in use when the claim is given up.
+        assert!(matches!(renew(&storage, &kept).await, Ok(RenewReply::Renewed { .. })));
+        let mut releasing = Box::pin(storage.release(&mine));
+        assert!(poll_immediate(&mut releasing).await.is_none());
+        drop(asking);
+        let released = within(LONG, releasing).await.pop().expect("an answer");
+        assert_eq!(released.expect("answered"), ReleaseReply::NotHeld);
+        recorder.deliver(&sent);
+        is_left_alone(&server, &url, &storage, &kept, ttl + soon()).await;
+    });
 }
 
 /// Stops the server, sends claims, gives them up, and releases. A lock that is renewed keeps the lease alive all the time.

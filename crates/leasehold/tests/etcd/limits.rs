@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use leasehold::ErrorKind;
-use leasehold::storage::{AcquireReply, ReleaseReply, RenewReply, Severity, Storage};
+use leasehold::storage::{AcquireReply, ReleaseReply, RenewReply, Severity, Storage, WAITER_HEARTBEAT};
 use leasehold_testbed::Etcd;
 
 use crate::net::limits as scenario;
@@ -17,14 +18,7 @@ fn a_full_server_refuses_claims_and_neither_renewals_nor_releases() {
         let (one, two) = (claim("one"), claim("two"));
         take(&storage, &one).await;
         take(&storage, &two).await;
-        let filling = "x".repeat(100_000);
-        let full = (0..100).any(|i| server.command(&["put", &format!("filling{i}"), &filling]).is_err());
-        assert!(full);
-        // The server raises the alarm in the background.
-        until("the alarm", || match server.command(&["alarm", "list"])? {
-            alarms if alarms.contains("NOSPACE") => Ok(()),
-            alarms => Err(leasehold_testbed::Error::new(alarms)),
-        });
+        fill(&server);
         let refused = acquire(&storage, &claim("three")).await.expect_err("full");
         assert_eq!(refused.kind(), ErrorKind::Unavailable);
         assert!(refused.to_string().contains("full"), "{refused}");
@@ -34,6 +28,60 @@ fn a_full_server_refuses_claims_and_neither_renewals_nor_releases() {
         let space = findings.iter().find(|finding| finding.about == "space").expect("a line");
         assert!(space.severity == Severity::Warning && space.detail.contains("full"), "{space:?}");
         assert_eq!(release(&storage, &two).await.expect("answered"), ReleaseReply::Released);
+    });
+}
+
+#[test]
+fn a_lock_that_a_full_server_hands_over_is_renewed() {
+    run(async {
+        let server = Etcd::options().arg("--quota-backend-bytes=1048576").start().expect("a server");
+        let url = own(&server.url());
+        let (holder, waiter) = (bare(&url).await, bare(&url).await);
+        let (held, mine) = (claim("job"), with_ttl("job", Duration::from_secs(8)).wait(true));
+        take(&holder, &held).await;
+        is_held(&waiter, &mine).await;
+        // The waiter asks for longer than its TTL. So a lease for that TTL has ended that it got with its first claim.
+        let filling = tokio::task::spawn_blocking(move || {
+            fill(&server);
+            server
+        });
+        for i in 0.. {
+            tokio::time::sleep(WAITER_HEARTBEAT).await;
+            is_held(&waiter, &mine).await;
+            if i >= 4 && filling.is_finished() {
+                break;
+            }
+        }
+        let _server = filling.await.expect("no panic");
+        assert_eq!(release(&holder, &held).await.expect("answered"), ReleaseReply::Released);
+        let granted = acquire(&waiter, &mine).await;
+        assert!(matches!(granted, Ok(AcquireReply::Granted { .. })), "{granted:?}");
+        let renewed = renew(&waiter, &mine).await;
+        assert!(matches!(renewed, Ok(RenewReply::Renewed { .. })), "{renewed:?}");
+        assert_eq!(release(&waiter, &mine).await.expect("answered"), ReleaseReply::Released);
+    });
+}
+
+#[test]
+fn a_lock_stays_renewed_beside_more_overdue_keys_than_the_server_deletes_at_once() {
+    run(async {
+        let server = Etcd::options().arg("--max-txn-ops=16").start().expect("a server");
+        let url = own(&server.url());
+        let (storage, other) = (bare(&url).await, bare(&url).await);
+        let ttl = time(4_000);
+        let kept = with_ttl("kept", ttl);
+        take(&storage, &kept).await;
+        let others: Vec<_> = (0..40).map(|i| with_ttl(&format!("job{i}"), ttl)).collect();
+        join_all(others.iter().map(|other| take(&storage, other))).await;
+        let renewing = async {
+            while other.list("", None, 2).await.expect("answered").len() > 1 {
+                let renewed = renew(&storage, &kept).await;
+                assert!(matches!(renewed, Ok(RenewReply::Renewed { .. })), "{renewed:?}");
+                // No hint is sent for keys that end.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        within(ttl + soon(), renewing).await;
     });
 }
 

@@ -18,6 +18,8 @@ struct Connection {
     sent: Mutex<Vec<u8>>,
     /// Whether what is sent is only recorded.
     is_kept: AtomicBool,
+    /// The bytes from which on it is only recorded.
+    kept_from: Mutex<Option<String>>,
 }
 
 /// What precedes the frames of HTTP/2.
@@ -50,6 +52,21 @@ impl Recorder {
         locked(&self.connections)
             .iter()
             .for_each(|connection| connection.is_kept.store(true, Ordering::Release));
+    }
+
+    /// Keeps what is sent from the first bytes like these on, on the connections that are open.
+    pub(crate) fn keep_from(&self, bytes: &str) {
+        locked(&self.connections)
+            .iter()
+            .for_each(|connection| *locked(&connection.kept_from) = Some(bytes.to_owned()));
+    }
+
+    /// Forwards again what is sent from now on. The server never gets what was kept, unless it is delivered.
+    pub(crate) fn go_on(&self) {
+        for connection in locked(&self.connections).iter() {
+            *locked(&connection.kept_from) = None;
+            connection.is_kept.store(false, Ordering::Release);
+        }
     }
 
     /// Waits until a whole request with these bytes was sent. Returns all that was sent on its connection until then.
@@ -89,7 +106,13 @@ fn forward(mut from: TcpStream, mut to: TcpStream, record: Option<&Connection>) 
     let mut buffer = [0; 4096];
     while let Ok(n @ 1..) = from.read(&mut buffer) {
         let is_kept = record.is_some_and(|connection| {
-            locked(&connection.sent).extend_from_slice(&buffer[..n]);
+            let bytes = &buffer[..n];
+            if let Some(from) = &*locked(&connection.kept_from)
+                && bytes.windows(from.len()).any(|window| window == from.as_bytes())
+            {
+                connection.is_kept.store(true, Ordering::Release);
+            }
+            locked(&connection.sent).extend_from_slice(bytes);
             connection.is_kept.load(Ordering::Acquire)
         });
         if !is_kept && to.write_all(&buffer[..n]).is_err() {

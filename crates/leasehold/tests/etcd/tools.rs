@@ -1,9 +1,10 @@
 //! Helpers of the tests of this storage: servers, keys, and counts.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use leasehold::storage::Owner;
 pub(crate) use leasehold::storage::etcd::Config;
+use leasehold::storage::{Claim, Owner, RenewReply};
 use leasehold_testbed::{Etcd, shared};
 
 pub(crate) use crate::net::tools::*;
@@ -71,6 +72,38 @@ pub(crate) fn lease_of(server: &Etcd, key: &str) -> String {
 pub(crate) fn leases(server: &Etcd) -> usize {
     let said = tell(server, &["lease", "list"]);
     said.lines().skip(1).filter(|line| !line.is_empty()).count()
+}
+
+/// Returns a claim with that TTL, whose patience is half of it.
+pub(crate) fn with_ttl(lock: &str, ttl: Duration) -> Claim {
+    Claim::new(name(lock), Owner::random(), ttl)
+}
+
+/// Renews a lock until no other key is left. So the lease of both is alive all the time.
+pub(crate) async fn is_left_alone(server: &Etcd, url: &str, storage: &Bare, kept: &Claim, limit: Duration) {
+    let end = tokio::time::Instant::now() + limit;
+    loop {
+        let renewed = answered(async || renew(storage, kept).await).await;
+        assert!(matches!(renewed, RenewReply::Renewed { .. }), "{renewed:?}");
+        let left = keys(server, url);
+        if left.len() == 1 {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < end, "after {limit:?}: {left:?}");
+        // No hint is sent for keys that end.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Fills the database of a server that was started with a small one, until it refuses to write.
+pub(crate) fn fill(server: &Etcd) {
+    let filling = "x".repeat(100_000);
+    assert!((0..100).any(|i| server.command(&["put", &format!("filling{i}"), &filling]).is_err()));
+    // The server raises the alarm in the background.
+    until("the alarm", || match server.command(&["alarm", "list"])? {
+        alarms if alarms.contains("NOSPACE") => Ok(()),
+        alarms => Err(leasehold_testbed::Error::new(alarms)),
+    });
 }
 
 /// Acquires, verifies and releases a lock.

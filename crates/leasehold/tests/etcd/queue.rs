@@ -1,0 +1,28 @@
+//! The places of waiters.
+
+use leasehold::storage::{AcquireReply, ReleaseReply, WAITER_TTL};
+use tokio::time::sleep;
+
+use crate::tools::*;
+
+#[test]
+fn a_waiter_with_a_short_ttl_keeps_its_place_as_long_as_any_other() {
+    run(async {
+        let url = own(&common().url());
+        let (holder, one, two) = (bare(&url).await, bare(&url).await, bare(&url).await);
+        let held = claim("job");
+        take(&holder, &held).await;
+        let first = with_ttl("job", WAITER_TTL / 3).wait(true);
+        let second = claim("job").wait(true);
+        is_held(&one, &first).await;
+        is_held(&two, &second).await;
+        // Neither asks meanwhile, so there is no event to wait for.
+        sleep(WAITER_TTL / 2).await;
+        assert_eq!(release(&holder, &held).await.expect("answered"), ReleaseReply::Released);
+        is_held(&two, &second).await;
+        let granted = acquire(&one, &first).await;
+        assert!(matches!(granted, Ok(AcquireReply::Granted { .. })), "{granted:?}");
+        assert_eq!(release(&one, &first).await.expect("answered"), ReleaseReply::Released);
+        release(&two, &second).await.expect("answered");
+    });
+}
