@@ -26,3 +26,19 @@ fn a_waiter_with_a_short_ttl_keeps_its_place_as_long_as_any_other() {
         release(&two, &second).await.expect("answered");
     });
 }
+
+#[test]
+fn a_waiter_that_leaves_beside_a_lock_with_a_longer_name_has_not_held() {
+    run(async {
+        let url = own(&common().url());
+        let (holder, storage) = (bare(&url).await, bare(&url).await);
+        let (longer, held, mine) = (claim("job/part"), claim("job"), claim("job").wait(true));
+        take(&holder, &longer).await;
+        take(&holder, &held).await;
+        is_held(&storage, &mine).await;
+        assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::NotHeld);
+        for one in [longer, held] {
+            assert_eq!(release(&holder, &one).await.expect("answered"), ReleaseReply::Released);
+        }
+    });
+}
