@@ -7,7 +7,7 @@ use super::facts::GATES_MAX;
 use super::holds::{Hold, Id};
 use super::leases::Lease;
 use super::ops::{Answers, all, changed_by, delete, nested, oldest, one, put, read, revision};
-use super::proto::{RequestOp, TxnRequest};
+use super::proto::{KeyValue, RequestOp, TxnRequest};
 use super::session::Session;
 use crate::storage::{Claim, ReleaseReply};
 
@@ -61,8 +61,9 @@ impl Session {
         let deletions = ids.iter().zip(&is_granted).flat_map(|(id, is_granted)| {
             let key = self.keys.key(&id.name, id.owner);
             // Whether it holds or waits is known if it was granted.
-            let first = (!is_granted).then(|| read(oldest(self.keys.range(&id.name), 1)));
-            first.into_iter().chain([delete(key)])
+            let stands =
+                (!is_granted).then(|| [read(oldest(self.keys.range(&id.name), 1)), read(one(key.clone()))]);
+            stands.into_iter().flatten().chain([delete(key)])
         });
         let answer = self.api.txn(&all(shut.chain(deletions).collect())).await?;
         let revision = revision(&answer)?;
@@ -78,10 +79,8 @@ impl Session {
         }
         let mut replies = Vec::with_capacity(ids.len());
         for (id, is_granted) in ids.iter().zip(is_granted) {
-            let first = if is_granted { None } else { answers.kv()? };
-            let key = self.keys.key(&id.name, id.owner);
-            // Behind the keys of locks with longer names, it stays open whether it held. It has ended in any case.
-            let held = first.is_none_or(|first| first.key == key || !self.keys.is_of(&id.name, &first.key));
+            let (first, own) = if is_granted { (None, None) } else { (answers.kv()?, answers.kv()?) };
+            let held = self.held(id, first, own).await;
             replies.push(if answers.deleted()? && held {
                 ReleaseReply::Released
             } else {
@@ -89,6 +88,18 @@ impl Session {
             });
         }
         Ok((revision, replies))
+    }
+
+    /// Returns `true` if an owner held the lock before its key was deleted: it was granted, or its key was the first.
+    async fn held(&self, id: &Id, first: Option<KeyValue>, own: Option<KeyValue>) -> bool {
+        let (Some(first), Some(own)) = (first, own) else { return true };
+        if self.keys.is_of(&id.name, &first.key) {
+            return first.key == own.key;
+        }
+        // The first one is of a lock with a longer name. If the others cannot be read, it has ended in any case.
+        self.owners(&id.name).await.map_or(true, |(_, others)| {
+            others.iter().all(|other| other.create_revision > own.create_revision)
+        })
     }
 
     fn shutting(&self, lease: &Lease) -> RequestOp {
