@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join;
 use leasehold::storage::{Claim, RenewReply, Storage};
-use leasehold_faultproxy::{Trap, Which};
+use leasehold_faultproxy::{End, Trap, Which};
 use leasehold_testbed::Etcd;
 use tokio::time::{Instant, sleep};
 
@@ -90,5 +90,22 @@ fn a_slow_renewal_by_another_client_does_not_shorten_what_the_first_one_was_prom
         take_over(&third, &claim("job")).await;
         let early = promised.saturating_duration_since(Instant::now());
         assert!(early.is_zero(), "another owner holds it {early:?} before the end that was promised");
+    });
+}
+
+/// The other client must not undo a renewal as it undoes a claim of its own.
+#[test]
+fn a_renewal_by_another_client_that_is_not_answered_ends_nothing() {
+    run(async {
+        let (proxy, through, direct) = proxied(common()).await;
+        let (first, second) = (bare(&direct).await, bare(&through).await);
+        let mine = with_ttl("job", Duration::from_secs(8));
+        take(&first, &mine).await;
+        let _cut = proxy.faults().arm(Trap::on_request(ACQUIRE).cut_reply(End::Reset));
+        let theirs = mine.clone().patience(Duration::from_millis(500));
+        renew(&second, &theirs).await.expect_err("the answer is lost");
+        // The second client gives it up in this time.
+        sleep(Duration::from_millis(2_500)).await;
+        assert!(matches!(renew(&first, &mine).await, Ok(RenewReply::Renewed { .. })));
     });
 }

@@ -28,6 +28,8 @@ use crate::clock::{Moment, millis};
 #[derive(Debug)]
 pub(super) struct Lease {
     pub(super) id: i64,
+    /// For how many seconds it was asked. The server may grant more.
+    pub(super) class: u64,
     /// How long it lives after it was kept alive.
     pub(super) span: Duration,
     /// Until when it lives at least, in nanoseconds: counted from when it was sent to be kept alive.
@@ -59,9 +61,10 @@ type Class = tokio::sync::Mutex<Option<Arc<Lease>>>;
 pub(super) const SLACK: Duration = Duration::from_millis(500);
 
 impl Lease {
-    fn new(id: i64, span: Duration, sent: Moment, era: (u64, Arc<AtomicU64>)) -> Self {
+    fn new(id: i64, class: u64, span: Duration, sent: Moment, era: (u64, Arc<AtomicU64>)) -> Self {
         Self {
             id,
+            class,
             span,
             lives_until: AtomicU64::new(sent.after(span).as_nanos()),
             gate: AtomicI64::new(0),
@@ -75,7 +78,7 @@ impl Lease {
 
     #[cfg(test)]
     pub(super) fn new_for_tests(id: i64) -> Self {
-        Self::new(id, Duration::from_secs(60), Moment::ZERO, (0, Arc::default()))
+        Self::new(id, 60, Duration::from_secs(60), Moment::ZERO, (0, Arc::default()))
     }
 
     pub(super) fn lives_until(&self) -> Moment {
@@ -153,14 +156,14 @@ impl Leases {
         let sent = api.now();
         let granted = api.grant(i64::try_from(seconds).unwrap_or(i64::MAX)).await?;
         let span = Duration::from_secs(u64::try_from(granted.ttl).map_err(|_| Fault::Broken)?);
-        let new = Arc::new(Lease::new(granted.id, span, sent, era));
+        let new = Arc::new(Lease::new(granted.id, seconds, span, sent, era));
         *lease = Some(Arc::clone(&new));
         Ok(new)
     }
 }
 
 /// Returns the TTL of the lease for locks with that TTL: whole seconds, and at most a sixteenth more than needed.
-fn seconds(ttl: Duration) -> u64 {
+pub(super) fn seconds(ttl: Duration) -> u64 {
     let least = millis(ttl + SLACK).div_ceil(1000);
     let step = std::cmp::max(least / 16, 1);
     let step = 1 << step.ilog2();
@@ -188,7 +191,7 @@ mod tests {
     #[test]
     fn a_gate_and_an_end_only_grow() {
         let at = |s| Moment::ZERO.after(Duration::from_secs(s));
-        let lease = Lease::new(1, Duration::from_secs(3), at(10), (0, Arc::default()));
+        let lease = Lease::new(1, 3, Duration::from_secs(3), at(10), (0, Arc::default()));
         lease.kept(at(9), Duration::from_secs(3));
         assert_eq!(lease.lives_until(), at(13));
         lease.shut(7);
@@ -212,7 +215,7 @@ mod tests {
     fn what_was_granted_before_other_servers_answered_is_forgotten() {
         let leases = Leases::default();
         let granted =
-            |era| Lease::new(1, Duration::from_secs(3), Moment::ZERO, (era, Arc::clone(&leases.era)));
+            |era| Lease::new(1, 3, Duration::from_secs(3), Moment::ZERO, (era, Arc::clone(&leases.era)));
         let old = granted(0);
         leases.forget_all();
         assert!(old.is_forgotten() && !granted(1).is_forgotten());

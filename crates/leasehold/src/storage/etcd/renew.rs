@@ -10,10 +10,10 @@ use super::errors::Fault;
 use super::holds::{Hold, Id};
 use super::keep::fault_of;
 use super::keys::Value;
-use super::leases::{Lease, SLACK};
+use super::leases::{Lease, SLACK, seconds};
 use super::ops::{Answers, all, changed_by, created_by, oldest, one, put, read};
 use super::proto::{KeyValue, RequestOp, TxnRequest};
-use super::session::{Key, Session};
+use super::session::{GRACE, Key, Session};
 use crate::clock::Moment;
 use crate::storage::{Claim, RenewReply};
 
@@ -97,7 +97,9 @@ impl Session {
             return Ok(Some(Way::Look));
         };
         let new_end = sent.after(claim.ttl);
-        let is_too_long = lease.span > claim.ttl + claim.ttl / 8 + SURPLUS && end <= new_end;
+        let is_too_long = lease.class > seconds(claim.ttl)
+            && lease.span > claim.ttl + claim.ttl / 8 + SURPLUS
+            && end <= new_end;
         if claim.shorten || is_too_long || lease.is_forgotten() {
             return Ok(Some(Way::Look));
         }
@@ -237,6 +239,16 @@ impl Session {
         is_own.then(|| hold.end.since(sent))
     }
 
+    /// Records when a key must be gone that another client has promised, and that this one is about to move. Without an answer
+    /// it would otherwise be deleted like that of a claim.
+    fn note_promise(&self, id: &Id, created: i64, end: Moment) {
+        self.holds.change(id, |hold| {
+            if hold.created.is_none() {
+                (hold.created, hold.end) = (Some(created), std::cmp::max(hold.end, end.after(GRACE)));
+            }
+        });
+    }
+
     /// Attaches a key to the lease for a TTL. The key stays as old as it is.
     async fn move_key(&self, r#move: Move<'_>, sent: Moment) -> Result<RenewReply, Fault> {
         let Move { claim, id, created, mut changed, label, ttl, is_of_another } = r#move;
@@ -252,6 +264,7 @@ impl Session {
             let value = Value::write(ttl, label.as_deref());
             let request = moving(&key, created, changed, gate, put(key.clone(), value, lease.id));
             let writes = vec![(id.clone(), Self::sent(gates, claim, sent))];
+            self.note_promise(&id, created, self.api.now().after(ttl.saturating_add(claim.patience)));
             let Some(mut in_flight) = self.holds.send(writes) else { return Ok(RenewReply::NotHeld) };
             let (kept, answer) = join(self.keep_alive(&lease, end), self.alone(request)).await;
             let (revision, answer) = match answer {

@@ -68,7 +68,7 @@ impl Session {
     /// Returns what is recorded of a write with these leases, which was sent at `sent`.
     pub(super) fn sent(leases: Vec<(Arc<Lease>, i64)>, claim: &Claim, sent: Moment) -> Sent {
         // The engine claims again, or releases, as soon as the patience is over.
-        Sent { leases, until: sent.after(claim.patience + GRACE) }
+        Sent { leases, until: sent.after(claim.patience.saturating_add(GRACE)) }
     }
 
     /// Shuts the gates of these leases: what was sent before and is executed later changes nothing.
@@ -186,4 +186,4 @@ pub(super) struct Key {
 }
 
 /// How long after its patience a claim without an answer is undone, if the engine does not do it.
-const GRACE: Duration = Duration::from_millis(500);
+pub(super) const GRACE: Duration = Duration::from_millis(500);

@@ -93,7 +93,7 @@ impl Session {
         Ok(())
     }
 
-    /// Deletes a key that a write may have created, or may still create: in the same step, it shuts the gates that are open.
+    /// Deletes a key that a write may have created, or may still create: in the same step, it shuts the gates.
     async fn delete_unknown(&self, id: &Id, hold: &Hold) -> Result<(), Fault> {
         loop {
             let on: Vec<_> = hold.leases().into_iter().filter(|lease| !lease.has_ended()).collect();
@@ -102,8 +102,7 @@ impl Session {
                 return Ok(());
             }
             let leases: Vec<_> = on.iter().filter(|lease| !lease.is_forgotten()).cloned().collect();
-            let open = hold.open_leases();
-            let request = self.shutting_deletion(id, &on, &leases, &open);
+            let request = self.shutting_deletion(id, &on, &leases);
             // If there is no answer, it may be executed later, and delete what a later claim has created.
             leases.iter().for_each(|lease| lease.set_unsettled(true));
             let (revision, answer) = match self.alone(request).await {
@@ -112,7 +111,7 @@ impl Session {
             };
             leases.iter().for_each(|lease| lease.set_unsettled(false));
             if answer.succeeded {
-                open.iter().for_each(|lease| lease.shut(revision));
+                leases.iter().for_each(|lease| lease.shut(revision));
                 self.gone(id, revision, hold);
                 return Ok(());
             }
@@ -123,17 +122,12 @@ impl Session {
         }
     }
 
-    /// Deletes a key on one of the leases `on`, if the gates of `leases` are as they were, and shuts those of `open`.
-    fn shutting_deletion(
-        &self,
-        id: &Id,
-        on: &[Arc<Lease>],
-        leases: &[Arc<Lease>],
-        open: &[Arc<Lease>],
-    ) -> TxnRequest {
+    /// Deletes a key on one of the leases `on`, and shuts the gates of those that are still used. It does so also where nothing
+    /// can come any more: a deletion without an answer fits as long as the gates are as they were.
+    fn shutting_deletion(&self, id: &Id, on: &[Arc<Lease>], leases: &[Arc<Lease>]) -> TxnRequest {
         let key = self.keys.key(&id.name, id.owner);
         let gate = |lease: &Arc<Lease>| self.keys.gate(lease.id);
-        let shut = open.iter().map(|lease| put(gate(lease), Vec::new(), lease.id));
+        let shut = leases.iter().map(|lease| put(gate(lease), Vec::new(), lease.id));
         TxnRequest {
             compare: leases.iter().map(|lease| changed_by(gate(lease), lease.gate())).collect(),
             success: shut.chain(on.iter().map(|lease| delete_on(&key, lease))).collect(),
