@@ -8,16 +8,17 @@
 
 #![expect(clippy::print_stdout, reason = "an example tells its story")]
 
-use std::error::Error;
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+#[path = "fenced/worker.rs"]
+mod worker;
+
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use leasehold::storage::etcd::{Compare, Config, Fence};
 use leasehold::{Guard, Locks};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
-type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
+use self::worker::{Result, Worker};
 
 /// The shortest that etcd grants.
 const TTL: Duration = Duration::from_secs(2);
@@ -34,10 +35,10 @@ fn main() -> Result<()> {
 }
 
 fn story(url: &str) -> Result<()> {
-    let mut ann = Worker::start("ann", url)?;
+    let mut ann = Worker::start("ann", &[url])?;
     ann.tells("holds the lock")?;
     ann.stop()?;
-    let mut bob = Worker::start("bob", url)?;
+    let mut bob = Worker::start("bob", &[url])?;
     bob.tells("holds the lock")?;
     bob.goes_on("wrote")?;
     ann.wakes_up()?;
@@ -95,68 +96,4 @@ fn etcdctl(url: &str, args: &[&str], input: &str) -> Result<String> {
         return Err("etcdctl has failed".into());
     }
     Ok(String::from_utf8(output.stdout)?)
-}
-
-/// A worker's process, seen from the main program.
-struct Worker {
-    name: String,
-    process: Child,
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
-}
-
-impl Worker {
-    fn start(name: &str, url: &str) -> Result<Self> {
-        let mut process = Command::new(std::env::current_exe()?)
-            .args([name, url])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let stdin = process.stdin.take().ok_or("no stdin")?;
-        let stdout = BufReader::new(process.stdout.take().ok_or("no stdout")?);
-        Ok(Self { name: name.to_owned(), process, stdin, stdout })
-    }
-
-    /// Reads its next line, which must begin with this text.
-    fn tells(&mut self, expected: &str) -> Result<()> {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line)?;
-        let (name, line) = (&self.name, line.trim());
-        println!("{name}: {line}");
-        if line.starts_with(expected) {
-            Ok(())
-        } else {
-            Err(format!("not what was expected: {expected}").into())
-        }
-    }
-
-    fn goes_on(&mut self, expected: &str) -> Result<()> {
-        writeln!(self.stdin)?;
-        self.tells(expected)
-    }
-
-    /// Stops the process, as a debugger, a hypervisor or swapping would, and waits until it has stopped.
-    fn stop(&self) -> Result<()> {
-        kill_process(self.pid(), Signal::STOP)?;
-        waitpid(Some(self.pid()), WaitOptions::UNTRACED)?;
-        println!("{}: … is stopped", self.name);
-        Ok(())
-    }
-
-    fn wakes_up(&self) -> Result<()> {
-        println!("{}: … goes on", self.name);
-        Ok(kill_process(self.pid(), Signal::CONT)?)
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_child(&self.process)
-    }
-}
-
-/// No process is left over, not even a stopped one, however the example ends.
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }

@@ -1,15 +1,14 @@
 //! A story of real processes that use a lock and an account, for any database that checks the token in the transaction
 //! that writes.
 
-use std::error::Error;
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+mod worker;
+
 use std::time::Duration;
 
 use leasehold::{ErrorKind, Guard, Locks};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
-pub(crate) type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
+pub(crate) use self::worker::Result;
+use self::worker::Worker;
 
 const TTL: Duration = Duration::from_secs(1);
 /// Longer than the lease of a dead holder.
@@ -19,10 +18,10 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// ends, and another process wants the lock. The account begins with a balance of 100, and must have 65 afterward.
 pub(crate) fn tell(url: &str) -> Result<()> {
     println!("-- stopped before the transaction");
-    let mut ann = Worker::start("ann", url, 20)?;
+    let mut ann = Worker::start("ann", &[url, "20"])?;
     ann.tells("read 100")?;
     ann.stop()?;
-    let mut bob = Worker::start("bob", url, 30)?;
+    let mut bob = Worker::start("bob", &[url, "30"])?;
     bob.tells("read 100")?;
     bob.goes_on("pinned")?;
     bob.goes_on("wrote 70")?;
@@ -30,14 +29,14 @@ pub(crate) fn tell(url: &str) -> Result<()> {
     ann.goes_on("refused")?;
 
     println!("-- stopped in the midst of it");
-    let mut eve = Worker::start("eve", url, 5)?;
+    let mut eve = Worker::start("eve", &[url, "5"])?;
     eve.tells("read 70")?;
     eve.goes_on("pinned")?;
     eve.stop()?;
-    Worker::start("bob", url, 30)?.tells("not granted")?;
+    Worker::start("bob", &[url, "30"])?.tells("not granted")?;
     eve.wakes_up()?;
     eve.goes_on("wrote 65")?;
-    Worker::start("bob", url, 0)?.tells("read 65")
+    Worker::start("bob", &[url, "0"])?.tells("read 65")
 }
 
 /// Checks the balance at the end of the story.
@@ -67,68 +66,4 @@ pub(crate) async fn acquire(locks: &Locks, name: &str) -> Result<Option<Guard>> 
 pub(crate) fn told() -> Result<()> {
     std::io::stdin().read_line(&mut String::new())?;
     Ok(())
-}
-
-/// A worker's process, seen from the main program.
-struct Worker {
-    name: String,
-    process: Child,
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
-}
-
-impl Worker {
-    fn start(name: &str, url: &str, amount: i64) -> Result<Self> {
-        let mut process = Command::new(std::env::current_exe()?)
-            .args([name, url, &amount.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let stdin = process.stdin.take().ok_or("no stdin")?;
-        let stdout = BufReader::new(process.stdout.take().ok_or("no stdout")?);
-        Ok(Self { name: name.to_owned(), process, stdin, stdout })
-    }
-
-    /// Reads its next line, which must begin with this text.
-    fn tells(&mut self, expected: &str) -> Result<()> {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line)?;
-        let (name, line) = (&self.name, line.trim());
-        println!("{name}: {line}");
-        if line.starts_with(expected) {
-            Ok(())
-        } else {
-            Err(format!("not what was expected: {expected}").into())
-        }
-    }
-
-    fn goes_on(&mut self, expected: &str) -> Result<()> {
-        writeln!(self.stdin)?;
-        self.tells(expected)
-    }
-
-    /// Stops the process, as a debugger, a hypervisor or swapping would, and waits until it has stopped.
-    fn stop(&self) -> Result<()> {
-        kill_process(self.pid(), Signal::STOP)?;
-        waitpid(Some(self.pid()), WaitOptions::UNTRACED)?;
-        println!("{}: … is stopped", self.name);
-        Ok(())
-    }
-
-    fn wakes_up(&self) -> Result<()> {
-        println!("{}: … goes on", self.name);
-        Ok(kill_process(self.pid(), Signal::CONT)?)
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_child(&self.process)
-    }
-}
-
-/// No process is left over, not even a stopped one, however the example ends.
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
