@@ -113,3 +113,11 @@ pub(crate) async fn works(url: &str) {
     guard.verify().await.expect("held");
     guard.release().await.expect("released");
 }
+
+/// Checks that no key is left, soon.
+pub(crate) fn nothing_is_left(url: &str) {
+    until("all keys to be gone", || match keys(common(), url) {
+        none if none.is_empty() => Ok(()),
+        left => Err(leasehold_testbed::Error::new(format!("{left:?}"))),
+    });
+}

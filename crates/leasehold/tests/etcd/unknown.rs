@@ -22,14 +22,6 @@ fn an_acquire_that_is_dropped_at_any_point_leaves_nothing() {
     });
 }
 
-/// Checks that no key is left, soon.
-fn nothing_is_left(url: &str) {
-    until("all keys to be gone", || match keys(common(), url) {
-        none if none.is_empty() => Ok(()),
-        left => Err(leasehold_testbed::Error::new(format!("{left:?}"))),
-    });
-}
-
 #[test]
 fn a_storage_whose_calls_are_dropped_at_any_point_answers_the_next() {
     let answer = async |storage: &Bare, claim: &Claim| release(storage, claim).await.expect("answered");

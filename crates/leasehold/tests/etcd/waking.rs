@@ -66,10 +66,7 @@ fn a_handover_wakes_one_of_many() {
 fn waiters_that_leave_keep_no_other_waiting() {
     let url = own(&common().url());
     run(scenario::leaving_waiters(&url, 6, 8, 8_000));
-    until("all keys to be gone", || match keys(common(), &url) {
-        none if none.is_empty() => Ok(()),
-        left => Err(leasehold_testbed::Error::new(format!("{left:?}"))),
-    });
+    nothing_is_left(&url);
 }
 
 #[test]

@@ -116,7 +116,7 @@ impl Hold {
     /// Returns the leases whose gates must be shut before nothing that was sent can be executed any more.
     pub(super) fn open_leases(&self) -> Vec<Arc<Lease>> {
         let sent = self.late().chain(self.in_flight.iter().filter(|sent| sent.may_come()));
-        distinct(sent.flat_map(|sent| &sent.leases).map(|(lease, _)| lease))
+        distinct(sent.flat_map(|sent| &sent.leases).map(|(lease, _)| Arc::clone(lease)))
     }
 
     /// Returns `true` if only gates have to be shut now.
@@ -132,7 +132,7 @@ impl Hold {
     /// Returns the leases to which its key may be attached.
     pub(super) fn leases(&self) -> Vec<Arc<Lease>> {
         let unknown = self.unknown.iter().flat_map(|sent| &sent.leases).map(|(lease, _)| lease);
-        distinct(self.lease.iter().chain(unknown))
+        distinct(self.lease.iter().chain(unknown).cloned())
     }
 
     /// Returns `true` if its key must be gone, or is being deleted.
@@ -146,11 +146,12 @@ impl Hold {
     }
 }
 
-fn distinct<'a>(leases: impl Iterator<Item = &'a Arc<Lease>>) -> Vec<Arc<Lease>> {
+/// Returns each of these leases once.
+pub(super) fn distinct(leases: impl Iterator<Item = Arc<Lease>>) -> Vec<Arc<Lease>> {
     let mut all: Vec<Arc<Lease>> = Vec::new();
     for lease in leases {
         if all.iter().all(|known| known.id != lease.id) {
-            all.push(Arc::clone(lease));
+            all.push(lease);
         }
     }
     all

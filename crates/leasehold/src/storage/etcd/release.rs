@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::errors::Fault;
 use super::facts::GATES_MAX;
-use super::holds::{Hold, Id};
+use super::holds::{Hold, Id, distinct};
 use super::leases::Lease;
 use super::ops::{Answers, all, changed_by, delete, nested, oldest, one, put, read, revision};
 use super::proto::{KeyValue, RequestOp, TxnRequest};
@@ -21,7 +21,8 @@ impl Session {
         ids.iter().for_each(|id| self.interests.remove(id));
         for _ in 0..ROUNDS {
             let holds: Vec<_> = ids.iter().map(|id| self.holds.get(id)).collect();
-            let mut leases = open_leases(holds.iter().flatten());
+            // Under these, a claim of one of the owners may still be executed.
+            let mut leases = distinct(holds.iter().flatten().flat_map(Hold::open_leases));
             if leases.len() > GATES_MAX {
                 // Claims for many different TTLs are unknown, and their gates are too many for one transaction.
                 if let Err(fault) = self.shut(&leases).await {
@@ -110,15 +111,4 @@ impl Session {
             failure: vec![read(one(gate))],
         })
     }
-}
-
-/// Returns the leases under which a claim of one of these owners may still be executed.
-fn open_leases<'a>(holds: impl Iterator<Item = &'a Hold>) -> Vec<Arc<Lease>> {
-    let mut leases: Vec<Arc<Lease>> = Vec::new();
-    for lease in holds.flat_map(Hold::open_leases) {
-        if leases.iter().all(|known| known.id != lease.id) {
-            leases.push(lease);
-        }
-    }
-    leases
 }
