@@ -87,10 +87,6 @@ fn what_a_minority_has_written_is_rolled_back_and_was_never_told() {
 /// one goes on after it has given up to wait for a majority. Returns the reply, and the time of the server before the call.
 async fn elected_without<T>(set: &MongoDb, collection: &str, call: impl Future<Output = T>) -> (T, i64) {
     let old = set.primary().expect("a primary");
-    let is_primary = |member: &MongoDbMember| {
-        let hello = member.command("admin", doc! { "hello": 1 })?;
-        hello.get_bool("isWritablePrimary").map_err(|e| Error::new(e.to_string()))
-    };
     others(set, old).for_each(|member| hold_up_replication(member, true));
     let before = document(old, collection, "job0").expect("there");
     let hello = old.command("admin", doc! { "hello": 1 }).expect("answered");
@@ -100,18 +96,7 @@ async fn elected_without<T>(set: &MongoDb, collection: &str, call: impl Future<O
             tokio::task::yield_now().await;
         }
         old.stop();
-        until("another primary", || {
-            for member in others(set, old) {
-                if is_primary(member)? {
-                    return Ok(());
-                }
-                // It fails if the other one has a later entry, or still hears of the old primary.
-                drop(member.command("admin", doc! { "replSetStepUp": 1, "skipDryRun": true }));
-                drop(member.command("admin", doc! { "replSetAbortPrimaryCatchUp": 1 }));
-            }
-            Err(Error::new("not yet"))
-        })
-        .expect("elected");
+        elect_one_of_the_others(set, old);
         others(set, old).for_each(|member| hold_up_replication(member, false));
         // It has less time than that for a call.
         tokio::time::sleep(Duration::from_millis(2_400)).await;
@@ -120,6 +105,28 @@ async fn elected_without<T>(set: &MongoDb, collection: &str, call: impl Future<O
     let (reply, ()) = tokio::join!(call, electing);
     set.await_whole().expect("it catches up");
     (reply, time)
+}
+
+/// Has another member elected while the old primary is stopped and replication is held up.
+fn elect_one_of_the_others(set: &MongoDb, old: &MongoDbMember) {
+    // It fails if the other one has a later entry, or still hears of the old primary.
+    let step_up = doc! { "replSetStepUp": 1, "skipDryRun": true };
+    let elected = until("an election", || {
+        let elect = |member: &MongoDbMember| member.command("admin", step_up.clone());
+        let elected = others(set, old).find(|member| elect(member).is_ok());
+        elected.ok_or_else(|| Error::new("not yet"))
+    });
+    let elected = elected.expect("elected");
+    // Another election would depose it, so the other one is not asked meanwhile.
+    let writable = until("the new primary", || {
+        drop(elected.command("admin", doc! { "replSetAbortPrimaryCatchUp": 1 }));
+        let hello = elected.command("admin", doc! { "hello": 1 })?;
+        match hello.get_bool("isWritablePrimary") {
+            Ok(true) => Ok(()),
+            other => Err(Error::new(format!("it catches up: {other:?}"))),
+        }
+    });
+    writable.expect("a primary");
 }
 
 /// Returns the owner of a lock at the primary, and when its lease ends.
