@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use leasehold::storage::{Hint, Storage as _, Token};
-use leasehold::{Locks, Lost};
+use leasehold::storage::{Hint, Holder, Storage as _, Token};
+use leasehold::{ErrorKind, Locks, Lost};
 use leasehold_testbed::Faults as _;
 use leasehold_testbed::mongodb::bson::doc;
 use tokio::task::JoinHandle;
@@ -161,6 +161,45 @@ fn what_a_killed_primary_has_confirmed_the_next_one_knows() {
         assert_eq!(take(&storage, &mine).await, token, "the grant");
         is_held(&storage, &claim("job")).await;
         take(&storage, &claim("before")).await;
+        primary.restart().expect("started");
+    });
+}
+
+#[test]
+fn a_new_primary_that_does_not_know_yet_what_a_majority_has_is_not_believed() {
+    let set = three();
+    run(async {
+        let (url, collection) = own(&set);
+        let storage = bare(&url).await;
+        take(&storage, &claim("before")).await;
+        let primary = set.primary().expect("a primary");
+        let [one, other] = others(&set, primary).collect::<Vec<_>>()[..] else { panic!("three members") };
+        hold_up_replication(other, true);
+        let mine = claim("job");
+        // The member has the lock. The primary learns of it and confirms the lock, and cannot tell the member so.
+        let cutting_off = async {
+            while document(one, &collection, "job").is_err() {
+                tokio::task::yield_now().await;
+            }
+            primary.stop();
+            hold_up_replication(one, true);
+            primary.cont();
+        };
+        let (token, ()) = tokio::join!(take(&storage, &mine), cutting_off);
+        primary.kill9();
+        let next = set.await_primary_other_than(primary).expect("another is elected");
+        document(next, &collection, "job").expect("there");
+
+        let is_there = |shown: leasehold::Result<Vec<Holder>>| match shown {
+            Ok(holders) => assert!(holders.iter().any(|holder| holder.token == token), "{holders:?}"),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
+        };
+        is_there(storage.inspect(&name("job")).await);
+        is_there(storage.list("", None, 10).await);
+        hold_up_replication(one, false);
+        hold_up_replication(other, false);
+        let shown = answered(async || storage.inspect(&name("job")).await).await;
+        assert_eq!((shown[0].owner, shown[0].token), (mine.owner, token));
         primary.restart().expect("started");
     });
 }

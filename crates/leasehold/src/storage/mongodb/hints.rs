@@ -118,7 +118,7 @@ impl Listener {
         };
         // The driver needs `_id`, `operationType` and `ns` to continue after an error.
         let shown = doc! {
-            "operationType": 1, "ns": 1, "documentKey": 1, "handover": field("handover"), "ended": field("ended"),
+            "operationType": 1, "ns": 1, "documentKey": 1, "clusterTime": 1, "handover": field("handover"), "ended": field("ended"),
         };
         let filter = observed.filter(&self.config, &self.client);
         let collection = self.link.database().ok()?.collection::<Document>(&self.link.collection);
@@ -138,6 +138,10 @@ impl Listener {
 
     /// Passes on an event. Returns `false` if it ends the stream.
     fn pass_on(&self, change: &Document, observed: &Observed) -> bool {
+        if let Ok(time) = change.get_timestamp("clusterTime") {
+            // The stream has only what a majority has.
+            self.link.note_confirmed(time);
+        }
         let kind = change.get_str("operationType").unwrap_or_default();
         if matches!(kind, "drop" | "rename" | "dropDatabase" | "invalidate") {
             // The locks are gone.

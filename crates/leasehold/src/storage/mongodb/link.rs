@@ -1,6 +1,6 @@
 //! The commands that are sent by the driver's client, and its options.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mongodb::Database;
@@ -34,6 +34,8 @@ pub(super) struct Link {
     /// The user of a login by certificate, if the URL names one.
     subject: Option<String>,
     pub(super) primary: Arc<Primary>,
+    /// The time of the latest write that a majority has confirmed to this client.
+    confirmed: Mutex<Option<Timestamp>>,
 }
 
 /// How long the driver looks for a primary, unless the URL says.
@@ -79,6 +81,7 @@ impl Link {
             logs_in,
             subject,
             primary,
+            confirmed: Mutex::default(),
         })
     }
 
@@ -116,10 +119,20 @@ impl Link {
         let time = reply.get_timestamp("operationTime").ok();
         let unconfirmed = reply.get_document("writeConcernError").ok();
         let unconfirmed = unconfirmed.map(|error| error.get_i32("code").unwrap_or(UNCONFIRMED));
+        if let (Some(time), None) = (time, unconfirmed) {
+            self.note_confirmed(time);
+        }
         Ok(Written { reply, time, unconfirmed })
     }
 
-    /// Reads documents as a majority has them. They are not older than `after`.
+    /// Notes that a majority has everything up to this time.
+    pub(super) fn note_confirmed(&self, time: Timestamp) {
+        let mut confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
+        *confirmed = std::cmp::max(*confirmed, Some(time));
+    }
+
+    /// Reads documents as a majority has them. They are not older than `after`, and have what was confirmed to this client: a
+    /// server that has just become the primary does not know yet how much a majority has.
     pub(super) async fn read(
         &self,
         query: Document,
@@ -127,7 +140,8 @@ impl Link {
         limit: Duration,
     ) -> Result<Vec<Document>> {
         let mut concern = doc! { "level": "majority" };
-        if let Some(time) = after {
+        let confirmed = *self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(time) = std::cmp::max(after, confirmed) {
             concern.insert("afterClusterTime", time);
         }
         self.read_with(query, concern, limit).await
