@@ -132,7 +132,12 @@ fn a_claim_that_waited_for_a_transaction_beyond_its_patience_leaves_nothing() {
                 session.commit_transaction().await.expect("committed");
             });
         assert_eq!(released, ReleaseReply::Released);
-        assert!(matches!(answer, Ok(AcquireReply::Held { .. })), "{answer:?}");
+        match answer {
+            Ok(AcquireReply::Held { .. }) => {}
+            // The read that tells who holds the lock has had no time left.
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
+            Ok(other) => panic!("{other:?}"),
+        }
         let left = place.lock("job").await;
         let owner = left.get_str("owner").unwrap_or_default();
         assert_ne!(owner, theirs.owner.to_string(), "granted to a caller that has gone");
