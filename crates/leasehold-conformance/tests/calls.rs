@@ -58,6 +58,38 @@ async fn run_is_an_acquire_and_a_release() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn several_free_locks_are_one_acquire_and_one_release() {
+    let [(locks, controls), _] = two();
+    let all = locks.all(["b", "a", "c"].map(|name| locks.lock(name)));
+    let guards = all.acquire().await.expect("free");
+    assert_eq!((counts(&controls), controls.claims(Verb::Acquire)), ([1, 0, 0, 0, 0], 3));
+    guards.release().await.expect("held");
+    settle().await;
+    assert_eq!((counts(&controls), controls.claims(Verb::Release)), ([1, 0, 1, 0, 0], 3));
+    drop(all.try_acquire().await.expect("memory answers").expect("free"));
+    settle().await;
+    assert_eq!((counts(&controls), controls.claims(Verb::Release)), ([2, 0, 2, 0, 0], 6));
+}
+
+/// One try of both, and for each lock one claim that enters the queue and one that is granted.
+#[tokio::test(start_paused = true)]
+async fn two_held_locks_cost_five_calls() {
+    let [(a, _), (b, controls)] = two();
+    let [x, y] = [a.lock("x").acquire().await, a.lock("y").acquire().await].map(|guard| guard.expect("free"));
+    let all = b.all([b.lock("x"), b.lock("y")]);
+    let waiting = tokio::spawn(async move { all.acquire().await });
+    for guard in [x, y] {
+        settle().await;
+        guard.release().await.expect("held");
+    }
+    let guards = waiting.await.expect("no panic").expect("granted");
+    assert_eq!((counts(&controls), controls.claims(Verb::Acquire)), ([5, 0, 0, 0, 0], 6));
+    guards.release().await.expect("held");
+    settle().await;
+    assert_eq!(controls.calls(Verb::Release), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_contended_try_is_one_call() {
     let [(a, _), (b, controls)] = two();
     let guard = a.lock("x").acquire().await.expect("free");

@@ -10,12 +10,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use leasehold::storage::{AcquireReply, Claim, Memory, Storage};
-use leasehold::{Guard, Locks, Name, Owner, Ticket};
+use leasehold::{All, Guard, Locks, Name, Owner, Ticket};
 use leasehold_conformance::{Chaos, Controls, Fault, Verb};
 use tokio::time::{Instant, sleep, timeout};
 
 /// Far longer than any scene, so that no leak is hidden by an expiry.
 const TTL: Duration = Duration::from_secs(600);
+/// The name of a second lock, smaller than that of the first.
+const SMALLER: &str = "w";
 /// How long the cleanup may take once the storage works.
 const TIDY: Duration = Duration::from_secs(5);
 
@@ -90,6 +92,47 @@ fn try_acquire() {
     play(&[Verb::Acquire, Verb::Release], async |fixture, drop_at| {
         let lock = fixture.locks.lock(&fixture.name);
         drop_at.run(lock.try_acquire()).await.is_some()
+    });
+}
+
+#[test]
+fn all() {
+    play(&[Verb::Acquire, Verb::Release], async |fixture, drop_at| {
+        drop_at.run(fixture.all().acquire()).await.is_some()
+    });
+}
+
+#[test]
+fn all_behind_a_holder() {
+    play(&[Verb::Acquire, Verb::Release], async |fixture, drop_at| {
+        fixture.other_takes().await;
+        let ended = drop_at.run(fixture.all().acquire()).await.is_some();
+        fixture.heal();
+        fixture.no_waiters_left().await;
+        fixture.other_gives().await;
+        ended
+    });
+}
+
+#[test]
+fn all_while_a_lock_is_handed_over() {
+    play(&[Verb::Acquire, Verb::Release], async |fixture, drop_at| {
+        fixture.other_takes().await;
+        let all = fixture.all();
+        let acquiring = tokio::spawn(async move { drop_at.run(all.acquire()).await.is_some() });
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+        }
+        fixture.other_gives().await;
+        acquiring.await.expect("no panic")
+    });
+}
+
+#[test]
+fn release_all() {
+    play(&[Verb::Release], async |fixture, drop_at| {
+        let guards = fixture.all().acquire().await.expect("the locks are free");
+        drop_at.run(guards.release()).await.is_some()
     });
 }
 
@@ -265,6 +308,12 @@ impl Fixture {
         self.controls.heal();
     }
 
+    /// Returns the lock and one with a smaller name, which is held while the caller waits for the other.
+    fn all(&self) -> All {
+        let names = [self.name.as_str(), SMALLER];
+        self.locks.all(names.map(|name| self.locks.lock(name))).wait(Duration::from_secs(20))
+    }
+
     async fn guard(&self) -> Guard {
         self.locks.lock(&self.name).acquire().await.expect("the lock is free")
     }
@@ -297,7 +346,7 @@ impl Fixture {
         let start = Instant::now();
         loop {
             sleep(Duration::from_millis(10)).await;
-            let holders = self.memory.inspect(&self.name).await.expect("memory answers");
+            let holders = self.memory.list("", None, 10).await.expect("memory answers");
             let (held, in_flight) = (self.locks.held(), self.controls.in_flight());
             if holders.is_empty() && held.is_empty() && in_flight == 0 && self.free().await {
                 return None;
@@ -308,12 +357,13 @@ impl Fixture {
         }
     }
 
-    /// Returns `true` if a new client is granted the lock at once, so there is no holder and no waiter.
+    /// Returns `true` if a new client is granted each lock at once, so there is no holder and no waiter.
     async fn free(&self) -> bool {
-        let newcomer = [Claim::new(self.name.clone(), Owner::random(), TTL)];
-        let answers = self.memory.acquire(&newcomer).await;
-        self.memory.release(&newcomer).await;
-        matches!(answers[..], [Ok(AcquireReply::Granted { .. })])
+        let smaller = Name::new(SMALLER).expect("valid");
+        let newcomers = [smaller, self.name.clone()].map(|name| Claim::new(name, Owner::random(), TTL));
+        let answers = self.memory.acquire(&newcomers).await;
+        self.memory.release(&newcomers).await;
+        answers.iter().all(|answer| matches!(answer, Ok(AcquireReply::Granted { .. })))
     }
 }
 

@@ -86,6 +86,9 @@ macro_rules! catalog {
 
 catalog! {
     // ── of the engine ──
+    /// Several locks are acquired in the order in which the caller names them.
+    AnyOrder "any-order" in Engine:
+        CAUGHT.laws(&["Deadlock"]);
     /// The queue entry of a canceled waiter stays.
     CanceledWaiterStays "canceled-waiter-stays" in Engine:
         CAUGHT.torture(&[check("C6", CALM)]);
@@ -118,7 +121,7 @@ catalog! {
         CAUGHT.torture(&[check("C1", Run { fault: "renew slow", ttl_ms: 300, workers: 6, locks: 6, style: "clingy", ..CALM })]).laws(&["Final", "Exclusion"]);
     /// A lease counts as held until its very end.
     NoMargin "no-margin" in Engine:
-        CAUGHT.laws(&["Exclusion"]);
+        CAUGHT.laws(&["Exclusion", "Resolved"]);
     /// A waiter asks again only after a hint.
     NoRecheck "no-recheck" in Engine:
         CAUGHT.torture(&[check("C6", Run { fault: "hints drop", workers: 3, locks: 1, ..CALM })]).laws(&["Progress"]);

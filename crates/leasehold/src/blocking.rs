@@ -14,12 +14,16 @@
 //! # Ok::<(), leasehold::Error>(())
 //! ```
 
+use std::fmt;
+use std::ops::Deref;
 use std::time::Duration;
 
 use pollster::block_on;
 
+use crate::engine::Handle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Change, Event};
+use crate::guards::first_lost;
 use crate::lost::Lost;
 use crate::options::{Options, Renewal, Wait};
 use crate::storage::{Finding, Guarantees, Holder, Limits, Name, Owner, Storage, Tier, Token};
@@ -52,6 +56,20 @@ impl Locks {
     /// Returns the lock of that name. Makes no request and cannot fail.
     pub fn lock(&self, name: impl AsRef<str>) -> Lock {
         Lock(self.0.lock(name))
+    }
+
+    /// Returns several locks, which are acquired together: all of them, or none. See
+    /// [`leasehold::Locks::all`](crate::Locks::all).
+    ///
+    /// ```
+    /// let locks = leasehold::blocking::Locks::connect("memory:")?;
+    /// let accounts = locks.all([locks.lock("account/7"), locks.lock("account/3")]).acquire()?;
+    /// println!("move the money with tokens {} and {}", accounts[0].token(), accounts[1].token());
+    /// accounts.release()?;
+    /// # Ok::<(), leasehold::Error>(())
+    /// ```
+    pub fn all(&self, locks: impl IntoIterator<Item = Lock>) -> All {
+        All(self.0.all(locks.into_iter().map(|lock| lock.0)))
     }
 
     /// Resumes the lease of a ticket; see [`leasehold::Locks::resume`](crate::Locks::resume).
@@ -284,10 +302,124 @@ impl Lock {
         if let Some(lost) = guard.0.why_lost() {
             return Err(Error::lost_for(guard.name(), lost));
         }
-        match guard.release() {
-            Err(error) if error.kind() == ErrorKind::Lost => Err(error),
-            _ => Ok(done),
+        unless_lost(guard.release(), done)
+    }
+}
+
+/// Returns the result of the work, unless the lock was lost before the release.
+fn unless_lost<T>(released: Result<()>, done: T) -> Result<T> {
+    match released {
+        Err(error) if error.kind() == ErrorKind::Lost => Err(error),
+        _ => Ok(done),
+    }
+}
+
+/// Several locks that are acquired together: all of them, or none. See [`leasehold::All`](crate::All).
+#[must_use = "All holds nothing until `acquire` is called"]
+#[derive(Clone, Debug)]
+pub struct All(crate::All);
+
+impl All {
+    /// Sets [`Lock::wait`] for every lock. The time counts from the call of [`All::acquire`].
+    pub fn wait(self, wait: impl Into<Wait>) -> Self {
+        Self(self.0.wait(wait))
+    }
+
+    /// Acquires all locks. Each is waited for as long as its [`Lock::wait`] allows, from the call on.
+    ///
+    /// # Errors
+    ///
+    /// See [`leasehold::All::acquire`](crate::All::acquire).
+    pub fn acquire(&self) -> Result<Guards> {
+        block_on(self.0.acquire()).map(Guards::new)
+    }
+
+    /// Tries once. `None` means that another client has at least one of the locks. Then none is held.
+    ///
+    /// # Errors
+    ///
+    /// See [`leasehold::All::try_acquire`](crate::All::try_acquire).
+    pub fn try_acquire(&self) -> Result<Option<Guards>> {
+        Ok(block_on(self.0.try_acquire())?.map(Guards::new))
+    }
+
+    /// Acquires the locks, runs `work`, and releases them. A loss is reported when the work has ended; see
+    /// [`Lock::run`].
+    ///
+    /// # Errors
+    ///
+    /// See [`leasehold::All::run`](crate::All::run).
+    pub fn run<T>(&self, work: impl FnOnce(&Guards) -> T) -> Result<T> {
+        let guards = self.acquire()?;
+        let done = work(&guards);
+        if let Some((guard, lost)) = guards.iter().find_map(|guard| Some((guard, guard.0.why_lost()?))) {
+            return Err(Error::lost_for(guard.name(), lost));
         }
+        unless_lost(guards.release(), done)
+    }
+}
+
+/// Proves that this process holds several locks. A slice of [`Guard`]s, in the order in which the locks were given. See
+/// [`leasehold::Guards`](crate::Guards).
+#[must_use = "dropping Guards releases the locks"]
+pub struct Guards {
+    engine: Handle,
+    guards: Vec<Guard>,
+}
+
+impl Guards {
+    fn new(guards: crate::Guards) -> Self {
+        let (engine, guards) = guards.into_parts();
+        Self { engine, guards: guards.into_iter().map(Guard).collect() }
+    }
+
+    /// Takes the guards out, and leaves none.
+    fn take(&mut self) -> crate::Guards {
+        crate::Guards::from_parts(self.engine.clone(), self.guards.drain(..).map(|guard| guard.0).collect())
+    }
+
+    /// Returns `true` if every lock is held right now. Makes no request.
+    pub fn is_held(&self) -> bool {
+        self.iter().all(Guard::is_held)
+    }
+
+    /// Returns the remaining time of the lease that ends first, unless it is renewed again. Makes no request.
+    pub fn remaining(&self) -> Duration {
+        self.iter().map(Guard::remaining).fold(Duration::MAX, std::cmp::min)
+    }
+
+    /// Blocks until one of the locks is lost and returns the reason.
+    pub fn lost(&self) -> Lost {
+        block_on(first_lost(self.iter().map(|guard| &guard.0))).1
+    }
+
+    /// Releases all locks. `Ok` means that each was held without interruption until now.
+    ///
+    /// # Errors
+    ///
+    /// See [`leasehold::Guards::release`](crate::Guards::release).
+    pub fn release(mut self) -> Result<()> {
+        block_on(self.take().release())
+    }
+}
+
+impl Deref for Guards {
+    type Target = [Guard];
+
+    fn deref(&self) -> &[Guard] {
+        &self.guards
+    }
+}
+
+impl Drop for Guards {
+    fn drop(&mut self) {
+        drop(self.take());
+    }
+}
+
+impl fmt::Debug for Guards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.guards).finish()
     }
 }
 

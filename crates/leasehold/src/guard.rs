@@ -31,6 +31,12 @@ impl Guard {
         Self { status, engine, done: false }
     }
 
+    /// Takes the guard apart, so that dropping it has no effect.
+    pub(crate) fn into_status(mut self) -> Arc<LeaseStatus> {
+        self.done = true;
+        Arc::clone(&self.status)
+    }
+
     #[cfg(test)]
     pub(crate) fn status(&self) -> &LeaseStatus {
         &self.status

@@ -28,6 +28,7 @@
 //! | do something while holding the lock, and stop if it is lost | [`Lock::run`] |
 //! | hold it until I release it | [`Lock::acquire`], then [`Guard::release`] |
 //! | skip the work if another client does it | [`Lock::try_acquire`] |
+//! | hold several locks, all or none | [`Locks::all`] |
 //! | wait for a limited time | [`Lock::wait`] |
 //! | try a few times and give up | [`Lock::retries`] and [`Lock::interval`] |
 //! | be notified when the lock is lost | [`Guard::lost`] |
@@ -122,6 +123,7 @@
 #[cfg(doc)]
 use crate::storage::Storage;
 
+mod all;
 pub mod blocking;
 mod clock;
 #[cfg(any(doc, doctest))]
@@ -132,6 +134,7 @@ mod event;
 #[cfg(target_os = "linux")]
 mod fd;
 mod guard;
+mod guards;
 mod lock;
 mod locks;
 mod lost;
@@ -152,9 +155,11 @@ pub mod __planted {
     pub use crate::engine::planted::wake;
 }
 
+pub use crate::all::All;
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::event::{Change, Changes, Event, Events};
 pub use crate::guard::Guard;
+pub use crate::guards::Guards;
 pub use crate::lock::Lock;
 pub use crate::locks::{Builder, Locks};
 pub use crate::lost::Lost;

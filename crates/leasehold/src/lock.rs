@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 
-use crate::engine::Handle;
+use crate::engine::{Handle, Mode, Wanted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard::Guard;
 use crate::options::{DEFAULT_INTERVAL, Options, Renewal, Wait};
@@ -110,7 +110,7 @@ impl Lock {
     /// # Ok(()) }
     /// ```
     pub async fn acquire(&self) -> Result<Guard> {
-        let status = self.engine.acquire(self.checked()?, self.options.clone(), false).await?;
+        let status = self.engine.acquire(self.wanted(Mode::Usual)?).await?;
         let guard = status.map(|status| Guard::new(status, self.engine.clone()));
         guard.ok_or_else(|| Error::new(ErrorKind::Internal, "a wait ended without an answer"))
     }
@@ -134,7 +134,10 @@ impl Lock {
     /// # Ok(()) }
     /// ```
     pub async fn try_acquire(&self) -> Result<Option<Guard>> {
-        let status = self.engine.acquire(self.checked()?, self.options.clone(), true).await?;
+        let mut wanted = self.wanted(Mode::Once)?;
+        // It does not wait. A limit of a wait would only cut the time for the answer.
+        wanted.options.wait = Wait::Forever;
+        let status = self.engine.acquire(wanted).await?;
         Ok(status.map(|status| Guard::new(status, self.engine.clone())))
     }
 
@@ -171,10 +174,14 @@ impl Lock {
         }
     }
 
-    /// Checks the name and the options, and returns the name.
-    fn checked(&self) -> Result<Name> {
+    pub(crate) fn engine(&self) -> &Handle {
+        &self.engine
+    }
+
+    /// Checks the name and the options, and returns what the engine needs to acquire the lock.
+    pub(crate) fn wanted(&self, mode: Mode) -> Result<Wanted> {
         let name = Name::new(&self.name)?;
         self.options.check(self.engine.limits())?;
-        Ok(name)
+        Ok(Wanted { name, options: self.options.clone(), mode })
     }
 }

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::all::All;
 use crate::engine::{self, Handle, Home};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Changes, Events};
@@ -73,6 +74,21 @@ impl Locks {
     /// Returns the lock of that name. Makes no request and cannot fail; an invalid name is an error of `acquire`.
     pub fn lock(&self, name: impl AsRef<str>) -> Lock {
         Lock::new(self.engine.clone(), name.as_ref(), self.defaults.clone())
+    }
+
+    /// Returns several locks, which are acquired together: all of them, or none. Makes no request and cannot fail; a
+    /// name that occurs twice is an error of `acquire`. No lock at all is never refused.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leasehold::Result<()> {
+    /// let locks = leasehold::Locks::connect("memory:").await?;
+    /// let accounts = locks.all([locks.lock("account/7"), locks.lock("account/3")]).acquire().await?;
+    /// assert_eq!(accounts[0].name().as_str(), "account/7");
+    /// accounts.release().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn all(&self, locks: impl IntoIterator<Item = Lock>) -> All {
+        All::new(self.engine.clone(), locks.into_iter().collect())
     }
 
     /// Resumes the lease of a ticket: renews it and returns its guard.

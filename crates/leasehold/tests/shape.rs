@@ -10,8 +10,9 @@ use leasehold::storage::{
     self, AcquireReply, AnyStorage, Claim, Hint, Limits, Memory, ReleaseReply, RenewReply, Share, Storage,
 };
 use leasehold::{
-    Builder, Change, Changes, Error, ErrorKind, Event, Events, Guarantees, Guard, Holder, LeaseClock, Lock,
-    Locks, Lost, Name, Options, Owner, Renewal, Result, Ticket, Tier, Token, Wait, blocking,
+    All, Builder, Change, Changes, Error, ErrorKind, Event, Events, Guarantees, Guard, Guards, Holder,
+    LeaseClock, Lock, Locks, Lost, Name, Options, Owner, Renewal, Result, Ticket, Tier, Token, Wait,
+    blocking,
 };
 
 const fn crosses_threads<T: Send + Sync + Unpin + Debug + 'static>() {}
@@ -24,6 +25,8 @@ fn every_public_type_crosses_threads_and_has_no_lifetime() {
     crosses_threads::<Builder>();
     crosses_threads::<Lock>();
     crosses_threads::<Guard>();
+    crosses_threads::<All>();
+    crosses_threads::<Guards>();
     crosses_threads::<Ticket>();
     crosses_threads::<Options>();
     crosses_threads::<Wait>();
@@ -55,6 +58,8 @@ fn every_public_type_crosses_threads_and_has_no_lifetime() {
     crosses_threads::<blocking::Builder>();
     crosses_threads::<blocking::Lock>();
     crosses_threads::<blocking::Guard>();
+    crosses_threads::<blocking::All>();
+    crosses_threads::<blocking::Guards>();
     crosses_threads::<blocking::Events>();
     crosses_threads::<blocking::Changes>();
     #[cfg(feature = "sqlite")]
@@ -66,6 +71,7 @@ fn clients_and_errors_are_cloned_and_plain_values_are_copied() {
     is_cloned::<Locks>();
     is_cloned::<Builder>();
     is_cloned::<Lock>();
+    is_cloned::<All>();
     is_cloned::<Error>();
     is_cloned::<Event>();
     is_cloned::<AnyStorage>();
@@ -92,7 +98,13 @@ fn is_send<T: Send>(value: T) -> T {
 
 /// Compiled, but never called.
 #[expect(dead_code, reason = "the compiler is the test")]
-fn every_future_is_send(locks: &Locks, lock: &Lock, guard: &Guard, given: Guard, ticket: Ticket) {
+fn every_future_is_send(
+    locks: &Locks,
+    (lock, all): (&Lock, &All),
+    guard: &Guard,
+    (given, guards): (Guard, Guards),
+    ticket: Ticket,
+) {
     let second = Duration::from_secs(1);
     drop(is_send(Locks::connect("memory:")));
     drop(is_send(Locks::builder().connect("memory:")));
@@ -104,6 +116,11 @@ fn every_future_is_send(locks: &Locks, lock: &Lock, guard: &Guard, given: Guard,
     drop(is_send(lock.acquire()));
     drop(is_send(lock.try_acquire()));
     drop(is_send(lock.run(async |guard| guard.token())));
+    drop(is_send(all.acquire()));
+    drop(is_send(all.try_acquire()));
+    drop(is_send(all.run(async |guards| guards.remaining())));
+    drop(is_send(guards.lost()));
+    drop(is_send(guards.release()));
     drop(is_send(guard.lost()));
     drop(is_send(guard.ensure(second)));
     drop(is_send(guard.verify()));

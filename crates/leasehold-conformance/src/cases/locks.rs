@@ -24,6 +24,8 @@ cases!("locks":
         an_observer_sees_a_lock_come_and_go,
         tasks_of_several_clients_never_overlap,
         a_closed_client_holds_nothing,
+        several_locks_are_acquired_all_or_none,
+        callers_that_name_several_locks_in_crossing_orders_get_them,
     ],
     [Need::Fair] => [
         clients_are_served_in_order,
@@ -177,6 +179,64 @@ async fn a_closed_client_holds_nothing(case: Context) {
     assert!(!guard.is_held(), "its client was closed");
     let next = b.lock(&name).try_acquire().await.expect("the storage answers");
     assert!(next.is_some(), "a closed client still holds the lock");
+}
+
+async fn several_locks_are_acquired_all_or_none(case: Context) {
+    let (a, b) = (case.locks().await, case.locks().await);
+    let names = ["c", "a", "b"].map(|name| case.name(name));
+    let all = a.all(names.iter().map(|name| a.lock(name)));
+    let guards = all.acquire().await.expect("the locks are free");
+    let held: Vec<_> = guards.iter().map(|guard| guard.name()).collect();
+    assert_eq!(held, names.iter().collect::<Vec<_>>(), "the guards are in the given order");
+    for name in &names {
+        assert!(b.lock(name).try_acquire().await.expect("the storage answers").is_none(), "{name} is held");
+    }
+    guards.release().await.expect("they were held until now");
+    let one = take(&b, &names[2]).await;
+    assert!(all.try_acquire().await.expect("the storage answers").is_none(), "one of them is held");
+    let waited = timeout(case.timing.short(&case.limits), all.acquire()).await;
+    assert!(waited.is_err(), "granted while another client holds one of them");
+    let others = b.all(names[..2].iter().map(|name| b.lock(name))).wait(case.timing.slack());
+    others
+        .acquire()
+        .await
+        .expect("a wait that was dropped leaves nothing held")
+        .release()
+        .await
+        .expect("held");
+    let waiting = tokio::spawn(async move { all.acquire().await });
+    sleep(case.timing.short(&case.limits)).await;
+    one.release().await.expect("it was held until now");
+    let guards = timeout(case.timing.slack(), waiting).await.expect("granted soon after the release");
+    guards.expect("it waited").expect("the storage answers").release().await.expect("held until now");
+}
+
+async fn callers_that_name_several_locks_in_crossing_orders_get_them(case: Context) {
+    let inside = Arc::new([const { AtomicBool::new(false) }; 3]);
+    let names = Arc::new(["a", "b", "c"].map(|name| case.name(name)));
+    let mut tasks = Vec::new();
+    for task in 0..6 {
+        let (locks, inside, names) = (case.locks().await, Arc::clone(&inside), Arc::clone(&names));
+        tasks.push(tokio::spawn(async move {
+            let (first, step) = (task % 3, 1 + task / 3);
+            let wanted = [first, (first + step) % 3];
+            let all = locks.all(wanted.map(|place| locks.lock(&names[place])));
+            for _ in 0..4 {
+                let guards = all.acquire().await.expect("granted in its turn");
+                for place in wanted {
+                    assert!(!inside[place].swap(true, Ordering::SeqCst), "two tasks are inside");
+                }
+                tokio::task::yield_now().await;
+                for place in wanted {
+                    inside[place].store(false, Ordering::SeqCst);
+                }
+                guards.release().await.expect("they were held until now");
+            }
+        }));
+    }
+    for task in join_all(tasks).await {
+        task.expect("no task was inside with another");
+    }
 }
 
 async fn clients_are_served_in_order(case: Context) {

@@ -8,6 +8,7 @@
 //!
 //! An attempt follows one of three plans. *Once* sends one claim. *Poll* sends a number of claims with a pause between
 //! them. *Queue* waits in the local queue of its name until it is the head, and then in the queue of the storage.
+//! If a try of the same caller was refused before, Poll begins with the pause, and Queue with a waiter's entry.
 //!
 //! | State | Input | Next state | Action |
 //! |---|---|---|---|
@@ -124,6 +125,8 @@ pub(crate) struct Attempt {
     tries: u32,
     /// Whether its claims leave a waiter's entry.
     wait: bool,
+    /// Whether an earlier acquisition of the same caller was refused a moment ago.
+    tried: bool,
     /// Whether a waiter's entry may be at the storage, or a lease that was granted too late to be used.
     may_have_left: bool,
     /// Whether a hint came while a claim was in its lane or in flight.
@@ -148,7 +151,7 @@ pub(crate) struct Attempt {
 
 #[derive(Clone, Copy, Debug)]
 enum Plan {
-    Once,
+    Once { until: Moment },
     Poll { attempts: u32, interval: Duration },
     Queue { until: Moment },
 }
@@ -165,7 +168,8 @@ enum State {
 impl Attempt {
     pub(crate) fn new(owner: Owner, ttl: Duration, wait: Wait, once: bool, now: Moment) -> Self {
         let plan = match wait {
-            _ if once => Plan::Once,
+            Wait::For(limit) if once => Plan::Once { until: now.after(limit) },
+            _ if once => Plan::Once { until: Moment::FAR },
             Wait::Attempts { attempts, interval } => Plan::Poll { attempts, interval },
             Wait::For(limit) => Plan::Queue { until: now.after(limit) },
             Wait::Forever => Plan::Queue { until: Moment::FAR },
@@ -179,6 +183,7 @@ impl Attempt {
             wanted: now,
             tries: 0,
             wait: false,
+            tried: false,
             may_have_left: false,
             hinted: false,
             answered: false,
@@ -194,14 +199,19 @@ impl Attempt {
         }
     }
 
+    /// Begins as if its first claim had been refused: an earlier acquisition of the same caller was, a moment ago.
+    pub(crate) fn after_try(mut self, now: Moment) -> Self {
+        self.tried = true;
+        if let Plan::Poll { interval, .. } = self.plan {
+            (self.tries, self.answered) = (1, true);
+            self.state = State::Paused(now.after(max(interval, INTERVAL_SHORTEST)));
+        }
+        self
+    }
+
     /// Returns `true` if it waits in the local queue of its name.
     pub(crate) fn joins_queue(&self) -> bool {
         matches!(self.plan, Plan::Queue { .. })
-    }
-
-    /// Returns `true` if it sends one claim, and *held* is an answer instead of an error.
-    pub(crate) fn is_once(&self) -> bool {
-        matches!(self.plan, Plan::Once)
     }
 
     /// Returns `true` if its wait has no limit.
@@ -326,7 +336,7 @@ impl Attempt {
     fn take_turn(&mut self, now: Moment, subscribed: bool, inherited: Option<Knowledge>) -> Action {
         // The first claim of a process leaves no waiter's entry: most locks are free, and then the engine need not
         // subscribe to hints.
-        self.wait = self.joins_queue() && subscribed;
+        self.wait = self.joins_queue() && (subscribed || self.tried);
         self.silent_since = now;
         if let Some(inherited) = &inherited {
             self.error.clone_from(&inherited.error);
@@ -397,7 +407,7 @@ impl Attempt {
         self.error = None;
         self.holder = holder;
         match self.plan {
-            Plan::Once => self.give_up(now),
+            Plan::Once { .. } => self.give_up(now),
             Plan::Poll { attempts, interval } if planted::is(Bug::IntervalAfterLastTry) => {
                 if self.tries > attempts { self.give_up(now) } else { self.pause(now.after(interval)) }
             }
@@ -420,7 +430,7 @@ impl Attempt {
 
     fn unavailable(&mut self, now: Moment) -> Action {
         match self.plan {
-            Plan::Once => self.give_up(now),
+            Plan::Once { .. } => self.give_up(now),
             Plan::Poll { attempts, interval } => self.poll_again(now, attempts, interval),
             Plan::Queue { .. } if self.is_past_limit(now) || self.is_silent(now) => self.give_up(now),
             Plan::Queue { .. } => {
@@ -492,10 +502,12 @@ impl Attempt {
                 max(until, first.after(FIRST_ANSWER_LIMIT))
             }
             (Plan::Queue { until }, _) => until,
-            (Plan::Once, State::InLane | State::InFlight(_)) | (Plan::Poll { .. }, State::InLane) => {
-                self.wanted.after(patience(self.ttl))
+            (Plan::Once { until }, State::InLane | State::InFlight(_)) => {
+                let first = max(until, self.started.after(FIRST_ANSWER_LIMIT));
+                min(first, self.wanted.after(patience(self.ttl)))
             }
-            (Plan::Once | Plan::Poll { .. }, _) => Moment::FAR,
+            (Plan::Poll { .. }, State::InLane) => self.wanted.after(patience(self.ttl)),
+            (Plan::Once { .. } | Plan::Poll { .. }, _) => Moment::FAR,
         }
     }
 

@@ -11,6 +11,7 @@ use super::call::Key;
 use super::lease_status::LeaseStatus;
 use super::owner_map::OwnerMap;
 use super::planted::{self, Bug};
+use crate::clock::{Clock, Moment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Change, Changes, Event, Events};
 use crate::options::{self, Options};
@@ -25,11 +26,11 @@ const CHANGES: usize = 64;
 pub(crate) enum Command {
     Acquire {
         key: Key,
-        name: Name,
-        options: Options,
-        once: bool,
+        wanted: Wanted,
         reply: Reply<Option<Delivery>>,
     },
+    /// Several commands that the engine takes in together, so that their claims leave in one batch.
+    Batch(Vec<Self>),
     Break {
         name: Name,
         reply: Reply<Vec<Holder>>,
@@ -89,6 +90,37 @@ pub(crate) enum Command {
     },
 }
 
+/// A lock that a caller wants, and how.
+#[derive(Clone)]
+pub(crate) struct Wanted {
+    pub(crate) name: Name,
+    pub(crate) options: Options,
+    pub(crate) mode: Mode,
+}
+
+/// How an acquisition proceeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// As its options say.
+    Usual,
+    /// As its options say, after a claim of another acquisition of the same caller that was refused.
+    AfterTry,
+    /// With one claim. *Held* is an error, which names the holder.
+    FirstTry,
+    /// With one claim. *Held* is an answer.
+    Once,
+}
+
+impl Mode {
+    /// Returns `true` if it sends one claim only.
+    pub(crate) fn is_try(self) -> bool {
+        matches!(self, Self::FirstTry | Self::Once)
+    }
+}
+
+/// Makes the owner id of a new acquisition.
+pub(crate) type MakeOwner = Box<dyn Fn() -> Owner + Send + Sync>;
+
 /// The channel for the reply to a command.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
 
@@ -97,6 +129,8 @@ pub(crate) struct Shared {
     pub(super) limits: Limits,
     pub(super) guarantees: Guarantees,
     pub(super) storage: String,
+    pub(super) clock: Clock,
+    pub(super) make_owner: MakeOwner,
     pub(super) events: broadcast::WeakSender<Event>,
     /// The leases that `held` lists.
     pub(super) held: Mutex<OwnerMap<Arc<LeaseStatus>>>,
@@ -163,26 +197,31 @@ impl Handle {
         Self { commands, shared }
     }
 
-    /// Acquires a lock. Returns `None` if `once` and the lock is held.
-    pub(crate) async fn acquire(
-        &self,
-        name: Name,
-        options: Options,
-        once: bool,
-    ) -> Result<Option<Arc<LeaseStatus>>> {
-        let owner = if planted::is(Bug::OwnerPerClient) {
-            let client: u64 = std::ptr::from_ref(&*self.shared).addr().try_into().unwrap_or(0);
-            Owner::from_bytes(u128::from(client).to_be_bytes())
-        } else {
-            Owner::random()
-        };
-        let key = self.key(owner);
+    /// Acquires a lock. Returns `None` if it is held, and that is an answer.
+    pub(crate) async fn acquire(&self, wanted: Wanted) -> Result<Option<Arc<LeaseStatus>>> {
+        let key = self.key(self.new_owner());
         // Dropped with this future: then the engine undoes what it has begun. A delivery on its way here is
         // dropped with the channel, which releases the lease.
         let cancel = CancelOnDrop { engine: self, command: Some(Command::Cancel { key }) };
-        let answer = self.request(|reply| Command::Acquire { key, name, options, once, reply }).await;
+        let answer = self.request(|reply| Command::Acquire { key, wanted, reply }).await;
         cancel.disarm();
         answer.map(|delivery| delivery.map(Delivery::take))
+    }
+
+    /// Starts several acquisitions, whose claims leave in one batch. Each is undone if it is dropped before it has
+    /// arrived.
+    pub(crate) fn acquire_together(&self, wanted: impl Iterator<Item = Wanted>) -> Vec<Arriving<'_>> {
+        let (mut commands, mut arriving) = (Vec::new(), Vec::new());
+        for wanted in wanted {
+            let key = self.key(self.new_owner());
+            let (reply, answer) = oneshot::channel();
+            commands.push(Command::Acquire { key, wanted, reply });
+            let cancel = CancelOnDrop { engine: self, command: Some(Command::Cancel { key }) };
+            arriving.push(Arriving { answer, cancel });
+        }
+        // If the engine has ended, the replies are dropped with the command.
+        self.send(Command::Batch(commands));
+        arriving
     }
 
     /// Resumes the lease of a ticket.
@@ -249,6 +288,38 @@ impl Handle {
         let answer = self.request(|reply| Command::Release { key: status.key, reply: Some(reply) }).await;
         // `Ok` stays: the lease was held until then, whatever the clock says by now.
         if answer.is_ok() { answer } else { prefer_lost(status, answer) }
+    }
+
+    /// Releases several leases in this order, in one batch. Returns the first loss, or else the first error.
+    pub(crate) async fn release_together(&self, statuses: &[Arc<LeaseStatus>]) -> Result<()> {
+        let (mut commands, mut answers) = (Vec::new(), Vec::new());
+        for status in statuses {
+            self.unlist(status);
+            let (reply, answer) = oneshot::channel();
+            commands.push(Command::Release { key: status.key, reply: Some(reply) });
+            answers.push(answer);
+        }
+        self.send(Command::Batch(commands));
+        let (mut lost, mut failed) = (None, None);
+        for (status, answer) in statuses.iter().zip(answers) {
+            let answer = self.answer(answer).await;
+            match if answer.is_ok() { answer } else { prefer_lost(status, answer) } {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::Lost => _ = lost.get_or_insert(error),
+                Err(error) => _ = failed.get_or_insert(error),
+            }
+        }
+        lost.or(failed).map_or(Ok(()), Err)
+    }
+
+    /// Releases several leases in this order, in one batch, in the background.
+    pub(crate) fn abandon_together(&self, statuses: &[Arc<LeaseStatus>]) {
+        statuses.iter().for_each(|status| self.unlist(status));
+        if planted::is(Bug::DropWithoutRelease) {
+            return;
+        }
+        let release = |status: &Arc<LeaseStatus>| Command::Release { key: status.key, reply: None };
+        self.send(Command::Batch(statuses.iter().map(release).collect()));
     }
 
     /// Releases a lease in the background.
@@ -321,6 +392,24 @@ impl Handle {
         &self.shared.limits
     }
 
+    /// Returns the time, as the engine sees it.
+    pub(crate) fn now(&self) -> Moment {
+        self.shared.clock.now()
+    }
+
+    /// Returns `true` if the other handle is one of the same engine.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    fn new_owner(&self) -> Owner {
+        if planted::is(Bug::OwnerPerClient) {
+            let client: u64 = std::ptr::from_ref(&*self.shared).addr().try_into().unwrap_or(0);
+            return Owner::from_bytes(u128::from(client).to_be_bytes());
+        }
+        (self.shared.make_owner)()
+    }
+
     fn next_number(&self) -> u64 {
         self.shared.numbers.fetch_add(1, Ordering::Relaxed)
     }
@@ -336,6 +425,11 @@ impl Handle {
         if !self.commands.send(command(reply)) {
             return Err(self.stopped());
         }
+        self.answer(answer).await
+    }
+
+    /// Waits for the reply to a command.
+    async fn answer<T>(&self, answer: oneshot::Receiver<Result<T>>) -> Result<T> {
         self.commands.process.limits(answer).await.and_then(Result::ok).unwrap_or_else(|| Err(self.stopped()))
     }
 
@@ -430,6 +524,22 @@ impl Drop for Delivery {
                 Undo::Detach => Command::Detach { key },
             });
         }
+    }
+}
+
+/// An acquisition that was started with others. If it is dropped, it is undone.
+pub(crate) struct Arriving<'a> {
+    answer: oneshot::Receiver<Result<Option<Delivery>>>,
+    cancel: CancelOnDrop<'a>,
+}
+
+impl Arriving<'_> {
+    /// Waits for the lease. Returns `None` if the lock is held, and that is an answer.
+    pub(crate) async fn arrive(self) -> Result<Option<Arc<LeaseStatus>>> {
+        let Self { answer, cancel } = self;
+        let answer = cancel.engine.answer(answer).await;
+        cancel.disarm();
+        answer.map(|delivery| delivery.map(Delivery::take))
     }
 }
 

@@ -34,6 +34,6 @@ mod timing;
 mod work;
 
 pub(crate) use self::actor::Home;
-pub(crate) use self::handle::Handle;
+pub(crate) use self::handle::{Handle, Mode, Wanted};
 pub(crate) use self::lease_status::LeaseStatus;
 pub(crate) use self::start::{connect, failed, start};

@@ -13,6 +13,7 @@ mod invariants;
 mod model;
 mod schedule;
 mod seeds;
+mod together;
 mod wire;
 mod world;
 

@@ -11,13 +11,13 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use super::actor::{Actor, Home};
 use super::alarm::Alarm;
 use super::busy_poll::BusyPoll;
-use super::handle::{Commands, Handle, Shared};
+use super::handle::{Commands, Handle, MakeOwner, Shared};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::process::Process;
 use crate::storage::target::Target;
-use crate::storage::{AnyStorage, Guarantees, LeaseClock, Limits, Storage, Tier};
+use crate::storage::{AnyStorage, Guarantees, LeaseClock, Limits, Owner, Storage, Tier};
 
 /// How long connecting may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -37,7 +37,9 @@ pub(crate) async fn connect(target: Target, home: Home) -> Result<Handle> {
                     () = ready.closed() => return,
                 };
                 let clock = Clock::boot();
-                match storage.and_then(|storage| prepare(storage, clock.clone(), home)) {
+                match storage
+                    .and_then(|storage| prepare(storage, clock.clone(), Box::new(Owner::random), home))
+                {
                     Ok((handle, actor)) => {
                         if ready.send(Ok(handle)).is_ok() {
                             actor.run(Alarm::boot(clock), BusyPoll::new()).await;
@@ -58,13 +60,13 @@ pub(crate) fn start(storage: AnyStorage, home: Home) -> Result<Handle> {
     match home {
         Home::CurrentRuntime => {
             let clock = Clock::tokio();
-            let (handle, actor) = prepare(storage, clock.clone(), home)?;
+            let (handle, actor) = prepare(storage, clock.clone(), Box::new(Owner::random), home)?;
             tokio::spawn(async move { actor.run(Alarm::tokio(clock), BusyPoll::disabled()).await });
             Ok(handle)
         }
         Home::Thread => {
             let clock = Clock::boot();
-            let (handle, actor) = prepare(storage, clock.clone(), home)?;
+            let (handle, actor) = prepare(storage, clock.clone(), Box::new(Owner::random), home)?;
             on_thread(async move { actor.run(Alarm::boot(clock), BusyPoll::new()).await })?;
             Ok(handle)
         }
@@ -79,7 +81,8 @@ pub(crate) fn failed(error: Error) -> Handle {
         guarantees: Guarantees::new(Tier::Advisory, LeaseClock::Boot),
         storage: "no storage".to_owned(),
     };
-    let shared = shared(properties, broadcast::channel(1).0.downgrade());
+    let events = broadcast::channel(1).0.downgrade();
+    let shared = shared(properties, Clock::boot(), Box::new(Owner::random), events);
     let _ = shared.failure.set(error);
     Handle::new(Commands::new(commands, Process::current()), shared)
 }
@@ -102,7 +105,12 @@ struct Properties {
 }
 
 /// Makes the engine of a storage and the handle of its client. The engine does not run yet.
-pub(super) fn prepare(storage: AnyStorage, clock: Clock, home: Home) -> Result<(Handle, Actor)> {
+pub(super) fn prepare(
+    storage: AnyStorage,
+    clock: Clock,
+    make_owner: MakeOwner,
+    home: Home,
+) -> Result<(Handle, Actor)> {
     let read = AssertUnwindSafe(|| Properties {
         limits: storage.limits(),
         guarantees: storage.guarantees(),
@@ -111,18 +119,25 @@ pub(super) fn prepare(storage: AnyStorage, clock: Clock, home: Home) -> Result<(
     let properties = catch_unwind(read).map_err(|panic| Error::panicked("the storage panicked", &*panic))?;
     let (commands, inbox) = mpsc::unbounded_channel();
     let (events, _) = broadcast::channel(EVENTS);
-    let shared = shared(properties, events.downgrade());
+    let shared = shared(properties, clock.clone(), make_owner, events.downgrade());
     let process = Process::current();
     let weak = commands.downgrade();
     let actor = Actor::new(storage, clock, home, Arc::clone(&shared), inbox, weak, events);
     Ok((Handle::new(Commands::new(commands, process), shared), actor))
 }
 
-fn shared(properties: Properties, events: broadcast::WeakSender<Event>) -> Arc<Shared> {
+fn shared(
+    properties: Properties,
+    clock: Clock,
+    make_owner: MakeOwner,
+    events: broadcast::WeakSender<Event>,
+) -> Arc<Shared> {
     Arc::new(Shared {
         limits: properties.limits,
         guarantees: properties.guarantees,
         storage: properties.storage,
+        clock,
+        make_owner,
         events,
         held: Mutex::default(),
         closed: AtomicBool::new(false),

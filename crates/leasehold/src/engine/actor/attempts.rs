@@ -11,17 +11,18 @@ use crate::clock::Moment;
 use crate::engine::attempt::{self, Action, Attempt, Refusal};
 use crate::engine::call::Key;
 use crate::engine::cleanup::{Cleanup, Leftovers};
-use crate::engine::handle::{Delivery, Reply, Undo};
+use crate::engine::handle::{Delivery, Mode, Reply, Undo, Wanted};
 use crate::engine::planted::{self, Bug};
 use crate::engine::timing::patience;
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::options::{Options, shared_label};
+use crate::options::shared_label;
 use crate::storage::{AcquireReply, Claim, Holder, Name, Token};
 
 /// An attempt, and the caller that waits for it.
 pub(super) struct AttemptStage {
     pub(super) attempt: Attempt,
+    mode: Mode,
     options: LeaseOptions,
     reply: Reply<Option<Delivery>>,
     /// Whether an event was sent that it waits.
@@ -41,24 +42,18 @@ impl AttemptStage {
 
 impl Actor {
     /// Starts an attempt.
-    pub(super) fn acquire(
-        &mut self,
-        now: Moment,
-        key: Key,
-        name: Name,
-        options: &Options,
-        once: bool,
-        reply: Reply<Option<Delivery>>,
-    ) {
+    pub(super) fn acquire(&mut self, now: Moment, key: Key, wanted: Wanted, reply: Reply<Option<Delivery>>) {
+        let Wanted { name, options, mode } = wanted;
         let mut claim = Claim::new(name.clone(), key.owner, options.ttl).patience(patience(options.ttl));
         claim.label = shared_label(&options.label);
         if planted::is(Bug::GhostAcquire) {
             claim.patience = Duration::MAX;
         }
-        let attempt = Attempt::new(key.owner, options.ttl, options.wait, once, now);
+        let attempt = Attempt::new(key.owner, options.ttl, options.wait, mode.is_try(), now);
+        let attempt = if mode == Mode::AfterTry { attempt.after_try(now) } else { attempt };
         let joins_queue = attempt.joins_queue();
-        let options = LeaseOptions::new(options);
-        let stage = AttemptStage { attempt, options, reply, announced: false, log_at: now.after(SLOW) };
+        let options = LeaseOptions::new(&options);
+        let stage = AttemptStage { attempt, mode, options, reply, announced: false, log_at: now.after(SLOW) };
         self.insert(key, claim, Stage::Attempt(Box::new(stage)));
         if !joins_queue {
             return self.queue_step(key, Input::Turn(None));
@@ -145,8 +140,8 @@ impl Actor {
 
     fn refused(&mut self, key: Key, now: Moment, refusal: Refusal, leftovers: Option<Leftovers>) {
         let Some((claim, stage)) = self.remove_attempt(key) else { return };
-        let AttemptStage { attempt, reply, .. } = *stage;
-        drop(reply.send(self.answer_refused(&claim.name, now, &attempt, refusal)));
+        let AttemptStage { attempt, mode, reply, .. } = *stage;
+        drop(reply.send(self.answer_refused(&claim.name, now, mode, &attempt, refusal)));
         if let Some(leftovers) = leftovers
             && leftovers.expires > now
             && !planted::is(Bug::DropWithoutResolver)
@@ -161,6 +156,7 @@ impl Actor {
         &mut self,
         name: &Name,
         now: Moment,
+        mode: Mode,
         attempt: &Attempt,
         refusal: Refusal,
     ) -> Result<Option<Delivery>> {
@@ -170,7 +166,7 @@ impl Actor {
             refusal => refusal,
         };
         match refusal {
-            Refusal::Contended(_) if attempt.is_once() => Ok(None),
+            Refusal::Contended(_) if mode == Mode::Once => Ok(None),
             Refusal::Contended(holder) => {
                 let holder = holder.or_else(|| self.holder_known_to_head(name));
                 Err(Error::contended(name, holder, waited))

@@ -21,9 +21,8 @@ impl Actor {
             return self.refuse(command);
         }
         match command {
-            Command::Acquire { key, name, options, once, reply } => {
-                self.acquire(now, key, name, &options, once, reply);
-            }
+            Command::Acquire { key, wanted, reply } => self.acquire(now, key, wanted, reply),
+            Command::Batch(commands) => commands.into_iter().for_each(|command| self.command(command)),
             Command::Break { name, reply } => self.break_lock(name, reply),
             Command::Cancel { key } => self.queue_step(key, Input::Cancel),
             Command::Close { reply } => self.close(now, reply),
@@ -60,6 +59,7 @@ impl Actor {
         }
         match command {
             Command::Acquire { reply, .. } => closed(reply),
+            Command::Batch(commands) => commands.into_iter().for_each(|command| self.refuse(command)),
             Command::Break { reply, .. } | Command::Inspect { reply, .. } => closed::<Vec<Holder>>(reply),
             Command::Findings { reply } => closed(reply),
             Command::List { reply, .. } => closed(reply),

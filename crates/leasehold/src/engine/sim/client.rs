@@ -9,15 +9,18 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
+use super::together::Together;
 use super::wire::{Ask, Call, Wire};
+use crate::all::All;
 use crate::clock::{Clock, Moment};
 use crate::engine::actor::Actor;
 use crate::engine::call::Key;
-use crate::engine::handle::{Command, Delivery};
+use crate::engine::handle::{Command, Delivery, Mode, Wanted};
 use crate::engine::start::prepare;
 use crate::engine::{Handle, Home};
 use crate::error::{Error, Result};
 use crate::guard::Guard;
+use crate::lock::Lock;
 use crate::options::Options;
 use crate::storage::{AnyStorage, Limits, Name, Owner, Token};
 use crate::ticket::Ticket;
@@ -35,9 +38,10 @@ pub(super) struct Client {
     pub(super) acquiring: Vec<Acquiring>,
     pub(super) guards: Vec<Held>,
     resuming: Vec<Resuming>,
-    releases: Vec<((Name, Token), Releasing)>,
+    pub(super) together: Together,
+    releases: Vec<(Vec<Grant>, Releasing)>,
     /// The grants whose release has reported success.
-    pub(super) confirmed: Vec<(Name, Token)>,
+    pub(super) confirmed: Vec<Grant>,
     /// The answers to callers that got no lock; `None` if another client has it.
     pub(super) refused: Vec<Option<Error>>,
     /// The engine's thread gets no processor time before that.
@@ -52,7 +56,10 @@ pub(super) struct Client {
     pub(super) dirty: bool,
 }
 
-type Releasing = Pin<Box<dyn Future<Output = Result<()>>>>;
+/// A grant: the name and the token.
+pub(super) type Grant = (Name, Token);
+
+pub(super) type Releasing = Pin<Box<dyn Future<Output = Result<()>>>>;
 
 /// A clock that runs at its own speed.
 #[derive(Clone, Copy)]
@@ -116,12 +123,14 @@ impl Ticks {
 }
 
 impl Client {
-    pub(super) fn new(ticks: Ticks, limits: Limits, life: u32, at: u64) -> Self {
+    /// Makes a client whose owner ids follow from `seed`.
+    pub(super) fn new(ticks: Ticks, limits: Limits, life: u32, at: u64, seed: u64) -> Self {
         let clock = Arc::new(AtomicU64::new(ticks.read(at)));
         let wire = Wire::new(limits);
         let (injected, home) = (Clock::injected(Arc::clone(&clock)), Home::Thread);
-        let (handle, actor) =
-            prepare(AnyStorage::new(wire.clone()), injected, home).expect("it does not panic");
+        let (together, make_owner) = Together::new(seed);
+        let prepared = prepare(AnyStorage::new(wire.clone()), injected, make_owner, home);
+        let (handle, actor) = prepared.expect("it does not panic");
         Self {
             life,
             ticks,
@@ -133,6 +142,7 @@ impl Client {
             acquiring: Vec::new(),
             guards: Vec::new(),
             resuming: Vec::new(),
+            together,
             releases: Vec::new(),
             confirmed: Vec::new(),
             refused: Vec::new(),
@@ -142,6 +152,16 @@ impl Client {
             restarted: None,
             dirty: false,
         }
+    }
+
+    /// Returns how many callers wait for locks.
+    pub(super) fn waiting(&self) -> usize {
+        self.acquiring.len() + self.together.waiting()
+    }
+
+    /// Returns how many locks its callers hold at most.
+    pub(super) fn most_held(&self) -> usize {
+        self.guards.len() + self.together.most_held()
     }
 
     pub(super) fn ticks(&self) -> Ticks {
@@ -178,7 +198,7 @@ impl Client {
     pub(super) fn turn(&mut self, at: u64) -> Option<Vec<Call>> {
         self.set_clock(at);
         self.dirty = false;
-        let mut calls = Vec::new();
+        let (mut calls, mut rest) = (Vec::new(), 0);
         for turns in 0.. {
             let Some(actor) = &mut self.actor else { return Some(calls) };
             actor.turn(&mut self.open);
@@ -186,8 +206,9 @@ impl Client {
             let busy = !made.is_empty();
             calls.extend(made);
             let busy = self.callers() || busy;
+            rest = if busy { 0 } else { rest + 1 };
             // The engine makes a call in the turn after the one in which it leaves its lane.
-            if !busy && turns > 0 {
+            if rest > 1 {
                 break;
             }
             if turns > 100 {
@@ -241,15 +262,16 @@ impl Client {
             busy = true;
         }
         self.resuming = waiting;
+        busy |= self.together.poll();
         if let Some(handle) = &self.handle {
             let guards = arrived.into_iter().map(|delivery| Guard::new(delivery.take(), handle.clone()));
             self.guards.extend(guards.map(|guard| Held { guard, over: false }));
         }
         let confirmed = &mut self.confirmed;
-        self.releases.retain_mut(|(grant, release)| {
+        self.releases.retain_mut(|(grants, release)| {
             let answer = release.as_mut().now_or_never();
             if let Some(Ok(())) = answer {
-                confirmed.push(grant.clone());
+                confirmed.append(grants);
             }
             busy |= answer.is_some();
             answer.is_none()
@@ -267,7 +289,8 @@ impl Client {
         let (tx, reply) = oneshot::channel();
         let key = self.key(owner);
         self.acquiring.push(Acquiring { owner, key, reply });
-        self.tell(Command::Acquire { key, name, options, once, reply: tx });
+        let mode = if once { Mode::Once } else { Mode::Usual };
+        self.tell(Command::Acquire { key, wanted: Wanted { name, options, mode }, reply: tx });
     }
 
     /// Drops the future of a caller that waits. Returns its owner.
@@ -290,11 +313,39 @@ impl Client {
             Ending::Release => {
                 let mut release: Releasing = Box::pin(guard.release());
                 if release.as_mut().now_or_never().is_none() {
-                    self.releases.push((grant, release));
+                    self.releases.push((vec![grant], release));
                 }
             }
         }
         owner
+    }
+
+    /// Starts to acquire several locks at once.
+    pub(super) fn acquire_together(&mut self, at: u64, wanted: Vec<(Name, Options)>, in_any_order: bool) {
+        self.set_clock(at);
+        self.dirty = true;
+        let Some(handle) = &self.handle else { return };
+        let (lock, names) =
+            (|(name, options): (Name, _)| Lock::new(handle.clone(), name.as_str(), options), wanted.len());
+        let all = All::new(handle.clone(), wanted.into_iter().map(lock).collect());
+        self.together.acquire(if in_any_order { all.in_any_order() } else { all }, names);
+    }
+
+    /// Drops the future of a caller that waits for several locks.
+    pub(super) fn leave_together(&mut self, place: usize) {
+        self.dirty = true;
+        self.together.leave(place);
+    }
+
+    /// Ends the guards of several locks.
+    pub(super) fn give_back_together(&mut self, at: u64, place: usize, ending: Ending) {
+        self.set_clock(at);
+        self.dirty = true;
+        if let Some((grants, mut release)) = self.together.give_back(place, ending)
+            && release.as_mut().now_or_never().is_none()
+        {
+            self.releases.push((grants, release));
+        }
     }
 
     /// Ends a guard and makes a ticket of its lease.
@@ -361,6 +412,7 @@ impl Client {
         self.handle = None;
         self.acquiring.clear();
         self.resuming.clear();
+        self.together.crash();
         self.releases.clear();
         self.guards.clear();
         self.unverified.clear();
@@ -372,14 +424,15 @@ impl Client {
     pub(super) fn wants(&self, owner: Owner) -> bool {
         self.acquiring.iter().any(|caller| caller.owner == owner)
             || self.guards.iter().any(|held| held.guard.owner() == owner)
+            || self.together.wants(owner)
     }
 
     /// Revives a lost guard: a planted defect.
     pub(super) fn revive(&mut self, at: u64, owner: Owner, ttl: Duration) {
         let now = Moment::from_nanos(self.ticks.read(at));
-        for held in self.guards.iter().filter(|held| held.guard.owner() == owner) {
-            if held.guard.status().deadline() <= now {
-                held.guard.status().revive(now.after(ttl));
+        for guard in self.all_guards().filter(|guard| guard.owner() == owner) {
+            if guard.status().deadline() <= now {
+                guard.status().revive(now.after(ttl));
             }
         }
     }
@@ -391,23 +444,29 @@ impl Client {
                 self.unverified.retain(|owner| claims.iter().all(|claim| claim.owner != *owner));
             }
             Ask::Inspect(name) => {
-                let seen = self.guards.iter().map(|held| &held.guard).filter(|guard| guard.name() == name);
-                seen.for_each(|guard| _ = self.unverified.remove(&guard.owner()));
+                let seen = self.all_guards().filter(|guard| guard.name() == name).map(Guard::owner);
+                let seen: Vec<_> = seen.collect();
+                seen.iter().for_each(|owner| _ = self.unverified.remove(owner));
             }
             Ask::Acquire(_) | Ask::Release(_) => {}
         }
     }
 
     /// Returns the guards that are held at that time, by the clock of this client.
-    pub(super) fn holding(&self, at: u64) -> impl Iterator<Item = &Held> {
+    pub(super) fn holding(&self, at: u64) -> impl Iterator<Item = &Guard> {
         let now = Moment::from_nanos(self.ticks.read(at));
-        self.guards.iter().filter(move |held| now < held.guard.status().deadline())
+        self.all_guards().filter(move |guard| now < guard.status().deadline())
+    }
+
+    fn all_guards(&self) -> impl Iterator<Item = &Guard> {
+        self.guards.iter().map(|held| &held.guard).chain(self.together.guards())
     }
 
     /// Returns `true` if no caller waits, no guard is left, and the engine has nothing to do.
     pub(super) fn is_idle(&self) -> bool {
         let Some(actor) = &self.actor else { return true };
         let callers = self.acquiring.len() + self.resuming.len() + self.releases.len();
-        actor.is_clean() && callers == 0 && self.guards.is_empty()
+        let together = self.together.waiting() + self.together.groups.len();
+        actor.is_clean() && callers == 0 && self.guards.is_empty() && together == 0
     }
 }

@@ -53,7 +53,7 @@ fn require(holds: bool, what: &str) -> Result<(), Violation> {
 impl Crowd {
     fn new(seed: u64) -> Self {
         let ticks = Ticks { base: SECOND, millionths: 0 };
-        let client = Client::new(ticks, Limits::default(), 0, START);
+        let client = Client::new(ticks, Limits::default(), 0, START, seed);
         Self { client, random: Random::new(seed), now: START, calls: VecDeque::new() }
     }
 

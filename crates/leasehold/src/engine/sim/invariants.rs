@@ -8,6 +8,7 @@ use super::world::World;
 use crate::clock::nanos;
 use crate::engine::actor::Actor;
 use crate::engine::work;
+use crate::guard::Guard;
 use crate::storage::{Name, Owner, Token, WAITER_TTL};
 
 /// A law that the simulator checks. Numbers are those of the invariants in `docs/architecture.md`.
@@ -23,6 +24,8 @@ pub(super) enum Law {
     Final,
     /// When an acquisition is over, the storage has no lease of it, then and later (invariants 5 and 11).
     Resolved,
+    /// Callers that take several locks at once do not wait for each other in a circle.
+    Deadlock,
     /// A free lock is granted to a waiter (invariants 6 and 9).
     Progress,
     /// An acquisition that is over leaves no entry in a queue (invariant 5).
@@ -57,6 +60,18 @@ impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}: {}", self.law, self.text)
     }
+}
+
+/// Returns `true` if the guard is lost.
+fn is_over(guard: &Guard, now: u64, awake: bool, was_over: bool) -> Result<bool, Violation> {
+    let holds = now < guard.status().deadline().as_nanos();
+    if holds && was_over {
+        return Err(Violation::new(Law::Final, format!("{}: a lost guard holds again", guard.owner())));
+    }
+    if !holds && awake && guard.status().why_lost().is_none() {
+        return Err(Violation::new(Law::Honest, format!("{}: lost, and no caller was told", guard.owner())));
+    }
+    Ok(!holds)
 }
 
 /// The memory of the laws.
@@ -147,7 +162,7 @@ impl World {
         for place in 0..self.names.len() {
             let name = &self.names[place];
             let holding = self.clients.iter().flat_map(|client| client.holding(self.now));
-            let mut holders = holding.filter(|held| held.guard.name() == name).map(|held| held.guard.owner());
+            let mut holders = holding.filter(|guard| guard.name() == name).map(Guard::owner);
             let (Some(first), Some(second)) = (holders.next(), holders.next()) else { continue };
             if self.laws.excuses(name, self.now) {
                 self.tally.excused += 1;
@@ -167,20 +182,19 @@ impl World {
             let prompt = self.conditions.lag == 0 || self.healed.is_some();
             let awake = prompt && client.is_awake(self.now) && client.wake > self.now;
             for held in &mut client.guards {
-                let holds = now < held.guard.status().deadline().as_nanos();
-                if holds && held.over {
-                    let text = format!("{}: a lost guard holds again", held.guard.owner());
-                    return Err(Violation::new(Law::Final, text));
-                }
-                if !holds && awake && held.guard.status().why_lost().is_none() {
-                    let text = format!("{}: lost, and no caller was told", held.guard.owner());
-                    return Err(Violation::new(Law::Honest, text));
-                }
-                if !holds && !held.over {
-                    self.tally.losses += 1;
-                    held.over = true;
+                let was_over = held.over;
+                held.over = is_over(&held.guard, now, awake, was_over)?;
+                self.tally.losses += u64::from(held.over && !was_over);
+            }
+            let mut over = BTreeSet::new();
+            for guard in client.together.guards() {
+                let was_over = client.together.over.contains(&guard.owner());
+                if is_over(guard, now, awake, was_over)? {
+                    over.insert(guard.owner());
+                    self.tally.losses += u64::from(!was_over);
                 }
             }
+            client.together.over = over;
         }
         Ok(())
     }
@@ -192,7 +206,7 @@ impl World {
                 continue;
             }
             let unverified = std::mem::take(&mut client.unverified);
-            let believed = |owner: &Owner| client.holding(self.now).any(|held| held.guard.owner() == *owner);
+            let believed = |owner: &Owner| client.holding(self.now).any(|guard| guard.owner() == *owner);
             let still: BTreeSet<_> = unverified.into_iter().filter(believed).collect();
             if let Some(owner) = still.first()
                 && !self.calls.values().any(|call| call.is_about_a_lease_of(index))
@@ -323,6 +337,8 @@ impl World {
             let (guards, callers) = (client.guards.len(), client.acquiring.len());
             format!("client {index}: {guards} guards, {callers} callers, {machines:?}")
         });
-        Violation::new(Law::Residue, format!("does not end: {}", each.collect::<Vec<_>>().join("; ")))
+        let stuck = self.clients.iter().any(|client| client.together.waiting() > 0);
+        let law = if stuck { Law::Deadlock } else { Law::Residue };
+        Violation::new(law, format!("does not end: {}", each.collect::<Vec<_>>().join("; ")))
     }
 }

@@ -92,6 +92,8 @@ pub(super) struct Conditions {
     pub(super) no_hints: bool,
     /// `true` if callers that wait when the faults end go on waiting.
     pub(super) patient: bool,
+    /// How often a caller takes several locks at once, instead of one.
+    pub(super) several: u64,
 }
 
 /// The largest step of the storage's clock that margins cover.
@@ -144,6 +146,7 @@ impl Conditions {
             batches_in_flight: random.pick(&[1, 1, 2, 4]),
             no_hints: !calm && random.chance(150),
             patient: random.chance(600),
+            several: 0,
         }
     }
 
@@ -168,6 +171,15 @@ impl Conditions {
     /// Adds storages that hand a lock over for less than the TTL.
     pub(super) fn with_handovers(mut self, random: &mut Random) -> Self {
         self.short_handovers = !self.is_calm() && random.chance(300);
+        self
+    }
+
+    /// Adds callers that take several locks at once, in crossing orders.
+    pub(super) fn with_several(mut self, random: &mut Random) -> Self {
+        if random.chance(250) {
+            self.several = random.between(200, 900);
+            self.names = random.pick(&[2, 3, 3, 4, 5]);
+        }
         self
     }
 

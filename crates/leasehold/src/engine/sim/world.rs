@@ -27,6 +27,8 @@ pub(super) struct World {
     pub(super) random: Random,
     /// A second source, for what was added later, so that older seeds keep their meaning.
     extra: Random,
+    /// A third source, for the callers that take several locks at once.
+    several: Random,
     pub(super) sabotage: Option<Sabotage>,
     pub(super) model: Model,
     /// By how much the storage's clock was set.
@@ -132,6 +134,8 @@ impl World {
         let mut extra = Random::new(!seed);
         let conditions = Conditions::draw(&mut random).with_whims(&mut extra);
         let conditions = conditions.with_handovers(&mut Random::new(seed.swap_bytes()));
+        let mut several = Random::new(!seed.swap_bytes());
+        let conditions = conditions.with_several(&mut several);
         let names = (0..conditions.names).map(|i| Name::new(format!("lock-{i}")).expect("valid")).collect();
         let model = Model {
             fair: conditions.fair,
@@ -144,6 +148,7 @@ impl World {
             laws: Laws::new(&conditions),
             random,
             extra,
+            several,
             sabotage,
             model,
             set: 0,
@@ -178,8 +183,8 @@ impl World {
             {
                 return Err(self.never_ends());
             }
-            let acquiring: usize = self.clients.iter().map(|client| client.acquiring.len()).sum();
-            let guards: usize = self.clients.iter().map(|client| client.guards.len()).sum();
+            let acquiring: usize = self.clients.iter().map(Client::waiting).sum();
+            let guards: usize = self.clients.iter().map(Client::most_held).sum();
             self.tally.waited += (now - self.now) * count(acquiring);
             self.tally.held += (now - self.now) * count(guards);
             self.now = now;
@@ -229,7 +234,8 @@ impl World {
             let millionths = if self.random.chance(500) { drift } else { -drift };
             // The whole drift is on the side of the client, because clients are compared with the storage.
             let ticks = Ticks { base: self.random.between(1, 1000) * SECOND, millionths };
-            self.clients.push(Client::new(ticks, self.limits(), 0, self.now));
+            let seed = self.several.draw();
+            self.clients.push(Client::new(ticks, self.limits(), 0, self.now, seed));
             let at = self.now + self.random.between(0, 20 * MS);
             self.plan(at, Event::User { client });
         }
@@ -328,6 +334,7 @@ impl World {
             if let Some(before) = stages {
                 self.trace_stages(index, &before);
             }
+            self.note_owners(index);
             for call in calls {
                 self.depart(index, call);
             }
@@ -347,6 +354,16 @@ impl World {
                 let (was, is) = (was.unwrap_or(&"new"), is.unwrap_or(&"over"));
                 self.trace(|w| format!("client {index} has {}: {was} -> {is}", w.short(owner)));
             }
+        }
+    }
+
+    /// Records the owner ids that callers of several locks have just made.
+    pub(super) fn note_owners(&mut self, index: usize) {
+        let life = self.clients[index].life;
+        for owner in self.clients[index].together.take_fresh() {
+            self.owners.insert(owner, Origin { client: index, life, detached: false, granted: false });
+            self.tally.attempts += 1;
+            self.trace(|w| format!("client {index} acquires with others {}", w.short(owner)));
         }
     }
 
@@ -406,7 +423,8 @@ impl World {
         if !self.clients[client].is_up() && self.healed.is_none() {
             self.trace(|_| format!("client {client} starts again"));
             let (life, ticks) = (self.clients[client].life + 1, self.clients[client].ticks());
-            self.clients[client] = Client::new(ticks, self.limits(), life, self.now);
+            let seed = self.several.draw();
+            self.clients[client] = Client::new(ticks, self.limits(), life, self.now, seed);
         }
     }
 
@@ -444,6 +462,10 @@ impl World {
                 while !self.clients[index].acquiring.is_empty() {
                     let owner = self.clients[index].leave(0);
                     self.trace(|w| format!("client {index} leaves {}", w.short(owner)));
+                }
+                while self.clients[index].together.waiting() > 0 {
+                    self.clients[index].leave_together(0);
+                    self.trace(|_| format!("client {index} leaves several"));
                 }
             }
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::super::client::Ending;
 use super::super::schedule::{MS, SECOND};
 use super::{Event, Origin, World};
+use crate::engine::sim::Sabotage;
 use crate::options::{Options, Renewal, Wait};
 use crate::storage::{Hint, Owner};
 
@@ -34,6 +35,7 @@ impl World {
     /// Lets one caller do one thing.
     fn act(&mut self, client: usize) {
         match self.random.between(0, 99) {
+            0..45 if self.several.chance(self.conditions.several) => self.acquire_several(client),
             0..45 => self.acquire(client),
             45..60 => self.leave(client),
             60..80 => {
@@ -71,8 +73,13 @@ impl World {
 
     /// Drops the future of a caller that waits.
     fn leave(&mut self, client: usize) {
-        let waiting = self.clients[client].acquiring.len();
-        if waiting > 0 {
+        let (waiting, several) =
+            (self.clients[client].acquiring.len(), self.clients[client].together.waiting());
+        if several > 0 && self.several.chance(self.conditions.several) {
+            let place = self.several.index(several);
+            self.clients[client].leave_together(place);
+            self.trace(|_| format!("client {client} leaves several"));
+        } else if waiting > 0 {
             let place = self.random.index(waiting);
             let owner = self.clients[client].leave(place);
             self.trace(|w| format!("client {client} leaves {}", w.short(owner)));
@@ -96,7 +103,7 @@ impl World {
     }
 
     fn acquire(&mut self, client: usize) {
-        if self.clients[client].acquiring.len() > 4 {
+        if self.clients[client].waiting() > 4 {
             return;
         }
         let (name, ttl) = (self.names[self.random.index(self.names.len())].clone(), self.ttl());
@@ -125,13 +132,58 @@ impl World {
         self.clients[client].acquire(owner, name, options, once);
     }
 
+    /// Acquires some of the names at once, named in any order.
+    fn acquire_several(&mut self, client: usize) {
+        if self.clients[client].waiting() > 4 {
+            return;
+        }
+        let mut names = self.names.clone();
+        let several = usize::try_from(self.several.between(2, 5)).expect("few");
+        while names.len() > several {
+            names.swap_remove(self.several.index(names.len()));
+        }
+        // So that their order is any one.
+        for place in 1..names.len() {
+            names.swap(place, self.several.index(place + 1));
+        }
+        let wait = match self.several.between(0, 9) {
+            0..7 => Wait::Forever,
+            7..9 => Wait::For(Duration::from_millis(self.several.between(0, 3000))),
+            _ => Wait::Attempts {
+                attempts: self.several.pick(&[1, 2, 3]),
+                interval: Duration::from_millis(20),
+            },
+        };
+        let renewal = if self.several.chance(50) { Renewal::Never } else { Renewal::Automatic };
+        let max_hold =
+            self.several.chance(50).then(|| Duration::from_millis(self.several.between(100, 2000)));
+        let wanted = names.into_iter().map(|name| {
+            let ttl = self.several.pick(&self.conditions.ttls);
+            (name, Options { ttl, wait, renewal, max_hold, label: String::new() })
+        });
+        let wanted: Vec<_> = wanted.collect();
+        self.trace(|_| {
+            let names: Vec<_> = wanted.iter().map(|(name, _)| name.as_str()).collect();
+            format!("client {client} acquires {names:?} at once, {wait:?}")
+        });
+        let in_any_order = self.sabotage == Some(Sabotage::AnyOrder);
+        self.clients[client].acquire_together(self.now, wanted, in_any_order);
+        self.note_owners(client);
+    }
+
     fn ttl(&mut self) -> Duration {
         self.conditions.ttls[self.random.index(self.conditions.ttls.len())]
     }
 
     /// Ends a guard.
     fn give_back(&mut self, client: usize, ending: Ending) {
-        let guards = self.clients[client].guards.len();
+        let (guards, groups) =
+            (self.clients[client].guards.len(), self.clients[client].together.groups.len());
+        if groups > 0 && (guards == 0 || self.several.chance(500)) {
+            let place = self.several.index(groups);
+            self.trace(|_| format!("client {client} gives several back: {ending:?}"));
+            return self.clients[client].give_back_together(self.now, place, ending);
+        }
         if guards == 0 {
             return;
         }

@@ -7,6 +7,7 @@ use super::super::wire::{Answer, Ask};
 use super::World;
 use super::text::brief;
 use crate::engine::timing::margin;
+use crate::guard::Guard;
 use crate::storage::{AcquireReply, Claim, Hint, ReleaseReply, RenewReply};
 
 impl World {
@@ -38,7 +39,7 @@ impl World {
         if hint != Hint::Restarted || !self.clients[client].wire.is_listened_to() {
             return hint;
         }
-        let holds: Vec<_> = self.clients[client].holding(self.now).map(|held| held.guard.owner()).collect();
+        let holds: Vec<_> = self.clients[client].holding(self.now).map(Guard::owner).collect();
         self.clients[client].unverified.extend(holds);
         self.clients[client].restarted = Some(self.now);
         if self.sabotage == Some(Sabotage::IgnoresRestarts) { Hint::Any } else { hint }
