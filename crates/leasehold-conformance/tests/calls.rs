@@ -99,6 +99,17 @@ async fn a_contended_try_is_one_call() {
     guard.release().await.expect("held");
 }
 
+/// A job that is skipped is one claim. One that runs is a claim, and a renewal in the place of a release.
+#[tokio::test(start_paused = true)]
+async fn a_job_is_one_call_where_it_is_skipped_and_two_where_it_runs() {
+    let [(a, first), (b, second)] = two();
+    let job = |locks: &Locks| locks.lock("x").at_least(TTL);
+    assert!(job(&a).try_run(async |_| ()).await.expect("memory answers").is_some());
+    assert!(job(&b).try_run(async |_| ()).await.expect("memory answers").is_none());
+    settle().await;
+    assert_eq!((counts(&first), counts(&second)), ([1, 1, 0, 0, 0], [1, 0, 0, 0, 0]));
+}
+
 #[tokio::test(start_paused = true)]
 async fn extend_and_verify_are_one_call_each() {
     let [(locks, controls), _] = two();

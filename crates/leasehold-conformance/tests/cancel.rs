@@ -150,6 +150,15 @@ fn run() {
 }
 
 #[test]
+fn try_run_of_a_job() {
+    play(&[Verb::Acquire, Verb::Renew, Verb::Release], async |fixture, drop_at| {
+        let job = fixture.locks.lock(&fixture.name).at_least(Duration::from_millis(100));
+        let work = async |_: &Guard| tokio::task::yield_now().await;
+        drop_at.run(job.try_run(work)).await.is_some()
+    });
+}
+
+#[test]
 fn release() {
     play(&[Verb::Release], async |fixture, drop_at| {
         let guard = fixture.guard().await;

@@ -125,6 +125,9 @@ catalog! {
     /// A waiter asks again only after a hint.
     NoRecheck "no-recheck" in Engine:
         CAUGHT.torture(&[check("C6", Run { fault: "hints drop", workers: 3, locks: 1, ..CALM })]).laws(&["Progress"]);
+    /// A release frees a lock before its minimum time is over.
+    ReleasesEarly "releases-early" in Engine:
+        CAUGHT.laws(&["Kept"]);
     /// One release is considered enough, although a claim may still be executed.
     NoSecondRelease "no-second-release" in Engine:
         CAUGHT.laws(&["Resolved", "Residue"]);

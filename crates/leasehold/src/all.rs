@@ -97,7 +97,7 @@ impl All {
                 break;
             }
         }
-        held.arrange(&members.iter().map(|member| member.place).collect::<Vec<_>>());
+        held.arrive(&members.iter().map(|member| member.place).collect::<Vec<_>>());
         Ok(held)
     }
 
@@ -129,7 +129,7 @@ impl All {
             _ if refused => Ok(None),
             Some(error) => Err(error),
             None => {
-                held.arrange(&members.iter().map(|member| member.place).collect::<Vec<_>>());
+                held.arrive(&members.iter().map(|member| member.place).collect::<Vec<_>>());
                 Ok(Some(held))
             }
         }
@@ -155,6 +155,23 @@ impl All {
     /// ```
     pub async fn run<T>(&self, work: impl AsyncFnOnce(&Guards) -> T) -> Result<T> {
         self.acquire().await?.run(work).await
+    }
+
+    /// Tries once to acquire the locks. If all are granted, runs `work` and releases them, as [`All::run`] does. `None`
+    /// means that another client has at least one of the locks, so the work was skipped.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`All::try_acquire`], and [`Lost`](ErrorKind::Lost) if a lock was lost before the work ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future drops the work and releases the locks.
+    pub async fn try_run<T>(&self, work: impl AsyncFnOnce(&Guards) -> T) -> Result<Option<T>> {
+        match self.try_acquire().await? {
+            Some(guards) => guards.run(work).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Tries every lock that is not held yet, in one batch. Keeps those before the first refused one, and gives the

@@ -255,6 +255,12 @@ impl Lock {
         Self(self.0.max_hold(max_hold))
     }
 
+    /// Keeps the lock from other clients for at least this time from its grant, however early it is released. See
+    /// [`leasehold::Lock::at_least`](crate::Lock::at_least).
+    pub fn at_least(self, at_least: Duration) -> Self {
+        Self(self.0.at_least(at_least))
+    }
+
     /// Sets the text that other clients see of this holder.
     pub fn label(self, label: impl Into<String>) -> Self {
         Self(self.0.label(label))
@@ -297,12 +303,17 @@ impl Lock {
     ///
     /// See [`leasehold::Lock::run`](crate::Lock::run).
     pub fn run<T>(&self, work: impl FnOnce(&Guard) -> T) -> Result<T> {
-        let guard = self.acquire()?;
-        let done = work(&guard);
-        if let Some(lost) = guard.0.why_lost() {
-            return Err(Error::lost_for(guard.name(), lost));
-        }
-        unless_lost(guard.release(), done)
+        self.acquire()?.run(work)
+    }
+
+    /// Tries once to acquire the lock. If it is granted, runs `work` and releases the lock, as [`Lock::run`] does.
+    /// `None` means that another client has the lock, so the work was skipped.
+    ///
+    /// # Errors
+    ///
+    /// See [`leasehold::Lock::try_run`](crate::Lock::try_run).
+    pub fn try_run<T>(&self, work: impl FnOnce(&Guard) -> T) -> Result<Option<T>> {
+        self.try_acquire()?.map(|guard| guard.run(work)).transpose()
     }
 }
 
@@ -350,12 +361,17 @@ impl All {
     ///
     /// See [`leasehold::All::run`](crate::All::run).
     pub fn run<T>(&self, work: impl FnOnce(&Guards) -> T) -> Result<T> {
-        let guards = self.acquire()?;
-        let done = work(&guards);
-        if let Some((guard, lost)) = guards.iter().find_map(|guard| Some((guard, guard.0.why_lost()?))) {
-            return Err(Error::lost_for(guard.name(), lost));
-        }
-        unless_lost(guards.release(), done)
+        self.acquire()?.run(work)
+    }
+
+    /// Tries once to acquire the locks. If all are granted, runs `work` and releases them. `None` means that another
+    /// client has at least one of the locks, so the work was skipped.
+    ///
+    /// # Errors
+    ///
+    /// See [`leasehold::All::try_run`](crate::All::try_run).
+    pub fn try_run<T>(&self, work: impl FnOnce(&Guards) -> T) -> Result<Option<T>> {
+        self.try_acquire()?.map(|guards| guards.run(work)).transpose()
     }
 }
 
@@ -371,6 +387,14 @@ impl Guards {
     fn new(guards: crate::Guards) -> Self {
         let (engine, guards) = guards.into_parts();
         Self { engine, guards: guards.into_iter().map(Guard).collect() }
+    }
+
+    fn run<T>(self, work: impl FnOnce(&Self) -> T) -> Result<T> {
+        let done = work(&self);
+        if let Some((guard, lost)) = self.iter().find_map(|guard| Some((guard, guard.0.why_lost()?))) {
+            return Err(Error::lost_for(guard.name(), lost));
+        }
+        unless_lost(self.release(), done)
     }
 
     /// Takes the guards out, and leaves none.
@@ -430,6 +454,14 @@ impl fmt::Debug for Guards {
 pub struct Guard(crate::Guard);
 
 impl Guard {
+    fn run<T>(self, work: impl FnOnce(&Self) -> T) -> Result<T> {
+        let done = work(&self);
+        if let Some(lost) = self.0.why_lost() {
+            return Err(Error::lost_for(self.name(), lost));
+        }
+        unless_lost(self.release(), done)
+    }
+
     /// Returns the name of the lock.
     pub fn name(&self) -> &Name {
         self.0.name()

@@ -20,16 +20,18 @@ use crate::lost::Lost;
 pub struct Guards {
     engine: Handle,
     guards: Vec<Guard>,
+    /// `true` if the caller has not got them yet. Then dropping them undoes their acquisition.
+    arriving: bool,
 }
 
 impl Guards {
-    /// Makes a value that holds nothing.
+    /// Makes a value that holds nothing. What it gets is not the caller's before [`Guards::arrive`].
     pub(crate) fn none(engine: Handle) -> Self {
-        Self::from_parts(engine, Vec::new())
+        Self { engine, guards: Vec::new(), arriving: true }
     }
 
     pub(crate) fn from_parts(engine: Handle, guards: Vec<Guard>) -> Self {
-        Self { engine, guards }
+        Self { engine, guards, arriving: false }
     }
 
     pub(crate) fn into_parts(mut self) -> (Handle, Vec<Guard>) {
@@ -43,11 +45,12 @@ impl Guards {
     /// Releases all guards but the first `len`, in the background.
     pub(crate) fn truncate(&mut self, len: usize) {
         let rest = self.guards.split_off(len);
-        drop(Self::from_parts(self.engine.clone(), rest));
+        drop(Self { engine: self.engine.clone(), guards: rest, arriving: self.arriving });
     }
 
-    /// Puts the guards in another order: the place of each in that order.
-    pub(crate) fn arrange(&mut self, places: &[usize]) {
+    /// Gives the guards to the caller, in its own order: the place of each in that order.
+    pub(crate) fn arrive(&mut self, places: &[usize]) {
+        self.arriving = false;
         let mut placed: Vec<_> = places.iter().zip(self.guards.drain(..)).collect();
         placed.sort_unstable_by_key(|(place, _)| **place);
         self.guards.extend(placed.into_iter().map(|(_, guard)| guard));
@@ -123,7 +126,7 @@ impl Drop for Guards {
     fn drop(&mut self) {
         if !self.guards.is_empty() {
             let statuses = self.end();
-            self.engine.abandon_together(&statuses);
+            self.engine.abandon_together(&statuses, self.arriving);
         }
     }
 }

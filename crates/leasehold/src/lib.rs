@@ -27,13 +27,14 @@
 //! |---|---|
 //! | do something while holding the lock, and stop if it is lost | [`Lock::run`] |
 //! | hold it until I release it | [`Lock::acquire`], then [`Guard::release`] |
-//! | skip the work if another client does it | [`Lock::try_acquire`] |
+//! | skip the work if another client does it | [`Lock::try_run`] |
 //! | hold several locks, all or none | [`Locks::all`] |
 //! | wait for a limited time | [`Lock::wait`] |
 //! | try a few times and give up | [`Lock::retries`] and [`Lock::interval`] |
 //! | be notified when the lock is lost | [`Guard::lost`] |
 //! | have enough time left for a step that must not be interrupted | [`Guard::ensure`] |
 //! | protect the resource in every case | [`Guard::token`], checked by the resource |
+//! | run a job once, though several machines start it | [`Lock::at_least`], then [`Lock::try_run`] |
 //! | never hold longer than a certain time | [`Lock::max_hold`] |
 //! | hand the lease to another process | [`Guard::into_ticket`], then [`Locks::resume`] |
 //! | see the holder of a lock, or all held locks | [`Locks::inspect`], [`Locks::list`] |

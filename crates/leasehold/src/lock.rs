@@ -69,6 +69,28 @@ impl Lock {
         self
     }
 
+    /// Keeps the lock from other clients for at least this time from its grant, however early it is released: at most
+    /// the longest TTL of the storage. No minimum unless set.
+    ///
+    /// This is for a job that several machines start at about the same time. A machine that is late then finds the lock
+    /// held, even if the job is over already. A release that comes earlier ends the guard, and leaves the lease until
+    /// that time. So does dropping the guard, or closing the client. The lease is bound to no process: if the process
+    /// dies before it has released the lock, the lease ends with its TTL.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leasehold::Result<()> {
+    /// # use std::time::Duration;
+    /// let locks = leasehold::Locks::connect("memory:").await?;
+    /// let nightly = locks.lock("nightly").at_least(Duration::from_secs(300)).max_hold(Duration::from_secs(3600));
+    /// assert_eq!(nightly.try_run(async |_| "done").await?, Some("done"));
+    /// assert_eq!(nightly.try_run(async |_| "done").await?, None);     // five minutes are not over
+    /// # Ok(()) }
+    /// ```
+    pub fn at_least(mut self, at_least: Duration) -> Self {
+        self.options.at_least = Some(at_least);
+        self
+    }
+
     /// Sets the text that other clients see of this holder: at most 4 KiB, `program@host:pid` unless set.
     pub fn label(mut self, label: impl Into<String>) -> Self {
         self.options.label = label.into();
@@ -162,15 +184,33 @@ impl Lock {
     /// # Ok(()) }
     /// ```
     pub async fn run<T>(&self, work: impl AsyncFnOnce(&Guard) -> T) -> Result<T> {
-        let guard = self.acquire().await?;
-        let name = guard.name().clone();
-        let done = match select(pin!(guard.lost()), pin!(work(&guard))).await {
-            Either::Left((lost, _)) => Err(Error::lost_for(&name, lost)),
-            Either::Right((done, _)) => Ok(done),
-        }?;
-        match guard.release().await {
-            Err(error) if error.kind() == ErrorKind::Lost => Err(error),
-            _ => Ok(done),
+        run_under(self.acquire().await?, work).await
+    }
+
+    /// Tries once to acquire the lock. If it is granted, runs `work` and releases the lock, as [`Lock::run`] does.
+    /// `None` means that another client has the lock, so the work was skipped, which is an answer and not an error.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Lock::try_acquire`], and [`Lost`](ErrorKind::Lost) if the lock was lost before the work ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future drops the work and releases the lock.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leasehold::Result<()> {
+    /// let locks = leasehold::Locks::connect("memory:").await?;
+    /// match locks.lock("report").try_run(async |guard| guard.token()).await? {
+    ///     Some(token) => println!("written with token {token}"),
+    ///     None => println!("another machine writes it"),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn try_run<T>(&self, work: impl AsyncFnOnce(&Guard) -> T) -> Result<Option<T>> {
+        match self.try_acquire().await? {
+            Some(guard) => run_under(guard, work).await.map(Some),
+            None => Ok(None),
         }
     }
 
@@ -183,5 +223,18 @@ impl Lock {
         let name = Name::new(&self.name)?;
         self.options.check(self.engine.limits())?;
         Ok(Wanted { name, options: self.options.clone(), mode })
+    }
+}
+
+/// Runs `work`, and releases the lock. Drops the work at the moment at which the lock is lost.
+async fn run_under<T>(guard: Guard, work: impl AsyncFnOnce(&Guard) -> T) -> Result<T> {
+    let name = guard.name().clone();
+    let done = match select(pin!(guard.lost()), pin!(work(&guard))).await {
+        Either::Left((lost, _)) => Err(Error::lost_for(&name, lost)),
+        Either::Right((done, _)) => Ok(done),
+    }?;
+    match guard.release().await {
+        Err(error) if error.kind() == ErrorKind::Lost => Err(error),
+        _ => Ok(done),
     }
 }

@@ -20,6 +20,9 @@ pub struct Options {
     pub renewal: Renewal,
     /// The time after which the lock is released, whatever the holder does; at least 100 ms. Default: none.
     pub max_hold: Option<Duration>,
+    /// The time for which no other client is granted the lock, counted from the grant, even if it is released earlier;
+    /// at most the longest TTL of the storage. Default: none.
+    pub at_least: Option<Duration>,
     /// The text that `inspect` and other clients' errors show for this holder; at most 4 KiB. Default:
     /// `program@host:pid`.
     pub label: String,
@@ -32,6 +35,7 @@ impl Default for Options {
             wait: Wait::Forever,
             renewal: Renewal::Automatic,
             max_hold: None,
+            at_least: None,
             label: DEFAULT_LABEL.clone(),
         }
     }
@@ -109,11 +113,28 @@ impl Options {
                 "max_hold is at least {MAX_HOLD_MIN:?} max_hold=`{max_hold:?}`"
             )));
         }
+        self.check_at_least(limits)?;
         if self.label.len() > LABEL_MAX {
             let length = self.label.len();
             return Err(Error::invalid(format!("a label has at most {LABEL_MAX} bytes length=`{length}`")));
         }
         Ok(())
+    }
+
+    fn check_at_least(&self, limits: &Limits) -> Result<()> {
+        let Some(at_least) = self.at_least else { return Ok(()) };
+        if at_least > limits.ttl_max {
+            return Err(Error::invalid(format!(
+                "at_least is at most the longest ttl, {:?} on this storage at_least=`{at_least:?}`",
+                limits.ttl_max
+            )));
+        }
+        match self.max_hold {
+            Some(max_hold) if at_least > max_hold => Err(Error::invalid(format!(
+                "at_least is longer than max_hold at_least=`{at_least:?}` max_hold=`{max_hold:?}`"
+            ))),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -173,6 +194,14 @@ mod tests {
             (Options { renewal: Renewal::Every(ms(10_000)), ..ok.clone() }, "less than the ttl"),
             (Options { renewal: Renewal::Every(ms(9)), ..ok.clone() }, "at least 10ms"),
             (Options { max_hold: Some(ms(99)), ..ok.clone() }, "max_hold is at least 100ms"),
+            (
+                Options { at_least: Some(ms(86_400_001)), ..ok.clone() },
+                "at_least is at most the longest ttl, 86400s",
+            ),
+            (
+                Options { at_least: Some(ms(201)), max_hold: Some(ms(200)), ..ok.clone() },
+                "at_least is longer than max_hold",
+            ),
             (Options { label: "x".repeat(4097), ..ok.clone() }, "at most 4096 bytes"),
         ];
         for (options, text) in cases {

@@ -116,6 +116,8 @@ fn every_future_is_send(
     drop(is_send(lock.acquire()));
     drop(is_send(lock.try_acquire()));
     drop(is_send(lock.run(async |guard| guard.token())));
+    drop(is_send(lock.try_run(async |guard| guard.token())));
+    drop(is_send(all.try_run(async |guards| guards.remaining())));
     drop(is_send(all.acquire()));
     drop(is_send(all.try_acquire()));
     drop(is_send(all.run(async |guards| guards.remaining())));

@@ -26,6 +26,7 @@ cases!("locks":
         a_closed_client_holds_nothing,
         several_locks_are_acquired_all_or_none,
         callers_that_name_several_locks_in_crossing_orders_get_them,
+        a_job_that_clients_start_one_after_another_runs_once,
     ],
     [Need::Fair] => [
         clients_are_served_in_order,
@@ -236,6 +237,31 @@ async fn callers_that_name_several_locks_in_crossing_orders_get_them(case: Conte
     }
     for task in join_all(tasks).await {
         task.expect("no task was inside with another");
+    }
+}
+
+async fn a_job_that_clients_start_one_after_another_runs_once(case: Context) {
+    let (name, short) = (case.name("a"), case.timing.short(&case.limits));
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        clients.push(case.locks().await);
+    }
+    // The same tick by five clocks that differ. The job is over long before the last client starts it.
+    for (ttl, at_least) in [(short * 4, short * 8), (short * 40, short * 8)] {
+        let (start, mut ran) = (Instant::now(), 0);
+        for locks in &clients {
+            let job = locks.lock(&name).ttl(ttl).at_least(at_least);
+            let done = job.try_run(async |_| Instant::now()).await.expect("the storage answers");
+            ran += usize::from(done.is_some());
+            sleep(short).await;
+        }
+        if start.elapsed() < at_least {
+            assert_eq!(ran, 1, "the job of one tick runs once, with a ttl of {ttl:?}");
+        }
+        let lock = clients[0].lock(&name).wait(at_least + case.timing.slack());
+        let next = lock.acquire().await.expect("the lock is free when the time is over");
+        assert!(start.elapsed() >= at_least, "free after {:?}", start.elapsed());
+        next.release().await.expect("it was held until now");
     }
 }
 

@@ -152,7 +152,8 @@ impl Cleanup {
         }
     }
 
-    fn is_for(&self, call: Call) -> bool {
+    /// Returns `true` if it waits for the reply to this call.
+    pub(crate) fn is_for(&self, call: Call) -> bool {
         matches!(self.state, State::InFlight { call: sent, .. } if sent == call)
     }
 

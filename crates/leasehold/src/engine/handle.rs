@@ -64,6 +64,10 @@ pub(crate) enum Command {
         key: Key,
         reply: Option<Reply<()>>,
     },
+    /// Releases a lease that no caller has used, at once.
+    Undo {
+        key: Key,
+    },
     Renew {
         key: Key,
         ttl: Option<Duration>,
@@ -312,14 +316,15 @@ impl Handle {
         lost.or(failed).map_or(Ok(()), Err)
     }
 
-    /// Releases several leases in this order, in one batch, in the background.
-    pub(crate) fn abandon_together(&self, statuses: &[Arc<LeaseStatus>]) {
+    /// Releases several leases in this order, in one batch, in the background. If they are `unused`, their acquisition
+    /// is undone.
+    pub(crate) fn abandon_together(&self, statuses: &[Arc<LeaseStatus>], unused: bool) {
         statuses.iter().for_each(|status| self.unlist(status));
         if planted::is(Bug::DropWithoutRelease) {
             return;
         }
-        let release = |status: &Arc<LeaseStatus>| Command::Release { key: status.key, reply: None };
-        self.send(Command::Batch(statuses.iter().map(release).collect()));
+        let end = |key| if unused { Command::Undo { key } } else { Command::Release { key, reply: None } };
+        self.send(Command::Batch(statuses.iter().map(|status| end(status.key)).collect()));
     }
 
     /// Releases a lease in the background.
@@ -520,7 +525,7 @@ impl Drop for Delivery {
         if let Some(status) = self.status.take() {
             let key = status.key;
             self.commands.send(match self.undo {
-                Undo::Release => Command::Release { key, reply: None },
+                Undo::Release => Command::Undo { key },
                 Undo::Detach => Command::Detach { key },
             });
         }

@@ -224,6 +224,11 @@ impl Lease {
         !self.shortens() && self.shortening().all(|effect| effect.until <= now)
     }
 
+    /// Returns the moment from which no renewal that brings the end forward can be executed.
+    pub(crate) fn settled_at(&self) -> Moment {
+        self.shortening().map(|effect| effect.until).fold(Moment::ZERO, max)
+    }
+
     /// Returns `true` if the next renewal brings the end of the lease forward: the storage has confirmed a longer TTL
     /// than the holder wants, or may be about to give it.
     pub(crate) fn shortens(&self) -> bool {

@@ -110,7 +110,6 @@ struct Outcome {
 impl Job {
     async fn run(&mut self, locks: &Locks, cx: &Context) -> Result<Exit> {
         let guard = self.acquire(locks, cx).await?;
-        let granted = clock::boot_nanos();
         let mut guardian = Guardian::start(self.args.on_lost, self.grace())?;
         if let Ok(url) = cx.store.portable() {
             guardian.lease(guard.ticket(), url);
@@ -120,7 +119,7 @@ impl Job {
         let mut watch = Watch::new(self, &guard, &mut guardian, child, events);
         let exit = watch.until_the_end().await;
         let outcome = watch.end(exit).await;
-        let released = self.release(locks, guard, granted, outcome).await;
+        let released = self.release(locks, guard, outcome).await;
         guardian.done();
         guardian.ended().await;
         released

@@ -1,10 +1,8 @@
 //! The last stage of a run: giving the lock up, and the exit code.
 
-use std::time::Duration;
-
 use leasehold::{ErrorKind, Guard, Locks, Lost, Name};
 
-use super::{Job, Outcome, clock};
+use super::{Job, Outcome};
 use crate::args::OnLost;
 use crate::exit::{Exit, Failure, Result, chain};
 use crate::output::warn;
@@ -12,13 +10,7 @@ use crate::session;
 
 impl Job {
     /// Gives the lock up, and returns how the run ends.
-    pub(super) async fn release(
-        &mut self,
-        locks: &Locks,
-        guard: Guard,
-        granted: u64,
-        outcome: Outcome,
-    ) -> Result<Exit> {
+    pub(super) async fn release(&mut self, locks: &Locks, guard: Guard, outcome: Outcome) -> Result<Exit> {
         let Outcome { exit, lost, unguarded } = outcome;
         let ignore = self.args.on_lost == OnLost::Ignore;
         let name = guard.name().clone();
@@ -33,15 +25,8 @@ impl Job {
             Some(failure) if !ignore => Err(Failure::quiet(failure.exit)),
             _ => Ok(exit),
         };
-        let rest = self.rest_of_minimum(granted);
-        let failed = if rest.is_zero() {
-            "the lock could not be released"
-        } else {
-            "the lease could not be set to end after --at-least"
-        };
-        let give_up =
-            async { if rest.is_zero() { guard.release().await } else { leave(locks, guard, rest).await } };
-        match self.signals.hurry(give_up).await {
+        let failed = "the lock could not be released";
+        match self.signals.hurry(guard.release()).await {
             Some(Ok(())) => ended,
             Some(Err(error)) if error.kind() == ErrorKind::Lost && !ignore => match error.lost() {
                 Some(why) => Err(unfinished(locks, &name, why).await),
@@ -56,12 +41,6 @@ impl Job {
                 ended
             }
         }
-    }
-
-    /// Returns how much is left of `--at-least`.
-    fn rest_of_minimum(&self, granted: u64) -> Duration {
-        let held = Duration::from_nanos(clock::boot_nanos().saturating_sub(granted));
-        self.args.at_least.unwrap_or_default().saturating_sub(held)
     }
 
     /// Leaves the lease to its TTL, and says why.
@@ -83,11 +62,4 @@ async fn unfinished(locks: &Locks, name: &Name, why: Lost) -> Failure {
             "the lock was lost while the command ran; treat its work as unfinished name=`{name}` why=`{why}`{now}"
         ),
     )
-}
-
-/// Lets the lease last for `rest`, and leaves it there.
-async fn leave(locks: &Locks, guard: Guard, rest: Duration) -> leasehold::Result<()> {
-    let extended = guard.extend(std::cmp::max(rest, locks.limits().ttl_min)).await;
-    guard.forget();
-    extended
 }

@@ -18,6 +18,10 @@ impl Job {
             Some(max_hold) => lock.max_hold(max_hold),
             None => lock,
         };
+        let lock = match self.args.at_least {
+            Some(at_least) => lock.at_least(at_least),
+            None => lock,
+        };
         let acquired = self.signals.interrupt(async {
             tokio::select! {
                 guard = lock.acquire() => guard,

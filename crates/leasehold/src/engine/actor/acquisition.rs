@@ -54,7 +54,7 @@ impl Acquisition {
         match &self.stage {
             Stage::Lease(stage) => stage.lease.lasts(),
             Stage::Cleanup(stage) => match stage.task {
-                Task::Detach { lasts } => lasts,
+                Task::Detach { lasts } | Task::Keep { lasts, .. } => lasts,
                 Task::Release { .. } => self.claim.ttl,
             },
             Stage::Resume(stage) => stage.detaching.as_ref().map_or(self.claim.ttl, |(_, lasts)| *lasts),

@@ -46,6 +46,8 @@ impl Actor {
         let Wanted { name, options, mode } = wanted;
         let mut claim = Claim::new(name.clone(), key.owner, options.ttl).patience(patience(options.ttl));
         claim.label = shared_label(&options.label);
+        // Else the end of this process would end the lease before `at_least` is over.
+        claim.detached = options.at_least.is_some();
         if planted::is(Bug::GhostAcquire) {
             claim.patience = Duration::MAX;
         }
@@ -134,7 +136,7 @@ impl Actor {
             Some(commands) => {
                 drop(stage.reply.send(Ok(Some(Delivery::new(status, commands, Undo::Release)))));
             }
-            None => self.release(now, key, None),
+            None => self.undo(now, key),
         }
     }
 

@@ -102,7 +102,7 @@ impl Actor {
         claims: Vec<LaneClaim>,
         limit_for: fn(Duration) -> Duration,
     ) -> (Batch, Duration) {
-        let (now, mut shortest) = (self.clock.now(), CALL_LIMIT);
+        let (now, limits, mut shortest) = (self.clock.now(), self.shared.limits, CALL_LIMIT);
         let mut batch = Batch {
             info,
             sent: now,
@@ -128,7 +128,7 @@ impl Actor {
                     lease.sent(call);
                     stage.status.publish(now, lease, stage.extends);
                 }
-                Stage::Cleanup(stage) => stage.cleanup.sent(call, now.after(limit)),
+                Stage::Cleanup(stage) => stage.sent(call, claim, limit, &limits),
             }
             shortest = std::cmp::min(shortest, limit);
             batch.ids.push((key, id));

@@ -6,14 +6,14 @@ use super::Actor;
 use super::acquisition::{Stage, Verb};
 use super::effects::{Effect, Input};
 use crate::clock::Moment;
-use crate::engine::call::Key;
+use crate::engine::call::{Call, Key};
 use crate::engine::cleanup::{self, Action, ClaimOutcome, Cleanup};
 use crate::engine::handle::Reply;
 use crate::engine::timing::executable_until;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::lost::Lost;
-use crate::storage::{AcquireReply, Claim, Name, ReleaseReply, Token};
+use crate::storage::{AcquireReply, Claim, Limits, Name, ReleaseReply, RenewReply, Token};
 
 /// A cleanup, and what it does.
 pub(super) struct CleanupStage {
@@ -25,6 +25,9 @@ pub(super) struct CleanupStage {
 pub(super) enum Task {
     /// End the lease, and remove the waiter's entry.
     Release { pending: Option<PendingRelease> },
+    /// Let the lease last until `at_least` is over, bound to no process. `lasts` is how long it lasts until that is
+    /// done.
+    Keep { pending: Option<PendingRelease>, until: Moment, lasts: Duration },
     /// Make the lease independent of this process. `lasts` is how long it lasts until that is done.
     Detach { lasts: Duration },
 }
@@ -53,18 +56,27 @@ impl CleanupStage {
 
     /// Returns when it next needs [`Input::Wake`].
     pub(super) fn wake(&self) -> Moment {
-        match &self.task {
-            Task::Release { pending: Some(PendingRelease { reply: Some(_), answer_by, .. }) } => {
+        match self.task.pending() {
+            Some(PendingRelease { reply: Some(_), answer_by, .. }) => {
                 std::cmp::min(self.cleanup.wake(), *answer_by)
             }
-            Task::Release { .. } | Task::Detach { .. } => self.cleanup.wake(),
+            _ => self.cleanup.wake(),
         }
+    }
+
+    /// Notes that the task leaves now, with this claim. The cleanup waits for its reply for `limit`.
+    pub(super) fn sent(&mut self, call: Call, claim: &mut Claim, limit: Duration, limits: &Limits) {
+        if let Task::Keep { until, .. } = self.task {
+            let rest = until.since(call.sent).clamp(limits.ttl_min, limits.ttl_max);
+            (claim.shorten, claim.ttl) = (claim.shorten || rest < claim.ttl, rest);
+        }
+        self.cleanup.sent(call, call.sent.after(limit));
     }
 
     fn verb(&self) -> Verb {
         match self.task {
             Task::Release { .. } => Verb::Release,
-            Task::Detach { .. } => Verb::Renew,
+            Task::Detach { .. } | Task::Keep { .. } => Verb::Renew,
         }
     }
 }
@@ -101,10 +113,15 @@ impl Actor {
                 cleanup::Input::Claim { call, outcome }
             }
             Input::Renewed { call, answer } if verb == Verb::Renew => {
-                cleanup::Input::Answer { call, definite: answer.is_ok() }
+                let definite = answer.is_ok();
+                // The reply to a renewal that the lease had sent says nothing of this task.
+                if stage.cleanup.is_for(call) {
+                    event = stage.ended(name, now, &answer.map(kept));
+                }
+                cleanup::Input::Answer { call, definite }
             }
             Input::Released { call, answer } if verb == Verb::Release => {
-                event = stage.released(name, now, &answer);
+                event = stage.ended(name, now, &answer);
                 freed = matches!(answer, Ok(ReleaseReply::Released));
                 cleanup::Input::Answer { call, definite: answer.is_ok() }
             }
@@ -130,7 +147,7 @@ impl Actor {
 impl CleanupStage {
     /// Answers the caller of a release that the storage has not answered in time.
     fn answer_if_late(&mut self, name: &Name, now: Moment) {
-        if let Task::Release { pending: Some(pending) } = &mut self.task
+        if let Some(pending) = self.task.pending_mut()
             && now >= pending.answer_by
         {
             let (waited, cause) = (now.since(pending.asked), pending.cause.take());
@@ -138,14 +155,38 @@ impl CleanupStage {
         }
     }
 
-    /// Processes the reply to a release. Returns the event to emit.
-    fn released(&mut self, name: &Name, now: Moment, answer: &Result<ReleaseReply>) -> Option<Event> {
-        let Task::Release { pending } = &mut self.task else { return None };
+    /// Processes the reply to the task. Returns the event to emit.
+    fn ended(&mut self, name: &Name, now: Moment, answer: &Result<ReleaseReply>) -> Option<Event> {
+        let (Task::Release { pending } | Task::Keep { pending, .. }) = &mut self.task else { return None };
         let event = pending.as_mut()?.answered(name, now, answer);
         if answer.is_ok() {
             *pending = None;
         }
         event
+    }
+}
+
+impl Task {
+    fn pending(&self) -> Option<&PendingRelease> {
+        match self {
+            Self::Release { pending } | Self::Keep { pending, .. } => pending.as_ref(),
+            Self::Detach { .. } => None,
+        }
+    }
+
+    fn pending_mut(&mut self) -> Option<&mut PendingRelease> {
+        match self {
+            Self::Release { pending } | Self::Keep { pending, .. } => pending.as_mut(),
+            Self::Detach { .. } => None,
+        }
+    }
+}
+
+/// Returns what a renewal that keeps a lease means for the release that it stands for.
+fn kept(reply: RenewReply) -> ReleaseReply {
+    match reply {
+        RenewReply::Renewed { .. } => ReleaseReply::Released,
+        RenewReply::NotHeld => ReleaseReply::NotHeld,
     }
 }
 

@@ -46,6 +46,7 @@ impl Actor {
             Command::Resume { key, ticket, options, reply } => {
                 self.resume(now, key, &ticket, &options, reply)
             }
+            Command::Undo { key } => self.undo(now, key),
             Command::Unobserve { name, id } => self.observers.remove(&name, id),
             Command::Verify { key, reply } => self.verify(key, reply),
         }
@@ -74,6 +75,7 @@ impl Actor {
             }
             // Every lease is being released already, and its guard knows that it is lost.
             Command::Release { .. }
+            | Command::Undo { .. }
             | Command::Detach { .. }
             | Command::Cancel { .. }
             | Command::Observe { .. }

@@ -27,6 +27,8 @@ pub(super) struct LeaseStage {
     pub(super) lease: Lease,
     /// The moment until which a claim without an answer may still be executed.
     unknown_until: Moment,
+    /// Until when the storage keeps the lease at least, even if its holder ends it.
+    keep_until: Moment,
     waiters: Vec<RenewWaiter>,
     /// How often the holder has set another TTL.
     pub(super) extends: u32,
@@ -39,13 +41,15 @@ pub(super) struct LeaseStage {
 pub(super) struct LeaseOptions {
     pub(super) renewal: Renewal,
     pub(super) max_hold: Option<Duration>,
+    pub(super) at_least: Option<Duration>,
     /// Whether no request of a previous holder can still be executed.
     pub(super) settled: bool,
 }
 
 impl LeaseOptions {
     pub(super) fn new(options: &Options) -> Self {
-        Self { renewal: options.renewal, max_hold: options.max_hold, settled: true }
+        let Options { renewal, max_hold, at_least, .. } = *options;
+        Self { renewal, max_hold, at_least, settled: true }
     }
 }
 
@@ -106,6 +110,7 @@ impl Actor {
             status: Arc::clone(&status),
             lease,
             unknown_until,
+            keep_until: options.at_least.map_or(Moment::ZERO, |least| self.clock.now().after(least)),
             waiters: Vec::new(),
             extends: 0,
             inspections: 0,
@@ -253,8 +258,30 @@ impl Actor {
             cause: None,
             repeated: false,
         };
+        self.release_or_keep(now, key, Some(pending));
+    }
+
+    /// Releases a lease that its caller never got. `at_least` does not count.
+    pub(super) fn undo(&mut self, now: Moment, key: Key) {
+        if let Some(stage) = self.lease_stage(key) {
+            stage.keep_until = Moment::ZERO;
+        }
+        self.release(now, key, None);
+    }
+
+    /// Ends a lease for its holder: releases it, or lets the storage keep it until `at_least` is over.
+    fn release_or_keep(&mut self, now: Moment, key: Key, pending: Option<PendingRelease>) {
+        let Some(acquisition) = self.get_mut(key) else { return };
+        let Stage::Lease(stage) = &acquisition.stage else { return };
         let (unknown_until, expires) = (stage.unknown_until, stage.lease.ended_by(now));
-        self.end(now, key, Task::Release { pending: Some(pending) }, unknown_until, expires);
+        let (until, lasts, settled) = (stage.keep_until, stage.lease.lasts(), stage.lease.settled_at());
+        if until <= now {
+            return self.end(now, key, Task::Release { pending }, unknown_until, expires);
+        }
+        // The lease may last for longer than that at the storage. And a renewal that shortens it may still be executed.
+        // Then the lease is renewed again.
+        (acquisition.claim.detached, acquisition.claim.ttl) = (true, stage.lease.ttl());
+        self.end(now, key, Task::Keep { pending, until, lasts }, settled, expires);
     }
 
     /// Detaches a lease: it ends with its TTL, unless a ticket of it is resumed.
@@ -290,14 +317,14 @@ impl Actor {
         let Some(stage) = self.lease_stage(key) else { return };
         let lost = stage.status.lose(lost);
         let (name, token) = (stage.status.name.clone(), stage.status.token);
-        let (unknown_until, expires) = (stage.unknown_until, stage.lease.ended_by(now));
+        let unknown_until = stage.unknown_until;
         self.emit(Event::Lost { name, token, lost });
         if lost == Lost::Taken && unknown_until <= now {
             self.shared.unlist(key);
             drop(self.remove(key));
         } else {
-            // The storage may still have the lease. A release lets the next owner in at once.
-            self.end(now, key, Task::Release { pending: None }, unknown_until, expires);
+            // The storage may still have the lease. A release lets the next owner in.
+            self.release_or_keep(now, key, None);
         }
     }
 

@@ -48,7 +48,8 @@ impl Actor {
         // process.
         let mut claim = Claim::new(name.clone(), key.owner, ticket.ttl).detached(true);
         claim.label = shared_label(&options.label);
-        let options = LeaseOptions { settled: ticket.settled, ..LeaseOptions::new(options) };
+        // Nothing is known of when the lease was granted.
+        let options = LeaseOptions { settled: ticket.settled, at_least: None, ..LeaseOptions::new(options) };
         let resume = Resume::new(key.owner, name, ticket.token, now);
         self.insert(key, claim, Stage::Resume(Box::new(ResumeStage { resume, options, reply, detaching })));
         self.queue_step(key, Input::Wake);

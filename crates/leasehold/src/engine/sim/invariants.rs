@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::schedule::{Conditions, SECOND};
-use super::world::World;
+use super::world::{Kept, World};
 use crate::clock::nanos;
 use crate::engine::actor::Actor;
 use crate::engine::work;
@@ -26,6 +26,8 @@ pub(super) enum Law {
     Resolved,
     /// Callers that take several locks at once do not wait for each other in a circle.
     Deadlock,
+    /// A lock that was released before its minimum time is over is granted to no other owner until then.
+    Kept,
     /// A free lock is granted to a waiter (invariants 6 and 9).
     Progress,
     /// An acquisition that is over leaves no entry in a queue (invariant 5).
@@ -222,12 +224,27 @@ impl World {
     /// Checks the half of [`Law::Honest`] that is about releases.
     pub(super) fn check_confirmed(&mut self, index: usize) -> Result<(), Violation> {
         let confirmed = std::mem::take(&mut self.clients[index].confirmed);
+        for grant in &confirmed {
+            self.kept.entry(grant.clone()).and_modify(|kept| kept.released = true);
+        }
         match confirmed.iter().find(|grant| self.model.overtaken.contains(grant)) {
             Some((name, token)) if !self.laws.excuses_all(self.now) => {
                 let text = format!(
                     "{name}: the release of {token:?} reports success, and the lease had ended before"
                 );
                 Err(Violation::new(Law::Honest, text))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks [`Law::Kept`] when a lock is granted.
+    pub(super) fn check_kept(&self, name: &Name) -> Result<(), Violation> {
+        let early = |kept: &Kept| kept.released && self.now < kept.until;
+        match self.kept.iter().find(|((kept, _), how)| kept == name && early(how)) {
+            Some((_, kept)) if !self.laws.excuses(name, self.now) && !self.conditions.breaks => {
+                let text = format!("{name}: granted, and {} keeps it", self.short(kept.owner));
+                Err(Violation::new(Law::Kept, text))
             }
             _ => Ok(()),
         }

@@ -94,6 +94,8 @@ pub(super) struct Conditions {
     pub(super) patient: bool,
     /// How often a caller takes several locks at once, instead of one.
     pub(super) several: u64,
+    /// How often a caller keeps a lock for a minimum time.
+    pub(super) jobs: u64,
 }
 
 /// The largest step of the storage's clock that margins cover.
@@ -147,6 +149,7 @@ impl Conditions {
             no_hints: !calm && random.chance(150),
             patient: random.chance(600),
             several: 0,
+            jobs: 0,
         }
     }
 
@@ -174,11 +177,14 @@ impl Conditions {
         self
     }
 
-    /// Adds callers that take several locks at once, in crossing orders.
+    /// Adds callers that take several locks at once, in crossing orders, and callers that keep a lock for a minimum time.
     pub(super) fn with_several(mut self, random: &mut Random) -> Self {
         if random.chance(250) {
             self.several = random.between(200, 900);
             self.names = random.pick(&[2, 3, 3, 4, 5]);
+        }
+        if random.chance(250) && self.extends == 0 {
+            self.jobs = random.between(100, 600);
         }
         self
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use self::network::Pending;
 use super::Sabotage;
-use super::client::{Client, START, Ticks};
+use super::client::{Client, Grant, START, Ticks};
 use super::invariants::{Law, Laws, Violation, check_work};
 use super::model::Model;
 use super::schedule::{Conditions, MS, Random, SECOND, STEP_WITHIN};
@@ -48,6 +48,10 @@ pub(super) struct World {
     pub(super) stretched: HashSet<Owner>,
     /// The tickets that no client has resumed yet.
     tickets: Vec<Ticket>,
+    /// For which minimum time a lock is kept, by the owner that wants that.
+    minima: HashMap<Owner, Duration>,
+    /// The grants whose locks are kept for a minimum time.
+    pub(super) kept: HashMap<Grant, Kept>,
     /// The owners that a planted defect has released, or has claimed once.
     released: HashSet<Owner>,
     /// The owners that were waiting when a hint arrived.
@@ -65,6 +69,15 @@ pub(super) struct Origin {
     /// `true` if its lease was left until its TTL on purpose.
     pub(super) detached: bool,
     pub(super) granted: bool,
+}
+
+/// A lock that is kept for a minimum time.
+pub(super) struct Kept {
+    pub(super) owner: Owner,
+    /// When that time is over.
+    pub(super) until: u64,
+    /// `true` if its release has reported success.
+    pub(super) released: bool,
 }
 
 /// The counts of a run.
@@ -162,6 +175,8 @@ impl World {
             owners: HashMap::new(),
             stretched: HashSet::new(),
             tickets: Vec::new(),
+            minima: HashMap::new(),
+            kept: HashMap::new(),
             released: HashSet::new(),
             hinted: HashSet::new(),
             tally: Tally::default(),
@@ -377,6 +392,13 @@ impl World {
                 // A ticket does not carry a claim that may still be executed, so a resumed lease stays excused.
                 let detached = origin.detached;
                 *origin = Origin { client: index, life, detached, granted: true };
+            }
+            if let Some(least) = self.minima.remove(&owner) {
+                let grant = (self.clients[index].guards[place].guard.name().clone(), token);
+                // By the slowest clock.
+                let until = self.now + crate::clock::nanos(least) / 100 * 98;
+                self.kept.insert(grant, Kept { owner, until, released: false });
+                self.owners.entry(owner).and_modify(|origin| origin.detached = true);
             }
             self.trace(|w| format!("client {index} holds {} {token:?}", w.short(owner)));
         }

@@ -121,8 +121,16 @@ impl World {
             _ => Renewal::Automatic,
         };
         let max_hold = self.random.chance(100).then(|| Duration::from_millis(self.random.between(100, 2000)));
-        let options = Options { ttl, wait, renewal, max_hold, label: String::new() };
+        let at_least = self
+            .several
+            .chance(self.conditions.jobs)
+            .then(|| Duration::from_millis(self.several.between(50, 3000)))
+            .map(|least| max_hold.map_or(least, |most| std::cmp::min(least, most)));
+        let options = Options { ttl, wait, renewal, max_hold, at_least, label: String::new() };
         let (owner, once) = (self.random.owner(), self.random.chance(100));
+        self.minima.extend(at_least.map(|least| (owner, least)));
+        let forgotten = self.sabotage == Some(Sabotage::ReleasesEarly);
+        let options = if forgotten { Options { at_least: None, ..options } } else { options };
         let life = self.clients[client].life;
         self.owners.insert(owner, Origin { client, life, detached: false, granted: false });
         self.tally.attempts += 1;
@@ -159,7 +167,7 @@ impl World {
             self.several.chance(50).then(|| Duration::from_millis(self.several.between(100, 2000)));
         let wanted = names.into_iter().map(|name| {
             let ttl = self.several.pick(&self.conditions.ttls);
-            (name, Options { ttl, wait, renewal, max_hold, label: String::new() })
+            (name, Options { ttl, wait, renewal, max_hold, at_least: None, label: String::new() })
         });
         let wanted: Vec<_> = wanted.collect();
         self.trace(|_| {
@@ -223,6 +231,8 @@ impl World {
                 if let Some(origin) = self.owners.get_mut(&owner) {
                     origin.detached = true;
                 }
+                // The guard of a ticket keeps nothing.
+                self.kept.retain(|_, kept| kept.owner != owner);
                 let ticket = self.clients[client].make_ticket(place);
                 self.trace(|w| format!("client {client} makes a ticket of {}", w.short(owner)));
                 self.tickets.push(ticket);
@@ -249,6 +259,8 @@ impl World {
 
     fn extend(&mut self, client: usize, place: usize, ttl: Duration) {
         let owner = self.clients[client].guards[place].guard.owner();
+        // A request for a shorter TTL may be executed after the one that keeps the lease.
+        self.kept.retain(|_, kept| kept.owner != owner);
         self.trace(|w| format!("client {client} extends {} to {ttl:?}", w.short(owner)));
         self.clients[client].renew(place, Some(ttl));
     }

@@ -171,6 +171,7 @@ impl World {
         for (name, owner, token) in grants {
             self.tally.grants += 1;
             self.laws.granted(&name, owner, token)?;
+            self.check_kept(&name)?;
         }
         for hint in std::mem::take(&mut self.model.hints) {
             self.send_hints(&hint);
