@@ -454,6 +454,7 @@ impl World {
     fn forget(&mut self) {
         self.trace(|_| "storage restarts and has forgotten everything".to_owned());
         self.model.forget();
+        self.kept.clear();
         self.down_until = self.now + self.random.between(10 * MS, 500 * MS);
         let until = self.now + self.conditions.longest_ttl() * 103 / 100 + SECOND / 100;
         self.laws.excuse_all(until);
@@ -464,6 +465,8 @@ impl World {
     fn step(&mut self, by: i64) {
         self.trace(|_| format!("storage's clock is set by {by} ns"));
         self.set += by;
+        // A small step, too, shifts the end of what is kept.
+        self.kept.clear();
         if by.unsigned_abs() > STEP_WITHIN {
             let until = self.now + by.unsigned_abs() + 2 * self.conditions.longest_ttl() + 15 * SECOND;
             self.laws.excuse_all(until);
