@@ -110,6 +110,27 @@ async fn a_job_is_one_call_where_it_is_skipped_and_two_where_it_runs() {
     assert_eq!((counts(&first), counts(&second)), ([1, 1, 0, 0, 0], [1, 0, 0, 0, 0]));
 }
 
+/// With a TTL of 30 s: a leader renews, and a candidate claims at each heartbeat, and neither does anything else.
+#[tokio::test(start_paused = true)]
+async fn a_minute_of_an_election_costs_a_few_calls() {
+    let [(a, leader), (b, candidate)] = two();
+    let term = a.election("x").campaign().await.expect("free");
+    let waiting = tokio::spawn(async move { b.election("x").campaign().await });
+    // The first claims, and a look at the lease when the engine subscribes to hints.
+    sleep(Duration::from_secs(1)).await;
+    leader.forget_counts();
+    candidate.forget_counts();
+    sleep(Duration::from_secs(60)).await;
+    let ([acquires, renews, releases, inspects, lists], asked) = (counts(&leader), counts(&candidate));
+    assert_eq!([acquires, releases, inspects, lists], [0; 4]);
+    assert!((6..=8).contains(&renews), "{renews} renewals of a leader in a minute");
+    let [acquires, others @ ..] = asked;
+    assert!((30..=40).contains(&acquires), "{acquires} claims of a candidate in a minute");
+    assert_eq!(others, [0; 4]);
+    term.release().await.expect("held");
+    waiting.await.expect("no panic").expect("elected").release().await.expect("held");
+}
+
 #[tokio::test(start_paused = true)]
 async fn extend_and_verify_are_one_call_each() {
     let [(locks, controls), _] = two();

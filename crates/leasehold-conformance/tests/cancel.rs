@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -155,6 +156,14 @@ fn try_run_of_a_job() {
         let job = fixture.locks.lock(&fixture.name).at_least(Duration::from_millis(100));
         let work = async |_: &Guard| tokio::task::yield_now().await;
         drop_at.run(job.try_run(work)).await.is_some()
+    });
+}
+
+#[test]
+fn lead() {
+    play(&[Verb::Acquire, Verb::Release], async |fixture, drop_at| {
+        let work = async |_: Arc<Guard>| tokio::task::yield_now().await;
+        drop_at.run(fixture.locks.election(&fixture.name).lead(work)).await.is_some()
     });
 }
 

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use pollster::block_on;
 
+use crate::election::Leader;
 use crate::engine::Handle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Change, Event};
@@ -70,6 +71,19 @@ impl Locks {
     /// ```
     pub fn all(&self, locks: impl IntoIterator<Item = Lock>) -> All {
         All(self.0.all(locks.into_iter().map(|lock| lock.0)))
+    }
+
+    /// Returns the election of that name; see [`leasehold::Locks::election`](crate::Locks::election).
+    ///
+    /// ```
+    /// let locks = leasehold::blocking::Locks::connect("memory:")?;
+    /// let election = locks.election("scheduler").value("10.0.0.7:8080");
+    /// let term = election.lead(|term| term.token())?;
+    /// println!("led in term {term}");
+    /// # Ok::<(), leasehold::Error>(())
+    /// ```
+    pub fn election(&self, name: impl AsRef<str>) -> Election {
+        Election(self.0.election(name))
     }
 
     /// Resumes the lease of a ticket; see [`leasehold::Locks::resume`](crate::Locks::resume).
@@ -551,6 +565,96 @@ impl Guard {
     /// Stops renewing and lets the lease end with its TTL.
     pub fn forget(self) {
         self.0.forget();
+    }
+}
+
+/// An election: of all programs that stand for it, at most one leads. See [`leasehold::Election`](crate::Election).
+#[must_use = "an Election has no leader until `lead` or `campaign` is called"]
+#[derive(Clone, Debug)]
+pub struct Election(crate::Election);
+
+impl Election {
+    /// Sets the text that others see of this program while it leads.
+    pub fn value(self, value: impl Into<String>) -> Self {
+        Self(self.0.value(value))
+    }
+
+    /// Sets how long it takes until another program leads if the leader dies. 10 s unless set.
+    pub fn ttl(self, ttl: Duration) -> Self {
+        Self(self.0.ttl(ttl))
+    }
+
+    /// Sets how long [`Election::campaign`] waits: a [`Duration`] or a [`Wait`]. [`Wait::Forever`] unless set.
+    pub fn wait(self, wait: impl Into<Wait>) -> Self {
+        Self(self.0.wait(wait))
+    }
+
+    /// Limits how long a term lasts.
+    pub fn max_term(self, max_term: Duration) -> Self {
+        Self(self.0.max_term(max_term))
+    }
+
+    /// Returns the name as it was given.
+    pub fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    /// Leads whenever it is elected, and runs `work` in each term. Ends with the work.
+    ///
+    /// Synchronous work cannot be dropped when the lock is lost. Let it check [`Guard::is_held`], and return when that
+    /// is `false`. Then this function waits in line again. If the lock is held when the work returns, this function
+    /// resigns and returns the result.
+    ///
+    /// # Errors
+    ///
+    /// See [`leasehold::Election::lead`](crate::Election::lead).
+    pub fn lead<T>(&self, mut work: impl FnMut(&Guard) -> T) -> Result<T> {
+        loop {
+            let term = block_on(self.0.elected()).map(Guard)?;
+            let done = work(&term);
+            if term.is_held() {
+                return unless_lost(term.release(), done);
+            }
+        }
+    }
+
+    /// Waits until this program leads. Returns the guard of its term.
+    ///
+    /// # Errors
+    ///
+    /// See [`leasehold::Election::campaign`](crate::Election::campaign).
+    pub fn campaign(&self) -> Result<Guard> {
+        block_on(self.0.campaign()).map(Guard)
+    }
+
+    /// Returns the present leader, or `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// See [`leasehold::Election::leader`](crate::Election::leader).
+    pub fn leader(&self) -> Result<Option<Leader>> {
+        block_on(self.0.leader())
+    }
+
+    /// Observes the election: returns the present leader and then every change. The iterator blocks until the next one.
+    ///
+    /// # Errors
+    ///
+    /// See [`leasehold::Election::leaders`](crate::Election::leaders).
+    pub fn leaders(&self) -> Result<Leaders> {
+        self.0.leaders().map(Leaders)
+    }
+}
+
+/// The leaders of an election, from the present one on. Ends when the client is closed.
+#[derive(Debug)]
+pub struct Leaders(crate::Leaders);
+
+impl Iterator for Leaders {
+    type Item = Option<Leader>;
+
+    fn next(&mut self) -> Option<Option<Leader>> {
+        block_on(self.0.next())
     }
 }
 

@@ -31,6 +31,14 @@ pub enum Event {
         /// Its fencing token.
         token: Token,
     },
+    /// A claim of a caller that waits was not answered. The caller still waits, and the claim is repeated. Sent once for
+    /// each outage.
+    ClaimFailed {
+        /// The lock.
+        name: Name,
+        /// The time from the call until now.
+        waited: Duration,
+    },
     /// A held lock was lost.
     Lost {
         /// The lock.

@@ -37,6 +37,16 @@ impl Guard {
         Arc::clone(&self.status)
     }
 
+    /// Releases the lock, though others may share this guard.
+    pub(crate) async fn release_shared(&self) -> Result<()> {
+        self.engine.release(&self.status).await
+    }
+
+    /// Releases the lock in the background, though others may share this guard.
+    pub(crate) fn abandon(&self) {
+        self.engine.abandon(&self.status);
+    }
+
     #[cfg(test)]
     pub(crate) fn status(&self) -> &LeaseStatus {
         &self.status

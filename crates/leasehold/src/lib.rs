@@ -29,6 +29,7 @@
 //! | hold it until I release it | [`Lock::acquire`], then [`Guard::release`] |
 //! | skip the work if another client does it | [`Lock::try_run`] |
 //! | hold several locks, all or none | [`Locks::all`] |
+//! | have one leader among several programs | [`Locks::election`] |
 //! | wait for a limited time | [`Lock::wait`] |
 //! | try a few times and give up | [`Lock::retries`] and [`Lock::interval`] |
 //! | be notified when the lock is lost | [`Guard::lost`] |
@@ -129,6 +130,7 @@ pub mod blocking;
 mod clock;
 #[cfg(any(doc, doctest))]
 pub mod docs;
+mod election;
 mod engine;
 mod error;
 mod event;
@@ -157,6 +159,7 @@ pub mod __planted {
 }
 
 pub use crate::all::All;
+pub use crate::election::{Election, Leader, Leaders};
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::event::{Change, Changes, Event, Events};
 pub use crate::guard::Guard;

@@ -2,6 +2,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::all::All;
+use crate::election::Election;
 use crate::engine::{self, Handle, Home};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Changes, Events};
@@ -89,6 +90,14 @@ impl Locks {
     /// ```
     pub fn all(&self, locks: impl IntoIterator<Item = Lock>) -> All {
         All::new(self.engine.clone(), locks.into_iter().collect())
+    }
+
+    /// Returns the election of that name. Makes no request and cannot fail; an invalid name is an error of
+    /// [`Election::lead`].
+    ///
+    /// The election is the lock of the same name: a holder of `lock(name)` keeps all candidates from leading.
+    pub fn election(&self, name: impl AsRef<str>) -> Election {
+        Election::new(self.lock(name))
     }
 
     /// Resumes the lease of a ticket: renews it and returns its guard.

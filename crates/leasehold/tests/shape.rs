@@ -10,9 +10,9 @@ use leasehold::storage::{
     self, AcquireReply, AnyStorage, Claim, Hint, Limits, Memory, ReleaseReply, RenewReply, Share, Storage,
 };
 use leasehold::{
-    All, Builder, Change, Changes, Error, ErrorKind, Event, Events, Guarantees, Guard, Guards, Holder,
-    LeaseClock, Lock, Locks, Lost, Name, Options, Owner, Renewal, Result, Ticket, Tier, Token, Wait,
-    blocking,
+    All, Builder, Change, Changes, Election, Error, ErrorKind, Event, Events, Guarantees, Guard, Guards,
+    Holder, Leader, Leaders, LeaseClock, Lock, Locks, Lost, Name, Options, Owner, Renewal, Result, Ticket,
+    Tier, Token, Wait, blocking,
 };
 
 const fn crosses_threads<T: Send + Sync + Unpin + Debug + 'static>() {}
@@ -26,6 +26,9 @@ fn every_public_type_crosses_threads_and_has_no_lifetime() {
     crosses_threads::<Lock>();
     crosses_threads::<Guard>();
     crosses_threads::<All>();
+    crosses_threads::<Election>();
+    crosses_threads::<Leader>();
+    crosses_threads::<Leaders>();
     crosses_threads::<Guards>();
     crosses_threads::<Ticket>();
     crosses_threads::<Options>();
@@ -59,6 +62,8 @@ fn every_public_type_crosses_threads_and_has_no_lifetime() {
     crosses_threads::<blocking::Lock>();
     crosses_threads::<blocking::Guard>();
     crosses_threads::<blocking::All>();
+    crosses_threads::<blocking::Election>();
+    crosses_threads::<blocking::Leaders>();
     crosses_threads::<blocking::Guards>();
     crosses_threads::<blocking::Events>();
     crosses_threads::<blocking::Changes>();
@@ -72,6 +77,7 @@ fn clients_and_errors_are_cloned_and_plain_values_are_copied() {
     is_cloned::<Builder>();
     is_cloned::<Lock>();
     is_cloned::<All>();
+    is_cloned::<Election>();
     is_cloned::<Error>();
     is_cloned::<Event>();
     is_cloned::<AnyStorage>();
@@ -100,7 +106,7 @@ fn is_send<T: Send>(value: T) -> T {
 #[expect(dead_code, reason = "the compiler is the test")]
 fn every_future_is_send(
     locks: &Locks,
-    (lock, all): (&Lock, &All),
+    (lock, all, election): (&Lock, &All, &Election),
     guard: &Guard,
     (given, guards): (Guard, Guards),
     ticket: Ticket,
@@ -118,6 +124,9 @@ fn every_future_is_send(
     drop(is_send(lock.run(async |guard| guard.token())));
     drop(is_send(lock.try_run(async |guard| guard.token())));
     drop(is_send(all.try_run(async |guards| guards.remaining())));
+    drop(is_send(election.lead(async |term| term.token())));
+    drop(is_send(election.campaign()));
+    drop(is_send(election.leader()));
     drop(is_send(all.acquire()));
     drop(is_send(all.try_acquire()));
     drop(is_send(all.run(async |guards| guards.remaining())));

@@ -28,6 +28,9 @@ cases!("locks":
         callers_that_name_several_locks_in_crossing_orders_get_them,
         a_job_that_clients_start_one_after_another_runs_once,
     ],
+    [Need::Push] => [
+        a_leader_that_resigns_is_followed_at_once,
+    ],
     [Need::Fair] => [
         clients_are_served_in_order,
     ],
@@ -263,6 +266,27 @@ async fn a_job_that_clients_start_one_after_another_runs_once(case: Context) {
         assert!(start.elapsed() >= at_least, "free after {:?}", start.elapsed());
         next.release().await.expect("it was held until now");
     }
+}
+
+async fn a_leader_that_resigns_is_followed_at_once(case: Context) {
+    let (a, b, observer) = (case.locks().await, case.locks().await, case.locks().await);
+    let name = case.name("a");
+    let mut leaders = observer.election(&name).leaders().expect("the client is open");
+    let term = a.election(&name).value("a").campaign().await.expect("there is no leader");
+    let election = b.election(&name).value("b");
+    let next = tokio::spawn(async move { election.campaign().await });
+    sleep(case.timing.short(&case.limits)).await;
+    let leader = observer.election(&name).leader().await.expect("the storage answers").expect("there is one");
+    assert_eq!((leader.value.as_str(), leader.term), ("a", term.token()));
+    let first = term.token();
+    term.release().await.expect("it was held until now");
+    // Not only when its lease would have ended.
+    let next = timeout(case.timing.slack(), next).await.expect("elected at once");
+    let term = next.expect("it waited").expect("the storage answers");
+    assert!(term.token() > first, "terms grow");
+    let seen = async { while leaders.next().await.flatten().is_none_or(|leader| leader.value != "b") {} };
+    timeout(case.timing.slack(), seen).await.expect("an observer sees the new leader");
+    term.release().await.expect("it was held until now");
 }
 
 async fn clients_are_served_in_order(case: Context) {

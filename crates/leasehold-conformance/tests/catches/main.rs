@@ -53,6 +53,7 @@ fn ignored_with_a_reason() -> Result<(), Failed> {
         ("hints", "push not promised"),
         ("inspect", "fair not promised"),
         ("locks", "fair not promised"),
+        ("locks", "push not promised"),
         ("queue", "fair not promised"),
     ];
     let expected: BTreeSet<_> = expected.map(|(group, reason)| (group, reason.to_owned())).into();

@@ -401,6 +401,9 @@ impl Actor {
                 tracing::warn!(target: "leasehold", %name, %token, %lost, "lost")
             }
             Event::Broken { name, token, .. } => tracing::warn!(target: "leasehold", %name, %token, "broken"),
+            Event::ClaimFailed { name, waited } => {
+                tracing::warn!(target: "leasehold", %name, ?waited, "claim not answered, and still waiting");
+            }
             Event::RenewFailed { name, token, remaining } => {
                 tracing::warn!(target: "leasehold", %name, %token, ?remaining, "renewal not answered");
             }

@@ -245,6 +245,11 @@ impl Attempt {
         self.answered
     }
 
+    /// Returns how many claims in a row were not answered.
+    pub(crate) fn failures(&self) -> u32 {
+        self.failures
+    }
+
     /// Returns the last error, if the storage does not answer at present.
     pub(crate) fn error(&self) -> Option<&Error> {
         self.error.as_ref()

@@ -93,8 +93,10 @@ impl Actor {
             | Input::Renewed { .. }
             | Input::Released { .. } => return,
         };
+        let failures = stage.attempt.failures();
         match stage.attempt.step(now, input) {
             Action::None => {
+                self.announce_failure(key, now, failures);
                 self.announce_refusal(key);
                 self.log_long_wait(key, now);
             }
@@ -239,6 +241,16 @@ impl Actor {
         {
             let holder = stage.attempt.holder().cloned();
             self.announce(key, holder);
+        }
+    }
+
+    /// Emits, once for each outage, the event that a claim was not answered. There were so many `failures` before.
+    fn announce_failure(&mut self, key: Key, now: Moment, failures: u32) {
+        let Some(stage) = self.attempt_stage(key) else { return };
+        if failures == 0 && stage.attempt.failures() > 0 {
+            let waited = stage.attempt.waited(now);
+            let Some(acquisition) = self.get(key) else { return };
+            self.emit(Event::ClaimFailed { name: acquisition.claim.name.clone(), waited });
         }
     }
 

@@ -1,0 +1,246 @@
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_core::Stream;
+use futures_util::future::{Either, select};
+
+use crate::error::{ErrorKind, Result};
+use crate::event::{Change, Changes};
+use crate::guard::Guard;
+use crate::lock::Lock;
+use crate::options::Wait;
+use crate::storage::{Holder, Name, Token};
+
+/// An election: of all programs that stand for it, at most one leads. Holds nothing, and may be used any number of
+/// times.
+///
+/// An election is the lock of the same name. Its holder leads, a *term* is one hold, and the number of the term is the
+/// fencing token, which grows from term to term. A leader that is cut off from the storage is told at its local
+/// deadline, before the storage lets another one lead. A leader that is paused is told when it goes on: so let it send
+/// its term with each write, and let the resource refuse an older one.
+#[must_use = "an Election has no leader until `lead` or `campaign` is awaited"]
+#[derive(Clone, Debug)]
+pub struct Election {
+    lock: Lock,
+}
+
+impl Election {
+    pub(crate) fn new(lock: Lock) -> Self {
+        Self { lock }
+    }
+
+    /// Sets the text that others see of this program while it leads, such as its address: at most 4 KiB,
+    /// `program@host:pid` unless set.
+    pub fn value(self, value: impl Into<String>) -> Self {
+        Self { lock: self.lock.label(value) }
+    }
+
+    /// Sets [`Lock::ttl`]: how long it takes until another program leads if the leader dies. 10 s unless set.
+    pub fn ttl(self, ttl: Duration) -> Self {
+        Self { lock: self.lock.ttl(ttl) }
+    }
+
+    /// Sets how long [`Election::campaign`] waits: a [`Duration`] or a [`Wait`]. [`Wait::Forever`] unless set.
+    pub fn wait(self, wait: impl Into<Wait>) -> Self {
+        Self { lock: self.lock.wait(wait) }
+    }
+
+    /// Limits how long a term lasts. Then the next candidate leads. No limit unless set.
+    pub fn max_term(self, max_term: Duration) -> Self {
+        Self { lock: self.lock.max_hold(max_term) }
+    }
+
+    /// Returns the name as it was given.
+    pub fn name(&self) -> &str {
+        self.lock.name()
+    }
+
+    /// Leads whenever it is elected, and runs `work` in each term. Ends with the work.
+    ///
+    /// Waits in line until this program leads, and runs the work. If the lock is lost, drops the work at that moment,
+    /// and waits in line again. If the work ends, resigns and returns its result. Outages of the storage are waited out;
+    /// [`Event::ClaimFailed`](crate::Event::ClaimFailed) and [`Event::Lost`](crate::Event::Lost) tell of them.
+    ///
+    /// # Errors
+    ///
+    /// - [`Lost`](ErrorKind::Lost) if the work ended and the lock had been lost before it was released.
+    /// - [`Invalid`](ErrorKind::Invalid), [`Unsupported`](ErrorKind::Unsupported) and [`Closed`](ErrorKind::Closed) as
+    ///   for [`Lock::acquire`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future drops the work, and resigns or leaves the line.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leasehold::Result<()> {
+    /// let locks = leasehold::Locks::connect("memory:").await?;
+    /// let election = locks.election("scheduler").value("10.0.0.7:8080");
+    /// let served = election.lead(async |term| format!("served in term {}", term.token())).await?;
+    /// assert!(served.starts_with("served"));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// The work gets a guard of its own, so that it may hand it to other tasks. In a task of its own:
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leasehold::Result<()> {
+    /// # let locks = leasehold::Locks::connect("memory:").await?;
+    /// # let stop = std::sync::Arc::new(tokio::sync::Notify::new());
+    /// # stop.notify_one();
+    /// let election = locks.election("scheduler");
+    /// let leading = tokio::spawn(async move {
+    ///     let serve = async |term: std::sync::Arc<leasehold::Guard>| {
+    ///         println!("leads in term {}", term.token());
+    ///         stop.notified().await;
+    ///     };
+    ///     election.lead(serve).await
+    /// });
+    /// leading.await.expect("no panic")?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn lead<T, W: Future<Output = T>>(&self, mut work: impl FnMut(Arc<Guard>) -> W) -> Result<T> {
+        loop {
+            let term = Term(Arc::new(self.elected().await?));
+            let done = match select(pin!(term.0.lost()), pin!(work(Arc::clone(&term.0)))).await {
+                Either::Left(_) => continue,
+                Either::Right((done, _)) => done,
+            };
+            return match term.0.release_shared().await {
+                Err(error) if error.kind() == ErrorKind::Lost => Err(error),
+                _ => Ok(done),
+            };
+        }
+    }
+
+    /// Waits until this program leads, however long the storage does not answer.
+    pub(crate) async fn elected(&self) -> Result<Guard> {
+        let lock = self.lock.clone().wait(Wait::Forever);
+        loop {
+            match lock.acquire().await {
+                // It has retried for half a minute, with pauses.
+                Err(error) if error.kind() == ErrorKind::Unavailable => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Waits until this program leads. Returns the guard of its term: [`Guard::token`] is the number of the term,
+    /// [`Guard::lost`] tells when it is over, and [`Guard::release`] resigns, so that the next candidate leads at once.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Lock::acquire`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future leaves the line. If this program is being elected, it resigns.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leasehold::Result<()> {
+    /// let locks = leasehold::Locks::connect("memory:").await?;
+    /// let term = locks.election("scheduler").campaign().await?;
+    /// println!("leads in term {}", term.token());
+    /// term.release().await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn campaign(&self) -> Result<Guard> {
+        self.lock.acquire().await
+    }
+
+    /// Returns the present leader, or `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// - [`Invalid`](ErrorKind::Invalid) if the name is out of bounds.
+    /// - [`Unavailable`](ErrorKind::Unavailable) if the storage did not answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future changes nothing.
+    pub async fn leader(&self) -> Result<Option<Leader>> {
+        let holders = self.lock.engine().inspect(Name::new(self.lock.name())?).await?;
+        Ok(holders.into_iter().next().map(Leader::of))
+    }
+
+    /// Observes the election: returns the present leader and then every change.
+    ///
+    /// A slow reader may see several changes as one, and a very short term may not be noticed. The last leader always
+    /// arrives.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`](ErrorKind::Invalid) if the name is out of bounds, [`Closed`](ErrorKind::Closed) if the client was
+    /// closed.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leasehold::Result<()> {
+    /// let locks = leasehold::Locks::connect("memory:").await?;
+    /// let election = locks.election("scheduler").value("10.0.0.7:8080");
+    /// let term = election.campaign().await?;
+    /// let leader = election.leaders()?.next().await.flatten().expect("there is one");
+    /// assert_eq!((leader.value.as_str(), leader.term), ("10.0.0.7:8080", term.token()));
+    /// # Ok(()) }
+    /// ```
+    pub fn leaders(&self) -> Result<Leaders> {
+        self.lock.engine().observe(Name::new(self.lock.name())?).map(Leaders)
+    }
+}
+
+/// A term of this program. It ends when this value is dropped, even if the work has left a guard somewhere.
+struct Term(Arc<Guard>);
+
+impl Drop for Term {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
+
+/// A leader, as the storage reported it. The report may be outdated when it is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Leader {
+    /// What it has set with [`Election::value`].
+    pub value: String,
+    /// The number of its term.
+    pub term: Token,
+    /// How long it has led, if the storage knows.
+    pub leads_for: Option<Duration>,
+}
+
+impl Leader {
+    fn of(holder: Holder) -> Self {
+        let value = holder.label.as_deref().unwrap_or_default().to_owned();
+        Self { value, term: holder.token, leads_for: holder.held_for }
+    }
+}
+
+/// The leaders of an election, from the present one on; see [`Election::leaders`].
+#[derive(Debug)]
+pub struct Leaders(Changes);
+
+impl Leaders {
+    /// Waits for the next change. Returns the leader, or `Some(None)` if there is none any more. Returns `None` once the
+    /// client is closed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future loses no change.
+    pub async fn next(&mut self) -> Option<Option<Leader>> {
+        std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+}
+
+impl Stream for Leaders {
+    type Item = Option<Leader>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Option<Leader>>> {
+        Pin::new(&mut self.0).poll_next(cx).map(|change| {
+            change.map(|change| match change {
+                Change::Locked { holder } => Some(Leader::of(holder)),
+                Change::Unlocked => None,
+            })
+        })
+    }
+}
