@@ -80,6 +80,17 @@ pub(crate) enum Command {
     /// the lock. A job that is suspended (Ctrl-Z) for longer than the TTL loses the lock.
     Run(Run),
 
+    /// Stand for election, and run a command while this process leads
+    ///
+    /// The election is the lock of that name. This process waits in line until it leads, and then runs the command, as
+    /// `run` does. If it loses the lock, it ends the command, stands for election again, and runs the command again when it
+    /// leads again. When the command ends by itself, this process resigns, and exits with the command's exit code.
+    /// Outages of the storage are waited out. LEASEHOLD_TOKEN is the number of the term.
+    Elect(Elect),
+
+    /// Show the leader of an election, and the number of its term
+    Leader(Leader),
+
     /// Take a lock and print its ticket; the lease then ends with its TTL unless it is renewed
     ///
     /// No process renews the lease: run `leasehold renew TICKET` before the TTL is over.
@@ -234,6 +245,77 @@ pub(crate) struct Run {
     pub(crate) command: Vec<OsString>,
 }
 
+#[derive(Args, Debug)]
+#[command(
+    override_usage = "leasehold elect [OPTIONS] NAME -- CMD…\n       leasehold elect [OPTIONS] -- -NAME -- CMD…"
+)]
+pub(crate) struct Elect {
+    /// The election; if it begins with `-`, write `elect -- NAME -- CMD…`
+    pub(crate) name: Option<String>,
+
+    /// The text by which `leader`, `inspect` and `list` show this process [default: `leasehold@host:pid`]
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) value: Option<String>,
+
+    /// How long it takes until another process leads if this one dies: 100ms to 24h, or what the storage allows [default:
+    /// 10s, or what the storage allows]
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub(crate) ttl: Option<Duration>,
+
+    /// Resign after this time, as if the lock were lost [default: no limit]
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub(crate) max_term: Option<Duration>,
+
+    /// Run the command again after at most N losses, and exit with 76 after the next one
+    #[arg(long, value_name = "N", default_value = "10", value_parser = count)]
+    pub(crate) restarts: u32,
+
+    /// How long after SIGTERM the command's process group gets SIGKILL when the lock is lost [default: 5s]
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub(crate) grace: Option<Duration>,
+
+    /// Keep the storage's URL, which may contain a password, out of the command's environment
+    #[arg(long)]
+    pub(crate) hide_store: bool,
+
+    /// The command and its arguments
+    #[arg(last = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
+}
+
+impl Elect {
+    /// Returns one term as a run.
+    pub(crate) fn term(self) -> Run {
+        Run {
+            name: self.name,
+            lock: LockOptions {
+                ttl: self.ttl,
+                wait: WaitLimit::Forever,
+                try_once: false,
+                retries: None,
+                interval: None,
+                label: self.value,
+            },
+            max_hold: self.max_term,
+            at_least: None,
+            on_lost: OnLost::Term,
+            grace: self.grace,
+            hide_store: self.hide_store,
+            command: self.command,
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Leader {
+    /// The election; after `--` if it begins with `-`
+    pub(crate) name: String,
+
+    /// Print every change, too
+    #[arg(long)]
+    pub(crate) watch: bool,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OnLost {
     /// SIGTERM, and SIGKILL after the grace time; exit code 76
@@ -268,7 +350,7 @@ impl Run {
     pub(crate) const DEFAULT_GRACE: Duration = Duration::from_secs(5);
 
     /// Returns the lock's name and the command, or what is wrong with the options.
-    pub(crate) fn check(&self) -> Result<(String, Vec<OsString>), String> {
+    pub(crate) fn check(&self, verb: &str) -> Result<(String, Vec<OsString>), String> {
         if self.grace.is_some() && self.on_lost != OnLost::Term {
             return Err("--grace goes with --on-lost=term only".to_owned());
         }
@@ -287,10 +369,10 @@ impl Run {
                 let name = name.to_str().ok_or("a lock's name is UTF-8")?;
                 (name.to_owned(), command)
             }
-            (None, _) => return Err("no lock was named; write `leasehold run NAME -- CMD…`".to_owned()),
+            (None, _) => return Err(format!("no lock was named; write `leasehold {verb} NAME -- CMD…`")),
         };
         if command.is_empty() {
-            return Err("no command was given; write `leasehold run NAME -- CMD…`".to_owned());
+            return Err(format!("no command was given; write `leasehold {verb} NAME -- CMD…`"));
         }
         Ok((name, command.to_vec()))
     }

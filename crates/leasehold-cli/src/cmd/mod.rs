@@ -5,6 +5,7 @@ mod break_;
 pub(crate) mod completions;
 mod doctor;
 mod inspect;
+mod leader;
 mod list;
 mod release;
 mod renew;
@@ -19,6 +20,8 @@ use crate::session::Context;
 pub(crate) async fn dispatch(command: Command, cx: &Context) -> Result<Exit> {
     match command {
         Command::Run(args) => run::run(args, cx).await,
+        Command::Elect(args) => run::elect(args, cx).await,
+        Command::Leader(args) => leader::run(&args, cx).await,
         Command::Acquire(args) => acquire::run(&args, cx).await,
         Command::Renew(args) => renew::run(args, cx).await,
         Command::Release(args) => release::run(args, cx).await,

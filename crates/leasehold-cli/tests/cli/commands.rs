@@ -147,6 +147,51 @@ fn name_that_begins_with_a_dash_follows_a_double_dash() {
 }
 
 #[test]
+fn leader_prints_the_value_and_the_term() {
+    let world = World::new();
+    assert_eq!(text(&world.output(&["leader", "lock"]).stdout), "lock has no leader");
+    let watch = Running::start(&mut world.leasehold(["leader", "lock", "--watch", "--json"]));
+    let none =
+        json!({"name": "lock", "has_leader": false, "value": null, "term": null, "leads_for_ms": null});
+    assert_eq!(parse(&watch.line()), none);
+    let script = "echo $LEASEHOLD_TOKEN; read _; exit 7";
+    let elect = ["elect", "lock", "--value", "10.0.0.7:8080", "--", "sh", "-c", script];
+    let mut elected = Running::start(&mut world.leasehold(elect));
+    let term = elected.line();
+    let leads = parse(&watch.line());
+    assert_eq!((&leads["value"], &leads["term"]), (&json!("10.0.0.7:8080"), &json!(term)));
+    let shown = text(&world.output(&["leader", "lock"]).stdout);
+    assert!(
+        shown.starts_with("lock is led by 10.0.0.7:8080 for ") && shown.ends_with(&format!("s, term {term}")),
+        "{shown}"
+    );
+    elected.write("\n");
+    assert_eq!(code(&elected.finish()), 7);
+    assert_eq!(parse(&watch.line()), none);
+}
+
+#[test]
+fn elect_runs_the_command_again_after_a_loss_and_so_often() {
+    let world = World::new();
+    let elect =
+        ["elect", "lock", "--restarts", "2", "--", "sh", "-c", "echo $LEASEHOLD_TOKEN; exec sleep 1000"];
+    let elected = Running::start(&mut world.leasehold(elect));
+    let mut terms = Vec::new();
+    for _ in 0..3 {
+        terms.push(elected.line().parse::<u64>().expect("a token"));
+        assert_eq!(world.json(&["break", "lock"])["broken"], true);
+    }
+    assert!(terms.is_sorted(), "{terms:?}");
+    let output = elected.finish();
+    assert_eq!(code(&output), 76, "{output:?}");
+    let said = text(&output.stderr);
+    assert_eq!(said.matches("standing for election again").count(), 2, "{said}");
+    let missing = world.output(&["elect", "lock"]);
+    assert_eq!(code(&missing), 64);
+    assert!(text(&missing.stderr).contains("`leasehold elect NAME -- CMD…`"), "{missing:?}");
+}
+
+#[test]
 fn watch_prints_every_change() {
     let world = World::new();
     let watch = Running::start(&mut world.leasehold(["watch", "lock", "--json"]));

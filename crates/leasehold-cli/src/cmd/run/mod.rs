@@ -1,4 +1,5 @@
-//! `leasehold run NAME -- CMD…`: takes the lock, runs the command, and releases the lock.
+//! `leasehold run NAME -- CMD…`: takes the lock, runs the command, and releases the lock. `leasehold elect NAME -- CMD…`
+//! does so again after each loss.
 //!
 //! A [`Job`] is one such run. Its life, and the file for each stage:
 //!
@@ -48,14 +49,26 @@ pub(crate) use self::reaper::reap_inherited;
 use self::requests::Requests;
 use self::terminal::Terminal;
 use self::watch::Watch;
-use crate::args::Run;
+use crate::args::{Elect, Run};
 use crate::environment::Environment;
 use crate::exit::{Exit, Failure, Result};
+use crate::output::warn;
 use crate::session::{self, Context};
-use crate::signals::Signals;
+use crate::signals::{self, Signals};
 
 pub(crate) async fn run(args: Run, cx: &Context) -> Result<Exit> {
-    let (name, command) = args.check().map_err(Failure::usage)?;
+    run_again(args, "run", None, cx).await
+}
+
+/// Runs the command in each term of an election: a run that begins again after a loss.
+pub(crate) async fn elect(args: Elect, cx: &Context) -> Result<Exit> {
+    let restarts = args.restarts;
+    run_again(args.term(), "elect", Some(restarts), cx).await
+}
+
+/// Runs the command. If there is a number of `restarts`, begins again after as many losses, and waits outages out.
+async fn run_again(args: Run, verb: &str, restarts: Option<u32>, cx: &Context) -> Result<Exit> {
+    let (name, command) = args.check(verb).map_err(Failure::usage)?;
     let environment = Environment::new(args.hide_store, &cx.store)?;
     let mut job = Job {
         args,
@@ -71,7 +84,10 @@ pub(crate) async fn run(args: Run, cx: &Context) -> Result<Exit> {
     };
     let locks = job.signals.interrupt(Locks::connect(cx.store.url())).await??;
     session::check_at_least(job.args.at_least, &locks)?;
-    let done = job.run(&locks, cx).await;
+    let done = match restarts {
+        None => job.run(&locks, cx).await,
+        Some(restarts) => job.lead(restarts, &locks, cx).await,
+    };
     if !job.is_settled {
         session::close(&locks).await;
     }
@@ -123,6 +139,27 @@ impl Job {
         guardian.done();
         guardian.ended().await;
         released
+    }
+
+    /// Runs the command in each term, until it ends by itself, or the lock was lost too often.
+    async fn lead(&mut self, restarts: u32, locks: &Locks, cx: &Context) -> Result<Exit> {
+        let mut losses = 0;
+        loop {
+            let failure = match self.run(locks, cx).await {
+                Err(failure) if signals::ended_so_far().is_none() => failure,
+                ended => return ended,
+            };
+            match failure.exit {
+                Exit::Lost if losses < restarts => losses += 1,
+                // The wait for the lock has retried for half a minute.
+                Exit::Unavailable => {}
+                _ => return Err(failure),
+            }
+            let why = failure.text.as_deref().unwrap_or("the storage did not answer");
+            warn(&format!("{why}; standing for election again losses=`{losses}` at_most=`{restarts}`"));
+            (self.requests, self.passed_on, self.to_share) = (Requests::default(), None, None);
+            self.is_settled = false;
+        }
     }
 
     fn grace(&self) -> Duration {
