@@ -1,4 +1,4 @@
-//! A job that every machine starts at the same time, but only one runs; the others skip it.
+//! A scheduled job that every machine starts at about the same time, but only one runs; the others skip it.
 //!
 //! `cargo run --example cron_once`
 
@@ -33,28 +33,21 @@ async fn main() -> Result<()> {
 
 /// Runs the job unless another machine runs it or ran it. Returns `true` if it ran.
 async fn nightly(machine: &str, locks: Locks) -> Result<bool> {
-    // Each run has a lock of its own, named after its date.
-    let lock = locks.lock("nightly/2026-11-20").label(machine).ttl(Duration::from_secs(60));
-
-    let Some(guard) = lock.try_acquire().await? else {
+    let job = locks
+        .lock("nightly")
+        .label(machine)
+        // Longer than the clocks of the machines differ, so that a late one finds the lock held.
+        .at_least(Duration::from_secs(60))
+        // A job that hangs is given up before the next night.
+        .max_hold(Duration::from_secs(6 * 3600));
+    let done = job.try_run(async |guard| work(machine, guard.token()).await).await?;
+    if done.is_none() {
         println!("{machine}: another machine has it, skipped");
-        return Ok(false);
-    };
-    println!("{machine}: runs the job");
-    match job(guard.token()).await {
-        // The lock is not released, so that for a minute late machines find it held.
-        Ok(()) => guard.forget(),
-        // The lock is released at once, so that a late machine may retry.
-        Err(error) => {
-            println!("{machine}: {error}");
-            guard.release().await?;
-        }
     }
-    Ok(true)
+    Ok(done.is_some())
 }
 
-async fn job(token: Token) -> std::io::Result<()> {
-    println!("  … a night's work, each write with token {token}");
+async fn work(machine: &str, token: Token) {
+    println!("{machine}: runs the job, and each write carries token {token}");
     tokio::task::yield_now().await;
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Leader election: the node that holds the lock leads, until it resigns or loses the lock.
+//! Leader election: one node leads at a time, until it resigns or is deposed, and then the next one follows at once.
 //!
 //! `cargo run --example leader`
 
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use leasehold::{ErrorKind, Guard, Locks, Result, Token};
 use tokio::sync::{Notify, mpsc};
 
-const LOCK: &str = "cluster/leader";
+const ELECTION: &str = "cluster/leader";
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -26,16 +26,20 @@ async fn main() -> Result<()> {
     resign.notify_waiters();
     let second = elected.recv().await;
 
-    // An operator ends the second term. The leader learns that the lock is lost, and steps down.
+    // Every client can see which node leads.
+    let leader = locks.election(ELECTION).leader().await?;
+    println!("observer: {} leads", leader.map_or("no node".to_owned(), |leader| leader.value));
+
+    // An operator ends the second term. The leader's work is dropped when it learns of that.
     println!("operator: ends the term");
-    let deposed = locks.break_lock(LOCK).await?;
+    let deposed = locks.break_lock(ELECTION).await?;
     assert_eq!(deposed.first().map(|holder| holder.token), second);
     let third = elected.recv().await;
 
     // Each term has a larger token, so the orders of an earlier leader can be recognized.
     assert!(first < second && second < third, "{first:?} {second:?} {third:?}");
 
-    // Closing ends every term and every wait.
+    // Closing ends every term and every campaign.
     locks.close().await?;
     nodes.join_all().await.into_iter().collect()
 }
@@ -47,28 +51,22 @@ async fn node(
     resign: Arc<Notify>,
     elected: mpsc::UnboundedSender<Token>,
 ) -> Result<()> {
-    let office = locks.lock(LOCK).label(name);
+    let election = locks.election(ELECTION).value(name);
     loop {
-        let guard = match office.acquire().await {
+        // If this node is deposed, `lead` drops the work at whatever point it has reached, and campaigns again.
+        match election.lead(|term| lead(name, term, &resign, &elected)).await {
+            Ok(()) => println!("{name}: has resigned"),
             Err(error) if error.kind() == ErrorKind::Closed => return Ok(()),
-            other => other?,
-        };
-        tokio::select! {
-            lost = guard.lost() => println!("{name}: steps down, {lost}"),
-            () = lead(name, &guard, &resign, &elected) => {
-                println!("{name}: resigns");
-                guard.release().await?;
-            }
+            Err(error) => return Err(error),
         }
     }
 }
 
-/// Leads until asked to resign. If the lock is lost, this future is dropped at whatever point it has
-/// reached.
-async fn lead(name: &str, guard: &Guard, resign: &Notify, elected: &mpsc::UnboundedSender<Token>) {
+/// Leads until asked to resign.
+async fn lead(name: &str, term: Arc<Guard>, resign: &Notify, elected: &mpsc::UnboundedSender<Token>) {
     let resigned = resign.notified();
-    println!("{name}: leads, term {}", guard.token());
+    println!("{name}: leads, term {}", term.token());
     // At the end of the program, the receiver is gone.
-    let _ = elected.send(guard.token());
+    let _ = elected.send(term.token());
     resigned.await;
 }
