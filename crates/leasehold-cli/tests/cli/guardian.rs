@@ -30,7 +30,9 @@ fn killed_guardian_is_replaced() {
             before = Some(now);
         }
         // The new one knows what the old ones knew.
-        await_idle(guardian(run.pid(), before));
+        let last = guardian(run.pid(), before);
+        await_idle(run.pid());
+        await_idle(last);
         assert!(pids.into_iter().all(lives));
         run.signal(then);
         pids.into_iter().for_each(await_end);

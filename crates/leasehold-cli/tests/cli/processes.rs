@@ -92,9 +92,10 @@ pub(crate) fn guardian(run: Pid, before: Option<Pid>) -> Pid {
     found.expect("just seen").0
 }
 
-/// Waits until a guardian has read all messages and waits for the next.
-pub(crate) fn await_idle(guardian: Pid) {
-    let path = file_of(guardian, "wchan");
+/// Waits until a process waits for events. Then a guardian has read all messages that it has got, and a `run` with a new
+/// guardian has written them.
+pub(crate) fn await_idle(process: Pid) {
+    let path = file_of(process, "wchan");
     eventually("the wait", || fs::read_to_string(&path).is_ok_and(|place| place.contains("poll")));
 }
 
