@@ -69,11 +69,15 @@ fn store_help() -> String {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Take a lock, run a command, release the lock
+    /// Take a lock, or several, run a command, release them
     ///
     /// The command's environment contains LEASEHOLD_NAME, LEASEHOLD_TOKEN (the fencing token), LEASEHOLD_TICKET,
     /// LEASEHOLD_STORE (the storage's URL, unless --hide-store hides it) and LEASEHOLD_HELD (the leases under which it
     /// runs, so that `leasehold` notices when it would wait for itself).
+    ///
+    /// With several names, the command runs while all locks are held, and they are lost if one is. The options count for
+    /// each of them. Tokens and tickets are in the order of the names, with a blank between them; the names have a line
+    /// each. Commands that name the same locks in different orders do not wait for each other for ever.
     ///
     /// The command runs in a process group of its own. The group is ended when the lock is lost, and when `leasehold`
     /// dies, even by kill -9. When the command ends, the lock is released; processes that it left behind live on without
@@ -206,12 +210,14 @@ pub(crate) struct LockOptions {
 
 #[derive(Args, Debug)]
 #[command(
-    override_usage = "leasehold run [OPTIONS] NAME -- CMD…\n       leasehold run [OPTIONS] -- -NAME -- CMD…",
+    override_usage = "leasehold run [OPTIONS] NAME… -- CMD…\n       leasehold run [OPTIONS] -- -NAME… -- CMD…",
     after_long_help = crate::cmd::run::help::TEXT
 )]
 pub(crate) struct Run {
-    /// The lock; if it begins with `-`, write `run -- NAME -- CMD…`
-    pub(crate) name: Option<String>,
+    /// The lock, or several, all of which are held while the command runs; if one begins with `-`, write it first, as
+    /// in `run -- NAME… -- CMD…`
+    #[arg(value_name = "NAME")]
+    pub(crate) names: Vec<String>,
 
     #[command(flatten)]
     pub(crate) lock: LockOptions,
@@ -287,7 +293,7 @@ impl Elect {
     /// Returns one term as a run.
     pub(crate) fn term(self) -> Run {
         Run {
-            name: self.name,
+            names: self.name.into_iter().collect(),
             lock: LockOptions {
                 ttl: self.ttl,
                 wait: WaitLimit::Forever,
@@ -349,8 +355,8 @@ impl LockOptions {
 impl Run {
     pub(crate) const DEFAULT_GRACE: Duration = Duration::from_secs(5);
 
-    /// Returns the lock's name and the command, or what is wrong with the options.
-    pub(crate) fn check(&self, verb: &str) -> Result<(String, Vec<OsString>), String> {
+    /// Returns the names of the locks and the command, or what is wrong with the options.
+    pub(crate) fn check(&self, verb: &str) -> Result<(Vec<String>, Vec<OsString>), String> {
         if self.grace.is_some() && self.on_lost != OnLost::Term {
             return Err("--grace goes with --on-lost=term only".to_owned());
         }
@@ -362,20 +368,27 @@ impl Run {
         if self.at_least.is_some_and(|least| least > LONGEST_TTL) {
             return Err("--at-least is at most 24h, the longest TTL".to_owned());
         }
-        let (name, command) = match (&self.name, self.command.as_slice()) {
-            (Some(name), command) => (name.clone(), command),
-            // The second `--` is required, so that after a forgotten name no word of the command becomes the lock.
-            (None, [name, dashes, command @ ..]) if dashes == "--" => {
-                let name = name.to_str().ok_or("a lock's name is UTF-8")?;
-                (name.to_owned(), command)
-            }
-            (None, _) => return Err(format!("no lock was named; write `leasehold {verb} NAME -- CMD…`")),
+        let (names, command) = match self.names.as_slice() {
+            [] => names_after_dashes(&self.command)
+                .ok_or_else(|| format!("no lock was named; write `leasehold {verb} NAME -- CMD…`"))?,
+            names => (names.iter().map(OsString::from).collect(), self.command.as_slice()),
         };
         if command.is_empty() {
             return Err(format!("no command was given; write `leasehold {verb} NAME -- CMD…`"));
         }
-        Ok((name, command.to_vec()))
+        let names = names.into_iter().map(OsString::into_string).collect::<Result<_, _>>();
+        Ok((names.map_err(|_| "a lock's name is UTF-8")?, command.to_vec()))
     }
+}
+
+/// Reads `NAME… -- CMD…`, which follows a `--`. The `--` in it is required, so that after a forgotten name no word of the
+/// command becomes a lock. For the same reason, several names are read only if the first one begins with `-`: a command,
+/// such as `git log -- FILE`, does not.
+fn names_after_dashes(words: &[OsString]) -> Option<(Vec<OsString>, &[OsString])> {
+    let (names, command) = words.split_at(words.iter().position(|word| word == "--")?);
+    let begins_with_dash = |name: &OsString| name.as_encoded_bytes().starts_with(b"-");
+    let are_names = names.len() == 1 || names.first().is_some_and(begins_with_dash);
+    are_names.then(|| (names.to_vec(), &command[1..]))
 }
 
 const LONGEST_TTL: Duration = Duration::from_secs(24 * 60 * 60);

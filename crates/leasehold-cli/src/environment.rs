@@ -2,7 +2,7 @@
 
 use std::env;
 
-use leasehold::{Guard, Owner, Ticket};
+use leasehold::{Guard, Guards, Owner, Ticket};
 
 use crate::exit::Result;
 use crate::store::{self, Store};
@@ -10,7 +10,7 @@ use crate::store::{self, Store};
 const NAME: &str = "LEASEHOLD_NAME";
 const TOKEN: &str = "LEASEHOLD_TOKEN";
 const TICKET: &str = "LEASEHOLD_TICKET";
-/// The owners of all leases under which the command runs, the outermost first. The ticket names only the innermost.
+/// The owners of all leases under which the command runs, the outermost first. The tickets name only the innermost.
 const HELD: &str = "LEASEHOLD_HELD";
 
 /// The part of the environment that is known before the lock is taken.
@@ -25,13 +25,16 @@ impl Environment {
         Ok(Self { store })
     }
 
-    /// Returns the variables of a command that runs under this guard.
-    pub(crate) fn variables(&self, guard: &Guard) -> [(&'static str, String); 5] {
-        let held = held().into_iter().chain([guard.owner()]).map(|owner| owner.to_string());
+    /// Returns the variables of a command that runs under these guards.
+    pub(crate) fn variables(&self, guards: &Guards) -> [(&'static str, String); 5] {
+        let list =
+            |text: fn(&Guard) -> String, between| guards.iter().map(text).collect::<Vec<_>>().join(between);
+        let held = held().into_iter().chain(guards.iter().map(Guard::owner)).map(|owner| owner.to_string());
         [
-            (NAME, guard.name().as_str().to_owned()),
-            (TOKEN, guard.token().to_string()),
-            (TICKET, guard.ticket().to_string()),
+            // A name may contain blanks. Tokens and tickets are words.
+            (NAME, list(|guard| guard.name().as_str().to_owned(), "\n")),
+            (TOKEN, list(|guard| guard.token().to_string(), " ")),
+            (TICKET, list(|guard| guard.ticket().to_string(), " ")),
             (HELD, held.collect::<Vec<_>>().join(" ")),
             (store::VARIABLE, self.store.clone()),
         ]
@@ -42,7 +45,11 @@ impl Environment {
 pub(crate) fn held() -> Vec<Owner> {
     let outer = env::var(HELD).unwrap_or_default();
     let mut held: Vec<Owner> = outer.split(' ').filter_map(|owner| owner.parse().ok()).collect();
-    let ticket = env::var(TICKET).ok().and_then(|ticket| ticket.parse::<Ticket>().ok());
-    held.extend(ticket.map(|ticket| ticket.owner()).filter(|owner| !held.contains(owner)));
+    let tickets = env::var(TICKET).unwrap_or_default();
+    for ticket in tickets.split(' ').filter_map(|ticket| ticket.parse::<Ticket>().ok()) {
+        if !held.contains(&ticket.owner()) {
+            held.push(ticket.owner());
+        }
+    }
     held
 }

@@ -89,30 +89,56 @@ impl Drop for Resumed {
     }
 }
 
-/// Releases the lease of a ticket, for a process that has died. Retries while the storage does not answer.
-pub(crate) async fn release_ticket(url: &str, ticket: Ticket) {
+/// Releases the leases of tickets, for a process that has died, or has the storage keep them for what is the `rest` at
+/// that time. Retries while the storage does not answer.
+pub(crate) async fn end_leases(url: &str, mut tickets: Vec<Ticket>, rest: impl Fn() -> Duration) {
     const AGAIN: Duration = Duration::from_millis(200);
     const LONGEST: Duration = Duration::from_secs(60);
-    let release = async {
-        while let Err(error) = try_release_ticket(url, ticket.clone()).await
-            // `Internal`: the system may have run out of something that becomes free.
-            && [ErrorKind::Unavailable, ErrorKind::Internal].contains(&error.kind())
+    let end = async {
+        while let Err(error) = try_end_leases(url, &mut tickets, &rest).await
+            && may_succeed_later(&error)
         {
             tokio::time::sleep(AGAIN).await;
         }
     };
     // A lease that is not released by then ends with its TTL.
-    let _ = tokio::time::timeout(LONGEST, release).await;
+    let _ = tokio::time::timeout(LONGEST, end).await;
 }
 
-async fn try_release_ticket(url: &str, ticket: Ticket) -> leasehold::Result<()> {
+async fn try_end_leases(
+    url: &str,
+    tickets: &mut Vec<Ticket>,
+    rest: &impl Fn() -> Duration,
+) -> leasehold::Result<()> {
     let locks = Locks::connect(url).await?;
-    let released = match Resumed::resume(&locks, ticket).await {
-        Ok(lease) => lease.release().await,
-        Err(error) => Err(error),
-    };
+    let mut ended = Ok(());
+    while let Some(ticket) = tickets.last() {
+        match end_lease(&locks, ticket.clone(), rest()).await {
+            Err(error) if may_succeed_later(&error) => {
+                ended = Err(error);
+                break;
+            }
+            // Any other error, such as a loss, is an answer, too.
+            _ => drop(tickets.pop()),
+        }
+    }
     let closed = locks.close().await;
-    released.and(closed)
+    ended.and(closed)
+}
+
+async fn end_lease(locks: &Locks, ticket: Ticket, rest: Duration) -> leasehold::Result<()> {
+    let lease = Resumed::resume(locks, ticket).await?;
+    if rest.is_zero() {
+        return lease.release().await;
+    }
+    let Limits { ttl_min, ttl_max, .. } = locks.limits();
+    lease.extend(rest.clamp(ttl_min, ttl_max)).await
+}
+
+/// Returns `true` if the same request may be answered later. `Internal`: the system may have run out of something that
+/// becomes free.
+fn may_succeed_later(error: &Error) -> bool {
+    [ErrorKind::Unavailable, ErrorKind::Internal].contains(&error.kind())
 }
 
 /// Refuses a TTL that the storage does not allow, before anything is sent.

@@ -113,7 +113,7 @@ impl Signals {
     /// Takes over SIGCONT even if the launcher had it ignored: an ignored SIGCONT continues a process, too. Must be called
     /// after the command was started, which inherits the ignored signals.
     pub(crate) fn add_cont(&mut self) -> Result<()> {
-        if is_ignored(Signal::CONT) {
+        if is_ignored(Signal::CONT) && !self.streams.iter().any(|(signal, _)| *signal == Signal::CONT) {
             let stream = unix::signal(SignalKind::from_raw(Signal::CONT.as_raw())).map_err(broken)?;
             self.streams.push((Signal::CONT, stream));
         }

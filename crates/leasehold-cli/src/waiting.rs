@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use leasehold::{Event, Events, Holder, Locks, Name, Owner};
 
 use crate::cmd::run::terminal;
@@ -30,12 +31,14 @@ pub(crate) async fn show(locks: &Locks, mut events: Events, output: Output) -> I
             None => return std::future::pending().await,
         }
     };
-    let wait = Wait { locks, name, holder, waited: Duration::ZERO, outer: environment::held() };
+    let wait = Wait { locks, events, name, holder, waited: Duration::ZERO, outer: environment::held() };
     if io::stderr().is_terminal() { wait.draw().await } else { wait.say().await }
 }
 
 struct Wait<'a> {
     locks: &'a Locks,
+    events: Events,
+    /// The lock that is waited for now: one of several, if there are several.
     name: Name,
     /// The holder that was seen last.
     holder: Option<Holder>,
@@ -78,6 +81,11 @@ impl Wait<'_> {
     async fn sleep(&mut self, time: Duration) {
         tokio::time::sleep(time).await;
         self.waited += time;
+        while let Some(Some(event)) = self.events.next().now_or_never() {
+            if let Event::Waiting { name, holder } = event {
+                (self.name, self.holder) = (name, holder);
+            }
+        }
         // Only a line that is shown costs the storage this request.
         if let Ok(seen) = self.locks.inspect(self.name.as_str()).await {
             self.holder = seen.into_iter().next();

@@ -90,7 +90,8 @@ impl All {
         loop {
             self.try_rest(&members, started, &mut held).await?;
             if let Some(next) = members.get(held.len()) {
-                self.wait_for(next, started, &mut held).await?;
+                let mode = if members.len() == 1 { Mode::Usual } else { Mode::AfterTry };
+                self.wait_for(next, mode, started, &mut held).await?;
             } else if let Some(lost) = held.iter().position(|guard| !guard.is_held()) {
                 held.truncate(lost);
             } else {
@@ -175,7 +176,7 @@ impl All {
     }
 
     /// Tries every lock that is not held yet, in one batch. Keeps those before the first refused one, and gives the
-    /// others back. A single lock is not tried, because waiting for it begins with a try.
+    /// others back. The last lock is not tried, because waiting for it begins with a try.
     async fn try_rest(&self, members: &[Member], started: Moment, held: &mut Guards) -> Result<()> {
         let rest = &members[held.len()..];
         if rest.len() < 2 {
@@ -198,10 +199,10 @@ impl All {
     }
 
     /// Waits in line for a lock. If one that is held is lost meanwhile, gives back that one and the later ones instead.
-    async fn wait_for(&self, member: &Member, started: Moment, held: &mut Guards) -> Result<()> {
+    async fn wait_for(&self, member: &Member, mode: Mode, started: Moment, held: &mut Guards) -> Result<()> {
         let Wanted { name, mut options, .. } = member.wanted.clone();
         options.wait = self.left(&member.wanted, started);
-        let wanted = Wanted { name, options, mode: Mode::AfterTry };
+        let wanted = Wanted { name, options, mode };
         let arrived = match select(pin!(first_lost(held.iter())), pin!(self.engine.acquire(wanted))).await {
             Either::Left(((place, _), _)) => Err(place),
             Either::Right((arrived, _)) => Ok(arrived?),

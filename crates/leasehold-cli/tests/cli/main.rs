@@ -16,6 +16,7 @@ mod redis;
 mod secrets;
 mod servers;
 mod session;
+mod several;
 mod signals;
 mod stdout;
 mod stores;

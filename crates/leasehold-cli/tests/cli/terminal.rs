@@ -1,6 +1,6 @@
 //! Job control: an interactive shell on a terminal, with `leasehold` between it and the command.
 
-use crate::harness::{World, code, eventually};
+use crate::harness::{Running, World, code, eventually};
 use crate::processes::is_allowed;
 use crate::session::{INTERACTIVE, Session};
 
@@ -271,4 +271,63 @@ fn line_of_a_wait_shows_the_holder_and_is_cleared() {
     assert_eq!(code(&world.output(&["release", &ticket])), 0);
     session.sees("\r\u{1b}[K");
     session.sees("granted-now");
+}
+
+#[test]
+fn elect_gives_the_terminal_to_the_command_of_each_term() {
+    let world = World::new();
+    let mut session = Session::start(&world);
+    let command = "sh -c 'echo term''-asks; read x; echo got:$x; read y; echo got:$y'";
+    session.types(&format!("$L elect lock -- {command}\n"));
+    // In the first two terms, the command is ended while it has the terminal.
+    for answer in ["one", "two"] {
+        session.sees("term-asks");
+        session.types(&format!("{answer}\n"));
+        session.sees(&format!("got:{answer}"));
+        assert_eq!(world.json(&["break", "lock"])["broken"], true);
+        session.sees("standing for election again");
+    }
+    // In the third term, the job is stopped and continued while the command has the terminal.
+    session.sees("term-asks");
+    session.types("three\n");
+    session.sees("got:three");
+    session.types("\x1a");
+    session.sees("Stopped");
+    session.sees("ready> ");
+    session.types("fg\n");
+    session.types("four\n");
+    session.sees("got:four");
+    session.sees("ready> ");
+    session.types("read x; echo again:$x\nyes\n");
+    session.sees("again:yes");
+    world.held(false);
+}
+
+#[test]
+fn ctrl_c_ends_elect_in_a_later_term_and_between_two_terms() {
+    let world = World::new();
+    let mut session = Session::start(&world);
+    session.types("$L elect lock -- sh -c 'echo term''-asks; read x; echo got:$x; exec sleep 1000'\n");
+    for _ in 0..2 {
+        session.sees("term-asks");
+        session.types("x\n");
+        session.sees("got:x");
+        assert_eq!(world.json(&["break", "lock"])["broken"], true);
+    }
+    session.sees("term-asks");
+    session.types("\x03");
+    session.ended_by_ctrl_c();
+
+    session.types("$L elect lock -- sh -c 'echo term''-asks; read x; echo got:$x; exec sleep 1000'\n");
+    session.sees("term-asks");
+    session.types("x\n");
+    session.sees("got:x");
+    // The next holder is in line before the term ends, so that there is a wait.
+    let next = Running::start(&mut world.run(&[], "echo in; read _"));
+    world.waiters(1);
+    assert_eq!(world.json(&["break", "lock"])["broken"], true);
+    next.line();
+    session.sees("waiting ");
+    session.types("\x03");
+    session.ended_by_ctrl_c();
 }

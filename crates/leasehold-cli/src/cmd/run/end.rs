@@ -16,8 +16,8 @@ impl Watch<'_> {
     pub(super) async fn end(mut self, exit: Exit) -> Outcome {
         let had_terminal = self.job.terminal.take_back(&self.child);
         let exit = self.job.seen_from_outside(exit, had_terminal);
-        if self.lost.is_none() && !self.guard.is_held() {
-            let why = self.guard.lost().await;
+        if self.lost.is_none() && !self.guards.is_held() {
+            let why = self.guards.lost().await;
             self.lose(why);
         }
         let must_end = self.lost.is_some() || self.unguarded.is_some();

@@ -1,7 +1,7 @@
-//! `leasehold run NAME -- CMD…`: takes the lock, runs the command, and releases the lock. `leasehold elect NAME -- CMD…`
+//! `leasehold run NAME… -- CMD…`: takes the locks, runs the command, and releases them. `leasehold elect NAME -- CMD…`
 //! does so again after each loss.
 //!
-//! A [`Job`] is one such run. Its life, and the file for each stage:
+//! A [`Job`] is one such run. Its life, and the file for each stage; of several locks, the one that is lost first counts:
 //!
 //! | Stage | Input | Next stage | Action |
 //! |---|---|---|---|
@@ -41,7 +41,7 @@ mod watch;
 use std::ffi::OsString;
 use std::time::Duration;
 
-use leasehold::{Locks, Lost};
+use leasehold::{Guard, Locks, Lost, Name};
 use rustix::process::Signal;
 
 use self::guardian::Guardian;
@@ -68,12 +68,16 @@ pub(crate) async fn elect(args: Elect, cx: &Context) -> Result<Exit> {
 
 /// Runs the command. If there is a number of `restarts`, begins again after as many losses, and waits outages out.
 async fn run_again(args: Run, verb: &str, restarts: Option<u32>, cx: &Context) -> Result<Exit> {
-    let (name, command) = args.check(verb).map_err(Failure::usage)?;
+    let (names, command) = args.check(verb).map_err(Failure::usage)?;
+    if restarts.is_some() && names.len() > 1 {
+        return Err(Failure::usage("an election has one name"));
+    }
     let environment = Environment::new(args.hide_store, &cx.store)?;
     let mut job = Job {
         args,
         environment,
-        name,
+        name: names.join(", "),
+        names,
         command,
         signals: Signals::all()?,
         terminal: Terminal::open(),
@@ -101,6 +105,9 @@ async fn run_again(args: Run, verb: &str, restarts: Option<u32>, cx: &Context) -
 struct Job {
     args: Run,
     environment: Environment,
+    /// The names of the locks, as the caller has ordered them.
+    names: Vec<String>,
+    /// The same for messages.
     name: String,
     command: Vec<OsString>,
     signals: Signals,
@@ -118,24 +125,30 @@ struct Job {
 /// How the command ended, and what happened before.
 struct Outcome {
     exit: Exit,
-    lost: Option<Lost>,
+    lost: Option<Loss>,
     /// Why there was no guardian any more.
     unguarded: Option<Failure>,
 }
 
+/// The loss of a lock.
+struct Loss {
+    name: Name,
+    why: Lost,
+}
+
 impl Job {
     async fn run(&mut self, locks: &Locks, cx: &Context) -> Result<Exit> {
-        let guard = self.acquire(locks, cx).await?;
+        let guards = self.acquire(locks, cx).await?;
         let mut guardian = Guardian::start(self.args.on_lost, self.grace())?;
         if let Ok(url) = cx.store.portable() {
-            guardian.lease(guard.ticket(), url);
+            guardian.leases(guards.iter().map(Guard::ticket), &url, self.args.at_least);
         }
         let events = locks.events();
-        let child = self.start(&guard, &mut guardian).await?;
-        let mut watch = Watch::new(self, &guard, &mut guardian, child, events);
+        let child = self.start(&guards, &mut guardian).await?;
+        let mut watch = Watch::new(self, &guards, &mut guardian, child, events);
         let exit = watch.until_the_end().await;
         let outcome = watch.end(exit).await;
-        let released = self.release(locks, guard, outcome).await;
+        let released = self.release(locks, guards, outcome).await;
         guardian.done();
         guardian.ended().await;
         released

@@ -3,27 +3,28 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use leasehold::{Events, Guard, Lost};
+use leasehold::{Events, Guards, Lost};
 use rustix::process::{Pid, Signal};
 use tokio::time::Sleep;
 
 use super::child::{Change, Child};
 use super::guardian::{Guardian, Report};
 use super::requests::Action;
-use super::{Job, clock};
+use super::{Job, Loss, clock};
 use crate::args::OnLost;
 use crate::exit::{Exit, Failure};
 use crate::output::warn;
 
-/// A running command, and what has happened to its lock.
+/// A running command, and what has happened to its locks.
 pub(super) struct Watch<'a> {
     pub(super) job: &'a mut Job,
-    pub(super) guard: &'a Guard,
+    pub(super) guards: &'a Guards,
     pub(super) guardian: &'a mut Guardian,
     pub(super) child: Child,
     /// The client's events, of which a renewal changes the deadline.
     events: Events,
-    pub(super) lost: Option<Lost>,
+    /// The first loss.
+    pub(super) lost: Option<Loss>,
     /// Why the guardian has ended and no other one started.
     pub(super) unguarded: Option<Failure>,
     pub(super) kill: Kill,
@@ -46,13 +47,13 @@ enum Input {
 impl<'a> Watch<'a> {
     pub(super) fn new(
         job: &'a mut Job,
-        guard: &'a Guard,
+        guards: &'a Guards,
         guardian: &'a mut Guardian,
         child: Child,
         events: Events,
     ) -> Self {
         let (kill, search) = (Kill::NotPlanned, Search::new());
-        Self { job, guard, guardian, child, events, lost: None, unguarded: None, kill, search }
+        Self { job, guards, guardian, child, events, lost: None, unguarded: None, kill, search }
     }
 
     /// Watches the command until it has ended.
@@ -82,7 +83,7 @@ impl<'a> Watch<'a> {
             biased;
             change = self.child.change() => Input::Child(change),
             report = self.guardian.hear() => Input::Guardian(report),
-            why = self.guard.lost(), if self.lost.is_none() => Input::Lost(why),
+            why = self.guards.lost(), if self.lost.is_none() => Input::Lost(why),
             () = self.kill.due() => Input::KillIsDue,
             signal = self.job.signals.next() => Input::Signal(signal),
             () = until(self.job.requests.due()) => Input::RequestIsDue,
@@ -91,9 +92,11 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Acts on the loss of the lock.
+    /// Acts on the loss of a lock.
     pub(super) fn lose(&mut self, why: Lost) {
-        self.lost = Some(why);
+        let lost = self.guards.iter().find(|guard| !guard.is_held()).unwrap_or(&self.guards[0]);
+        let name = lost.name().clone();
+        self.lost = Some(Loss { name: name.clone(), why });
         self.guardian.lost();
         match self.job.args.on_lost {
             OnLost::Term => {
@@ -111,7 +114,7 @@ impl<'a> Watch<'a> {
                 self.kill.send(&self.child);
             }
             OnLost::Ignore => {
-                let name = self.job.name.escape_debug();
+                let name = name.as_str().escape_debug();
                 warn(&format!(
                     "warning: the lock is lost and the command goes on without it name=`{name}` why=`{why}`"
                 ));
@@ -148,8 +151,8 @@ impl<'a> Watch<'a> {
     }
 
     fn tell_deadline(&mut self) {
-        if self.guard.is_held() {
-            self.guardian.deadline(self.guard.remaining());
+        if self.guards.is_held() {
+            self.guardian.deadline(self.guards.remaining());
         }
     }
 

@@ -82,9 +82,19 @@ impl Guardian {
         Ok(())
     }
 
-    /// Names the lease that the guardian releases once the group has ended.
-    pub(in crate::cmd::run) fn lease(&mut self, ticket: Ticket, url: String) {
-        self.tell(Message::Lease { ticket, url });
+    /// Names the leases that the guardian releases once the group has ended, but not before `at_least` is over.
+    pub(in crate::cmd::run) fn leases(
+        &mut self,
+        tickets: impl Iterator<Item = Ticket>,
+        url: &str,
+        at_least: Option<Duration>,
+    ) {
+        for ticket in tickets {
+            self.tell(Message::Lease { ticket, url: url.to_owned() });
+        }
+        if let Some(at_least) = at_least {
+            self.tell(Message::Keep(after(at_least)));
+        }
     }
 
     /// Names the group that the guardian ends.
@@ -117,7 +127,7 @@ impl Guardian {
     /// Says that the group's id is about to be free for other processes. The lease still exists.
     pub(in crate::cmd::run) fn group_ended(&mut self) {
         self.process.tell(&Message::Ended);
-        self.known.retain(|known| matches!(known, Message::Lease { .. }));
+        self.known.retain(|known| matches!(known, Message::Lease { .. } | Message::Keep(_)));
     }
 
     /// Says that the lease is over, or ends without the guardian.
@@ -176,7 +186,7 @@ impl Guardian {
     /// Tells this guardian, and each later one. A message replaces an earlier one of its kind.
     fn tell(&mut self, message: Message) {
         self.process.tell(&message);
-        self.known.retain(|known| std::mem::discriminant(known) != std::mem::discriminant(&message));
+        self.known.retain(|known| !message.replaces(known));
         self.known.push(message);
     }
 }

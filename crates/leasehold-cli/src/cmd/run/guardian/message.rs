@@ -8,9 +8,11 @@ use rustix::process::Pid;
 /// A line that `run` writes to the guardian's stdin. Each is shorter than what a pipe takes at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Message {
-    /// `lease <ticket> <url>`: the lease to release after the death of `run`, once the group has ended. The URL may
+    /// `lease <ticket> <url>`: a lease to release after the death of `run`, once the group has ended. The URL may
     /// contain a password, and no other process reads this pipe.
     Lease { ticket: Ticket, url: String },
+    /// `keep <nanoseconds since boot>`: until when the storage keeps the leases, even if they are to be released.
+    Keep(u64),
     /// `group <id>`: the process group to end.
     Group(Pid),
     /// `reaped`: the head of the group was reaped. From now on the group exists only while it has members.
@@ -41,6 +43,7 @@ impl Message {
                 let (ticket, url) = rest.split_once(' ')?;
                 Self::Lease { ticket: ticket.parse().ok()?, url: url.to_owned() }
             }
+            "keep" => Self::Keep(rest.parse().ok()?),
             "group" => Self::Group(Pid::from_raw(rest.parse().ok()?)?),
             "reaped" => Self::Reaped,
             "deadline" => Self::Deadline(rest.parse().ok()?),
@@ -51,12 +54,23 @@ impl Message {
             _ => return None,
         })
     }
+
+    /// Returns `true` if this message makes an earlier one obsolete.
+    pub(super) fn replaces(&self, earlier: &Self) -> bool {
+        match (self, earlier) {
+            (Self::Lease { ticket, .. }, Self::Lease { ticket: other, .. }) => {
+                ticket.owner() == other.owner()
+            }
+            _ => std::mem::discriminant(self) == std::mem::discriminant(earlier),
+        }
+    }
 }
 
 impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Lease { ticket, url } => write!(f, "lease {ticket} {url}"),
+            Self::Keep(until) => write!(f, "keep {until}"),
             Self::Group(group) => write!(f, "group {}", group.as_raw_nonzero()),
             Self::Reaped => f.write_str("reaped"),
             Self::Deadline(at) => write!(f, "deadline {at}"),
@@ -77,6 +91,7 @@ mod tests {
         let ticket = "lh1.9f5ee6de2d5f53bd5f2362dd63d252ab.7.1000.lock".parse().expect("a ticket");
         for message in [
             Message::Lease { ticket, url: "redis://:pass word@h/0".to_owned() },
+            Message::Keep(0),
             Message::Group(Pid::INIT),
             Message::Reaped,
             Message::Deadline(u64::MAX),
@@ -87,7 +102,7 @@ mod tests {
         ] {
             assert_eq!(Message::parse(&message.to_string()), Some(message));
         }
-        for line in ["", "x", "group x", "group 0", "deadline", "lease x y"] {
+        for line in ["", "x", "keep", "group x", "group 0", "deadline", "lease x y"] {
             assert_eq!(Message::parse(line), None, "{line}");
         }
     }

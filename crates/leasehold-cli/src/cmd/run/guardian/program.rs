@@ -4,18 +4,18 @@
 //!
 //! | State | Input | Next state | Action |
 //! |---|---|---|---|
-//! | waiting | `lease`, `group`, `reaped` | waiting | it notes what they say |
+//! | waiting | `lease`, `keep`, `group`, `reaped` | waiting | it notes what they say |
 //! | waiting | `deadline` | waiting, until then | |
 //! | waiting | the deadline has passed for `SLACK` | lost | `term`: SIGTERM if it takes the turn, then SIGCONT; `kill`: SIGKILL; `ignore`: nothing |
-//! | waiting | `lost` | lost | it forgets lease and deadline, and plans the SIGKILL as `--on-lost` says |
+//! | waiting | `lost` | lost | it forgets leases and deadline, and plans the SIGKILL as `--on-lost` says |
 //! | lost | the grace time is over | lost | SIGKILL |
 //! | any | `ask` | the same | it answers |
 //! | any | `ended` | waiting | it forgets the group, the deadline and the planned SIGKILL |
 //! | any | `done` | ended | |
-//! | any | the pipe ends: `run` is dead | ended | SIGKILL; it waits until no member of the group runs, and releases the lease |
+//! | any | the pipe ends: `run` is dead | ended | SIGKILL; it waits until no member of the group runs, and releases the leases, or has the storage keep them until the time of `keep` |
 //!
-//! The deadline passes without a message only while `run` is stopped. If the guardian dies before it has released the
-//! lease, the lease ends with its TTL.
+//! The deadline passes without a message only while `run` is stopped. If the guardian dies before it has released a
+//! lease, that lease ends with its TTL.
 
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -75,8 +75,12 @@ struct Program {
     deadline: Option<u64>,
     /// When the group gets SIGKILL, unless a message says otherwise.
     kill_at: Option<u64>,
-    /// The lease that is released once the group has ended, and the URL of its storage.
-    lease: Option<(Ticket, String)>,
+    /// The leases that are released once the group has ended.
+    leases: Vec<Ticket>,
+    /// The URL of their storage.
+    url: String,
+    /// Until when they are kept all the same.
+    keep_until: u64,
     /// The last deadline that `run` has told.
     lease_ends: u64,
 }
@@ -90,7 +94,9 @@ impl Program {
             is_reaped: false,
             deadline: None,
             kill_at: None,
-            lease: None,
+            leases: Vec::new(),
+            url: String::new(),
+            keep_until: 0,
             lease_ends: 0,
         }
     }
@@ -122,12 +128,17 @@ impl Program {
 
     fn hear(&mut self, message: Message) {
         match message {
-            Message::Lease { ticket, url } => self.lease = Some((ticket, url)),
+            Message::Lease { ticket, url } => {
+                self.leases.push(ticket);
+                self.url = url;
+            }
+            Message::Keep(until) => self.keep_until = until,
             Message::Group(group) => self.group = Some(group),
             Message::Reaped => self.is_reaped = true,
             Message::Deadline(at) => (self.deadline, self.lease_ends) = (Some(at), at),
             Message::Lost => {
-                (self.deadline, self.lease) = (None, None);
+                self.deadline = None;
+                self.leases.clear();
                 self.kill_at = match self.on_lost {
                     OnLost::Term => Some(after(self.grace.saturating_add(SLACK))),
                     OnLost::Kill => Some(after(SLACK)),
@@ -171,16 +182,15 @@ impl Program {
     }
 
     /// Does what is left to do after the death of `run`.
-    fn succeed(mut self) {
+    fn succeed(self) {
         self.signal(Signal::KILL);
-        let Some((ticket, url)) = self.lease.take() else { return };
-        if !self.group_has_ended() {
+        if self.leases.is_empty() || !self.group_has_ended() {
             return;
         }
-        let left = Duration::from_nanos(self.lease_ends.saturating_sub(boot_nanos()));
+        let until = |at: u64| Duration::from_nanos(at.saturating_sub(boot_nanos()));
         if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            let release = session::release_ticket(&url, ticket);
-            let _ = runtime.block_on(async { tokio::time::timeout(left, release).await });
+            let end = session::end_leases(&self.url, self.leases, || until(self.keep_until));
+            let _ = runtime.block_on(async { tokio::time::timeout(until(self.lease_ends), end).await });
         }
     }
 
