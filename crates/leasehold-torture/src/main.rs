@@ -14,6 +14,7 @@ use leasehold::storage::AnyStorage;
 use leasehold::{ErrorKind, Locks};
 use leasehold_defects::{Defect, Defective};
 use leasehold_torture::clock::{self, bound};
+use leasehold_torture::election;
 use leasehold_torture::event::{Ev, Event, Log};
 use leasehold_torture::run::{self, Options, check, run};
 use leasehold_torture::target::disturb;
@@ -31,6 +32,8 @@ struct Args {
 enum Command {
     /// Runs workers and a nemesis over a storage, and prints one verdict per check.
     Run(Box<RunArgs>),
+    /// Runs an elected service over a storage, and prints for how long each fault left it without a leader.
+    Elect(ElectArgs),
     /// Checks an existing history.
     Check {
         /// The directory of the history.
@@ -99,9 +102,28 @@ struct RunArgs {
     schedule: bool,
 }
 
+#[derive(clap::Args)]
+struct ElectArgs {
+    /// The storage: `sqlite:PATH`, or servers that are started, `testbed:NAME`.
+    url: String,
+    /// How often each fault is injected.
+    #[arg(long, default_value_t = 1)]
+    rounds: usize,
+    /// The TTL of the leader's lease in milliseconds.
+    #[arg(long, default_value_t = 2_000)]
+    ttl_ms: u64,
+    /// The only faults to inject, separated by commas.
+    #[arg(long)]
+    faults: Option<String>,
+    /// The directory of the history.
+    #[arg(long)]
+    directory: Option<PathBuf>,
+}
+
 fn main() -> ExitCode {
     let done = match Args::parse().command {
         Command::Run(args) => torture(&args),
+        Command::Elect(args) => elect(args),
         Command::Check { directory, everything } => {
             check(&directory).map_err(Into::into).map(|mut report| {
                 report.everything = everything;
@@ -124,8 +146,28 @@ fn main() -> ExitCode {
     }
 }
 
+fn words(text: &str) -> Vec<String> {
+    text.split(',').map(|word| word.trim().to_owned()).collect()
+}
+
+fn elect(args: ElectArgs) -> Result<bool, Box<dyn Error>> {
+    let options = election::Options {
+        url: args.url,
+        rounds: args.rounds,
+        ttl: Duration::from_millis(args.ttl_ms),
+        faults: args.faults.as_deref().map(words),
+        directory: args.directory,
+        program: std::env::current_exe()?,
+    };
+    let outcome = election::run(&options)?;
+    print!("{outcome}");
+    if !outcome.wrong.is_empty() {
+        println!("history: {}", outcome.directory.display());
+    }
+    Ok(outcome.wrong.is_empty())
+}
+
 fn torture(args: &RunArgs) -> Result<bool, Box<dyn Error>> {
-    let words = |text: &str| text.split(',').map(|word| word.trim().to_owned()).collect::<Vec<_>>();
     let seconds = args.minutes.map(|minutes| minutes * 60).or(args.seconds).unwrap_or(60);
     let seed = args.seed.unwrap_or_else(|| clock::now() % 1_000_000);
     if let Some(defect) = args.defect {
@@ -210,7 +252,10 @@ fn worker(url: &str, defect: Option<Defect>) -> Result<(), Box<dyn Error>> {
                 connected => break connected?,
             }
         };
-        work(plan, locks, Arc::clone(&log), stopped).await;
+        match plan.style {
+            Style::Elected => election::replica::serve(plan, locks, Arc::clone(&log), stopped).await,
+            _ => work(plan, locks, Arc::clone(&log), stopped).await,
+        }
         Ok::<_, leasehold::Error>(())
     })?;
     // The engine's thread ends on its own.

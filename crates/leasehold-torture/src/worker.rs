@@ -54,6 +54,9 @@ pub enum Style {
     Brisk,
     /// Waiting in the queue, and short holds.
     Orderly,
+    /// A replica of an elected service.
+    #[value(skip)]
+    Elected,
 }
 
 /// Works until told to stop, then closes the client.
