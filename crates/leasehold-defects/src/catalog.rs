@@ -119,6 +119,9 @@ catalog! {
     /// A renewal that is answered after the deadline revives the lease.
     LateRenewalRevives "late-renewal-revives" in Engine:
         CAUGHT.torture(&[check("C1", Run { fault: "renew slow", ttl_ms: 300, workers: 6, locks: 6, style: "clingy", ..CALM })]).laws(&["Final", "Exclusion"]);
+    /// A leader goes on after its term is over.
+    LeadsOn "leads-on" in Engine:
+        CAUGHT.laws(&["Leading"]);
     /// A lease counts as held until its very end.
     NoMargin "no-margin" in Engine:
         CAUGHT.laws(&["Exclusion", "Resolved"]);

@@ -24,32 +24,50 @@ use crate::storage::{Holder, Name, Token};
 #[derive(Clone, Debug)]
 pub struct Election {
     lock: Lock,
+    /// `true` if a leader goes on after its term: a planted defect.
+    #[cfg(test)]
+    leads_on: bool,
 }
 
 impl Election {
     pub(crate) fn new(lock: Lock) -> Self {
-        Self { lock }
+        Self {
+            lock,
+            #[cfg(test)]
+            leads_on: false,
+        }
+    }
+
+    /// Plants a defect: a leader goes on after its term.
+    #[cfg(test)]
+    pub(crate) fn leads_on(mut self) -> Self {
+        self.leads_on = true;
+        self
     }
 
     /// Sets the text that others see of this program while it leads, such as its address: at most 4 KiB,
     /// `program@host:pid` unless set.
-    pub fn value(self, value: impl Into<String>) -> Self {
-        Self { lock: self.lock.label(value) }
+    pub fn value(mut self, value: impl Into<String>) -> Self {
+        self.lock = self.lock.label(value);
+        self
     }
 
     /// Sets [`Lock::ttl`]: how long it takes until another program leads if the leader dies. 10 s unless set.
-    pub fn ttl(self, ttl: Duration) -> Self {
-        Self { lock: self.lock.ttl(ttl) }
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.lock = self.lock.ttl(ttl);
+        self
     }
 
     /// Sets how long [`Election::campaign`] waits: a [`Duration`] or a [`Wait`]. [`Wait::Forever`] unless set.
-    pub fn wait(self, wait: impl Into<Wait>) -> Self {
-        Self { lock: self.lock.wait(wait) }
+    pub fn wait(mut self, wait: impl Into<Wait>) -> Self {
+        self.lock = self.lock.wait(wait);
+        self
     }
 
     /// Limits how long a term lasts. Then the next candidate leads. No limit unless set.
-    pub fn max_term(self, max_term: Duration) -> Self {
-        Self { lock: self.lock.max_hold(max_term) }
+    pub fn max_term(mut self, max_term: Duration) -> Self {
+        self.lock = self.lock.max_hold(max_term);
+        self
     }
 
     /// Returns the name as it was given.
@@ -103,9 +121,15 @@ impl Election {
     pub async fn lead<T, W: Future<Output = T>>(&self, mut work: impl FnMut(Arc<Guard>) -> W) -> Result<T> {
         loop {
             let term = Term(Arc::new(self.elected().await?));
-            let done = match select(pin!(term.0.lost()), pin!(work(Arc::clone(&term.0)))).await {
-                Either::Left(_) => continue,
-                Either::Right((done, _)) => done,
+            // The work is dropped before the term is given up.
+            let done = {
+                let mut working = pin!(work(Arc::clone(&term.0)));
+                match select(pin!(term.0.lost()), working.as_mut()).await {
+                    #[cfg(test)]
+                    Either::Left(_) if self.leads_on => working.await,
+                    Either::Left(_) => continue,
+                    Either::Right((done, _)) => done,
+                }
             };
             return match term.0.release_shared().await {
                 Err(error) if error.kind() == ErrorKind::Lost => Err(error),

@@ -10,6 +10,7 @@
 mod client;
 mod crowd;
 mod invariants;
+mod leading;
 mod model;
 mod schedule;
 mod seeds;
@@ -54,6 +55,7 @@ fn every_schedule_keeps_every_law() {
     }
     println!("{schedules} schedules from seed {first}: {sum:?}");
     assert!(schedules < 1000 || sum.grants > schedules, "too few grants: {sum:?}");
+    assert!(schedules < 1000 || sum.terms > schedules / 4, "too few terms: {sum:?}");
 }
 
 #[test]

@@ -2,17 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
+use super::leading::Leading;
 use super::together::Together;
 use super::wire::{Ask, Call, Wire};
 use crate::all::All;
 use crate::clock::{Clock, Moment};
+use crate::election::Election;
 use crate::engine::actor::Actor;
 use crate::engine::call::Key;
 use crate::engine::handle::{Command, Delivery, Mode, Wanted};
@@ -39,6 +41,7 @@ pub(super) struct Client {
     pub(super) guards: Vec<Held>,
     resuming: Vec<Resuming>,
     pub(super) together: Together,
+    pub(super) leading: Leading,
     releases: Vec<(Vec<Grant>, Releasing)>,
     /// The grants whose release has reported success.
     pub(super) confirmed: Vec<Grant>,
@@ -128,7 +131,9 @@ impl Client {
         let clock = Arc::new(AtomicU64::new(ticks.read(at)));
         let wire = Wire::new(limits);
         let (injected, home) = (Clock::injected(Arc::clone(&clock)), Home::Thread);
-        let (together, make_owner) = Together::new(seed);
+        let made = Arc::new(Mutex::new(Vec::new()));
+        let leading = Leading::new(Arc::clone(&made));
+        let (together, make_owner) = Together::new(seed, made);
         let prepared = prepare(AnyStorage::new(wire.clone()), injected, make_owner, home);
         let (handle, actor) = prepared.expect("it does not panic");
         Self {
@@ -143,6 +148,7 @@ impl Client {
             guards: Vec::new(),
             resuming: Vec::new(),
             together,
+            leading,
             releases: Vec::new(),
             confirmed: Vec::new(),
             refused: Vec::new(),
@@ -156,12 +162,12 @@ impl Client {
 
     /// Returns how many callers wait for locks.
     pub(super) fn waiting(&self) -> usize {
-        self.acquiring.len() + self.together.waiting()
+        self.acquiring.len() + self.together.waiting() + self.leading.len()
     }
 
     /// Returns how many locks its callers hold at most.
     pub(super) fn most_held(&self) -> usize {
-        self.guards.len() + self.together.most_held()
+        self.guards.len() + self.together.most_held() + self.leading.len()
     }
 
     pub(super) fn ticks(&self) -> Ticks {
@@ -263,6 +269,7 @@ impl Client {
         }
         self.resuming = waiting;
         busy |= self.together.poll();
+        busy |= self.leading.poll();
         if let Some(handle) = &self.handle {
             let guards = arrived.into_iter().map(|delivery| Guard::new(delivery.take(), handle.clone()));
             self.guards.extend(guards.map(|guard| Held { guard, over: false }));
@@ -329,6 +336,28 @@ impl Client {
             (|(name, options): (Name, _)| Lock::new(handle.clone(), name.as_str(), options), wanted.len());
         let all = All::new(handle.clone(), wanted.into_iter().map(lock).collect());
         self.together.acquire(if in_any_order { all.in_any_order() } else { all }, names);
+    }
+
+    /// Lets a program stand for election.
+    pub(super) fn stand(&mut self, at: u64, name: &Name, options: Options, leads_on: bool) {
+        self.set_clock(at);
+        self.dirty = true;
+        let Some(handle) = &self.handle else { return };
+        let election = Election::new(Lock::new(handle.clone(), name.as_str(), options));
+        self.leading.stand(if leads_on { election.leads_on() } else { election });
+    }
+
+    /// Drops the future of a candidate, or lets its work end by itself.
+    pub(super) fn end_candidate(&mut self, at: u64, place: usize, drops: bool) {
+        self.set_clock(at);
+        self.dirty = true;
+        if drops { self.leading.leave(place) } else { self.leading.end_work(place) }
+    }
+
+    /// Lets the works of all candidates end by themselves.
+    pub(super) fn end_works(&mut self) {
+        self.dirty = true;
+        self.leading.end_works();
     }
 
     /// Drops the future of a caller that waits for several locks.
@@ -413,6 +442,7 @@ impl Client {
         self.acquiring.clear();
         self.resuming.clear();
         self.together.crash();
+        self.leading.crash();
         self.releases.clear();
         self.guards.clear();
         self.unverified.clear();
@@ -425,6 +455,7 @@ impl Client {
         self.acquiring.iter().any(|caller| caller.owner == owner)
             || self.guards.iter().any(|held| held.guard.owner() == owner)
             || self.together.wants(owner)
+            || self.leading.wants(owner)
     }
 
     /// Revives a lost guard: a planted defect.
@@ -459,14 +490,15 @@ impl Client {
     }
 
     fn all_guards(&self) -> impl Iterator<Item = &Guard> {
-        self.guards.iter().map(|held| &held.guard).chain(self.together.guards())
+        let leading = self.leading.terms.iter().map(|term| &**term);
+        self.guards.iter().map(|held| &held.guard).chain(self.together.guards()).chain(leading)
     }
 
     /// Returns `true` if no caller waits, no guard is left, and the engine has nothing to do.
     pub(super) fn is_idle(&self) -> bool {
         let Some(actor) = &self.actor else { return true };
         let callers = self.acquiring.len() + self.resuming.len() + self.releases.len();
-        let together = self.together.waiting() + self.together.groups.len();
+        let together = self.together.waiting() + self.together.groups.len() + self.leading.len();
         actor.is_clean() && callers == 0 && self.guards.is_empty() && together == 0
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use super::client::Grant;
 use super::schedule::{Conditions, SECOND};
 use super::world::{Kept, World};
 use crate::clock::nanos;
@@ -26,6 +27,8 @@ pub(super) enum Law {
     Resolved,
     /// Callers that take several locks at once do not wait for each other in a circle.
     Deadlock,
+    /// A candidate works only in its term, stops when the term is over, and then stands for election again.
+    Leading,
     /// A lock that was released before its minimum time is over is granted to no other owner until then.
     Kept,
     /// A free lock is granted to a waiter (invariants 6 and 9).
@@ -197,6 +200,25 @@ impl World {
                 }
             }
             client.together.over = over;
+            let mut over = BTreeSet::new();
+            for term in &client.leading.terms {
+                let was_over = client.leading.over.contains(&term.owner());
+                if is_over(term, now, awake, was_over)? {
+                    over.insert(term.owner());
+                    self.tally.losses += u64::from(!was_over);
+                }
+            }
+            client.leading.over = over;
+            if let Some(owner) = client.leading.over.first().filter(|_| awake) {
+                let text = format!("{owner}: its term is over, and the leader goes on");
+                return Err(Violation::new(Law::Leading, text));
+            }
+            if let Some(why) = client.leading.wrong.pop() {
+                return Err(Violation::new(
+                    Law::Leading,
+                    format!("client {index}: a candidate gives up: {why}"),
+                ));
+            }
         }
         Ok(())
     }
@@ -227,7 +249,9 @@ impl World {
         for grant in &confirmed {
             self.kept.entry(grant.clone()).and_modify(|kept| kept.released = true);
         }
-        match confirmed.iter().find(|grant| self.model.overtaken.contains(grant)) {
+        let ended_before =
+            |grant: &&Grant| self.model.overtaken.contains(*grant) && !self.jobs.contains(*grant);
+        match confirmed.iter().find(ended_before) {
             Some((name, token)) if !self.laws.excuses_all(self.now) => {
                 let text = format!(
                     "{name}: the release of {token:?} reports success, and the lease had ended before"
@@ -354,8 +378,12 @@ impl World {
             let (guards, callers) = (client.guards.len(), client.acquiring.len());
             format!("client {index}: {guards} guards, {callers} callers, {machines:?}")
         });
-        let stuck = self.clients.iter().any(|client| client.together.waiting() > 0);
-        let law = if stuck { Law::Deadlock } else { Law::Residue };
+        let any = |waits: fn(&super::client::Client) -> bool| self.clients.iter().any(waits);
+        let law = match () {
+            () if any(|client| client.together.waiting() > 0) => Law::Deadlock,
+            () if any(|client| client.leading.len() > 0) => Law::Leading,
+            () => Law::Residue,
+        };
         Violation::new(law, format!("does not end: {}", each.collect::<Vec<_>>().join("; ")))
     }
 }

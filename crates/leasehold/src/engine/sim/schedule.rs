@@ -96,6 +96,8 @@ pub(super) struct Conditions {
     pub(super) several: u64,
     /// How often a caller keeps a lock for a minimum time.
     pub(super) jobs: u64,
+    /// How often a caller stands for election, instead of taking a lock.
+    pub(super) elections: u64,
 }
 
 /// The largest step of the storage's clock that margins cover.
@@ -150,6 +152,7 @@ impl Conditions {
             patient: random.chance(600),
             several: 0,
             jobs: 0,
+            elections: 0,
         }
     }
 
@@ -185,6 +188,14 @@ impl Conditions {
         }
         if random.chance(250) && self.extends == 0 {
             self.jobs = random.between(100, 600);
+        }
+        self
+    }
+
+    /// Adds candidates of elections.
+    pub(super) fn with_elections(mut self, random: &mut Random) -> Self {
+        if random.chance(250) {
+            self.elections = random.between(200, 1000);
         }
         self
     }

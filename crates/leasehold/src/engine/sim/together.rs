@@ -37,9 +37,9 @@ struct Caller {
 }
 
 impl Together {
-    /// Makes the callers of a client, and what makes its owner ids, the same for the same seed.
-    pub(super) fn new(seed: u64) -> (Self, MakeOwner) {
-        let (made, random) = (Arc::new(Mutex::new(Vec::new())), Mutex::new(Random::new(seed)));
+    /// Makes the callers of a client, and what makes its owner ids, the same for the same seed, and notes them in `made`.
+    pub(super) fn new(seed: u64, made: Arc<Mutex<Vec<Owner>>>) -> (Self, MakeOwner) {
+        let random = Mutex::new(Random::new(seed));
         let keep = Arc::clone(&made);
         let make_owner: MakeOwner = Box::new(move || {
             let owner = random.lock().unwrap_or_else(PoisonError::into_inner).owner();

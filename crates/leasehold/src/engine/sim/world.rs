@@ -29,6 +29,8 @@ pub(super) struct World {
     extra: Random,
     /// A third source, for the callers that take several locks at once.
     several: Random,
+    /// A fourth source, for the candidates of elections.
+    leaders: Random,
     pub(super) sabotage: Option<Sabotage>,
     pub(super) model: Model,
     /// By how much the storage's clock was set.
@@ -52,6 +54,8 @@ pub(super) struct World {
     minima: HashMap<Owner, Duration>,
     /// The grants whose locks are kept for a minimum time.
     pub(super) kept: HashMap<Grant, Kept>,
+    /// The grants for which a minimum time was ever set. Their leases end by themselves, as their releases ask for.
+    pub(super) jobs: HashSet<Grant>,
     /// The owners that a planted defect has released, or has claimed once.
     released: HashSet<Owner>,
     /// The owners that were waiting when a hint arrived.
@@ -86,6 +90,8 @@ pub(super) struct Tally {
     pub(super) steps: u64,
     pub(super) grants: u64,
     pub(super) losses: u64,
+    /// How many works of elected leaders have begun.
+    pub(super) terms: u64,
     pub(super) attempts: u64,
     pub(super) acquires: u64,
     pub(super) releases: u64,
@@ -149,6 +155,8 @@ impl World {
         let conditions = conditions.with_handovers(&mut Random::new(seed.swap_bytes()));
         let mut several = Random::new(!seed.swap_bytes());
         let conditions = conditions.with_several(&mut several);
+        let mut leaders = Random::new(seed.rotate_left(32) ^ 0x1eade5);
+        let conditions = conditions.with_elections(&mut leaders);
         let names = (0..conditions.names).map(|i| Name::new(format!("lock-{i}")).expect("valid")).collect();
         let model = Model {
             fair: conditions.fair,
@@ -162,6 +170,7 @@ impl World {
             random,
             extra,
             several,
+            leaders,
             sabotage,
             model,
             set: 0,
@@ -177,6 +186,7 @@ impl World {
             tickets: Vec::new(),
             minima: HashMap::new(),
             kept: HashMap::new(),
+            jobs: HashSet::new(),
             released: HashSet::new(),
             hinted: HashSet::new(),
             tally: Tally::default(),
@@ -372,13 +382,15 @@ impl World {
         }
     }
 
-    /// Records the owner ids that callers of several locks have just made.
+    /// Records the owner ids that callers of several locks, and candidates, have just made.
     pub(super) fn note_owners(&mut self, index: usize) {
         let life = self.clients[index].life;
-        for owner in self.clients[index].together.take_fresh() {
+        self.tally.terms += std::mem::take(&mut self.clients[index].leading.begun);
+        let client = &mut self.clients[index];
+        for owner in client.together.take_fresh().into_iter().chain(client.leading.take_fresh()) {
             self.owners.insert(owner, Origin { client: index, life, detached: false, granted: false });
             self.tally.attempts += 1;
-            self.trace(|w| format!("client {index} acquires with others {}", w.short(owner)));
+            self.trace(|w| format!("client {index} acquires with others, or to lead, {}", w.short(owner)));
         }
     }
 
@@ -397,6 +409,7 @@ impl World {
                 let grant = (self.clients[index].guards[place].guard.name().clone(), token);
                 // By the slowest clock.
                 let until = self.now + crate::clock::nanos(least) / 100 * 98;
+                self.jobs.insert(grant.clone());
                 self.kept.insert(grant, Kept { owner, until, released: false });
                 self.owners.entry(owner).and_modify(|origin| origin.detached = true);
             }
@@ -521,6 +534,7 @@ impl Tally {
         self.steps += other.steps;
         self.grants += other.grants;
         self.losses += other.losses;
+        self.terms += other.terms;
         self.attempts += other.attempts;
         self.acquires += other.acquires;
         self.releases += other.releases;

@@ -35,6 +35,7 @@ impl World {
     /// Lets one caller do one thing.
     fn act(&mut self, client: usize) {
         match self.random.between(0, 99) {
+            0..45 if self.leaders.chance(self.conditions.elections) => self.stand(client),
             0..45 if self.several.chance(self.conditions.several) => self.acquire_several(client),
             0..45 => self.acquire(client),
             45..60 => self.leave(client),
@@ -71,8 +72,40 @@ impl World {
         }
     }
 
+    /// Lets one more program stand for election.
+    fn stand(&mut self, client: usize) {
+        if self.clients[client].leading.len() > 1 || self.clients[client].waiting() > 4 {
+            return;
+        }
+        let name = self.names[self.leaders.index(self.names.len())].clone();
+        let ttl = self.leaders.pick(&self.conditions.ttls);
+        let max_hold =
+            self.leaders.chance(100).then(|| Duration::from_millis(self.leaders.between(100, 2000)));
+        let options = Options { ttl, max_hold, label: String::new(), ..Options::default() };
+        self.trace(|_| format!("client {client} stands for {name}, ttl {ttl:?}"));
+        let leads_on = self.sabotage == Some(Sabotage::LeadsOn);
+        self.clients[client].stand(self.now, &name, options, leads_on);
+        self.note_owners(client);
+    }
+
+    /// Drops the future of a candidate, or lets its work end by itself. Returns `false` if there is none, or another
+    /// caller's turn.
+    fn end_candidate(&mut self, client: usize) -> bool {
+        let candidates = self.clients[client].leading.len();
+        if candidates == 0 || !self.leaders.chance(400) {
+            return false;
+        }
+        let (place, drops) = (self.leaders.index(candidates), self.leaders.chance(500));
+        self.trace(|_| format!("client {client} ends candidate {place}, drops {drops}"));
+        self.clients[client].end_candidate(self.now, place, drops);
+        true
+    }
+
     /// Drops the future of a caller that waits.
     fn leave(&mut self, client: usize) {
+        if self.end_candidate(client) {
+            return;
+        }
         let (waiting, several) =
             (self.clients[client].acquiring.len(), self.clients[client].together.waiting());
         if several > 0 && self.several.chance(self.conditions.several) {
@@ -272,6 +305,7 @@ impl World {
         }
         let ending = self.random.pick(&[Ending::Drop, Ending::Release]);
         self.give_back(client, ending);
+        self.clients[client].end_works();
         if !self.clients[client].is_idle() {
             let again = self.now + self.random.between(MS, 200 * MS);
             self.plan(again, Event::User { client });
