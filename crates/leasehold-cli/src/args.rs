@@ -272,7 +272,7 @@ pub(crate) struct Elect {
     #[arg(long, value_name = "D", value_parser = duration)]
     pub(crate) max_term: Option<Duration>,
 
-    /// Run the command again after at most N losses, and exit with 76 after the next one
+    /// Run the command again after at most N losses, and exit with 76 after the next one. The end of --max-term is none
     #[arg(long, value_name = "N", default_value = "10", value_parser = count)]
     pub(crate) restarts: u32,
 

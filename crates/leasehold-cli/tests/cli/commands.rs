@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{Running, World, code, output, parse, text};
+use crate::harness::{Running, World, code, ms, output, parse, text};
 
 fn keys(value: &Value) -> Vec<&str> {
     value.as_object().expect("an object").keys().map(String::as_str).collect()
@@ -189,6 +189,18 @@ fn elect_runs_the_command_again_after_a_loss_and_so_often() {
     let missing = world.output(&["elect", "lock"]);
     assert_eq!(code(&missing), 64);
     assert!(text(&missing.stderr).contains("`leasehold elect NAME -- CMD…`"), "{missing:?}");
+}
+
+#[test]
+fn elect_counts_no_loss_when_a_term_is_over() {
+    let world = World::new();
+    // It ends by itself in the fourth term.
+    let script = "echo $LEASEHOLD_TOKEN; echo >> terms; [ $(wc -l < terms) = 4 ] && exit 5; exec sleep 1000";
+    let elect = ["elect", "lock", "--restarts", "1", "--max-term", &ms(200), "--", "sh", "-c", script];
+    let elected = world.output(&elect);
+    assert_eq!(code(&elected), 5, "{elected:?}");
+    let terms: Vec<u64> = text(&elected.stdout).lines().map(|term| term.parse().expect("a token")).collect();
+    assert!(terms.len() == 4 && terms.is_sorted(), "{terms:?}");
 }
 
 #[test]

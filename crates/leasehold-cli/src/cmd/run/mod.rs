@@ -85,6 +85,7 @@ async fn run_again(args: Run, verb: &str, restarts: Option<u32>, cx: &Context) -
         passed_on: None,
         to_share: None,
         is_settled: false,
+        lost: None,
     };
     let locks = job.signals.interrupt(Locks::connect(cx.store.url())).await??;
     session::check_at_least(job.args.at_least, &locks)?;
@@ -120,6 +121,8 @@ struct Job {
     to_share: Option<Signal>,
     /// Whether nothing more is sent to the storage.
     is_settled: bool,
+    /// Why the lock of the last run was lost.
+    lost: Option<Lost>,
 }
 
 /// How the command ended, and what happened before.
@@ -163,6 +166,8 @@ impl Job {
                 ended => return ended,
             };
             match failure.exit {
+                // It has led for as long as it wanted.
+                Exit::Lost if self.lost == Some(Lost::MaxHold) => {}
                 Exit::Lost if losses < restarts => losses += 1,
                 // The wait for the lock has retried for half a minute.
                 Exit::Unavailable => {}
@@ -171,7 +176,7 @@ impl Job {
             let why = failure.text.as_deref().unwrap_or("the storage did not answer");
             warn(&format!("{why}; standing for election again losses=`{losses}` at_most=`{restarts}`"));
             (self.requests, self.passed_on, self.to_share) = (Requests::default(), None, None);
-            self.is_settled = false;
+            (self.is_settled, self.lost) = (false, None);
         }
     }
 

@@ -19,6 +19,7 @@ impl Job {
             // A lease that was given up because of --max-hold has to be released, and so have those beside the lost one.
             // Any other one has ended at the storage, or ends with its TTL, whether the storage answers by then or not.
             self.is_settled = is_one && why != Lost::MaxHold;
+            self.lost = Some(why);
             drop(guards);
             return if ignore { Ok(exit) } else { Err(unfinished(locks, &name, why).await) };
         }
