@@ -9,10 +9,11 @@
 mod worker;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use leasehold::{Guard, Locks, Token, blocking};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use self::worker::{Result, Worker};
 
