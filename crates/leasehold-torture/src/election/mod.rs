@@ -156,8 +156,8 @@ impl<T: Target> Service<'_, T> {
         let i = self.log.number();
         let event = Event { i, doing: fault.to_owned(), target: Some(before.w), ..Event::default() };
         let began = self.log.write(Event { ev: Ev::Begin, ..event.clone() });
-        self.inject(fault, place, before.w)?;
-        let ended = self.log.write(Event { ev: Ev::End, ..event });
+        let ended = self.inject(fault, place, before.w)?;
+        self.log.write_at(ended, Event { ev: Ev::End, ..event });
         self.acts.await_act(ended, bound(LONGEST))?;
         // The former leader may not have been told yet.
         clock::pause(CALM);
@@ -165,7 +165,8 @@ impl<T: Target> Service<'_, T> {
         Ok(self.acts.measure(before.term, began, ended))
     }
 
-    fn inject(&mut self, fault: &str, place: usize, w: i64) -> io::Result<()> {
+    /// Injects a fault, and returns when it was over.
+    fn inject(&mut self, fault: &str, place: usize, w: i64) -> io::Result<u64> {
         // The lease ends, and the next leader has begun, long before this is over.
         let span = self.options.ttl * 2;
         let worker = &mut self.replicas[place].worker;
@@ -177,7 +178,9 @@ impl<T: Target> Service<'_, T> {
             "stop" => {
                 worker.stop();
                 clock::pause(span);
+                let ended = clock::now();
                 self.replicas[place].worker.go_on();
+                return Ok(ended);
             }
             "resign" => fs::write(replica::resign_file(&self.directory, w), "")?,
             _ => {
@@ -187,7 +190,7 @@ impl<T: Target> Service<'_, T> {
                 heal()?;
             }
         }
-        Ok(())
+        Ok(clock::now())
     }
 
     /// Ends all replicas, and checks what they have done.
