@@ -52,7 +52,8 @@ impl Election {
         self
     }
 
-    /// Sets [`Lock::ttl`]: how long it takes until another program leads if the leader dies. 10 s unless set.
+    /// Sets [`Lock::ttl`]: how long it takes at most until another program leads if the leader dies, and how long a
+    /// leader that is cut off goes on. 100 ms to 24 h, 10 s unless set.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.lock = self.lock.ttl(ttl);
         self
@@ -64,7 +65,8 @@ impl Election {
         self
     }
 
-    /// Limits how long a term lasts. Then the next candidate leads. No limit unless set.
+    /// Limits how long a term lasts: at least 100 ms. Then the work is dropped as after a loss, and the next candidate in
+    /// line leads. No limit unless set.
     pub fn max_term(mut self, max_term: Duration) -> Self {
         self.lock = self.lock.max_hold(max_term);
         self
@@ -173,7 +175,18 @@ impl Election {
         self.lock.acquire().await
     }
 
-    /// Returns the present leader, or `None` if there is none.
+    /// Returns the present leader, or `None` if there is none. Makes one request.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leasehold::Result<()> {
+    /// let locks = leasehold::Locks::connect("memory:").await?;
+    /// let election = locks.election("scheduler").value("10.0.0.7:8080");
+    /// assert_eq!(election.leader().await?, None);
+    /// let term = election.campaign().await?;
+    /// let leader = election.leader().await?.expect("there is one");
+    /// assert_eq!((leader.value.as_str(), leader.term), ("10.0.0.7:8080", term.token()));
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
