@@ -144,6 +144,35 @@ async fn a_renewal_in_flight_is_not_taken_for_the_one_that_keeps_the_lease() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_shorter_ttl_ends_no_lease_before_the_minimum_is_over() {
+    let memory = Memory::new();
+    let locks = client(&memory);
+    let guard = locks.lock("job").at_least(MINUTE).acquire().await.expect("free");
+    guard.extend(SECOND / 2).await.expect("held");
+    guard.release().await.expect("held");
+    is_kept_for(&memory, MINUTE).await;
+
+    // The request for the shorter TTL is executed after the one that keeps the lease.
+    let memory = Memory::new();
+    let (locks, controls) = faulty(&memory);
+    let guard = locks.lock("job").at_least(MINUTE).acquire().await.expect("free");
+    controls.next(Verb::Renew, 1, Fault::Delay(SECOND * 2));
+    assert!(timeout(SECOND / 10, guard.extend(SECOND * 3)).await.is_err(), "not answered yet");
+    guard.release().await.expect("held");
+    sleep(SECOND * 10).await;
+    assert!(holder(&memory).await.is_some(), "kept, whatever was executed late");
+
+    // A process that dies before a release leaves the lease of its former TTL.
+    let memory = Memory::new();
+    let locks = client(&memory);
+    let guard = locks.lock("job").ttl(MINUTE).at_least(MINUTE).acquire().await.expect("free");
+    guard.extend(SECOND / 2).await.expect("held");
+    sleep(SECOND / 20).await;
+    let remaining = holder(&memory).await.expect("held").remaining;
+    assert!(remaining > MINUTE - SECOND, "{remaining:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lock_that_was_broken_is_lost_and_not_kept() {
     let memory = Memory::new();
     let (locks, other) = (client(&memory), client(&memory));

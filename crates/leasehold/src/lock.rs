@@ -74,8 +74,15 @@ impl Lock {
     ///
     /// This is for a job that several machines start at about the same time. A machine that is late then finds the lock
     /// held, even if the job is over already. A release that comes earlier ends the guard, and leaves the lease until
-    /// that time. So does dropping the guard, or closing the client. The lease is bound to no process: if the process
-    /// dies before it has released the lock, the lease ends with its TTL.
+    /// that time. So does dropping the guard, or closing the client. A shorter TTL, which [`Guard::extend`] may set, ends
+    /// no lease before that time.
+    ///
+    /// The lease is bound to no process. If the process is killed *after* a release, or after
+    /// [`Locks::close`](crate::Locks::close), has returned `Ok`, the lock is kept for the rest of the time. If the
+    /// process is killed *before* that, during the work or right after a drop, the lease ends with its TTL. So with a
+    /// TTL of at least this time, the lock is kept for this time whatever happens. With a shorter one, another client
+    /// can take a job over when the process that runs it dies. Only [`Locks::break_lock`](crate::Locks::break_lock)
+    /// ends the time early.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leasehold::Result<()> {

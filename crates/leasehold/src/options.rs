@@ -21,7 +21,8 @@ pub struct Options {
     /// The time after which the lock is released, whatever the holder does; at least 100 ms. Default: none.
     pub max_hold: Option<Duration>,
     /// The time for which no other client is granted the lock, counted from the grant, even if it is released earlier;
-    /// at most the longest TTL of the storage. Default: none.
+    /// at most the longest TTL of the storage, and `max_hold`. [`Lock::at_least`](crate::Lock::at_least) says what
+    /// holds if the process dies. Default: none.
     pub at_least: Option<Duration>,
     /// The text that `inspect` and other clients' errors show for this holder; at most 4 KiB. Default:
     /// `program@host:pid`.

@@ -76,6 +76,8 @@ pub(crate) struct Lease {
     confirmed: Confirmed,
     effects: Vec<Effect>,
     hold_until: Moment,
+    /// Until when the lease lasts at the storage at least: no renewal brings its end forward to an earlier time.
+    keep_until: Moment,
     renew_at: Moment,
     state: State,
     /// How many renewals must have been sent: `calls`, or one more if another one is demanded.
@@ -145,6 +147,7 @@ impl Lease {
             confirmed: Confirmed { sent, given: ttl, asked: ttl, partial: false },
             effects: Vec::new(),
             hold_until: max_hold.map_or(Moment::FAR, |most| sent.after(most)),
+            keep_until: Moment::ZERO,
             renew_at: Moment::FAR,
             state: State::Idle,
             demanded: 0,
@@ -166,6 +169,12 @@ impl Lease {
             self.renew_at = min(self.renew_at, sent.after(min(self.ttl / 8, SOON)));
             (self.ttl, self.longest_ttl) = (ttl, ttl);
         }
+        self
+    }
+
+    /// Marks the lease as one that the storage keeps until that moment at least.
+    pub(crate) fn kept_until(mut self, keep_until: Moment) -> Self {
+        self.keep_until = keep_until;
         self
     }
 
@@ -224,14 +233,15 @@ impl Lease {
         !self.shortens() && self.shortening().all(|effect| effect.until <= now)
     }
 
-    /// Returns the moment from which no renewal that brings the end forward can be executed.
-    pub(crate) fn settled_at(&self) -> Moment {
-        self.shortening().map(|effect| effect.until).fold(Moment::ZERO, max)
+    /// Returns `true` if a renewal that leaves now brings the end of the lease forward. However late it is executed, that
+    /// is not to a moment before `keep_until`.
+    pub(crate) fn shortens_at(&self, now: Moment) -> bool {
+        self.shortens() && now.after(self.ttl) >= self.keep_until
     }
 
-    /// Returns `true` if the next renewal brings the end of the lease forward: the storage has confirmed a longer TTL
-    /// than the holder wants, or may be about to give it.
-    pub(crate) fn shortens(&self) -> bool {
+    /// Returns `true` if the lease may end later than the holder wants: the storage has confirmed a longer TTL, or may be
+    /// about to give it.
+    fn shortens(&self) -> bool {
         let lengthening = self.effects.iter().filter(|effect| !effect.shortens);
         self.ttl < lengthening.map(|effect| effect.ttl).fold(self.confirmed.asked, max)
     }
@@ -271,7 +281,7 @@ impl Lease {
 
     /// Notes that the renewal leaves now. If it brings the end forward, that counts from here: its answer may be lost.
     pub(crate) fn sent(&mut self, call: Call) {
-        let (sent, ttl, shortens) = (call.sent, self.ttl, self.shortens());
+        let (sent, ttl, shortens) = (call.sent, self.ttl, self.shortens_at(call.sent));
         self.state = State::InFlight { call, ttl, shortens };
         self.calls = self.calls.wrapping_add(1);
         let until = executable_until(sent, ttl);

@@ -1,7 +1,10 @@
 //! Detached leases, which outlive their process.
 
+use std::time::Duration;
+
 use leasehold::storage::{Claim, ReleaseReply, Storage};
 use leasehold::{ErrorKind, Locks};
+use tokio::time::Instant;
 
 use crate::tools::{
     Dir, LONG, check_held, claim, is_held, is_renewed, name, open, release, renew_elsewhere, run,
@@ -55,4 +58,25 @@ fn a_renewal_may_detach_a_lease_and_never_binds_it_again() {
         renewing.kill();
     }
     check_held(&dir.file(), "job");
+}
+
+#[test]
+fn a_lock_is_kept_for_its_minimum_after_the_death_of_its_process() {
+    const MINIMUM: Duration = Duration::from_secs(20);
+    let dir = Dir::new();
+    let ways = ["released", "closed", "dropped", "held"];
+    for (ttl, ends) in [(60_000, &ways[..]), (20_000, &ways), (2_000, &ways[..2])] {
+        for (place, end) in (0..).zip(ends) {
+            let lock = format!("job-{ttl}-{place}");
+            let [mut worker, mut other] = Worker::start_many(&dir.file());
+            let begun = Instant::now();
+            assert_eq!(worker.ask(&format!("job {lock} {ttl} {} {end}", MINIMUM.as_millis())), *end);
+            worker.kill();
+            let remaining = other.remaining(&lock);
+            let passed = begun.elapsed();
+            assert!(remaining + passed >= MINIMUM, "{end}, ttl {ttl} ms: {remaining:?} after {passed:?}");
+            let is_over = matches!(*end, "released" | "closed");
+            assert!(!is_over || remaining <= MINIMUM, "{end}, ttl {ttl} ms: {remaining:?} after {passed:?}");
+        }
+    }
 }

@@ -5,6 +5,7 @@
 //! | `wait LOCK` | acquires the lock, and waits for it | `waiting` after a refusal; `granted TOKEN OWNER` |
 //! | `detach LOCK` | the same, detached | `granted TOKEN OWNER` |
 //! | `guard LOCK outlives` or `guard LOCK ends` | acquires a guard, which outlives the process or not | its ticket |
+//! | `job LOCK TTL AT_LEAST END` | acquires a guard with a minimum, both in milliseconds; ends it: `released`, `closed`, `dropped` or not at all: `held` | its end |
 //! | `try LOCK` | acquires without waiting | `held MILLISECONDS`, the rest of the lease, or another result |
 //! | `renew LOCK OWNER`, `release LOCK OWNER` | does so | `renewed`, `released` or `not held` |
 //! | `shorten LOCK OWNER` | renews, and shortens to 200 ms | `shortened` |
@@ -206,6 +207,7 @@ impl Process {
             ["wait", lock] => self.wait(claim(lock).wait(true), || answer("waiting")).await,
             ["detach", lock] => self.wait(claim(lock).detached(true), || ()).await,
             ["guard", lock, end] => self.guard(lock, *end == "outlives").await,
+            ["job", lock, ttl, at_least, end] => self.job(lock, millis(ttl), millis(at_least), end).await,
             ["try", lock] => match try_acquire(&self.storage, &claim(lock)).await {
                 Ok(AcquireReply::Held { holder: Some(holder), .. }) => {
                     answer(&format!("held {}", holder.remaining.as_millis()));
@@ -269,6 +271,21 @@ impl Process {
         self.guards.push((locks, guard));
     }
 
+    async fn job(&mut self, lock: &str, ttl: Duration, at_least: Duration, end: &str) {
+        let locks = Locks::connect(&format!("sqlite:{}", self.file.display())).await.expect("opened");
+        let guard = locks.lock(lock).ttl(ttl).at_least(at_least).acquire().await.expect("free");
+        match end {
+            "released" => guard.release().await.expect("held until now"),
+            "closed" => {
+                drop(guard);
+                locks.close().await.expect("answered");
+            }
+            "dropped" => drop(guard),
+            _ => self.guards.push((locks, guard)),
+        }
+        answer(end);
+    }
+
     async fn hinted(&mut self) {
         let hinted = async {
             loop {
@@ -290,6 +307,10 @@ impl Process {
             answer(&format!("{from} {until} {token}"));
         }
     }
+}
+
+fn millis(text: &str) -> Duration {
+    Duration::from_millis(text.parse().expect("a number"))
 }
 
 fn claim_of(lock: &str, owner: &str, ttl: Duration) -> Claim {

@@ -123,7 +123,7 @@ impl Actor {
                 Stage::Resume(stage) => stage.resume.sent(call),
                 Stage::Lease(stage) => {
                     let lease = &mut stage.lease;
-                    (claim.ttl, claim.shorten) = (lease.ttl(), lease.shortens());
+                    (claim.ttl, claim.shorten) = (lease.ttl(), lease.shortens_at(now));
                     claim.patience = patience(lease.ttl());
                     lease.sent(call);
                     stage.status.publish(now, lease, stage.extends);

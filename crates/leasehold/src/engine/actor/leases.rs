@@ -99,7 +99,8 @@ impl Actor {
         if !options.settled {
             lease = lease.resumed_for(sent, claim.ttl);
         }
-        let lease = lease.claimed_for(sent, claim.ttl);
+        let keep_until = options.at_least.map_or(Moment::ZERO, |least| self.clock.now().after(least));
+        let lease = lease.claimed_for(sent, claim.ttl).kept_until(keep_until);
         let (name, label, clock) = (claim.name.clone(), claim.label.clone(), self.clock.clone());
         let status = Arc::new(LeaseStatus::new(name, key, token, label, clock, unknown_until, &lease));
         self.shared.held().insert(key.owner, Arc::clone(&status));
@@ -110,7 +111,7 @@ impl Actor {
             status: Arc::clone(&status),
             lease,
             unknown_until,
-            keep_until: options.at_least.map_or(Moment::ZERO, |least| self.clock.now().after(least)),
+            keep_until,
             waiters: Vec::new(),
             extends: 0,
             inspections: 0,
@@ -274,14 +275,13 @@ impl Actor {
         let Some(acquisition) = self.get_mut(key) else { return };
         let Stage::Lease(stage) = &acquisition.stage else { return };
         let (unknown_until, expires) = (stage.unknown_until, stage.lease.ended_by(now));
-        let (until, lasts, settled) = (stage.keep_until, stage.lease.lasts(), stage.lease.settled_at());
+        let (until, lasts) = (stage.keep_until, stage.lease.lasts());
         if until <= now {
             return self.end(now, key, Task::Release { pending }, unknown_until, expires);
         }
-        // The lease may last for longer than that at the storage. And a renewal that shortens it may still be executed.
-        // Then the lease is renewed again.
+        // No request that may still be executed ends the lease before that.
         (acquisition.claim.detached, acquisition.claim.ttl) = (true, stage.lease.ttl());
-        self.end(now, key, Task::Keep { pending, until, lasts }, settled, expires);
+        self.end(now, key, Task::Keep { pending, until, lasts }, Moment::ZERO, expires);
     }
 
     /// Detaches a lease: it ends with its TTL, unless a ticket of it is resumed.

@@ -186,7 +186,7 @@ impl Conditions {
             self.several = random.between(200, 900);
             self.names = random.pick(&[2, 3, 3, 4, 5]);
         }
-        if random.chance(250) && self.extends == 0 {
+        if random.chance(250) {
             self.jobs = random.between(100, 600);
         }
         self

@@ -292,8 +292,6 @@ impl World {
 
     fn extend(&mut self, client: usize, place: usize, ttl: Duration) {
         let owner = self.clients[client].guards[place].guard.owner();
-        // A request for a shorter TTL may be executed after the one that keeps the lease.
-        self.kept.retain(|_, kept| kept.owner != owner);
         self.trace(|w| format!("client {client} extends {} to {ttl:?}", w.short(owner)));
         self.clients[client].renew(place, Some(ttl));
     }
