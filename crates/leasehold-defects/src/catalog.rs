@@ -320,7 +320,7 @@ catalog! {
         CAUGHT.cases(&["exclusion::asking_again_never_shortens"]);
     /// Writes the end of the lease with every renewal.
     ShortensWithEveryRenewal "shortens-with-every-renewal" in Storage:
-        CAUGHT.cases(&["renewal::renew_never_shortens"]).laws(&["Exclusion"]);
+        CAUGHT.cases(&["renewal::renew_never_shortens"]).laws(&["Exclusion", "Kept"]);
     /// A shorter TTL deletes the lease, and the answer is that it was renewed.
     ShorterTtlDeletes "shorter-ttl-deletes" in Storage:
         CAUGHT.cases(&[
