@@ -109,3 +109,25 @@ fn a_renewal_by_another_client_that_is_not_answered_ends_nothing() {
         assert!(matches!(renew(&first, &mine).await, Ok(RenewReply::Renewed { .. })));
     });
 }
+
+/// The first client's promise is over, and its deletion of the key is on the way. The other client has renewed by then.
+#[test]
+fn a_client_whose_own_promise_is_over_finds_that_another_one_has_renewed() {
+    run(async {
+        let (proxy, through, direct) = proxied(common()).await;
+        let (first, second) = (bare(&through).await, bare(&direct).await);
+        let mine = with_ttl("job", Duration::from_secs(2));
+        take(&first, &mine).await;
+        is_renewed(&second, &for_ttl(&mine, Duration::from_secs(20))).await;
+        let deleting = proxy.faults().arm(Trap::on_request(marker(mine.owner)).hold());
+        let on = within(LONG, deleting.sprung()).await.expect("it deletes the key");
+        let asking = [mine.clone()];
+        let renewing = first.renew(&asking);
+        let go_on = async {
+            tokio::task::yield_now().await;
+            proxy.faults().resume(Which::One(on));
+        };
+        let (renewed, ()) = within(LONG, join(renewing, go_on)).await;
+        assert!(matches!(renewed[0], Ok(RenewReply::Renewed { .. })), "{renewed:?}");
+    });
+}

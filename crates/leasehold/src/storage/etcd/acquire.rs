@@ -119,7 +119,7 @@ impl Session {
         let txns = plans.iter().map(|(_, plan)| claim::request(self, plan, waits(plan.claim))).collect();
         let writes =
             plans.iter().map(|(_, plan)| (plan.id.clone(), Self::sent(plan.gates(), plan.claim, sent)));
-        let Some(mut in_flight) = self.holds.send(writes.collect()) else {
+        let Some(mut in_flight) = self.holds.send(self.api.now(), writes.collect()) else {
             return match self.sweep().await {
                 Ok(()) => Step { again: items.to_vec(), ..step },
                 Err(fault) => Step { replies: to_all(items, &fault), ..step },
@@ -177,19 +177,19 @@ impl Session {
                 let lease = plan.lease(kv.lease);
                 let label = Value::read(&kv.value).and_then(|value| value.label);
                 let key = Key { created: kv.create_revision, lease, label, holds: false };
-                self.has_key(Some(in_flight), id, &key, waiting);
+                self.has_key(in_flight, id, &key, waiting);
                 return step.exist.push(item);
             }
             Outcome::Created => {
                 let lease = Some(plan.holding.clone());
                 let key = Key { created: revision, lease, label, holds: true };
-                self.has_key(Some(in_flight), id, &key, holding);
+                self.has_key(in_flight, id, &key, holding);
                 granted(revision, claim.ttl)
             }
             Outcome::Queued { oldest, before } => {
                 let lease = Some(plan.waiting.clone());
                 let key = Key { created: revision, lease, label, holds: false };
-                self.has_key(Some(in_flight), id, &key, waiting);
+                self.has_key(in_flight, id, &key, waiting);
                 match self.queued(claim, revision, oldest, before).await {
                     Ok(Some(held)) => held,
                     // Only locks with longer names have keys.

@@ -15,6 +15,8 @@ pub(super) enum Fault {
     Unopened(Error),
     /// The claim came too late to be executed. Nothing was sent, or it is undone.
     Late,
+    /// The key is overdue, and has to be deleted before it is known what there is. Nothing was sent.
+    Overdue,
 }
 
 /// The status of a call that the server does not know.
@@ -98,7 +100,7 @@ impl Fault {
     /// Returns `true` if the call was not executed and never will be.
     pub(super) fn is_definite(&self) -> bool {
         match self {
-            Self::Unopened(_) | Self::Late => true,
+            Self::Unopened(_) | Self::Late | Self::Overdue => true,
             Self::Broken | Self::NotGrpc => false,
             Self::Status { .. } => {
                 let refusals =
@@ -122,6 +124,7 @@ impl Fault {
         let (kind, text) = match self {
             Self::Unopened(error) => return error.clone(),
             Self::Late => (ErrorKind::Unavailable, "the claim came too late to be executed; retry"),
+            Self::Overdue => (ErrorKind::Unavailable, "the lease has just ended; retry"),
             Self::Broken => (ErrorKind::Unavailable, "the connection to the server broke; retry"),
             Self::NotGrpc | Self::Status { code: UNIMPLEMENTED, .. } => {
                 (ErrorKind::Unsupported, "the server has no API of etcd 3.4 or later; check the URL")

@@ -135,9 +135,10 @@ impl Hold {
         distinct(self.lease.iter().chain(unknown).cloned())
     }
 
-    /// Returns `true` if its key must be gone, or is being deleted.
+    /// Returns `true` if its key must be gone, or is being deleted. The answer to a write in flight may still say that it need
+    /// not.
     pub(super) fn is_overdue(&self, now: Moment) -> bool {
-        self.is_swept || (self.created.is_some() && self.end <= now)
+        self.is_swept || (self.created.is_some() && self.end <= now && self.in_flight.is_empty())
     }
 
     /// Returns `true` if there is no key, and none will be created.
@@ -173,11 +174,11 @@ impl Holds {
 
     /// Records that a write for each of these owners is sent. Until it is answered, its outcome is unknown.
     ///
-    /// Returns `None` if the key of one of them is being deleted. That might be executed after the write, and is answered
+    /// Returns `None` if the key of one of them is overdue. Its deletion might be executed after the write, and is answered
     /// before or after it.
-    pub(super) fn send(&self, writes: Vec<(Id, Sent)>) -> Option<InFlight<'_>> {
+    pub(super) fn send(&self, now: Moment, writes: Vec<(Id, Sent)>) -> Option<InFlight<'_>> {
         let mut state = self.state();
-        if writes.iter().any(|(id, _)| state.holds.get(id).is_some_and(|hold| hold.is_swept)) {
+        if writes.iter().any(|(id, _)| state.holds.get(id).is_some_and(|hold| hold.is_overdue(now))) {
             return None;
         }
         let writes: Vec<_> = writes.into_iter().map(|(id, sent)| (id, Arc::new(sent))).collect();
@@ -202,6 +203,21 @@ impl Holds {
         if self.state().holds.contains_key(id) {
             self.change(id, change);
         }
+    }
+
+    /// Changes what is known of an owner, if anything is and its key is not overdue; otherwise returns `false`. Both are one
+    /// step: a key that is overdue may be deleted at any time.
+    pub(super) fn extend(&self, id: &Id, now: Moment, change: impl FnOnce(&mut Hold)) -> bool {
+        let mut state = self.state();
+        if state.holds.get(id).is_none_or(|hold| hold.is_overdue(now)) {
+            return false;
+        }
+        let is_first = state.change(id, change);
+        drop(state);
+        if is_first {
+            self.changed.notify_one();
+        }
+        true
     }
 
     /// Forgets the key of an owner, which was deleted by that revision, and these writes, which cannot be executed any more.
@@ -378,7 +394,7 @@ mod tests {
     #[test]
     fn a_claim_without_an_answer_is_due_when_its_patience_is_over() {
         let (holds, lease, id) = (Holds::default(), lease(), id("a"));
-        let sent = holds.send(vec![write(&id, &lease, 5)]);
+        let sent = holds.send(at(0), vec![write(&id, &lease, 5)]);
         assert_eq!(holds.next_due(), Moment::FAR);
         drop(sent);
         assert_eq!(holds.next_due(), at(5));
@@ -395,7 +411,7 @@ mod tests {
     fn a_renewal_without_an_answer_has_its_gate_shut_and_its_key_stays() {
         let (holds, lease, id) = (Holds::default(), lease(), id("a"));
         holds.change(&id, |hold| (hold.created, hold.end) = (Some(7), at(60)));
-        drop(holds.send(vec![write(&id, &lease, 5)]));
+        drop(holds.send(at(0), vec![write(&id, &lease, 5)]));
         let due = holds.overdue(at(5), 10);
         assert!(due.len() == 1 && due[0].1.is_kept(at(5)) && !due[0].1.is_swept);
         assert_eq!(due[0].1.open_leases().len(), 1);
@@ -407,15 +423,15 @@ mod tests {
     #[test]
     fn what_was_sent_after_a_release_is_not_forgotten_with_it() {
         let (holds, lease, id) = (Holds::default(), lease(), id("a"));
-        let first = holds.send(vec![write(&id, &lease, 5)]);
+        let first = holds.send(at(0), vec![write(&id, &lease, 5)]);
         let known = holds.get(&id).expect("known").sent();
         assert_eq!(known.len(), 1);
-        let second = holds.send(vec![write(&id, &lease, 6)]);
+        let second = holds.send(at(0), vec![write(&id, &lease, 6)]);
         drop((first, second));
         holds.forget(&id, 9, &known);
         assert_eq!(holds.get(&id).expect("known").unknown.len(), 1);
         // A key that was created after the deletion stays, too.
-        let mut third = holds.send(vec![write(&id, &lease, 7)]).expect("nothing is deleted");
+        let mut third = holds.send(at(0), vec![write(&id, &lease, 7)]).expect("nothing is deleted");
         third.answered(&id, |hold| (hold.created, hold.end) = (Some(12), at(31)));
         holds.forget(&id, 9, &known);
         assert_eq!(holds.get(&id).expect("known").created, Some(12));
@@ -424,8 +440,8 @@ mod tests {
     #[test]
     fn a_key_is_due_at_its_end_also_if_an_earlier_claim_is_unknown() {
         let (holds, lease, id) = (Holds::default(), lease(), id("a"));
-        drop(holds.send(vec![write(&id, &lease, 5)]));
-        let mut sent = holds.send(vec![write(&id, &lease, 6)]).expect("nothing is deleted");
+        drop(holds.send(at(0), vec![write(&id, &lease, 5)]));
+        let mut sent = holds.send(at(0), vec![write(&id, &lease, 6)]).expect("nothing is deleted");
         sent.answered(&id, |hold| (hold.created, hold.end) = (Some(7), at(31)));
         drop(sent);
         // The gate of the earlier one has to be shut first.
@@ -442,7 +458,7 @@ mod tests {
     #[test]
     fn what_is_deleted_while_a_claim_is_in_flight_is_found_when_that_is_answered() {
         let (holds, lease, id) = (Holds::default(), lease(), id("a"));
-        let sent = holds.send(vec![write(&id, &lease, 5)]);
+        let sent = holds.send(at(0), vec![write(&id, &lease, 5)]);
         holds.forget(&id, 9, &[]);
         drop(sent);
         assert_eq!(holds.next_due(), at(5));
@@ -451,19 +467,44 @@ mod tests {
     #[test]
     fn nothing_is_sent_for_an_owner_whose_key_is_being_deleted() {
         let (holds, lease, id) = (Holds::default(), lease(), id("a"));
-        drop(holds.send(vec![write(&id, &lease, 5)]));
+        drop(holds.send(at(0), vec![write(&id, &lease, 5)]));
         assert_eq!(holds.overdue(at(5), 10).len(), 1);
-        assert!(holds.send(vec![write(&id, &lease, 9)]).is_none());
+        assert!(holds.send(at(0), vec![write(&id, &lease, 9)]).is_none());
         let unknown = holds.get(&id).expect("known").unknown;
         holds.forget(&id, 9, &unknown);
-        assert!(holds.send(vec![write(&id, &lease, 9)]).is_some());
+        assert!(holds.send(at(0), vec![write(&id, &lease, 9)]).is_some());
+    }
+
+    #[test]
+    fn a_key_that_is_overdue_is_neither_extended_nor_written() {
+        let (holds, lease, id) = (Holds::default(), lease(), id("a"));
+        let extend =
+            |now, end| holds.extend(&id, at(now), |hold| hold.end = std::cmp::max(hold.end, at(end)));
+        assert!(!extend(0, 5), "nothing is known of it");
+        holds.change(&id, |hold| (hold.created, hold.end) = (Some(7), at(5)));
+        assert!(extend(4, 6) && holds.next_due() == at(6));
+        // From then on it may be deleted, whether the deletion has begun or not.
+        assert!(!extend(6, 9) && holds.next_due() == at(6));
+        assert!(holds.send(at(6), vec![write(&id, &lease, 9)]).is_none());
+        assert_eq!(holds.overdue(at(6), 10).len(), 1);
+        assert!(!extend(5, 9) && holds.get(&id).expect("known").end == at(6));
+    }
+
+    #[test]
+    fn a_key_is_extended_while_a_write_for_it_is_in_flight() {
+        let (holds, lease, id) = (Holds::default(), lease(), id("a"));
+        holds.change(&id, |hold| (hold.created, hold.end) = (Some(7), at(5)));
+        let sent = holds.send(at(4), vec![write(&id, &lease, 9)]).expect("not overdue");
+        assert!(holds.extend(&id, at(6), |hold| hold.end = at(10)));
+        assert!(holds.send(at(11), vec![write(&id, &lease, 12)]).is_some());
+        drop(sent);
     }
 
     #[test]
     fn a_key_that_is_renewed_is_not_due_in_the_moment_of_the_answer() {
         let (holds, lease, id) = (Holds::default(), lease(), id("a"));
         holds.change(&id, |hold| (hold.created, hold.end) = (Some(7), at(5)));
-        let mut sent = holds.send(vec![write(&id, &lease, 9)]).expect("nothing is deleted");
+        let mut sent = holds.send(at(0), vec![write(&id, &lease, 9)]).expect("nothing is deleted");
         assert_eq!(holds.overdue(at(6), 10).len(), 0);
         sent.answered(&id, |hold| hold.end = at(11));
         drop(sent);

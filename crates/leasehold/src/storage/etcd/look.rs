@@ -54,8 +54,9 @@ impl Session {
         for item in items {
             let id = Id::of(item.1);
             let end = sent.after(WAITER_TTL);
-            self.holds.change_known(&id, |hold| hold.end = std::cmp::max(hold.end, end));
-            match self.holds.get(&id).filter(|hold| !hold.is_swept) {
+            let extend = |hold: &mut Hold| hold.end = std::cmp::max(hold.end, end);
+            let is_kept = self.holds.extend(&id, self.api.now(), extend);
+            match self.holds.get(&id).filter(|_| is_kept) {
                 Some(Hold { created: Some(created), lease, label, .. }) => {
                     let lease = lease.filter(|lease| !lease.is_forgotten());
                     owned.push(Owned { item, id, created, lease, label });
@@ -124,10 +125,6 @@ impl Session {
             self.has_none(None, &one.id);
             return Ok(Standing::Missing);
         }
-        if self.holds.get(&one.id).is_none_or(|hold| hold.is_swept) {
-            // It is deleted meanwhile.
-            return Ok(Standing::Missing);
-        }
         if let Some(held) = self.stand(claim, one.created, oldest, before, revision).await? {
             return Ok(Standing::Answered(held));
         }
@@ -136,7 +133,9 @@ impl Session {
             (Some(ttl), Some(lease)) if ttl == claim.ttl || claim.wait => {
                 let (lease, label) = (Some(Arc::clone(lease)), one.label.clone());
                 let key = Key { created: one.created, lease, label, holds: true };
-                self.has_key(None, &one.id, &key, sent.after(ttl));
+                if !self.saw_key(&one.id, &key, sent.after(ttl)) {
+                    return Ok(Standing::Missing);
+                }
                 Ok(Standing::Answered(granted(one.created, ttl)))
             }
             _ => Ok(Standing::First),

@@ -51,13 +51,33 @@ enum Way {
 impl Session {
     /// Answers each claim. They were sent at `sent`.
     pub(super) async fn renew(&self, claims: &[Claim], sent: Moment) -> Vec<Result<RenewReply, Fault>> {
+        let mut replies = self.renew_once(claims, sent).await;
+        for _ in 0..ROUNDS {
+            let is_overdue = |(_, reply): &(usize, &Result<_, Fault>)| matches!(reply, Err(Fault::Overdue));
+            let overdue: Vec<_> = replies.iter().enumerate().filter(is_overdue).map(|(i, _)| i).collect();
+            if overdue.is_empty() {
+                break;
+            }
+            // What is deleted now was not renewed. What is left after that, another client has renewed.
+            if let Err(fault) = self.sweep().await {
+                overdue.into_iter().for_each(|i| replies[i] = Err(fault.clone()));
+                break;
+            }
+            let again: Vec<_> = overdue.iter().map(|i| claims[*i].clone()).collect();
+            for (i, reply) in overdue.into_iter().zip(self.renew_once(&again, sent).await) {
+                replies[i] = reply;
+            }
+        }
+        replies
+    }
+
+    async fn renew_once(&self, claims: &[Claim], sent: Moment) -> Vec<Result<RenewReply, Fault>> {
         let mut replies: Vec<Option<Result<RenewReply, Fault>>> = vec![None; claims.len()];
         let mut ways = Vec::new();
         for (i, claim) in claims.iter().enumerate() {
             let id = Id::of(claim);
             match self.way(claim, &id, sent).await {
-                Ok(Some(way)) => ways.push((i, claim, id, way)),
-                Ok(None) => replies[i] = Some(Ok(RenewReply::NotHeld)),
+                Ok(way) => ways.push((i, claim, id, way)),
                 Err(fault) => replies[i] = Some(Err(fault)),
             }
         }
@@ -79,8 +99,8 @@ impl Session {
         replies.into_iter().map(|reply| reply.unwrap_or(Err(Fault::Broken))).collect()
     }
 
-    /// Decides how to renew; `None` if the lease has ended.
-    async fn way(&self, claim: &Claim, id: &Id, sent: Moment) -> Result<Option<Way>, Fault> {
+    /// Decides how to renew.
+    async fn way(&self, claim: &Claim, id: &Id, sent: Moment) -> Result<Way, Fault> {
         if claim.shorten && (claim.patience.is_zero() || self.api.now() > sent.after(claim.patience)) {
             return Err(Fault::Late);
         }
@@ -88,26 +108,32 @@ impl Session {
             // An earlier claim or renewal may be executed after this one.
             self.shut(&hold.open_leases()).await?;
         }
-        let Some(hold) = self.holds.get(id) else { return Ok(Some(Way::Look)) };
+        let Some(hold) = self.holds.get(id) else { return Ok(Way::Look) };
         if hold.is_overdue(self.api.now()) {
-            return Ok(None);
+            return Err(Fault::Overdue);
         }
         let Hold { created: Some(created), is_granted: true, lease: Some(lease), end, label, .. } = hold
         else {
-            return Ok(Some(Way::Look));
+            return Ok(Way::Look);
         };
         let new_end = sent.after(claim.ttl);
         let is_too_long = lease.class > seconds(claim.ttl)
             && lease.span > claim.ttl + claim.ttl / 8 + SURPLUS
             && end <= new_end;
         if claim.shorten || is_too_long || lease.is_forgotten() {
-            return Ok(Some(Way::Look));
+            return Ok(Way::Look);
         }
         if lease.span < claim.ttl {
-            return Ok(Some(Way::Move(created, label)));
+            return Ok(Way::Move(created, label));
         }
-        self.holds.change_known(id, |hold| hold.end = std::cmp::max(hold.end, new_end));
-        Ok(Some(Way::Keep(lease)))
+        self.extend(id, new_end)?;
+        Ok(Way::Keep(lease))
+    }
+
+    /// Records that a key lives until then, unless it is overdue.
+    fn extend(&self, id: &Id, end: Moment) -> Result<(), Fault> {
+        let extend = |hold: &mut Hold| hold.end = std::cmp::max(hold.end, end);
+        if self.holds.extend(id, self.api.now(), extend) { Ok(()) } else { Err(Fault::Overdue) }
     }
 
     /// Renews locks that a full server grants no longer lease: as long as the one lasts that they have.
@@ -120,14 +146,14 @@ impl Session {
         let (mut replies, mut kept) = (Vec::new(), Vec::new());
         for (i, reply) in full {
             let id = Id::of(&claims[i]);
-            match self.holds.get(&id).and_then(|hold| hold.lease) {
-                Some(lease) => {
-                    let ttl = lease.span.saturating_sub(SLACK);
-                    let end = sent.after(ttl);
-                    self.holds.change_known(&id, |hold| hold.end = std::cmp::max(hold.end, end));
-                    kept.push((i, Claim { ttl, ..claims[i].clone() }, id, lease));
-                }
-                None => replies.push((i, reply)),
+            let Some(lease) = self.holds.get(&id).and_then(|hold| hold.lease) else {
+                replies.push((i, reply));
+                continue;
+            };
+            let ttl = lease.span.saturating_sub(SLACK);
+            match self.extend(&id, sent.after(ttl)) {
+                Ok(()) => kept.push((i, Claim { ttl, ..claims[i].clone() }, id, lease)),
+                Err(fault) => replies.push((i, Err(fault))),
             }
         }
         let ways = kept.iter().map(|(i, claim, id, lease)| (*i, claim, id.clone(), Way::Keep(lease.clone())));
@@ -265,7 +291,8 @@ impl Session {
             let request = moving(&key, created, changed, gate, put(key.clone(), value, lease.id));
             let writes = vec![(id.clone(), Self::sent(gates, claim, sent))];
             self.note_promise(&id, created, self.api.now().after(ttl.saturating_add(claim.patience)));
-            let Some(mut in_flight) = self.holds.send(writes) else { return Ok(RenewReply::NotHeld) };
+            let now = self.api.now();
+            let Some(mut in_flight) = self.holds.send(now, writes) else { return Err(Fault::Overdue) };
             let (kept, answer) = join(self.keep_alive(&lease, end), self.alone(request)).await;
             let (revision, answer) = match answer {
                 Ok(answer) => answer,
@@ -283,7 +310,7 @@ impl Session {
             if answer.succeeded {
                 let end = if is_of_another { self.api.now().after(ttl) } else { end };
                 let key = Key { created, lease: Some(Arc::clone(&lease)), label, holds: true };
-                self.has_key(Some(&mut in_flight), &id, &key, end);
+                self.has_key(&mut in_flight, &id, &key, end);
                 if is_of_another {
                     self.keep_alive(&lease, end).await?;
                 }

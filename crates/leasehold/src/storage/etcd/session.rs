@@ -112,18 +112,24 @@ impl Session {
         Ok(())
     }
 
-    /// Records that an owner has a key, as the answer to a write in flight or to a read.
-    pub(super) fn has_key(&self, in_flight: Option<&mut InFlight<'_>>, id: &Id, kv: &Key, end: Moment) {
-        let record = |hold: &mut Hold| {
-            (hold.created, hold.lease) = (Some(kv.created), kv.lease.clone());
-            hold.label.clone_from(&kv.label);
-            hold.end = std::cmp::max(hold.end, end);
-            hold.is_granted |= kv.holds;
-        };
-        match in_flight {
-            Some(in_flight) => in_flight.answered(id, record),
-            None => self.holds.change(id, record),
+    /// Records that an owner has a key, as the answer to a write in flight.
+    pub(super) fn has_key(&self, in_flight: &mut InFlight<'_>, id: &Id, kv: &Key, end: Moment) {
+        in_flight.answered(id, |hold| kv.record(hold, end));
+        self.heed(id, kv);
+    }
+
+    /// Records that an owner has a key, as it was read. Returns `false` if the key is overdue, so that it may be deleted since.
+    #[must_use]
+    pub(super) fn saw_key(&self, id: &Id, kv: &Key, end: Moment) -> bool {
+        let is_kept = self.holds.extend(id, self.api.now(), |hold| kv.record(hold, end));
+        if is_kept {
+            self.heed(id, kv);
         }
+        is_kept
+    }
+
+    /// Listens for the end of a key whose owner is told that it holds the lock.
+    fn heed(&self, id: &Id, kv: &Key) {
         if kv.holds {
             let lease = kv.lease.as_ref().map_or(0, |lease| lease.id);
             self.interests.set(id, Interest::Hold { lease });
@@ -183,6 +189,15 @@ pub(super) struct Key {
     pub(super) label: Option<Arc<str>>,
     /// Whether the owner is told that it holds the lock.
     pub(super) holds: bool,
+}
+
+impl Key {
+    fn record(&self, hold: &mut Hold, end: Moment) {
+        (hold.created, hold.lease) = (Some(self.created), self.lease.clone());
+        hold.label.clone_from(&self.label);
+        hold.end = std::cmp::max(hold.end, end);
+        hold.is_granted |= self.holds;
+    }
 }
 
 /// How long after its patience a claim without an answer is undone, if the engine does not do it.
