@@ -88,6 +88,9 @@ pub(crate) struct Lease {
     renewals: u32,
     /// How many renewals were not answered since one was.
     failures: u32,
+    /// Until when the holder wants the lease at least, if the engine does not renew it: a storage that gives less than
+    /// that is asked for the rest.
+    wanted_until: Moment,
     /// Whether the next renewal is spread over its whole interval, because all leases were renewed at once.
     spread_next: bool,
     over: bool,
@@ -154,6 +157,7 @@ impl Lease {
             calls: 0,
             renewals: 0,
             failures: 0,
+            wanted_until: sent.after(ttl),
             spread_next: false,
             over: false,
         };
@@ -168,6 +172,7 @@ impl Lease {
             self.confirmed.partial = true;
             self.renew_at = min(self.renew_at, sent.after(min(self.ttl / 8, SOON)));
             (self.ttl, self.longest_ttl) = (ttl, ttl);
+            self.wanted_until = sent.after(ttl);
         }
         self
     }
@@ -313,9 +318,13 @@ impl Lease {
             Input::Extend(ttl) => {
                 self.ttl = ttl;
                 self.longest_ttl = max(self.longest_ttl, ttl);
+                self.wanted_until = now.after(ttl);
                 self.renew_now()
             }
-            Input::RenewNow => self.renew_now(),
+            Input::RenewNow => {
+                self.wanted_until = now.after(self.ttl);
+                self.renew_now()
+            }
             Input::Verify => {
                 self.spread_next = true;
                 self.renew_now()
@@ -346,6 +355,7 @@ impl Lease {
     }
 
     /// Notes that a renewal for `asked` was confirmed. Unless it shortens, it never takes away what an earlier one gave.
+    /// A storage that cannot give it all is asked again while that lasts which it gave.
     fn renewed(
         &mut self,
         now: Moment,
@@ -356,11 +366,13 @@ impl Lease {
     ) -> Action {
         self.effects.retain(|effect| effect.shortens && sent < effect.until);
         let sent = if planted::is(Bug::DeadlineFromReply) { now } else { sent };
-        let renewed = Confirmed { sent, given, asked, partial: false };
+        // Less than the margin is a matter of the storage's resolution.
+        let partial = given.saturating_add(margin(asked)) < asked;
+        let renewed = Confirmed { sent, given, asked, partial };
         if shortens || renewed.deadline() >= self.confirmed.deadline() {
             self.confirmed = renewed;
         } else {
-            (self.confirmed.asked, self.confirmed.partial) = (asked, false);
+            (self.confirmed.asked, self.confirmed.partial) = (asked, partial);
         }
         self.state = State::Idle;
         self.failures = 0;
@@ -430,15 +442,26 @@ impl Lease {
         let left = self.deadline().since(now);
         let pause = (left / 8).clamp(RETRY_SHORTEST, RETRY_LONGEST);
         self.renew_at = match self.renewal {
-            Renewal::Never if !self.confirmed.partial => Moment::FAR,
+            Renewal::Never if !self.is_owed(now) => Moment::FAR,
             _ => now.after(jitter(self.owner, self.failures, pause)),
         };
         self.renew_if_demanded()
     }
 
+    /// Returns `true` if the storage has given less than the holder wants, who wants it still.
+    fn is_owed(&self, now: Moment) -> bool {
+        self.confirmed.partial && now < self.wanted_until
+    }
+
+    /// Returns the time that the next renewal is a part of, after a request that was sent at `sent`.
+    fn renewable(&self, sent: Moment) -> Duration {
+        let ttl = min(self.certain_ttl(), self.lasts());
+        if self.confirmed.partial { min(ttl, self.storage_deadline().since(sent)) } else { ttl }
+    }
+
     /// Schedules the next renewal after a request that was sent at `sent`.
     fn schedule(&mut self, sent: Moment) {
-        let ttl = self.certain_ttl();
+        let ttl = self.renewable(sent);
         // A longer TTL that the holder wants is certain only after a renewal that is sent when no shorter one can be
         // executed any more.
         let due = self.shortening().filter(|effect| effect.ttl < self.ttl).map(|effect| effect.until);
@@ -448,6 +471,7 @@ impl Lease {
             // Each lease renews earlier by its own part of a quarter: many leases granted at once spread out.
             Renewal::Automatic => jitter(self.owner, self.renewals, ttl / 3),
             Renewal::Every(every) => min(every, ttl / 3 * 2),
+            Renewal::Never if self.is_owed(sent) => jitter(self.owner, self.renewals, ttl / 3),
             Renewal::Never => {
                 self.renew_at = due;
                 return;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use leasehold::ErrorKind;
-use leasehold::storage::{AcquireReply, ReleaseReply, RenewReply, Severity, Storage, WAITER_HEARTBEAT};
+use leasehold::storage::{AcquireReply, ReleaseReply, RenewReply, Severity, Storage, WAITER_HEARTBEAT, WAITER_TTL};
 use leasehold_testbed::Etcd;
 
 use crate::net::limits as scenario;
@@ -60,6 +60,47 @@ fn a_lock_that_a_full_server_hands_over_is_renewed() {
         assert!(matches!(renewed, Ok(RenewReply::Renewed { .. })), "{renewed:?}");
         assert_eq!(release(&waiter, &mine).await.expect("answered"), ReleaseReply::Released);
     });
+}
+
+/// The lease of a waiter is shorter than the interval at which a lock of that TTL is renewed.
+#[test]
+fn a_lock_that_a_full_server_hands_over_is_held_for_longer_than_the_lease_of_a_waiter() {
+    run(async {
+        let server = Etcd::options().arg("--quota-backend-bytes=1048576").start().expect("a server");
+        let (holder, waiter) = (client(&server.url()).await, client(&server.url()).await);
+        let held = hold(&holder, "job", LONG).await;
+        let waiting = waiting(waiter.lock("job").ttl(Duration::from_secs(40)));
+        waiters(&holder, "job", 1).await;
+        let filling = tokio::task::spawn_blocking(move || {
+            // The waiter has a lease for its TTL already. The server grants no other one from now on.
+            revoke(&server, 42);
+            fill(&server);
+            server
+        });
+        let server = filling.await.expect("no panic");
+        held.release().await.expect("released");
+        let guard = within(soon(), waiting).await.expect("no panic").expect("granted");
+        // Nothing happens when its first lease ends.
+        tokio::time::sleep(2 * WAITER_TTL).await;
+        assert!(guard.is_held());
+        guard.verify().await.expect("held");
+        guard.release().await.expect("released");
+        drop(server);
+    });
+}
+
+/// Revokes the leases that were granted for so many seconds.
+fn revoke(server: &Etcd, seconds: u64) {
+    let leases = tell(server, &["lease", "list"]);
+    let granted = format!("\"GrantedTTL\" : {seconds}");
+    let mut revoked = 0;
+    for lease in leases.lines().skip(1).filter(|lease| !lease.is_empty()) {
+        if tell(server, &["lease", "timetolive", lease, "--write-out=fields"]).contains(&granted) {
+            tell(server, &["lease", "revoke", lease]);
+            revoked += 1;
+        }
+    }
+    assert_ne!(revoked, 0, "{leases}");
 }
 
 #[test]

@@ -131,6 +131,37 @@ fn a_lease_that_was_granted_for_less_is_renewed_soon_and_until_it_lasts_the_whol
     }
 }
 
+/// As by a server that grants no longer lease, because it is full.
+#[test]
+fn a_lease_that_is_renewed_for_less_again_and_again_is_renewed_in_time() {
+    let (ttl, less) = (3 * TTL, Duration::from_millis(6_500));
+    for renewal in [Renewal::Automatic, Renewal::Every(TTL), Renewal::Never] {
+        let given = Duration::from_secs(6);
+        let mut lease = Lease::granted(Owner::random(), T0, given, renewal, None).claimed_for(T0, ttl);
+        let mut now = T0;
+        while now < T0.after(ttl) {
+            now = lease.wake();
+            assert_eq!(lease.step(now, Input::Wake), Action::Renew, "{renewal:?}");
+            lease.sent(Call::at(now));
+            let answer = Some(RenewReply::Renewed { ttl: less });
+            assert_eq!(lease.step(now, Input::Answer { call: Call::at(now), answer }), Action::None);
+            assert_eq!((lease.ttl(), lease.lasts()), (ttl, less));
+        }
+        if renewal == Renewal::Never {
+            // It has lasted for its TTL.
+            assert_eq!(lease.step(lease.wake(), Input::Wake), Action::Lost(Lost::Expired));
+            continue;
+        }
+        let full = lease.wake();
+        assert_eq!(lease.step(full, Input::Wake), Action::Renew);
+        lease.sent(Call::at(full));
+        let answer = Some(RenewReply::Renewed { ttl });
+        assert_eq!(lease.step(full, Input::Answer { call: Call::at(full), answer }), Action::None);
+        assert_eq!((lease.deadline(), lease.lasts()), (full.after(ttl - margin(ttl)), ttl));
+        assert!(lease.wake() > full.after(less));
+    }
+}
+
 #[test]
 fn a_late_ok_does_not_revive() {
     let mut lease = lease();
