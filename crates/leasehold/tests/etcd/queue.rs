@@ -1,6 +1,6 @@
 //! The places of waiters.
 
-use leasehold::storage::{AcquireReply, ReleaseReply, WAITER_TTL};
+use leasehold::storage::{AcquireReply, ReleaseReply, Storage, WAITER_TTL};
 use tokio::time::sleep;
 
 use crate::tools::*;
@@ -40,5 +40,23 @@ fn a_waiter_that_leaves_beside_a_lock_with_a_longer_name_has_not_held() {
         for one in [longer, held] {
             assert_eq!(release(&holder, &one).await.expect("answered"), ReleaseReply::Released);
         }
+    });
+}
+
+/// The lease of a waiter lasts for longer than its TTL.
+#[test]
+fn a_waiter_with_a_short_ttl_is_promised_no_more_than_that() {
+    run(async {
+        let url = own(&common().url());
+        let (holder, waiter) = (bare(&url).await, bare(&url).await);
+        let (held, mine) = (claim("job"), with_ttl("job", WAITER_TTL / 3).wait(true));
+        take(&holder, &held).await;
+        is_held(&waiter, &mine).await;
+        assert_eq!(release(&holder, &held).await.expect("answered"), ReleaseReply::Released);
+        let granted = acquire(&waiter, &mine).await;
+        assert!(matches!(granted, Ok(AcquireReply::Granted { ttl, .. }) if ttl == mine.ttl), "{granted:?}");
+        // Its client deletes the key when this is over.
+        let holder = waiter.inspect(&mine.name).await.expect("answered").pop().expect("held");
+        assert!(holder.remaining <= mine.ttl, "{holder:?}");
     });
 }

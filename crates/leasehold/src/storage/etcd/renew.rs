@@ -258,11 +258,12 @@ impl Session {
         self.move_key(Move { claim, id, created, changed, label, ttl, is_of_another }, sent).await
     }
 
-    /// Returns how long the owner may rely on its key already, if this client has promised that.
+    /// Returns how long the owner may rely on its key already, if that is on a lease of this client. An owner that has only
+    /// waited relies on none.
     fn promised(&self, id: &Id, own: &KeyValue, sent: Moment) -> Option<Duration> {
         let hold = self.holds.get(id)?;
         let is_own = hold.lease.is_some_and(|lease| lease.id == own.lease);
-        is_own.then(|| hold.end.since(sent))
+        is_own.then(|| if hold.is_granted { hold.end.since(sent) } else { Duration::ZERO })
     }
 
     /// Records when a key must be gone that another client has promised, and that this one is about to move. Without an answer

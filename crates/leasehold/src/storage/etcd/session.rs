@@ -195,7 +195,9 @@ impl Key {
     fn record(&self, hold: &mut Hold, end: Moment) {
         (hold.created, hold.lease) = (Some(self.created), self.lease.clone());
         hold.label.clone_from(&self.label);
-        hold.end = std::cmp::max(hold.end, end);
+        // Nothing was promised to an owner that waited but its place.
+        let is_first = self.holds && !hold.is_granted;
+        hold.end = if is_first { end } else { std::cmp::max(hold.end, end) };
         hold.is_granted |= self.holds;
     }
 }
