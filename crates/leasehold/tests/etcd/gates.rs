@@ -53,3 +53,24 @@ fn a_large_batch_without_an_answer_is_undone_as_a_whole() {
         (0..40).map(|i| with_ttl(&format!("job{i}"), ttl()).patience(Duration::from_millis(300))).collect();
     run(leave_nothing(&claims));
 }
+
+/// A claim of each of these TTLs may have created the key, on a lease of its own.
+#[test]
+fn claims_for_many_ttls_without_an_answer_are_undone_at_a_server_that_allows_few_operations() {
+    run(async {
+        let server = Etcd::options().arg("--max-txn-ops=16").start().expect("a server");
+        let (proxy, through, direct) = proxied(&server).await;
+        let storage = bare(&through).await;
+        let kept = with_ttl("kept", ttl());
+        take(&storage, &kept).await;
+        let mine = with_ttl("job", ttl()).patience(Duration::from_secs(3));
+        for seconds in 0..10 {
+            let mut longer = mine.clone();
+            longer.ttl += Duration::from_secs(seconds);
+            let _cut = proxy.faults().arm(Trap::on_request(marker(mine.owner)).cut_reply(End::Reset));
+            acquire(&storage, &longer).await.expect_err("the answer is lost");
+        }
+        assert_eq!(keys(&server, &direct).len(), 2);
+        is_left_alone(&server, &direct, &storage, &kept, ttl() + soon()).await;
+    });
+}

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use leasehold::ErrorKind;
-use leasehold::storage::{AcquireReply, ReleaseReply, RenewReply, Severity, Storage, WAITER_HEARTBEAT, WAITER_TTL};
+use leasehold::storage::{
+    AcquireReply, ReleaseReply, RenewReply, Severity, Storage, WAITER_HEARTBEAT, WAITER_TTL,
+};
 use leasehold_testbed::Etcd;
 
 use crate::net::limits as scenario;

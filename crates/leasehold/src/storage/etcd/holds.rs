@@ -108,6 +108,24 @@ impl Hold {
         }
     }
 
+    /// Drops the writes of which nothing is left, and those that cannot be executed any more if a later one may have attached
+    /// the key to the same leases. So there are few, however long the lock is held. A later write is never dropped for an
+    /// earlier one, because it may have been sent after a deletion that settles the earlier one.
+    fn fold_unknown(&mut self) {
+        let mut covered: Vec<i64> = Vec::new();
+        let mut kept = Vec::with_capacity(self.unknown.len());
+        for sent in std::mem::take(&mut self.unknown).into_iter().rev() {
+            let left = || sent.leases.iter().filter(|(lease, _)| !is_over(lease)).map(|(lease, _)| lease.id);
+            if !sent.may_come() && left().all(|lease| covered.contains(&lease)) {
+                continue;
+            }
+            covered.extend(left());
+            kept.push(sent);
+        }
+        kept.reverse();
+        self.unknown = kept;
+    }
+
     /// Returns the writes without an answer that may still be executed.
     fn late(&self) -> impl Iterator<Item = &Arc<Sent>> {
         self.unknown.iter().filter(|sent| sent.may_come())
@@ -303,7 +321,7 @@ impl State {
             None => Hold::new(),
         };
         change(&mut hold);
-        hold.unknown.retain(|sent| !sent.is_gone());
+        hold.fold_unknown();
         if hold.is_over() {
             return false;
         }
@@ -418,6 +436,22 @@ mod tests {
         lease.shut(9);
         assert!(holds.overdue(at(5), 10).is_empty());
         assert_eq!(holds.next_due(), at(60));
+    }
+
+    #[test]
+    fn renewals_without_answers_do_not_pile_up() {
+        let (holds, lease, other, id) =
+            (Holds::default(), lease(), Arc::new(Lease::new_for_tests(2)), id("a"));
+        holds.change(&id, |hold| (hold.created, hold.end) = (Some(7), at(60)));
+        for revision in 1..100 {
+            // Before it renews, it has the gates shut of what was sent before.
+            drop(holds.send(at(0), vec![write(&id, if revision == 50 { &other } else { &lease }, 5)]));
+            lease.shut(revision);
+        }
+        other.shut(100);
+        holds.change(&id, |_| {});
+        let hold = holds.get(&id).expect("known");
+        assert_eq!((hold.unknown.len(), hold.leases().len()), (2, 2));
     }
 
     #[test]

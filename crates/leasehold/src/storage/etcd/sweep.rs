@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use tokio::time::{sleep, timeout};
 
 use super::errors::Fault;
+use super::facts::GATES_MAX;
 use super::holds::{Hold, Id};
 use super::leases::Lease;
 use super::ops::{Answers, attached_to, changed_by, created_by, delete, nested, one, put, read};
@@ -16,6 +18,8 @@ use crate::clock::Moment;
 
 /// How many keys one transaction deletes.
 const BATCH_MAX: usize = 32;
+/// On how many leases one transaction deletes a key: it has two operations for each.
+const LEASES_MAX: usize = GATES_MAX / 2;
 /// How long deleting them may take before it is tried again.
 const LIMIT: Duration = Duration::from_secs(3);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -93,27 +97,39 @@ impl Session {
         Ok(())
     }
 
-    /// Deletes a key that a write may have created, or may still create: in the same step, it shuts the gates.
+    /// Deletes a key that a write may have created, or may still create. If it may be on many leases, these are several
+    /// transactions. Each of them leaves the key on none of its leases, now and later.
     async fn delete_unknown(&self, id: &Id, hold: &Hold) -> Result<(), Fault> {
+        let leases = hold.leases();
+        let deleting = leases.chunks(LEASES_MAX).map(|some| self.delete_on_some(id, some));
+        let revision = try_join_all(deleting).await?.into_iter().flatten().max();
+        self.gone(id, revision.unwrap_or(i64::MAX), hold);
+        Ok(())
+    }
+
+    /// Deletes a key if it is on one of these leases, and shuts their gates in the same step. Returns the revision; `None` if
+    /// the leases have ended, with what was on them.
+    async fn delete_on_some(&self, id: &Id, some: &[Arc<Lease>]) -> Result<Option<i64>, Fault> {
         loop {
-            let on: Vec<_> = hold.leases().into_iter().filter(|lease| !lease.has_ended()).collect();
+            let on: Vec<_> = some.iter().filter(|lease| !lease.has_ended()).cloned().collect();
             if on.is_empty() {
-                self.gone(id, i64::MAX, hold);
-                return Ok(());
+                return Ok(None);
             }
             let leases: Vec<_> = on.iter().filter(|lease| !lease.is_forgotten()).cloned().collect();
             let request = self.shutting_deletion(id, &on, &leases);
             // If there is no answer, it may be executed later, and delete what a later claim has created.
             leases.iter().for_each(|lease| lease.set_unsettled(true));
             let (revision, answer) = match self.alone(request).await {
-                Err(fault) if fault.is_lease_gone() => return self.find_ended(on.into_iter()).await,
+                Err(fault) if fault.is_lease_gone() => {
+                    self.find_ended(on.into_iter()).await?;
+                    continue;
+                }
                 answer => answer?,
             };
             leases.iter().for_each(|lease| lease.set_unsettled(false));
             if answer.succeeded {
                 leases.iter().for_each(|lease| lease.shut(revision));
-                self.gone(id, revision, hold);
-                return Ok(());
+                return Ok(Some(revision));
             }
             let mut answers = Answers::of(answer.responses);
             for lease in &leases {
