@@ -1,7 +1,7 @@
 //! What locks cost the server: transactions, leases and watches.
 
 use futures_util::future::join_all;
-use leasehold::storage::{AcquireReply, ReleaseReply, RenewReply, Storage};
+use leasehold::storage::{AcquireReply, Cursor, ReleaseReply, RenewReply, Storage};
 use leasehold_testbed::Etcd;
 
 use crate::tools::*;
@@ -35,6 +35,61 @@ fn a_cycle_is_one_transaction_each() {
             assert_eq!(answer.expect("answered"), ReleaseReply::Released);
         }
         assert_eq!(count(&server, "Txn") - before, 3);
+    });
+}
+
+#[test]
+fn locks_with_longer_names_cost_a_lock_nothing() {
+    run(async {
+        let server = Etcd::start().expect("a server");
+        let (storage, others) = (bare(&server.url()).await, bare(&server.url()).await);
+        let longer: Vec<_> = (0..200).map(|i| claim(&format!("shop/order/{i}"))).collect();
+        for some in longer.chunks(others.limits().batch_max) {
+            for answer in others.acquire(some).await {
+                assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{answer:?}");
+            }
+        }
+        crate::net::unknown::warm_up(&storage).await;
+        let asked = || count(&server, "Txn") + count(&server, "Range");
+        let before = asked();
+        let mine = claim("shop");
+        take(&storage, &mine).await;
+        assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::Released);
+        assert_eq!(asked() - before, 2);
+    });
+}
+
+/// A page of a list does not begin with reading all others.
+#[test]
+fn a_list_of_many_pages_reads_each_key_a_few_times() {
+    run(async {
+        let server = Etcd::start().expect("a server");
+        let storage = bare(&server.url()).await;
+        let names = |i: usize| match i % 3 {
+            0 => format!("job-{i:04}"),
+            1 => format!("shop/{}/{i:04}", i % 10),
+            _ => format!("z{i:04}"),
+        };
+        let claims: Vec<_> = (0..3_000).map(|i| claim(&names(i))).collect();
+        for some in claims.chunks(storage.limits().batch_max) {
+            for answer in storage.acquire(some).await {
+                assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{answer:?}");
+            }
+        }
+        let before = count(&server, "Range");
+        let (mut after, mut listed) = (None, Vec::new());
+        loop {
+            let page = storage.list("", after.as_ref(), 50).await.expect("answered");
+            listed.extend(page.iter().map(|holder| holder.name.as_str().to_owned()));
+            let Some(last) = page.last() else { break };
+            after = Some(Cursor::new(last.name.clone(), last.token));
+        }
+        let mut expected: Vec<_> = (0..3_000).map(names).collect();
+        expected.sort();
+        assert_eq!(listed, expected);
+        // One for each page, and those that look beyond it for a lock whose name begins all of theirs.
+        let read = count(&server, "Range") - before;
+        assert!(read <= 100, "{read}");
     });
 }
 

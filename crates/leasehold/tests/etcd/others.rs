@@ -71,6 +71,23 @@ fn a_lock_of_etcdctl_can_be_broken() {
 }
 
 #[test]
+fn a_key_of_another_program_blocks_a_lock_only_if_it_is_that_of_an_owner_and_can_be_broken() {
+    run(async {
+        let name = unique();
+        let locks = client(&common().url()).await;
+        for last in ["backup", "of another program", "0a", "A", "order/1"] {
+            tell(common(), &["put", &format!("{name}/{last}"), ""]);
+        }
+        hold(&locks, &name, LONG).await.release().await.expect("released");
+        tell(common(), &["put", &format!("{name}/a1"), "of another program"]);
+        assert!(locks.lock(&*name).try_acquire().await.expect("answered").is_none());
+        assert_eq!(locks.break_lock(&*name).await.expect("answered").len(), 1);
+        is_free(&locks, &name).await;
+        hold(&locks, &name, LONG).await.release().await.expect("released");
+    });
+}
+
+#[test]
 fn a_lock_does_not_wait_for_locks_with_longer_names() {
     run(async {
         let url = own(&common().url());

@@ -266,7 +266,7 @@ impl Session {
     /// Returns the holder with that key, if its value says how long it holds at most.
     pub(super) fn holder(&self, name: &Name, kv: &KeyValue) -> Option<Holder> {
         let value = Value::read(&kv.value)?;
-        let (owner, token) = (Keys::owner(&kv.key), token(kv.create_revision));
+        let (owner, token) = (Keys::owner(&kv.key)?, token(kv.create_revision));
         let id = Id { name: name.clone(), owner };
         let own = self.holds.get(&id).map(|hold| hold.end.since(self.api.now()));
         let mut holder = Holder::new(name.clone(), owner, token, own.unwrap_or(value.ttl));

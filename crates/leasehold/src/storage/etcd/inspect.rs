@@ -1,6 +1,7 @@
 //! Shows who holds locks.
 
-use std::collections::HashMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use super::acquire::token;
@@ -13,7 +14,8 @@ use super::session::Session;
 use crate::storage::{Cursor, Holder, Name};
 
 /// How many keys one request reads.
-const PAGE: i64 = 1_000;
+const PAGE_MIN: usize = 16;
+const PAGE_MAX: usize = 1_000;
 
 impl Session {
     /// Returns the holder of a lock.
@@ -31,7 +33,8 @@ impl Session {
 
     /// Returns the holders of locks, in the order of their names.
     ///
-    /// The order of the keys is another one: `a!` comes before `a/`. So all keys with the prefix are read.
+    /// The order of the keys is another one: those of `a!` come before those of `a`. So a lock is listed when all keys were
+    /// read of each lock whose name is its own, or what its own begins with.
     pub(super) async fn list(
         &self,
         prefix: &str,
@@ -43,51 +46,65 @@ impl Session {
             return Ok(Vec::new());
         }
         let from = if from.starts_with(prefix) { from } else { prefix };
-        let mut all: HashMap<Name, (KeyValue, u64)> = HashMap::new();
-        let (mut key, range_end) = self.keys.range_of_names(prefix, from);
-        let mut at = 0;
-        loop {
-            let range_end = range_end.clone();
-            let request = RangeRequest { range_end, limit: PAGE, revision: at, ..one(key) };
-            let page = self.api.range(&request).await?;
-            let Some(last) = page.kvs.last().map(|kv| kv.key.clone()) else { break };
-            // The pages show one moment.
-            at = page.header.map_or(at, |header| if at == 0 { header.revision } else { at });
-            page.kvs.into_iter().for_each(|kv| self.add(&mut all, kv));
-            if !page.more {
-                break;
-            }
-            key = [last, vec![0]].concat();
-        }
-        let mut all: Vec<_> = all.into_iter().filter(|(name, _)| name.as_str().starts_with(prefix)).collect();
-        all.sort_by(|(a, _), (b, _)| a.cmp(b));
         let is_behind = |name: &Name, kv: &KeyValue| {
             after.is_none_or(|after| Cursor::new(name.clone(), token(kv.create_revision)) > *after)
         };
+        let mut all: BTreeMap<Name, (KeyValue, u64)> = BTreeMap::new();
+        let (mut key, range_end) = self.keys.range_of_names(prefix, from);
+        let (mut at, mut size) = (0, limit.clamp(PAGE_MIN, PAGE_MAX));
         let mut left: HashMap<i64, i64> = HashMap::new();
         let mut holders = Vec::new();
-        for (name, (kv, owners)) in all.into_iter().filter(|(name, (kv, _))| is_behind(name, kv)) {
-            if holders.len() >= limit {
-                break;
+        loop {
+            let (range_end, limit_of_page) = (range_end.clone(), i64::try_from(size).unwrap_or(i64::MAX));
+            let request = RangeRequest { range_end, limit: limit_of_page, revision: at, ..one(key) };
+            let page = self.api.range(&request).await?;
+            let last = page.kvs.last().map(|kv| kv.key.clone()).filter(|_| page.more);
+            // The pages show one moment.
+            at = page.header.map_or(at, |header| if at == 0 { header.revision } else { at });
+            page.kvs.into_iter().for_each(|kv| self.add(&mut all, kv, prefix));
+            while let Some(next) = all.first_entry()
+                && holders.len() < limit
+                && last.as_ref().is_none_or(|last| self.is_complete(next.key(), from, last))
+            {
+                let (name, (kv, owners)) = next.remove_entry();
+                if !is_behind(&name, &kv) {
+                    continue;
+                }
+                let left = match left.get(&kv.lease) {
+                    Some(left) => *left,
+                    None => *left.entry(kv.lease).or_insert(self.api.time_to_live(kv.lease).await?),
+                };
+                let holder = self.seen(&name, &kv, left);
+                holders.extend(holder.map(|holder| Holder { waiters: owners.checked_sub(1), ..holder }));
             }
-            let left = match left.get(&kv.lease) {
-                Some(left) => *left,
-                None => *left.entry(kv.lease).or_insert(self.api.time_to_live(kv.lease).await?),
-            };
-            let holder = self.seen(&name, &kv, left);
-            holders.extend(holder.map(|holder| Holder { waiters: owners.checked_sub(1), ..holder }));
+            match last {
+                Some(last) if holders.len() < limit => key = [last, vec![0]].concat(),
+                _ => return Ok(holders),
+            }
+            size = std::cmp::min(2 * size, PAGE_MAX);
         }
-        Ok(holders)
+    }
+
+    /// Returns `true` if all keys up to that one, from those of the name `from` on, show all owners of a lock and all locks before
+    /// it, in the order of the names.
+    fn is_complete(&self, name: &Name, from: &str, last: &[u8]) -> bool {
+        let name = name.as_str();
+        let parts = name.char_indices().skip(1).map(|(end, _)| &name[..end]);
+        let mut before = parts.filter(|part| *part >= from).chain([name]);
+        before.all(|part| self.keys.is_behind(last, part))
     }
 
     /// Counts a key, and keeps it if it is the oldest of its lock. A key without a lease is that of no lock.
-    fn add(&self, all: &mut HashMap<Name, (KeyValue, u64)>, kv: KeyValue) {
+    fn add(&self, all: &mut BTreeMap<Name, (KeyValue, u64)>, kv: KeyValue, prefix: &str) {
         let Some((name, _)) = self.keys.parse(&kv.key).filter(|_| kv.lease != 0) else { return };
+        if !name.as_str().starts_with(prefix) {
+            return;
+        }
         match all.entry(name) {
-            std::collections::hash_map::Entry::Vacant(entry) => {
+            Entry::Vacant(entry) => {
                 entry.insert((kv, 1));
             }
-            std::collections::hash_map::Entry::Occupied(mut entry) => {
+            Entry::Occupied(mut entry) => {
                 let (first, owners) = entry.get_mut();
                 *owners += 1;
                 if kv.create_revision < first.create_revision {
@@ -99,7 +116,7 @@ impl Session {
 
     /// Returns a holder, whose lease lives for so many seconds; `None` if the lease has ended.
     fn seen(&self, name: &Name, kv: &KeyValue, left: i64) -> Option<Holder> {
-        let owner = Keys::owner(&kv.key);
+        let owner = Keys::owner(&kv.key)?;
         let value = Value::read(&kv.value);
         let own = self
             .holds

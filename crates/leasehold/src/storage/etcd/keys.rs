@@ -37,12 +37,21 @@ impl Keys {
         &self.prefix
     }
 
-    /// Returns the range of all keys under a lock, which includes those of locks whose names continue with a `/`.
+    /// Returns the range of the keys of a lock's owners. It includes the keys of locks whose names continue with a `/` and a
+    /// hexadecimal digit: `a/1/<owner>` is between `a/1<the rest of an owner>` and `a/2<the rest>`.
     pub(super) fn range(&self, name: &Name) -> (Vec<u8>, Vec<u8>) {
-        // `0` follows `/`.
-        (format!("{}{name}/", self.prefix, name = name.as_str()).into(), {
-            format!("{}{name}0", self.prefix, name = name.as_str()).into()
-        })
+        let key = |last: &str| format!("{}{}/{last}", self.prefix, name.as_str()).into_bytes();
+        // `g` follows `f`.
+        (key("0"), key("g"))
+    }
+
+    /// Returns `true` if no key of an owner of that lock follows the key.
+    pub(super) fn is_behind(&self, key: &[u8], name: &str) -> bool {
+        let key = key.strip_prefix(self.prefix.as_bytes()).unwrap_or(key);
+        match key.strip_prefix(name.as_bytes()) {
+            Some(rest) => rest >= b"/g".as_slice(),
+            None => key > name.as_bytes(),
+        }
     }
 
     /// Returns the range of all keys of locks whose names begin with `prefix`, from `from` on, which begins with it.
@@ -66,22 +75,15 @@ impl Keys {
         format!("{}{GATES}", self.prefix).into()
     }
 
-    /// Returns `true` if that is the key of an owner of the lock, and not of a lock with a longer name.
+    /// Returns `true` if that is the key of an owner of the lock, and neither of a lock with a longer name nor of another
+    /// program.
     pub(super) fn is_of(&self, name: &Name, key: &[u8]) -> bool {
-        let rest = key.strip_prefix(self.range(name).0.as_slice());
-        rest.is_some_and(|last| !last.is_empty() && !last.contains(&b'/'))
+        Self::owner(key).is_some_and(|owner| self.key(name, owner) == key)
     }
 
-    /// Returns the owner in a key of a lock. It is made up if another program has written the key.
-    pub(super) fn owner(key: &[u8]) -> Owner {
-        let last = key.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-        owner_of(last).unwrap_or_else(|| {
-            let mixed = |sum: u128, byte: &u8| {
-                (sum ^ u128::from(*byte)).wrapping_mul(0x0100_0000_0000_0000_0000_013b)
-            };
-            let folded = last.iter().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, mixed);
-            Owner::from_bytes(folded.to_be_bytes())
-        })
+    /// Returns the owner in a key of a lock; `None` if it is the key of something else.
+    pub(super) fn owner(key: &[u8]) -> Option<Owner> {
+        owner_of(key.rsplit(|byte| *byte == b'/').next()?)
     }
 
     /// Reads the key of a lock's owner: the lock and the owner. `None` if it is the key of something else.
@@ -98,12 +100,11 @@ fn last_part(owner: Owner) -> String {
     if u64::try_from(number).is_ok() { format!("{number:x}") } else { format!("{number:032x}") }
 }
 
+/// Reads the last part of a key, which must be as [`last_part`] writes it: each owner has one key.
 fn owner_of(last: &[u8]) -> Option<Owner> {
-    let is_hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    let text = std::str::from_utf8(last)
-        .ok()
-        .filter(|_| (1..=32).contains(&last.len()) && last.iter().all(is_hex))?;
-    u128::from_str_radix(text, 16).ok().map(|number| Owner::from_bytes(number.to_be_bytes()))
+    let text = std::str::from_utf8(last).ok()?;
+    let owner = u128::from_str_radix(text, 16).ok().map(|number| Owner::from_bytes(number.to_be_bytes()))?;
+    (last_part(owner) == text).then_some(owner)
 }
 
 /// Returns the end of the range of all keys that begin with that; a NUL means that there is none.
@@ -155,9 +156,34 @@ mod tests {
     #[test]
     fn the_lease_of_another_client_is_an_owner() {
         let keys = Keys::new("");
-        let owner = Keys::owner(b"a/694d93b5ff4b8a03");
+        let owner = Keys::owner(b"a/694d93b5ff4b8a03").expect("an owner");
         assert_eq!(keys.key(&name("a"), owner), b"a/694d93b5ff4b8a03");
-        assert_ne!(Keys::owner(b"a/of another program"), Keys::owner(b"a/of one more program"));
+    }
+
+    #[test]
+    fn a_key_of_another_program_is_of_no_lock() {
+        let keys = Keys::new("");
+        for last in
+            ["", "of another program", "backup", "0a", "A", "+1", " 1", "00000000000000000000000000000001"]
+        {
+            assert_eq!(Keys::owner(format!("a/{last}").as_bytes()), None, "{last}");
+            assert!(!keys.is_of(&name("a"), format!("a/{last}").as_bytes()), "{last}");
+        }
+    }
+
+    #[test]
+    fn a_range_has_all_owners_and_few_other_keys() {
+        let keys = Keys::new("p:");
+        let (from, end) = keys.range(&name("a"));
+        let is_within = |key: &[u8]| from.as_slice() <= key && key < end.as_slice();
+        for owner in [Owner::from_bytes([0; 16]), Owner::from_bytes([255; 16]), Owner::random()] {
+            let key = keys.key(&name("a"), owner);
+            assert!(is_within(&key) && !keys.is_behind(&key, "a"));
+            assert!(keys.is_behind(&keys.key(&name("b"), owner), "a"));
+            assert!(keys.is_behind(&keys.key(&name("a/g"), owner), "a"));
+            assert!(!keys.is_behind(&keys.key(&name("a-"), owner), "a"));
+            assert!(!is_within(&keys.key(&name("a/order"), owner)));
+        }
     }
 
     #[test]
