@@ -60,3 +60,18 @@ fn a_waiter_with_a_short_ttl_is_promised_no_more_than_that() {
         assert!(holder.remaining <= mine.ttl, "{holder:?}");
     });
 }
+
+#[test]
+fn a_waiter_that_leaves_when_it_is_its_turn_has_not_held() {
+    run(async {
+        let url = own(&common().url());
+        let (holder, storage) = (bare(&url).await, bare(&url).await);
+        let (held, mine) = (claim("job"), claim("job").wait(true));
+        take(&holder, &held).await;
+        is_held(&storage, &mine).await;
+        assert_eq!(release(&holder, &held).await.expect("answered"), ReleaseReply::Released);
+        // It has not asked since.
+        assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::NotHeld);
+        take(&holder, &claim("job")).await;
+    });
+}

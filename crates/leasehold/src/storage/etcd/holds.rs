@@ -159,6 +159,12 @@ impl Hold {
         self.is_swept || (self.created.is_some() && self.end <= now && self.in_flight.is_empty())
     }
 
+    /// Returns whether its owner holds the lock, if that is known.
+    pub(super) fn holds(&self) -> Option<bool> {
+        let is_sure = self.created.is_some() && self.unknown.is_empty() && self.in_flight.is_empty();
+        (self.is_granted || is_sure).then_some(self.is_granted)
+    }
+
     /// Returns `true` if there is no key, and none will be created.
     fn is_over(&self) -> bool {
         self.created.is_none() && self.unknown.is_empty() && self.in_flight.is_empty()

@@ -56,14 +56,12 @@ impl Session {
         ids: &[Id],
         leases: &[Arc<Lease>],
     ) -> Result<(i64, Vec<ReleaseReply>), Fault> {
-        let is_granted: Vec<_> =
-            ids.iter().map(|id| self.holds.get(id).is_some_and(|hold| hold.is_granted)).collect();
+        let known: Vec<_> = ids.iter().map(|id| self.holds.get(id).as_ref().and_then(Hold::holds)).collect();
         let shut = leases.iter().map(|lease| self.shutting(lease));
-        let deletions = ids.iter().zip(&is_granted).flat_map(|(id, is_granted)| {
+        let deletions = ids.iter().zip(&known).flat_map(|(id, known)| {
             let key = self.keys.key(&id.name, id.owner);
-            // Whether it holds or waits is known if it was granted.
             let stands =
-                (!is_granted).then(|| [read(oldest(self.keys.range(&id.name), 1)), read(one(key.clone()))]);
+                known.is_none().then(|| [read(oldest(self.keys.range(&id.name), 1)), read(one(key.clone()))]);
             stands.into_iter().flatten().chain([delete(key)])
         });
         let answer = self.api.txn(&all(shut.chain(deletions).collect())).await?;
@@ -79,9 +77,11 @@ impl Session {
             }
         }
         let mut replies = Vec::with_capacity(ids.len());
-        for (id, is_granted) in ids.iter().zip(is_granted) {
-            let (first, own) = if is_granted { (None, None) } else { (answers.kv()?, answers.kv()?) };
-            let held = self.held(id, first, own).await;
+        for (id, known) in ids.iter().zip(known) {
+            let held = match known {
+                Some(held) => held,
+                None => self.held(id, answers.kv()?, answers.kv()?).await,
+            };
             replies.push(if answers.deleted()? && held {
                 ReleaseReply::Released
             } else {
@@ -91,9 +91,9 @@ impl Session {
         Ok((revision, replies))
     }
 
-    /// Returns `true` if an owner held the lock before its key was deleted: it was granted, or its key was the first.
+    /// Returns `true` if an owner held the lock before its key was deleted, because its key was the first.
     async fn held(&self, id: &Id, first: Option<KeyValue>, own: Option<KeyValue>) -> bool {
-        let (Some(first), Some(own)) = (first, own) else { return true };
+        let (Some(first), Some(own)) = (first, own) else { return false };
         if self.keys.is_of(&id.name, &first.key) {
             return first.key == own.key;
         }
