@@ -64,6 +64,37 @@ fn a_lock_that_a_full_server_hands_over_is_renewed() {
     });
 }
 
+#[test]
+fn a_server_that_takes_only_short_requests_gets_them_in_parts() {
+    run(async {
+        let server = Etcd::options().arg("--max-request-bytes=8192").start().expect("a server");
+        let url = own(&server.url());
+        let (storage, other) = (bare(&url).await, bare(&url).await);
+        let ttl = time(4_000);
+        let of = |kind: &str| -> Vec<_> {
+            let lock = |i| format!("{kind}-{i}-{}", "x".repeat(400));
+            (0..storage.limits().batch_max).map(|i| with_ttl(&lock(i), ttl)).collect()
+        };
+        let (released, left) = (of("released"), of("left"));
+        for claims in [&released, &left] {
+            for answer in storage.acquire(claims).await {
+                assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{answer:?}");
+            }
+            for answer in storage.renew(claims).await {
+                assert!(matches!(answer, Ok(RenewReply::Renewed { .. })), "{answer:?}");
+            }
+        }
+        for answer in storage.release(&released).await {
+            assert_eq!(answer.expect("answered"), ReleaseReply::Released);
+        }
+        // The others are deleted at their end, while another lock keeps their lease alive.
+        let kept = with_ttl("kept", ttl);
+        take(&storage, &kept).await;
+        is_left_alone(&server, &url, &storage, &kept, ttl + soon()).await;
+        assert_eq!(other.list("", None, 2).await.expect("answered").len(), 1);
+    });
+}
+
 /// The lease of a waiter is shorter than the interval at which a lock of that TTL is renewed.
 #[test]
 fn a_lock_that_a_full_server_hands_over_is_held_for_longer_than_the_lease_of_a_waiter() {

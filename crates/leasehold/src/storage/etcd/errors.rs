@@ -59,6 +59,7 @@ const TEXTS: &[(&str, ErrorKind, &str)] = {
             Unsupported,
             "the server allows too few operations; raise its `--max-txn-ops`",
         ),
+        ("larger than max", Unsupported, "the server refuses long requests; raise its `--max-request-bytes`"),
         (
             "request is too large",
             Unsupported,
@@ -78,6 +79,11 @@ impl Fault {
     /// Returns `true` if a transaction has more operations than the server allows. Then nothing was executed.
     pub(super) fn is_too_many_operations(&self) -> bool {
         self.says("too many operations")
+    }
+
+    /// Returns `true` if a request has more bytes than the server allows. Then nothing was executed.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.says("request is too large") || self.says("received message larger than max")
     }
 
     /// Returns `true` if the server has no users, so that it refuses a password.
@@ -105,7 +111,9 @@ impl Fault {
             Self::Status { .. } => {
                 let refusals =
                     ["space exceeded", "too many", "lease not found", "permission denied", "duplicate key"];
-                self.is_logged_out() || refusals.into_iter().any(|text| self.says(text))
+                self.is_logged_out()
+                    || self.is_too_large()
+                    || refusals.into_iter().any(|text| self.says(text))
             }
         }
     }

@@ -2,7 +2,8 @@
 
 // Where to look:
 //
-// - The calls: `acquire` (whose transaction is `claim`, and which lets `look` find out where owners stand), `renew`, `release`, `inspect` (which also lists).
+// - The calls: `acquire` (whose transaction is `claim`, and which lets `look` find out where owners stand), `renew`, `release`,
+//   `inspect` (which also lists). `parts` repeats them for fewer claims where the server takes only short requests.
 // - What this client has at the servers: `leases`, which explains the gates; `holds`, the keys of its owners; `keep` keeps
 //   leases alive, and `sweep` deletes keys that are overdue. `session` has all of that.
 // - Waiters: `interests` says what they wait for, `hints` watches it.
@@ -32,6 +33,7 @@ mod leases;
 mod link;
 mod look;
 mod ops;
+mod parts;
 mod proto;
 mod release;
 mod renew;
@@ -172,21 +174,30 @@ impl Storage for Etcd {
         if claims.is_empty() {
             return Vec::new();
         }
-        self.explain_all(self.session.acquire(claims, self.session.api.now()).await)
+        let (session, sent) = (&self.session, self.session.api.now());
+        let first = session.acquire(claims, sent).await;
+        let again = |part: Vec<Claim>| async move { session.acquire(&part, sent).await };
+        self.explain_all(parts::in_parts(claims, first, again).await)
     }
 
     async fn renew(&self, claims: &[Claim]) -> Vec<Result<RenewReply>> {
         if claims.is_empty() {
             return Vec::new();
         }
-        self.explain_all(self.session.renew(claims, self.session.api.now()).await)
+        let (session, sent) = (&self.session, self.session.api.now());
+        let first = session.renew(claims, sent).await;
+        let again = |part: Vec<Claim>| async move { session.renew(&part, sent).await };
+        self.explain_all(parts::in_parts(claims, first, again).await)
     }
 
     async fn release(&self, claims: &[Claim]) -> Vec<Result<ReleaseReply>> {
         if claims.is_empty() {
             return Vec::new();
         }
-        self.explain_all(self.session.release(claims).await)
+        let session = &self.session;
+        let first = session.release(claims).await;
+        let again = |part: Vec<Claim>| async move { session.release(&part).await };
+        self.explain_all(parts::in_parts(claims, first, again).await)
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Holder>> {

@@ -83,6 +83,15 @@ impl Session {
 
     /// Deletes keys that are known, unless they have been attached to another lease, by another client.
     async fn delete_known(&self, known: &[(Id, Hold)]) -> Result<(), Fault> {
+        match self.delete_together(known).await {
+            Err(fault) if fault.is_too_large() => {
+                try_join_all(known.chunks(1).map(|one| self.delete_together(one))).await.map(drop)
+            }
+            done => done,
+        }
+    }
+
+    async fn delete_together(&self, known: &[(Id, Hold)]) -> Result<(), Fault> {
         let deletion = |(id, hold): &(Id, Hold)| {
             let key = self.keys.key(&id.name, id.owner);
             let created = created_by(key.clone(), hold.created.unwrap_or_default());
