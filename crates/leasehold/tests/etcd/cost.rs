@@ -1,5 +1,7 @@
 //! What locks cost the server: transactions, leases and watches.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use leasehold::storage::{AcquireReply, Cursor, ReleaseReply, RenewReply, Storage};
 use leasehold_testbed::Etcd;
@@ -56,6 +58,28 @@ fn locks_with_longer_names_cost_a_lock_nothing() {
         take(&storage, &mine).await;
         assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::Released);
         assert_eq!(asked() - before, 2);
+    });
+}
+
+/// A server that takes long to elect a leader grants leases that are longer than the TTL asks for.
+#[test]
+fn a_renewal_writes_nothing_where_the_server_grants_longer_leases() {
+    run(async {
+        let slow = ["--election-timeout=5000", "--heartbeat-interval=500"];
+        let server =
+            slow.into_iter().fold(Etcd::options(), |all, arg| all.arg(arg)).start().expect("a server");
+        let url = own(&server.url());
+        let storage = bare(&url).await;
+        let mine = with_ttl("job", Duration::from_secs(2));
+        take(&storage, &mine).await;
+        let key = keys(&server, &url).pop().expect("a key");
+        let fields = || tell(&server, &["get", &key, "--write-out=fields"]);
+        let changed = || fields().lines().find(|line| line.contains("ModRevision")).map(str::to_owned);
+        let before = changed();
+        for _ in 0..5 {
+            assert!(matches!(renew(&storage, &mine).await, Ok(RenewReply::Renewed { .. })));
+        }
+        assert_eq!((changed(), before.is_some()), (before, true));
     });
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::future::{join_all, poll_immediate};
 use leasehold::storage::{Claim, ReleaseReply, RenewReply, Storage};
 use leasehold_testbed::Etcd;
+use tokio::time::{Instant, sleep};
 
 use crate::net::unknown as scenario;
 use crate::replay::Recorder;
@@ -124,6 +125,57 @@ fn a_claim_that_is_executed_after_a_release_that_was_sent_beside_it_leaves_nothi
         recorder.deliver(&sent);
         is_left_alone(&server, &url, &storage, &kept, ttl + soon()).await;
     });
+}
+
+/// A claim without an answer has made its key uncertain, so all leases have it deleted on them. The gate of that claim was shut
+/// long before.
+#[test]
+fn a_deletion_that_is_executed_late_leaves_the_next_key_of_the_owner() {
+    run(async {
+        let server = Etcd::start().expect("a server");
+        let recorder = Recorder::start(server.port());
+        let url = own(&format!("etcd://127.0.0.1:{}", recorder.port));
+        let storage = bare(&url).await;
+        let ttl = time(4_000);
+        let kept = with_ttl("kept", ttl);
+        take(&storage, &kept).await;
+        let mine = with_ttl("job", ttl).patience(Duration::from_millis(200));
+        let (mark, unanswered) = (marker(mine.owner), [mine.clone()]);
+        recorder.keep();
+        {
+            let mut asking = Box::pin(storage.acquire(&unanswered));
+            tokio::select! {
+                answer = &mut asking => panic!("{answer:?}"),
+                sent = within(LONG, recorder.sent(&mark)) => drop(sent),
+            }
+        }
+        recorder.go_on();
+        let again = mine.clone().patience(LONG);
+        answered(async || acquire(&storage, &again).await).await;
+        let end = Instant::now() + ttl;
+        while Instant::now() < end - ttl / 4 {
+            answered(async || renew(&storage, &kept).await).await;
+            sleep(Duration::from_millis(100)).await;
+        }
+        recorder.keep_from(&mark);
+        let deletion = within(LONG, recorder.kept()).await;
+        // It is sent once more, on another connection. The lease stays alive for its next key.
+        until_alone(&server, &url, &storage, &kept).await;
+        take(&storage, &again).await;
+        recorder.deliver(&deletion);
+        assert_eq!(keys(&server, &url).len(), 2, "the deletion of the last key has deleted the next one");
+        is_held(&bare(&own_of(&server, &url)).await, &claim("job")).await;
+    });
+}
+
+/// Renews a lock until no other key is left, whatever the renewals are answered.
+async fn until_alone(server: &Etcd, url: &str, storage: &Bare, kept: &Claim) {
+    let alone = async {
+        while keys(server, url).len() > 1 {
+            let _not_answered = tokio::time::timeout(Duration::from_millis(300), renew(storage, kept)).await;
+        }
+    };
+    within(LONG, alone).await;
 }
 
 /// Stops the server, sends claims, gives them up, and releases. A lock that is renewed keeps the lease alive all the time.

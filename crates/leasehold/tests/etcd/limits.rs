@@ -194,6 +194,21 @@ fn every_ttl_within_the_bounds_is_given() {
 }
 
 #[test]
+fn a_patience_without_end_is_one() {
+    run(async {
+        let url = own(&common().url());
+        let (storage, other) = (bare(&url).await, bare(&url).await);
+        let mine = claim("job").patience(Duration::MAX);
+        take(&storage, &mine).await;
+        for storage in [&storage, &other] {
+            let renewed = renew(storage, &mine).await;
+            assert!(matches!(renewed, Ok(RenewReply::Renewed { .. })), "{renewed:?}");
+        }
+        assert_eq!(release(&storage, &mine).await.expect("answered"), ReleaseReply::Released);
+    });
+}
+
+#[test]
 fn a_flood_of_claims_loses_no_hold() {
     run(scenario::flood(time(3_000), 20, 20, |_| true));
 }

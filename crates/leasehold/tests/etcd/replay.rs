@@ -84,6 +84,21 @@ impl Recorder {
         }
     }
 
+    /// Waits until a whole request was kept. Returns all that was sent on its connection until then.
+    pub(crate) async fn kept(&self) -> Vec<u8> {
+        loop {
+            let kept = |one: &&Arc<Connection>| {
+                let is_whole = frames(locked(&one.sent).get(PREFACE..).unwrap_or_default()).1;
+                is_whole && one.is_kept.load(Ordering::Acquire)
+            };
+            let sent = locked(&self.connections).iter().find(kept).map(|one| locked(&one.sent).clone());
+            if let Some(sent) = sent {
+                return sent;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
     /// Delivers all requests again, on another connection, and waits until the last one is answered.
     pub(crate) fn deliver(&self, sent: &[u8]) {
         let last = frames(&sent[PREFACE..]).0.into_iter().map(|(_, _, stream)| stream).max();
