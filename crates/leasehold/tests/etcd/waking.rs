@@ -1,6 +1,7 @@
 //! Waiters are woken up in order, and without the delay of etcd's own lock service.
 
 use futures_util::future::join_all;
+use leasehold::storage::Storage;
 use tokio::time::Instant;
 
 use crate::net::waking as scenario;
@@ -47,6 +48,47 @@ fn handovers_do_not_wait_for_the_servers_round_of_late_watchers() {
         let took = since.elapsed();
         assert!(took < time(2 * u64::from(turns) * 30), "{took:?} for {} handovers", 2 * turns);
     });
+}
+
+/// A watch that begins while another transaction is executed is late, too, and others are executed all the time here.
+#[test]
+fn handovers_beside_many_other_changes_do_not_wait_for_the_servers_round_either() {
+    run(async {
+        let server = leasehold_testbed::Etcd::start().expect("a server");
+        let others = bare(&server.url()).await;
+        let changing = async {
+            loop {
+                let some: Vec<_> = (0..8).map(|i| claim(&format!("other{i}"))).collect();
+                for answer in others.acquire(&some).await {
+                    answer.expect("answered");
+                }
+                for answer in others.release(&some).await {
+                    answer.expect("answered");
+                }
+            }
+        };
+        let (a, b) = (client(&server.url()).await, client(&server.url()).await);
+        let taking_turns = async { futures_util::future::join(waits(&a), waits(&b)).await };
+        let (of_a, of_b) = tokio::select! {
+            waits = within(LONG, taking_turns) => waits,
+            () = changing => unreachable!("it never ends"),
+        };
+        let all = of_a.len() + of_b.len();
+        let late = of_a.into_iter().chain(of_b).filter(|wait| *wait > time(40)).count();
+        assert!(late * 50 <= all, "{late} of {all} handovers were late");
+    });
+}
+
+/// Takes turns with another client. Returns how long each turn was waited for.
+async fn waits(locks: &leasehold::Locks) -> Vec<std::time::Duration> {
+    let mut waits = Vec::new();
+    for _ in 0..150 {
+        let since = Instant::now();
+        let guard = locks.lock("job").acquire().await.expect("granted");
+        waits.push(since.elapsed());
+        guard.release().await.expect("released");
+    }
+    waits
 }
 
 #[test]

@@ -234,7 +234,7 @@ impl Session {
         oldest: Option<KeyValue>,
         before: Option<KeyValue>,
     ) -> Result<Option<AcquireReply>, Fault> {
-        let held = self.stand(claim, created, oldest, before, created).await?;
+        let held = self.stand(claim, created, oldest, before).await?;
         if held.is_some() && !claim.wait {
             // It was only to be seen whether the lock is free.
             self.undo(&Id::of(claim)).await;

@@ -3,6 +3,10 @@
 //! A waiter watches the key before its own, so a release wakes one waiter. A holder watches its own key. A watch begins with
 //! the next change: the server handles watches that begin earlier only every 100 ms. So when it stands, the key is read once
 //! more, by the same member, which has all changes until then.
+//!
+//! The server reads its revision, and then adds the watch that begins with the next one. If a change is made between these, the
+//! watch begins too early after all, and is handled like one. The revision is in its answer. So where the read shows a later
+//! one, the watch of a waiter is begun anew. That is tried a few times, since other changes may be made all the time.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -48,8 +52,7 @@ enum Subject {
 struct Watches {
     link: Arc<Link>,
     exchange: Exchange,
-    /// Each with the key that it begins with.
-    ids: HashMap<Subject, (i64, Vec<u8>)>,
+    ids: HashMap<Subject, Watch>,
     subjects: HashMap<i64, Subject>,
     last: i64,
     /// The keys that are read because their watches stand now.
@@ -58,9 +61,24 @@ struct Watches {
     later: VecDeque<(Moment, Id)>,
 }
 
-/// A watch, and the key that was read because it stands.
-type Read = (i64, Result<Option<KeyValue>, Fault>);
+/// A watch of one key or range.
+struct Watch {
+    id: i64,
+    key: Vec<u8>,
+    /// How often it was begun for this subject and key.
+    tries: u32,
+}
 
+/// A key that was read because its watch stands.
+struct Read {
+    watch: i64,
+    /// The revision after which the watch begins.
+    stood: i64,
+    answer: Result<RangeResponse, Fault>,
+}
+
+/// How often a watch is begun until it is certain that the server did not add it too late.
+const TRIES: u32 = 3;
 /// How long a lock is held before its key is watched.
 const HELD_SHORT: Duration = Duration::from_millis(50);
 
@@ -99,10 +117,7 @@ impl Listener {
                     Ok(Some(answer)) => self.on_answer(&mut watches, answer),
                     Ok(None) | Err(_) => return None,
                 },
-                Some((watch, kv)) = watches.reads.next() => {
-                    self.on_read(&mut watches, watch, kv);
-                    Ok(())
-                }
+                Some(read) = watches.reads.next() => self.on_read(&mut watches, read),
                 id = owners.recv() => self.on_interest(&mut watches, id?),
                 change = names.recv() => self.on_names(&mut watches, change?),
                 () = sleep(due) => self.on_held(&mut watches),
@@ -118,7 +133,7 @@ impl Listener {
     fn on_interest(&self, watches: &mut Watches, id: Id) -> Result<(), Fault> {
         watches.end(&Subject::Owner(id.clone()))?;
         match self.session.interests.get(&id) {
-            Some(Interest::Turn { before, .. }) => {
+            Some(Interest::Turn { before }) => {
                 watches.begin(Subject::Owner(id), before, Vec::new(), vec![NO_PUT])
             }
             Some(Interest::Hold { .. }) => {
@@ -175,16 +190,15 @@ impl Listener {
         Ok(())
     }
 
-    /// Reads the key whose watch stands now, unless nothing has changed since it was read.
-    fn on_created(&self, watches: &mut Watches, watch: i64, subject: &Subject, revision: i64) {
+    /// Reads the key whose watch stands now.
+    fn on_created(&self, watches: &mut Watches, watch: i64, subject: &Subject, stood: i64) {
         let key = match subject {
             Subject::Name(name) => {
                 // It may have changed before.
                 return self.hinter.send(Hint::Name(name.clone()));
             }
             Subject::Owner(id) => match self.session.interests.get(id) {
-                Some(Interest::Turn { seen, .. }) if seen == revision => return,
-                Some(Interest::Turn { before, .. }) => before,
+                Some(Interest::Turn { before }) => before,
                 Some(Interest::Hold { .. }) => self.session.keys.key(&id.name, id.owner),
                 None => return,
             },
@@ -192,17 +206,22 @@ impl Listener {
         let link = Arc::clone(&watches.link);
         let read = async move {
             let request = RangeRequest { serializable: true, ..one(key) };
-            let answer: Result<RangeResponse, _> = link.call(RANGE, &request).await;
-            (watch, answer.map(|answer| answer.kvs.into_iter().next()))
+            Read { watch, stood, answer: link.call(RANGE, &request).await }
         };
         watches.reads.push(Box::pin(read));
     }
 
-    fn on_read(&self, watches: &mut Watches, watch: i64, kv: Result<Option<KeyValue>, Fault>) {
-        let Some(Subject::Owner(id)) = watches.subjects.get(&watch) else { return };
-        if kv.is_err() || self.has_changed(id, kv.ok().flatten().as_ref()) {
+    fn on_read(&self, watches: &mut Watches, read: Read) -> Result<(), Fault> {
+        let Some(subject) = watches.subjects.get(&read.watch).cloned() else { return Ok(()) };
+        let Subject::Owner(id) = &subject else { return Ok(()) };
+        let answer = read.answer.unwrap_or_default();
+        if self.has_changed(id, answer.kvs.first()) {
             self.hinter.send(Hint::Owner(id.owner));
+            return Ok(());
         }
+        let is_certain = answer.header.is_some_and(|header| header.revision == read.stood);
+        let waits = matches!(self.session.interests.get(id), Some(Interest::Turn { .. }));
+        if waits && !is_certain { watches.begin_again(&subject) } else { Ok(()) }
     }
 
     fn on_event(&self, subject: &Subject, event: Event) {
@@ -254,16 +273,32 @@ impl Watches {
         range_end: Vec<u8>,
         filters: Vec<i32>,
     ) -> Result<(), Fault> {
-        self.last += 1;
-        let watch_id = self.last;
-        self.ids.insert(subject.clone(), (watch_id, key.clone()));
-        self.subjects.insert(watch_id, subject);
+        let watch_id = self.add(subject, key.clone(), 1);
         let create = WatchCreateRequest { key, range_end, filters, watch_id };
         self.exchange.send(&WatchRequest { change: Some(WatchChange::Create(create)) }, false)
     }
 
+    /// Begins the watch of a waiter anew, unless that was done often enough.
+    fn begin_again(&mut self, subject: &Subject) -> Result<(), Fault> {
+        let Some(Watch { key, tries, .. }) = self.ids.get(subject).filter(|watch| watch.tries < TRIES) else {
+            return Ok(());
+        };
+        let (key, tries) = (key.clone(), tries + 1);
+        self.end(subject)?;
+        let watch_id = self.add(subject.clone(), key.clone(), tries);
+        let create = WatchCreateRequest { key, range_end: Vec::new(), filters: vec![NO_PUT], watch_id };
+        self.exchange.send(&WatchRequest { change: Some(WatchChange::Create(create)) }, false)
+    }
+
+    fn add(&mut self, subject: Subject, key: Vec<u8>, tries: u32) -> i64 {
+        self.last += 1;
+        self.ids.insert(subject.clone(), Watch { id: self.last, key, tries });
+        self.subjects.insert(self.last, subject);
+        self.last
+    }
+
     fn end(&mut self, subject: &Subject) -> Result<(), Fault> {
-        let Some((watch_id, _)) = self.ids.remove(subject) else { return Ok(()) };
+        let Some(Watch { id: watch_id, .. }) = self.ids.remove(subject) else { return Ok(()) };
         self.subjects.remove(&watch_id);
         let cancel = WatchCancelRequest { watch_id };
         self.exchange.send(&WatchRequest { change: Some(WatchChange::Cancel(cancel)) }, false)

@@ -20,7 +20,7 @@ const PAGE_MAX: usize = 1_000;
 impl Session {
     /// Returns the holder of a lock.
     pub(super) async fn inspect(&self, name: &Name) -> Result<Vec<Holder>, Fault> {
-        let (_, owners) = self.owners(name).await?;
+        let owners = self.owners(name).await?;
         let waiters = owners.len().saturating_sub(1);
         let Some(first) = owners.first() else { return Ok(Vec::new()) };
         let left = self.api.time_to_live(first.lease).await?;
@@ -51,7 +51,8 @@ impl Session {
         };
         let mut all: BTreeMap<Name, (KeyValue, u64)> = BTreeMap::new();
         let (mut key, range_end) = self.keys.range_of_names(prefix, from);
-        let (mut at, mut size) = (0, limit.clamp(PAGE_MIN, PAGE_MAX));
+        // Besides those that are returned, it reads the last one before them and the next one after.
+        let (mut at, mut size) = (0, limit.saturating_add(2).clamp(PAGE_MIN, PAGE_MAX));
         let mut left: HashMap<i64, i64> = HashMap::new();
         let mut holders = Vec::new();
         loop {

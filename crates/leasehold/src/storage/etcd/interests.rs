@@ -10,8 +10,8 @@ use super::holds::Id;
 /// What an owner wants to hear of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Interest {
-    /// The end of the key before its own, which existed at that revision.
-    Turn { before: Vec<u8>, seen: i64 },
+    /// The end of the key before its own.
+    Turn { before: Vec<u8> },
     /// Changes of its own key, which it holds the lock with. The key is attached to that lease.
     Hold { lease: i64 },
 }
@@ -29,11 +29,7 @@ struct State {
 impl Interests {
     pub(super) fn set(&self, id: &Id, interest: Interest) {
         let mut state = self.state();
-        let is_known = match (state.all.get(id), &interest) {
-            (Some(Interest::Turn { before: known, .. }), Interest::Turn { before, .. }) => known == before,
-            (known, new) => known == Some(new),
-        };
-        if !is_known {
+        if state.all.get(id) != Some(&interest) {
             state.all.insert(id.clone(), interest);
             state.tell(id);
         }

@@ -10,7 +10,7 @@ use super::holds::{Hold, Id};
 use super::interests::Interest;
 use super::keep::fault_of;
 use super::leases::Lease;
-use super::ops::{Answers, all, oldest, one, read, revision, youngest};
+use super::ops::{Answers, all, oldest, one, read, youngest};
 use super::proto::{KeyValue, RequestOp};
 use super::session::{Key, Session};
 use crate::clock::Moment;
@@ -70,7 +70,7 @@ impl Session {
         let need = |one: &Owned<'_>| Some((one.lease.clone()?, sent.after(one.ttl()?)));
         let needs: Vec<_> = owned.iter().filter_map(need).collect();
         let (kept, seen) = join(self.keep_all(&needs), self.read_standings(&owned)).await;
-        let (revision, seen) = match seen {
+        let seen = match seen {
             Ok(seen) => seen,
             Err(fault) => {
                 replies.extend(owned.iter().map(|one| (one.item.0, Err(fault.clone()))));
@@ -80,7 +80,7 @@ impl Session {
         for (one, seen) in owned.into_iter().zip(seen) {
             let standing = match fault_of(&kept, one.lease.as_deref()) {
                 Some(fault) => Err(fault),
-                None => self.standing(&one, seen, revision, sent).await,
+                None => self.standing(&one, seen, sent).await,
             };
             match standing {
                 Ok(Standing::Missing) => missing.push(one.item),
@@ -95,13 +95,10 @@ impl Session {
         (replies, missing)
     }
 
-    async fn read_standings(&self, owned: &[Owned<'_>]) -> Result<(i64, Vec<Seen>), Fault> {
+    async fn read_standings(&self, owned: &[Owned<'_>]) -> Result<Vec<Seen>, Fault> {
         let reads = owned.iter().flat_map(|one| self.reads(one.item.1, one.created)).collect();
-        let answer = self.api.txn(&all(reads)).await?;
-        let revision = revision(&answer)?;
-        let mut answers = Answers::of(answer.responses);
-        let seen = owned.iter().map(|_| Ok((answers.kv()?, answers.kv()?, answers.kv()?)));
-        Ok((revision, seen.collect::<Result<_, Fault>>()?))
+        let mut answers = Answers::of(self.api.txn(&all(reads)).await?.responses);
+        owned.iter().map(|_| Ok((answers.kv()?, answers.kv()?, answers.kv()?))).collect()
     }
 
     fn reads(&self, claim: &Claim, created: i64) -> [RequestOp; 3] {
@@ -117,7 +114,6 @@ impl Session {
         &self,
         one: &Owned<'_>,
         (own, before, oldest): Seen,
-        revision: i64,
         sent: Moment,
     ) -> Result<Standing, Fault> {
         let claim = one.item.1;
@@ -125,7 +121,7 @@ impl Session {
             self.has_none(None, &one.id);
             return Ok(Standing::Missing);
         }
-        if let Some(held) = self.stand(claim, one.created, oldest, before, revision).await? {
+        if let Some(held) = self.stand(claim, one.created, oldest, before).await? {
             return Ok(Standing::Answered(held));
         }
         match (one.ttl(), &one.lease) {
@@ -149,20 +145,18 @@ impl Session {
         created: i64,
         oldest: Option<KeyValue>,
         before: Option<KeyValue>,
-        revision: i64,
     ) -> Result<Option<AcquireReply>, Fault> {
         let is_other = |kv: &KeyValue| !self.keys.is_of(&claim.name, &kv.key);
-        let (mut oldest, mut before, mut seen) = (oldest, before, revision);
+        let (mut oldest, mut before) = (oldest, before);
         if oldest.as_ref().is_some_and(is_other) || before.as_ref().is_some_and(is_other) {
             // Keys of locks with longer names stand between.
-            let (revision, mut all) = self.owners(&claim.name).await?;
-            seen = revision;
+            let mut all = self.owners(&claim.name).await?;
             all.retain(|kv| kv.create_revision < created);
             (oldest, before) = (all.first().cloned(), all.pop());
         }
         let Some(before) = before else { return Ok(None) };
         if claim.wait {
-            self.interests.set(&Id::of(claim), Interest::Turn { before: before.key.clone(), seen });
+            self.interests.set(&Id::of(claim), Interest::Turn { before: before.key.clone() });
         }
         Ok(Some(held(self.holder(&claim.name, &oldest.unwrap_or(before)))))
     }

@@ -98,9 +98,9 @@ impl Session {
             return first.key == own.key;
         }
         // The first one is of a lock with a longer name. If the others cannot be read, it has ended in any case.
-        self.owners(&id.name).await.map_or(true, |(_, others)| {
-            others.iter().all(|other| other.create_revision > own.create_revision)
-        })
+        self.owners(&id.name)
+            .await
+            .map_or(true, |others| others.iter().all(|other| other.create_revision > own.create_revision))
     }
 
     fn shutting(&self, lease: &Lease) -> RequestOp {

@@ -233,7 +233,7 @@ impl Session {
     ) -> Result<RenewReply, Fault> {
         let first = match first {
             Some(first) if self.keys.is_of(&id.name, &first.key) => Some(first),
-            _ => self.owners(&id.name).await?.1.into_iter().next(),
+            _ => self.owners(&id.name).await?.into_iter().next(),
         };
         if first.is_none_or(|first| first.key != own.key) {
             return Ok(RenewReply::NotHeld);

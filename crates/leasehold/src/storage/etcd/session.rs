@@ -173,10 +173,9 @@ impl Session {
     }
 
     /// Reads the keys of a lock's owners, from the oldest to the youngest.
-    pub(super) async fn owners(&self, name: &crate::storage::Name) -> Result<(i64, Vec<KeyValue>), Fault> {
+    pub(super) async fn owners(&self, name: &crate::storage::Name) -> Result<Vec<KeyValue>, Fault> {
         let answer = self.api.range(&super::ops::oldest(self.keys.range(name), 0)).await?;
-        let revision = answer.header.map(|header| header.revision).ok_or(Fault::Broken)?;
-        Ok((revision, answer.kvs.into_iter().filter(|kv| self.keys.is_of(name, &kv.key)).collect()))
+        Ok(answer.kvs.into_iter().filter(|kv| self.keys.is_of(name, &kv.key)).collect())
     }
 }
 
