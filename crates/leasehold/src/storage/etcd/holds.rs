@@ -159,10 +159,11 @@ impl Hold {
         self.is_swept || (self.created.is_some() && self.end <= now && self.in_flight.is_empty())
     }
 
-    /// Returns whether its owner holds the lock, if that is known.
-    pub(super) fn holds(&self) -> Option<bool> {
-        let is_sure = self.created.is_some() && self.unknown.is_empty() && self.in_flight.is_empty();
-        (self.is_granted || is_sure).then_some(self.is_granted)
+    /// Returns the lease of a key whose owner only waits, as far as this client knows. Another client may have been granted the
+    /// lock for the same owner. That has moved the key to a lease of its own.
+    pub(super) fn waits_on(&self) -> Option<i64> {
+        let is_sure = !self.is_granted && self.unknown.is_empty() && self.in_flight.is_empty();
+        self.lease.as_ref().filter(|_| is_sure).map(|lease| lease.id)
     }
 
     /// Returns `true` if there is no key, and none will be created.

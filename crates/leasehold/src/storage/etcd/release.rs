@@ -56,12 +56,14 @@ impl Session {
         ids: &[Id],
         leases: &[Arc<Lease>],
     ) -> Result<(i64, Vec<ReleaseReply>), Fault> {
-        let known: Vec<_> = ids.iter().map(|id| self.holds.get(id).as_ref().and_then(Hold::holds)).collect();
+        let known: Vec<_> = ids.iter().map(|id| self.holds.get(id)).collect();
+        let is_granted = |hold: &Option<Hold>| hold.as_ref().is_some_and(|hold| hold.is_granted);
         let shut = leases.iter().map(|lease| self.shutting(lease));
         let deletions = ids.iter().zip(&known).flat_map(|(id, known)| {
             let key = self.keys.key(&id.name, id.owner);
-            let stands =
-                known.is_none().then(|| [read(oldest(self.keys.range(&id.name), 1)), read(one(key.clone()))]);
+            // Whether it holds or waits is known if it was granted.
+            let stands = (!is_granted(known))
+                .then(|| [read(oldest(self.keys.range(&id.name), 1)), read(one(key.clone()))]);
             stands.into_iter().flatten().chain([delete(key)])
         });
         let answer = self.api.txn(&all(shut.chain(deletions).collect())).await?;
@@ -78,9 +80,13 @@ impl Session {
         }
         let mut replies = Vec::with_capacity(ids.len());
         for (id, known) in ids.iter().zip(known) {
-            let held = match known {
-                Some(held) => held,
-                None => self.held(id, answers.kv()?, answers.kv()?).await,
+            let held = if is_granted(&known) {
+                true
+            } else {
+                let (first, own) = (answers.kv()?, answers.kv()?);
+                let waits_on = known.and_then(|hold| hold.waits_on());
+                let own = own.filter(|own| waits_on != Some(own.lease));
+                self.held(id, first, own).await
             };
             replies.push(if answers.deleted()? && held {
                 ReleaseReply::Released
