@@ -29,6 +29,7 @@ use crate::lost::Lost;
 use crate::options::{Options, Renewal, Wait};
 use crate::storage::{Finding, Guarantees, Holder, Limits, Name, Owner, Storage, Tier, Token};
 use crate::ticket::Ticket;
+use crate::watch::Watch;
 
 /// A client of one storage, which provides locks. See [`leasehold::Locks`](crate::Locks).
 #[derive(Clone, Debug)]
@@ -506,6 +507,11 @@ impl Guard {
         block_on(self.0.lost())
     }
 
+    /// Returns a view of this lease that borrows nothing and does not hold the lock.
+    pub fn watch(&self) -> Watch {
+        self.0.watch()
+    }
+
     /// Ensures that at least `least` is left of the lease. Renews it now if less is left.
     ///
     /// # Errors
@@ -550,6 +556,16 @@ impl Guard {
     /// See [`leasehold::Guard::release`](crate::Guard::release).
     pub fn release(self) -> Result<()> {
         block_on(self.0.release())
+    }
+
+    /// Releases the lock and keeps the guard; see
+    /// [`leasehold::Guard::release_by_ref`](crate::Guard::release_by_ref).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn release_by_ref(&self) -> Result<()> {
+        block_on(self.0.release_by_ref())
     }
 
     /// Returns the ticket of this lease and keeps the guard.

@@ -133,7 +133,7 @@ impl Election {
                     Either::Right((done, _)) => done,
                 }
             };
-            return match term.0.release_shared().await {
+            return match term.0.release_by_ref().await {
                 Err(error) if error.kind() == ErrorKind::Lost => Err(error),
                 _ => Ok(done),
             };

@@ -157,6 +157,11 @@ impl Error {
         .map(|inner| inner.lost = Some(lost))
     }
 
+    /// Returns the error of a call of a guard that has released its lock.
+    pub(crate) fn released(name: &Name) -> Self {
+        Self::invalid(format!("this guard has released the lock; acquire it again name=`{name}`"))
+    }
+
     /// Returns the error of a call that has panicked, with the message of the panic.
     pub(crate) fn panicked(what: &str, panic: &(dyn std::any::Any + Send)) -> Self {
         let text = panic.downcast_ref::<String>().map(String::as_str);

@@ -8,6 +8,7 @@ use crate::lost::Lost;
 use crate::options;
 use crate::storage::{Name, Owner, Token};
 use crate::ticket::Ticket;
+use crate::watch::Watch;
 
 /// Proves that this process holds a lock, until it is released, dropped or lost.
 ///
@@ -22,29 +23,23 @@ use crate::ticket::Ticket;
 pub struct Guard {
     status: Arc<LeaseStatus>,
     engine: Handle,
-    /// `true` if `drop` has nothing left to do.
-    done: bool,
 }
 
 impl Guard {
     pub(crate) fn new(status: Arc<LeaseStatus>, engine: Handle) -> Self {
-        Self { status, engine, done: false }
+        Self { status, engine }
     }
 
-    /// Takes the guard apart, so that dropping it has no effect.
-    pub(crate) fn into_status(mut self) -> Arc<LeaseStatus> {
-        self.done = true;
-        Arc::clone(&self.status)
-    }
-
-    /// Releases the lock, though others may share this guard.
-    pub(crate) async fn release_shared(&self) -> Result<()> {
-        self.engine.release(&self.status).await
+    /// Takes the guard apart, so that dropping it has no effect. `None` if it was released.
+    pub(crate) fn into_status(self) -> Option<Arc<LeaseStatus>> {
+        self.status.give_up().then(|| Arc::clone(&self.status))
     }
 
     /// Releases the lock in the background, though others may share this guard.
     pub(crate) fn abandon(&self) {
-        self.engine.abandon(&self.status);
+        if self.status.give_up() {
+            self.engine.abandon(&self.status);
+        }
     }
 
     #[cfg(test)]
@@ -80,7 +75,7 @@ impl Guard {
         self.status.remaining()
     }
 
-    /// Waits until the lock is lost and returns the reason. Any number of tasks may wait.
+    /// Waits until the lock is lost and returns the reason. Any number of tasks may wait. A released lock is not lost.
     ///
     /// Completes at the local deadline at the latest, even if the storage does not answer. That deadline is earlier
     /// than the end of the lease at the storage.
@@ -90,6 +85,11 @@ impl Guard {
     /// Dropping this future changes nothing.
     pub async fn lost(&self) -> Lost {
         self.status.lost().await
+    }
+
+    /// Returns a view of this lease that borrows nothing and does not hold the lock, for a task that waits for its loss.
+    pub fn watch(&self) -> Watch {
+        Watch::new(Arc::clone(&self.status))
     }
 
     /// Returns the reason if the lock is lost.
@@ -118,7 +118,8 @@ impl Guard {
                 "a renewed lease lasts less than that; take the lock with a longer ttl ensure=`{least:?}` at_most=`{most:?}`"
             )));
         }
-        if self.remaining() >= least {
+        let left = self.remaining();
+        if !left.is_zero() && left >= least {
             return Ok(());
         }
         self.engine.renew(&self.status, None).await?;
@@ -202,8 +203,37 @@ impl Guard {
     /// # Cancel safety
     ///
     /// Dropping this future does not stop the release.
-    pub async fn release(mut self) -> Result<()> {
-        self.done = true;
+    pub async fn release(self) -> Result<()> {
+        self.release_by_ref().await
+    }
+
+    /// Releases the lock and keeps the guard, for a guard that several places share, as objects of another language do.
+    ///
+    /// From the first call on, [`Guard::is_held`] returns `false`, and [`Guard::extend`], [`Guard::ensure`],
+    /// [`Guard::verify`] and [`Guard::outlive_process`] return [`Invalid`](crate::ErrorKind::Invalid). Each later call
+    /// returns `Ok` at once, and so does [`Guard::release`]; only the first one learns the result.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Guard::release`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Once this future has been polled, dropping it does not stop the release.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leasehold::Result<()> {
+    /// let locks = leasehold::Locks::connect("memory:").await?;
+    /// let guard = locks.lock("invoice/42").acquire().await?;
+    /// guard.release_by_ref().await?;
+    /// assert!(!guard.is_held());
+    /// guard.release_by_ref().await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn release_by_ref(&self) -> Result<()> {
+        if !self.status.give_up() {
+            return Ok(());
+        }
         self.engine.release(&self.status).await
     }
 
@@ -214,10 +244,9 @@ impl Guard {
     /// [`Locks::close`](crate::Locks::close) waits for its reply. If the process dies before that, SQLite ends the
     /// lease, and a resume of the ticket returns [`Lost`](crate::ErrorKind::Lost). The ticket of a guard that was lost
     /// is lost, too, but maybe only after a moment: when this client's release arrives.
-    pub fn into_ticket(mut self) -> Ticket {
-        self.done = true;
+    pub fn into_ticket(self) -> Ticket {
         let ticket = self.ticket();
-        self.engine.detach(&self.status);
+        self.forget();
         ticket
     }
 
@@ -228,17 +257,16 @@ impl Guard {
     }
 
     /// Stops renewing and lets the lease end with its TTL, even if this process ends before.
-    pub fn forget(mut self) {
-        self.done = true;
-        self.engine.detach(&self.status);
+    pub fn forget(self) {
+        if self.status.give_up() {
+            self.engine.detach(&self.status);
+        }
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if !self.done {
-            self.engine.abandon(&self.status);
-        }
+        self.abandon();
     }
 }
 

@@ -108,7 +108,7 @@ impl Guards {
 
     /// Takes the guards apart, so that dropping them has no effect. The largest name comes first.
     fn end(&mut self) -> Vec<Arc<LeaseStatus>> {
-        let mut statuses: Vec<_> = self.guards.drain(..).map(Guard::into_status).collect();
+        let mut statuses: Vec<_> = self.guards.drain(..).filter_map(Guard::into_status).collect();
         statuses.sort_unstable_by(|a, b| b.name.cmp(&a.name));
         statuses
     }

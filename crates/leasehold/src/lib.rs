@@ -32,7 +32,7 @@
 //! | have one leader among several programs | [`Locks::election`] |
 //! | wait for a limited time | [`Lock::wait`] |
 //! | try a few times and give up | [`Lock::retries`] and [`Lock::interval`] |
-//! | be notified when the lock is lost | [`Guard::lost`] |
+//! | be notified when the lock is lost | [`Guard::lost`], or [`Guard::watch`] where the guard cannot be borrowed |
 //! | have enough time left for a step that must not be interrupted | [`Guard::ensure`] |
 //! | protect the resource in every case | [`Guard::token`], checked by the resource |
 //! | run a job once, though several machines start it | [`Lock::at_least`], then [`Lock::try_run`] |
@@ -151,6 +151,7 @@ pub mod storage;
 )]
 mod system;
 mod ticket;
+mod watch;
 
 #[cfg(leasehold_planted)]
 #[doc(hidden)]
@@ -170,6 +171,7 @@ pub use crate::lost::Lost;
 pub use crate::options::{Options, Renewal, Wait};
 pub use crate::storage::{Guarantees, Holder, LeaseClock, Name, Owner, Tier, Token};
 pub use crate::ticket::Ticket;
+pub use crate::watch::Watch;
 
 /// The code in the README, compiled.
 #[cfg(doctest)]

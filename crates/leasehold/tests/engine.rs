@@ -485,3 +485,66 @@ async fn a_resume_that_is_dropped_before_a_close_leaves_the_lease_to_the_ticket(
         assert_eq!(owner, ticket.owner(), "{steps}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_borrows_nothing_and_ends_with_a_release_or_a_loss() {
+    let memory = Memory::new();
+    let a = client(&memory);
+    let guard = a.lock("x").acquire().await.expect("free");
+    let watch = guard.watch();
+    assert!(watch.is_held() && watch.token() == guard.token());
+    let waiting = tokio::spawn(async move { (watch.lost().await, watch.is_held()) });
+    settle().await;
+    guard.release().await.expect("held");
+    assert_eq!(waiting.await.expect("no panic"), (None, false));
+
+    let guard = a.lock("x").acquire().await.expect("free");
+    let watch = guard.watch();
+    drop(guard);
+    assert_eq!(watch.lost().await, None, "a watch does not hold the lock");
+
+    let guard = a.lock("x").ttl(TTL).renewal(Renewal::Never).acquire().await.expect("free");
+    let watch = guard.watch();
+    assert_eq!(watch.lost().await, Some(Lost::Expired));
+    drop(guard);
+    assert_eq!(watch.lost().await, Some(Lost::Expired), "lost is final");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guard_is_released_by_reference_once() {
+    let memory = Memory::new();
+    let (a, b) = (client(&memory), client(&memory));
+    let guard = a.lock("x").acquire().await.expect("free");
+    let token = guard.token();
+    guard.release_by_ref().await.expect("held");
+    assert!(!guard.is_held());
+    let next = b.lock("x").acquire().await.expect("free");
+    assert!(next.token() > token);
+    guard.release_by_ref().await.expect("released before");
+    for refused in [guard.extend(TTL).await, guard.verify().await, guard.ensure(TTL / 2).await] {
+        assert_eq!(refused.expect_err("released").kind(), ErrorKind::Invalid);
+    }
+    guard.release().await.expect("released before");
+    settle().await;
+    assert!(next.is_held() && a.held().is_empty());
+    next.verify().await.expect("no late release has ended it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_first_release_by_reference_learns_of_a_loss() {
+    let memory = Memory::new();
+    let a = client(&memory);
+    let guard = a.lock("x").ttl(TTL).renewal(Renewal::Never).acquire().await.expect("free");
+    assert_eq!(guard.lost().await, Lost::Expired);
+    assert_eq!(guard.release_by_ref().await.expect_err("lost").kind(), ErrorKind::Lost);
+    guard.release_by_ref().await.expect("released before");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_guard_ensures_nothing() {
+    let memory = Memory::new();
+    let a = client(&memory);
+    let guard = a.lock("x").ttl(TTL).renewal(Renewal::Never).acquire().await.expect("free");
+    assert_eq!(guard.lost().await, Lost::Expired);
+    assert_eq!(guard.ensure(Duration::ZERO).await.expect_err("lost").kind(), ErrorKind::Lost);
+}

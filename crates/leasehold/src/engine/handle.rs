@@ -273,17 +273,17 @@ impl Handle {
     pub(crate) async fn renew(&self, status: &LeaseStatus, ttl: Option<Duration>) -> Result<()> {
         // Before the command is sent, so that a ticket made meanwhile promises no more.
         ttl.into_iter().for_each(|ttl| status.shorten(ttl));
-        prefer_lost(status, self.request(|reply| Command::Renew { key: status.key, ttl, reply }).await)
+        prefer_end(status, self.request(|reply| Command::Renew { key: status.key, ttl, reply }).await)
     }
 
     /// Makes the lease independent of this process, so that the storage keeps it if the process dies.
     pub(crate) async fn outlive(&self, status: &LeaseStatus) -> Result<()> {
-        prefer_lost(status, self.request(|reply| Command::Outlive { key: status.key, reply }).await)
+        prefer_end(status, self.request(|reply| Command::Outlive { key: status.key, reply }).await)
     }
 
     /// Verifies with the storage that the lease is held.
     pub(crate) async fn verify(&self, status: &LeaseStatus) -> Result<()> {
-        prefer_lost(status, self.request(|reply| Command::Verify { key: status.key, reply }).await)
+        prefer_end(status, self.request(|reply| Command::Verify { key: status.key, reply }).await)
     }
 
     /// Releases a lease.
@@ -491,6 +491,16 @@ fn prefer_lost(status: &LeaseStatus, answer: Result<()>) -> Result<()> {
             Err(Error::lost_for(&status.name, lost))
         }
         _ => answer,
+    }
+}
+
+/// Returns the end of the lease instead of any other error: its loss, or that its guard has given it up.
+fn prefer_end(status: &LeaseStatus, answer: Result<()>) -> Result<()> {
+    match prefer_lost(status, answer) {
+        Err(error) if error.kind() != ErrorKind::Lost && status.is_given_up() => {
+            Err(Error::released(&status.name))
+        }
+        answer => answer,
     }
 }
 

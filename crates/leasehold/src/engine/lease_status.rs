@@ -41,8 +41,10 @@ pub(crate) struct LeaseStatus {
     /// The deadline in nanoseconds. A thread that sees it pass sets it to [`OVER`], which is final.
     deadline: AtomicU64,
     lost: OnceLock<Lost>,
-    /// Wakes up the callers of [`LeaseStatus::lost`].
-    lost_notify: Notify,
+    /// Whether the guard has given the lease up, by a release or otherwise.
+    given_up: AtomicBool,
+    /// Wakes up the callers of [`LeaseStatus::lost`] and [`LeaseStatus::ended`].
+    end_notify: Notify,
 }
 
 /// A deadline that has passed. The thread that sees it pass writes this value. A renewal that is answered at
@@ -75,7 +77,8 @@ impl LeaseStatus {
             extends: AtomicU32::new(0),
             deadline: AtomicU64::new(lease.deadline().as_nanos()),
             lost: OnceLock::new(),
-            lost_notify: Notify::new(),
+            given_up: AtomicBool::new(false),
+            end_notify: Notify::new(),
         }
     }
 
@@ -91,7 +94,8 @@ impl LeaseStatus {
 
     /// Returns the remaining time of the lease. In a fork of this process that is zero: the parent holds the lock.
     pub(crate) fn remaining(&self) -> Duration {
-        if !self.process.is_current() {
+        // A lease that was given up is read no more: its deadline may pass during the release, which is no loss.
+        if !self.process.is_current() || self.is_given_up() {
             return Duration::ZERO;
         }
         loop {
@@ -114,15 +118,42 @@ impl LeaseStatus {
 
     /// Waits until the lease is lost. Returns the reason.
     pub(crate) async fn lost(&self) -> Lost {
+        match self.ended().await {
+            Some(lost) => lost,
+            // A lease that its guard has given up is never lost.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits until the lease is lost, or its guard has given it up. Returns the reason of a loss.
+    pub(crate) async fn ended(&self) -> Option<Lost> {
         // The process is checked first: in a fork, another thread may have left the mutex of the notification locked.
         while self.process.is_current() {
-            let notified = self.lost_notify.notified();
+            let notified = self.end_notify.notified();
             if let Some(lost) = self.why_lost() {
-                return lost;
+                return Some(lost);
+            }
+            if self.is_given_up() {
+                return None;
             }
             self.process.limits(notified).await;
         }
-        Lost::Forked
+        Some(Lost::Forked)
+    }
+
+    /// Notes that the guard gives the lease up. Returns `false` if it had done so before. A fork notes nothing.
+    pub(crate) fn give_up(&self) -> bool {
+        if !self.process.is_current() {
+            return true;
+        }
+        let first = !self.given_up.swap(true, Ordering::AcqRel);
+        self.end_notify.notify_waiters();
+        first
+    }
+
+    /// Returns `true` if the guard has given the lease up.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Acquire)
     }
 
     /// Returns why the lease was lost, if it was.
@@ -206,7 +237,7 @@ impl LeaseStatus {
     fn set_lost(&self, lost: Lost) {
         // The first reason stays.
         let _ = self.lost.set(lost);
-        self.lost_notify.notify_waiters();
+        self.end_notify.notify_waiters();
     }
 }
 
