@@ -224,3 +224,18 @@ async fn a_lock_is_lost_when_no_renewal_is_answered() {
     let error = guard.release().await.expect_err("lost");
     assert_eq!(error.kind(), ErrorKind::Lost);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_close_with_a_limit_waits_no_longer_for_a_storage_that_hangs() {
+    let (_memory, chaos, controls) = chaos();
+    let locks = Locks::builder().on_current_runtime().build(chaos).expect("memory promises enough");
+    let guard = locks.lock("x").acquire().await.expect("free");
+    controls.always(Verb::Release, Fault::Hang);
+    let start = Instant::now();
+    let (first, second) = tokio::join!(locks.close(), locks.close_within(SOON / 2));
+    assert_eq!(start.elapsed(), SOON / 2, "the earlier limit counts");
+    for closed in [first, second] {
+        assert_eq!(closed.expect_err("not confirmed").kind(), ErrorKind::Unavailable);
+    }
+    assert_eq!(guard.lost().await, Lost::Closed);
+}

@@ -171,6 +171,23 @@ impl Locks {
     pub fn close(&self) -> Result<()> {
         block_on(self.0.close())
     }
+
+    /// Closes the client and waits for the storage for at most `limit`; see
+    /// [`leasehold::Locks::close_within`](crate::Locks::close_within).
+    ///
+    /// # Errors
+    ///
+    /// Returns the same errors.
+    pub fn close_within(&self, limit: Duration) -> Result<()> {
+        block_on(self.0.close_within(limit))
+    }
+}
+
+/// The same client in its blocking form, to close an asynchronous one where nothing asynchronous runs any more.
+impl From<crate::Locks> for Locks {
+    fn from(locks: crate::Locks) -> Self {
+        Self(locks)
+    }
 }
 
 /// A builder of a client: sets the default options of its locks, and connects. See

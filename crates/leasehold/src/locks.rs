@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use crate::all::All;
 use crate::election::Election;
-use crate::engine::{self, Handle, Home};
+use crate::engine::{self, CLOSE_LIMIT, Handle, Home};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Changes, Events};
 use crate::guard::Guard;
@@ -229,7 +229,22 @@ impl Locks {
     ///
     /// The client closes even if this future is dropped.
     pub async fn close(&self) -> Result<()> {
-        self.engine.close().await
+        self.close_within(CLOSE_LIMIT).await
+    }
+
+    /// Closes the client as [`Locks::close`] does, but waits for the storage for at most `limit`.
+    ///
+    /// If a close is in progress already, the earlier of the two limits counts for both callers.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`](ErrorKind::Unavailable) if some leases are left to their TTL.
+    ///
+    /// # Cancel safety
+    ///
+    /// The client closes even if this future is dropped, once it has been polled.
+    pub async fn close_within(&self, limit: Duration) -> Result<()> {
+        self.engine.close(limit).await
     }
 }
 

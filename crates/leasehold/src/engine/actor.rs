@@ -251,16 +251,23 @@ impl Actor {
         }
     }
 
-    /// Drops the storage, and only then answers the callers of `close`.
+    /// Drops the storage, and only then answers the callers of `close`. If leases are left, the limit of the callers has
+    /// passed, and they are answered first: dropping the storage may take a while.
     pub(super) fn finish(mut self) {
         let (closing, left) = (self.closing.take(), self.acquisitions.len());
-        drop(self);
+        let storage = if left == 0 {
+            drop(self);
+            None
+        } else {
+            Some(self)
+        };
         for reply in closing.into_iter().flat_map(|closing| closing.replies) {
             let text = "the storage did not confirm every release; the TTL frees the rest";
             let late = || Error::new(ErrorKind::Unavailable, format!("{text} left=`{left}`"));
             // A caller that has left needs no reply, here and wherever else a reply is sent.
             let _ = reply.send(if left == 0 { Ok(()) } else { Err(late()) });
         }
+        drop(storage);
     }
 
     /// Returns when the engine has to do something even if nothing comes in.

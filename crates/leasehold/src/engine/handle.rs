@@ -36,6 +36,8 @@ pub(crate) enum Command {
         reply: Reply<Vec<Holder>>,
     },
     Close {
+        /// How long to wait for the storage.
+        limit: Duration,
         reply: Reply<()>,
     },
     Detach {
@@ -259,11 +261,11 @@ impl Handle {
     }
 
     /// Closes the client. The error of a client that is closed already is not passed on.
-    pub(crate) async fn close(&self) -> Result<()> {
+    pub(crate) async fn close(&self, limit: Duration) -> Result<()> {
         if self.commands.process.is_current() {
             self.shared.closed.store(true, Ordering::Release);
         }
-        match self.request(|reply| Command::Close { reply }).await {
+        match self.request(|reply| Command::Close { limit, reply }).await {
             Err(error) if error.kind() == ErrorKind::Closed => Ok(()),
             other => other,
         }

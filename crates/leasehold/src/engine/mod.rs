@@ -37,3 +37,4 @@ pub(crate) use self::actor::Home;
 pub(crate) use self::handle::{Handle, Mode, Wanted};
 pub(crate) use self::lease_status::LeaseStatus;
 pub(crate) use self::start::{connect, failed, start};
+pub(crate) use self::timing::CLOSE_LIMIT;

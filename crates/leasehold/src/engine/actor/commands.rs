@@ -1,5 +1,7 @@
 //! The commands of callers.
 
+use std::time::Duration;
+
 use super::acquisition::Stage;
 use super::effects::Input;
 use super::{Actor, Closing};
@@ -7,7 +9,6 @@ use crate::clock::Moment;
 use crate::engine::call::Key;
 use crate::engine::handle::{Command, Reply};
 use crate::engine::observers::Observers;
-use crate::engine::timing::CLOSE_LIMIT;
 use crate::engine::work;
 use crate::error::Error;
 use crate::storage::{Holder, Storage};
@@ -25,7 +26,7 @@ impl Actor {
             Command::Batch(commands) => commands.into_iter().for_each(|command| self.command(command)),
             Command::Break { name, reply } => self.break_lock(name, reply),
             Command::Cancel { key } => self.queue_step(key, Input::Cancel),
-            Command::Close { reply } => self.close(now, reply),
+            Command::Close { limit, reply } => self.close(now, limit, reply),
             Command::Detach { key } => self.detach(now, key),
             Command::Findings { reply } => {
                 self.reply_with(reply, |storage| async move { storage.findings().await });
@@ -68,8 +69,10 @@ impl Actor {
             Command::Outlive { reply, .. } | Command::Renew { reply, .. } | Command::Verify { reply, .. } => {
                 closed(reply);
             }
-            Command::Close { reply } => {
+            Command::Close { limit, reply } => {
+                let until = self.clock.now().after(limit);
                 if let Some(closing) = &mut self.closing {
+                    closing.until = std::cmp::min(closing.until, until);
                     closing.replies.push(reply);
                 }
             }
@@ -83,8 +86,8 @@ impl Actor {
         }
     }
 
-    fn close(&mut self, now: Moment, reply: Reply<()>) {
-        self.closing = Some(Closing { until: now.after(CLOSE_LIMIT), replies: vec![reply] });
+    fn close(&mut self, now: Moment, limit: Duration, reply: Reply<()>) {
+        self.closing = Some(Closing { until: now.after(limit), replies: vec![reply] });
         let mut keys: Vec<_> = self.acquisitions.values().map(|acquisition| acquisition.key).collect();
         // Sorted, so that a run can be repeated.
         keys.sort_unstable();

@@ -19,7 +19,7 @@ use crate::engine::actor::Actor;
 use crate::engine::call::Key;
 use crate::engine::handle::{Command, Delivery, Mode, Wanted};
 use crate::engine::start::prepare;
-use crate::engine::{Handle, Home};
+use crate::engine::{CLOSE_LIMIT, Handle, Home};
 use crate::error::{Error, Result};
 use crate::guard::Guard;
 use crate::lock::Lock;
@@ -420,7 +420,7 @@ impl Client {
 
     pub(super) fn close(&mut self) {
         let (reply, _) = oneshot::channel();
-        self.tell(Command::Close { reply });
+        self.tell(Command::Close { limit: CLOSE_LIMIT, reply });
     }
 
     pub(super) fn observe(&mut self, name: Name) -> crate::event::Changes {
