@@ -166,7 +166,7 @@ pub use crate::event::{Change, Changes, Event, Events};
 pub use crate::guard::Guard;
 pub use crate::guards::Guards;
 pub use crate::lock::Lock;
-pub use crate::locks::{Builder, Locks};
+pub use crate::locks::{Builder, Locks, WeakLocks};
 pub use crate::lost::Lost;
 pub use crate::options::{Options, Renewal, Wait};
 pub use crate::storage::{Guarantees, Holder, LeaseClock, Name, Owner, Tier, Token};

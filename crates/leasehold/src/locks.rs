@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use crate::all::All;
 use crate::election::Election;
-use crate::engine::{self, CLOSE_LIMIT, Handle, Home};
+use crate::engine::{self, CLOSE_LIMIT, Handle, Home, WeakHandle};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Changes, Events};
 use crate::guard::Guard;
@@ -65,6 +65,23 @@ impl Locks {
         let mut defaults = Options::default();
         defaults.ttl = defaults.ttl.clamp(engine.limits().ttl_min, engine.limits().ttl_max);
         Self { engine, defaults }
+    }
+
+    /// Returns a reference to this client that does not keep it running.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leasehold::Result<()> {
+    /// let locks = leasehold::Locks::connect("memory:").await?;
+    /// let weak = locks.downgrade();
+    /// let guard = locks.lock("invoice/42").acquire().await?;
+    /// drop(locks);
+    /// assert!(weak.upgrade().is_some_and(|locks| locks.held().len() == 1));    // the guard keeps it running
+    /// drop(guard);
+    /// assert!(weak.upgrade().is_none());
+    /// # Ok(()) }
+    /// ```
+    pub fn downgrade(&self) -> WeakLocks {
+        WeakLocks { engine: self.engine.downgrade(), defaults: self.defaults.clone() }
     }
 
     /// Returns a builder, which sets the default options of the locks of a client.
@@ -252,6 +269,29 @@ impl Locks {
 impl fmt::Debug for Locks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Locks").field(&format_args!("{}", self.engine)).finish()
+    }
+}
+
+/// A reference to a client that does not keep it running, for hooks and registries that outlive it.
+///
+/// The engine of a client ends after its last clone and its last guard are dropped. A hook that closes a client when
+/// the program ends would keep it running; it keeps this instead.
+#[derive(Clone)]
+pub struct WeakLocks {
+    engine: WeakHandle,
+    defaults: Options,
+}
+
+impl WeakLocks {
+    /// Returns the client while a clone or a guard of it exists. Returns `None` in a fork.
+    pub fn upgrade(&self) -> Option<Locks> {
+        Some(Locks { engine: self.engine.upgrade()?, defaults: self.defaults.clone() })
+    }
+}
+
+impl fmt::Debug for WeakLocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WeakLocks")
     }
 }
 

@@ -548,3 +548,18 @@ async fn a_lost_guard_ensures_nothing() {
     assert_eq!(guard.lost().await, Lost::Expired);
     assert_eq!(guard.ensure(Duration::ZERO).await.expect_err("lost").kind(), ErrorKind::Lost);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_weak_client_keeps_no_engine_running_and_closes_one_that_runs() {
+    let memory = Memory::new();
+    let (a, b) = (client(&memory), client(&memory));
+    let (weak, guard) = (a.downgrade(), a.lock("x").acquire().await.expect("free"));
+    drop(a);
+    let again = weak.upgrade().expect("the guard keeps the client");
+    again.close().await.expect("memory answers");
+    drop(again);
+    assert_eq!(guard.lost().await, Lost::Closed);
+    assert!(b.lock("x").try_acquire().await.expect("memory answers").is_some());
+    drop(guard);
+    assert!(weak.upgrade().is_none());
+}

@@ -12,7 +12,7 @@ use leasehold::storage::{
 use leasehold::{
     All, Builder, Change, Changes, Election, Error, ErrorKind, Event, Events, Guarantees, Guard, Guards,
     Holder, Leader, Leaders, LeaseClock, Lock, Locks, Lost, Name, Options, Owner, Renewal, Result, Ticket,
-    Tier, Token, Wait, Watch, blocking,
+    Tier, Token, Wait, Watch, WeakLocks, blocking,
 };
 
 const fn crosses_threads<T: Send + Sync + Unpin + Debug + 'static>() {}
@@ -32,6 +32,7 @@ fn every_public_type_crosses_threads_and_has_no_lifetime() {
     crosses_threads::<Guards>();
     crosses_threads::<Ticket>();
     crosses_threads::<Watch>();
+    crosses_threads::<WeakLocks>();
     crosses_threads::<Options>();
     crosses_threads::<Wait>();
     crosses_threads::<Renewal>();

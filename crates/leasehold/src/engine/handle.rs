@@ -203,6 +203,12 @@ impl Handle {
         Self { commands, shared }
     }
 
+    /// Returns a handle that does not keep the engine running.
+    pub(crate) fn downgrade(&self) -> WeakHandle {
+        let sender = self.commands.sender.as_ref().map(mpsc::UnboundedSender::downgrade);
+        WeakHandle { sender, process: self.commands.process, shared: Arc::clone(&self.shared) }
+    }
+
     /// Acquires a lock. Returns `None` if it is held, and that is an answer.
     pub(crate) async fn acquire(&self, wanted: Wanted) -> Result<Option<Arc<LeaseStatus>>> {
         let key = self.key(self.new_owner());
@@ -470,6 +476,22 @@ impl Handle {
             ErrorKind::Internal,
             "the engine of this client has stopped; make a new one with `Locks::connect`",
         )
+    }
+}
+
+/// A handle that does not keep the engine running.
+#[derive(Clone)]
+pub(crate) struct WeakHandle {
+    sender: Option<mpsc::WeakUnboundedSender<Command>>,
+    process: Process,
+    shared: Arc<Shared>,
+}
+
+impl WeakHandle {
+    /// Returns a handle while another one exists. Returns `None` in a fork, which has no engine.
+    pub(crate) fn upgrade(&self) -> Option<Handle> {
+        let sender = self.sender.as_ref().filter(|_| self.process.is_current())?.upgrade()?;
+        Some(Handle::new(Commands::new(sender, self.process), Arc::clone(&self.shared)))
     }
 }
 

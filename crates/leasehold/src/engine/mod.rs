@@ -34,7 +34,7 @@ mod timing;
 mod work;
 
 pub(crate) use self::actor::Home;
-pub(crate) use self::handle::{Handle, Mode, Wanted};
+pub(crate) use self::handle::{Handle, Mode, Wanted, WeakHandle};
 pub(crate) use self::lease_status::LeaseStatus;
 pub(crate) use self::start::{connect, failed, start};
 pub(crate) use self::timing::CLOSE_LIMIT;
