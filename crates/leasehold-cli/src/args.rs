@@ -394,7 +394,7 @@ fn names_after_dashes(words: &[OsString]) -> Option<(Vec<OsString>, &[OsString])
 const LONGEST_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn duration(text: &str) -> Result<Duration, String> {
-    read_duration(text).ok_or_else(|| {
+    leasehold::parse_duration(text).map_err(|_| {
         wrong(text, "a duration is a number with a unit (ms s m h d), such as 500ms, 5s, 2m or 1h")
     })
 }
@@ -403,23 +403,13 @@ fn wait_limit(text: &str) -> Result<WaitLimit, String> {
     if text == "forever" {
         return Ok(WaitLimit::Forever);
     }
-    read_duration(text).map(WaitLimit::For).ok_or_else(|| {
+    leasehold::parse_duration(text).map(WaitLimit::For).map_err(|_| {
         wrong(text, "a wait is `forever` or a number with a unit (ms s m h d), such as 500ms, 5s, 2m or 1h")
     })
 }
 
 fn count(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| wrong(text, "a count is a whole number, such as 3"))
-}
-
-fn read_duration(text: &str) -> Option<Duration> {
-    // `humantime` knows many more units. One is the month, which differs from the minute only in its case.
-    const UNITS: [&str; 5] = ["ms", "s", "m", "h", "d"];
-    let mut units = text.split(|c: char| !c.is_alphabetic()).filter(|unit| !unit.is_empty());
-    if !units.all(|unit| UNITS.contains(&unit)) {
-        return None;
-    }
-    humantime::parse_duration(text).ok()
 }
 
 /// Returns what is wrong with a number that cannot be read.

@@ -130,6 +130,7 @@ pub mod blocking;
 mod clock;
 #[cfg(any(doc, doctest))]
 pub mod docs;
+mod duration;
 mod election;
 mod engine;
 mod error;
@@ -160,6 +161,7 @@ pub mod __planted {
 }
 
 pub use crate::all::All;
+pub use crate::duration::parse_duration;
 pub use crate::election::{Election, Leader, Leaders};
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::event::{Change, Changes, Event, Events};

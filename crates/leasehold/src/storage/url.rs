@@ -234,20 +234,10 @@ pub(crate) fn flag(option: &str, value: &str) -> Result<bool> {
     }
 }
 
-/// Reads an option that is a duration: a whole number with `ms`, `s`, `m` or `h`.
+/// Reads an option that is a duration; see [`parse_duration`](crate::parse_duration).
 #[cfg(feature = "_net")]
 pub(crate) fn duration(option: &str, value: &str) -> Result<Duration> {
-    let digits = value.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let unit = match &value[digits.len()..] {
-        "ms" => Some(1),
-        "s" => Some(1000),
-        "m" => Some(60_000),
-        "h" => Some(3_600_000),
-        _ => None,
-    };
-    let ms = unit.and_then(|unit| digits.parse::<u64>().ok()?.checked_mul(unit));
-    ms.map(Duration::from_millis)
-        .ok_or_else(|| bad_value(option, "a whole number with ms, s, m or h, as in 30s"))
+    crate::parse_duration(value).map_err(|_| bad_value(option, "a number with ms, s, m, h or d, as in 30s"))
 }
 
 /// Returns the error for a wrong value of an option. It lists the valid ones.
