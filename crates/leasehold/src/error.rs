@@ -38,6 +38,21 @@ pub enum ErrorKind {
     Unsupported,
 }
 
+impl ErrorKind {
+    /// Returns the kind as one word: `closed`, `contended`, `internal`, `invalid`, `lost`, `unavailable`, `unsupported`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Contended => "contended",
+            Self::Internal => "internal",
+            Self::Invalid => "invalid",
+            Self::Lost => "lost",
+            Self::Unavailable => "unavailable",
+            Self::Unsupported => "unsupported",
+        }
+    }
+}
+
 /// The content of an error. It is copied before a change if it is shared.
 #[derive(Clone)]
 struct Inner {

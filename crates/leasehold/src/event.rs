@@ -87,6 +87,23 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// Returns the kind of event in words with hyphens: `acquired`, `broken`, `lost`, `missed`, `released`,
+    /// `renew-failed`, `renewed`, `waiting`.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Acquired { .. } => "acquired",
+            Self::Broken { .. } => "broken",
+            Self::Lost { .. } => "lost",
+            Self::Missed { .. } => "missed",
+            Self::Released { .. } => "released",
+            Self::RenewFailed { .. } => "renew-failed",
+            Self::Renewed { .. } => "renewed",
+            Self::Waiting { .. } => "waiting",
+        }
+    }
+}
+
 /// The events of one client: a bounded stream that ends when the client is closed.
 #[derive(Debug)]
 pub struct Events(Buffered<Event>);
@@ -129,6 +146,16 @@ pub enum Change {
     },
     /// The lock is free: it was released or broken, or its lease ended.
     Unlocked,
+}
+
+impl Change {
+    /// Returns the kind of change as one word: `locked`, `unlocked`.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Locked { .. } => "locked",
+            Self::Unlocked => "unlocked",
+        }
+    }
 }
 
 /// The changes of one lock by any holder; see [`Locks::observe`](crate::Locks::observe).

@@ -17,6 +17,20 @@ pub enum Lost {
     Taken,
 }
 
+impl Lost {
+    /// Returns the reason as one word: `closed`, `expired`, `forked`, `max-hold`, `taken`. [`Display`](fmt::Display)
+    /// writes a sentence.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Expired => "expired",
+            Self::Forked => "forked",
+            Self::MaxHold => "max-hold",
+            Self::Taken => "taken",
+        }
+    }
+}
+
 impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -180,3 +180,24 @@ fn the_default_options_are_the_documented_ones() {
     assert!(options.label.contains('@'), "{}", options.label);
     assert_eq!(storage::WAITER_TTL, 3 * storage::WAITER_HEARTBEAT);
 }
+
+#[test]
+fn a_tier_is_read_from_its_word() {
+    for tier in [Tier::Advisory, Tier::CrashSafe, Tier::RestartSafe, Tier::FailoverSafe] {
+        assert_eq!(tier.as_str().parse::<Tier>().expect("its own word"), tier);
+        assert_eq!(tier.to_string(), tier.as_str());
+    }
+    let error = "Advisory".parse::<Tier>().expect_err("no such word");
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.to_string().contains("crash-safe"), "{error}");
+}
+
+#[test]
+fn words_of_enums_are_lower_case_with_hyphens() {
+    assert_eq!(ErrorKind::Contended.as_str(), "contended");
+    assert_eq!(Lost::MaxHold.as_str(), "max-hold");
+    assert_eq!(LeaseClock::ServerWall.as_str(), "server-wall");
+    assert_eq!(storage::Severity::Good.as_str(), "good");
+    assert_eq!(Change::Unlocked.as_str(), "unlocked");
+    assert_eq!(Event::Missed { count: 1 }.as_str(), "missed");
+}

@@ -22,6 +22,17 @@ pub enum Severity {
     Fault,
 }
 
+impl Severity {
+    /// Returns the severity as one word: `good`, `warning`, `fault`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Warning => "warning",
+            Self::Fault => "fault",
+        }
+    }
+}
+
 impl Finding {
     /// Makes a finding about which nothing needs to be done.
     pub fn good(about: &'static str, detail: impl Into<String>) -> Self {

@@ -33,6 +33,7 @@ mod validate;
 
 use std::fmt::{self, Debug, Display};
 use std::future::Future;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,7 +49,7 @@ pub use self::owner::Owner;
 pub use self::registry::{schema, schemes};
 pub use self::share::Share;
 pub use self::token::Token;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A place where locks are kept. Implementors write plain `async fn`; no method has a default.
 ///
@@ -313,6 +314,17 @@ pub enum LeaseClock {
     ServerWall,
 }
 
+impl LeaseClock {
+    /// Returns the clock in words with hyphens: `boot`, `server-monotonic`, `server-wall`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+            Self::ServerMonotonic => "server-monotonic",
+            Self::ServerWall => "server-wall",
+        }
+    }
+}
+
 /// The faults that a storage survives, from fewest to most. Each tier includes the ones before it.
 ///
 /// No tier protects against a holder that is paused. Only a checked [`Token`] does.
@@ -329,13 +341,35 @@ pub enum Tier {
     FailoverSafe,
 }
 
-impl Display for Tier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Tier {
+    /// The tiers, from fewest to most.
+    const ALL: [Self; 4] = [Self::Advisory, Self::CrashSafe, Self::RestartSafe, Self::FailoverSafe];
+
+    /// Returns the tier as one word: `advisory`, `crash-safe`, `restart-safe`, `failover-safe`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
             Self::Advisory => "advisory",
             Self::CrashSafe => "crash-safe",
             Self::RestartSafe => "restart-safe",
             Self::FailoverSafe => "failover-safe",
+        }
+    }
+}
+
+impl Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Reads the word that [`Tier::as_str`] returns.
+impl FromStr for Tier {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|tier| tier.as_str() == text).ok_or_else(|| {
+            let valid = Self::ALL.map(Self::as_str).join(", ");
+            Error::invalid(format!("no such tier tier=`{}` valid=`{valid}`", text.escape_debug()))
         })
     }
 }
