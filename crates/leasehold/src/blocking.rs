@@ -217,6 +217,12 @@ impl Builder {
         Self(self.0.max_hold(max_hold))
     }
 
+    /// Sets the program that the default label names; see
+    /// [`leasehold::Builder::program`](crate::Builder::program).
+    pub fn program(self, program: impl AsRef<str>) -> Self {
+        Self(self.0.program(program))
+    }
+
     /// Sets [`Lock::label`] for every lock.
     pub fn label(self, label: impl Into<String>) -> Self {
         Self(self.0.label(label))

@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Changes, Events};
 use crate::guard::Guard;
 use crate::lock::Lock;
-use crate::options::{Options, Renewal, Wait};
+use crate::options::{self, Options, Renewal, Wait};
 use crate::storage::{AnyStorage, Finding, Guarantees, Holder, Limits, Name, Storage, Tier, registry};
 use crate::ticket::Ticket;
 
@@ -330,6 +330,21 @@ impl Builder {
     pub fn max_hold(mut self, max_hold: Duration) -> Self {
         self.defaults.max_hold = Some(max_hold);
         self
+    }
+
+    /// Sets the program that the default label names, where that is not the executable: the script that an interpreter
+    /// runs. The label is then `program@host:pid`.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leasehold::Result<()> {
+    /// let locks = leasehold::Locks::builder().program("nightly.js").connect("memory:").await?;
+    /// let guard = locks.lock("invoice/42").acquire().await?;
+    /// assert!(locks.held()[0].label.as_deref().is_some_and(|label| label.starts_with("nightly.js@")));
+    /// # guard.release().await }
+    /// ```
+    pub fn program(self, program: impl AsRef<str>) -> Self {
+        let label = options::label_of(program.as_ref());
+        self.label(label)
     }
 
     /// Sets [`Lock::label`] for every lock.

@@ -154,9 +154,13 @@ pub(crate) fn check_ttl(ttl: Duration, limits: &Limits) -> Result<()> {
 static DEFAULT_LABEL: LazyLock<String> = LazyLock::new(|| {
     let program = std::env::args_os().next().map(std::path::PathBuf::from);
     let program = program.as_deref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy());
-    let label = format!("{}@{}:{}", program.as_deref().unwrap_or("unknown"), host(), std::process::id());
-    label.chars().take(1024).collect()
+    label_of(program.as_deref().unwrap_or("unknown"))
 });
+
+/// Returns the label of locks of that program.
+pub(crate) fn label_of(program: &str) -> String {
+    format!("{}@{}:{}", program, host(), std::process::id()).chars().take(1024).collect()
+}
 
 #[cfg(unix)]
 fn host() -> String {
@@ -215,6 +219,8 @@ mod tests {
     #[test]
     fn the_default_label_contains_the_host_and_the_process_id() {
         let label = &*DEFAULT_LABEL;
-        assert!(label.contains('@') && label.ends_with(&format!(":{}", std::process::id())), "{label}");
+        let host = label.split_once('@').map(|(_, rest)| rest).expect("a host");
+        assert!(host.ends_with(&format!(":{}", std::process::id())), "{label}");
+        assert_eq!(label_of("nightly.js"), format!("nightly.js@{host}"));
     }
 }
