@@ -186,7 +186,7 @@ impl Error {
 
     /// Returns the error of a client that was closed.
     pub(crate) fn closed() -> Self {
-        Self::new(ErrorKind::Closed, "this client was closed; make a new one with `Locks::connect`")
+        Self::new(ErrorKind::Closed, "this client was closed; connect again")
     }
 
     /// Returns the error of a call that is wrong.

@@ -463,7 +463,7 @@ impl Handle {
     fn stopped(&self) -> Error {
         if !self.commands.process.is_current() {
             return Error::invalid(
-                "this client was made before this process was forked; make a new one with `Locks::connect`",
+                "this client was made before this process was forked; connect again in the fork",
             );
         }
         if let Some(failure) = self.shared.failure.get() {
@@ -472,10 +472,7 @@ impl Handle {
         if self.shared.closed.load(Ordering::Acquire) {
             return Error::closed();
         }
-        Error::new(
-            ErrorKind::Internal,
-            "the engine of this client has stopped; make a new one with `Locks::connect`",
-        )
+        Error::new(ErrorKind::Internal, "the engine of this client has stopped; connect again")
     }
 }
 
