@@ -165,6 +165,18 @@ for (const url of all) {
       assert.deepEqual(await changes.next(), { done: true, value: undefined });
     });
 
+    test('calls of one iterator are answered in their order, and its end ends them', async () => {
+      const name = unique('order');
+      const changes = b.observe(name);
+      const [first, second, third] = [changes.next(), changes.next(), changes.next()];
+      assert.equal((await first).value.type, 'unlocked');
+      const guard = await a.lock(name).acquire();
+      assert.equal((await second).value.type, 'locked');
+      await changes.return();
+      assert.equal((await third).done, true);
+      await guard.release();
+    });
+
     test('events tell what a client does, and end by a signal', async () => {
       const controller = new AbortController();
       const events = a.events({ signal: controller.signal });
