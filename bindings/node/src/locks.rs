@@ -27,7 +27,7 @@ pub struct Guarantees {
 
 /// Connects to a storage. `program` is the script, which the default label names.
 #[napi]
-pub fn connect(
+pub(crate) fn connect(
     reactor: &Reactor,
     id: i64,
     url: String,
