@@ -239,6 +239,7 @@ export type Change = { type: 'locked'; holder: Holder } | { type: 'unlocked' }
 export type LockEvent =
   | { type: 'acquired'; name: string; token: bigint; waited: number }
   | { type: 'broken'; name: string; token: bigint; owner: string }
+  | { type: 'claim-failed'; name: string; waited: number }
   | { type: 'lost'; name: string; token: bigint; why: Lost }
   | { type: 'missed'; count: number }
   | { type: 'released'; name: string; token: bigint; held: number }

@@ -129,6 +129,7 @@ impl From<Event> for Record {
             Event::Broken { name, owner, token } => {
                 Self { owner: Some(owner.to_string()), ..of(name, Some(token)) }
             }
+            Event::ClaimFailed { name, waited } => Self { waited: Some(millis(waited)), ..of(name, None) },
             Event::Lost { name, token, lost } => Self { why: Some(lost.as_str()), ..of(name, Some(token)) },
             Event::Missed { count: missed } => {
                 Self { r#type: kind, count: Some(count(missed)), ..Self::default() }

@@ -88,12 +88,13 @@ pub enum Event {
 }
 
 impl Event {
-    /// Returns the kind of event in words with hyphens: `acquired`, `broken`, `lost`, `missed`, `released`,
-    /// `renew-failed`, `renewed`, `waiting`.
+    /// Returns the kind of event in words with hyphens: `acquired`, `broken`, `claim-failed`, `lost`, `missed`,
+    /// `released`, `renew-failed`, `renewed`, `waiting`.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Acquired { .. } => "acquired",
             Self::Broken { .. } => "broken",
+            Self::ClaimFailed { .. } => "claim-failed",
             Self::Lost { .. } => "lost",
             Self::Missed { .. } => "missed",
             Self::Released { .. } => "released",
