@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use leasehold::storage::{Memory, Storage};
-use leasehold::{ErrorKind, Event, Holder, Locks, Lost, Name};
+use leasehold::{ErrorKind, Event, Guard, Holder, Locks, Lost, Name};
 use leasehold_conformance::{Chaos, Controls, Fault, Verb};
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -70,6 +70,20 @@ async fn a_minimum_counts_when_the_guard_is_dropped_and_when_the_client_is_close
         locks.close().await.expect("memory answers");
         assert_eq!(guard.lost().await, Lost::Closed);
         is_kept_for(&memory, minimum).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_left_to_its_ticket_lasts_until_the_minimum_is_over() {
+    for minimum in MINIMA {
+        for leave in [Guard::forget, |guard: Guard| drop(guard.into_ticket())] {
+            let memory = Memory::new();
+            let locks = client(&memory);
+            let guard = locks.lock("job").at_least(minimum).acquire().await.expect("free");
+            sleep(SECOND).await;
+            leave(guard);
+            is_kept_for(&memory, std::cmp::max(minimum - SECOND, TTL)).await;
+        }
     }
 }
 

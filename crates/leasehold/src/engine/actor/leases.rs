@@ -284,16 +284,19 @@ impl Actor {
         self.end(now, key, Task::Keep { pending, until, lasts }, Moment::ZERO, expires);
     }
 
-    /// Detaches a lease: it ends with its TTL, unless a ticket of it is resumed.
+    /// Detaches a lease: it ends with its TTL, or when `at_least` is over, unless a ticket of it is resumed.
     pub(super) fn detach(&mut self, now: Moment, key: Key) {
         if self.is_lost(key, now) {
             return;
         }
+        let ttl_max = self.shared.limits.ttl_max;
         let Some(acquisition) = self.get_mut(key) else { return };
         let Stage::Lease(stage) = &acquisition.stage else { return };
         let claim = &mut acquisition.claim;
-        (claim.detached, claim.shorten, claim.ttl) = (true, false, stage.lease.ttl());
-        let (expires, task) = (stage.lease.ended_by(now), Task::Detach { lasts: stage.lease.lasts() });
+        let ttl = std::cmp::max(stage.lease.ttl(), std::cmp::min(stage.keep_until.since(now), ttl_max));
+        (claim.detached, claim.shorten, claim.ttl) = (true, false, ttl);
+        let expires = std::cmp::max(stage.lease.ended_by(now), now.after(by_a_slow_clock(ttl)));
+        let task = Task::Detach { lasts: stage.lease.lasts() };
         self.end(now, key, task, Moment::ZERO, expires);
     }
 
