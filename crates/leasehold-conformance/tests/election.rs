@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use leasehold::storage::Memory;
-use leasehold::{ErrorKind, Event, Guard, Leader, Locks, Token};
+use leasehold::{ErrorKind, Event, Guard, Leader, Locks, Lost, Options, Token};
 use leasehold_conformance::{Chaos, Controls, Fault, Verb};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -156,7 +156,53 @@ async fn a_guard_that_the_work_left_somewhere_keeps_no_term() {
         sleep(SOON).await;
         assert_eq!(other.election("e").leader().await.expect("memory answers"), None);
     }
-    assert_eq!(left.into_inner().expect("no panic").len(), 2);
+    let left = left.into_inner().expect("no panic");
+    assert_eq!(left.len(), 2);
+    for term in left {
+        assert!(!term.is_held());
+        assert_eq!(timeout(SECOND, term.lost()).await, Ok(Lost::Released));
+        for refused in [term.ensure(SECOND).await, term.verify().await, term.extend(SECOND).await] {
+            assert_eq!(refused.map_err(|error| error.kind()), Err(ErrorKind::Invalid));
+        }
+    }
+}
+
+/// A task of the work waits for the loss, as it would for that of its own lock.
+#[tokio::test(start_paused = true)]
+async fn a_task_that_the_work_has_started_is_told_when_the_term_is_over() {
+    let memory = Memory::new();
+    let (locks, other) = (client(&memory), client(&memory));
+    let (told, mut told_of) = tokio::sync::mpsc::unbounded_channel();
+    let leading = tokio::spawn(async move {
+        let lead = async |term: Arc<Guard>| {
+            let told = told.clone();
+            tokio::spawn(async move { told.send(term.lost().await) });
+            std::future::pending::<()>().await;
+        };
+        locks.election("e").lead(lead).await
+    });
+    sleep(SOON).await;
+    other.break_lock("e").await.expect("memory answers");
+    assert_eq!(timeout(SECOND, told_of.recv()).await, Ok(Some(Lost::Taken)));
+    sleep(SOON).await;
+    leading.abort();
+    assert_eq!(timeout(SECOND, told_of.recv()).await, Ok(Some(Lost::Released)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_minimum_time_of_the_client_keeps_no_leader_that_resigns() {
+    let memory = Memory::new();
+    let mut options = Options::default();
+    options.at_least = Some(SECOND * 60);
+    let locks = Locks::builder()
+        .options(options)
+        .on_current_runtime()
+        .build(memory.clone())
+        .expect("memory promises enough");
+    let term = locks.election("e").campaign().await.expect("free");
+    term.release().await.expect("held");
+    sleep(SOON).await;
+    assert_eq!(client(&memory).election("e").leader().await.expect("memory answers"), None);
 }
 
 #[tokio::test(start_paused = true)]

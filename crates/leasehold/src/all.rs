@@ -70,7 +70,7 @@ impl All {
     /// # Errors
     ///
     /// The errors of [`Lock::acquire`], for the first lock that has one. [`Invalid`](ErrorKind::Invalid) also if a name
-    /// occurs twice, or a lock belongs to another client. After an error, none of the locks is held.
+    /// occurs twice, or a lock belongs to another client. After an error, what was acquired is given back in the background.
     ///
     /// # Cancel safety
     ///

@@ -32,7 +32,8 @@ pub struct Election {
 impl Election {
     pub(crate) fn new(lock: Lock) -> Self {
         Self {
-            lock,
+            // One that resigns is followed at once.
+            lock: lock.without_minimum(),
             #[cfg(test)]
             leads_on: false,
         }
@@ -102,7 +103,8 @@ impl Election {
     /// # Ok(()) }
     /// ```
     ///
-    /// The work gets a guard of its own, so that it may hand it to other tasks. In a task of its own:
+    /// The work gets a guard of its own, so that it may hand it to other tasks. When the term is over, however it ended,
+    /// that guard holds nothing any more, and [`Guard::lost`] completes. In a task of its own:
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leasehold::Result<()> {
@@ -126,7 +128,7 @@ impl Election {
             // The work is dropped before the term is given up.
             let done = {
                 let mut working = pin!(work(Arc::clone(&term.0)));
-                match select(pin!(term.0.lost()), working.as_mut()).await {
+                match select(pin!(term.0.lost_unreleased()), working.as_mut()).await {
                     #[cfg(test)]
                     Either::Left(_) if self.leads_on => working.await,
                     Either::Left(_) => continue,
@@ -198,7 +200,7 @@ impl Election {
     /// Dropping this future changes nothing.
     pub async fn leader(&self) -> Result<Option<Leader>> {
         let holders = self.lock.engine().inspect(Name::new(self.lock.name())?).await?;
-        Ok(holders.into_iter().next().map(Leader::of))
+        Ok(holders.into_iter().max_by_key(|holder| holder.token).map(Leader::of))
     }
 
     /// Observes the election: returns the present leader and then every change.

@@ -75,15 +75,21 @@ impl Guard {
         self.status.remaining()
     }
 
-    /// Waits until the lock is lost and returns the reason. Any number of tasks may wait. A released lock is not lost.
+    /// Waits until the lock is lost and returns the reason. Any number of tasks may wait.
     ///
     /// Completes at the local deadline at the latest, even if the storage does not answer. That deadline is earlier
-    /// than the end of the lease at the storage.
+    /// than the end of the lease at the storage. If the guard is shared, completes with [`Lost::Released`] when another
+    /// place releases it, or when its term of an [`Election`](crate::Election) is over.
     ///
     /// # Cancel safety
     ///
     /// Dropping this future changes nothing.
     pub async fn lost(&self) -> Lost {
+        self.status.ended().await.unwrap_or(Lost::Released)
+    }
+
+    /// Waits until the lock is lost. A released lock is not.
+    pub(crate) async fn lost_unreleased(&self) -> Lost {
         self.status.lost().await
     }
 

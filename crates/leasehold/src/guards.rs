@@ -140,7 +140,7 @@ impl fmt::Debug for Guards {
 /// Waits until one of the locks is lost. Returns its place, and the reason.
 pub(crate) async fn first_lost<'a>(guards: impl Iterator<Item = &'a Guard>) -> (usize, Lost) {
     let each = guards.enumerate();
-    let each = each.map(|(place, guard)| Box::pin(async move { (place, guard.lost().await) }));
+    let each = each.map(|(place, guard)| Box::pin(async move { (place, guard.lost_unreleased().await) }));
     let each: Vec<_> = each.collect();
     if each.is_empty() { std::future::pending().await } else { select_all(each).await.0 }
 }

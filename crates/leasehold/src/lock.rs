@@ -81,8 +81,10 @@ impl Lock {
     /// [`Locks::close`](crate::Locks::close), has returned `Ok`, the lock is kept for the rest of the time. If the
     /// process is killed *before* that, during the work or right after a drop, the lease ends with its TTL. So with a
     /// TTL of at least this time, the lock is kept for this time whatever happens. With a shorter one, another client
-    /// can take a job over when the process that runs it dies. Only [`Locks::break_lock`](crate::Locks::break_lock)
-    /// ends the time early.
+    /// can take a job over when the process that runs it dies.
+    ///
+    /// [`Locks::break_lock`](crate::Locks::break_lock) ends the time early. A [`Ticket`](crate::Ticket) knows no minimum: a
+    /// lease that is left to its ticket lasts until then, unless a program resumes the ticket and releases the lock.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> leasehold::Result<()> {
@@ -221,6 +223,12 @@ impl Lock {
         }
     }
 
+    /// Returns the lock without a minimum time.
+    pub(crate) fn without_minimum(mut self) -> Self {
+        self.options.at_least = None;
+        self
+    }
+
     pub(crate) fn engine(&self) -> &Handle {
         &self.engine
     }
@@ -236,7 +244,7 @@ impl Lock {
 /// Runs `work`, and releases the lock. Drops the work at the moment at which the lock is lost.
 async fn run_under<T>(guard: Guard, work: impl AsyncFnOnce(&Guard) -> T) -> Result<T> {
     let name = guard.name().clone();
-    let done = match select(pin!(guard.lost()), pin!(work(&guard))).await {
+    let done = match select(pin!(guard.lost_unreleased()), pin!(work(&guard))).await {
         Either::Left((lost, _)) => Err(Error::lost_for(&name, lost)),
         Either::Right((done, _)) => Ok(done),
     }?;

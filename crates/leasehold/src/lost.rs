@@ -12,20 +12,23 @@ pub enum Lost {
     Forked,
     /// The lock was held for `max_hold`.
     MaxHold,
+    /// A part of the program that shares the guard has released the lock.
+    Released,
     /// The storage reported that the lease of this guard does not exist: it has expired, was broken, or another
     /// client holds the lock.
     Taken,
 }
 
 impl Lost {
-    /// Returns the reason as one word: `closed`, `expired`, `forked`, `max-hold`, `taken`. [`Display`](fmt::Display)
-    /// writes a sentence.
+    /// Returns the reason as one word: `closed`, `expired`, `forked`, `max-hold`, `released`, `taken`.
+    /// [`Display`](fmt::Display) writes a sentence.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Closed => "closed",
             Self::Expired => "expired",
             Self::Forked => "forked",
             Self::MaxHold => "max-hold",
+            Self::Released => "released",
             Self::Taken => "taken",
         }
     }
@@ -38,6 +41,7 @@ impl fmt::Display for Lost {
             Self::Expired => "the lease ended before it could be renewed",
             Self::Forked => "this process is a fork of the holder",
             Self::MaxHold => "it was held for max_hold",
+            Self::Released => "it was released",
             Self::Taken => "the storage ended the lease",
         })
     }
