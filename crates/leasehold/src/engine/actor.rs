@@ -409,7 +409,7 @@ impl Actor {
             }
             Event::Broken { name, token, .. } => tracing::warn!(target: "leasehold", %name, %token, "broken"),
             Event::ClaimFailed { name, waited } => {
-                tracing::warn!(target: "leasehold", %name, ?waited, "claim not answered, and still waiting");
+                tracing::warn!(target: "leasehold", %name, ?waited, "claim not answered, and the wait goes on");
             }
             Event::RenewFailed { name, token, remaining } => {
                 tracing::warn!(target: "leasehold", %name, %token, ?remaining, "renewal not answered");
