@@ -34,6 +34,35 @@ fn a_full_server_refuses_claims_and_neither_renewals_nor_releases() {
 }
 
 #[test]
+fn a_lock_of_a_full_server_that_needs_a_shorter_lease_stays_on_its_own() {
+    run(async {
+        let server = Etcd::options().arg("--quota-backend-bytes=1048576").start().expect("a server");
+        let url = own(&server.url());
+        let (locks, storage) = (client(&url).await, bare(&url).await);
+        let shortened = hold(&locks, "shortened", Duration::from_secs(30)).await;
+        let (renewed, left) =
+            (with_ttl("renewed", Duration::from_secs(10)), with_ttl("left", Duration::from_secs(30)));
+        take(&storage, &renewed).await;
+        take(&storage, &left).await;
+        fill(&server);
+        shortened.extend(Duration::from_secs(4)).await.expect("it stays on the longer lease");
+        let mut short = left.shorten(true);
+        short.ttl = Duration::from_secs(3);
+        assert!(matches!(renew(&storage, &short).await, Ok(RenewReply::Renewed { .. })));
+        let mut less = renewed;
+        less.ttl = Duration::from_secs(4);
+        for _ in 0..12 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let answer = renew(&storage, &less).await;
+            assert!(matches!(answer, Ok(RenewReply::Renewed { .. })), "{answer:?}");
+        }
+        shortened.release().await.expect("held without interruption");
+        assert!(locks.inspect("left").await.expect("answered").is_empty(), "its client ends it");
+        assert_eq!(keys(&server, &url).len(), 1);
+    });
+}
+
+#[test]
 fn a_lock_that_a_full_server_hands_over_is_renewed() {
     run(async {
         let server = Etcd::options().arg("--quota-backend-bytes=1048576").start().expect("a server");

@@ -91,9 +91,9 @@ impl Session {
         let moves = join_all(direct.map(async |(i, r#move)| (i, self.move_key(r#move, sent).await)));
         let (moved, kept) = join(moves, self.keep_and_look(looked, sent)).await;
         let is_full = |(_, reply): &(usize, Result<_, Fault>)| matches!(reply, Err(fault) if fault.is_full());
-        let (full, moved): (Vec<_>, Vec<_>) = moved.into_iter().partition(is_full);
+        let (full, answered): (Vec<_>, Vec<_>) = moved.into_iter().chain(kept).partition(is_full);
         let stayed = self.keep_where_they_are(claims, full, sent).await;
-        for (i, reply) in moved.into_iter().chain(kept).chain(stayed) {
+        for (i, reply) in answered.into_iter().chain(stayed) {
             replies[i] = Some(reply);
         }
         replies.into_iter().map(|reply| reply.unwrap_or(Err(Fault::Broken))).collect()
@@ -136,7 +136,8 @@ impl Session {
         if self.holds.extend(id, self.api.now(), extend) { Ok(()) } else { Err(Fault::Overdue) }
     }
 
-    /// Renews locks that a full server grants no longer lease: as long as the one lasts that they have.
+    /// Renews locks that a full server grants no other lease: on the one that they have, and as long as that lasts at most. Where it
+    /// is longer than wanted, this client ends the key.
     async fn keep_where_they_are(
         &self,
         claims: &[Claim],
@@ -146,18 +147,25 @@ impl Session {
         let (mut replies, mut kept) = (Vec::new(), Vec::new());
         for (i, reply) in full {
             let id = Id::of(&claims[i]);
-            let Some(lease) = self.holds.get(&id).and_then(|hold| hold.lease) else {
+            let Some(lease) = self.holds.get(&id).filter(|hold| hold.is_granted).and_then(|hold| hold.lease)
+            else {
                 replies.push((i, reply));
                 continue;
             };
-            let ttl = lease.span.saturating_sub(SLACK);
+            let ttl = std::cmp::min(claims[i].ttl, lease.span.saturating_sub(SLACK));
             match self.extend(&id, sent.after(ttl)) {
                 Ok(()) => kept.push((i, Claim { ttl, ..claims[i].clone() }, id, lease)),
                 Err(fault) => replies.push((i, Err(fault))),
             }
         }
         let ways = kept.iter().map(|(i, claim, id, lease)| (*i, claim, id.clone(), Way::Keep(lease.clone())));
-        replies.extend(self.keep_and_look(ways.collect(), sent).await);
+        for (i, reply) in self.keep_and_look(ways.collect(), sent).await {
+            if let (true, Ok(RenewReply::Renewed { ttl })) = (claims[i].shorten, &reply) {
+                let end = sent.after(*ttl);
+                self.holds.change_known(&Id::of(&claims[i]), |hold| hold.end = end);
+            }
+            replies.push((i, reply));
+        }
         replies
     }
 
