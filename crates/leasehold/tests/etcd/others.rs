@@ -81,6 +81,15 @@ fn a_key_of_another_program_blocks_a_lock_only_if_it_is_that_of_an_owner_and_can
         hold(&locks, &name, LONG).await.release().await.expect("released");
         tell(common(), &["put", &format!("{name}/a1"), "of another program"]);
         assert!(locks.lock(&*name).try_acquire().await.expect("answered").is_none());
+        let waiting = waiting(locks.lock(&*name));
+        waiters(&locks, &name, 1).await;
+        let inspected = locks.inspect(&*name).await.expect("answered");
+        let mut listed = locks.list(&*name).await.expect("answered");
+        listed.retain(|holder| holder.name.as_str() == name);
+        let tokens =
+            |shown: &[leasehold::Holder]| shown.iter().map(|holder| holder.token).collect::<Vec<_>>();
+        assert_eq!(tokens(&listed), tokens(&inspected), "the waiter is no holder");
+        waiting.abort();
         assert_eq!(locks.break_lock(&*name).await.expect("answered").len(), 1);
         is_free(&locks, &name).await;
         hold(&locks, &name, LONG).await.release().await.expect("released");

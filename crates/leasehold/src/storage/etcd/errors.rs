@@ -66,6 +66,7 @@ const TEXTS: &[(&str, ErrorKind, &str)] = {
             "the server refuses long requests; raise its `--max-request-bytes`",
         ),
         ("lease not found", Unavailable, "the lease ended while the lock was acquired; retry"),
+        ("has been compacted", Unavailable, "the server drops its history faster than it is read; retry"),
         ("duplicate key", Internal, "the server refuses a transaction"),
     ]
 };
@@ -121,6 +122,11 @@ impl Fault {
     /// Returns `true` if the server has no space left.
     pub(super) fn is_full(&self) -> bool {
         self.says("space exceeded")
+    }
+
+    /// Returns `true` if the server has dropped the revision that was to be read.
+    pub(super) fn is_compacted(&self) -> bool {
+        self.says("has been compacted")
     }
 
     fn says(&self, words: &str) -> bool {

@@ -16,6 +16,8 @@ use crate::storage::{Cursor, Holder, Name};
 /// How many keys one request reads.
 const PAGE_MIN: usize = 16;
 const PAGE_MAX: usize = 1_000;
+/// How often a list is begun that the server compacts away between two pages.
+const LISTS_MAX: usize = 3;
 
 impl Session {
     /// Returns the holder of a lock.
@@ -36,6 +38,21 @@ impl Session {
     /// The order of the keys is another one: those of `a!` come before those of `a`. So a lock is listed when all keys were
     /// read of each lock whose name is its own, or what its own begins with.
     pub(super) async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&Cursor>,
+        limit: usize,
+    ) -> Result<Vec<Holder>, Fault> {
+        for _ in 1..LISTS_MAX {
+            match self.list_once(prefix, after, limit).await {
+                Err(fault) if fault.is_compacted() => {}
+                listed => return listed,
+            }
+        }
+        self.list_once(prefix, after, limit).await
+    }
+
+    async fn list_once(
         &self,
         prefix: &str,
         after: Option<&Cursor>,
@@ -73,6 +90,7 @@ impl Session {
                 }
                 let left = match left.get(&kv.lease) {
                     Some(left) => *left,
+                    None if kv.lease == 0 => 0,
                     None => *left.entry(kv.lease).or_insert(self.api.time_to_live(kv.lease).await?),
                 };
                 let holder = self.seen(&name, &kv, left);
@@ -95,9 +113,9 @@ impl Session {
         before.all(|part| self.keys.is_behind(last, part))
     }
 
-    /// Counts a key, and keeps it if it is the oldest of its lock. A key without a lease is that of no lock.
+    /// Counts a key, and keeps it if it is the oldest of its lock.
     fn add(&self, all: &mut BTreeMap<Name, (KeyValue, u64)>, kv: KeyValue, prefix: &str) {
-        let Some((name, _)) = self.keys.parse(&kv.key).filter(|_| kv.lease != 0) else { return };
+        let Some((name, _)) = self.keys.parse(&kv.key) else { return };
         if !name.as_str().starts_with(prefix) {
             return;
         }
