@@ -41,6 +41,41 @@ fn a_cycle_is_one_transaction_each() {
 }
 
 #[test]
+fn claims_without_an_answer_are_undone_many_at_a_time() {
+    run(async {
+        let server = Etcd::start().expect("a server");
+        let storage = bare(&server.url()).await;
+        crate::net::unknown::warm_up(&storage).await;
+        let size = storage.limits().batch_max;
+        let patience = Duration::from_millis(300);
+        let batch =
+            |i: usize| (0..size).map(move |j| claim(&format!("job{i}-{j}")).patience(patience)).collect();
+        let batches: Vec<Vec<_>> = (0..20).map(batch).collect();
+        let before = count(&server, "Txn");
+        server.stop();
+        let asking = join_all(batches.iter().map(|batch| storage.acquire(batch)));
+        tokio::time::timeout(patience, asking).await.expect_err("no answer");
+        server.cont();
+        // It is over when the server was asked nothing for a second.
+        let mut asked = before;
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let now = count(&server, "Txn");
+            if now == std::mem::replace(&mut asked, now) && now > before {
+                break;
+            }
+        }
+        let undone = asked - before;
+        assert!(undone < u64::try_from(20 * size / 4).expect("small"), "{undone} for {} claims", 20 * size);
+        for batch in &batches {
+            for answer in storage.acquire(batch).await {
+                assert!(matches!(answer, Ok(AcquireReply::Granted { .. })), "{answer:?}");
+            }
+        }
+    });
+}
+
+#[test]
 fn locks_with_longer_names_cost_a_lock_nothing() {
     run(async {
         let server = Etcd::start().expect("a server");

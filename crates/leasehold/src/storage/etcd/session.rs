@@ -80,8 +80,9 @@ impl Session {
         let request = all(vec![put(self.keys.gate(lease.id), Vec::new(), lease.id)]);
         match self.alone(request).await {
             Ok((revision, _)) => {
-                lease.shut(revision);
+                // In this order: a deletion that is sent meanwhile has the new gate, or leaves the mark where it is.
                 lease.set_unsettled(false);
+                lease.shut(revision);
                 Ok(())
             }
             Err(fault) if fault.is_lease_gone() => {

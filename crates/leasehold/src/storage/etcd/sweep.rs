@@ -1,5 +1,6 @@
 //! Deletes the keys that are overdue: etcd ends leases, and the keys of one lease have different ends.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -75,8 +76,8 @@ impl Session {
             let (unknown, known): (Vec<_>, Vec<_>) =
                 overdue.into_iter().partition(|(_, hold)| !hold.unknown.is_empty());
             self.delete_known(&known).await?;
-            for (id, hold) in unknown {
-                self.delete_unknown(&id, &hold).await?;
+            for some in of_the_same_leases(unknown) {
+                self.delete_unknown(&some).await?;
             }
         }
     }
@@ -106,37 +107,58 @@ impl Session {
         Ok(())
     }
 
-    /// Deletes a key that a write may have created, or may still create. If it may be on many leases, these are several
-    /// transactions. Each of them leaves the key on none of its leases, now and later.
-    async fn delete_unknown(&self, id: &Id, hold: &Hold) -> Result<(), Fault> {
-        let leases = hold.leases();
-        let deleting = leases.chunks(LEASES_MAX).map(|some| self.delete_on_some(id, some));
-        let revision = try_join_all(deleting).await?.into_iter().flatten().max();
-        self.gone(id, revision.unwrap_or(i64::MAX), hold);
+    /// Deletes keys that writes may have created, or may still create, on the same leases. If these are many, it sends several
+    /// transactions. Each of them leaves the keys on none of its leases, now and later.
+    async fn delete_unknown(&self, unknown: &[(Id, Hold)]) -> Result<(), Fault> {
+        let leases = unknown.first().map(|(_, hold)| hold.leases()).unwrap_or_default();
+        let on_each = leases.len().clamp(1, LEASES_MAX);
+        for some in unknown.chunks(std::cmp::max(self.batch_max / on_each, 1)) {
+            match self.delete_of_some(some, &leases).await {
+                Err(fault) if fault.is_too_large() => {
+                    for one in some.chunks(1) {
+                        self.delete_of_some(one, &leases).await?;
+                    }
+                }
+                done => done?,
+            }
+        }
         Ok(())
     }
 
-    /// Deletes a key if it is on one of these leases, and shuts their gates in the same step. Returns the revision; `None` if
+    async fn delete_of_some(&self, unknown: &[(Id, Hold)], leases: &[Arc<Lease>]) -> Result<(), Fault> {
+        let keys: Vec<_> = unknown.iter().map(|(id, _)| self.keys.key(&id.name, id.owner)).collect();
+        let deleting = leases.chunks(LEASES_MAX).map(|some| self.delete_on_some(&keys, some));
+        let revision = try_join_all(deleting).await?.into_iter().flatten().max();
+        unknown.iter().for_each(|(id, hold)| self.gone(id, revision.unwrap_or(i64::MAX), hold));
+        Ok(())
+    }
+
+    /// Deletes the keys that are on one of these leases, and shuts their gates in the same step. Returns the revision; `None` if
     /// the leases have ended, with what was on them.
-    async fn delete_on_some(&self, id: &Id, some: &[Arc<Lease>]) -> Result<Option<i64>, Fault> {
+    async fn delete_on_some(&self, keys: &[Vec<u8>], some: &[Arc<Lease>]) -> Result<Option<i64>, Fault> {
         loop {
             let on: Vec<_> = some.iter().filter(|lease| !lease.has_ended()).cloned().collect();
             if on.is_empty() {
                 return Ok(None);
             }
             let leases: Vec<_> = on.iter().filter(|lease| !lease.is_forgotten()).cloned().collect();
-            let request = self.shutting_deletion(id, &on, &leases);
+            let request = self.shutting_deletion(keys, &on, &leases);
             // If there is no answer, it may be executed later, and delete what a later claim has created.
             leases.iter().for_each(|lease| lease.set_unsettled(true));
             let (revision, answer) = match self.alone(request).await {
                 Err(fault) if fault.is_lease_gone() => {
-                    self.find_ended(on.into_iter()).await?;
+                    self.find_ended(on.iter().cloned()).await?;
+                    if !on.iter().any(|lease| lease.has_ended()) {
+                        // A member that lags behind, which is asked again later.
+                        return Err(fault);
+                    }
                     continue;
                 }
                 answer => answer?,
             };
-            leases.iter().for_each(|lease| lease.set_unsettled(false));
             if answer.succeeded {
+                // An earlier one without an answer fits no more. One that did not fit says nothing of that.
+                leases.iter().for_each(|lease| lease.set_unsettled(false));
                 leases.iter().for_each(|lease| lease.shut(revision));
                 return Ok(Some(revision));
             }
@@ -147,15 +169,15 @@ impl Session {
         }
     }
 
-    /// Deletes a key on one of the leases `on`, and shuts the gates of those that are still used. It does so also where nothing
+    /// Deletes keys on one of the leases `on`, and shuts the gates of those that are still used. It does so also where nothing
     /// can come any more: a deletion without an answer fits as long as the gates are as they were.
-    fn shutting_deletion(&self, id: &Id, on: &[Arc<Lease>], leases: &[Arc<Lease>]) -> TxnRequest {
-        let key = self.keys.key(&id.name, id.owner);
+    fn shutting_deletion(&self, keys: &[Vec<u8>], on: &[Arc<Lease>], leases: &[Arc<Lease>]) -> TxnRequest {
         let gate = |lease: &Arc<Lease>| self.keys.gate(lease.id);
         let shut = leases.iter().map(|lease| put(gate(lease), Vec::new(), lease.id));
+        let deletions = keys.iter().flat_map(|key| on.iter().map(|lease| delete_on(key, lease)));
         TxnRequest {
             compare: leases.iter().map(|lease| changed_by(gate(lease), lease.gate())).collect(),
-            success: shut.chain(on.iter().map(|lease| delete_on(&key, lease))).collect(),
+            success: shut.chain(deletions).collect(),
             failure: leases.iter().map(|lease| read(one(gate(lease)))).collect(),
         }
     }
@@ -164,6 +186,17 @@ impl Session {
         self.holds.forget(id, revision, &hold.unknown);
         self.interests.remove(id);
     }
+}
+
+/// Groups owners whose keys may be on the same leases: one transaction shuts the gates of these for all of them.
+fn of_the_same_leases(unknown: Vec<(Id, Hold)>) -> Vec<Vec<(Id, Hold)>> {
+    let mut groups: BTreeMap<Vec<i64>, Vec<_>> = BTreeMap::new();
+    for (id, hold) in unknown {
+        let mut leases: Vec<_> = hold.leases().iter().map(|lease| lease.id).collect();
+        leases.sort_unstable();
+        groups.entry(leases).or_default().push((id, hold));
+    }
+    groups.into_values().collect()
 }
 
 /// Deletes a key if it is attached to that lease.
