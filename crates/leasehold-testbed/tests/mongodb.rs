@@ -30,12 +30,16 @@ fn keeps_its_data_through_kill_9_and_counts() -> Result<()> {
     assert!(after["insert"] > before.get("insert").copied().unwrap_or(0));
     assert!(mongodb.commands()? >= after.values().sum());
 
-    let before = mongodb.connections()?;
+    // Those of the commands before may still be about to end.
+    let are = |wanted: u64| {
+        until("the connections", || match mongodb.connections()? {
+            n if n == wanted => Ok(()),
+            n => Err(leasehold_testbed::Error::new(format!("{n}"))),
+        })
+    };
+    are(0)?;
     let connection = std::net::TcpStream::connect(("127.0.0.1", member.port()))?;
-    until("the connection to count", || match mongodb.connections()? {
-        n if n > before => Ok(()),
-        n => Err(leasehold_testbed::Error::new(format!("{n}"))),
-    })?;
+    are(1)?;
     drop(connection);
 
     mongodb.kill9();
