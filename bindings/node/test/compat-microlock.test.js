@@ -35,8 +35,8 @@ describe('microlock', { skip: !url && 'no etcd' }, () => {
     const locked = await first.lock();
     assert.deepEqual([locked.node.value, locked.node.ttl, locked.action], ['one', 5, 'create']);
     assert.ok(locked.node.modifiedIndex > 0);
-    for (const refused of [second.lock(), first.lock()]) {
-      const error = await refused.catch((error) => error);
+    for (const lock of [second, first]) {
+      const error = await lock.lock().catch((error) => error);
       assert.ok(error instanceof AlreadyLockedError);
       assert.deepEqual([error.name, error.message], ['AlreadyLockedError', `Lock "${key}" is already locked`]);
     }
