@@ -104,6 +104,43 @@ fn killed_run_leaves_none_of_them_held() {
     eventually("the releases", || ["a", "b", "c"].iter().all(|name| !is_held(&world, name)));
 }
 
+/// Prints a line for each SIGTERM, until it gets SIGKILL.
+const COUNT: &str = "trap 'echo term' TERM; echo in; while :; do sleep 1000 & wait $!; done";
+
+#[test]
+fn run_that_is_killed_after_a_loss_leaves_the_others_as_it_would_without_one() {
+    for (ttl, options) in [("1h", &[][..]), (&ms(1_000), &["--at-least", "1h"])] {
+        let world = World::new();
+        let options = [&["--ttl", ttl, "--grace", "1h"], options].concat();
+        let mut held = Running::start(&mut run(&world, &["a", "b"], &options, COUNT));
+        assert_eq!(held.line(), "in");
+        assert_eq!(world.json(&["break", "b"])["broken"], true);
+        assert_eq!(held.line(), "term");
+        let remaining = || world.json(&["inspect", "a"])["remaining_ms"].as_u64().unwrap_or(0);
+        if ttl != "1h" {
+            // What the guardian has heard before the loss is over after some renewals.
+            let (mut renewals, mut last) = (0, 0);
+            eventually("some renewals", || {
+                let left = remaining();
+                renewals += u32::from(left > last);
+                last = left;
+                renewals > 6
+            });
+        }
+        let guardian = guardian(held.pid(), None);
+        await_idle(guardian);
+        held.signal(Signal::KILL);
+        held.wait();
+        await_end(guardian);
+        if ttl == "1h" {
+            assert!(!is_held(&world, "a"));
+        } else {
+            assert!(remaining() > 30 * 60 * 1000, "{}", remaining());
+        }
+        assert!(!is_held(&world, "b"));
+    }
+}
+
 #[test]
 fn wrong_lists_of_names_are_refused() {
     let world = World::new();

@@ -17,8 +17,8 @@ impl Watch<'_> {
         let had_terminal = self.job.terminal.take_back(&self.child);
         let exit = self.job.seen_from_outside(exit, had_terminal);
         if self.lost.is_none() && !self.guards.is_held() {
-            let why = self.guards.lost().await;
-            self.lose(why);
+            let (guard, why) = self.losses.next().await;
+            self.lose(guard, why);
         }
         let must_end = self.lost.is_some() || self.unguarded.is_some();
         if must_end && self.job.args.on_lost != OnLost::Ignore {
@@ -34,11 +34,13 @@ impl Watch<'_> {
     async fn end_group(&mut self) {
         self.child.reap();
         self.guardian.reaped();
-        if !self.kill.was_sent() {
+        while !self.kill.was_sent() {
             tokio::select! {
                 biased;
-                () = self.child.group_ended() => {}
+                () = self.child.group_ended() => break,
                 () = self.kill.due() => self.kill.send(&self.child),
+                // The locks beside the lost one are still renewed.
+                Some(_) = self.events.next() => self.tell_deadline(),
             }
         }
         ended_or_warned(&self.child, &self.job.name).await;

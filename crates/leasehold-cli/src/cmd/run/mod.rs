@@ -1,7 +1,7 @@
 //! `leasehold run NAME… -- CMD…`: takes the locks, runs the command, and releases them. `leasehold elect NAME -- CMD…`
 //! does so again after each loss.
 //!
-//! A [`Job`] is one such run. Its life, and the file for each stage; of several locks, the one that is lost first counts:
+//! A [`Job`] is one such run. Its life, and the file for each stage; of several locks, the first one that is lost counts:
 //!
 //! | Stage | Input | Next stage | Action |
 //! |---|---|---|---|
@@ -30,6 +30,7 @@ mod group;
 mod guardian;
 pub(crate) mod help;
 pub(crate) mod helper;
+mod losses;
 mod procfs;
 mod reaper;
 mod release;

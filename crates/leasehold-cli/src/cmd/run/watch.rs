@@ -3,12 +3,13 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use leasehold::{Events, Guards, Lost};
+use leasehold::{Events, Guard, Guards, Lost};
 use rustix::process::{Pid, Signal};
 use tokio::time::Sleep;
 
 use super::child::{Change, Child};
 use super::guardian::{Guardian, Report};
+use super::losses::Losses;
 use super::requests::Action;
 use super::{Job, Loss, clock};
 use crate::args::OnLost;
@@ -22,7 +23,8 @@ pub(super) struct Watch<'a> {
     pub(super) guardian: &'a mut Guardian,
     pub(super) child: Child,
     /// The client's events, of which a renewal changes the deadline.
-    events: Events,
+    pub(super) events: Events,
+    pub(super) losses: Losses<'a>,
     /// The first loss.
     pub(super) lost: Option<Loss>,
     /// Why the guardian has ended and no other one started.
@@ -32,10 +34,10 @@ pub(super) struct Watch<'a> {
 }
 
 /// What the watch waits for.
-enum Input {
+enum Input<'a> {
     Child(Change),
     Guardian(Report),
-    Lost(Lost),
+    Lost(&'a Guard, Lost),
     KillIsDue,
     Signal(Signal),
     RequestIsDue,
@@ -52,8 +54,8 @@ impl<'a> Watch<'a> {
         child: Child,
         events: Events,
     ) -> Self {
-        let (kill, search) = (Kill::NotPlanned, Search::new());
-        Self { job, guards, guardian, child, events, lost: None, unguarded: None, kill, search }
+        let (losses, kill, search) = (Losses::new(guards), Kill::NotPlanned, Search::new());
+        Self { job, guards, guardian, child, events, losses, lost: None, unguarded: None, kill, search }
     }
 
     /// Watches the command until it has ended.
@@ -67,7 +69,7 @@ impl<'a> Watch<'a> {
                 }
                 Input::Guardian(Report::Answered) => self.job.forward_held(&self.child),
                 Input::Guardian(Report::Gone) => self.replace_guardian(),
-                Input::Lost(why) => self.lose(why),
+                Input::Lost(guard, why) => self.lose(guard, why),
                 Input::KillIsDue => self.kill.send(&self.child),
                 Input::Signal(signal) => self.job.forward(&self.child, signal),
                 Input::RequestIsDue => self.act_on_requests(),
@@ -78,12 +80,12 @@ impl<'a> Watch<'a> {
     }
 
     /// Waits for the next input. Loses none if it is dropped.
-    async fn next(&mut self) -> Input {
+    async fn next(&mut self) -> Input<'a> {
         tokio::select! {
             biased;
             change = self.child.change() => Input::Child(change),
             report = self.guardian.hear() => Input::Guardian(report),
-            why = self.guards.lost(), if self.lost.is_none() => Input::Lost(why),
+            (guard, why) = self.losses.next() => Input::Lost(guard, why),
             () = self.kill.due() => Input::KillIsDue,
             signal = self.job.signals.next() => Input::Signal(signal),
             () = until(self.job.requests.due()) => Input::RequestIsDue,
@@ -93,11 +95,18 @@ impl<'a> Watch<'a> {
     }
 
     /// Acts on the loss of a lock.
-    pub(super) fn lose(&mut self, why: Lost) {
-        let lost = self.guards.iter().find(|guard| !guard.is_held()).unwrap_or(&self.guards[0]);
+    pub(super) fn lose(&mut self, lost: &Guard, why: Lost) {
+        // After --max-hold, the storage still has the lease, and it has to be released.
+        if why != Lost::MaxHold {
+            self.guardian.forget(lost.owner());
+        }
+        if self.lost.is_some() {
+            return;
+        }
         let name = lost.name().clone();
         self.lost = Some(Loss { name: name.clone(), why });
         self.guardian.lost();
+        self.tell_deadline();
         match self.job.args.on_lost {
             OnLost::Term => {
                 adopt_orphans();
@@ -150,9 +159,14 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn tell_deadline(&mut self) {
-        if self.guards.is_held() {
-            self.guardian.deadline(self.guards.remaining());
+    /// Tells the guardian until when all locks are held, or after a loss, until when the other leases last.
+    pub(super) fn tell_deadline(&mut self) {
+        if self.lost.is_none() && !self.guards.is_held() {
+            return;
+        }
+        let held = self.guards.iter().filter(|guard| guard.is_held());
+        if let Some(remaining) = held.map(Guard::remaining).min() {
+            self.guardian.deadline(remaining);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use leasehold::Ticket;
+use leasehold::{Owner, Ticket};
 use rustix::process::Pid;
 use tokio::signal::unix;
 
@@ -112,10 +112,18 @@ impl Guardian {
         self.tell(Message::Deadline(after(remaining)));
     }
 
-    /// Says that `run` acts on the loss. The guardian only makes sure that the group ends.
+    /// Says that `run` acts on the loss of a lock. The guardian only makes sure that the group ends. From now on, the
+    /// [`deadline`](Self::deadline) is that of the other leases.
     pub(in crate::cmd::run) fn lost(&mut self) {
+        // Another guardian must not act on the loss, so it hears of no deadline before.
+        self.known.retain(|known| !matches!(known, Message::Deadline(_)));
         self.tell(Message::Lost);
-        self.known.retain(|known| !matches!(known, Message::Lease { .. } | Message::Deadline(_)));
+    }
+
+    /// Says that a lease is over. The others are still to be released.
+    pub(in crate::cmd::run) fn forget(&mut self, lease: Owner) {
+        self.process.tell(&Message::Forget(lease));
+        self.known.retain(|known| !matches!(known, Message::Lease { ticket, .. } if ticket.owner() == lease));
     }
 
     /// Asks for an answer. Returns `false` if no guardian can give one.

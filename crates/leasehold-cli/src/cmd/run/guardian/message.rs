@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use leasehold::Ticket;
+use leasehold::{Owner, Ticket};
 use rustix::process::Pid;
 
 /// A line that `run` writes to the guardian's stdin. Each is shorter than what a pipe takes at once.
@@ -19,8 +19,10 @@ pub(super) enum Message {
     Reaped,
     /// `deadline <nanoseconds since boot>`: when the lease is over, unless it is renewed.
     Deadline(u64),
-    /// `lost`: the lock is lost, and `run` acts on it.
+    /// `lost`: a lock is lost, and `run` acts on it. The leases beside it exist on.
     Lost,
+    /// `forget <owner>`: this lease is over.
+    Forget(Owner),
     /// `ask`: answer, after all reports.
     Ask,
     /// `ended`: the group must not be signaled any more.
@@ -48,6 +50,7 @@ impl Message {
             "reaped" => Self::Reaped,
             "deadline" => Self::Deadline(rest.parse().ok()?),
             "lost" => Self::Lost,
+            "forget" => Self::Forget(rest.parse().ok()?),
             "ask" => Self::Ask,
             "ended" => Self::Ended,
             "done" => Self::Done,
@@ -75,6 +78,7 @@ impl fmt::Display for Message {
             Self::Reaped => f.write_str("reaped"),
             Self::Deadline(at) => write!(f, "deadline {at}"),
             Self::Lost => f.write_str("lost"),
+            Self::Forget(owner) => write!(f, "forget {owner}"),
             Self::Ask => f.write_str("ask"),
             Self::Ended => f.write_str("ended"),
             Self::Done => f.write_str("done"),
@@ -96,13 +100,14 @@ mod tests {
             Message::Reaped,
             Message::Deadline(u64::MAX),
             Message::Lost,
+            Message::Forget(Owner::random()),
             Message::Ask,
             Message::Ended,
             Message::Done,
         ] {
             assert_eq!(Message::parse(&message.to_string()), Some(message));
         }
-        for line in ["", "x", "keep", "group x", "group 0", "deadline", "lease x y"] {
+        for line in ["", "x", "keep", "group x", "group 0", "deadline", "lease x y", "forget x"] {
             assert_eq!(Message::parse(line), None, "{line}");
         }
     }

@@ -7,8 +7,9 @@
 //! | waiting | `lease`, `keep`, `group`, `reaped` | waiting | it notes what they say |
 //! | waiting | `deadline` | waiting, until then | |
 //! | waiting | the deadline has passed for `SLACK` | lost | `term`: SIGTERM if it takes the turn, then SIGCONT; `kill`: SIGKILL; `ignore`: nothing |
-//! | waiting | `lost` | lost | it forgets leases and deadline, and plans the SIGKILL as `--on-lost` says |
+//! | waiting | `lost` | lost | it plans the SIGKILL as `--on-lost` says; a deadline only tells until when the other leases last |
 //! | lost | the grace time is over | lost | SIGKILL |
+//! | any | `forget` | the same | it forgets that lease |
 //! | any | `ask` | the same | it answers |
 //! | any | `ended` | waiting | it forgets the group, the deadline and the planned SIGKILL |
 //! | any | `done` | ended | |
@@ -71,6 +72,8 @@ struct Program {
     group: Option<Pid>,
     /// Whether the head of the group was reaped.
     is_reaped: bool,
+    /// Whether `run` acts on a loss.
+    is_lost: bool,
     /// When the lease is over, unless a message says otherwise.
     deadline: Option<u64>,
     /// When the group gets SIGKILL, unless a message says otherwise.
@@ -92,6 +95,7 @@ impl Program {
             grace,
             group: None,
             is_reaped: false,
+            is_lost: false,
             deadline: None,
             kill_at: None,
             leases: Vec::new(),
@@ -135,16 +139,16 @@ impl Program {
             Message::Keep(until) => self.keep_until = until,
             Message::Group(group) => self.group = Some(group),
             Message::Reaped => self.is_reaped = true,
-            Message::Deadline(at) => (self.deadline, self.lease_ends) = (Some(at), at),
+            Message::Deadline(at) => (self.deadline, self.lease_ends) = ((!self.is_lost).then_some(at), at),
             Message::Lost => {
-                self.deadline = None;
-                self.leases.clear();
+                (self.is_lost, self.deadline) = (true, None);
                 self.kill_at = match self.on_lost {
                     OnLost::Term => Some(after(self.grace.saturating_add(SLACK))),
                     OnLost::Kill => Some(after(SLACK)),
                     OnLost::Ignore => None,
                 };
             }
+            Message::Forget(owner) => self.leases.retain(|lease| lease.owner() != owner),
             Message::Ask => _ = rustix::io::write(rustix::stdio::stdout(), &[ANSWERED]),
             Message::Ended => (self.group, self.deadline, self.kill_at) = (None, None, None),
             Message::Done => {}
