@@ -134,6 +134,15 @@ impl Running {
         Self::start_with_stderr(command.stderr(Stdio::piped()))
     }
 
+    /// Starts a program whose stderr is read line by line, too.
+    pub(crate) fn start_with_lines_of_stderr(command: &mut Command) -> (Self, Receiver<String>) {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        let running = Self::start_with_stderr(command.stderr(writer));
+        // The command keeps the writer open.
+        command.stderr(Stdio::null());
+        (running, lines(reader))
+    }
+
     /// Starts a program with the stderr that the command has.
     pub(crate) fn start_with_stderr(command: &mut Command) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());

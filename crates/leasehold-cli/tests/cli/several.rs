@@ -88,6 +88,25 @@ fn loss_of_one_ends_the_command_and_frees_the_others() {
 }
 
 #[test]
+fn each_loss_that_is_ignored_is_a_warning() {
+    let world = World::new();
+    let options = ["--ttl", &ms(3_000), "--on-lost", "ignore"];
+    // The script ends only when each loss was reported.
+    let script = "$L break b >&2; read _; $L break a >&2; read _; exit 7";
+    let mut command = run(&world, &["a", "b", "c"], &options, script);
+    let (mut running, said) = Running::start_with_lines_of_stderr(&mut command);
+    for name in ["b", "a"] {
+        let warning = std::iter::from_fn(|| said.recv_timeout(crate::harness::limit()).ok())
+            .find(|line| line.contains("warning: the lock is lost"));
+        let warning = warning.expect("a warning");
+        assert!(warning.contains(&format!("name=`{name}`")), "{warning}");
+        running.write("\n");
+    }
+    assert_eq!(running.wait().code(), Some(7));
+    assert_eq!(said.into_iter().filter(|line| line.contains("warning")).count(), 0);
+}
+
+#[test]
 fn killed_run_leaves_none_of_them_held() {
     let world = World::new();
     let mut held =

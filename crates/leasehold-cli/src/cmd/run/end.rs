@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use rustix::process::Pid;
 
 use super::child::Child;
@@ -18,6 +19,9 @@ impl Watch<'_> {
         let exit = self.job.seen_from_outside(exit, had_terminal);
         if self.lost.is_none() && !self.guards.is_held() {
             let (guard, why) = self.losses.next().await;
+            self.lose(guard, why);
+        }
+        while let Some((guard, why)) = self.losses.next().now_or_never() {
             self.lose(guard, why);
         }
         let must_end = self.lost.is_some() || self.unguarded.is_some();

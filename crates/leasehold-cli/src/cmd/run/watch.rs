@@ -94,17 +94,22 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Acts on the loss of a lock.
+    /// Acts on the loss of a lock. Only the first loss ends the command.
     pub(super) fn lose(&mut self, lost: &Guard, why: Lost) {
         // After --max-hold, the storage still has the lease, and it has to be released.
         if why != Lost::MaxHold {
             self.guardian.forget(lost.owner());
         }
+        if self.job.args.on_lost == OnLost::Ignore {
+            let name = lost.name().as_str().escape_debug();
+            warn(&format!(
+                "warning: the lock is lost and the command goes on without it name=`{name}` why=`{why}`"
+            ));
+        }
         if self.lost.is_some() {
             return;
         }
-        let name = lost.name().clone();
-        self.lost = Some(Loss { name: name.clone(), why });
+        self.lost = Some(Loss { name: lost.name().clone(), why });
         self.guardian.lost();
         self.tell_deadline();
         match self.job.args.on_lost {
@@ -122,12 +127,7 @@ impl<'a> Watch<'a> {
                 adopt_orphans();
                 self.kill.send(&self.child);
             }
-            OnLost::Ignore => {
-                let name = name.as_str().escape_debug();
-                warn(&format!(
-                    "warning: the lock is lost and the command goes on without it name=`{name}` why=`{why}`"
-                ));
-            }
+            OnLost::Ignore => {}
         }
     }
 
