@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{Running, World, code, ms, output, parse, text};
+use crate::harness::{Running, World, code, exit_code, limit, ms, output, parse, text};
 
 fn keys(value: &Value) -> Vec<&str> {
     value.as_object().expect("an object").keys().map(String::as_str).collect()
@@ -189,6 +189,20 @@ fn elect_runs_the_command_again_after_a_loss_and_so_often() {
     let missing = world.output(&["elect", "lock"]);
     assert_eq!(code(&missing), 64);
     assert!(text(&missing.stderr).contains("`leasehold elect NAME -- CMD…`"), "{missing:?}");
+}
+
+#[test]
+fn signal_ends_an_elect_that_waits_an_outage_out() {
+    // No server listens there.
+    let world = World::at("redis://127.0.0.1:1");
+    for (signal, exit) in [(Signal::TERM, 143), (Signal::INT, 130)] {
+        let mut elect = world.leasehold(["elect", "lock", "--json", "--", "echo", "never"]);
+        let (mut waiting, warnings) = Running::start_with_lines_of_stderr(&mut elect);
+        let warning = warnings.recv_timeout(limit()).expect("a warning");
+        assert!(warning.contains("trying again"), "{warning}");
+        waiting.signal(signal);
+        assert_eq!(exit_code(waiting.wait()), exit);
+    }
 }
 
 #[test]

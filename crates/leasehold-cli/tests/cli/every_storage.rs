@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{Running, World, code, eventually, ms, output, parse, scaled, text};
+use crate::harness::{Running, World, code, eventually, limit, ms, output, parse, scaled, text};
 use crate::processes::{self, await_end, await_handled, children, took};
 use crate::servers::{CANARY, doctor, over_every_server, over_every_storage, said};
 
@@ -117,6 +117,31 @@ fn silence_of_a_server_ends_the_command_with_the_lease() {
         let run = run.finish();
         assert_eq!(code(&run), 76, "{run:?}");
         said(&run);
+    });
+}
+
+#[test]
+fn elect_waits_an_outage_out_that_is_there_when_it_starts() {
+    over_every_server(|servers, world| {
+        servers.stop();
+        let mut elect = world.leasehold(["elect", "lock", "--", "echo", "leads"]);
+        let (mut elected, warnings) = Running::start_with_lines_of_stderr(&mut elect);
+        let warning = warnings.recv_timeout(limit()).expect("a warning");
+        assert!(warning.contains("trying again until the storage answers"), "{warning}");
+        assert!(!warning.contains(CANARY), "{warning}");
+        servers.go_on();
+        assert_eq!(elected.line(), "leads");
+        assert_eq!(elected.wait().code(), Some(0));
+        assert_eq!(warnings.into_iter().collect::<Vec<_>>(), [""; 0]);
+    });
+}
+
+#[test]
+fn elect_does_not_wait_for_what_time_does_not_mend() {
+    over_every_server(|_, world| {
+        let wrong = World::at(world.store().replace(CANARY, "wrong"));
+        let refused = output(&mut wrong.leasehold(["elect", "lock", "--", "echo", "never"]));
+        assert_eq!((code(&refused), text(&refused.stdout)), (64, String::new()), "{refused:?}");
     });
 }
 

@@ -42,7 +42,7 @@ mod watch;
 use std::ffi::OsString;
 use std::time::Duration;
 
-use leasehold::{Guard, Locks, Lost, Name};
+use leasehold::{ErrorKind, Guard, Locks, Lost, Name};
 use rustix::process::Signal;
 
 use self::guardian::Guardian;
@@ -52,7 +52,7 @@ use self::terminal::Terminal;
 use self::watch::Watch;
 use crate::args::{Elect, Run};
 use crate::environment::Environment;
-use crate::exit::{Exit, Failure, Result};
+use crate::exit::{Exit, Failure, Result, chain};
 use crate::output::warn;
 use crate::session::{self, Context};
 use crate::signals::{self, Signals};
@@ -88,7 +88,7 @@ async fn run_again(args: Run, verb: &str, restarts: Option<u32>, cx: &Context) -
         is_settled: false,
         lost: None,
     };
-    let locks = job.signals.interrupt(Locks::connect(cx.store.url())).await??;
+    let locks = job.connect(restarts.is_some(), cx).await?;
     session::check_at_least(job.args.at_least, &locks)?;
     let done = match restarts {
         None => job.run(&locks, cx).await,
@@ -141,6 +141,25 @@ struct Loss {
 }
 
 impl Job {
+    /// Connects to the storage. If it `waits` an outage out, says so once.
+    async fn connect(&mut self, waits: bool, cx: &Context) -> Result<Locks> {
+        const LONGEST: Duration = Duration::from_secs(5);
+        let mut pause = Duration::from_millis(200);
+        let mut was_said = false;
+        loop {
+            let error = match self.signals.interrupt(Locks::connect(cx.store.url())).await? {
+                Err(error) if waits && error.kind() == ErrorKind::Unavailable => error,
+                connected => return Ok(connected?),
+            };
+            if !was_said {
+                warn(&format!("{}; trying again until the storage answers", chain(&error)));
+                was_said = true;
+            }
+            self.signals.interrupt(tokio::time::sleep(pause)).await?;
+            pause = std::cmp::min(pause * 2, LONGEST);
+        }
+    }
+
     async fn run(&mut self, locks: &Locks, cx: &Context) -> Result<Exit> {
         let guards = self.acquire(locks, cx).await?;
         let mut guardian = Guardian::start(self.args.on_lost, self.grace())?;
