@@ -365,6 +365,10 @@ impl Run {
         {
             return Err("--at-least is longer than --max-hold".to_owned());
         }
+        if let Some(given) = self.max_hold.filter(|most| *most < SHORTEST_HOLD) {
+            let option = if verb == "elect" { "--max-term" } else { "--max-hold" };
+            return Err(format!("{option} is at least {SHORTEST_HOLD:?} given=`{given:?}`"));
+        }
         if self.at_least.is_some_and(|least| least > LONGEST_TTL) {
             return Err("--at-least is at most 24h, the longest TTL".to_owned());
         }
@@ -376,8 +380,15 @@ impl Run {
         if command.is_empty() {
             return Err(format!("no command was given; write `leasehold {verb} NAME -- CMD…`"));
         }
-        let names = names.into_iter().map(OsString::into_string).collect::<Result<_, _>>();
-        Ok((names.map_err(|_| "a lock's name is UTF-8")?, command.to_vec()))
+        let names = names.into_iter().map(OsString::into_string).collect::<Result<Vec<_>, _>>();
+        let names = names.map_err(|_| "a lock's name is UTF-8")?;
+        if let Some(name) = names.iter().find(|name| names.len() > 1 && name.contains('\n')) {
+            return Err(format!(
+                "a name with a line break cannot be one of several, because LEASEHOLD_NAME has a line for each name=`{}`",
+                name.escape_debug()
+            ));
+        }
+        Ok((names, command.to_vec()))
     }
 }
 
@@ -391,6 +402,8 @@ fn names_after_dashes(words: &[OsString]) -> Option<(Vec<OsString>, &[OsString])
     are_names.then(|| (names.to_vec(), &command[1..]))
 }
 
+/// The shortest `max_hold` of the library.
+const SHORTEST_HOLD: Duration = Duration::from_millis(100);
 const LONGEST_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn duration(text: &str) -> Result<Duration, String> {

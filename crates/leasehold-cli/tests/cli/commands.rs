@@ -215,6 +215,25 @@ fn elect_counts_no_loss_when_a_term_is_over() {
     assert_eq!(code(&elected), 5, "{elected:?}");
     let terms: Vec<u64> = text(&elected.stdout).lines().map(|term| term.parse().expect("a token")).collect();
     assert!(terms.len() == 4 && terms.is_sorted(), "{terms:?}");
+    let stderr = text(&elected.stderr);
+    assert_eq!(stderr.matches("the term is over; the next candidate leads").count(), 3, "{stderr}");
+    assert!(!stderr.contains("lost") && stderr.lines().count() == 3, "{stderr}");
+    std::fs::remove_file(world.path("terms")).expect("there");
+    let quiet = world.output(&[&["--quiet"], &elect[..]].concat());
+    assert_eq!((code(&quiet), text(&quiet.stderr)), (5, String::new()));
+}
+
+#[test]
+fn hold_that_is_too_short_is_refused_by_the_name_of_its_option() {
+    for (verb, option) in [("elect", "--max-term"), ("run", "--max-hold")] {
+        let world = World::new();
+        let refused = world.output(&[verb, "lock", option, "99ms", "--", "true"]);
+        assert_eq!(code(&refused), 64);
+        assert!(text(&refused.stderr).contains(&format!("{option} is at least 100ms")), "{refused:?}");
+        assert!(!world.path("locks.db").exists());
+        assert_ne!(code(&world.output(&[verb, "lock", option, "100ms", "--", "true"])), 64);
+        assert!(world.path("locks.db").exists());
+    }
 }
 
 #[test]

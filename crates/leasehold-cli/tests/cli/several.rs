@@ -167,15 +167,22 @@ fn wrong_lists_of_names_are_refused() {
         (&["run", "a", "b", "a", "--", "true"][..], "listed twice"),
         (&["run", "a", ""], "no command was given"),
         (&["run", "a", "", "--", "true"], "a lock's name"),
+        (&["run", "a", "b\nc", "--", "true"], r"a name with a line break cannot be one of several"),
+        (&["run", "--", "-a", "b\nc", "--", "true"], r"name=`b\nc`"),
         // The name was forgotten, and no word of the command becomes one.
         (&["run", "--", "git", "log", "--", "file"], "no lock was named"),
         (&["elect", "a", "b", "--", "true"], "unexpected argument 'b'"),
         (&["elect", "--", "-a", "b", "--", "true"], "an election has one name"),
     ] {
+        let world = World::new();
         let refused = world.output(args);
         assert_eq!(code(&refused), 64, "{refused:?}");
         assert!(text(&refused.stderr).contains(about), "{about}: {refused:?}");
+        // Nothing was asked of the storage.
+        assert!(about == "a lock's name" || !world.path("locks.db").exists(), "{refused:?}");
     }
+    // Alone, it is the whole variable.
+    assert_eq!(code(&world.output(&["run", "b\nc", "--", "true"])), 0);
     let dashes = world.output(&["run", "--", "-a", "b", "--", "sh", "-c", SHOW]);
     assert_eq!(code(&dashes), 0, "{dashes:?}");
     assert!(text(&dashes.stdout).starts_with("-a\nb\n"), "{dashes:?}");

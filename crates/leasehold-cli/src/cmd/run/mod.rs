@@ -185,16 +185,24 @@ impl Job {
                 Err(failure) if signals::ended_so_far().is_none() => failure,
                 ended => return ended,
             };
+            let mut term_is_over = false;
             match failure.exit {
                 // It has led for as long as it wanted.
-                Exit::Lost if self.lost == Some(Lost::MaxHold) => {}
+                Exit::Lost if self.lost == Some(Lost::MaxHold) => term_is_over = true,
                 Exit::Lost if losses < restarts => losses += 1,
                 // The wait for the lock has retried for half a minute.
                 Exit::Unavailable => {}
                 _ => return Err(failure),
             }
-            let why = failure.text.as_deref().unwrap_or("the storage did not answer");
-            warn(&format!("{why}; standing for election again losses=`{losses}` at_most=`{restarts}`"));
+            if !term_is_over {
+                let why = failure.text.as_deref().unwrap_or("the storage did not answer");
+                warn(&format!("{why}; standing for election again losses=`{losses}` at_most=`{restarts}`"));
+            } else if !cx.output.quiet {
+                let name = self.name.escape_debug();
+                warn(&format!(
+                    "the term is over; the next candidate leads, and this one stands for election again name=`{name}`"
+                ));
+            }
             (self.requests, self.passed_on, self.to_share) = (Requests::default(), None, None);
             (self.is_settled, self.lost) = (false, None);
         }
