@@ -189,6 +189,21 @@ fn wrong_lists_of_names_are_refused() {
 }
 
 #[test]
+fn more_locks_than_a_variable_can_name_are_refused_before_any_is_taken() {
+    // A ticket has about 80 bytes, and the kernel passes 128 KiB.
+    let names: Vec<_> = (0..1800).map(|n| format!("account-{n}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let world = World::new();
+    let refused = output(&mut run(&world, &names, &[], "echo never"));
+    assert_eq!((code(&refused), text(&refused.stdout)), (64, String::new()), "{refused:?}");
+    assert!(text(&refused.stderr).contains("LEASEHOLD_TICKET"), "{refused:?}");
+    assert!(!world.path("locks.db").exists());
+    let count = "set -- $LEASEHOLD_TICKET; echo $#";
+    let fits = output(&mut run(&world, &names[..1500], &[], count));
+    assert_eq!((code(&fits), text(&fits.stdout)), (0, "1500".to_owned()), "{fits:?}");
+}
+
+#[test]
 fn each_of_them_is_held_for_the_minimum() {
     let world = World::new();
     let options = ["--ttl", &ms(60_000), "--at-least", &ms(2_000)];

@@ -73,7 +73,7 @@ async fn run_again(args: Run, verb: &str, restarts: Option<u32>, cx: &Context) -
     if restarts.is_some() && names.len() > 1 {
         return Err(Failure::usage("an election has one name"));
     }
-    let environment = Environment::new(args.hide_store, &cx.store)?;
+    let environment = Environment::new(args.hide_store, &cx.store, &names)?;
     let mut job = Job {
         args,
         environment,
