@@ -7,6 +7,8 @@ use std::io;
 
 use rustix::fs::OFlags;
 use rustix::io::FdFlags;
+use tokio::io::Interest;
+use tokio::net::unix::pipe::Sender;
 
 use crate::launch::was_closed;
 use crate::writing::{ReaderWait, write_all};
@@ -35,6 +37,29 @@ pub(crate) fn unusable() -> Option<&'static str> {
         Ok(_) => Some("stdout is not open for writing"),
         Err(_) => Some("stdout is closed"),
     }
+}
+
+/// Waits for the next result to print. Returns `None` if there is none any more, or the reader of stdout has gone.
+pub(crate) async fn while_read<T>(next: impl Future<Output = Option<T>>) -> Option<T> {
+    tokio::select! {
+        biased;
+        next = next => next,
+        () = reader_gone() => None,
+    }
+}
+
+/// Waits until the reader of stdout has gone. Waits for ever if stdout is no pipe.
+async fn reader_gone() {
+    // A descriptor of its own, because this closes it.
+    let stdout = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3).map_err(Into::into);
+    // Unchecked, for the check would make it non-blocking for every process that has it. A file cannot be watched.
+    let watched = stdout.and_then(Sender::from_owned_fd_unchecked);
+    if let Ok(watched) = watched
+        && watched.ready(Interest::ERROR).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// Writes all bytes. Fails with `TimedOut` if a signal came while nothing read them.

@@ -7,6 +7,7 @@ use crate::args;
 use crate::exit::{Exit, Result};
 use crate::output::{Reader, safe, short};
 use crate::session::Context;
+use crate::stdout::while_read;
 
 pub(crate) async fn run(args: &args::Leader, cx: &Context) -> Result<Exit> {
     let name = Name::new(&args.name)?;
@@ -17,7 +18,7 @@ pub(crate) async fn run(args: &args::Leader, cx: &Context) -> Result<Exit> {
             return Ok(Exit::Success);
         }
         let mut leaders = election.leaders()?;
-        while let Some(leader) = leaders.next().await {
+        while let Some(leader) = while_read(leaders.next()).await {
             if print(&name, leader.as_ref(), cx)? == Reader::Gone {
                 break;
             }

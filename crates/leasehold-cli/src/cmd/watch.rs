@@ -7,12 +7,13 @@ use crate::args::OfName;
 use crate::exit::{Exit, Result};
 use crate::output::{HolderJson, Reader, describe};
 use crate::session::Context;
+use crate::stdout::while_read;
 
 pub(crate) async fn run(args: &OfName, cx: &Context) -> Result<Exit> {
     let name = Name::new(&args.name)?;
     cx.with_locks(async |locks| {
         let mut changes = locks.observe(&name)?;
-        while let Some(change) = changes.next().await {
+        while let Some(change) = while_read(changes.next()).await {
             let holder = match &change {
                 Change::Locked { holder } => Some(holder),
                 _ => None,

@@ -1,7 +1,7 @@
 //! Stdout that cannot be written to: what each command does.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -97,6 +97,27 @@ fn reader_that_has_gone_changes_no_exit_code() {
         let gone = world.leasehold(command.split(' ')).stdout(unread()).output().expect("ran");
         assert_eq!(code(&gone), own, "{command}: {gone:?}");
         assert_eq!(text(&gone.stderr).is_empty(), own != 76, "{command}: {gone:?}");
+    }
+}
+
+#[test]
+fn reader_that_goes_ends_what_waits_for_a_change() {
+    let world = World::new();
+    for command in [&["watch", "lock"][..], &["leader", "lock", "--watch", "--json"]] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        let mut watch = world.leasehold(command);
+        let mut watch = watch.stdout(writer).spawn().expect("starts");
+        let mut reader = BufReader::new(reader);
+        reader.read_line(&mut String::new()).expect("the state");
+        processes::await_idle(Pid::from_child(&watch));
+        assert!(watch.try_wait().expect("a child of this test").is_none());
+        drop(reader);
+        let mut status = None;
+        eventually("the end", || {
+            status = watch.try_wait().expect("a child of this test");
+            status.is_some()
+        });
+        assert_eq!(exit_code(status.expect("just seen")), 0, "{command:?}");
     }
 }
 
