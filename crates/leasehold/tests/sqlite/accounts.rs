@@ -24,9 +24,12 @@ impl Shared {
     fn new() -> Self {
         assert!(rustix::process::geteuid().is_root(), "only root has other accounts, which this test needs");
         let dir = Dir::new();
-        // Other accounts may not read the directory in which the tests were built.
+        // Other accounts may not read the directory in which the tests were built. Another process copies the file: a worker that
+        // another test starts meanwhile would inherit it, open for writing, and such a file cannot be executed.
         let exe = dir.path().join("exe");
-        fs::copy(std::env::current_exe().expect("this test"), &exe).expect("copied");
+        let this = std::env::current_exe().expect("this test");
+        let copied = Command::new("cp").args([&this, &exe]).status().expect("started");
+        assert!(copied.success(), "{copied}");
         fs::set_permissions(&exe, fs::Permissions::from_mode(0o755)).expect("chmod");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
         let shared = Self { dir, exe };
