@@ -1,7 +1,8 @@
 //! Exit codes, each with its one line on stderr.
 
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt;
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use crate::harness::{Running, World, code, ms, output, text};
 
@@ -45,7 +46,13 @@ fn error_names_the_cause_why_a_command_cannot_be_executed() {
     let world = World::new();
     let make = |name: &str, contents: &[u8], mode: u32| {
         let file = world.path(name);
-        std::fs::write(&file, contents).expect("written");
+        // Another process writes: a child that another test starts meanwhile would inherit the file, open for writing, and it could
+        // not be executed.
+        let write =
+            std::process::Command::new("tee").arg(&file).stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
+        let mut write = write.expect("started");
+        write.stdin.take().expect("piped").write_all(contents).expect("it reads");
+        assert!(write.wait().expect("it ends").success());
         std::fs::set_permissions(&file, PermissionsExt::from_mode(mode)).expect("changed");
         format!("./{name}")
     };
@@ -77,9 +84,18 @@ fn error_names_the_cause_why_a_command_cannot_be_executed() {
         fails(&world.output(&["run", "lock", "--", &command]), expected, about);
     }
     let busy = make("busy", &std::fs::read("/bin/true").expect("there"), 0o755);
-    let writes = std::fs::File::options().append(true).open(world.path("busy")).expect("there");
+    let mut writer = std::process::Command::new("sh")
+        .args(["-c", "exec 3>>\"$0\"; echo open; read -r end"])
+        .arg(world.path("busy"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("started");
+    let mut said = [0; 5];
+    writer.stdout.take().expect("piped").read_exact(&mut said).expect("it has the file open");
     fails(&world.output(&["run", "lock", "--", &busy]), 126, "while another process writes to its file");
-    drop(writes);
+    drop(writer.stdin.take());
+    writer.wait().expect("it ends");
     assert_eq!(code(&world.output(&["run", "lock", "--", &busy])), 0);
     // `leasehold` must not open it: no process writes to it.
     rustix::fs::mkfifoat(rustix::fs::CWD, world.path("fifo"), rustix::fs::Mode::RWXU).expect("made");
