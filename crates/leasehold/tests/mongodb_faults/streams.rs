@@ -76,10 +76,14 @@ fn a_stream_whose_history_is_lost_is_opened_anew_and_everyone_asks_again() {
         let (locks, other) = (client(&url).await, client(&url).await);
         let lost = || fail(&set, 2, &["getMore", "aggregate"], doc! { "errorCode": HISTORY_LOST });
         serve(&locks, &other, "job", lost).await;
+        // Their streams would take the errors.
+        locks.close().await.expect("closed");
+        other.close().await.expect("closed");
+        drop((locks, other));
         // A stream that goes on with the same token for ever would never be told again.
         let (storage, mut hints) = listening(&url).await;
         let next = async {
-            // The streams of the other clients may take the errors.
+            // A stream that is about to end may take them, too.
             loop {
                 lost();
                 if tokio::time::timeout(2 * WAITER_HEARTBEAT, awaited(&mut hints, &Hint::Any)).await.is_ok() {
