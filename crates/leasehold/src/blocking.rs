@@ -22,8 +22,9 @@ use pollster::block_on;
 
 use crate::election::Leader;
 use crate::engine::Handle;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::event::{Change, Event};
+use crate::guard::unless_lost;
 use crate::guards::first_lost;
 use crate::lost::Lost;
 use crate::options::{Options, Renewal, Wait};
@@ -352,14 +353,6 @@ impl Lock {
     /// See [`leasehold::Lock::try_run`](crate::Lock::try_run).
     pub fn try_run<T>(&self, work: impl FnOnce(&Guard) -> T) -> Result<Option<T>> {
         self.try_acquire()?.map(|guard| guard.run(work)).transpose()
-    }
-}
-
-/// Returns the result of the work, unless the lock was lost before the release.
-fn unless_lost<T>(released: Result<()>, done: T) -> Result<T> {
-    match released {
-        Err(error) if error.kind() == ErrorKind::Lost => Err(error),
-        _ => Ok(done),
     }
 }
 

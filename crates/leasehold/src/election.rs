@@ -8,7 +8,7 @@ use futures_util::future::{Either, select};
 
 use crate::error::{ErrorKind, Result};
 use crate::event::{Change, Changes};
-use crate::guard::Guard;
+use crate::guard::{Guard, unless_lost};
 use crate::lock::Lock;
 use crate::options::Wait;
 use crate::storage::{Holder, Name, Token};
@@ -135,10 +135,7 @@ impl Election {
                     Either::Right((done, _)) => done,
                 }
             };
-            return match term.0.release_by_ref().await {
-                Err(error) if error.kind() == ErrorKind::Lost => Err(error),
-                _ => Ok(done),
-            };
+            return unless_lost(term.0.release_by_ref().await, done);
         }
     }
 

@@ -285,3 +285,11 @@ impl fmt::Debug for Guard {
             .finish_non_exhaustive()
     }
 }
+
+/// Returns the result of the work, unless the lock was lost before the release.
+pub(crate) fn unless_lost<T>(released: Result<()>, done: T) -> Result<T> {
+    match released {
+        Err(error) if error.kind() == ErrorKind::Lost => Err(error),
+        _ => Ok(done),
+    }
+}

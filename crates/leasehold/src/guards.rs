@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::future::{Either, select, select_all};
 
 use crate::engine::{Handle, LeaseStatus};
-use crate::error::{Error, ErrorKind, Result};
-use crate::guard::Guard;
+use crate::error::{Error, Result};
+use crate::guard::{Guard, unless_lost};
 use crate::lost::Lost;
 
 /// Proves that this process holds several locks, until they are released, dropped, or one of them is lost.
@@ -100,10 +100,7 @@ impl Guards {
             Either::Right((done, _)) => Ok(done),
         };
         let done = done.map_err(|(place, lost)| Error::lost_for(self.guards[place].name(), lost))?;
-        match self.release().await {
-            Err(error) if error.kind() == ErrorKind::Lost => Err(error),
-            _ => Ok(done),
-        }
+        unless_lost(self.release().await, done)
     }
 
     /// Takes the guards apart, so that dropping them has no effect. The largest name comes first.

@@ -5,7 +5,7 @@ use futures_util::future::{Either, select};
 
 use crate::engine::{Handle, Mode, Wanted};
 use crate::error::{Error, ErrorKind, Result};
-use crate::guard::Guard;
+use crate::guard::{Guard, unless_lost};
 use crate::options::{DEFAULT_INTERVAL, Options, Renewal, Wait};
 use crate::storage::Name;
 
@@ -248,8 +248,5 @@ async fn run_under<T>(guard: Guard, work: impl AsyncFnOnce(&Guard) -> T) -> Resu
         Either::Left((lost, _)) => Err(Error::lost_for(&name, lost)),
         Either::Right((done, _)) => Ok(done),
     }?;
-    match guard.release().await {
-        Err(error) if error.kind() == ErrorKind::Lost => Err(error),
-        _ => Ok(done),
-    }
+    unless_lost(guard.release().await, done)
 }
